@@ -1,0 +1,22 @@
+"""Who acts, when and in whose name: stored with every event."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metadata:
+    """The circumstances of a decision, made where the request enters.
+
+    Attributes:
+        at: when, UTC; the clock is read at the edge.
+        actor: who: `api_key:<id>`, `merchant:<id>`, `processor:<name>`, `workflow:<workflow id>`, `staff:<id>`
+            or `system`.
+        correlation_id: the request that all of this belongs to.
+        causation_id: the event or workflow that led to this one, None where a person or program asked.
+    """
+
+    at: datetime
+    actor: str
+    correlation_id: str
+    causation_id: str | None = None

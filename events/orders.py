@@ -1,0 +1,527 @@
+"""The order's stream: facts, state and fold.
+
+Payments (one per attempt) and transactions are entities inside the order's stream, because the rule that
+refunds never exceed what was captured spans them. Amounts are integers in the currency's minor unit.
+
+Facts carry their outcome (`status`: the order's status from here on; totals after the fact), so that folding
+them, here or in a projection, is assignment and never a second decision. What may happen when is decided in
+`payloops.commands`.
+"""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Literal, Self
+
+from payloops.events.stream import Stream, StreamCreated, StreamEvent, stream_topic
+
+
+class OrderStatus(StrEnum):
+    PENDING = "pending"
+    PROCESSING = "processing"
+    REQUIRES_ACTION = "requires_action"
+    AUTHORIZED = "authorized"
+    CAPTURED = "captured"
+    PARTIALLY_REFUNDED = "partially_refunded"
+    REFUNDED = "refunded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class PaymentStatus(StrEnum):
+    PROCESSING = "processing"
+    REQUIRES_ACTION = "requires_action"
+    AUTHORIZED = "authorized"
+    CAPTURED = "captured"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class TransactionType(StrEnum):
+    AUTHORIZATION = "authorization"
+    CAPTURE = "capture"
+    REFUND = "refund"
+    VOID = "void"
+
+
+class TransactionStatus(StrEnum):
+    PENDING = "pending"
+    SUCCESS = "success"
+    FAILED = "failed"
+
+
+CaptureMethod = Literal["automatic", "manual"]
+
+
+@dataclass(slots=True, kw_only=True)
+class Transaction:
+    """A movement of money, or an attempt at one: what `GET /v1/orders/{id}/transactions` lists."""
+
+    id: str
+    type: TransactionType
+    attempt: int
+    amount: int
+    created_at: datetime
+    status: TransactionStatus = TransactionStatus.PENDING
+    processor_transaction_id: str | None = None
+    error_code: str | None = None
+    error_message: str | None = None
+    reason: str | None = None
+    refunds: str | None = None
+    """Of a refund: the capture that it gives back from."""
+
+    def succeed(self, *, processor_transaction_id: str | None) -> None:
+        self.status = TransactionStatus.SUCCESS
+        self.processor_transaction_id = processor_transaction_id or self.processor_transaction_id
+        self.error_code = self.error_message = None
+
+    def fail(self, *, error_code: str | None, error_message: str | None) -> None:
+        self.status = TransactionStatus.FAILED
+        self.error_code = error_code
+        self.error_message = error_message
+
+
+@dataclass(slots=True, kw_only=True)
+class Payment:
+    """One attempt to pay the order at one processor."""
+
+    attempt: int
+    processor: str
+    capture: CaptureMethod
+    amount: int
+    status: PaymentStatus = PaymentStatus.PROCESSING
+    processor_order_id: str | None = None
+    processor_transaction_id: str | None = None
+    redirect_url: str | None = None
+    cancel_requested: bool = False
+    captures_requested: int = 0
+    voids_requested: int = 0
+
+
+class OrderCreated(StreamCreated):
+    TOPIC = "order.created"
+    external_id: str
+    amount: int
+    currency: str
+    customer_id: str | None
+    customer_email: str | None
+    description: str | None
+    metadata: dict[str, Any]
+    return_url: str | None
+    cancel_url: str | None
+
+
+class OrderFact(StreamEvent):
+    """A later fact of an order. `status`: the order's status from here on."""
+
+    status: str
+
+    def apply(self, order: "Order") -> None:
+        order.status = OrderStatus(self.status)
+        self.fold(order)
+
+    def fold(self, order: "Order") -> None:
+        """What this fact changes beside the status."""
+
+
+class OrderCancelled(OrderFact):
+    """The order ended without money: by the merchant, or because the processor cancelled the payment.
+
+    Attributes:
+        closes: ids of pending transactions that end with it.
+    """
+
+    TOPIC = "order.cancelled"
+    attempt: int | None
+    closes: list[str]
+
+    def fold(self, order: "Order") -> None:
+        if self.attempt is not None:
+            order.payments[self.attempt].status = PaymentStatus.CANCELLED
+        order.close(self.closes, error_code="cancelled", error_message="The order was cancelled")
+
+
+class PaymentRequested(OrderFact):
+    """The merchant asked to be paid.
+
+    Attributes:
+        attempt: 1 for the first payment of the order, one more for each that follows a failed one.
+        transaction_id: the transaction that it opens: the authorization where capture is manual, else the capture.
+        routing: why this processor.
+        payment_method: `{type, token}` as the client gave it; tokens only, never card data.
+    """
+
+    TOPIC = "payment.requested"
+    attempt: int
+    transaction_id: str
+    processor: str
+    routing: str
+    capture: CaptureMethod
+    amount: int
+    currency: str
+    return_url: str | None
+    payment_method: dict[str, Any] | None
+
+    def fold(self, order: "Order") -> None:
+        order.payments[self.attempt] = Payment(
+            attempt=self.attempt, processor=self.processor, capture=self.capture, amount=self.amount
+        )
+        order.processor = self.processor
+        order.processor_order_id = None
+        order.last_error = None
+        kind = TransactionType.AUTHORIZATION if self.capture == "manual" else TransactionType.CAPTURE
+        order.open_transaction(self.transaction_id, kind, self)
+
+
+class PaymentProcessing(OrderFact):
+    """The processor has the payment and works on it, possibly after the customer's action."""
+
+    TOPIC = "payment.processing"
+    attempt: int
+    processor_order_id: str | None
+
+    def fold(self, order: "Order") -> None:
+        order.learn(self).status = PaymentStatus.PROCESSING
+
+
+class PaymentActionRequired(OrderFact):
+    """The customer has to act, 3-D Secure for example, at `redirect_url`."""
+
+    TOPIC = "payment.action_required"
+    attempt: int
+    processor_order_id: str | None
+    redirect_url: str | None
+
+    def fold(self, order: "Order") -> None:
+        payment = order.learn(self)
+        payment.status = PaymentStatus.REQUIRES_ACTION
+        payment.redirect_url = self.redirect_url
+
+
+class PaymentAuthorized(OrderFact):
+    """The processor holds `amount` for us."""
+
+    TOPIC = "payment.authorized"
+    attempt: int
+    transaction_id: str
+    amount: int
+    processor_order_id: str | None
+    processor_transaction_id: str | None
+
+    def fold(self, order: "Order") -> None:
+        payment = order.learn(self)
+        payment.status = PaymentStatus.AUTHORIZED
+        payment.processor_transaction_id = self.processor_transaction_id
+        order.settle_transaction(self.transaction_id, TransactionType.AUTHORIZATION, self)
+
+
+class PaymentCaptureRequested(OrderFact):
+    """The merchant asked for an authorized amount, or a part of it.
+
+    Attributes:
+        sequence: 1 for the order's first such request, one more for each that follows a failed one.
+    """
+
+    TOPIC = "payment.capture_requested"
+    attempt: int
+    sequence: int
+    transaction_id: str
+    amount: int
+    currency: str
+    processor: str
+    processor_order_id: str | None
+
+    def fold(self, order: "Order") -> None:
+        order.payments[self.attempt].captures_requested += 1
+        order.open_transaction(self.transaction_id, TransactionType.CAPTURE, self)
+
+
+class PaymentCaptured(OrderFact):
+    """The money is ours.
+
+    Attributes:
+        amount_captured: of the whole order, after this.
+    """
+
+    TOPIC = "payment.captured"
+    attempt: int
+    transaction_id: str
+    amount: int
+    amount_captured: int
+    processor: str
+    processor_order_id: str | None
+    processor_transaction_id: str | None
+
+    def fold(self, order: "Order") -> None:
+        payment = order.learn(self)
+        payment.status = PaymentStatus.CAPTURED
+        payment.processor_transaction_id = self.processor_transaction_id
+        order.processor = self.processor
+        order.amount_captured = self.amount_captured
+        order.last_error = None
+        order.settle_transaction(self.transaction_id, TransactionType.CAPTURE, self)
+
+
+class PaymentCaptureFailed(OrderFact):
+    """The processor refused a capture; the authorization stands."""
+
+    TOPIC = "payment.capture_failed"
+    attempt: int
+    transaction_id: str
+    error_code: str | None
+    error_message: str | None
+
+    def fold(self, order: "Order") -> None:
+        order.fail_transaction(self.transaction_id, self)
+
+
+class PaymentVoidRequested(OrderFact):
+    """An authorization is to be given back: the merchant cancelled, or another attempt was captured."""
+
+    TOPIC = "payment.void_requested"
+    attempt: int
+    sequence: int
+    transaction_id: str
+    amount: int
+    currency: str
+    processor: str
+    processor_order_id: str | None
+
+    def fold(self, order: "Order") -> None:
+        order.payments[self.attempt].voids_requested += 1
+        order.open_transaction(self.transaction_id, TransactionType.VOID, self)
+
+
+class PaymentVoided(OrderFact):
+    """The processor released an authorization.
+
+    Attributes:
+        closes: ids of pending transactions of the attempt that end with it.
+    """
+
+    TOPIC = "payment.voided"
+    attempt: int
+    transaction_id: str
+    amount: int
+    processor_order_id: str | None
+    processor_transaction_id: str | None
+    closes: list[str]
+
+    def fold(self, order: "Order") -> None:
+        order.payments[self.attempt].status = PaymentStatus.CANCELLED
+        order.settle_transaction(self.transaction_id, TransactionType.VOID, self)
+        order.close(self.closes, error_code="cancelled", error_message="The authorization was voided")
+
+
+class PaymentVoidFailed(OrderFact):
+    """The processor refused to release an authorization; it stands."""
+
+    TOPIC = "payment.void_failed"
+    attempt: int
+    transaction_id: str
+    error_code: str | None
+    error_message: str | None
+
+    def fold(self, order: "Order") -> None:
+        order.fail_transaction(self.transaction_id, self)
+
+
+class PaymentFailed(OrderFact):
+    """The attempt ended without money. The order may be paid again.
+
+    Attributes:
+        closes: ids of pending transactions of the attempt that end with it.
+    """
+
+    TOPIC = "payment.failed"
+    attempt: int
+    processor_order_id: str | None
+    processor_transaction_id: str | None
+    error_code: str | None
+    error_message: str | None
+    closes: list[str]
+
+    def fold(self, order: "Order") -> None:
+        order.learn(self).status = PaymentStatus.FAILED
+        order.last_error = LastError(code=self.error_code, message=self.error_message)
+        order.close(self.closes, error_code=self.error_code, error_message=self.error_message)
+
+
+class PaymentCancelRequested(OrderFact):
+    """The merchant asked to stop a payment that is under way; the processor will say how it ended."""
+
+    TOPIC = "payment.cancel_requested"
+    attempt: int
+
+    def fold(self, order: "Order") -> None:
+        order.payments[self.attempt].cancel_requested = True
+
+
+class RefundRequested(OrderFact):
+    """Money is to be given back.
+
+    Attributes:
+        refund_id: also the id of the transaction that it opens.
+        capture_id: the captured transaction that it gives back from.
+        processor_order_id: of the attempt that captured.
+    """
+
+    TOPIC = "refund.requested"
+    refund_id: str
+    capture_id: str
+    attempt: int
+    amount: int
+    currency: str
+    reason: str | None
+    processor: str
+    processor_order_id: str | None
+
+    def fold(self, order: "Order") -> None:
+        refund = order.open_transaction(self.refund_id, TransactionType.REFUND, self)
+        refund.reason = self.reason
+        refund.refunds = self.capture_id
+
+
+class RefundSucceeded(OrderFact):
+    """The processor gave the money back.
+
+    Attributes:
+        amount_refunded: of the whole order, after this.
+    """
+
+    TOPIC = "refund.succeeded"
+    refund_id: str
+    attempt: int
+    amount: int
+    amount_refunded: int
+    processor_transaction_id: str | None
+
+    def fold(self, order: "Order") -> None:
+        order.amount_refunded = self.amount_refunded
+        order.settle_transaction(self.refund_id, TransactionType.REFUND, self)
+
+
+class RefundFailed(OrderFact):
+    """The processor refused a refund; its amount is free to be refunded again."""
+
+    TOPIC = "refund.failed"
+    refund_id: str
+    attempt: int
+    processor_transaction_id: str | None
+    error_code: str | None
+    error_message: str | None
+
+    def fold(self, order: "Order") -> None:
+        order.fail_transaction(self.refund_id, self)
+
+
+@dataclass(slots=True, frozen=True, kw_only=True)
+class LastError:
+    code: str | None
+    message: str | None
+
+
+@stream_topic("order")
+class Order(Stream):
+    """An order as its facts leave it. Attributes are named as in the HTTP contract, in snake case."""
+
+    def __init__(
+        self,
+        *,
+        merchant_id: str,
+        external_id: str,
+        amount: int,
+        currency: str,
+        customer_id: str | None,
+        customer_email: str | None,
+        description: str | None,
+        metadata: dict[str, Any],
+        return_url: str | None,
+        cancel_url: str | None,
+        correlation_id: str,
+    ) -> None:
+        self.merchant_id = merchant_id
+        self.external_id = external_id
+        self.amount = amount
+        self.currency = currency
+        self.customer_id = customer_id
+        self.customer_email = customer_email
+        self.description = description
+        self.metadata = metadata
+        self.return_url = return_url
+        self.cancel_url = cancel_url
+        self.correlation_id = correlation_id
+        self.status = OrderStatus.PENDING
+        self.processor: str | None = None
+        self.processor_order_id: str | None = None
+        self.amount_captured = 0
+        self.amount_refunded = 0
+        self.last_error: LastError | None = None
+        self.payments: dict[int, Payment] = {}
+        self.transactions: dict[str, Transaction] = {}
+
+    @property
+    def attempt(self) -> int:
+        """How many times the order was paid or tried to: 0 before the first payment."""
+        return len(self.payments)
+
+    @property
+    def payment(self) -> Payment | None:
+        """The latest attempt."""
+        return self.payments.get(self.attempt)
+
+    @property
+    def refundable(self) -> int:
+        """What can still be given back; pending refunds count as given."""
+        return sum(self.refundable_of(t) for t in self.transactions.values())
+
+    def refundable_of(self, transaction: Transaction) -> int:
+        """What can still be given back of one captured transaction, 0 of any other."""
+        if transaction.type is not TransactionType.CAPTURE or transaction.status is not TransactionStatus.SUCCESS:
+            return 0
+        given = sum(
+            t.amount
+            for t in self.transactions.values()
+            if t.refunds == transaction.id and t.status is not TransactionStatus.FAILED
+        )
+        return transaction.amount - given
+
+    def pending(self, attempt: int, *types: TransactionType) -> list[Transaction]:
+        """The attempt's pending transactions of these types, oldest first."""
+        return [
+            t
+            for t in self.transactions.values()
+            if t.attempt == attempt and t.type in types and t.status is TransactionStatus.PENDING
+        ]
+
+    def learn(self, fact: Any) -> Payment:
+        """The payment a fact is about, with the processor's reference where the fact brings one."""
+        payment = self.payments[fact.attempt]
+        if fact.processor_order_id is not None:
+            payment.processor_order_id = self.processor_order_id = fact.processor_order_id
+        return payment
+
+    def open_transaction(self, id: str, kind: TransactionType, fact: Any) -> Transaction:
+        transaction = self.transactions.get(id)
+        if transaction is None:
+            transaction = self.transactions[id] = Transaction(
+                id=id, type=kind, attempt=fact.attempt, amount=fact.amount, created_at=fact.timestamp
+            )
+        transaction.amount = fact.amount
+        return transaction
+
+    def settle_transaction(self, id: str, kind: TransactionType, fact: Any) -> None:
+        self.open_transaction(id, kind, fact).succeed(processor_transaction_id=fact.processor_transaction_id)
+
+    def fail_transaction(self, id: str, fact: Any) -> None:
+        self.transactions[id].fail(error_code=fact.error_code, error_message=fact.error_message)
+        self.last_error = LastError(code=fact.error_code, message=fact.error_message)
+
+    def close(self, ids: list[str], *, error_code: str | None, error_message: str | None) -> None:
+        for id in ids:
+            self.transactions[id].fail(error_code=error_code, error_message=error_message)
+
+    @classmethod
+    def create(cls, *, id: Any, merchant_id: str, by: Any, **details: Any) -> Self:
+        """A new order with its first fact."""
+        return cls.begin(OrderCreated, id=id, merchant_id=merchant_id, by=by, **details)

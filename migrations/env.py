@@ -1,0 +1,22 @@
+"""Alembic's entry: runs the plain-SQL migrations in versions/ over one psycopg connection.
+
+`payloops.migrate` calls this with the database's URL; nothing is read from an ini file.
+"""
+
+from alembic import context
+from sqlalchemy import create_engine
+from sqlalchemy.pool import NullPool
+
+# Two processes that migrate at once: the second waits here, then finds nothing to do.
+MIGRATION_LOCK = 0x70617901
+
+engine = create_engine(context.config.get_main_option("sqlalchemy.url", ""), poolclass=NullPool)
+
+with engine.connect() as connection:
+    connection.exec_driver_sql(f"SELECT pg_advisory_lock({MIGRATION_LOCK})")
+    connection.commit()
+    context.configure(connection=connection, target_metadata=None, transaction_per_migration=True)
+    with context.begin_transaction():
+        context.run_migrations()
+    connection.commit()
+engine.dispose()

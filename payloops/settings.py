@@ -1,0 +1,86 @@
+"""Settings: read from the environment once, in the composition root, and passed on as values."""
+
+from enum import StrEnum
+from typing import Annotated, Any, Self
+
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+Secret32 = Annotated[SecretStr, Field(min_length=32)]
+
+
+class Environment(StrEnum):
+    DEVELOPMENT = "development"
+    PRODUCTION = "production"
+
+
+class Settings(BaseSettings):
+    """One field per environment variable, of the same name in upper case."""
+
+    model_config = SettingsConfigDict(env_prefix="", extra="ignore", frozen=True, hide_input_in_errors=True)
+
+    database_url: SecretStr = Field(description="PostgreSQL 15 or later, `postgresql://user:password@host:port/name`")
+    redis_url: SecretStr = Field(description="Redis or Valkey, `redis://…`, `rediss://…` or `unix://…`")
+    temporal_address: str = Field(description="host:port of the Temporal frontend")
+    temporal_namespace: str = Field(default="loop", description="Temporal namespace")
+    temporal_codec_key: Secret32 | None = Field(
+        default=None, description="encrypts workflow payloads where set; every worker needs the same"
+    )
+    jwt_secret: Secret32 = Field(description="signs dashboard tokens; at least 32 characters")
+    encryption_key: Secret32 = Field(description="encrypts processor credentials; at least 32 characters")
+    jwt_expires_in: int = Field(default=604_800, ge=60, description="life of a dashboard token, seconds")
+    environment: Environment = Field(
+        default=Environment.PRODUCTION,
+        description="`development` issues sk_test_ keys and logs for a terminal; `production` sk_live_ and JSON",
+    )
+    host: str = Field(default="127.0.0.1", description="address the API listens on")
+    port: int = Field(default=3000, ge=0, le=65_535, description="port the API listens on")
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(), description="origins that browsers may call from, comma-separated"
+    )
+    checkout_base_url: str = Field(
+        default="http://localhost:3000", description="where checkout pages are; the start of a session's url"
+    )
+    database_pool_size: int = Field(default=10, ge=2, le=200, description="connections per process")
+    append_queue_size: int = Field(
+        default=2_000, ge=1, description="appends that may wait in a process before it answers 503"
+    )
+    request_timeout: float = Field(default=15.0, gt=0, description="seconds a request may take, waiting aside")
+    shutdown_grace: float = Field(
+        default=1.0, ge=0, description="seconds between /ready turning 503 and the listener closing"
+    )
+    bcrypt_rounds: int = Field(default=12, ge=4, le=16, description="cost of password and key hashes")
+    log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$", description="least level logged")
+
+    @field_validator("cors_origins", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return tuple(origin.strip() for origin in value.split(",") if origin.strip())
+        return value
+
+    @model_validator(mode="after")
+    def _no_wildcard_in_production(self) -> Self:
+        if self.environment is Environment.PRODUCTION and "*" in self.cors_origins:
+            raise ValueError("CORS_ORIGINS must name origins in production, not *")
+        return self
+
+
+class SettingsError(Exception):
+    """The environment does not make valid settings; the message names each variable and what is wrong."""
+
+
+def read_settings(**overrides: Any) -> Settings:
+    """Read and validate the environment.
+
+    Raises:
+        SettingsError: one line for each variable that is missing or wrong, without its value.
+    """
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        lines = [
+            f"{'.'.join(str(part) for part in item['loc']).upper() or 'settings'}: {item['msg']}"
+            for item in error.errors(include_input=False, include_url=False)
+        ]
+        raise SettingsError("\n".join(lines)) from None
