@@ -1,0 +1,302 @@
+"""The appender: one per process, through which every command's events reach the log.
+
+Appends are gathered into batches: while one batch commits, the next gathers, and nothing waits on a timer. A
+batch is one call of the database function `append_events` (migrations/versions/0001_event_store.py), which
+takes each append whole or drops it whole.
+
+A lost answer is not a lost write. When the connection breaks after a batch was sent, the server process that
+had it is ended, and then the log is read: the batch is there or it never will be.
+"""
+
+import asyncio
+import hashlib
+import random
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import psycopg
+import structlog
+from eventsourcing.persistence import StoredEvent
+from psycopg.rows import TupleRow
+
+from payloops.events.connections import connect
+from payloops.events.errors import OutcomeUnknown, ReceiptConflict, StoreUnavailable, VersionConflict
+
+MAX_BATCH_APPENDS = 256
+MAX_BATCH_EVENTS = 2_000
+QUEUE_SECONDS = 2.0
+"""How long an append may wait to be sent."""
+SEND_SECONDS = 8.0
+"""How long a sent batch may take: more than PostgreSQL's own statement_timeout, which normally ends it first."""
+RESOLVE_SECONDS = 10.0
+"""How long the log is asked what became of a batch whose answer was lost."""
+
+APPEND = """
+    SELECT append, outcome, last_position FROM append_events(
+        %b::int[], %b::uuid[], %b::bigint[], %b::text[], %b::bytea[], %b::uuid[], %b::bytea[],
+        %b::int[], %b::uuid[], %b::text[], %b::uuid[], %b::int[], %b::bytea[])
+"""
+WHO_AM_I = "SELECT pid, backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()"
+END_BACKEND = "SELECT pg_terminate_backend(pid, 3000) FROM pg_stat_activity WHERE pid = %s AND backend_start = %s"
+LOOK_UP = """
+    SELECT s.notification_id FROM stored_events s
+    WHERE s.originator_id = %s AND s.originator_version = %s AND s.content_hash = %s
+"""
+
+log = structlog.get_logger()
+
+
+def content_hash(event: StoredEvent) -> bytes:
+    """SHA-256 over what is stored: stream id, version (8 bytes, big endian), topic, a zero byte, state."""
+    assert isinstance(event.originator_id, UUID)
+    digest = hashlib.sha256(event.originator_id.bytes)
+    digest.update(event.originator_version.to_bytes(8, "big"))
+    digest.update(event.topic.encode())
+    digest.update(b"\0")
+    digest.update(event.state)
+    return digest.digest()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Receipt:
+    """The answer to a request with an idempotency key, stored in the transaction that appends its events.
+
+    Attributes:
+        owner: the reservation this request holds on the key (`payloops.commands.idempotency`).
+        status: HTTP status of the answer.
+        body: the answer as it is sent.
+    """
+
+    merchant_id: UUID
+    key: str
+    owner: UUID
+    status: int
+    body: bytes
+
+
+@dataclass(slots=True, kw_only=True)
+class _Append:
+    events: Sequence[StoredEvent]
+    merchant_id: UUID
+    receipt: Receipt | None
+    done: asyncio.Future[int]
+    hashes: list[bytes] = field(default_factory=list)
+    sent: bool = False
+
+    def succeed(self, position: int) -> None:
+        if not self.done.done():
+            self.done.set_result(position)
+
+    def fail(self, error: Exception) -> None:
+        if not self.done.done():
+            self.done.set_exception(error)
+
+    def expire(self) -> None:
+        if not self.sent:
+            self.fail(StoreUnavailable("the append waited too long to be sent"))
+
+
+class Appender:
+    """Gathers appends into batches and writes them over a connection of its own."""
+
+    def __init__(self, database_url: str, *, queue_size: int) -> None:
+        self._database_url = database_url
+        self._queue_size = queue_size
+        self._queue: deque[_Append] = deque()
+        self._waiting = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._connection: psycopg.AsyncConnection[TupleRow] | None = None
+        self._backend: tuple[int, datetime] | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._closing = False
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._run(), name="appender")
+
+    async def close(self) -> None:
+        """Refuse new appends, write those that wait, and let go of the connection."""
+        self._closing = True
+        try:
+            async with asyncio.timeout(SEND_SECONDS):
+                await self._idle.wait()
+        except TimeoutError:
+            log.error("appender.closed_unfinished", waiting=len(self._queue))
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        await self._disconnect()
+
+    async def append(
+        self, events: Sequence[StoredEvent], *, merchant_id: UUID, receipt: Receipt | None = None
+    ) -> int:
+        """Append the events of one command, all or none, and return the position of the last.
+
+        A cancelled caller does not take its append back.
+
+        Raises:
+            VersionConflict, ReceiptConflict, StoreUnavailable: nothing was appended.
+            OutcomeUnknown: it may have been.
+        """
+        if self._closing or len(self._queue) >= self._queue_size:
+            raise StoreUnavailable("too many appends wait")
+        loop = asyncio.get_running_loop()
+        append = _Append(events=events, merchant_id=merchant_id, receipt=receipt, done=loop.create_future())
+        append.hashes = [content_hash(event) for event in events]
+        self._queue.append(append)
+        self._idle.clear()
+        self._waiting.set()
+        expiry = loop.call_later(QUEUE_SECONDS, append.expire)
+        try:
+            return await asyncio.shield(append.done)
+        finally:
+            expiry.cancel()
+
+    async def _run(self) -> None:
+        while True:
+            await self._waiting.wait()
+            batch = self._gather()
+            try:
+                if batch:
+                    await self._write(batch)
+            except Exception as error:  # the appender outlives whatever one batch brings
+                log.exception("appender.batch_failed")
+                for append in batch:
+                    append.fail(error)
+            finally:
+                if not self._queue:
+                    self._waiting.clear()
+                    self._idle.set()
+
+    def _gather(self) -> list[_Append]:
+        batch: list[_Append] = []
+        size = 0
+        while self._queue and len(batch) < MAX_BATCH_APPENDS and size < MAX_BATCH_EVENTS:
+            append = self._queue.popleft()
+            if append.done.done():
+                continue  # expired while it waited
+            append.sent = True
+            size += len(append.events)
+            batch.append(append)
+        return batch
+
+    async def _write(self, batch: list[_Append]) -> None:
+        try:
+            connection = await self._connected()
+        except (psycopg.Error, OSError, TimeoutError) as error:
+            log.warning("appender.cannot_connect", error=type(error).__name__)
+            for append in batch:
+                append.fail(StoreUnavailable("the database cannot be reached"))
+            return
+        try:
+            async with asyncio.timeout(SEND_SECONDS):
+                cursor = await connection.execute(APPEND, _parameters(batch))
+                rows = await cursor.fetchall()
+        except (psycopg.Error, OSError, TimeoutError) as error:
+            if connection.closed or connection.broken or not isinstance(error, psycopg.Error):
+                log.warning("appender.answer_lost", error=type(error).__name__, appends=len(batch))
+                await self._resolve(batch)
+            else:
+                await self._refused(batch, error)
+            return
+        for index, outcome, position in rows:
+            append = batch[index]
+            if outcome == "appended":
+                append.succeed(position)
+            elif outcome == "moved":
+                append.fail(VersionConflict(_stream(append)))
+            else:
+                append.fail(ReceiptConflict)
+
+    async def _refused(self, batch: list[_Append], error: psycopg.Error) -> None:
+        """The database answered with an error: nothing of the batch is there."""
+        if isinstance(error, psycopg.OperationalError):  # lock timeout, statement timeout, out of disk, …
+            log.warning("appender.refused", error=type(error).__name__, appends=len(batch))
+            for append in batch:
+                append.fail(StoreUnavailable(f"the database refused: {type(error).__name__}"))
+        elif len(batch) > 1:  # one of them is the culprit: each alone, so that it fails alone
+            for append in batch:
+                await self._write([append])
+        elif isinstance(error, psycopg.errors.UniqueViolation):
+            batch[0].fail(VersionConflict(_stream(batch[0])))
+        else:
+            batch[0].fail(error)
+
+    async def _resolve(self, batch: list[_Append]) -> None:
+        """Find out whether a batch whose answer was lost is in the log."""
+        backend = self._backend
+        assert backend is not None
+        await self._disconnect()
+        try:
+            async with asyncio.timeout(RESOLVE_SECONDS):
+                while True:
+                    try:
+                        connection = await self._connected()
+                        # Once its server process is gone, an append that is not there never will be.
+                        await connection.execute(END_BACKEND, backend)
+                        for append in batch:
+                            await self._look_up(append, connection)
+                    except (psycopg.Error, OSError):
+                        await self._disconnect()
+                        await asyncio.sleep(0.2 + 0.3 * random.random())  # noqa: S311  # jitter
+                    else:
+                        return
+        except TimeoutError:
+            log.error("appender.outcome_unknown", appends=len(batch))
+            for append in batch:
+                append.fail(OutcomeUnknown())
+
+    async def _look_up(self, append: _Append, connection: psycopg.AsyncConnection[TupleRow]) -> None:
+        last = append.events[-1]
+        cursor = await connection.execute(
+            LOOK_UP, (last.originator_id, last.originator_version, append.hashes[-1])
+        )
+        row = await cursor.fetchone()
+        if row is None:
+            append.fail(StoreUnavailable("the database went away before the append"))
+        else:
+            append.succeed(row[0])
+
+    async def _connected(self) -> psycopg.AsyncConnection[TupleRow]:
+        if self._connection is None or self._connection.closed:
+            self._connection = await connect(self._database_url, application_name="payloops appender")
+            row = await (await self._connection.execute(WHO_AM_I)).fetchone()
+            assert row is not None
+            self._backend = (row[0], row[1])
+        return self._connection
+
+    async def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.close()
+
+
+def _stream(append: _Append) -> UUID:
+    stream = append.events[0].originator_id
+    assert isinstance(stream, UUID)
+    return stream
+
+
+def _parameters(batch: list[_Append]) -> list[list[Any]]:
+    """The batch in columns, as `append_events` takes it."""
+    events = [(n, a, e, h) for n, a in enumerate(batch) for e, h in zip(a.events, a.hashes, strict=True)]
+    receipts = [(n, a.receipt) for n, a in enumerate(batch) if a.receipt is not None]
+    return [
+        [n for n, _, _, _ in events],
+        [e.originator_id for _, _, e, _ in events],
+        [e.originator_version for _, _, e, _ in events],
+        [e.topic for _, _, e, _ in events],
+        [e.state for _, _, e, _ in events],
+        [a.merchant_id for _, a, _, _ in events],
+        [h for _, _, _, h in events],
+        [n for n, _ in receipts],
+        [r.merchant_id for _, r in receipts],
+        [r.key for _, r in receipts],
+        [r.owner for _, r in receipts],
+        [r.status for _, r in receipts],
+        [r.body for _, r in receipts],
+    ]

@@ -1,0 +1,223 @@
+"""The event store: appending to streams, folding them, and reading the log in its global order."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, TypeVar, cast
+from uuid import UUID
+
+import psycopg
+from eventsourcing.persistence import StoredEvent
+from psycopg.rows import TupleRow
+from psycopg_pool import AsyncConnectionPool
+
+from payloops.events.appender import Appender, Receipt, content_hash
+from payloops.events.errors import StreamNotFound, VersionConflict
+from payloops.events.stream import S, StreamEvent, mapper
+from payloops.events.wakeups import POLL_SECONDS, Notifier, Wakeups
+
+R = TypeVar("R")
+
+DECISIONS = 5
+"""How often a command is decided again when its stream moves on meanwhile."""
+
+LOAD = """
+    SELECT originator_version, topic, state FROM stored_events
+    WHERE originator_id = %s AND (%s::bigint IS NULL OR originator_version <= %s)
+    ORDER BY originator_version
+"""
+READ = """
+    SELECT notification_id, recorded_at, originator_id, originator_version, topic, state FROM stored_events
+    WHERE notification_id > %s ORDER BY notification_id LIMIT %s
+"""
+READ_TOPICS = """
+    SELECT notification_id, recorded_at, originator_id, originator_version, topic, state FROM stored_events
+    WHERE notification_id > %s AND topic = ANY(%s) ORDER BY notification_id LIMIT %s
+"""
+HEAD = "SELECT coalesce(max(notification_id), 0) FROM stored_events"
+APPEND_ONE = """
+    SELECT outcome, last_position FROM append_events(
+        %s::int[], %s::uuid[], %s::bigint[], %s::text[], %b::bytea[], %s::uuid[], %b::bytea[],
+        '{}', '{}', '{}', '{}', '{}', '{}')
+"""
+ANSWER = """
+    UPDATE idempotency_keys SET response_status = %s, response_body = %s
+    WHERE merchant_id = %s AND key = %s AND owner = %s AND response_status IS NULL
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordedEvent:
+    """A row of the log, not yet decoded: `event` decodes it, and raises where it cannot.
+
+    Attributes:
+        position: in the global order of commits, 1, 2, 3 … without gaps.
+        recorded_at: the database's clock at the append.
+    """
+
+    position: int
+    recorded_at: datetime
+    stored: StoredEvent
+
+    @property
+    def event(self) -> StreamEvent:
+        return cast("StreamEvent", mapper.to_domain_event(self.stored))
+
+
+class EventStore:
+    """The log in PostgreSQL, for one process. Use as an async context manager."""
+
+    def __init__(self, database_url: str, pool: AsyncConnectionPool, *, queue_size: int = 2_000) -> None:
+        self.pool = pool
+        self._appender = Appender(database_url, queue_size=queue_size)
+        self._notifier = Notifier(database_url)
+        self._wakeups = Wakeups(database_url)
+
+    async def __aenter__(self) -> "EventStore":
+        self._appender.start()
+        self._notifier.start()
+        self._wakeups.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._appender.close()
+        await self._notifier.close()
+        await self._wakeups.close()
+
+    async def append(self, events: Sequence[StreamEvent], *, receipt: Receipt | None = None) -> int:
+        """Append the events of one command, all or none, in one round trip; the position of the last.
+
+        Each stream's events must continue it: the version that they were decided on is the one before the first.
+
+        Raises:
+            VersionConflict: a stream has moved on. ReceiptConflict: the idempotency key was answered meanwhile.
+            StoreUnavailable: overload, or the database is down. In all three cases nothing was appended.
+            OutcomeUnknown: the database went away and could not be asked.
+        """
+        position = await self._appender.append(
+            [mapper.to_stored_event(event) for event in events],
+            merchant_id=UUID(events[0].merchant_id),
+            receipt=receipt,
+        )
+        self._notifier.notify()
+        return position
+
+    async def append_in(
+        self, connection: psycopg.AsyncConnection[TupleRow], events: Sequence[StreamEvent]
+    ) -> int:
+        """Append inside the caller's transaction, for facts about what the same transaction changes in tables.
+
+        Make it the last statement: from here to the commit, every other append waits.
+        `notify` after the commit.
+
+        Raises:
+            VersionConflict: the stream has moved on; roll back.
+        """
+        stored = [mapper.to_stored_event(event) for event in events]
+        cursor = await connection.execute(
+            APPEND_ONE,
+            (
+                [0] * len(stored),
+                [e.originator_id for e in stored],
+                [e.originator_version for e in stored],
+                [e.topic for e in stored],
+                [e.state for e in stored],
+                [UUID(e.merchant_id) for e in events],
+                [content_hash(e) for e in stored],
+            ),
+        )
+        row = await cursor.fetchone()
+        assert row is not None
+        if row[0] != "appended":
+            raise VersionConflict(events[0].originator_id)
+        return cast("int", row[1])
+
+    def notify(self) -> None:
+        """Wake the readers of the log, after a commit that was made by `append_in`."""
+        self._notifier.notify()
+
+    async def load(self, stream: type[S], id: UUID, *, up_to_version: int | None = None) -> S | None:
+        """Fold a stream, up to a version where one is given; None where there is no such stream."""
+        async with self.pool.connection() as connection:
+            cursor = await connection.execute(LOAD, (id, up_to_version, up_to_version))
+            rows = await cursor.fetchall()
+        aggregate: Any = None
+        for version, topic, state in rows:
+            stored = StoredEvent(originator_id=id, originator_version=version, topic=topic, state=state)
+            aggregate = cast("StreamEvent", mapper.to_domain_event(stored)).mutate(aggregate)
+        if aggregate is not None and not isinstance(aggregate, stream):
+            return None
+        return aggregate
+
+    async def change(
+        self,
+        stream: type[S],
+        id: UUID,
+        decide: Callable[[S], R],
+        *,
+        receipt: Callable[[S, R], Receipt] | None = None,
+    ) -> tuple[S, R]:
+        """Load a stream, decide on it, and append what was decided.
+
+        When the stream moves on meanwhile, `decide` is called again on fresh state. It may record nothing.
+
+        Args:
+            decide: records facts on the aggregate, or raises its refusal.
+            receipt: the answer to store with the events, where the request has an idempotency key.
+
+        Raises:
+            StreamNotFound: no such stream. Besides: as `append`, VersionConflict after 5 decisions.
+        """
+        for turn in range(DECISIONS):
+            aggregate = await self.load(stream, id)
+            if aggregate is None:
+                raise StreamNotFound(id)
+            result = decide(aggregate)
+            events = cast("Sequence[StreamEvent]", aggregate.collect_events())
+            answer = receipt(aggregate, result) if receipt is not None else None
+            try:
+                if events:
+                    await self.append(events, receipt=answer)
+                elif answer is not None:
+                    await self.answer(answer)
+            except VersionConflict:
+                if turn == DECISIONS - 1:
+                    raise
+                await asyncio.sleep(random.uniform(0, 0.01) * 2**turn)  # noqa: S311  # jitter
+            else:
+                return aggregate, result
+        raise AssertionError("unreachable")
+
+    async def answer(self, receipt: Receipt) -> None:
+        """Store the answer to a request that appended nothing."""
+        async with self.pool.connection() as connection:
+            await connection.execute(
+                ANSWER, (receipt.status, receipt.body, receipt.merchant_id, receipt.key, receipt.owner)
+            )
+
+    async def read(
+        self, *, after: int, limit: int, topics: Sequence[str] | None = None
+    ) -> list[RecordedEvent]:
+        """The log after a position, in its order. Who has seen position n never sees a smaller one appear."""
+        async with self.pool.connection() as connection:
+            if topics is None:
+                cursor = await connection.execute(READ, (after, limit))
+            else:
+                cursor = await connection.execute(READ_TOPICS, (after, list(topics), limit))
+            return [
+                RecordedEvent(position=row[0], recorded_at=row[1], stored=StoredEvent(*row[2:]))
+                for row in await cursor.fetchall()
+            ]
+
+    async def head(self) -> int:
+        """Position of the newest event, 0 where there is none."""
+        async with self.pool.connection() as connection:
+            row = await (await connection.execute(HEAD)).fetchone()
+        assert row is not None
+        return cast("int", row[0])
+
+    def wakeups(self, *, poll_seconds: float = POLL_SECONDS) -> AsyncIterator[None]:
+        """Yields now, then whenever the log may have grown, and every `poll_seconds` at the least."""
+        return self._wakeups.ticks(poll_seconds=poll_seconds)

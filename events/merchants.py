@@ -1,0 +1,80 @@
+"""A merchant's account: registered, API keys issued and revoked, processors configured and removed.
+
+The secrets themselves (password and key hashes, processor credentials) stand in tables, because secrets must
+be replaceable. What happened to them stands here, without the secret, appended in the same transaction.
+"""
+
+from payloops.events.stream import Stream, StreamCreated, StreamEvent, stream_topic
+
+
+class MerchantRegistered(StreamCreated):
+    TOPIC = "merchant.registered"
+    name: str
+    email: str
+
+
+class ApiKeyIssued(StreamEvent):
+    TOPIC = "api_key.issued"
+    api_key_id: str
+    name: str
+    prefix: str
+    expires_at: str | None
+
+    def apply(self, aggregate: "Merchant") -> None:
+        aggregate.api_keys.add(self.api_key_id)
+
+
+class ApiKeyRevoked(StreamEvent):
+    TOPIC = "api_key.revoked"
+    api_key_id: str
+
+    def apply(self, aggregate: "Merchant") -> None:
+        aggregate.api_keys.discard(self.api_key_id)
+
+
+class ProcessorConfigured(StreamEvent):
+    """Created or replaced: the credentials are new, too."""
+
+    TOPIC = "processor.configured"
+    processor: str
+    enabled: bool
+    priority: int
+    test_mode: bool
+
+    def apply(self, aggregate: "Merchant") -> None:
+        aggregate.processors.add(self.processor)
+
+
+class ProcessorAdjusted(StreamEvent):
+    """Enabled, disabled, or ranked anew, with the credentials it had."""
+
+    TOPIC = "processor.adjusted"
+    processor: str
+    enabled: bool
+    priority: int
+    test_mode: bool
+
+
+class ProcessorRemoved(StreamEvent):
+    TOPIC = "processor.removed"
+    processor: str
+
+    def apply(self, aggregate: "Merchant") -> None:
+        aggregate.processors.discard(self.processor)
+
+
+@stream_topic("merchant")
+class Merchant(Stream):
+    """The fold of an account. The stream's id is the merchant's id.
+
+    Attributes:
+        api_keys: ids of the keys that are not revoked.
+        processors: names of the processors that are configured, enabled or not.
+    """
+
+    def __init__(self, *, merchant_id: str, name: str, email: str) -> None:
+        self.merchant_id = merchant_id
+        self.name = name
+        self.email = email
+        self.api_keys: set[str] = set()
+        self.processors: set[str] = set()

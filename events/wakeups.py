@@ -1,0 +1,99 @@
+"""Telling the readers of the log that it grew.
+
+PostgreSQL serialises the commits of transactions that notify, so nothing notifies inside an append: `Notifier`
+sends one NOTIFY after commits, on a connection of its own, coalesced. `Wakeups` listens, once per process.
+Both may lose a message; readers poll, so that a lost one only costs latency.
+"""
+
+import asyncio
+import contextlib
+import random
+from collections.abc import AsyncIterator
+
+import psycopg
+import structlog
+
+from payloops.events.connections import connect
+
+CHANNEL = "payloops_events"
+POLL_SECONDS = 0.25
+RECONNECT_SECONDS = 1.0
+
+log = structlog.get_logger()
+
+
+class Notifier:
+    """Sends a NOTIFY some time soon after `notify()`, one for however many calls."""
+
+    def __init__(self, database_url: str) -> None:
+        self._database_url = database_url
+        self._due = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._run(), name="notifier")
+
+    async def close(self) -> None:
+        await _cancel(self._task)
+
+    def notify(self) -> None:
+        self._due.set()
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                async with await connect(self._database_url, application_name="payloops notifier") as connection:
+                    while True:
+                        await self._due.wait()
+                        self._due.clear()
+                        await connection.execute(f"NOTIFY {CHANNEL}")
+            except (psycopg.Error, OSError) as error:
+                log.warning("notifier.reconnecting", error=type(error).__name__)
+                await asyncio.sleep(RECONNECT_SECONDS * (0.5 + random.random()))  # noqa: S311  # jitter
+
+
+class Wakeups:
+    """Wakes everyone in this process who waits for new events."""
+
+    def __init__(self, database_url: str) -> None:
+        self._database_url = database_url
+        self._grown = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._run(), name="wakeups")
+
+    async def close(self) -> None:
+        await _cancel(self._task)
+
+    async def ticks(self, *, poll_seconds: float = POLL_SECONDS) -> AsyncIterator[None]:
+        """Yields now, then whenever the log may have grown, and every `poll_seconds` at the least."""
+        while True:
+            grown = self._grown  # taken before the reader looks, so that growth while it looks is not missed
+            yield
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(poll_seconds):
+                    await grown.wait()
+
+    def _wake(self) -> None:
+        grown, self._grown = self._grown, asyncio.Event()
+        grown.set()
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                async with await connect(self._database_url, application_name="payloops wakeups") as connection:
+                    await connection.execute(f"LISTEN {CHANNEL}")
+                    self._wake()
+                    async for _ in connection.notifies():
+                        self._wake()
+            except (psycopg.Error, OSError) as error:
+                log.warning("wakeups.reconnecting", error=type(error).__name__)
+            await asyncio.sleep(RECONNECT_SECONDS * (0.5 + random.random()))  # noqa: S311  # jitter
+
+
+async def _cancel(task: asyncio.Task[None] | None) -> None:
+    if task is not None:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
