@@ -1,0 +1,391 @@
+"""The books of the sandbox processor: charges, captures, refunds and voids, in PostgreSQL schema `sandbox`.
+
+It answers as a real processor does. A charge is made once for each order and attempt; a capture, void or
+refund once for each request id; asking again returns the first answer. What cannot be (capturing what is
+not authorized, refunding more than was captured) is refused with an error code, and the refusal kept too.
+
+What a payment's token makes of it:
+
+| token                | the charge                                                     |
+|----------------------|----------------------------------------------------------------|
+| any other, or none   | is captured (authorized, where capture is manual)              |
+| `tok_authorize`      | is authorized only                                             |
+| `tok_chargeDeclined` | is declined: `card_declined`                                   |
+| `tok_3ds`            | waits for the customer's action at a `redirectUrl`             |
+| `tok_slow`           | takes 5 seconds, then is captured                              |
+| `tok_lost`           | is captured, but the first answer is lost on its way           |
+"""
+
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal, LiteralString, TypeVar
+
+from psycopg import AsyncConnection, AsyncCursor
+from psycopg.rows import class_row
+from psycopg_pool import AsyncConnectionPool
+
+from payloops.sandbox.messages import ChargeStatus
+
+R = TypeVar("R")
+Pool = AsyncConnectionPool[AsyncConnection]
+OperationKind = Literal["capture", "void", "refund"]
+
+SCHEMA = """
+CREATE SCHEMA IF NOT EXISTS sandbox;
+CREATE TABLE IF NOT EXISTS sandbox.charges (
+    order_id                 text NOT NULL,
+    attempt                  integer NOT NULL CHECK (attempt > 0),
+    processor                text NOT NULL,
+    processor_order_id       text NOT NULL UNIQUE,
+    processor_transaction_id text NOT NULL,
+    amount                   bigint NOT NULL CHECK (amount > 0),
+    currency                 text NOT NULL,
+    manual_capture           boolean NOT NULL,
+    status                   text NOT NULL CHECK (
+        status IN ('requires_action', 'authorized', 'captured', 'declined', 'cancelled')),
+    amount_captured          bigint NOT NULL DEFAULT 0 CHECK (amount_captured BETWEEN 0 AND amount),
+    amount_refunded          bigint NOT NULL DEFAULT 0 CHECK (amount_refunded BETWEEN 0 AND amount_captured),
+    redirect_url             text,
+    client_secret            text,
+    error_code               text,
+    error_message            text,
+    created_at               timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (order_id, attempt)
+);
+CREATE TABLE IF NOT EXISTS sandbox.operations (
+    request_id               text PRIMARY KEY,
+    kind                     text NOT NULL CHECK (kind IN ('capture', 'void', 'refund')),
+    processor_order_id       text NOT NULL REFERENCES sandbox.charges (processor_order_id),
+    amount                   bigint NOT NULL CHECK (amount > 0),
+    processor_transaction_id text,
+    error_code               text,
+    error_message            text,
+    created_at               timestamptz NOT NULL DEFAULT now(),
+    CHECK ((processor_transaction_id IS NULL) <> (error_code IS NULL))
+);
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Charge:
+    """A row of `sandbox.charges`: one attempt to pay an order. Amounts in minor units."""
+
+    order_id: str
+    attempt: int
+    processor: str
+    processor_order_id: str
+    processor_transaction_id: str
+    amount: int
+    currency: str
+    manual_capture: bool
+    status: ChargeStatus
+    amount_captured: int
+    amount_refunded: int
+    redirect_url: str | None
+    client_secret: str | None
+    error_code: str | None
+    error_message: str | None
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operation:
+    """A row of `sandbox.operations`: a capture, void or refund; accepted where it has a transaction id."""
+
+    request_id: str
+    kind: OperationKind
+    processor_order_id: str
+    amount: int
+    processor_transaction_id: str | None
+    error_code: str | None
+    error_message: str | None
+    created_at: datetime
+
+
+class IdempotencyMismatchError(Exception):
+    """An idempotency key came again with another request: neither answer would be right."""
+
+    def __init__(self, *, key: str) -> None:
+        super().__init__(f"{key} was used before, for a different request")
+        self.key = key
+
+
+class NoSuchChargeError(Exception):
+    """The processor knows no charge of this id."""
+
+    def __init__(self, *, charge: str) -> None:
+        super().__init__(f"There is no charge {charge}")
+        self.charge = charge
+
+
+async def open_books(pool: Pool) -> None:
+    """Create what is missing of the schema. Workers that start together take turns."""
+    async with pool.connection() as connection, connection.transaction():
+        # IF NOT EXISTS does not protect two creators from each other.
+        await connection.execute(
+            "SELECT pg_advisory_xact_lock(hashtextextended('payloops.sandbox.ledger', 0))"
+        )
+        await connection.execute(SCHEMA)
+
+
+async def charge(
+    pool: Pool,
+    *,
+    order_id: str,
+    attempt: int,
+    processor: str,
+    amount: int,
+    currency: str,
+    token: str | None,
+    manual_capture: bool,
+) -> tuple[Charge, bool]:
+    """Charge an order, once for each attempt.
+
+    Returns:
+        The charge, and whether this call made it (False: it was there already, and is as it is now).
+
+    Raises:
+        IdempotencyMismatchError: the attempt was charged before, with another amount or currency.
+    """
+    manual = manual_capture or token == "tok_authorize"  # noqa: S105  (a role, no secret)
+    row = _blank_charge(
+        order_id=order_id,
+        attempt=attempt,
+        processor=processor,
+        amount=amount,
+        currency=currency,
+        manual_capture=manual,
+    )
+    match token:
+        case "tok_chargeDeclined":
+            row |= {"status": "declined", "error_code": "card_declined"}
+            row |= {"error_message": "The card was declined."}
+        case "tok_3ds":
+            action = row["processor_order_id"]
+            row |= {"status": "requires_action", "client_secret": f"{action}_secret_{secrets.token_hex(12)}"}
+            row |= {"redirect_url": f"https://sandbox.payloops.invalid/authenticate/{action}"}
+        case _:
+            row |= {"status": "authorized"} if manual else {"status": "captured", "amount_captured": amount}
+    async with _cursor(pool, Charge) as cursor:
+        await cursor.execute(INSERT_CHARGE + "DO NOTHING RETURNING *", row)
+        made = await cursor.fetchone()
+    if made is not None:
+        return made, True
+    found = await find_charge(pool, order_id=order_id, attempt=attempt)
+    assert found is not None, "charges are never deleted"
+    if (found.processor, found.amount, found.currency) != (processor, amount, currency):
+        raise IdempotencyMismatchError(key=f"order {order_id}, attempt {attempt}")
+    return found, False
+
+
+async def find_charge(pool: Pool, *, order_id: str, attempt: int) -> Charge | None:
+    """What became of an attempt to pay an order; None where no charge ever reached the processor."""
+    async with _cursor(pool, Charge) as cursor:
+        await cursor.execute(
+            "SELECT * FROM sandbox.charges WHERE order_id = %s AND attempt = %s", (order_id, attempt)
+        )
+        return await cursor.fetchone()
+
+
+async def cancel_charge(
+    pool: Pool, *, order_id: str, attempt: int, processor: str, amount: int, currency: str
+) -> Charge:
+    """Give up an attempt to pay, unless the money was taken or refused before; the charge says which.
+
+    An attempt that has not reached the processor is cancelled in advance: a charge that is still on its way
+    will find it cancelled, and takes nothing.
+    """
+    row = _blank_charge(
+        order_id=order_id,
+        attempt=attempt,
+        processor=processor,
+        amount=amount,
+        currency=currency,
+        manual_capture=False,
+    )
+    async with _cursor(pool, Charge) as cursor:
+        await cursor.execute(
+            INSERT_CHARGE
+            + """DO UPDATE SET status = 'cancelled'
+                 WHERE charges.status IN ('requires_action', 'authorized') RETURNING *""",
+            row | {"status": "cancelled"},
+        )
+        cancelled = await cursor.fetchone()
+    found = cancelled or await find_charge(pool, order_id=order_id, attempt=attempt)
+    assert found is not None, "charges are never deleted"
+    return found
+
+
+async def complete_action(
+    pool: Pool, *, order_id: str, attempt: int, success: bool, processor_transaction_id: str | None
+) -> Charge:
+    """The customer has done what was required, or failed to. A charge that waits no longer stays as it is.
+
+    Raises:
+        NoSuchChargeError: the attempt was never charged.
+    """
+    async with _cursor(pool, Charge) as cursor:
+        await cursor.execute(
+            """
+            UPDATE sandbox.charges SET
+                status = CASE WHEN NOT %(success)s THEN 'declined'
+                              WHEN manual_capture THEN 'authorized' ELSE 'captured' END,
+                amount_captured = CASE WHEN %(success)s AND NOT manual_capture THEN amount ELSE 0 END,
+                processor_transaction_id = coalesce(%(transaction_id)s, processor_transaction_id),
+                error_code = CASE WHEN NOT %(success)s THEN 'authentication_failed' END,
+                error_message = CASE WHEN NOT %(success)s THEN 'The customer was not authenticated.' END
+            WHERE order_id = %(order_id)s AND attempt = %(attempt)s AND status = 'requires_action'
+            RETURNING *
+            """,
+            {
+                "order_id": order_id,
+                "attempt": attempt,
+                "success": success,
+                "transaction_id": processor_transaction_id,
+            },
+        )
+        completed = await cursor.fetchone()
+    found = completed or await find_charge(pool, order_id=order_id, attempt=attempt)
+    if found is None:
+        raise NoSuchChargeError(charge=f"order {order_id}, attempt {attempt}")
+    return found
+
+
+async def operate(
+    pool: Pool,
+    *,
+    kind: OperationKind,
+    request_id: str,
+    order_id: str,
+    processor_order_id: str,
+    amount: int,
+    currency: str,
+) -> Operation:
+    """Capture, void or refund a charge, once for each request id.
+
+    Args:
+        pool: connections to the database of the books.
+        kind: what to do.
+        request_id: the idempotency key; the same request is answered as it was answered first.
+        order_id: the order that was charged.
+        processor_order_id: the charge, by the id that charging it gave.
+        amount: minor units; a capture takes this much and releases the rest, a void releases everything.
+        currency: of the amount.
+
+    Returns:
+        The operation, accepted or refused.
+
+    Raises:
+        NoSuchChargeError: the processor has no such charge of that order.
+        IdempotencyMismatchError: the request id was used for another request.
+    """
+    async with pool.connection() as connection, connection.transaction():
+        # The lock on the charge makes operations on it take turns: two refunds see each other.
+        charges = connection.cursor(row_factory=class_row(Charge))
+        await charges.execute(
+            "SELECT * FROM sandbox.charges WHERE processor_order_id = %s AND order_id = %s FOR UPDATE",
+            (processor_order_id, order_id),
+        )
+        charge = await charges.fetchone()
+        if charge is None:
+            raise NoSuchChargeError(charge=processor_order_id)
+        operations = connection.cursor(row_factory=class_row(Operation))
+        await operations.execute("SELECT * FROM sandbox.operations WHERE request_id = %s", (request_id,))
+        earlier = await operations.fetchone()
+        if earlier is not None:
+            if (earlier.kind, earlier.processor_order_id, earlier.amount) != (
+                kind,
+                processor_order_id,
+                amount,
+            ):
+                raise IdempotencyMismatchError(key=request_id)
+            return earlier
+        refusal = refusal_of(charge, kind=kind, amount=amount, currency=currency)
+        if refusal is None:
+            await connection.execute(EFFECTS[kind], {"charge": processor_order_id, "amount": amount})
+        code, message = refusal or (None, None)
+        await operations.execute(
+            """INSERT INTO sandbox.operations (request_id, kind, processor_order_id, amount,
+                   processor_transaction_id, error_code, error_message)
+               VALUES (%s, %s, %s, %s, %s, %s, %s) RETURNING *""",
+            (
+                request_id,
+                kind,
+                processor_order_id,
+                amount,
+                None if refusal else _transaction_id(),
+                code,
+                message,
+            ),
+        )
+        operation = await operations.fetchone()
+    assert operation is not None
+    return operation
+
+
+def refusal_of(charge: Charge, *, kind: OperationKind, amount: int, currency: str) -> tuple[str, str] | None:
+    """Why a charge does not allow an operation: error code and message, or None where it does."""
+    left = charge.amount_captured - charge.amount_refunded
+    not_authorized = [
+        (charge.status == "captured", "charge_already_captured", "The charge was captured before."),
+        (charge.status == "cancelled", "charge_already_cancelled", "The charge was cancelled before."),
+        (charge.status != "authorized", "charge_not_authorized", f"The charge is {charge.status}."),
+    ]
+    refusals = {
+        "capture": [
+            *not_authorized,
+            (amount > charge.amount, "capture_exceeds_authorized", f"{charge.amount} was authorized."),
+        ],
+        "void": not_authorized,
+        "refund": [
+            (charge.status != "captured", "charge_not_captured", f"The charge is {charge.status}."),
+            (amount > left, "refund_exceeds_captured", f"{left} is left to refund."),
+        ],
+    }
+    if currency != charge.currency:
+        return "currency_mismatch", f"The charge is in {charge.currency}."
+    return next(((code, message) for applies, code, message in refusals[kind] if applies), None)
+
+
+INSERT_CHARGE = """
+INSERT INTO sandbox.charges (order_id, attempt, processor, processor_order_id, processor_transaction_id,
+    amount, currency, manual_capture, status, amount_captured, redirect_url, client_secret,
+    error_code, error_message)
+VALUES (%(order_id)s, %(attempt)s, %(processor)s, %(processor_order_id)s, %(processor_transaction_id)s,
+    %(amount)s, %(currency)s, %(manual_capture)s, %(status)s, %(amount_captured)s, %(redirect_url)s,
+    %(client_secret)s, %(error_code)s, %(error_message)s)
+ON CONFLICT (order_id, attempt)
+"""
+
+EFFECTS: dict[OperationKind, LiteralString] = {
+    "capture": """UPDATE sandbox.charges SET status = 'captured', amount_captured = %(amount)s
+                  WHERE processor_order_id = %(charge)s""",
+    "void": "UPDATE sandbox.charges SET status = 'cancelled' WHERE processor_order_id = %(charge)s",
+    "refund": """UPDATE sandbox.charges SET amount_refunded = amount_refunded + %(amount)s
+                 WHERE processor_order_id = %(charge)s""",
+}
+
+
+def _blank_charge(**known: Any) -> dict[str, Any]:
+    return known | {
+        "processor_order_id": f"sb_order_{secrets.token_hex(12)}",
+        "processor_transaction_id": _transaction_id(),
+        "amount_captured": 0,
+        "redirect_url": None,
+        "client_secret": None,
+        "error_code": None,
+        "error_message": None,
+    }
+
+
+def _transaction_id() -> str:
+    return f"sb_txn_{secrets.token_hex(12)}"
+
+
+@asynccontextmanager
+async def _cursor(pool: Pool, row: type[R]) -> AsyncIterator[AsyncCursor[R]]:
+    async with pool.connection() as connection, connection.cursor(row_factory=class_row(row)) as cursor:
+        yield cursor

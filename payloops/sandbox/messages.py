@@ -1,0 +1,105 @@
+"""What crosses Temporal on the processors' queues: plain JSON in camelCase, named as the other workers do.
+
+Only the standard library is imported here: the workflow sandbox imports this module again for each workflow.
+"""
+
+from typing import Literal, NotRequired, TypedDict
+
+ChargeStatus = Literal["requires_action", "authorized", "captured", "declined", "cancelled"]
+
+
+class PaymentMethod(TypedDict):
+    type: NotRequired[str]
+    token: NotRequired[str | None]
+
+
+class PaymentInput(TypedDict):
+    """Input of PaymentWorkflow. Amounts everywhere are in minor units."""
+
+    orderId: str
+    merchantId: str
+    amount: int
+    currency: str
+    returnUrl: NotRequired[str | None]
+    paymentMethod: NotRequired[PaymentMethod | None]
+    capture: NotRequired[str | None]
+
+
+class OperationInput(TypedDict):
+    """Input of CaptureWorkflow and VoidWorkflow."""
+
+    orderId: str
+    merchantId: str
+    processorOrderId: str
+    amount: int
+    currency: str
+
+
+class RefundInput(TypedDict):
+    """Input of RefundWorkflow."""
+
+    refundId: str
+    orderId: str
+    merchantId: str
+    transactionId: str
+    processorOrderId: str
+    amount: int
+    currency: str
+    reason: NotRequired[str | None]
+
+
+class PaymentCompletion(TypedDict):
+    """Argument of the signal `completePayment`."""
+
+    success: bool
+    processorTransactionId: NotRequired[str | None]
+
+
+class ChargeRequest(TypedDict):
+    """One attempt to pay an order: the idempotency key is order and attempt."""
+
+    orderId: str
+    attempt: int
+    amount: int
+    currency: str
+    token: str | None
+    capture: str
+
+
+class ActionRequest(TypedDict):
+    """The end of the customer's action."""
+
+    orderId: str
+    attempt: int
+    success: bool
+    processorTransactionId: str | None
+
+
+class OperationRequest(TypedDict):
+    """A capture, void or refund of a charge: the idempotency key is the request id."""
+
+    requestId: str
+    orderId: str
+    processorOrderId: str
+    amount: int
+    currency: str
+
+
+class ChargeAnswer(TypedDict):
+    """A charge, as the sandbox's books have it."""
+
+    status: ChargeStatus
+    processorOrderId: str
+    processorTransactionId: str
+    redirectUrl: str | None
+    clientSecret: str | None
+    errorCode: str | None
+    errorMessage: str | None
+
+
+class OperationAnswer(TypedDict):
+    """What became of a capture, void or refund: accepted where there is no error code."""
+
+    processorTransactionId: str | None
+    errorCode: str | None
+    errorMessage: str | None

@@ -1,0 +1,36 @@
+"""The sandbox worker: one for each processor's queue, in place of the platform's processor workers."""
+
+import asyncio
+from datetime import timedelta
+from functools import partial
+
+from temporalio.client import Client
+from temporalio.worker import Worker
+
+from payloops.sandbox import ledger
+from payloops.sandbox.activities import SandboxActivities
+from payloops.sandbox.workflows import WORKFLOWS
+from payloops.workflows_client.connection import keep_serving
+
+PROCESSORS = ("stripe", "razorpay")
+GRACE = timedelta(seconds=10)
+
+
+async def serve_sandbox(*, client: Client, pool: ledger.Pool, stop: asyncio.Event) -> None:
+    """Open the books, and serve both processors' queues until `stop` is set; what runs then may finish."""
+    await ledger.open_books(pool)
+    async with asyncio.TaskGroup() as group:
+        for processor in PROCESSORS:
+            make = partial(sandbox_worker, client=client, pool=pool, processor=processor)
+            group.create_task(keep_serving(make, stop=stop))
+
+
+def sandbox_worker(*, client: Client, pool: ledger.Pool, processor: str) -> Worker:
+    """The worker of one processor's queue, not yet running."""
+    return Worker(
+        client,
+        task_queue=f"{processor}-payments",
+        workflows=WORKFLOWS,
+        activities=SandboxActivities(pool=pool, processor=processor).all(),
+        graceful_shutdown_timeout=GRACE,
+    )

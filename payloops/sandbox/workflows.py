@@ -1,0 +1,286 @@
+"""The workflows of a processor, played by the sandbox: payment, capture, void and refund.
+
+The rule they share: only what the processor said is reported. A decline is `failed`; an outcome that is not
+known is asked for, and while the processor cannot be asked nothing is reported at all, and the workflow fails
+where operators see it.
+
+This module is imported again for each workflow: it imports little, and reads no clock but the workflow's.
+"""
+
+from datetime import timedelta
+from typing import Any
+
+from temporalio import workflow
+from temporalio.common import RetryPolicy
+from temporalio.exceptions import ActivityError, ApplicationError
+
+from payloops.sandbox.messages import (
+    ActionRequest,
+    ChargeAnswer,
+    ChargeRequest,
+    OperationAnswer,
+    OperationInput,
+    OperationRequest,
+    PaymentCompletion,
+    PaymentInput,
+    RefundInput,
+)
+
+BACKEND_QUEUE = "backend-operations"
+ACTION_WAIT = timedelta(minutes=15)
+SOON = RetryPolicy(initial_interval=timedelta(milliseconds=200), maximum_interval=timedelta(seconds=30))
+
+
+@workflow.defn(name="PaymentWorkflow")
+class PaymentWorkflow:
+    """Charges an order once, and reports what became of it."""
+
+    def __init__(self) -> None:
+        self._cancelled = False
+        self._completion: PaymentCompletion | None = None
+
+    @workflow.signal(name="completePayment")
+    def complete_payment(self, completion: PaymentCompletion) -> None:
+        self._completion = self._completion or completion
+
+    @workflow.signal(name="cancelPayment")
+    def cancel_payment(self) -> None:
+        self._cancelled = True
+
+    @workflow.run
+    async def run(self, payment: PaymentInput) -> str:
+        """Return the status that was reported last."""
+        order_id = payment["orderId"]
+        refusal = await self._configuration_refusal(payment)
+        if refusal is not None:
+            return await _report(order_id, "failed", errorCode=refusal[0], errorMessage=refusal[1])
+        request = ChargeRequest(
+            orderId=order_id,
+            attempt=attempt_of(workflow.info().workflow_id, order_id=order_id),
+            amount=payment["amount"],
+            currency=payment["currency"],
+            token=(payment.get("paymentMethod") or {}).get("token"),
+            capture=payment.get("capture") or "automatic",
+        )
+        charge = await self._charge(request)
+        if charge["status"] == "requires_action":
+            await self._report_charge(order_id, charge)
+            charge = await self._after_action(request)
+        status = await self._report_charge(order_id, charge)
+        if status == "authorized" and self._cancelled:
+            status = await self._report_charge(order_id, await _cancel_charge(request))
+        return status
+
+    async def _configuration_refusal(self, payment: PaymentInput) -> tuple[str, str] | None:
+        processor = workflow.info().task_queue.removesuffix("-payments")
+        try:
+            config = await workflow.execute_activity(
+                "getProcessorConfig",
+                {"merchantId": payment["merchantId"], "processor": processor},
+                task_queue=BACKEND_QUEUE,
+                start_to_close_timeout=timedelta(seconds=10),
+                schedule_to_close_timeout=timedelta(minutes=15),
+                retry_policy=SOON,
+            )
+        except ActivityError:  # nothing was charged: this much is certain
+            return "processor_config_unavailable", f"The configuration of {processor} could not be read."
+        if config is None:
+            return "no_processor", f"The merchant has no configuration for {processor}."
+        return None
+
+    async def _charge(self, request: ChargeRequest) -> ChargeAnswer:
+        """Charge, unless the merchant cancels first; raise ActivityError where nobody knows which it was."""
+        if self._cancelled:
+            return await _cancel_charge(request)
+        charging = workflow.start_activity(
+            "sandboxCharge",
+            request,
+            result_type=ChargeAnswer,
+            start_to_close_timeout=timedelta(seconds=30),
+            retry_policy=RetryPolicy(initial_interval=timedelta(milliseconds=500), maximum_attempts=5),
+        )
+        await workflow.wait_condition(lambda: charging.done() or self._cancelled)
+        if not charging.done():
+            return await _cancel_charge(request)
+        try:
+            charge: ChargeAnswer = await charging
+        except ActivityError:
+            # The answers were lost, perhaps not the charge. Where the processor has none, it is told to
+            # accept none from now on: a request may still be on its way.
+            return await _find_charge(request) or await _cancel_charge(request)
+        return charge
+
+    async def _after_action(self, request: ChargeRequest) -> ChargeAnswer:
+        """Wait for the customer, and return what the charge is when they did, gave up, or were cancelled."""
+        try:
+            await workflow.wait_condition(
+                lambda: self._completion is not None or self._cancelled, timeout=ACTION_WAIT
+            )
+        except TimeoutError:
+            workflow.logger.info("payment.action_timed_out")
+        if self._completion is None:
+            return await _cancel_charge(request)
+        completed: ChargeAnswer = await workflow.execute_activity(
+            "sandboxCompleteAction",
+            ActionRequest(
+                orderId=request["orderId"],
+                attempt=request["attempt"],
+                success=self._completion["success"],
+                processorTransactionId=self._completion.get("processorTransactionId"),
+            ),
+            result_type=ChargeAnswer,
+            start_to_close_timeout=timedelta(seconds=30),
+            schedule_to_close_timeout=timedelta(hours=1),
+            retry_policy=SOON,
+        )
+        return completed
+
+    async def _report_charge(self, order_id: str, charge: ChargeAnswer) -> str:
+        ids = {"processorOrderId": charge["processorOrderId"]}
+        ids |= {"processorTransactionId": charge["processorTransactionId"]}
+        match charge["status"]:
+            case "requires_action":
+                secret, url = charge["clientSecret"], charge["redirectUrl"]
+                return await _report(order_id, "requires_action", **ids, redirectUrl=url, clientSecret=secret)
+            case "declined":
+                code, message = charge["errorCode"], charge["errorMessage"]
+                return await _report(order_id, "failed", **ids, errorCode=code, errorMessage=message)
+            case "cancelled" if not self._cancelled:
+                code, message = "payment_expired", "The payment was not completed in time, and was given up."
+                return await _report(order_id, "failed", **ids, errorCode=code, errorMessage=message)
+            case status:
+                return await _report(order_id, status, **ids)
+
+
+@workflow.defn(name="CaptureWorkflow")
+class CaptureWorkflow:
+    """Captures an authorized charge."""
+
+    @workflow.run
+    async def run(self, capture: OperationInput) -> str:
+        answer = await _operate("sandboxCapture", capture, request_id=workflow.info().workflow_id)
+        return await _report_operation(capture, answer, done="captured")
+
+
+@workflow.defn(name="VoidWorkflow")
+class VoidWorkflow:
+    """Releases an authorized charge."""
+
+    @workflow.run
+    async def run(self, void: OperationInput) -> str:
+        answer = await _operate("sandboxVoid", void, request_id=workflow.info().workflow_id)
+        return await _report_operation(void, answer, done="cancelled")
+
+
+@workflow.defn(name="RefundWorkflow")
+class RefundWorkflow:
+    """Gives money back."""
+
+    @workflow.run
+    async def run(self, refund: RefundInput) -> str:
+        answer = await _operate("sandboxRefund", refund, request_id=refund["refundId"])
+        status = "failed" if answer["errorCode"] else "success"
+        await _backend(
+            "updateRefundStatus",
+            {
+                "orderId": refund["orderId"],
+                "refundId": refund["refundId"],
+                "status": status,
+                "processorTransactionId": answer["processorTransactionId"],
+                "errorCode": answer["errorCode"],
+                "errorMessage": answer["errorMessage"],
+            },
+        )
+        return status
+
+
+WORKFLOWS = (PaymentWorkflow, CaptureWorkflow, VoidWorkflow, RefundWorkflow)
+
+
+def attempt_of(workflow_id: str, *, order_id: str) -> int:
+    """The attempt to pay that a workflow id names: `payment-{order}` is 1, `payment-{order}-{n}` is n."""
+    rest = workflow_id.removeprefix(f"payment-{order_id}")
+    if rest == "":
+        return 1
+    if rest.startswith("-") and rest[1:].isdecimal():
+        return int(rest[1:])
+    raise ApplicationError(f"{workflow_id} is no payment of order {order_id}", non_retryable=True)
+
+
+async def _find_charge(request: ChargeRequest) -> ChargeAnswer | None:
+    found: ChargeAnswer | None = await workflow.execute_activity(
+        "sandboxFindCharge",
+        request,
+        result_type=ChargeAnswer | None,  # type: ignore[arg-type]  # a union is a hint as good as a class
+        start_to_close_timeout=timedelta(seconds=30),
+        schedule_to_close_timeout=timedelta(hours=1),
+        retry_policy=SOON,
+    )
+    return found
+
+
+async def _cancel_charge(request: ChargeRequest) -> ChargeAnswer:
+    """Give up the charge at the processor; the answer is the truth, also where it was too late."""
+    cancelled: ChargeAnswer = await workflow.execute_activity(
+        "sandboxCancelCharge",
+        request,
+        result_type=ChargeAnswer,
+        start_to_close_timeout=timedelta(seconds=30),
+        schedule_to_close_timeout=timedelta(hours=1),
+        retry_policy=SOON,
+    )
+    return cancelled
+
+
+async def _operate(
+    activity_name: str, operation: OperationInput | RefundInput, *, request_id: str
+) -> OperationAnswer:
+    """Ask under one request id until there is an answer: asking again is how to learn of a lost one."""
+    answer: OperationAnswer = await workflow.execute_activity(
+        activity_name,
+        OperationRequest(
+            requestId=request_id,
+            orderId=operation["orderId"],
+            processorOrderId=operation["processorOrderId"],
+            amount=operation["amount"],
+            currency=operation["currency"],
+        ),
+        result_type=OperationAnswer,
+        start_to_close_timeout=timedelta(seconds=30),
+        schedule_to_close_timeout=timedelta(hours=1),
+        retry_policy=SOON,
+    )
+    return answer
+
+
+async def _report_operation(operation: OperationInput, answer: OperationAnswer, *, done: str) -> str:
+    order_id, ids = operation["orderId"], {"processorOrderId": operation["processorOrderId"]}
+    match answer["errorCode"]:
+        case None if answer["processorTransactionId"] is not None:
+            ids["processorTransactionId"] = answer["processorTransactionId"]
+            return await _report(order_id, done, **ids)
+        case "charge_already_captured":  # whatever was asked for, this is what is true
+            return await _report(order_id, "captured", **ids)
+        case "charge_already_cancelled":
+            return await _report(order_id, "cancelled", **ids)
+        case code:
+            return await _report(
+                order_id, "failed", **ids, errorCode=code, errorMessage=answer["errorMessage"]
+            )
+
+
+async def _report(order_id: str, status: str, **details: str | None) -> str:
+    await _backend("updateOrderStatus", {"orderId": order_id, "status": status, **details})
+    return status
+
+
+async def _backend(activity_name: str, report: dict[str, Any]) -> None:
+    """Tell the backend, for as long as a day: the truth is known, and must not get lost."""
+    await workflow.execute_activity(
+        activity_name,
+        {name: value for name, value in report.items() if value is not None},
+        task_queue=BACKEND_QUEUE,
+        start_to_close_timeout=timedelta(seconds=10),
+        schedule_to_close_timeout=timedelta(days=1),
+        retry_policy=SOON,
+    )

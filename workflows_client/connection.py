@@ -1,0 +1,113 @@
+"""The connection to Temporal: bounded when asked once, patient when a process has to have it."""
+
+import asyncio
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+
+import structlog
+from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest
+from temporalio.client import Client
+from temporalio.converter import DataConverter
+from temporalio.service import RPCError
+from temporalio.worker import Worker
+
+from payloops.workflows_client.codec import EncryptionCodec
+
+CONNECT_SECONDS = 10.0
+LONGEST_PAUSE_SECONDS = 10.0
+
+log = structlog.get_logger(__name__)
+
+
+class TemporalUnavailableError(Exception):
+    """Temporal did not answer in time, or does not know the namespace."""
+
+    def __init__(self, *, address: str, namespace: str, reason: str) -> None:
+        super().__init__(f"Temporal at {address} (namespace {namespace!r}) is not available: {reason}")
+        self.address = address
+        self.namespace = namespace
+        self.reason = reason
+
+
+def data_converter(*, codec_key: str | None) -> DataConverter:
+    """Plain JSON, as the platform's other workers speak it; encrypted where a codec key is set."""
+    if codec_key is None:
+        return DataConverter.default
+    return replace(DataConverter.default, payload_codec=EncryptionCodec(secret=codec_key))
+
+
+async def connect(
+    *,
+    address: str,
+    namespace: str,
+    codec_key: str | None,
+    deadline_seconds: float = CONNECT_SECONDS,
+) -> Client:
+    """Connect to a Temporal that knows the namespace.
+
+    Raises:
+        TemporalUnavailableError: it did not answer within the deadline, or has no such namespace.
+    """
+    try:
+        async with asyncio.timeout(deadline_seconds):
+            client = await Client.connect(
+                address,
+                namespace=namespace,
+                data_converter=data_converter(codec_key=codec_key),
+                connect_timeout=timedelta(seconds=deadline_seconds),
+            )
+            await client.workflow_service.describe_namespace(DescribeNamespaceRequest(namespace=namespace))
+            return client
+    except TimeoutError as error:
+        reason = f"no answer in {deadline_seconds:g} s"
+        raise TemporalUnavailableError(address=address, namespace=namespace, reason=reason) from error
+    except (RPCError, RuntimeError) as error:  # RuntimeError: what the SDK raises where nothing listens
+        raise TemporalUnavailableError(address=address, namespace=namespace, reason=str(error)) from error
+
+
+async def connect_when_up(*, address: str, namespace: str, codec_key: str | None) -> Client:
+    """Connect, however long it takes Temporal to come up. Returns only with a client that works."""
+    attempt = 0
+    while True:
+        try:
+            client = await connect(address=address, namespace=namespace, codec_key=codec_key)
+        except TemporalUnavailableError as error:
+            pause = pause_seconds(attempt=attempt)
+            log.warning(
+                "temporal.unavailable", address=address, reason=error.reason, retry_in=round(pause, 2)
+            )
+            await asyncio.sleep(pause)
+            attempt += 1
+        else:
+            log.info("temporal.connected", address=address, namespace=namespace)
+            return client
+
+
+async def keep_serving(make_worker: Callable[[], Worker], *, stop: asyncio.Event) -> None:
+    """Run a worker until `stop` is set, then let what runs finish within the worker's grace.
+
+    A worker whose polling ended for good (a namespace that was gone for a moment) is replaced by a new one.
+    """
+    failures = 0
+    while not stop.is_set():
+        worker = make_worker()
+        try:
+            async with worker:
+                log.info("worker.serving", task_queue=worker.task_queue)
+                await stop.wait()
+        except (RPCError, RuntimeError) as error:  # what the SDK's core reports when a poll fails for good
+            pause = pause_seconds(attempt=failures)
+            log.warning("worker.restarting", task_queue=worker.task_queue, reason=str(error), retry_in=pause)
+            await asyncio.sleep(pause)
+            failures += 1
+
+
+def pause_seconds(*, attempt: int, longest: float = LONGEST_PAUSE_SECONDS) -> float:
+    """How long to wait after failure number `attempt` (from 0): doubling from 0.2 s, half of it jitter.
+
+    The jitter keeps many processes from coming back all at once, on a server that has just recovered.
+    """
+    ceiling = min(longest, 0.2 * 2.0 ** min(attempt, 16))
+    return round(ceiling * random.uniform(0.5, 1.0), 3)  # noqa: S311  (no secret)
