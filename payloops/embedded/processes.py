@@ -1,0 +1,227 @@
+"""Children that end with us, and what an earlier run may have left behind."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from payloops.embedded import launch
+from payloops.embedded.errors import StartError
+
+Identity = Literal["same", "namespace"] | tuple[int, int]
+
+LOG_LIMIT = 10 * 1024 * 1024  # bytes; a longer log is put aside at the next start
+LEFTOVERS_END_BY_THEMSELVES = 10.0  # seconds; Temporal was seen to take 2.6
+LEFTOVERS_END_KILLED = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launched:
+    """A process and when it started, which tells it from a later one with the same id."""
+
+    name: str
+    pid: int
+    started: str
+
+
+class Child:
+    """A program in a session of its own, which gets `death_signal` when this process is gone, however it
+    went.
+
+    The kernel sends that signal when the *thread* that started the child ends: start children from one that
+    stays.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        command: Sequence[str | Path],
+        log: Path,
+        death_signal: signal.Signals,
+        identity: Identity = "same",
+        environment: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+    ) -> None:
+        self.name = name
+        self.log = log
+        self._alive: int | None = None
+        reader: int | None = None
+        if sys.platform != "linux":
+            reader, self._alive = os.pipe()
+        options = {"parent": os.getpid(), "signal": int(death_signal), "identity": identity, "alive": reader}
+        rotate(log)
+        with log.open("ab") as output:
+            self.log_offset = output.tell()
+            self._process = subprocess.Popen(  # noqa: S603 the programs are ours
+                launch_command(options=options, command=command),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+                env=dict(environment) if environment is not None else None,
+                cwd=cwd,
+                pass_fds=() if reader is None else (reader,),
+            )
+        if reader is not None:
+            os.close(reader)
+        self.launched = Launched(name=name, pid=self.pid, started=start_time(self.pid) or "")
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def exit_status(self) -> int | None:
+        """None while it runs; negative: the signal that ended it."""
+        return self._process.poll()
+
+    def wait(self, *, seconds: float) -> bool:
+        """Whether it has ended within that time."""
+        try:
+            self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return False
+        self._close()
+        return True
+
+    def send(self, number: signal.Signals) -> None:
+        """Does nothing to a process that has ended."""
+        self._process.send_signal(number)
+
+    def stop(self, number: signal.Signals, *, seconds: float) -> bool:
+        """Ask it to end; past the deadline kill it and what it started. Whether it went by itself."""
+        self.send(number)
+        if self.wait(seconds=seconds):
+            return True
+        self.kill()
+        return False
+
+    def kill(self) -> None:
+        if self._process.poll() is None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, signal.SIGKILL)
+            self._process.kill()
+            self._process.wait(10)
+        self._close()
+
+    def said(self) -> str:
+        """What it wrote to its log since it was started, the last 20 kB of it."""
+        with self.log.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(self.log_offset, size - 20_000))
+            return file.read().decode(errors="replace")
+
+    def _close(self) -> None:
+        if self._alive is not None:
+            os.close(self._alive)
+            self._alive = None
+
+
+def launch_command(*, options: Mapping[str, object], command: Sequence[str | Path]) -> list[str]:
+    return [sys.executable, "-I", "-S", str(launch.__file__), json.dumps(options), "--", *map(str, command)]
+
+
+def run_to_end(
+    *, part: str, command: Sequence[str | Path], identity: Identity = "same", seconds: float = 30.0
+) -> subprocess.CompletedProcess[str]:
+    """Run a short program under an identity, its output captured. Raises StartError past the deadline."""
+    options = {"parent": os.getpid(), "signal": int(signal.SIGKILL), "identity": identity, "alive": None}
+    if sys.platform != "linux":
+        reader, writer = os.pipe()
+        options["alive"] = reader
+    else:
+        reader = writer = -1
+    try:
+        return subprocess.run(  # noqa: S603 the programs are ours
+            launch_command(options=options, command=command),
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+            timeout=seconds,
+            stdin=subprocess.DEVNULL,
+            cwd="/",
+            pass_fds=() if reader < 0 else (reader,),
+        )
+    except subprocess.TimeoutExpired:
+        raise StartError(
+            part=part, why=f"{Path(command[0]).name} did not end within {seconds:.0f} s"
+        ) from None
+    finally:
+        for descriptor in (reader, writer):
+            if descriptor >= 0:
+                os.close(descriptor)
+
+
+def rotate(log: Path) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        if log.stat().st_size > LOG_LIMIT:
+            log.replace(log.with_suffix(".1.log"))
+
+
+def start_time(pid: int) -> str | None:
+    """When a process started, as a text to compare; None where there is none (or only its zombie)."""
+    if sys.platform == "linux":
+        try:
+            fields = (
+                Path(f"/proc/{pid}/stat")
+                .read_text(encoding="utf-8", errors="replace")
+                .rpartition(")")[2]
+                .split()
+            )
+            boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        except (FileNotFoundError, ProcessLookupError):
+            return None
+        return None if fields[0] in "ZX" else f"{boot}:{fields[19]}"
+    shown = subprocess.run(  # noqa: S603
+        ["/bin/ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False
+    )
+    return shown.stdout.strip() or None
+
+
+def is_running(launched: Launched) -> bool:
+    return bool(launched.started) and start_time(launched.pid) == launched.started
+
+
+def record(path: Path, children: Sequence[Child]) -> None:
+    """Write down which processes are ours, for a next start to find those we could not end."""
+    fresh = path.with_suffix(".new")
+    fresh.write_text(json.dumps([asdict(each.launched) for each in children]), encoding="utf-8")
+    fresh.replace(path)
+
+
+def end_leftovers(path: Path) -> list[str]:
+    """End what a killed run left; returns the names of those that had to be killed.
+
+    Such processes have their death signal already and only need time. Raises StartError where one cannot be
+    ended.
+    """
+    try:
+        recorded = [Launched(**each) for each in json.loads(path.read_text(encoding="utf-8"))]
+    except (FileNotFoundError, ValueError, TypeError):
+        return []
+    left = _wait_for(recorded, seconds=LEFTOVERS_END_BY_THEMSELVES)
+    for each in left:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(each.pid, signal.SIGKILL)
+    stuck = _wait_for(left, seconds=LEFTOVERS_END_KILLED)
+    if stuck:
+        first = stuck[0]
+        raise StartError(part=first.name, why=f"process {first.pid} of an earlier run does not end")
+    path.unlink(missing_ok=True)
+    return [each.name for each in left]
+
+
+def _wait_for(processes: Sequence[Launched], *, seconds: float) -> list[Launched]:
+    """Those still running after that time."""
+    deadline = time.monotonic() + seconds
+    while (left := [each for each in processes if is_running(each)]) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return left
