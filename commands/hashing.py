@@ -1,0 +1,83 @@
+"""bcrypt, off the event loop, in a bounded number of threads with a bounded queue."""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Self, TypeVar
+
+import bcrypt
+
+T = TypeVar("T")
+
+BCRYPT_MAX_BYTES = 72
+"""bcrypt reads no further; bcrypt 5 raises where older ones cut silently."""
+
+
+class HashingOverloaded(Exception):
+    """More passwords or keys wait to be hashed than this process takes on; nothing was checked."""
+
+
+class Hasher:
+    """Hashes and checks secrets of at most 72 bytes.
+
+    Passwords and API keys each have one of their own, so that a flood of logins cannot hold up API keys.
+    """
+
+    def __init__(self, *, rounds: int, threads: int = 1, max_waiting: int = 32) -> None:
+        """
+        Args:
+            rounds: bcrypt's cost: each step doubles the time, 12 takes about a quarter of a second.
+            threads: how many hashes are computed at a time.
+            max_waiting: how many may wait for a thread before `HashingOverloaded` is raised.
+        """
+        self._rounds = rounds
+        self._limit = threads + max_waiting
+        self._pending = 0
+        self._executor = ThreadPoolExecutor(threads, thread_name_prefix="bcrypt")
+        self._decoy = bcrypt.hashpw(b"no secret has this hash", bcrypt.gensalt(rounds)).decode()
+
+    async def hash(self, secret: str) -> str:
+        """The bcrypt hash of a secret, with a salt of its own.
+
+        Raises:
+            ValueError: longer than 72 bytes.
+            HashingOverloaded: too many wait already.
+        """
+        plain = secret.encode()
+        if len(plain) > BCRYPT_MAX_BYTES:
+            raise ValueError(f"bcrypt reads at most {BCRYPT_MAX_BYTES} bytes")
+        return (await self._run(lambda: bcrypt.hashpw(plain, bcrypt.gensalt(self._rounds)))).decode()
+
+    async def matches(self, secret: str, hashed: str | None) -> bool:
+        """Whether the hash is this secret's. Without a hash it takes as long, and the answer is no."""
+        plain = secret.encode()
+        fits = len(plain) <= BCRYPT_MAX_BYTES
+        against = (hashed or self._decoy).encode()
+        same = await self._run(lambda: bcrypt.checkpw(plain if fits else b"", against))
+        return same and fits and hashed is not None
+
+    async def _run(self, work: Callable[[], T]) -> T:
+        if self._pending >= self._limit:
+            raise HashingOverloaded("too many secrets wait to be checked")
+        self._pending += 1
+        loop = asyncio.get_running_loop()
+        future = self._executor.submit(work)
+        # Counted until the thread is done with it, not until the caller stops waiting.
+        future.add_done_callback(lambda _: self._finished(loop))
+        return await asyncio.wrap_future(future)
+
+    def _finished(self, loop: asyncio.AbstractEventLoop) -> None:
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(self._release)
+
+    def _release(self) -> None:
+        self._pending -= 1
+
+    def close(self) -> None:
+        self._executor.shutdown(wait=False, cancel_futures=True)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.close()

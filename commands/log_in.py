@@ -1,0 +1,76 @@
+"""A merchant shows who they are: by email and password for a token, by token from then on."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from psycopg.rows import class_row
+from psycopg_pool import AsyncConnectionPool
+
+from payloops.commands.hashing import Hasher
+from payloops.commands.merchants import MerchantRow, find_merchant
+from payloops.commands.tokens import InvalidToken, Tokens
+
+
+class InvalidCredentials(Exception):
+    """Email or password is wrong; which of them is not said."""
+
+    def __init__(self) -> None:
+        super().__init__("Invalid email or password")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Account:
+    id: UUID
+    name: str
+    email: str
+    webhook_url: str | None
+    token_version: int
+    created_at: datetime
+    updated_at: datetime
+    password_hash: str
+
+
+async def log_in(pool: AsyncConnectionPool, *, email: str, password: str, passwords: Hasher) -> MerchantRow:
+    """The merchant with this email and password.
+
+    An unknown email costs as much time as a wrong password, so that neither answer nor clock tells which
+    addresses have accounts.
+
+    Raises:
+        InvalidCredentials: see there.
+        HashingOverloaded: too many passwords wait to be checked.
+    """
+    async with pool.connection() as connection, connection.cursor(row_factory=class_row(_Account)) as cursor:
+        await cursor.execute(
+            "SELECT id, name, email, webhook_url, token_version, created_at, updated_at, password_hash"
+            " FROM merchants WHERE lower(email) = lower(%s)",
+            (email,),
+        )
+        account = await cursor.fetchone()
+    # The connection is back in the pool: hashing takes long.
+    right = await passwords.matches(password, account.password_hash if account else None)
+    if account is None or not right:
+        raise InvalidCredentials
+    return MerchantRow(
+        id=account.id,
+        name=account.name,
+        email=account.email,
+        webhook_url=account.webhook_url,
+        token_version=account.token_version,
+        created_at=account.created_at,
+        updated_at=account.updated_at,
+    )
+
+
+async def authenticate_token(pool: AsyncConnectionPool, *, token: str, tokens: Tokens) -> MerchantRow:
+    """The merchant that a dashboard token stands for.
+
+    Raises:
+        InvalidToken: forged, expired, for somebody else, or from before the password was changed.
+    """
+    claims = tokens.read(token)
+    merchant = await find_merchant(pool, merchant_id=claims.merchant_id)
+    if merchant is None or merchant.token_version != claims.token_version:
+        raise InvalidToken("The token no longer counts")
+    return merchant

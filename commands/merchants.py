@@ -1,0 +1,91 @@
+"""The table `merchants`: its rows, and how an account changes together with its stream."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import cast
+from uuid import UUID
+
+from psycopg import AsyncConnection
+from psycopg.rows import TupleRow, class_row
+from psycopg_pool import AsyncConnectionPool
+
+from payloops.events.errors import VersionConflict
+from payloops.events.event_store import EventStore
+from payloops.events.merchants import Merchant
+from payloops.events.stream import StreamEvent
+
+ATTEMPTS = 5
+
+
+class MerchantNotFound(Exception):
+    """There is no such merchant."""
+
+    def __init__(self, *, merchant_id: UUID) -> None:
+        super().__init__(f"no merchant {merchant_id}")
+        self.merchant_id = merchant_id
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MerchantRow:
+    """A merchant as the dashboard sees it; `token_version` decides which tokens still count."""
+
+    id: UUID
+    name: str
+    email: str
+    webhook_url: str | None
+    token_version: int
+    created_at: datetime
+    updated_at: datetime
+
+
+async def find_merchant(pool: AsyncConnectionPool, *, merchant_id: UUID) -> MerchantRow | None:
+    """The merchant's row, None where there is none."""
+    async with (
+        pool.connection() as connection,
+        connection.cursor(row_factory=class_row(MerchantRow)) as cursor,
+    ):
+        await cursor.execute(
+            "SELECT id, name, email, webhook_url, token_version, created_at, updated_at"
+            " FROM merchants WHERE id = %s",
+            (merchant_id,),
+        )
+        return await cursor.fetchone()
+
+
+async def change_account(
+    store: EventStore,
+    *,
+    merchant_id: UUID,
+    decide: Callable[[Merchant], None],
+    write: Callable[[AsyncConnection[TupleRow]], Awaitable[None]],
+) -> None:
+    """Change a table and the merchant's stream in one transaction.
+
+    Args:
+        decide: records facts on the account, or raises a refusal. Runs again on fresh state when the account
+            changed meanwhile.
+        write: changes the table that holds what the stream does not.
+
+    Raises:
+        MerchantNotFound: no such account.
+        VersionConflict: the account kept changing meanwhile.
+    """
+    for attempt in range(1, ATTEMPTS + 1):
+        account = await store.load(Merchant, merchant_id)
+        if account is None:
+            raise MerchantNotFound(merchant_id=merchant_id)
+        decide(account)
+        events = cast("Sequence[StreamEvent]", account.collect_events())
+        if not events:
+            return
+        try:
+            async with store.pool.connection() as connection, connection.transaction():
+                await write(connection)
+                await store.append_in(connection, events)
+        except VersionConflict:
+            if attempt == ATTEMPTS:
+                raise
+        else:
+            store.notify()
+            return
