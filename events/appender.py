@@ -41,7 +41,9 @@ APPEND = """
         %b::int[], %b::uuid[], %b::text[], %b::uuid[], %b::int[], %b::bytea[])
 """
 WHO_AM_I = "SELECT pid, backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()"
-END_BACKEND = "SELECT pg_terminate_backend(pid, 3000) FROM pg_stat_activity WHERE pid = %s AND backend_start = %s"
+END_BACKEND = (
+    "SELECT pg_terminate_backend(pid, 3000) FROM pg_stat_activity WHERE pid = %s AND backend_start = %s"
+)
 LOOK_UP = """
     SELECT s.notification_id FROM stored_events s
     WHERE s.originator_id = %s AND s.originator_version = %s AND s.content_hash = %s
@@ -210,7 +212,7 @@ class Appender:
             elif outcome == "moved":
                 append.fail(VersionConflict(_stream(append)))
             else:
-                append.fail(ReceiptConflict)
+                append.fail(ReceiptConflict())
 
     async def _refused(self, batch: list[_Append], error: psycopg.Error) -> None:
         """The database answered with an error: nothing of the batch is there."""

@@ -5,7 +5,7 @@ import random
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, TypeVar, cast
+from typing import Any, Self, TypeVar, cast
 from uuid import UUID
 
 import psycopg
@@ -75,7 +75,7 @@ class EventStore:
         self._notifier = Notifier(database_url)
         self._wakeups = Wakeups(database_url)
 
-    async def __aenter__(self) -> "EventStore":
+    async def __aenter__(self) -> Self:
         self._appender.start()
         self._notifier.start()
         self._wakeups.start()

@@ -8,7 +8,7 @@ them, here or in a projection, is assignment and never a second decision. What m
 `payloops.commands`.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Literal, Self
@@ -94,6 +94,7 @@ class Payment:
     processor_transaction_id: str | None = None
     redirect_url: str | None = None
     cancel_requested: bool = False
+    capture_pending: bool = False
     captures_requested: int = 0
     voids_requested: int = 0
 
@@ -125,20 +126,9 @@ class OrderFact(StreamEvent):
 
 
 class OrderCancelled(OrderFact):
-    """The order ended without money: by the merchant, or because the processor cancelled the payment.
-
-    Attributes:
-        closes: ids of pending transactions that end with it.
-    """
+    """The merchant cancelled the order while no payment was under way."""
 
     TOPIC = "order.cancelled"
-    attempt: int | None
-    closes: list[str]
-
-    def fold(self, order: "Order") -> None:
-        if self.attempt is not None:
-            order.payments[self.attempt].status = PaymentStatus.CANCELLED
-        order.close(self.closes, error_code="cancelled", error_message="The order was cancelled")
 
 
 class PaymentRequested(OrderFact):
@@ -232,7 +222,9 @@ class PaymentCaptureRequested(OrderFact):
     processor_order_id: str | None
 
     def fold(self, order: "Order") -> None:
-        order.payments[self.attempt].captures_requested += 1
+        payment = order.payments[self.attempt]
+        payment.captures_requested = self.sequence
+        payment.capture_pending = True
         order.open_transaction(self.transaction_id, TransactionType.CAPTURE, self)
 
 
@@ -255,6 +247,7 @@ class PaymentCaptured(OrderFact):
     def fold(self, order: "Order") -> None:
         payment = order.learn(self)
         payment.status = PaymentStatus.CAPTURED
+        payment.capture_pending = False
         payment.processor_transaction_id = self.processor_transaction_id
         order.processor = self.processor
         order.amount_captured = self.amount_captured
@@ -272,6 +265,7 @@ class PaymentCaptureFailed(OrderFact):
     error_message: str | None
 
     def fold(self, order: "Order") -> None:
+        order.payments[self.attempt].capture_pending = False
         order.fail_transaction(self.transaction_id, self)
 
 
@@ -288,7 +282,7 @@ class PaymentVoidRequested(OrderFact):
     processor_order_id: str | None
 
     def fold(self, order: "Order") -> None:
-        order.payments[self.attempt].voids_requested += 1
+        order.payments[self.attempt].voids_requested = self.sequence
         order.open_transaction(self.transaction_id, TransactionType.VOID, self)
 
 
@@ -343,7 +337,8 @@ class PaymentFailed(OrderFact):
 
     def fold(self, order: "Order") -> None:
         order.learn(self).status = PaymentStatus.FAILED
-        order.last_error = LastError(code=self.error_code, message=self.error_message)
+        if order.status is OrderStatus.FAILED:
+            order.last_error = LastError(code=self.error_code, message=self.error_message)
         order.close(self.closes, error_code=self.error_code, error_message=self.error_message)
 
 
@@ -355,6 +350,22 @@ class PaymentCancelRequested(OrderFact):
 
     def fold(self, order: "Order") -> None:
         order.payments[self.attempt].cancel_requested = True
+
+
+class PaymentCancelled(OrderFact):
+    """The processor stopped a payment before it had any money.
+
+    Attributes:
+        closes: ids of pending transactions of the attempt that end with it.
+    """
+
+    TOPIC = "payment.cancelled"
+    attempt: int
+    closes: list[str]
+
+    def fold(self, order: "Order") -> None:
+        order.payments[self.attempt].status = PaymentStatus.CANCELLED
+        order.close(self.closes, error_code="cancelled", error_message="The payment was cancelled")
 
 
 class RefundRequested(OrderFact):
@@ -477,7 +488,10 @@ class Order(Stream):
 
     def refundable_of(self, transaction: Transaction) -> int:
         """What can still be given back of one captured transaction, 0 of any other."""
-        if transaction.type is not TransactionType.CAPTURE or transaction.status is not TransactionStatus.SUCCESS:
+        if (
+            transaction.type is not TransactionType.CAPTURE
+            or transaction.status is not TransactionStatus.SUCCESS
+        ):
             return 0
         given = sum(
             t.amount

@@ -6,7 +6,7 @@ what JSON has, with ids as strings.
 """
 
 from collections.abc import Callable
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 from uuid import UUID
 
 import orjson
@@ -61,8 +61,8 @@ class Stream(Aggregate):
 
     @classmethod
     def begin(
-        cls: "type[S]", fact: type[StreamCreated], *, id: UUID, merchant_id: str, by: Metadata, **details: Any
-    ) -> "S":
+        cls, fact: type[StreamCreated], *, id: UUID, merchant_id: str, by: Metadata, **details: Any
+    ) -> Self:
         """Start a stream with its first fact."""
         return cls._create(
             fact,

@@ -42,7 +42,9 @@ class Notifier:
     async def _run(self) -> None:
         while True:
             try:
-                async with await connect(self._database_url, application_name="payloops notifier") as connection:
+                async with await connect(
+                    self._database_url, application_name="payloops notifier"
+                ) as connection:
                     while True:
                         await self._due.wait()
                         self._due.clear()
@@ -82,7 +84,9 @@ class Wakeups:
     async def _run(self) -> None:
         while True:
             try:
-                async with await connect(self._database_url, application_name="payloops wakeups") as connection:
+                async with await connect(
+                    self._database_url, application_name="payloops wakeups"
+                ) as connection:
                     await connection.execute(f"LISTEN {CHANNEL}")
                     self._wake()
                     async for _ in connection.notifies():

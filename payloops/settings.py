@@ -19,7 +19,9 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="", extra="ignore", frozen=True, hide_input_in_errors=True)
 
-    database_url: SecretStr = Field(description="PostgreSQL 15 or later, `postgresql://user:password@host:port/name`")
+    database_url: SecretStr = Field(
+        description="PostgreSQL 15 or later, `postgresql://user:password@host:port/name`"
+    )
     redis_url: SecretStr = Field(description="Redis or Valkey, `redis://…`, `rediss://…` or `unix://…`")
     temporal_address: str = Field(description="host:port of the Temporal frontend")
     temporal_namespace: str = Field(default="loop", description="Temporal namespace")
@@ -45,12 +47,16 @@ class Settings(BaseSettings):
     append_queue_size: int = Field(
         default=2_000, ge=1, description="appends that may wait in a process before it answers 503"
     )
-    request_timeout: float = Field(default=15.0, gt=0, description="seconds a request may take, waiting aside")
+    request_timeout: float = Field(
+        default=15.0, gt=0, description="seconds a request may take, waiting aside"
+    )
     shutdown_grace: float = Field(
         default=1.0, ge=0, description="seconds between /ready turning 503 and the listener closing"
     )
     bcrypt_rounds: int = Field(default=12, ge=4, le=16, description="cost of password and key hashes")
-    log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$", description="least level logged")
+    log_level: str = Field(
+        default="info", pattern="^(debug|info|warning|error)$", description="least level logged"
+    )
 
     @field_validator("cors_origins", mode="before")
     @classmethod

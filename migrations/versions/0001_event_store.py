@@ -137,3 +137,12 @@ def upgrade() -> None:
     COMMENT ON TABLE parked_events IS 'Events a reader could not apply; it went on without them.';
     CREATE INDEX parked_events_by_stream ON parked_events (originator_id);
     """)
+    op.execute("""
+    CREATE TABLE client_secrets (
+        order_id uuid PRIMARY KEY,
+        secret bytea NOT NULL,
+        kept_at timestamptz NOT NULL DEFAULT now()
+    );
+    COMMENT ON TABLE client_secrets IS
+        'What a customer''s browser needs to finish a payment, encrypted: secrets stand in no event.';
+    """)

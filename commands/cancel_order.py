@@ -1,0 +1,95 @@
+"""A merchant cancels an order, before its money is captured."""
+
+from collections.abc import Callable
+from uuid import UUID
+
+from uuid_utils.compat import uuid7
+
+from payloops.commands.change_order import change_order
+from payloops.commands.refusals import InvalidStatus
+from payloops.events.appender import Receipt
+from payloops.events.event_store import EventStore
+from payloops.events.metadata import Metadata
+from payloops.events.orders import (
+    Order,
+    OrderCancelled,
+    OrderStatus,
+    Payment,
+    PaymentCancelRequested,
+    PaymentVoidRequested,
+    TransactionType,
+)
+
+
+async def cancel_order(
+    store: EventStore,
+    *,
+    order_id: UUID,
+    merchant_id: UUID,
+    by: Metadata,
+    receipt: Callable[[Order], Receipt] | None = None,
+) -> Order:
+    """Cancel at once where no payment is under way, else ask for it; return the order.
+
+    An order that is `processing`, `requires_action` or `authorized` keeps that status until its processor has
+    stopped or released the payment, and becomes `captured` where the processor was faster. Asking twice is
+    asking once.
+
+    Raises:
+        OrderNotFound.
+        InvalidStatus: captured (refund it), refunded or cancelled already, or a capture is under way.
+    """
+    answer = receipt
+    order, _ = await change_order(
+        store,
+        order_id=order_id,
+        merchant_id=merchant_id,
+        decide=lambda order: cancel(order, by=by),
+        receipt=None if answer is None else lambda order, _: answer(order),
+    )
+    return order
+
+
+def cancel(order: Order, *, by: Metadata) -> None:
+    """Record the cancellation, or that it was asked for.
+
+    Raises:
+        InvalidStatus.
+    """
+    payment = order.payment
+    match order.status:
+        case OrderStatus.PENDING | OrderStatus.FAILED:
+            order.record(OrderCancelled, by=by, status=OrderStatus.CANCELLED.value)
+        case OrderStatus.PROCESSING | OrderStatus.REQUIRES_ACTION:
+            assert payment is not None
+            if not payment.cancel_requested:
+                order.record(
+                    PaymentCancelRequested, by=by, status=order.status.value, attempt=payment.attempt
+                )
+        case OrderStatus.AUTHORIZED:
+            assert payment is not None
+            if payment.capture_pending:
+                raise InvalidStatus(order.id, order.status, "Order is authorized and a capture is under way")
+            request_void(order, payment, by=by)
+        case _:
+            raise InvalidStatus(
+                order.id, order.status, f"Order is {order.status}; it can be cancelled before it is captured"
+            )
+
+
+def request_void(order: Order, payment: Payment, *, by: Metadata) -> None:
+    """Record that an authorization is to be released, unless that is under way."""
+    if order.pending(payment.attempt, TransactionType.VOID):
+        return
+    order.record(
+        PaymentVoidRequested,
+        by=by,
+        status=order.status.value,
+        attempt=payment.attempt,
+        sequence=payment.voids_requested + 1,
+        transaction_id=str(uuid7()),
+        amount=payment.amount,
+        currency=order.currency,
+        processor=payment.processor,
+        processor_order_id=payment.processor_order_id,
+    )

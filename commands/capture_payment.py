@@ -1,0 +1,75 @@
+"""A merchant captures an authorized payment, or a part of it; the rest is released."""
+
+from collections.abc import Callable
+from uuid import UUID
+
+from uuid_utils.compat import uuid7
+
+from payloops.commands.change_order import change_order
+from payloops.commands.refusals import CaptureExceedsAuthorized, InvalidStatus
+from payloops.events.appender import Receipt
+from payloops.events.event_store import EventStore
+from payloops.events.metadata import Metadata
+from payloops.events.orders import Order, OrderStatus, PaymentCaptureRequested, TransactionType
+
+
+async def capture_payment(
+    store: EventStore,
+    *,
+    order_id: UUID,
+    merchant_id: UUID,
+    amount: int | None = None,
+    by: Metadata,
+    receipt: Callable[[Order], Receipt] | None = None,
+) -> Order:
+    """Ask for the money and return the order, still `authorized`: the processor says when it is captured.
+
+    Args:
+        amount: in minor units; all that was authorized where None.
+
+    Raises:
+        OrderNotFound, CaptureExceedsAuthorized.
+        InvalidStatus: the order is not authorized, or a capture or void is already under way.
+    """
+    answer = receipt
+    order, _ = await change_order(
+        store,
+        order_id=order_id,
+        merchant_id=merchant_id,
+        decide=lambda order: request_capture(order, amount=amount, by=by),
+        receipt=None if answer is None else lambda order, _: answer(order),
+    )
+    return order
+
+
+def request_capture(order: Order, *, amount: int | None, by: Metadata) -> None:
+    """Record that an authorized amount is to be captured.
+
+    Raises:
+        InvalidStatus, CaptureExceedsAuthorized.
+    """
+    payment = order.payment
+    if order.status is not OrderStatus.AUTHORIZED or payment is None:
+        raise InvalidStatus(
+            order.id, order.status, f"Order is {order.status}; it can be captured when authorized"
+        )
+    if order.pending(payment.attempt, TransactionType.VOID):
+        raise InvalidStatus(order.id, order.status, "Order is authorized and being cancelled")
+    if payment.capture_pending:
+        raise InvalidStatus(order.id, order.status, "Order is authorized and a capture is already under way")
+    if amount is not None and amount > payment.amount:
+        raise CaptureExceedsAuthorized(order.id, amount, payment.amount)
+    # An automatic payment that the processor only authorized has opened its capture already.
+    opened = order.pending(payment.attempt, TransactionType.CAPTURE)
+    order.record(
+        PaymentCaptureRequested,
+        by=by,
+        status=order.status.value,
+        attempt=payment.attempt,
+        sequence=payment.captures_requested + 1,
+        transaction_id=opened[0].id if opened else str(uuid7()),
+        amount=payment.amount if amount is None else amount,
+        currency=order.currency,
+        processor=payment.processor,
+        processor_order_id=payment.processor_order_id,
+    )

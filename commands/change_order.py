@@ -1,0 +1,38 @@
+"""Changing an order: load, decide, append, for the merchant whose order it is."""
+
+from collections.abc import Callable
+from typing import TypeVar
+from uuid import UUID
+
+from payloops.commands.refusals import OrderNotFound
+from payloops.events.appender import Receipt
+from payloops.events.errors import StreamNotFound
+from payloops.events.event_store import EventStore
+from payloops.events.orders import Order
+
+R = TypeVar("R")
+
+
+async def change_order(
+    store: EventStore,
+    *,
+    order_id: UUID,
+    merchant_id: UUID | None,
+    decide: Callable[[Order], R],
+    receipt: Callable[[Order, R], Receipt] | None = None,
+) -> tuple[Order, R]:
+    """`EventStore.change` of one merchant's order; `merchant_id` None where a processor speaks, not a merchant.
+
+    Raises:
+        OrderNotFound: no such order, or another merchant's.
+    """
+
+    def decide_for_owner(order: Order) -> R:
+        if merchant_id is not None and order.merchant_id != str(merchant_id):
+            raise OrderNotFound(order_id)
+        return decide(order)
+
+    try:
+        return await store.change(Order, order_id, decide_for_owner, receipt=receipt)
+    except StreamNotFound:
+        raise OrderNotFound(order_id) from None

@@ -1,0 +1,126 @@
+"""Idempotency keys: a request sent twice is done once and answered twice.
+
+A request reserves its key for a short lease and then holds it as `owner`. The answer is stored in the
+transaction that appends the request's events, and only while the key is still its owner's: so a request that
+was overtaken after its lease ran out appends nothing. A request that dies before it appended leaves the lease;
+one that dies after it left the answer.
+"""
+
+from dataclasses import dataclass
+from uuid import UUID, uuid4
+
+from psycopg_pool import AsyncConnectionPool
+
+from payloops.events.appender import Receipt
+
+LEASE_SECONDS = 20
+"""Longer than a request may take up to its append."""
+KEPT_HOURS = 24
+
+RESERVE = """
+    WITH reserved AS (
+        INSERT INTO idempotency_keys AS k (merchant_id, key, fingerprint, owner, lease_expires_at)
+        SELECT %(merchant_id)s, %(key)s, %(fingerprint)s, %(owner)s, now() + make_interval(secs => %(lease)s)
+        -- A reservation lost in a crash of the server is only made again: its commit need not wait for the disk.
+        FROM (SELECT set_config('synchronous_commit', 'off', true)) AS hurried
+        ON CONFLICT (merchant_id, key) DO UPDATE
+        SET fingerprint = excluded.fingerprint, owner = excluded.owner, created_at = now(),
+            lease_expires_at = excluded.lease_expires_at, response_status = NULL, response_body = NULL
+        WHERE k.created_at < now() - make_interval(hours => %(kept)s)
+           OR (k.response_status IS NULL AND k.lease_expires_at < now() AND k.fingerprint = excluded.fingerprint)
+        RETURNING owner
+    )
+    SELECT owner, NULL::bytea, NULL::int, NULL::bytea FROM reserved
+    UNION ALL
+    SELECT NULL, fingerprint, response_status, response_body FROM idempotency_keys
+    WHERE merchant_id = %(merchant_id)s AND key = %(key)s AND NOT EXISTS (SELECT FROM reserved)
+"""
+AMEND = "UPDATE idempotency_keys SET response_body = %s WHERE merchant_id = %s AND key = %s AND owner = %s"
+RELEASE = """
+    DELETE FROM idempotency_keys
+    WHERE merchant_id = %s AND key = %s AND owner = %s AND response_status IS NULL
+"""
+DELETE_OLD = "DELETE FROM idempotency_keys WHERE created_at < now() - make_interval(hours => %s)"
+
+
+class IdempotencyInProgress(Exception):
+    """The first request with this key is still under way, or died less than a lease ago; ask again."""
+
+
+class IdempotencyMismatch(Exception):
+    """The key was used for another request."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replay:
+    """The answer that was given to the first request with this key."""
+
+    status: int
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reserved:
+    """This request is the one that answers the key."""
+
+    merchant_id: UUID
+    key: str
+    owner: UUID
+
+    def receipt(self, *, status: int, body: bytes) -> Receipt:
+        """The answer, for the append that makes it true."""
+        return Receipt(merchant_id=self.merchant_id, key=self.key, owner=self.owner, status=status, body=body)
+
+    async def amend(self, pool: AsyncConnectionPool, *, body: bytes) -> None:
+        """Replace the stored answer by the one that was given after waiting for more."""
+        async with pool.connection() as connection:
+            await connection.execute(AMEND, (body, self.merchant_id, self.key, self.owner))
+
+    async def release(self, pool: AsyncConnectionPool) -> None:
+        """Let the key go where nothing was done. An answer that is stored stays."""
+        async with pool.connection() as connection:
+            await connection.execute(RELEASE, (self.merchant_id, self.key, self.owner))
+
+
+async def reserve(
+    pool: AsyncConnectionPool, *, merchant_id: UUID, key: str, fingerprint: bytes
+) -> Reserved | Replay:
+    """Take the key for this request, or find the answer to the first.
+
+    Args:
+        fingerprint: digest of method, path, query and body.
+
+    Raises:
+        IdempotencyMismatch, IdempotencyInProgress.
+    """
+    owner = uuid4()
+    async with pool.connection() as connection:
+        cursor = await connection.execute(
+            RESERVE,
+            {
+                "merchant_id": merchant_id,
+                "key": key,
+                "fingerprint": fingerprint,
+                "owner": owner,
+                "lease": LEASE_SECONDS,
+                "kept": KEPT_HOURS,
+            },
+        )
+        row = await cursor.fetchone()
+    if row is None:  # reserved by another request in the same instant
+        raise IdempotencyInProgress
+    mine, stored_fingerprint, status, body = row
+    if mine is not None:
+        return Reserved(merchant_id=merchant_id, key=key, owner=owner)
+    if bytes(stored_fingerprint) != fingerprint:
+        raise IdempotencyMismatch
+    if status is None:
+        raise IdempotencyInProgress
+    return Replay(status=status, body=bytes(body))
+
+
+async def delete_expired(pool: AsyncConnectionPool) -> int:
+    """Delete the keys that are older than they are kept; how many."""
+    async with pool.connection() as connection:
+        cursor = await connection.execute(DELETE_OLD, (KEPT_HOURS,))
+        return cursor.rowcount

@@ -1,0 +1,355 @@
+"""A processor says how a payment stands, through a workflow's activity or by webhook.
+
+Processors tell the truth late, twice and out of order. The rules:
+- a repeated or outdated report changes nothing;
+- money beats its absence: a payment that had failed or was cancelled becomes captured when the processor says
+  so, and a captured one never goes back;
+- money taken twice is given back: when two attempts of one order were captured, the later is refunded at once.
+"""
+
+from uuid import UUID
+
+from uuid_utils.compat import uuid7
+
+from payloops.commands.acting_for import in_the_name_of
+from payloops.commands.cancel_order import request_void
+from payloops.commands.change_order import change_order
+from payloops.commands.client_secrets import ClientSecrets
+from payloops.commands.refund_payment import refund_from
+from payloops.commands.refusals import UnknownAttempt
+from payloops.events.event_store import EventStore
+from payloops.events.metadata import Metadata
+from payloops.events.orders import (
+    Order,
+    OrderCancelled,
+    OrderStatus,
+    Payment,
+    PaymentActionRequired,
+    PaymentAuthorized,
+    PaymentCancelled,
+    PaymentCancelRequested,
+    PaymentCaptured,
+    PaymentCaptureFailed,
+    PaymentFailed,
+    PaymentProcessing,
+    PaymentStatus,
+    PaymentVoided,
+    PaymentVoidFailed,
+    TransactionType,
+)
+
+OPEN = {PaymentStatus.PROCESSING, PaymentStatus.REQUIRES_ACTION}
+DUPLICATE_REASON = "duplicate payment"
+
+
+async def update_order_status(
+    store: EventStore,
+    *,
+    order_id: UUID,
+    status: str,
+    attempt: int | None = None,
+    processor_order_id: str | None = None,
+    processor_transaction_id: str | None = None,
+    redirect_url: str | None = None,
+    client_secret: str | None = None,
+    client_secrets: ClientSecrets | None = None,
+    error_code: str | None = None,
+    error_message: str | None = None,
+    by: Metadata,
+) -> None:
+    """Record what a processor reports about a payment.
+
+    Args:
+        status: `processing`, `requires_action`, `authorized`, `captured`, `failed` or `cancelled`.
+        client_secret: lets the customer's browser finish the payment; it goes to `client_secrets`, never into an
+            event.
+        attempt: the payment meant; where None, the one with these references at the processor, else the latest.
+
+    Raises:
+        OrderNotFound, UnknownAttempt.
+    """
+
+    def decide(order: Order) -> None:
+        payment = find_payment(
+            order,
+            attempt=attempt,
+            processor_order_id=processor_order_id,
+            processor_transaction_id=processor_transaction_id,
+        )
+        who = in_the_name_of(order, by)
+        match status:
+            case "processing":
+                report_processing(order, payment, processor_order_id=processor_order_id, by=who)
+            case "requires_action":
+                report_action_required(
+                    order, payment, processor_order_id=processor_order_id, redirect_url=redirect_url, by=who
+                )
+            case "authorized":
+                report_authorized(
+                    order,
+                    payment,
+                    processor_order_id=processor_order_id,
+                    processor_transaction_id=processor_transaction_id,
+                    by=who,
+                )
+            case "captured":
+                report_captured(
+                    order,
+                    payment,
+                    processor_order_id=processor_order_id,
+                    processor_transaction_id=processor_transaction_id,
+                    by=who,
+                )
+            case "failed":
+                report_failed(
+                    order,
+                    payment,
+                    processor_order_id=processor_order_id,
+                    processor_transaction_id=processor_transaction_id,
+                    error_code=error_code,
+                    error_message=error_message,
+                    by=who,
+                )
+            case "cancelled":
+                report_cancelled(order, payment, processor_transaction_id=processor_transaction_id, by=who)
+            case _:
+                raise ValueError(f"no such status: {status}")
+
+    if client_secret is not None and client_secrets is not None:
+        await client_secrets.keep(order_id=order_id, secret=client_secret)
+    await change_order(store, order_id=order_id, merchant_id=None, decide=decide)
+
+
+def find_payment(
+    order: Order,
+    *,
+    attempt: int | None,
+    processor_order_id: str | None = None,
+    processor_transaction_id: str | None = None,
+) -> Payment:
+    """The payment that a processor speaks of: by attempt, by its references, else the latest.
+
+    Raises:
+        UnknownAttempt.
+    """
+    if attempt is not None:
+        if attempt not in order.payments:
+            raise UnknownAttempt(order.id, attempt)
+        return order.payments[attempt]
+    for payment in reversed(order.payments.values()):
+        if processor_order_id is not None and payment.processor_order_id == processor_order_id:
+            return payment
+        if (
+            processor_transaction_id is not None
+            and payment.processor_transaction_id == processor_transaction_id
+        ):
+            return payment
+    if order.payment is None:
+        raise UnknownAttempt(order.id, 1)
+    return order.payment
+
+
+def report_processing(
+    order: Order, payment: Payment, *, processor_order_id: str | None, by: Metadata
+) -> None:
+    """The processor has the payment: news where its reference is new, or after the customer's action."""
+    news = payment.status is PaymentStatus.REQUIRES_ACTION or processor_order_id not in (
+        None,
+        payment.processor_order_id,
+    )
+    if payment.status in OPEN and news:
+        order.record(
+            PaymentProcessing,
+            by=by,
+            status=_unless_superseded(order, payment, OrderStatus.PROCESSING),
+            attempt=payment.attempt,
+            processor_order_id=processor_order_id,
+        )
+
+
+def report_action_required(
+    order: Order,
+    payment: Payment,
+    *,
+    processor_order_id: str | None,
+    redirect_url: str | None,
+    by: Metadata,
+) -> None:
+    """The customer has to act. A repeated report is news only where it brings another address."""
+    repeated = payment.status is PaymentStatus.REQUIRES_ACTION and redirect_url in (
+        None,
+        payment.redirect_url,
+    )
+    if payment.status in OPEN and not repeated:
+        order.record(
+            PaymentActionRequired,
+            by=by,
+            status=_unless_superseded(order, payment, OrderStatus.REQUIRES_ACTION),
+            attempt=payment.attempt,
+            processor_order_id=processor_order_id,
+            redirect_url=redirect_url,
+        )
+
+
+def report_authorized(
+    order: Order,
+    payment: Payment,
+    *,
+    processor_order_id: str | None,
+    processor_transaction_id: str | None,
+    by: Metadata,
+) -> None:
+    """The processor holds the money; accepted late, too, from a payment that had failed.
+
+    An authorization that nobody wants any more (the order was cancelled or paid otherwise) is voided.
+    """
+    if payment.status not in OPEN | {PaymentStatus.FAILED}:
+        return
+    wanted = payment is order.payment and order.status is not OrderStatus.CANCELLED
+    order.record(
+        PaymentAuthorized,
+        by=by,
+        status=(OrderStatus.AUTHORIZED if wanted else order.status).value,
+        attempt=payment.attempt,
+        transaction_id=_opened(order, payment, TransactionType.AUTHORIZATION),
+        amount=payment.amount,
+        processor_order_id=processor_order_id,
+        processor_transaction_id=processor_transaction_id,
+    )
+    if not wanted or payment.cancel_requested:
+        request_void(order, payment, by=by)
+
+
+def report_captured(
+    order: Order,
+    payment: Payment,
+    *,
+    processor_order_id: str | None,
+    processor_transaction_id: str | None,
+    by: Metadata,
+) -> None:
+    """The money was taken: accepted from every state but captured."""
+    if payment.status is PaymentStatus.CAPTURED:
+        return
+    duplicate = order.amount_captured > 0
+    capture_id = _opened(order, payment, TransactionType.CAPTURE)
+    amount = order.transactions[capture_id].amount if payment.capture_pending else payment.amount
+    captured = order.amount_captured + amount
+    order.record(
+        PaymentCaptured,
+        by=by,
+        status=(OrderStatus.CAPTURED if order.amount_refunded == 0 else OrderStatus.PARTIALLY_REFUNDED).value,
+        attempt=payment.attempt,
+        transaction_id=capture_id,
+        amount=amount,
+        amount_captured=captured,
+        processor=payment.processor,
+        processor_order_id=processor_order_id,
+        processor_transaction_id=processor_transaction_id,
+    )
+    if duplicate:
+        refund_from(order, order.transactions[capture_id], amount=amount, reason=DUPLICATE_REASON, by=by)
+    latest = order.payment
+    if latest is not None and latest is not payment:
+        _stop(order, latest, by=by)
+
+
+def report_failed(
+    order: Order,
+    payment: Payment,
+    *,
+    processor_order_id: str | None,
+    processor_transaction_id: str | None,
+    error_code: str | None,
+    error_message: str | None,
+    by: Metadata,
+) -> None:
+    """The processor refused: a payment, or the capture or void of an authorized one, which then stands.
+
+    A payment that failed after the merchant had asked to cancel it ends the order as cancelled.
+    """
+    captures = order.pending(payment.attempt, TransactionType.CAPTURE)
+    voids = order.pending(payment.attempt, TransactionType.VOID)
+    if payment.status is PaymentStatus.AUTHORIZED and (payment.capture_pending or voids):
+        order.record(
+            PaymentCaptureFailed if payment.capture_pending else PaymentVoidFailed,
+            by=by,
+            status=order.status.value,
+            attempt=payment.attempt,
+            transaction_id=(captures if payment.capture_pending else voids)[0].id,
+            error_code=error_code,
+            error_message=error_message,
+        )
+        return
+    if payment.status not in OPEN | {PaymentStatus.AUTHORIZED}:
+        return
+    order.record(
+        PaymentFailed,
+        by=by,
+        status=_unless_superseded(order, payment, OrderStatus.FAILED),
+        attempt=payment.attempt,
+        processor_order_id=processor_order_id,
+        processor_transaction_id=processor_transaction_id,
+        error_code=error_code,
+        error_message=error_message,
+        closes=_pending(order, payment),
+    )
+    if payment.cancel_requested and order.status is OrderStatus.FAILED:
+        order.record(OrderCancelled, by=by, status=OrderStatus.CANCELLED.value)
+
+
+def report_cancelled(
+    order: Order, payment: Payment, *, processor_transaction_id: str | None, by: Metadata
+) -> None:
+    """The processor stopped a payment or released an authorization."""
+    status = _unless_superseded(order, payment, OrderStatus.CANCELLED)
+    if payment.status is PaymentStatus.AUTHORIZED:
+        void_id = _opened(order, payment, TransactionType.VOID)
+        order.record(
+            PaymentVoided,
+            by=by,
+            status=status,
+            attempt=payment.attempt,
+            transaction_id=void_id,
+            amount=payment.amount,
+            processor_order_id=payment.processor_order_id,
+            processor_transaction_id=processor_transaction_id,
+            closes=[id for id in _pending(order, payment) if id != void_id],
+        )
+    elif payment.status in OPEN:
+        order.record(
+            PaymentCancelled,
+            by=by,
+            status=status,
+            attempt=payment.attempt,
+            closes=_pending(order, payment),
+        )
+
+
+def _unless_superseded(order: Order, payment: Payment, status: OrderStatus) -> str:
+    """The order's status after news of a payment: only the latest attempt moves an order that has no money."""
+    moves = payment is order.payment and order.amount_captured == 0
+    return (status if moves else order.status).value
+
+
+def _pending(order: Order, payment: Payment) -> list[str]:
+    return [
+        t.id
+        for t in order.pending(
+            payment.attempt, TransactionType.AUTHORIZATION, TransactionType.CAPTURE, TransactionType.VOID
+        )
+    ]
+
+
+def _opened(order: Order, payment: Payment, kind: TransactionType) -> str:
+    """Id of the attempt's pending transaction of a kind, else of a new one."""
+    opened = order.pending(payment.attempt, kind)
+    return opened[0].id if opened else str(uuid7())
+
+
+def _stop(order: Order, payment: Payment, *, by: Metadata) -> None:
+    """Another attempt was captured: this one shall not be."""
+    if payment.status is PaymentStatus.AUTHORIZED:
+        request_void(order, payment, by=by)
+    elif payment.status in OPEN and not payment.cancel_requested:
+        order.record(PaymentCancelRequested, by=by, status=order.status.value, attempt=payment.attempt)
