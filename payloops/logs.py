@@ -1,0 +1,97 @@
+"""Logs: event names with fields, one JSON object a line in production, readable in a terminal.
+
+Whatever a line is given, no secret and no card number leaves: fields of secret names are masked, and so is
+anything that looks like a card number, an API key or a token, also inside exception texts.
+"""
+
+import logging
+import re
+import sys
+from collections.abc import Callable
+from typing import Any, cast
+
+import orjson
+import structlog
+from structlog.typing import EventDict, Processor
+
+from payloops.http.cards import holds_card_number
+from payloops.settings import Environment, Settings
+
+MASK = "[redacted]"
+SECRET_NAMES = re.compile(
+    r"secret|password|token$|authorization|api_?key$|credential|cookie|signature|encryption|private|cvc|cvv|pan$|card",
+    re.IGNORECASE,
+)
+SECRET_TEXTS = re.compile(
+    r"\b(?:sk|rk|whsec)_[A-Za-z0-9_]{8,}"  # API keys, ours and Stripe's
+    r"|\beyJ[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+"  # JSON web tokens
+    r"|(?<=://)[^/\s:@]*:[^/\s@]+(?=@)"  # user:password in a URL
+    r"|(?<=password=)\S+",
+)
+
+
+def configure_logs(settings: Settings, *, process: str) -> None:
+    """Set up structlog, and route the standard library's loggers (aiohttp, temporalio, …) through it.
+
+    Args:
+        process: bound to every line: `api`, `projector`, `subscriber`, `worker`.
+    """
+    level = logging.getLevelNamesMapping()[settings.log_level.upper()]
+    production = settings.environment is Environment.PRODUCTION
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    rendering: list[Processor] = [
+        structlog.processors.format_exc_info,
+        mask_secrets,
+        structlog.processors.JSONRenderer(serializer=_json)
+        if production
+        else cast("Processor", structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=28)),
+    ]
+    structlog.configure(
+        processors=[*shared, *rendering],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    structlog.contextvars.bind_contextvars(process=process)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *rendering],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(max(level, logging.WARNING))
+
+
+def mask_secrets(_: Any, __: str, line: EventDict) -> EventDict:
+    """A structlog processor: mask what must not be written down."""
+    return cast("EventDict", _masked_fields(line))
+
+
+def _masked_fields(fields: Any) -> dict[str, Any]:
+    return {
+        name: MASK if SECRET_NAMES.search(name) and value else _masked(value)
+        for name, value in fields.items()
+    }
+
+
+def _masked(value: Any) -> Any:
+    match value:
+        case str():
+            return MASK if holds_card_number(value) else SECRET_TEXTS.sub(MASK, value)
+        case dict():
+            return _masked_fields(value)
+        case list() | tuple():
+            return [_masked(item) for item in value]
+        case _:
+            return value
+
+
+def _json(line: Any, default: Callable[[Any], Any], **_: Any) -> str:
+    return orjson.dumps(line, default=default).decode()

@@ -1,0 +1,126 @@
+"""The real servers, started once per run; a database of its own for each test."""
+
+import itertools
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import UUID
+
+import psycopg
+import pytest
+from psycopg_pool import AsyncConnectionPool
+from uuid_utils.compat import uuid7
+
+from payloops.embedded import EmbeddedServers
+from payloops.events.event_store import EventStore
+from payloops.events.metadata import Metadata
+from payloops.events.timestamps import utc_now
+from payloops.migrate import migrate
+from payloops.settings import Environment, Settings
+from payloops.wiring import open_store
+
+NAMESPACES = [f"test-{number:02}" for number in range(40)]
+"""Temporal namespaces, made when the server starts: a test that runs workers takes one for itself."""
+
+
+@pytest.fixture(scope="session")
+def servers() -> Iterator[EmbeddedServers]:
+    """PostgreSQL, Valkey and Temporal."""
+    folder = Path(tempfile.mkdtemp(prefix="payloops-test-"))
+    try:
+        with EmbeddedServers(
+            data_dir=folder / "servers", temporal_namespaces=NAMESPACES, ephemeral=True
+        ) as running:
+            yield running
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class Databases:
+    """Makes databases as copies of a migrated one."""
+
+    admin_url: str
+    numbers: Iterator[int]
+
+    def create(self) -> str:
+        name = f"test_{next(self.numbers)}"
+        with psycopg.connect(self.admin_url, autocommit=True) as connection:
+            connection.execute(f"CREATE DATABASE {name} TEMPLATE migrated STRATEGY file_copy")
+        return _url(self.admin_url, name)
+
+
+@pytest.fixture(scope="session")
+def databases(servers: EmbeddedServers) -> Databases:
+    with psycopg.connect(servers.database_url, autocommit=True) as connection:
+        connection.execute("CREATE DATABASE migrated")
+    migrate(database_url=_url(servers.database_url, "migrated"))
+    return Databases(admin_url=servers.database_url, numbers=itertools.count(1))
+
+
+def _url(url: str, database: str) -> str:
+    """The same server, another database."""
+    head, _, _ = url.rpartition("/")
+    return f"{head}/{database}"
+
+
+@pytest.fixture
+def database_url(databases: Databases) -> str:
+    """A migrated, empty database."""
+    return databases.create()
+
+
+@pytest.fixture(scope="session")
+def namespaces() -> Iterator[str]:
+    return iter(NAMESPACES)
+
+
+@pytest.fixture
+def temporal_namespace(namespaces: Iterator[str]) -> str:
+    """A Temporal namespace that no other test has used."""
+    return next(namespaces)
+
+
+@pytest.fixture
+def settings(servers: EmbeddedServers, database_url: str) -> Settings:
+    """Settings for a test without workflows; `settings.model_copy(update=…)` for others."""
+    return Settings.model_validate(
+        {
+            "database_url": database_url,
+            "redis_url": servers.redis_url,
+            "temporal_address": servers.temporal_address,
+            "temporal_namespace": NAMESPACES[0],
+            "jwt_secret": "a secret of tests, long enough to sign",
+            "encryption_key": "a key of tests, long enough to encrypt",
+            "environment": Environment.DEVELOPMENT,
+            "port": 0,
+            "bcrypt_rounds": 4,
+            "shutdown_grace": 0.0,
+            "log_level": "warning",
+        }
+    )
+
+
+@pytest.fixture
+async def store(settings: Settings) -> AsyncIterator[EventStore]:
+    """An event store over the test's database."""
+    async with open_store(settings, application_name="test") as opened:
+        yield opened
+
+
+@pytest.fixture
+def pool(store: EventStore) -> AsyncConnectionPool:
+    return store.pool
+
+
+@pytest.fixture
+def merchant_id() -> UUID:
+    return uuid7()
+
+
+@pytest.fixture
+def by() -> Metadata:
+    """Somebody who acts now."""
+    return Metadata(at=utc_now(), actor="system", correlation_id="test")
