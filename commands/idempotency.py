@@ -35,6 +35,10 @@ RESERVE = """
     SELECT NULL, fingerprint, response_status, response_body FROM idempotency_keys
     WHERE merchant_id = %(merchant_id)s AND key = %(key)s AND NOT EXISTS (SELECT FROM reserved)
 """
+STORE_FAILURE = """
+    UPDATE idempotency_keys SET response_status = %s, response_body = %s
+    WHERE merchant_id = %s AND key = %s AND owner = %s AND response_status IS NULL
+"""
 AMEND = "UPDATE idempotency_keys SET response_body = %s WHERE merchant_id = %s AND key = %s AND owner = %s"
 RELEASE = """
     DELETE FROM idempotency_keys
@@ -67,11 +71,16 @@ class Reserved:
     key: str
     owner: UUID
 
-    def receipt(self, *, status: int, body: bytes) -> Receipt:
+    def receipt(self, status: int, body: bytes) -> Receipt:
         """The answer, for the append that makes it true."""
         return Receipt(merchant_id=self.merchant_id, key=self.key, owner=self.owner, status=status, body=body)
 
-    async def amend(self, pool: AsyncConnectionPool, *, body: bytes) -> None:
+    async def store_failure(self, pool: AsyncConnectionPool, status: int, body: bytes) -> None:
+        """Store a definite refusal: nothing was appended, and asking again will be answered the same."""
+        async with pool.connection() as connection:
+            await connection.execute(STORE_FAILURE, (status, body, self.merchant_id, self.key, self.owner))
+
+    async def amend(self, pool: AsyncConnectionPool, body: bytes) -> None:
         """Replace the stored answer by the one that was given after waiting for more."""
         async with pool.connection() as connection:
             await connection.execute(AMEND, (body, self.merchant_id, self.key, self.owner))

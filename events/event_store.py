@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Self, TypeVar, cast
@@ -218,6 +218,6 @@ class EventStore:
         assert row is not None
         return cast("int", row[0])
 
-    def wakeups(self, *, poll_seconds: float = POLL_SECONDS) -> AsyncIterator[None]:
+    def wakeups(self, *, poll_seconds: float = POLL_SECONDS) -> AsyncGenerator[None]:
         """Yields now, then whenever the log may have grown, and every `poll_seconds` at the least."""
         return self._wakeups.ticks(poll_seconds=poll_seconds)

@@ -8,7 +8,7 @@ Both may lose a message; readers poll, so that a lost one only costs latency.
 import asyncio
 import contextlib
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 import psycopg
 import structlog
@@ -68,7 +68,7 @@ class Wakeups:
     async def close(self) -> None:
         await _cancel(self._task)
 
-    async def ticks(self, *, poll_seconds: float = POLL_SECONDS) -> AsyncIterator[None]:
+    async def ticks(self, *, poll_seconds: float = POLL_SECONDS) -> AsyncGenerator[None]:
         """Yields now, then whenever the log may have grown, and every `poll_seconds` at the least."""
         while True:
             grown = self._grown  # taken before the reader looks, so that growth while it looks is not missed
