@@ -1,0 +1,385 @@
+"""Orders, as the HTTP API gives them: facts to columns, the row, and the queries that read it.
+
+Reads by id are never stale: they take the row together with the head of the order's stream, and fold the stream
+where the row is behind. Lists wait, for a bounded time, until they contain the merchant's own last write.
+"""
+
+import asyncio
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import orjson
+from psycopg import sql
+
+from payloops.events.event_store import EventStore
+from payloops.events.orders import (
+    Order,
+    OrderCreated,
+    OrderFact,
+    OrderStatus,
+    PaymentActionRequired,
+    PaymentAuthorized,
+    PaymentCaptured,
+    PaymentCaptureFailed,
+    PaymentFailed,
+    PaymentProcessing,
+    PaymentRequested,
+    PaymentVoidFailed,
+    RefundFailed,
+    RefundSucceeded,
+)
+from payloops.events.stream import StreamEvent, topic_of
+from payloops.projections.patches import Patch, Table, columns_of
+
+CHECKPOINT = "orders"
+"""The projection whose position says what orders and transactions hold."""
+
+LIST_WAIT_SECONDS = 1.0
+POLL_SECONDS = (0.003, 0.04)
+"""Between looks at the checkpoint: at first, and at most."""
+
+
+class UnknownCursor(Exception):
+    """The order that a page is to start from does not exist, or is another merchant's."""
+
+    def __init__(self, cursor: UUID) -> None:
+        super().__init__(f"no order {cursor} to page from")
+        self.cursor = cursor
+
+
+@dataclass(frozen=True, slots=True)
+class OrderRow:
+    """A row of `orders`. Amounts in the currency's minor unit.
+
+    Attributes:
+        attempt: how many times it was paid or tried to, 0 before the first payment.
+        version: of the order's stream, up to which the row holds everything.
+    """
+
+    id: UUID
+    merchant_id: UUID
+    external_id: str
+    amount: int
+    currency: str
+    status: str
+    processor: str | None
+    processor_order_id: str | None
+    metadata: dict[str, Any]
+    customer_id: str | None
+    customer_email: str | None
+    description: str | None
+    return_url: str | None
+    cancel_url: str | None
+    amount_captured: int
+    amount_refunded: int
+    attempt: int
+    last_error_code: str | None
+    last_error_message: str | None
+    created_at: datetime
+    updated_at: datetime
+    version: int
+
+
+def order_patches(fact: StreamEvent) -> Iterator[Patch]:
+    """What a fact does to the order's row: the same as its `fold` does to the aggregate."""
+    order_id = str(fact.originator_id)
+    match fact:
+        case OrderCreated():
+            yield Patch(id=order_id, set=_created(fact))
+        case OrderFact():
+            changes = {"status": fact.status, "updated_at": fact.timestamp} | _changes(fact)
+            yield Patch(id=order_id, set=changes)
+
+
+def _created(fact: OrderCreated) -> dict[str, Any]:
+    return {
+        "merchant_id": fact.merchant_id,
+        "external_id": fact.external_id,
+        "amount": fact.amount,
+        "currency": fact.currency,
+        "status": OrderStatus.PENDING,
+        "metadata": fact.metadata,
+        "customer_id": fact.customer_id,
+        "customer_email": fact.customer_email,
+        "description": fact.description,
+        "return_url": fact.return_url,
+        "cancel_url": fact.cancel_url,
+        "amount_captured": 0,
+        "amount_refunded": 0,
+        "attempt": 0,
+        "created_at": fact.timestamp,
+        "updated_at": fact.timestamp,
+    }
+
+
+def _changes(fact: OrderFact) -> dict[str, Any]:
+    match fact:
+        case PaymentRequested():
+            return {
+                "attempt": fact.attempt,
+                "processor": fact.processor,
+                "processor_order_id": None,
+                "last_error_code": None,
+                "last_error_message": None,
+            }
+        case PaymentProcessing() | PaymentActionRequired() | PaymentAuthorized():
+            return _learned(fact.processor_order_id)
+        case PaymentCaptured():
+            return {
+                **_learned(fact.processor_order_id),
+                "processor": fact.processor,
+                "amount_captured": fact.amount_captured,
+                "last_error_code": None,
+                "last_error_message": None,
+            }
+        case PaymentFailed():
+            ended = fact.status == OrderStatus.FAILED
+            error = _error(fact.error_code, fact.error_message) if ended else {}
+            return _learned(fact.processor_order_id) | error
+        case PaymentCaptureFailed() | PaymentVoidFailed() | RefundFailed():
+            return _error(fact.error_code, fact.error_message)
+        case RefundSucceeded():
+            return {"amount_refunded": fact.amount_refunded}
+        case _:
+            return {}
+
+
+def _learned(processor_order_id: str | None) -> dict[str, Any]:
+    return {} if processor_order_id is None else {"processor_order_id": processor_order_id}
+
+
+def _error(code: str | None, message: str | None) -> dict[str, Any]:
+    return {"last_error_code": code, "last_error_message": message}
+
+
+def row_from_order(order: Order) -> OrderRow:
+    """The row that the projection makes of the same facts."""
+    return OrderRow(
+        id=order.id,
+        merchant_id=UUID(order.merchant_id),
+        external_id=order.external_id,
+        amount=order.amount,
+        currency=order.currency,
+        status=order.status.value,
+        processor=order.processor,
+        processor_order_id=order.processor_order_id,
+        metadata=order.metadata,
+        customer_id=order.customer_id,
+        customer_email=order.customer_email,
+        description=order.description,
+        return_url=order.return_url,
+        cancel_url=order.cancel_url,
+        amount_captured=order.amount_captured,
+        amount_refunded=order.amount_refunded,
+        attempt=order.attempt,
+        last_error_code=order.last_error.code if order.last_error else None,
+        last_error_message=order.last_error.message if order.last_error else None,
+        created_at=order.created_on,
+        updated_at=order.modified_on,
+        version=order.version,
+    )
+
+
+ORDERS = Table(name="orders", row=OrderRow, patches=order_patches, every_fact=True)
+
+GET = sql.SQL("""
+    SELECT head.version, {columns}
+    FROM stored_events first
+    CROSS JOIN LATERAL (
+        SELECT max(originator_version) AS version FROM stored_events WHERE originator_id = first.originator_id
+    ) head
+    LEFT JOIN orders o ON o.id = first.originator_id
+    WHERE first.originator_id = %(order_id)s AND first.originator_version = 1
+      AND first.topic = 'order.created' AND first.merchant_id = %(merchant_id)s
+""").format(columns=columns_of(OrderRow, "o"))
+
+
+async def get_order(store: EventStore, *, order_id: UUID, merchant_id: UUID) -> OrderRow | None:
+    """The order as of every append acknowledged until now; None where it is unknown or another merchant's."""
+    async with store.pool.connection() as connection:
+        cursor = await connection.execute(GET, {"order_id": order_id, "merchant_id": merchant_id})
+        found = await cursor.fetchone()
+    if found is None:
+        return None
+    head, *values = found
+    row = OrderRow(*values)
+    if row.version == head:
+        return row
+    order = await store.load(Order, order_id)
+    return row_from_order(order) if order is not None else None
+
+
+LIST = sql.SQL("""
+    SELECT (SELECT max(notification_id) FROM stored_events WHERE merchant_id = %(merchant_id)s) AS written,
+           (SELECT position FROM checkpoints WHERE name = %(checkpoint)s) AS reached,
+           {columns}
+    FROM (VALUES (1)) AS always (one)
+    LEFT JOIN (
+        SELECT * FROM orders WHERE {conditions} ORDER BY {direction} LIMIT %(limit)s
+    ) o ON true
+    ORDER BY o.created_at DESC, o.id DESC
+""")
+# Joined from fixed pieces, and not "(%(status)s IS NULL OR …)", so that PostgreSQL plans each combination for
+# the index it has.
+CONDITIONS = {
+    "merchant_id": sql.SQL("merchant_id = %(merchant_id)s"),
+    "status": sql.SQL("status = %(status)s"),
+    "currency": sql.SQL("currency = %(currency)s"),
+    "external_id": sql.SQL("external_id = %(external_id)s"),
+    "created_from": sql.SQL("created_at >= %(created_from)s"),
+    "created_to": sql.SQL("created_at < %(created_to)s"),
+    "starting_after": sql.SQL("(created_at, id) < (%(cursor_time)s, %(starting_after)s)"),
+    "ending_before": sql.SQL("(created_at, id) > (%(cursor_time)s, %(ending_before)s)"),
+}
+NEWEST_FIRST = sql.SQL("created_at DESC, id DESC")
+OLDEST_FIRST = sql.SQL("created_at, id")
+REACHED = "SELECT position FROM checkpoints WHERE name = %s"
+
+
+async def list_orders(
+    store: EventStore,
+    *,
+    merchant_id: UUID,
+    limit: int,
+    starting_after: UUID | None = None,
+    ending_before: UUID | None = None,
+    status: str | None = None,
+    currency: str | None = None,
+    external_id: str | None = None,
+    created_from: datetime | None = None,
+    created_to: datetime | None = None,
+) -> tuple[list[OrderRow], bool]:
+    """A page of a merchant's orders, newest first, and whether there are more in the direction of paging.
+
+    Waits up to a second for the projection to contain everything the merchant wrote before; without a projector
+    it then answers what there is.
+
+    Args:
+        limit: the most to return.
+        starting_after: the page begins with the next older order.
+        ending_before: the page ends with the next newer order. Not together with `starting_after`.
+        created_from: inclusive.
+        created_to: exclusive.
+
+    Raises:
+        UnknownCursor: the merchant has no order with the id to page from.
+    """
+    cursor_id = starting_after or ending_before
+    cursor_time: datetime | None = None
+    if cursor_id is not None:
+        cursor_row = await get_order(store, order_id=cursor_id, merchant_id=merchant_id)
+        if cursor_row is None:
+            raise UnknownCursor(cursor_id)
+        cursor_time = cursor_row.created_at
+    arguments: dict[str, Any] = {
+        "merchant_id": merchant_id,
+        "status": status,
+        "currency": currency,
+        "external_id": external_id,
+        "created_from": created_from,
+        "created_to": created_to,
+        "starting_after": starting_after,
+        "ending_before": ending_before,
+    }
+    conditions = [condition for name, condition in CONDITIONS.items() if arguments[name] is not None]
+    query = LIST.format(
+        columns=columns_of(OrderRow, "o"),
+        conditions=sql.SQL(" AND ").join(conditions),
+        direction=OLDEST_FIRST if ending_before is not None else NEWEST_FIRST,
+    )
+    arguments |= {"checkpoint": CHECKPOINT, "cursor_time": cursor_time, "limit": limit + 1}
+    written, reached, rows = await _page(store, query, arguments)
+    if reached < written:
+        await _wait_for(store, position=written)
+        _, _, rows = await _page(store, query, arguments)
+    has_more = len(rows) > limit
+    if has_more:
+        rows = rows[1:] if ending_before is not None else rows[:limit]
+    return rows, has_more
+
+
+async def _page(
+    store: EventStore, query: sql.Composed, arguments: dict[str, Any]
+) -> tuple[int, int, list[OrderRow]]:
+    async with store.pool.connection() as connection:
+        found = await (await connection.execute(query, arguments)).fetchall()
+    written, reached = found[0][0] or 0, found[0][1] or 0
+    return written, reached, [OrderRow(*values) for _, _, *values in found if values[0] is not None]
+
+
+async def _wait_for(store: EventStore, *, position: int) -> None:
+    deadline = time.monotonic() + LIST_WAIT_SECONDS
+    pause, longest = POLL_SECONDS
+    while time.monotonic() < deadline:
+        await asyncio.sleep(pause)
+        pause = min(pause * 2, longest)
+        async with store.pool.connection() as connection:
+            reached = await (await connection.execute(REACHED, (CHECKPOINT,))).fetchone()
+        if reached is not None and reached[0] >= position:
+            return
+
+
+@dataclass(frozen=True, slots=True)
+class OrderEvent:
+    """One line of an order's audit trail.
+
+    Attributes:
+        position: in the global order of all events; the event's id.
+        version: in the order's stream, 1, 2, 3 …
+        type: the topic, `payment.captured`.
+        occurred_at: when it was decided. recorded_at: when the database had it.
+        data: what is special to the event, in snake case, amounts in the minor unit.
+    """
+
+    position: int
+    version: int
+    type: str
+    occurred_at: datetime
+    recorded_at: datetime
+    actor: str
+    correlation_id: str
+    causation_id: str | None
+    data: dict[str, Any]
+
+
+EVENTS = """
+    SELECT notification_id, originator_version, topic, recorded_at, state FROM stored_events
+    WHERE originator_id = %s AND merchant_id = %s ORDER BY originator_version
+"""
+ENVELOPE = frozenset(
+    {
+        *("timestamp", "actor", "correlation_id", "causation_id"),
+        *("merchant_id", "originator_topic", "class_version"),
+    }
+)
+
+
+async def order_events(store: EventStore, *, order_id: UUID, merchant_id: UUID) -> list[OrderEvent] | None:
+    """The order's audit trail, oldest first; None where the order is unknown or another merchant's.
+
+    Read from the log as it is stored, so that event types this version does not know are in it too.
+    """
+    async with store.pool.connection() as connection:
+        found = await (await connection.execute(EVENTS, (order_id, merchant_id))).fetchall()
+    if not found or found[0][2] != topic_of(OrderCreated):
+        return None
+    return [_order_event(*values) for values in found]
+
+
+def _order_event(position: int, version: int, topic: str, recorded_at: datetime, stored: bytes) -> OrderEvent:
+    state = orjson.loads(stored)
+    return OrderEvent(
+        position=position,
+        version=version,
+        type=topic,
+        occurred_at=datetime.fromisoformat(state["timestamp"]),
+        recorded_at=recorded_at,
+        actor=state["actor"],
+        correlation_id=state["correlation_id"],
+        causation_id=state["causation_id"],
+        data={name: value for name, value in state.items() if name not in ENVELOPE},
+    )

@@ -1,0 +1,131 @@
+"""Facts become patches, and a batch of patches becomes one statement per table.
+
+A fact carries its outcome, so what it does to a row is known without reading the row: a patch of absolute values.
+Patches of one row merge (the later wins), and applying them again changes nothing.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, fields
+from functools import cache
+from typing import Any, LiteralString
+
+import orjson
+import psycopg
+from psycopg import sql
+from psycopg.rows import TupleRow
+
+from payloops.events.stream import StreamEvent
+
+
+@dataclass(slots=True, kw_only=True)
+class Patch:
+    """What one fact does to one row.
+
+    Attributes:
+        id: of the row.
+        set: columns and their values from here on, as JSON has them.
+        new: further columns, which count only where the fact makes the row.
+    """
+
+    id: str
+    set: dict[str, Any]
+    new: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """A projected table.
+
+    Attributes:
+        name: of the table; its key is `id`, and `version` the stream's version that a row holds.
+        row: the dataclass of a row: the names of its fields are the columns.
+        patches: what a fact does to the table.
+        every_fact: every fact of a stream patches the stream's row, so that a gap in the versions is a fact that
+            is missing (parked, or of a type this code does not know). Later facts then still change the row,
+            but it does not claim their versions, and readers that need the truth fold the stream.
+    """
+
+    name: LiteralString
+    row: type
+    patches: Callable[[StreamEvent], Iterable[Patch]]
+    every_fact: bool = False
+
+
+def column_names(row: type) -> list[str]:
+    """The columns of a row's dataclass, in its order."""
+    return [each.name for each in fields(row)]
+
+
+def columns_of(row: type, alias: LiteralString) -> sql.Composed:
+    """`o.id, o.status, …`: what to select so that `row(*values)` is the row."""
+    return sql.SQL(", ").join(sql.Identifier(alias, name) for name in column_names(row))
+
+
+UPSERT = """
+    INSERT INTO {table} ({columns}, version)
+    SELECT {new_columns},
+           CASE WHEN p.first <= coalesce(o.version, 0) + 1 THEN greatest(o.version, p.upto)
+                ELSE coalesce(o.version, 0) END
+    FROM json_to_recordset(%(patches)s) AS p (id uuid, first bigint, upto bigint, last bigint, new json, set json)
+    LEFT JOIN {table} o ON o.id = p.id
+    CROSS JOIN LATERAL json_populate_record(
+        CASE WHEN o.id IS NULL THEN json_populate_record(NULL::{table}, p.new) ELSE o END, p.set
+    ) AS n
+    WHERE o.id IS NULL OR o.version < p.last
+    ON CONFLICT (id) DO UPDATE SET ({columns}, version) = ROW ({excluded_columns}, excluded.version)
+"""
+
+
+@cache
+def _upsert(table: Table) -> bytes:
+    names = [name for name in column_names(table.row) if name != "version"]
+    comma = sql.SQL(", ")
+    query = sql.SQL(UPSERT).format(
+        table=sql.Identifier(table.name),
+        columns=comma.join(sql.Identifier(name) for name in names),
+        new_columns=comma.join(sql.Identifier("n", name) for name in names),
+        excluded_columns=comma.join(sql.Identifier("excluded", name) for name in names),
+    )
+    return query.as_bytes(None)
+
+
+@dataclass(slots=True)
+class RowPatch:
+    """All that a batch does to one row.
+
+    Attributes:
+        first, last: versions of the first and the last fact that touch it.
+        upto: the last version before the first gap between them.
+    """
+
+    id: str
+    first: int
+    upto: int
+    last: int
+    set: dict[str, Any]
+    new: dict[str, Any]
+
+
+def merge(table: Table, patches: Iterable[tuple[int, Patch]]) -> list[RowPatch]:
+    """One patch per row of (version, patch) pairs, which come in the order of the log."""
+    rows: dict[str, RowPatch] = {}
+    for version, patch in patches:
+        row = rows.get(patch.id)
+        if row is None:
+            first = version if table.every_fact else 1
+            rows[patch.id] = RowPatch(patch.id, first, version, version, dict(patch.set), dict(patch.new))
+            continue
+        if row.upto == version - 1 or not table.every_fact:
+            row.upto = version
+        row.last = version
+        row.set.update(patch.set)
+        row.new = patch.new | row.new
+    return list(rows.values())
+
+
+async def upsert(
+    connection: psycopg.AsyncConnection[TupleRow], *, table: Table, rows: Sequence[RowPatch]
+) -> None:
+    """Write the rows in one statement; rows that hold these versions already stay as they are."""
+    if rows:
+        await connection.execute(_upsert(table), {"patches": orjson.dumps(rows).decode()})

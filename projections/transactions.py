@@ -1,0 +1,196 @@
+"""Transactions, the movements of money of an order: facts to columns, the row, and the queries that read it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from psycopg import sql
+
+from payloops.events.event_store import EventStore
+from payloops.events.orders import (
+    Order,
+    PaymentAuthorized,
+    PaymentCancelled,
+    PaymentCaptured,
+    PaymentCaptureFailed,
+    PaymentCaptureRequested,
+    PaymentFailed,
+    PaymentRequested,
+    PaymentVoided,
+    PaymentVoidFailed,
+    PaymentVoidRequested,
+    RefundFailed,
+    RefundRequested,
+    RefundSucceeded,
+    TransactionStatus,
+    TransactionType,
+)
+from payloops.events.stream import StreamEvent
+from payloops.projections.patches import Patch, Table, columns_of
+
+
+@dataclass(frozen=True, slots=True)
+class TransactionRow:
+    """A row of `transactions`. The amount is in the currency's minor unit.
+
+    Attributes:
+        attempt: the payment that it belongs to, 1 for the order's first.
+        refunds: of a refund, the captured transaction that it gives back from.
+        version: the order's version that changed it last.
+    """
+
+    id: UUID
+    order_id: UUID
+    merchant_id: UUID
+    attempt: int
+    type: str
+    amount: int
+    status: str
+    processor_transaction_id: str | None
+    error_code: str | None
+    error_message: str | None
+    reason: str | None
+    refunds: UUID | None
+    created_at: datetime
+    version: int
+
+
+def transaction_patches(fact: StreamEvent) -> Iterator[Patch]:  # noqa: C901  # a branch for each kind of fact
+    """What a fact does to the order's transactions: the same as its `fold` does to the aggregate."""
+    match fact:
+        case PaymentRequested():
+            manual = fact.capture == "manual"
+            kind = TransactionType.AUTHORIZATION if manual else TransactionType.CAPTURE
+            yield _opened(fact.transaction_id, kind, fact)
+        case PaymentCaptureRequested():
+            yield _opened(fact.transaction_id, TransactionType.CAPTURE, fact)
+        case PaymentVoidRequested():
+            yield _opened(fact.transaction_id, TransactionType.VOID, fact)
+        case RefundRequested():
+            refund = _opened(fact.refund_id, TransactionType.REFUND, fact)
+            refund.set |= {"reason": fact.reason, "refunds": fact.capture_id}
+            yield refund
+        case PaymentAuthorized():
+            yield _settled(fact.transaction_id, TransactionType.AUTHORIZATION, fact)
+        case PaymentCaptured():
+            yield _settled(fact.transaction_id, TransactionType.CAPTURE, fact)
+        case PaymentVoided():
+            yield _settled(fact.transaction_id, TransactionType.VOID, fact)
+            yield from _closed(fact.closes, "cancelled", "The authorization was voided")
+        case RefundSucceeded():
+            yield _settled(fact.refund_id, TransactionType.REFUND, fact)
+        case PaymentCaptureFailed() | PaymentVoidFailed():
+            yield _failed(fact.transaction_id, fact.error_code, fact.error_message)
+        case RefundFailed():
+            yield _failed(fact.refund_id, fact.error_code, fact.error_message)
+        case PaymentFailed():
+            yield from _closed(fact.closes, fact.error_code, fact.error_message)
+        case PaymentCancelled():
+            yield from _closed(fact.closes, "cancelled", "The payment was cancelled")
+
+
+def _opened(id: str, kind: TransactionType, fact: Any) -> Patch:
+    return Patch(
+        id=id,
+        set={"amount": fact.amount},
+        new={
+            "order_id": str(fact.originator_id),
+            "merchant_id": fact.merchant_id,
+            "attempt": fact.attempt,
+            "type": kind,
+            "status": TransactionStatus.PENDING,
+            "created_at": fact.timestamp,
+        },
+    )
+
+
+def _settled(id: str, kind: TransactionType, fact: Any) -> Patch:
+    """The processor may tell of a transaction that nobody asked it for here, so it may be new."""
+    patch = _opened(id, kind, fact)
+    patch.set |= {"status": TransactionStatus.SUCCESS, "error_code": None, "error_message": None}
+    if fact.processor_transaction_id is not None:
+        patch.set["processor_transaction_id"] = fact.processor_transaction_id
+    return patch
+
+
+def _failed(id: str, error_code: str | None, error_message: str | None) -> Patch:
+    return Patch(
+        id=id,
+        set={"status": TransactionStatus.FAILED, "error_code": error_code, "error_message": error_message},
+    )
+
+
+def _closed(ids: list[str], error_code: str | None, error_message: str | None) -> Iterator[Patch]:
+    for id in ids:
+        yield _failed(id, error_code, error_message)
+
+
+def rows_from_order(order: Order) -> list[TransactionRow]:
+    """The rows that the projection makes of the same facts, newest first; their `version` is the order's."""
+    rows = [
+        TransactionRow(
+            id=UUID(each.id),
+            order_id=order.id,
+            merchant_id=UUID(order.merchant_id),
+            attempt=each.attempt,
+            type=each.type.value,
+            amount=each.amount,
+            status=each.status.value,
+            processor_transaction_id=each.processor_transaction_id,
+            error_code=each.error_code,
+            error_message=each.error_message,
+            reason=each.reason,
+            refunds=UUID(each.refunds) if each.refunds is not None else None,
+            created_at=each.created_at,
+            version=order.version,
+        )
+        for each in order.transactions.values()
+    ]
+    return sorted(rows, key=lambda row: (row.created_at, row.id), reverse=True)
+
+
+TRANSACTIONS = Table(name="transactions", row=TransactionRow, patches=transaction_patches)
+
+LIST = sql.SQL("""
+    SELECT head.version, o.version, {columns}
+    FROM stored_events first
+    CROSS JOIN LATERAL (
+        SELECT max(originator_version) AS version FROM stored_events WHERE originator_id = first.originator_id
+    ) head
+    LEFT JOIN orders o ON o.id = first.originator_id
+    LEFT JOIN transactions t ON t.order_id = o.id
+    WHERE first.originator_id = %(order_id)s AND first.originator_version = 1
+      AND first.topic = 'order.created' AND first.merchant_id = %(merchant_id)s
+    ORDER BY t.created_at DESC, t.id DESC
+""").format(columns=columns_of(TransactionRow, "t"))
+
+
+async def list_transactions(
+    store: EventStore, *, order_id: UUID, merchant_id: UUID
+) -> list[TransactionRow] | None:
+    """The order's transactions, newest first, as of every append acknowledged until now.
+
+    None where the order is unknown or another merchant's.
+    """
+    async with store.pool.connection() as connection:
+        cursor = await connection.execute(LIST, {"order_id": order_id, "merchant_id": merchant_id})
+        found = await cursor.fetchall()
+    if not found:
+        return None
+    head, projected = found[0][:2]
+    if projected == head:
+        return [TransactionRow(*values) for _, _, *values in found if values[0] is not None]
+    order = await store.load(Order, order_id)
+    return rows_from_order(order) if order is not None else None
+
+
+async def list_refunds(
+    store: EventStore, *, order_id: UUID, merchant_id: UUID
+) -> list[TransactionRow] | None:
+    """The order's refunds only; a refund's id is its transaction's. Otherwise as `list_transactions`."""
+    rows = await list_transactions(store, order_id=order_id, merchant_id=merchant_id)
+    if rows is None:
+        return None
+    return [row for row in rows if row.type == TransactionType.REFUND]
