@@ -206,7 +206,7 @@ def test_a_process_that_only_has_an_old_one_s_id_is_not_ended(tmp_path: Path) ->
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root needs another user for PostgreSQL")
 def test_root_where_user_namespaces_are_forbidden(data_dir: Path) -> None:
-    """PostgreSQL runs as nobody then, also on a cluster that was made in a namespace; and stays with nobody."""
+    """PostgreSQL runs as nobody then, on a cluster made in a namespace too; and stays with nobody."""
     with EmbeddedServers(data_dir=data_dir, parts=["postgres"]) as servers:
         with psycopg.connect(servers.database_url) as connection:
             connection.execute("CREATE TABLE kept AS SELECT 'stays' AS word")

@@ -44,8 +44,8 @@ class EmbeddedServers:
     ones unless given; a given port that is taken fails the start. `temporal_ui` switches Temporal's web
     interface on.
 
-    Start it from a thread that stays, as the servers end with it. `start` blocks for about a second, and raises
-    StartError with one line about the part that failed; nothing is left running then.
+    Start it from a thread that stays, as the servers end with it. `start` blocks for about a second, and
+    raises StartError with one line about the part that failed; nothing is left running then.
     """
 
     def __init__(
