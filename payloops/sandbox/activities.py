@@ -30,9 +30,10 @@ class AnswerLostError(Exception):
 class SandboxActivities:
     """The activities of one processor's queue."""
 
-    def __init__(self, *, pool: ledger.Pool, processor: str) -> None:
+    def __init__(self, *, pool: ledger.Pool, processor: str, slow_seconds: float = SLOW_SECONDS) -> None:
         self._pool = pool
         self._processor = processor
+        self._slow_seconds = slow_seconds
 
     def all(self) -> list[Callable[..., Any]]:
         charges = [self.charge, self.find_charge, self.cancel_charge, self.complete_action]
@@ -42,7 +43,7 @@ class SandboxActivities:
     async def charge(self, request: ChargeRequest) -> ChargeAnswer:
         token = request["token"]
         if token == "tok_slow":  # noqa: S105  (a role, no secret)
-            await asyncio.sleep(SLOW_SECONDS)
+            await asyncio.sleep(self._slow_seconds)
         try:
             charge, made = await ledger.charge(
                 self._pool,

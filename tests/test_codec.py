@@ -1,0 +1,54 @@
+"""The payload codec: what crosses Temporal is unreadable without the key."""
+
+import pytest
+from temporalio.api.common.v1 import Payload
+from temporalio.converter import DataConverter
+
+from payloops.workflows_client.codec import EncryptionCodec, UndecryptablePayloadError
+from payloops.workflows_client.connection import data_converter
+
+KEY = "a codec key of more than thirty-two characters"
+OTHER_KEY = "another codec key, as long as the first one is"
+SECRET = "sk_test_very_secret"
+
+
+async def test_what_is_encoded_comes_back_and_shows_nothing() -> None:
+    converter = data_converter(codec_key=KEY)
+    payloads = await converter.encode([{"credentials": {"secretKey": SECRET}}])
+    assert payloads[0].metadata["encoding"] == b"binary/encrypted"
+    assert SECRET.encode() not in payloads[0].SerializeToString()
+    assert await converter.decode(payloads) == [{"credentials": {"secretKey": SECRET}}]
+
+
+async def test_the_same_payload_is_never_encrypted_the_same() -> None:
+    codec = EncryptionCodec(secret=KEY)
+    plain = Payload(metadata={"encoding": b"json/plain"}, data=b"1")
+    assert (await codec.encode([plain]))[0].data != (await codec.encode([plain]))[0].data
+
+
+async def test_unencrypted_payloads_are_read_as_they_are() -> None:
+    plain = await DataConverter.default.encode([{"amount": 1}])
+    assert await data_converter(codec_key=KEY).decode(plain) == [{"amount": 1}]
+
+
+async def test_payloads_of_another_key_are_refused_with_both_key_ids() -> None:
+    payloads = await EncryptionCodec(secret=OTHER_KEY).encode([Payload(data=b"1")])
+    with pytest.raises(UndecryptablePayloadError) as refused:
+        await EncryptionCodec(secret=KEY).decode(payloads)
+    assert refused.value.key_id == EncryptionCodec(secret=OTHER_KEY).key_id
+    assert refused.value.own_key_id == EncryptionCodec(secret=KEY).key_id
+
+
+@pytest.mark.parametrize("cut", [slice(0, 0), slice(0, 11), slice(0, -1), slice(1, None)])
+async def test_a_changed_payload_is_refused(cut: slice) -> None:
+    codec = EncryptionCodec(secret=KEY)
+    payloads = await codec.encode([Payload(metadata={"encoding": b"json/plain"}, data=b'{"amount": 1}')])
+    payloads[0].data = payloads[0].data[cut]
+    with pytest.raises(UndecryptablePayloadError):
+        await codec.decode(payloads)
+
+
+async def test_without_a_key_payloads_are_plain_json() -> None:
+    payloads = await data_converter(codec_key=None).encode([{"amount": 1}])
+    assert payloads[0].metadata["encoding"] == b"json/plain"
+    assert payloads[0].data == b'{"amount":1}'

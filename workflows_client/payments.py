@@ -1,0 +1,162 @@
+"""Which workflow an order's fact starts or signals: names, ids, queues and inputs are the Temporal contract's.
+
+Inputs are plain JSON in camelCase; an optional field that has no value is absent.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from payloops.events.orders import (
+    PaymentCancelRequested,
+    PaymentCaptureRequested,
+    PaymentRequested,
+    PaymentVoidRequested,
+    RefundRequested,
+)
+from payloops.events.stream import StreamEvent, topic_of
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartWorkflow:
+    """Start it unless there is, or ever was, one of this id."""
+
+    workflow: str
+    workflow_id: str
+    task_queue: str
+    input: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SignalWorkflow:
+    """Signal it if it is still running."""
+
+    workflow_id: str
+    signal: str
+
+
+class NothingToForwardError(Exception):
+    """A fact that starts and signals nothing: it should not have been asked about."""
+
+    def __init__(self, *, topic: str) -> None:
+        super().__init__(f"{topic} starts and signals no workflow")
+        self.topic = topic
+
+
+TOPICS = frozenset(
+    topic_of(fact)
+    for fact in (
+        PaymentRequested,
+        PaymentCaptureRequested,
+        PaymentVoidRequested,
+        PaymentCancelRequested,
+        RefundRequested,
+    )
+)
+
+
+def forwarding_of(fact: StreamEvent) -> StartWorkflow | SignalWorkflow:
+    """What a fact of one of `TOPICS` means to Temporal.
+
+    Raises:
+        NothingToForwardError: a fact of any other topic.
+    """
+    order_id = str(fact.originator_id)
+    match fact:
+        case PaymentRequested():
+            return StartWorkflow(
+                workflow="PaymentWorkflow",
+                workflow_id=payment_workflow_id(order_id=order_id, attempt=fact.attempt),
+                task_queue=_queue(fact.processor),
+                input=_present(
+                    orderId=order_id,
+                    merchantId=fact.merchant_id,
+                    amount=fact.amount,
+                    currency=fact.currency,
+                    returnUrl=fact.return_url,
+                    paymentMethod=fact.payment_method,
+                    capture=fact.capture,
+                ),
+            )
+        case PaymentCaptureRequested():
+            return _operation("CaptureWorkflow", _suffixed(f"capture-{order_id}", fact.sequence), fact)
+        case PaymentVoidRequested():
+            return _operation("VoidWorkflow", _suffixed(f"void-{order_id}", fact.sequence), fact)
+        case PaymentCancelRequested():
+            return SignalWorkflow(
+                workflow_id=payment_workflow_id(order_id=order_id, attempt=fact.attempt),
+                signal="cancelPayment",
+            )
+        case RefundRequested():
+            return StartWorkflow(
+                workflow="RefundWorkflow",
+                workflow_id=f"refund-{fact.refund_id}",
+                task_queue=_queue(fact.processor),
+                input=_present(
+                    refundId=fact.refund_id,
+                    orderId=order_id,
+                    merchantId=fact.merchant_id,
+                    transactionId=fact.capture_id,
+                    processorOrderId=_known(fact.processor_order_id),
+                    amount=fact.amount,
+                    currency=fact.currency,
+                    reason=fact.reason,
+                ),
+            )
+        case _:
+            raise NothingToForwardError(topic=topic_of(fact))
+
+
+def payment_workflow_id(*, order_id: str, attempt: int) -> str:
+    """`payment-{order}`; from the second attempt on with its number."""
+    return _suffixed(f"payment-{order_id}", attempt)
+
+
+def attempt_of(workflow_id: str, *, order_id: str) -> int | None:
+    """The attempt whose payment workflow this is, None where it is another kind of workflow."""
+    first = payment_workflow_id(order_id=order_id, attempt=1)
+    if workflow_id == first:
+        return 1
+    number = workflow_id.removeprefix(f"{first}-")
+    return int(number) if number != workflow_id and number.isdecimal() else None
+
+
+def _operation(
+    workflow: str, workflow_id: str, fact: PaymentCaptureRequested | PaymentVoidRequested
+) -> StartWorkflow:
+    return StartWorkflow(
+        workflow=workflow,
+        workflow_id=workflow_id,
+        task_queue=_queue(fact.processor),
+        input={
+            "orderId": str(fact.originator_id),
+            "merchantId": fact.merchant_id,
+            "processorOrderId": _known(fact.processor_order_id),
+            "amount": fact.amount,
+            "currency": fact.currency,
+        },
+    )
+
+
+class ProcessorReferenceMissingError(Exception):
+    """Money is to be moved of a payment whose reference at the processor was never reported."""
+
+    def __init__(self) -> None:
+        super().__init__("The processor never reported its reference of this payment")
+
+
+def _known(processor_order_id: str | None) -> str:
+    if processor_order_id is None:
+        raise ProcessorReferenceMissingError
+    return processor_order_id
+
+
+def _suffixed(workflow_id: str, number: int) -> str:
+    return workflow_id if number == 1 else f"{workflow_id}-{number}"
+
+
+def _queue(processor: str) -> str:
+    return f"{processor}-payments"
+
+
+def _present(**fields: Any) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value is not None}
