@@ -1,22 +1,364 @@
-"""The event store keeps its promises when many write at once."""
+"""The event store keeps its promises when many write at once, and when the connection breaks."""
 
 import asyncio
+import multiprocessing
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+from typing import cast
 from uuid import UUID
 
+import psycopg
 import pytest
+from eventsourcing.domain import AggregateEvent
+from eventsourcing.persistence import StoredEvent
+from psycopg_pool import AsyncConnectionPool
 from uuid_utils.compat import uuid7
 
-from payloops.commands.create_order import create_order
-from payloops.events.event_store import EventStore
+from payloops.events import appender as appender_module
+from payloops.events.appender import content_hash
+from payloops.events.connections import connection_pool
+from payloops.events.errors import StoreUnavailable, VersionConflict
+from payloops.events.event_store import EventStore, RecordedEvent
 from payloops.events.metadata import Metadata
+from payloops.events.stream import Stream, StreamCreated, StreamEvent, mapper, stream_topic
+from payloops.events.timestamps import utc_now
+from payloops.settings import Settings
 
 
-async def test_an_appended_event_is_read_back_as_it_was(
-    store: EventStore, merchant_id: UUID, by: Metadata
+class CountingBegan(StreamCreated):
+    TOPIC = "test.counting_began"
+
+
+class Counted(StreamEvent):
+    TOPIC = "test.counted"
+
+    def apply(self, aggregate: "Counter_") -> None:
+        aggregate.count += 1
+
+
+@stream_topic("test.counter")
+class Counter_(Stream):  # noqa: N801
+    def __init__(self, *, merchant_id: str) -> None:
+        self.merchant_id = merchant_id
+        self.count = 0
+
+
+MERCHANT = UUID("01900000-0000-7000-8000-000000000001")
+
+
+def by() -> Metadata:
+    return Metadata(at=utc_now(), actor="system", correlation_id="test")
+
+
+def collected(stream: Stream) -> list[StreamEvent]:
+    return cast("list[StreamEvent]", list(stream.collect_events()))
+
+
+def begun(id: UUID | None = None) -> Counter_:
+    return Counter_.begin(CountingBegan, id=id or uuid7(), merchant_id=str(MERCHANT), by=by())
+
+
+def count(stream: Counter_) -> None:
+    stream.record(Counted, by=by())
+
+
+async def stored_versions(pool: AsyncConnectionPool) -> list[tuple[UUID, int]]:
+    async with pool.connection() as connection:
+        cursor = await connection.execute(
+            "SELECT originator_id, originator_version FROM stored_events ORDER BY notification_id"
+        )
+        return [(row[0], row[1]) for row in await cursor.fetchall()]
+
+
+# -- many processes
+
+
+def write_in_a_process(database_url: str, shared: list[UUID], number: int) -> list[tuple[UUID, int]]:
+    """Append to shared and own streams, concurrently; the (stream, version) pairs that were acknowledged."""
+    return asyncio.run(_write(database_url, shared, number))
+
+
+async def _write(database_url: str, shared: list[UUID], number: int) -> list[tuple[UUID, int]]:
+    pool = connection_pool(database_url, size=3, application_name=f"writer {number}")
+    await pool.open()
+    acknowledged: list[tuple[UUID, int]] = []
+    async with EventStore(database_url, pool) as store:
+
+        async def on_shared(stream_id: UUID) -> None:
+            for _ in range(6):
+                try:
+                    stream, _ = await store.change(
+                        Counter_, stream_id, lambda s: count(s, f"{number}.{turn}")
+                    )
+                except VersionConflict:
+                    continue
+                acknowledged.append((stream_id, stream.version))
+
+        async def on_own() -> None:
+            stream = begun()
+            await store.append(collected(stream))
+            acknowledged.append((stream.id, 1))
+            for _ in range(5):
+                count(stream)
+                count(stream)
+                await store.append(collected(stream))
+                acknowledged.extend([(stream.id, stream.version - 1), (stream.id, stream.version)])
+
+        await asyncio.gather(*(on_shared(stream_id) for stream_id in shared), *(on_own() for _ in range(8)))
+    await pool.close()
+    return acknowledged
+
+
+async def tail(store: EventStore, writing: asyncio.Event) -> list[RecordedEvent]:
+    """Everything a reader sees that reads from the start until the writers are done."""
+    seen: list[RecordedEvent] = []
+    async for _ in store.wakeups(poll_seconds=0.02):
+        done = not writing.is_set()
+        while page := await store.read(after=seen[-1].position if seen else 0, limit=7):
+            seen += page
+        if done:
+            return seen
+    raise AssertionError
+
+
+async def test_with_eight_writing_processes_nobody_misses_or_repeats_an_event(
+    store: EventStore, settings: Settings
 ) -> None:
-    order = await create_order(
-        store, order_id=uuid7(), merchant_id=merchant_id, amount=100, currency="USD", by=by
+    shared = [begun() for _ in range(3)]
+    for stream in shared:
+        await store.append(collected(stream))
+    writing = asyncio.Event()
+    writing.set()
+    readers = [asyncio.create_task(tail(store, writing)) for _ in range(3)]
+    loop = asyncio.get_running_loop()
+    url = settings.database_url.get_secret_value()
+    with ProcessPoolExecutor(8, mp_context=multiprocessing.get_context("spawn")) as processes:
+        written = await asyncio.gather(
+            *(
+                loop.run_in_executor(processes, write_in_a_process, url, [s.id for s in shared], number)
+                for number in range(8)
+            )
+        )
+    writing.clear()
+
+    acknowledged = [pair for pairs in written for pair in pairs] + [(stream.id, 1) for stream in shared]
+    in_log = await stored_versions(store.pool)
+    assert max(Counter(acknowledged).values()) == 1, "two appends of one version were acknowledged"
+    assert sorted(in_log) == sorted(acknowledged)
+    last: dict[UUID, int] = {}
+    for stream_id, version in in_log:
+        assert version == last.get(stream_id, 0) + 1, "versions run 1..n in the global order"
+        last[stream_id] = version
+    for reader in readers:
+        seen = await reader
+        assert [event.position for event in seen] == list(range(1, len(in_log) + 1))
+        assert [(e.stored.originator_id, e.stored.originator_version) for e in seen] == in_log
+
+
+# -- conflicts
+
+
+async def test_of_two_appends_decided_on_the_same_version_one_wins(store: EventStore) -> None:
+    stream = begun()
+    await store.append(collected(stream))
+    first, second = await store.load(Counter_, stream.id), await store.load(Counter_, stream.id)
+    assert first is not None
+    assert second is not None
+    count(first)
+    count(second)
+    results = await asyncio.gather(
+        store.append(collected(first)), store.append(collected(second)), return_exceptions=True
     )
-    [recorded] = await store.read(after=0, limit=10)
-    assert recorded.position == 1
-    assert recorded.event.originator_id == order.id
+    assert [type(result) for result in results] in ([int, VersionConflict], [VersionConflict, int])
+    assert len(await stored_versions(store.pool)) == 2
+
+
+async def test_an_append_that_lost_leaves_none_of_its_events_while_its_batch_goes_on(
+    store: EventStore,
+) -> None:
+    stale, fresh = begun(), begun()
+    await store.append(collected(stale))
+    await store.append(collected(fresh))
+    behind = await store.load(Counter_, stale.id)
+    assert behind is not None
+    count(stale)
+    await store.append(collected(stale))
+    for _ in range(3):
+        count(behind)
+    count(fresh)
+    lost, won = await asyncio.gather(
+        store.append(collected(behind)), store.append(collected(fresh)), return_exceptions=True
+    )
+    assert isinstance(lost, VersionConflict)
+    assert won == 4
+    assert [v for s, v in await stored_versions(store.pool) if s == stale.id] == [1, 2]
+
+
+async def test_an_append_that_skips_a_version_is_refused(store: EventStore) -> None:
+    stream = begun()
+    count(stream)
+    with pytest.raises(VersionConflict):
+        await store.append(collected(stream)[1:])
+    assert await stored_versions(store.pool) == []
+
+
+async def test_a_command_is_decided_again_on_fresh_state(store: EventStore) -> None:
+    stream = begun()
+    await store.append(collected(stream))
+    await asyncio.gather(*(store.change(Counter_, stream.id, count) for _ in range(4)))
+    folded = await store.load(Counter_, stream.id)
+    assert folded is not None
+    assert folded.count == 4
+
+
+async def test_an_append_that_the_database_cannot_store_fails_alone(store: EventStore) -> None:
+    good, poison = begun(), begun()
+    unstorable = mapper.to_stored_event(cast("AggregateEvent", collected(poison)[0]))
+    unstorable = StoredEvent(unstorable.originator_id, 1, "test.\0", unstorable.state)
+    outcomes = await asyncio.gather(
+        store._appender.append([unstorable], merchant_id=MERCHANT),
+        store.append(collected(good)),
+        return_exceptions=True,
+    )
+    assert isinstance(outcomes[0], psycopg.DataError)
+    assert outcomes[1] == 1
+
+
+# -- order, hashes, topics
+
+
+async def test_positions_have_no_gaps_where_appends_were_refused(store: EventStore) -> None:
+    for _ in range(3):
+        stream = begun()
+        event = collected(stream)
+        await store.append(event)
+        with pytest.raises(VersionConflict):
+            await store.append(event)
+    assert [event.position for event in await store.read(after=0, limit=9)] == [1, 2, 3]
+
+
+async def test_an_event_is_stored_with_its_hash_under_a_stable_topic_as_readable_json(
+    store: EventStore,
+) -> None:
+    stream = begun()
+    await store.append(collected(stream))
+    async with store.pool.connection() as connection:
+        cursor = await connection.execute(
+            "SELECT topic, convert_from(state, 'UTF8')::jsonb ->> 'actor', content_hash, state FROM stored_events"
+        )
+        row = await cursor.fetchone()
+    assert row is not None
+    assert row[:2] == ("test.counting_began", "system")
+    assert bytes(row[2]) == content_hash(StoredEvent(stream.id, 1, row[0], bytes(row[3])))
+
+
+@pytest.mark.parametrize(
+    "change", ["UPDATE stored_events SET topic = 'x'", "DELETE FROM stored_events", "TRUNCATE stored_events"]
+)
+async def test_events_are_never_updated_and_never_deleted(store: EventStore, change: str) -> None:
+    await store.append(collected(begun()))
+    async with store.pool.connection() as connection:
+        with pytest.raises(psycopg.errors.RaiseException, match="never updated and never deleted"):
+            await connection.execute(change.encode())
+
+
+async def test_readers_are_woken_by_an_append_of_another_process(
+    store: EventStore, settings: Settings
+) -> None:
+    url = settings.database_url.get_secret_value()
+    wakeups = store.wakeups(poll_seconds=30)
+    await anext(wakeups)
+    await asyncio.sleep(0.2)  # until this process listens; earlier wakes are its own
+    while True:
+        try:
+            await asyncio.wait_for(anext(wakeups), 0.2)
+        except TimeoutError:
+            break
+    wakeups = store.wakeups(poll_seconds=30)
+    await anext(wakeups)
+    async with EventStore(url, store.pool) as other:
+        await other.append(collected(begun()))
+        await asyncio.wait_for(anext(wakeups), 5)
+
+
+# -- faults
+
+
+async def test_the_answer_of_a_batch_whose_connection_broke_is_found_in_the_log(
+    store: EventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The append committed, its answer was lost: the caller still gets its position, and nothing is there twice."""
+    await store.append(collected(begun()))
+    connection = store._appender._connection
+    assert connection is not None
+    execute = type(connection).execute
+
+    async def execute_and_lose(self: object, *args: object, **kwargs: object) -> object:
+        await execute(connection, *args, **kwargs)  # type: ignore[arg-type]
+        await connection.close()
+        raise psycopg.OperationalError("connection lost")
+
+    monkeypatch.setattr(connection, "execute", execute_and_lose.__get__(connection))
+    assert await store.append(collected(begun())) == 2
+    assert len(await stored_versions(store.pool)) == 2
+
+
+async def test_an_append_whose_connection_was_ended_before_it_committed_is_reported_as_not_done(
+    store: EventStore, settings: Settings
+) -> None:
+    await store.append(collected(begun()))
+    backend = store._appender._backend
+    assert backend is not None
+    url = settings.database_url.get_secret_value()
+    async with await psycopg.AsyncConnection.connect(url) as blocker:
+        await blocker.execute("SELECT pg_advisory_xact_lock(1885431908)")
+        waiting = asyncio.create_task(store.append(collected(begun())))
+        async with store.pool.connection() as observer:
+            while True:
+                cursor = await observer.execute(
+                    "SELECT wait_event FROM pg_stat_activity WHERE pid = %s", (backend[0],)
+                )
+                if await cursor.fetchone() == ("advisory",):
+                    break
+            await observer.execute("SELECT pg_terminate_backend(%s)", (backend[0],))
+        with pytest.raises(StoreUnavailable):
+            await waiting
+    assert len(await stored_versions(store.pool)) == 1
+    await store.append(collected(begun()))  # and the next goes through
+
+
+async def test_a_cancelled_caller_does_not_take_its_append_back(store: EventStore) -> None:
+    append = asyncio.create_task(store.append(collected(begun())))
+    await asyncio.sleep(0)
+    append.cancel()
+    await asyncio.gather(append, return_exceptions=True)
+    assert await store.append(collected(begun())) == 2
+
+
+async def test_more_appends_than_may_wait_are_turned_away_at_once(settings: Settings) -> None:
+    url = settings.database_url.get_secret_value()
+    pool = connection_pool(url, size=2, application_name="test")
+    await pool.open()
+    async with EventStore(url, pool, queue_size=5) as store:
+        outcomes = await asyncio.gather(
+            *(store.append(collected(begun())) for _ in range(9)), return_exceptions=True
+        )
+    await pool.close()
+    assert sorted(type(outcome).__name__ for outcome in outcomes) == ["StoreUnavailable"] * 4 + ["int"] * 5
+
+
+async def test_while_another_holds_the_log_appends_end_as_unavailable(
+    store: EventStore, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(appender_module, "QUEUE_SECONDS", 0.3)
+    url = settings.database_url.get_secret_value()
+    async with await psycopg.AsyncConnection.connect(url) as blocker:
+        await blocker.execute("SELECT pg_advisory_xact_lock(1885431908)")
+        sent = asyncio.create_task(store.append(collected(begun())))
+        await asyncio.sleep(0.05)
+        queued = asyncio.create_task(store.append(collected(begun())))
+        with pytest.raises(StoreUnavailable, match="waited too long"):
+            await queued
+        with pytest.raises(StoreUnavailable, match="LockNotAvailable"):
+            await sent
+    assert await stored_versions(store.pool) == []
