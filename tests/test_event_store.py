@@ -87,9 +87,7 @@ async def _write(database_url: str, shared: list[UUID], number: int) -> list[tup
         async def on_shared(stream_id: UUID) -> None:
             for _ in range(6):
                 try:
-                    stream, _ = await store.change(
-                        Counter_, stream_id, lambda s: count(s, f"{number}.{turn}")
-                    )
+                    stream, _ = await store.change(Counter_, stream_id, count)
                 except VersionConflict:
                     continue
                 acknowledged.append((stream_id, stream.version))
