@@ -1,6 +1,7 @@
 """The connection to Temporal: bounded when asked once, patient when a process has to have it."""
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Callable
 from dataclasses import replace
@@ -100,8 +101,15 @@ async def keep_serving(make_worker: Callable[[], Worker], *, stop: asyncio.Event
         except (RPCError, RuntimeError) as error:  # what the SDK's core reports when a poll fails for good
             pause = pause_seconds(attempt=failures)
             log.warning("worker.restarting", task_queue=worker.task_queue, reason=str(error), retry_in=pause)
-            await asyncio.sleep(pause)
+            await sleep_unless_stopped(pause, stop=stop)
             failures += 1
+
+
+async def sleep_unless_stopped(seconds: float, *, stop: asyncio.Event) -> None:
+    """Sleep, but no longer than until `stop` is set."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await stop.wait()
 
 
 def pause_seconds(*, attempt: int, longest: float = LONGEST_PAUSE_SECONDS) -> float:

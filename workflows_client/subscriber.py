@@ -25,7 +25,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from payloops.events.connections import connect
 from payloops.events.event_store import EventStore, RecordedEvent
-from payloops.workflows_client.connection import pause_seconds
+from payloops.workflows_client.connection import pause_seconds, sleep_unless_stopped
 from payloops.workflows_client.payments import TOPICS, SignalWorkflow, StartWorkflow, forwarding_of
 
 READER = "temporal"
@@ -74,7 +74,7 @@ async def _serve(store: EventStore, database_url: str, client: Client, stop: asy
         except* (psycopg.Error, OSError, TimeoutError) as errors:
             pause = pause_seconds(attempt=failures, longest=LONGEST_RETRY_SECONDS)
             log.warning("subscriber.interrupted", errors=[repr(e) for e in errors.exceptions], retry_in=pause)
-            await asyncio.sleep(pause)
+            await sleep_unless_stopped(pause, stop=stop)
             failures += 1
 
 
@@ -90,7 +90,7 @@ async def _leadership(
             " set_config('tcp_keepalives_interval', '2', false), set_config('tcp_keepalives_count', '3', false)"
         )
         while not await _locked(connection):
-            await asyncio.sleep(TAKEOVER_SECONDS)
+            await sleep_unless_stopped(TAKEOVER_SECONDS, stop=stop)
             if stop.is_set():
                 yield None
                 return

@@ -4,21 +4,26 @@ import asyncio
 from datetime import timedelta
 from functools import partial
 
+import psycopg
+import structlog
 from temporalio.client import Client
 from temporalio.worker import Worker
 
 from payloops.sandbox import ledger
 from payloops.sandbox.activities import SandboxActivities
 from payloops.sandbox.workflows import WORKFLOWS
-from payloops.workflows_client.connection import keep_serving
+from payloops.workflows_client.connection import keep_serving, pause_seconds, sleep_unless_stopped
 
 PROCESSORS = ("stripe", "razorpay")
 GRACE = timedelta(seconds=10)
 
+log = structlog.get_logger(__name__)
+
 
 async def serve_sandbox(*, client: Client, pool: ledger.Pool, stop: asyncio.Event) -> None:
     """Open the books, and serve both processors' queues until `stop` is set; what runs then may finish."""
-    await ledger.open_books(pool)
+    if not await _books_opened(pool, stop):
+        return
     async with asyncio.TaskGroup() as group:
         for processor in PROCESSORS:
             make = partial(sandbox_worker, client=client, pool=pool, processor=processor)
@@ -34,3 +39,19 @@ def sandbox_worker(*, client: Client, pool: ledger.Pool, processor: str) -> Work
         activities=SandboxActivities(pool=pool, processor=processor).all(),
         graceful_shutdown_timeout=GRACE,
     )
+
+
+async def _books_opened(pool: ledger.Pool, stop: asyncio.Event) -> bool:
+    """Open the books, however long PostgreSQL takes to come up; False where `stop` was set first."""
+    failures = 0
+    while not stop.is_set():
+        try:
+            await ledger.open_books(pool)
+        except (psycopg.Error, OSError) as error:
+            pause = pause_seconds(attempt=failures)
+            log.warning("sandbox.books_unavailable", reason=repr(error), retry_in=pause)
+            await sleep_unless_stopped(pause, stop=stop)
+            failures += 1
+        else:
+            return True
+    return False

@@ -1,0 +1,27 @@
+"""The client of Temporal that a process gets from its settings."""
+
+import asyncio
+
+from temporalio.client import Client
+
+from payloops.settings import Settings
+from payloops.workflows_client.connection import connect_when_up
+
+
+async def connect_unless_stopped(settings: Settings, *, stop: asyncio.Event) -> Client | None:
+    """Connect, however long Temporal takes to come up; None where `stop` was set first."""
+    key = settings.temporal_codec_key
+    connecting = asyncio.create_task(
+        connect_when_up(
+            address=settings.temporal_address,
+            namespace=settings.temporal_namespace,
+            codec_key=None if key is None else key.get_secret_value(),
+        )
+    )
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait({connecting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if connecting.done():
+        return connecting.result()
+    connecting.cancel()
+    return None

@@ -1,0 +1,39 @@
+"""The worker's process: `payloops worker`, with `--sandbox` also the processors' workers."""
+
+import asyncio
+
+import structlog
+
+from payloops.commands.client_secrets import ClientSecrets
+from payloops.commands.credentials import CredentialCipher
+from payloops.logs import configure_logs
+from payloops.sandbox.worker import serve_sandbox
+from payloops.settings import Settings
+from payloops.stopping import stop_on_signals
+from payloops.temporal import connect_unless_stopped
+from payloops.wiring import open_store
+from payloops.workflows_client.activities import BackendActivities
+from payloops.workflows_client.worker import serve_backend
+
+log = structlog.get_logger()
+
+
+async def run_worker(settings: Settings, *, sandbox: bool) -> None:
+    """Serve activities until SIGTERM or SIGINT; those that run then have ten seconds to finish.
+
+    Starts also while PostgreSQL or Temporal is down, and serves once they are there.
+    """
+    configure_logs(settings, process="worker")
+    stop = stop_on_signals()
+    client = await connect_unless_stopped(settings, stop=stop)
+    if client is not None:
+        async with open_store(settings, application_name="payloops worker") as store:
+            cipher = CredentialCipher(secret=settings.encryption_key.get_secret_value())
+            activities = BackendActivities(
+                store=store, cipher=cipher, client_secrets=ClientSecrets(store.pool, cipher)
+            )
+            async with asyncio.TaskGroup() as group:
+                group.create_task(serve_backend(client=client, activities=activities, stop=stop))
+                if sandbox:
+                    group.create_task(serve_sandbox(client=client, pool=store.pool, stop=stop))
+    log.info("worker.stopped")
