@@ -18,6 +18,7 @@ from psycopg import sql
 
 from payloops.embedded.binaries import find_postgres
 from payloops.embedded.errors import PortTakenError, StartError
+from payloops.embedded.files import remove_tree, write_private
 from payloops.embedded.processes import Child, Identity, run_to_end
 
 PART = "PostgreSQL"
@@ -294,23 +295,6 @@ class Postgres:
         if "could not bind" in said:
             raise PortTakenError(part=PART, why=f"port {self.port} is taken by another program")
         raise StartError(part=PART, why=_complaint(said) or f"it ended; see {self._log}")
-
-
-def write_private(path: Path, text: str) -> None:
-    """A file that only its owner may read, never for a moment otherwise."""
-    fresh = path.with_name(path.name + ".new")
-    fresh.unlink(missing_ok=True)
-    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(text)
-    fresh.replace(path)
-
-
-def remove_tree(path: Path) -> None:
-    if path.is_symlink() or path.is_file():
-        path.unlink()
-    elif path.exists():
-        shutil.rmtree(path)
 
 
 def _remove_cluster(link: Path) -> None:

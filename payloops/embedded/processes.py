@@ -18,7 +18,7 @@ from payloops.embedded.errors import StartError
 Identity = Literal["same", "namespace"] | tuple[int, int]
 
 LOG_LIMIT = 10 * 1024 * 1024  # bytes; a longer log is put aside at the next start
-LEFTOVERS_END_BY_THEMSELVES = 10.0  # seconds; Temporal was seen to take 2.6
+LEFTOVERS_END_BY_THEMSELVES = 5.0  # seconds; Temporal was seen to take 2.6
 LEFTOVERS_END_KILLED = 10.0
 
 

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Literal, Self
 
 from payloops.embedded.errors import PortTakenError, StartError
+from payloops.embedded.files import remove_tree
 from payloops.embedded.locks import (
     choosing_ports,
     free_ports,
@@ -18,7 +19,7 @@ from payloops.embedded.locks import (
     remembered_ports,
     take_directory,
 )
-from payloops.embedded.postgres import Postgres, remove_tree
+from payloops.embedded.postgres import Postgres
 from payloops.embedded.processes import Child, end_leftovers, record
 from payloops.embedded.temporal import Temporal
 from payloops.embedded.valkey import Valkey
@@ -66,7 +67,7 @@ class EmbeddedServers:
         self._fresh = fresh
         self._also_fresh = also_fresh
         self._ephemeral = ephemeral
-        self._parts = parts
+        self.parts = parts
         self._temporal_ui = temporal_ui or temporal_ui_port is not None
         self._given = {"postgres": postgres_port, "temporal": temporal_port, "ui": temporal_ui_port}
         self._lock: int | None = None
@@ -107,7 +108,7 @@ class EmbeddedServers:
         deadline = time.monotonic() + START_SECONDS
         try:
             self._open_directory()
-            for name in self._parts:
+            for name in self.parts:
                 getattr(self, name).prepare()
             self._start_all(deadline=deadline)
         except BaseException as error:
@@ -157,7 +158,7 @@ class EmbeddedServers:
         """Servers that ended though nobody stopped them."""
         return [
             part
-            for part in self._parts
+            for part in self.parts
             if (child := getattr(self, part).child) is not None and child.exit_status() is not None
         ]
 
@@ -200,7 +201,7 @@ class EmbeddedServers:
             except PortTakenError:
                 if attempt == PORT_TRIES:
                     raise
-                for name in self._parts:
+                for name in self.parts:
                     getattr(self, name).stop()
             else:
                 return
@@ -216,22 +217,20 @@ class EmbeddedServers:
     def _start_on(self, ports: list[int], *, deadline: float) -> None:
         """Start on these ports: all at once, from this thread; the waiting is shared out."""
         postgres_port, temporal_port, ui_port = ports
-        if "temporal" in self._parts:
+        if "temporal" in self.parts:
             self.temporal.launch(port=temporal_port, ui_port=ui_port if self._temporal_ui else None)
-        if "valkey" in self._parts:
+        if "valkey" in self.parts:
             self.valkey.launch()
         self._record()
-        if "postgres" in self._parts:
+        if "postgres" in self.parts:
             self.postgres.launch(port=postgres_port, deadline=deadline)
         self._record()
         with ThreadPoolExecutor() as waiting:
-            waits = [
-                waiting.submit(getattr(self, name).wait_ready, deadline=deadline) for name in self._parts
-            ]
+            waits = [waiting.submit(getattr(self, name).wait_ready, deadline=deadline) for name in self.parts]
         for each in waits:
             each.result()
         remember_ports(self.data_dir / "ports.json", dict(zip(self._given, ports, strict=True)))
 
     def _record(self) -> None:
-        children = [child for name in self._parts if (child := getattr(self, name).child) is not None]
+        children = [child for name in self.parts if (child := getattr(self, name).child) is not None]
         record(self.data_dir / "run/processes.json", [*self._extra, *children])

@@ -1,0 +1,51 @@
+# Needs Python 3.11 or later with venv and pip, and make. `make help` lists what there is.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+ARGS ?=
+
+# pip is told to keep quiet about itself, and about root, who may well want to try this.
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PIP_ROOT_USER_ACTION := ignore
+
+.PHONY: help install dev test lint lock clean
+
+help: ## Show this list
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
+
+install: $(INSTALLED) ## Make the virtual environment and install what requirements.lock names
+
+# Only when one of these has changed; the path is kept inside, since an environment cannot be moved.
+$(INSTALLED): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "Python 3.11 or later is needed, and $(PYTHON) is older: make PYTHON=python3.11" >&2; exit 1; }
+	@test -x $(BIN)/python && $(BIN)/python -m pip --version >/dev/null 2>&1 \
+		|| $(PYTHON) -m venv --clear $(VENV) \
+		|| { echo "venv is needed; on Debian: apt install python3-venv" >&2; exit 1; }
+	@echo "Installing (a minute, at the first time) …"
+	@$(BIN)/python -m pip install --quiet --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --no-deps -e .
+	@touch $@
+
+dev: $(INSTALLED) ## Run the whole service here; ARGS="--fresh --port 3001" and more: payloops dev --help
+	@$(BIN)/payloops dev --stop-with-parent $(ARGS)
+
+test: lint ## Check style, types and layers, and run all tests
+	$(BIN)/pytest $(ARGS)
+
+lint: $(INSTALLED) ## Check style, types and layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+lock: ## Choose the newest versions that pyproject.toml allows, and write requirements.lock
+	$(PYTHON) -m venv build/lock
+	build/lock/bin/python -m pip install --quiet uv
+	build/lock/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --extra dev \
+		--generate-hashes --custom-compile-command "make lock" --output-file requirements.lock pyproject.toml
+
+clean: ## Remove the virtual environment, caches and builds; data stays in .payloops
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,233 @@
+"""The command line. Each command imports what it runs, so that `--help` is quick."""
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from payloops.settings import Settings
+
+app = typer.Typer(
+    help="PayLoops backend: the API gateway of a payment platform.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+projections = typer.Typer(help="The tables folded from the event log.", no_args_is_help=True)
+app.add_typer(projections, name="projections")
+
+DataDir = Annotated[
+    Path,
+    typer.Option(
+        "--data-dir", envvar="PAYLOOPS_DATA_DIR", help="Where the embedded servers keep their data."
+    ),
+]
+WRONG_SETTINGS = 2
+DEFAULT_DATA_DIR = Path(".payloops")
+
+
+def main() -> None:
+    app()
+
+
+@app.command()
+def dev(
+    *,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Drop all data first.")] = False,
+    host: Annotated[str, typer.Option(envvar="HOST", help="Address the API listens on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(envvar="PORT", min=1, max=65535, help="Port of the API.")] = 3000,
+    postgres_port: Annotated[
+        int | None, typer.Option(help="Port of PostgreSQL; a free one if not given.")
+    ] = None,
+    temporal_port: Annotated[
+        int | None, typer.Option(help="Port of Temporal; a free one if not given.")
+    ] = None,
+    temporal_ui_port: Annotated[
+        int | None, typer.Option(help="Port of Temporal's web interface; a free one if not given.")
+    ] = None,
+    stop_with_parent: Annotated[
+        bool, typer.Option("--stop-with-parent", hidden=True, help="End when the calling program does.")
+    ] = False,
+) -> None:
+    """Run the whole service here, on embedded servers.
+
+    DATABASE_URL, REDIS_URL and TEMPORAL_ADDRESS, where set, take the place of the embedded server of that kind.
+    """
+    from payloops.dev import DevOptions, run_dev  # noqa: PLC0415
+    from payloops.embedded import StartError  # noqa: PLC0415
+    from payloops.settings import SettingsError  # noqa: PLC0415
+
+    options = DevOptions(
+        data_dir=data_dir,
+        fresh=fresh,
+        host=host,
+        port=port,
+        postgres_port=postgres_port,
+        temporal_port=temporal_port,
+        temporal_ui_port=temporal_ui_port,
+        stop_with_parent=stop_with_parent,
+    )
+    try:
+        run_dev(options)
+    except SettingsError as error:
+        _wrong_settings(error)
+    except StartError as error:
+        _fail(str(error))
+
+
+@app.command()
+def demo(
+    *,
+    url: Annotated[str | None, typer.Option(help="The service; that of `payloops dev` if not given.")] = None,
+    api_key: Annotated[
+        str | None,
+        typer.Option(envvar="PAYLOOPS_API_KEY", help="A merchant's key; the demo merchant's if not given."),
+    ] = None,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a story.")] = False,
+) -> None:
+    """Walk an order through payment, capture and refund against a running service."""
+    import asyncio  # noqa: PLC0415
+
+    from rich.console import Console  # noqa: PLC0415
+
+    from payloops.client import AnsweredError, ServiceAbsentError  # noqa: PLC0415
+    from payloops.demo import DemoStuckError, run_demo  # noqa: PLC0415
+    from payloops.demo_merchant import read_demo_merchant  # noqa: PLC0415
+
+    kept = read_demo_merchant(data_dir=data_dir)
+    key = api_key or (kept.api_key if kept else None)
+    if key is None:
+        _fail(
+            f"no API key: give --api-key or PAYLOOPS_API_KEY, or run `payloops dev` first "
+            f"(its key is kept in {data_dir}; --data-dir names another)"
+        )
+    try:
+        asyncio.run(
+            run_demo(
+                url=url or (kept.url if kept else "http://127.0.0.1:3000"),
+                api_key=key,
+                as_json=as_json,
+                console=Console(highlight=False),
+            )
+        )
+    except ServiceAbsentError as error:
+        _fail(f"{error}: start one with `make dev`, or name another with --url")
+    except (AnsweredError, DemoStuckError) as error:
+        _fail(str(error))
+
+
+@app.command()
+def serve(
+    *, workers: Annotated[int, typer.Option(min=1, max=64, help="Processes that share the port.")] = 1
+) -> None:
+    """Serve the HTTP API."""
+    settings = _settings()
+    from payloops.serve import run  # noqa: PLC0415
+
+    run(settings, workers=workers)
+
+
+@app.command()
+def projector() -> None:
+    """Fold the event log into the tables that queries read."""
+    settings = _settings()
+    import asyncio  # noqa: PLC0415
+
+    from payloops.logs import configure_logs  # noqa: PLC0415
+    from payloops.projector import run_projector  # noqa: PLC0415
+
+    configure_logs(settings, process="projector")
+    asyncio.run(run_projector(settings))
+
+
+@app.command()
+def subscriber() -> None:
+    """Start and signal Temporal workflows for what the event log tells."""
+    settings = _settings()
+    import asyncio  # noqa: PLC0415
+
+    from payloops.subscriber import run_subscriber  # noqa: PLC0415
+
+    asyncio.run(run_subscriber(settings))
+
+
+@app.command()
+def worker(
+    *,
+    sandbox: Annotated[bool, typer.Option("--sandbox", help="Also play the payment processors.")] = False,
+) -> None:
+    """Serve the activities by which Temporal workflows call back."""
+    settings = _settings()
+    import asyncio  # noqa: PLC0415
+
+    from payloops.worker import run_worker  # noqa: PLC0415
+
+    asyncio.run(run_worker(settings, sandbox=sandbox))
+
+
+@app.command()
+def migrate() -> None:
+    """Bring the database's schema up to date. Needs DATABASE_URL alone."""
+    database_url = os.environ.get("DATABASE_URL")
+    if not database_url:
+        _fail("DATABASE_URL: Field required", status=WRONG_SETTINGS)
+    from sqlalchemy.exc import SQLAlchemyError  # noqa: PLC0415
+
+    from payloops.migrate import migrate as apply  # noqa: PLC0415
+
+    try:
+        applied = apply(database_url=database_url)
+    except SQLAlchemyError as error:
+        _fail(f"migration: {error}")
+    typer.echo("\n".join(f"applied {revision}" for revision in applied) or "nothing to apply")
+
+
+@projections.command("status")
+def projections_status(
+    *,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Show how far each projection is, and what it could not apply.
+
+    Needs DATABASE_URL alone, or a `payloops dev` on the data directory.
+    """
+    import asyncio  # noqa: PLC0415
+
+    import psycopg  # noqa: PLC0415
+
+    from payloops.dev_environment import read_environment  # noqa: PLC0415
+    from payloops.projections_status import show_projections_status  # noqa: PLC0415
+
+    kept = read_environment(data_dir=data_dir)
+    database_url = os.environ.get("DATABASE_URL") or kept.get("DATABASE_URL")
+    if not database_url:
+        _fail("DATABASE_URL: Field required", status=WRONG_SETTINGS)
+    try:
+        asyncio.run(show_projections_status(database_url=database_url, as_json=as_json))
+    except psycopg.Error as error:
+        _fail(f"the database does not answer: {error}")
+
+
+def _settings() -> "Settings":
+    from payloops.settings import SettingsError, read_settings  # noqa: PLC0415
+
+    try:
+        return read_settings()
+    except SettingsError as error:
+        _wrong_settings(error)
+
+
+def _wrong_settings(error: Exception) -> NoReturn:
+    _fail(str(error), status=WRONG_SETTINGS)
+
+
+def _fail(message: str, *, status: int = 1) -> NoReturn:
+    lines = [line for line in message.splitlines() if line.strip()]
+    sys.stderr.write("".join(f"payloops: {line}\n" for line in lines))
+    raise typer.Exit(status)

@@ -1,0 +1,181 @@
+"""`payloops demo`: an order from its creation to a partial refund, through HTTP only, shown as it happens."""
+
+import asyncio
+import json
+import secrets
+import time
+from collections.abc import Callable
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from payloops.client import JSON, Answer, Client
+
+AMOUNT, REFUND = 4999, 1500  # minor units: 49.99 and 15.00
+CURRENCY = "USD"
+PATIENCE = 30.0  # seconds for a step that a workflow does
+POLL = 0.05
+
+
+class DemoStuckError(Exception):
+    """A step did not come to its end in time."""
+
+
+class Demo:
+    """Walks through an order's life and reports each step to `show`."""
+
+    def __init__(self, *, client: Client, show: Callable[[JSON], None]) -> None:
+        self._client = client
+        self._show = show
+        self._run = secrets.token_hex(4)
+
+    async def walk(self) -> JSON:
+        """The whole way; returns the order, its transactions and its events.
+
+        Raises ServiceAbsentError, AnsweredError, DemoStuckError.
+        """
+        order = await self._post(
+            "An order is created",
+            "/v1/orders",
+            {
+                "amount": AMOUNT,
+                "currency": CURRENCY,
+                "externalId": f"demo-{self._run}",
+                "description": "Two coffees and a book",
+                "metadata": {"from": "payloops demo"},
+            },
+            says=lambda body: f"{money(body['amount'], body['currency'])}, {body['status']}",
+        )
+        path = f"/v1/orders/{order['id']}"
+        await self._post(
+            "It is paid, to be captured later",
+            f"{path}/pay",
+            {"paymentMethod": {"type": "card", "token": "tok_visa"}, "capture": "manual"},
+            says=lambda body: f"{body['status']} at {body['processor']}, by workflow {body['workflowId']}",
+            prefer="wait=20",
+        )
+        await self._until(path, "The processor has authorized it", {"authorized"})
+        await self._post(
+            "It is captured", f"{path}/capture", {}, says=lambda body: f"asked for, order {body['status']}"
+        )
+        await self._until(path, "The money is captured", {"captured"})
+        await self._post(
+            "A part is refunded",
+            f"{path}/refund",
+            {"amount": REFUND, "reason": "One coffee was cold"},
+            says=lambda body: f"{money(body['amount'], CURRENCY)}, {body['status']}",
+        )
+        order = await self._until(path, "The refund has gone through", {"partially_refunded"})
+        transactions = await self._client.get(f"{path}/transactions")
+        events = await self._client.get(f"{path}/events")
+        return {"order": order, "transactions": transactions.body, "events": events.body}
+
+    async def _post(
+        self,
+        title: str,
+        path: str,
+        body: JSON,
+        *,
+        says: Callable[[JSON], str],
+        prefer: str | None = None,
+    ) -> JSON:
+        headers = {"Idempotency-Key": f"demo-{self._run}-{path.rpartition('/')[2]}"}
+        if prefer:
+            headers["Prefer"] = prefer
+        answer = await self._client.post(path, body=body, headers=headers)
+        self._report(title, f"POST {path}", answer, says(answer.body))
+        answered: JSON = answer.body
+        return answered
+
+    async def _until(self, path: str, title: str, statuses: set[str]) -> JSON:
+        """Ask for the order until a workflow has brought it where it should be."""
+        began = time.perf_counter()
+        while True:
+            answer = await self._client.get(path)
+            order: JSON = answer.body
+            if order["status"] in statuses:
+                break
+            waited = time.perf_counter() - began
+            if order["status"] in {"failed", "cancelled"} or waited > PATIENCE:
+                error = order.get("lastError") or {}
+                raise DemoStuckError(
+                    f"{title}: expected {' or '.join(sorted(statuses))}, but after {waited:.0f} s the order is "
+                    f"{order['status']} {error.get('message', '')}".rstrip()
+                )
+            await asyncio.sleep(POLL)
+        took = Answer(status=answer.status, body=order, milliseconds=(time.perf_counter() - began) * 1000)
+        refunded = f", {money(order['amountRefunded'], CURRENCY)} refunded" if order["amountRefunded"] else ""
+        self._report(
+            title,
+            f"GET {path}",
+            took,
+            f"{order['status']}, {money(order['amountCaptured'], CURRENCY)} captured{refunded}",
+        )
+        return order
+
+    def _report(self, title: str, request: str, answer: Answer, says: str) -> None:
+        self._show(
+            {
+                "step": title,
+                "request": request,
+                "status": answer.status,
+                "milliseconds": round(answer.milliseconds, 1),
+                "result": says,
+            }
+        )
+
+
+async def run_demo(*, url: str, api_key: str, as_json: bool, console: Console) -> None:
+    """Raises ServiceAbsentError, AnsweredError, DemoStuckError."""
+    steps: list[JSON] = []
+
+    def show(step: JSON) -> None:
+        steps.append(step)
+        if not as_json:
+            console.print(
+                f"[green]✓[/] [bold]{step['step']:<34}[/] {step['result']}\n"
+                f"  [dim]{step['request']}  → {step['status']} in {step['milliseconds']:.0f} ms[/]",
+                soft_wrap=True,
+                highlight=False,
+            )
+
+    async with Client(url=url, headers={"X-API-Key": api_key}) as client:
+        walked = await Demo(client=client, show=show).walk()
+    if as_json:
+        print(json.dumps({"url": url, "steps": steps, **walked}, indent=2))  # noqa: T201 the command's output
+        return
+    console.print()
+    console.print(audit_trail(walked["order"], events_of(walked["events"])))
+
+
+def events_of(body: Any) -> list[JSON]:
+    """The trail's entries, whether the answer is the array or a list object around it."""
+    found: list[JSON] = body["data"] if isinstance(body, dict) else body
+    return found
+
+
+def audit_trail(order: JSON, events: list[JSON]) -> Table:
+    table = Table(title=f"Audit trail of order {order['id']}", title_justify="left", show_edge=False)
+    for heading in ("#", "When", "What", "Who", "Details"):
+        table.add_column(heading, overflow="fold")
+    for number, event in enumerate(events, start=1):
+        at = str(event.get("occurredAt") or event.get("at") or event.get("createdAt") or "")
+        table.add_row(
+            str(event.get("version", number)),
+            at[11:23],
+            str(event.get("type", "")),
+            str(event.get("actor", "")),
+            _details(event.get("data") or {}),
+        )
+    return table
+
+
+def _details(data: JSON) -> str:
+    told = ("amount", "currency", "attempt", "processor", "reason", "errorCode")
+    return ", ".join(f"{name} {data[name]}" for name in told if data.get(name) is not None)
+
+
+def money(minor: int, currency: str) -> str:
+    """Of a currency with two decimals."""
+    return f"{minor / 100:.2f} {currency}"

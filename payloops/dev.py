@@ -1,0 +1,305 @@
+"""`payloops dev`: the whole service on this machine, from one command."""
+
+import asyncio
+import importlib
+import os
+import signal
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from payloops.client import AnsweredError, ServiceAbsentError
+from payloops.demo_merchant import FILE_NAME as DEMO_MERCHANT_FILE
+from payloops.demo_merchant import DemoMerchant, ensure_demo_merchant
+from payloops.dev_environment import ENVIRONMENT_FILE, SECRETS_FILE, kept_secrets, write_environment
+from payloops.embedded import EmbeddedServers, StartError
+from payloops.embedded.locks import port_is_free
+from payloops.embedded.servers import Part as ServerPart
+from payloops.settings import read_settings
+from payloops.supervisor import Part, how_it_ended, stop_parts
+
+EXTERNAL: dict[ServerPart, str] = {
+    "postgres": "DATABASE_URL",
+    "valkey": "REDIS_URL",
+    "temporal": "TEMPORAL_ADDRESS",
+}
+"""Servers the caller may bring, by the variable that names them."""
+
+API_SECONDS = 30.0  # for the API to become ready
+LOOK_EVERY = 0.1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DevOptions:
+    data_dir: Path
+    fresh: bool
+    host: str
+    port: int
+    postgres_port: int | None
+    temporal_port: int | None
+    temporal_ui_port: int | None
+    stop_with_parent: bool = False
+
+
+def run_dev(options: DevOptions) -> None:
+    """Start everything, show how to use it, keep it running until a signal, stop it in order.
+
+    Raises StartError with one line about the part that did not start, SettingsError.
+    """
+    console = Console(highlight=False)
+    began = time.monotonic()
+    with interruptible():
+        try:
+            _run(options, console=console, began=began)
+        except KeyboardInterrupt:
+            console.print("Stopped.")
+
+
+def _run(options: DevOptions, *, console: Console, began: float) -> None:
+    if not port_is_free(options.port):
+        raise StartError(
+            part="API", why=f"port {options.port} is taken by another program: choose one with --port"
+        )
+    namespace = os.environ.get("TEMPORAL_NAMESPACE", "loop")
+    embedded = [part for part, name in EXTERNAL.items() if not os.environ.get(name)]
+    servers = EmbeddedServers(
+        data_dir=options.data_dir,
+        temporal_namespaces=[namespace],
+        fresh=options.fresh,
+        also_fresh=[SECRETS_FILE, ENVIRONMENT_FILE, DEMO_MERCHANT_FILE],
+        parts=embedded,
+        temporal_ui=True,
+        postgres_port=options.postgres_port,
+        temporal_port=options.temporal_port,
+        temporal_ui_port=options.temporal_ui_port,
+    )
+    named = ", ".join(each.capitalize().replace("Postgres", "PostgreSQL") for each in embedded)
+    console.print(f"[dim]Starting {named or 'on your own servers'} …[/]")
+    # Slow to import, and the servers need a second of which we use none.
+    threading.Thread(target=importlib.import_module, args=["payloops.migrate"], daemon=True).start()
+    with servers:
+        if servers.temporal.put_aside:
+            console.print(
+                "[yellow]Temporal has another version: its data begins anew, "
+                f"the old is {servers.temporal.put_aside}[/]",
+                soft_wrap=True,
+            )
+        environment = _environment(options, servers=servers, embedded=embedded, namespace=namespace)
+        _migrate(environment["DATABASE_URL"])
+        parts = _parts(environment, servers=servers)
+        try:
+            for each in parts:
+                each.start()
+            url = _url(options)
+            _wait_for_api(parts[0], url=url)
+            merchant = _demo_merchant(url=url, data_dir=servers.data_dir)
+            _show_screen(console, servers=servers, merchant=merchant, seconds=time.monotonic() - began)
+            parent = os.getppid() if options.stop_with_parent else None
+            _keep_running(parts, servers=servers, console=console, parent=parent)
+        finally:
+            _stop(parts, console=console)
+
+
+def _environment(
+    options: DevOptions, *, servers: EmbeddedServers, embedded: list[ServerPart], namespace: str
+) -> dict[str, str]:
+    """What the processes read their settings from: the caller's variables first, ours where he has none.
+
+    Raises SettingsError, before anything is started that would fail on it again and again.
+    """
+    own = {
+        "ENVIRONMENT": "development",
+        "CORS_ORIGINS": "*",
+        "CHECKOUT_BASE_URL": _url(options),
+        "SHUTDOWN_GRACE": "0.2",
+        **kept_secrets(data_dir=servers.data_dir),
+        **os.environ,
+        "HOST": options.host,
+        "PORT": str(options.port),
+        "TEMPORAL_NAMESPACE": namespace,
+        "PYTHONUNBUFFERED": "1",
+    }
+    if "postgres" in embedded:
+        own["DATABASE_URL"] = servers.database_url
+    if "valkey" in embedded:
+        own["REDIS_URL"] = servers.redis_url
+    if "temporal" in embedded:
+        own["TEMPORAL_ADDRESS"] = servers.temporal_address
+    with _as_environment(own):
+        read_settings()
+    write_environment(own, data_dir=servers.data_dir)
+    return own
+
+
+def _url(options: DevOptions) -> str:
+    host = "127.0.0.1" if options.host in {"0.0.0.0", "::"} else options.host  # noqa: S104
+    return f"http://{host}:{options.port}"
+
+
+@contextmanager
+def _as_environment(variables: dict[str, str]) -> Iterator[None]:
+    before = dict(os.environ)
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def _migrate(database_url: str) -> None:
+    from sqlalchemy.exc import SQLAlchemyError  # noqa: PLC0415 slow, and wanted while the servers start
+
+    from payloops.migrate import migrate  # noqa: PLC0415
+
+    try:
+        migrate(database_url=database_url)
+    except SQLAlchemyError as error:
+        raise StartError(part="migrations", why=str(error).split("\n", 1)[0]) from error
+
+
+def _parts(environment: dict[str, str], *, servers: EmbeddedServers) -> list[Part]:
+    """The API first: it is stopped first, too."""
+    commands = {
+        "api": ["serve"],
+        "projector": ["projector"],
+        "subscriber": ["subscriber"],
+        "worker": ["worker", "--sandbox"],
+    }
+    return [
+        Part(
+            name=name,
+            arguments=arguments,
+            environment=environment,
+            log=servers.data_dir / f"logs/{name}.log",
+            chatty=name == "api",
+            started=lambda child: servers.keep(child=child),
+        )
+        for name, arguments in commands.items()
+    ]
+
+
+def _wait_for_api(api: Part, *, url: str) -> None:
+    deadline = time.monotonic() + API_SECONDS
+    why = "no answer"
+    while time.monotonic() < deadline:
+        assert api.child is not None
+        status = api.child.exit_status()
+        if status is not None:
+            said = api.child.said().strip().splitlines()
+            raise StartError(
+                part="API", why=f"{how_it_ended(status)}: {said[-1] if said else 'without a word'}"
+            )
+        try:
+            with urllib.request.urlopen(f"{url}/ready", timeout=5):  # noqa: S310 our own
+                return
+        except urllib.error.HTTPError as error:
+            with error:
+                why = error.read(500).decode(errors="replace")
+        except OSError:
+            pass
+        time.sleep(0.05)
+    raise StartError(part="API", why=f"not ready in {API_SECONDS:.0f} s: {why}; see {api.log.path}")
+
+
+def _demo_merchant(*, url: str, data_dir: Path) -> DemoMerchant:
+    try:
+        return asyncio.run(ensure_demo_merchant(url=url, data_dir=data_dir))
+    except (AnsweredError, ServiceAbsentError) as error:
+        raise StartError(part="demo merchant", why=str(error)) from error
+
+
+def _keep_running(
+    parts: list[Part], *, servers: EmbeddedServers, console: Console, parent: int | None
+) -> None:
+    """Until a signal's KeyboardInterrupt, or until `parent` is gone (make killed, which tells nobody)."""
+    for each in parts:
+        each.log.lines()  # what was said while starting
+    while parent is None or os.getppid() == parent:
+        for each in parts:
+            for line in each.log.lines():
+                console.out(line, highlight=False)
+            died = each.watch()
+            if died:
+                console.print(f"[red]{died}[/]", soft_wrap=True)
+        for server in servers.ended():
+            console.print(f"[red]{server} ended; starting it again[/]")
+            try:
+                servers.start_part(server)
+            except StartError as error:
+                console.print(f"[red]{error}[/]", soft_wrap=True)
+        time.sleep(LOOK_EVERY)
+
+
+def _stop(parts: list[Part], *, console: Console) -> None:
+    """The API while the others still work for its last requests; then these. The servers come after."""
+    console.print("[dim]Stopping: API, then workers, then servers …[/]")
+    try:
+        stop_parts(parts[:1])
+        stop_parts(parts[1:])
+    except KeyboardInterrupt:  # a second Ctrl-C: no patience
+        stop_parts(parts, seconds=0)
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """SIGTERM and a closed terminal end us as Ctrl-C does."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    names = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.signal(name, interrupt) for name in names]
+    try:
+        yield
+    finally:
+        for name, handler in zip(names, before, strict=True):
+            signal.signal(name, handler)
+
+
+def _show_screen(
+    console: Console, *, servers: EmbeddedServers, merchant: DemoMerchant, seconds: float
+) -> None:
+    """One screen. Commands are printed bare and unwrapped: they are there to be pasted."""
+    console.print(f"\n[bold green]PayLoops is ready[/] [dim]after {seconds:.1f} s[/]\n")
+    rows = {
+        "API": merchant.url,
+        "Reference": f"{merchant.url}/docs" if _exists(f"{merchant.url}/docs") else None,
+        "Temporal": servers.temporal_ui_url if "temporal" in servers.parts else None,
+        "API key": merchant.api_key,
+        "Sign-in": f"{merchant.email}  {merchant.password}",
+        "Data, logs": str(servers.data_dir),
+    }
+    for name, value in rows.items():
+        if value is not None:
+            console.print(f"  [bold]{name:<11}[/]{value}", soft_wrap=True)
+    console.print("\nPaste this into another terminal (or run [bold]payloops demo[/] there):\n")
+    console.out(curl_lines(url=merchant.url, api_key=merchant.api_key), highlight=False)
+    console.print("\n[dim]Ctrl-C stops everything. Requests, and what goes wrong, appear below.[/]\n")
+
+
+def curl_lines(*, url: str, api_key: str) -> str:
+    """An order's life, for a shell. The order's id is the only member of that name in the answer."""
+    return f"""\
+API={url}
+KEY="X-API-Key: {api_key}"
+ORDER=$(curl -sS -H "$KEY" $API/v1/orders --json '{{"amount": 4999, "currency": "USD"}}' | sed 's/.*"id": *"\\([^"]*\\)".*/\\1/')
+curl -sS -H "$KEY" -H "Prefer: wait=10" $API/v1/orders/$ORDER/pay --json '{{"paymentMethod": {{"type": "card", "token": "tok_visa"}}}}'; echo
+curl -sS -H "$KEY" $API/v1/orders/$ORDER/refund --json '{{"amount": 1500, "reason": "One coffee was cold"}}'; echo
+curl -sS -H "$KEY" $API/v1/orders/$ORDER; echo
+curl -sS -H "$KEY" $API/v1/orders/$ORDER/events; echo"""  # noqa: E501
+
+
+def _exists(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=5):  # noqa: S310 our own
+            return True
+    except OSError:
+        return False

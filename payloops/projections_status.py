@@ -1,0 +1,35 @@
+"""`payloops projections status`: how far each projection is, for eyes or for a program."""
+
+import json
+from dataclasses import asdict
+
+from rich.console import Console
+from rich.table import Table
+
+from payloops.events.connections import connection_pool
+from payloops.projections.status import ProjectionStatus, projections_status
+
+
+async def show_projections_status(*, database_url: str, as_json: bool) -> None:
+    """Print position, lag in events and seconds, and parked events of every projection."""
+    async with connection_pool(database_url, size=2, application_name="payloops-status") as pool:
+        found = await projections_status(pool)
+    if as_json:
+        print(json.dumps([asdict(each) for each in found], indent=2))  # noqa: T201 the command's output
+    else:
+        Console().print(status_table(found))
+
+
+def status_table(found: list[ProjectionStatus]) -> Table:
+    table = Table("Projection", "Position", "Head", "Lag, events", "Lag, seconds", "Parked", "Projector")
+    for each in found:
+        table.add_row(
+            each.name,
+            str(each.position),
+            str(each.head),
+            str(each.lag_events),
+            f"{each.lag_seconds:.1f}",
+            f"[red]{each.parked}[/]" if each.parked else "0",
+            "running" if each.active else "[red]none[/]",
+        )
+    return table

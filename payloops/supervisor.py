@@ -1,0 +1,153 @@
+"""Keeps the processes of `payloops dev` running, and shows what they have to say."""
+
+import json
+import re
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from payloops.embedded.processes import Child
+
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 15.0  # seconds before a part that died is started again
+SETTLED = 30.0  # seconds of running after which a part's earlier deaths are forgotten
+STOP_SECONDS = 20.0
+
+LEVEL = re.compile(r"\[(debug|info|warning|error|critical)\s*\]|\b(DEBUG|INFO|WARNING|ERROR|CRITICAL)\b")
+COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+LOUD = {"warning", "error", "critical"}
+
+
+class Part:
+    """One process: started, watched, started again with growing pauses when it dies."""
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        arguments: Sequence[str],
+        environment: Mapping[str, str],
+        log: Path,
+        chatty: bool,
+        started: Callable[[Child], None],
+    ) -> None:
+        self.name = name
+        self.log = LogTail(name=name, path=log, chatty=chatty)
+        self.child: Child | None = None
+        self._arguments = arguments
+        self._environment = environment
+        self._started = started
+        self._deaths = 0
+        self._began = 0.0
+        self._due = 0.0
+
+    def start(self) -> None:
+        self._began = time.monotonic()
+        self.child = Child(
+            name=self.name,
+            command=[sys.executable, "-P", "-m", "payloops", *self._arguments],
+            log=self.log.path,
+            death_signal=signal.SIGTERM,
+            environment=self._environment,
+        )
+        self.log.from_offset(self.child.log_offset)
+        self._started(self.child)
+
+    def watch(self) -> str | None:
+        """Start it again where that is due; returns a line to show when it died."""
+        now = time.monotonic()
+        if self.child is None:
+            if now >= self._due:
+                self.start()
+            return None
+        status = self.child.exit_status()
+        if status is None:
+            if self._deaths and now - self._began > SETTLED:
+                self._deaths = 0
+            return None
+        pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2**self._deaths)
+        self._deaths += 1
+        self._due = now + pause
+        self.child = None
+        return f"{self.name} {how_it_ended(status)}; starting it again in {pause:g} s (log: {self.log.path})"
+
+    def ask_to_stop(self) -> None:
+        if self.child is not None:
+            self.child.send(signal.SIGTERM)
+
+    def end(self, *, seconds: float) -> None:
+        """Wait for it to stop as asked; kill it past the deadline."""
+        if self.child is not None and not self.child.wait(seconds=seconds):
+            self.child.kill()
+        self.child = None
+
+
+def stop_parts(parts: Sequence[Part], *, seconds: float = STOP_SECONDS) -> None:
+    """Stop several parts at the same time."""
+    deadline = time.monotonic() + seconds
+    for each in parts:
+        each.ask_to_stop()
+    for each in parts:
+        each.end(seconds=max(0.0, deadline - time.monotonic()))
+
+
+def how_it_ended(status: int) -> str:
+    if status < 0:
+        return f"was ended by {signal.Signals(-status).name}"
+    return f"ended with status {status}"
+
+
+class LogTail:
+    """What a part wrote since we last looked; of that, the lines worth a place on the terminal.
+
+    `chatty` shows everything from level info, otherwise it takes a warning. A line without a level belongs to the one
+    before it, as a trace does.
+    """
+
+    def __init__(self, *, name: str, path: Path, chatty: bool) -> None:
+        self.path = path
+        self._name = name
+        self._chatty = chatty
+        self._offset = 0
+        self._rest = b""
+        self._showing = False
+
+    def from_offset(self, offset: int) -> None:
+        """A new process writes from here; a log that was put aside begins again."""
+        if offset < self._offset:
+            self._rest = b""
+        self._offset = min(self._offset, offset) if self._offset else offset
+
+    def lines(self) -> list[str]:
+        try:
+            with self.path.open("rb") as file:
+                file.seek(self._offset)
+                read = file.read()
+        except FileNotFoundError:
+            return []
+        self._offset += len(read)
+        *whole, self._rest = (self._rest + read).split(b"\n")
+        return [
+            f"{self._name:<10} {line}"
+            for line in (part.decode(errors="replace").rstrip() for part in whole)
+            if line and self._worth(line)
+        ]
+
+    def _worth(self, line: str) -> bool:
+        level = level_of(line)
+        if level is not None:
+            self._showing = level in LOUD or (self._chatty and level == "info")
+        return self._showing
+
+
+def level_of(line: str) -> str | None:
+    """The level of a log line, readable or JSON; None where it has none."""
+    if line.startswith("{"):
+        try:
+            level = json.loads(line).get("level")
+        except ValueError:
+            return None
+        return str(level).lower() if level else None
+    found = LEVEL.search(COLOURS.sub("", line)[:120])
+    return (found[1] or found[2]).lower() if found else None
