@@ -12,6 +12,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 
 import psycopg
@@ -70,12 +71,28 @@ async def _serve(store: EventStore, database_url: str, client: Client, stop: asy
             async with _leadership(database_url, stop) as connection:
                 failures = 0
                 if connection is not None:
-                    await _forward_while_leading(store, connection, client, stop)
+                    await _lead(_Leader(store=store, connection=connection, client=client, stop=stop))
+        except* _StoppedError:
+            log.info("subscriber.stopped_before_temporal_was_back")
         except* (psycopg.Error, OSError, TimeoutError) as errors:
             pause = pause_seconds(attempt=failures, longest=LONGEST_RETRY_SECONDS)
             log.warning("subscriber.interrupted", errors=[repr(e) for e in errors.exceptions], retry_in=pause)
             await sleep_unless_stopped(pause, stop=stop)
             failures += 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Leader:
+    """The replica that forwards. `connection` holds the lock."""
+
+    store: EventStore
+    connection: psycopg.AsyncConnection[TupleRow]
+    client: Client
+    stop: asyncio.Event
+
+
+class _StoppedError(Exception):
+    """Asked to stop while an event waited for Temporal."""
 
 
 @asynccontextmanager
@@ -106,16 +123,11 @@ async def _locked(connection: psycopg.AsyncConnection[TupleRow]) -> bool:
     return row is not None and bool(row[0])
 
 
-async def _forward_while_leading(
-    store: EventStore,
-    connection: psycopg.AsyncConnection[TupleRow],
-    client: Client,
-    stop: asyncio.Event,
-) -> None:
+async def _lead(leader: _Leader) -> None:
     """Forward until `stop`, or raise as soon as the connection, and the lock with it, is lost."""
     async with asyncio.TaskGroup() as group:
-        watch = group.create_task(_watch(connection))
-        await _forward(store, connection, client, stop)
+        watch = group.create_task(_watch(leader.connection))
+        await _forward_log(leader)
         watch.cancel()
 
 
@@ -126,28 +138,21 @@ async def _watch(connection: psycopg.AsyncConnection[TupleRow]) -> None:
             await connection.execute("SELECT 1")
 
 
-async def _forward(
-    store: EventStore,
-    connection: psycopg.AsyncConnection[TupleRow],
-    client: Client,
-    stop: asyncio.Event,
-) -> None:
-    position = await _checkpoint(connection)
-    async for _ in store.wakeups():
-        while not stop.is_set():
-            batch = await store.read(after=position, limit=BATCH)
+async def _forward_log(leader: _Leader) -> None:
+    position = await _checkpoint(leader.connection)
+    async for _ in leader.store.wakeups():
+        while not leader.stop.is_set():
+            batch = await leader.store.read(after=position, limit=BATCH)
             if not batch:
                 break
-            await _forward_batch(batch, connection, client)
+            await _forward_batch(leader, batch)
             position = batch[-1].position
-            await _move_checkpoint(connection, position)
-        if stop.is_set():
+            await _move_checkpoint(leader.connection, position)
+        if leader.stop.is_set():
             return
 
 
-async def _forward_batch(
-    batch: Sequence[RecordedEvent], connection: psycopg.AsyncConnection[TupleRow], client: Client
-) -> None:
+async def _forward_batch(leader: _Leader, batch: Sequence[RecordedEvent]) -> None:
     """Forward all of a batch: orders side by side, the events of one order one after another."""
     streams: defaultdict[object, list[RecordedEvent]] = defaultdict(list)
     for recorded in batch:
@@ -158,81 +163,93 @@ async def _forward_batch(
     async def forward_stream(events: Sequence[RecordedEvent]) -> None:
         async with places:
             for recorded in events:
-                await _forward_or_park(recorded, connection, client)
+                await _forward_or_park(leader, recorded)
 
     async with asyncio.TaskGroup() as group:
         for events in streams.values():
             group.create_task(forward_stream(events))
 
 
-async def _forward_or_park(
-    recorded: RecordedEvent, connection: psycopg.AsyncConnection[TupleRow], client: Client
-) -> None:
-    """Forward one event, for as long as Temporal takes; park it where the event itself is the trouble."""
+async def _forward_or_park(leader: _Leader, recorded: RecordedEvent) -> None:
+    """Forward one event, for as long as Temporal takes; park it where the event itself is the trouble.
+
+    Raises:
+        _StoppedError: asked to stop before Temporal answered.
+    """
+    try:
+        fact = recorded.event
+        forwarding = forwarding_of(fact)
+    except Exception as error:  # noqa: BLE001  (whatever is wrong with one event must not stop the others)
+        await _park(leader.connection, recorded, error)
+        return
     failures = 0
     while True:
         try:
-            await forward(recorded, client)
-        except RPCError as error:
-            if error.status in UNFORWARDABLE:
-                return await _park(recorded, connection, error)
+            outcome = await forward(forwarding, client=leader.client, correlation_id=fact.correlation_id)
+        except (RPCError, RuntimeError) as error:  # RuntimeError: what the SDK raises without a connection
+            if isinstance(error, RPCError) and error.status in UNFORWARDABLE:
+                await _park(leader.connection, recorded, error)
+                return
             pause = pause_seconds(attempt=failures, longest=LONGEST_RETRY_SECONDS)
             log.warning(
                 "subscriber.temporal_unavailable",
                 position=recorded.position,
-                topic=recorded.stored.topic,
-                status=error.status.name,
-                reason=error.message,
+                workflow_id=forwarding.workflow_id,
+                reason=repr(error),
                 retry_in=pause,
             )
-            await asyncio.sleep(pause)
+            await sleep_unless_stopped(pause, stop=leader.stop)
+            if leader.stop.is_set():
+                raise _StoppedError from error
             failures += 1
-        except Exception as error:  # noqa: BLE001  (whatever one event does must not stop the others)
-            return await _park(recorded, connection, error)
         else:
-            return None
+            log.info(
+                outcome,
+                workflow_id=forwarding.workflow_id,
+                position=recorded.position,
+                correlation_id=fact.correlation_id,
+            )
+            return
 
 
-async def forward(recorded: RecordedEvent, client: Client) -> None:
-    """Start or signal what an event asks for. Done already, or nobody there to be signalled: also done.
+async def forward(forwarding: StartWorkflow | SignalWorkflow, *, client: Client, correlation_id: str) -> str:
+    """Start or signal a workflow, and say which. Started before, or gone already: done as well.
 
     Raises:
-        RPCError: Temporal could not, or would not.
+        RPCError, RuntimeError: Temporal could not, or would not.
     """
-    fact = recorded.event
-    match forwarding_of(fact):
-        case StartWorkflow() as start:
-            try:
-                await client.start_workflow(
-                    start.workflow,
-                    start.input,
-                    id=start.workflow_id,
-                    task_queue=start.task_queue,
-                    id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
-                    memo={"correlationId": fact.correlation_id},
-                    rpc_timeout=RPC_TIMEOUT,
-                )
-            except WorkflowAlreadyStartedError:
-                outcome = "workflow.started_before"
-            else:
-                outcome = "workflow.started"
-            workflow_id = start.workflow_id
-        case SignalWorkflow() as signal:
-            outcome, workflow_id = "workflow.signalled", signal.workflow_id
-            try:
-                handle = client.get_workflow_handle(workflow_id)
-                await handle.signal(signal.signal, rpc_timeout=RPC_TIMEOUT)
-            except RPCError as error:
-                if error.status is not RPCStatusCode.NOT_FOUND or _namespace_is_missing(error):
-                    raise
-                outcome = "workflow.gone"
-    log.info(
-        outcome,
-        workflow_id=workflow_id,
-        topic=recorded.stored.topic,
-        position=recorded.position,
-        correlation_id=fact.correlation_id,
-    )
+    match forwarding:
+        case StartWorkflow():
+            return await _start(forwarding, client, correlation_id=correlation_id)
+        case SignalWorkflow():
+            return await _signal(forwarding, client)
+
+
+async def _start(start: StartWorkflow, client: Client, *, correlation_id: str) -> str:
+    try:
+        await client.start_workflow(
+            start.workflow,
+            start.input,
+            id=start.workflow_id,
+            task_queue=start.task_queue,
+            id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
+            memo={"correlationId": correlation_id},
+            rpc_timeout=RPC_TIMEOUT,
+        )
+    except WorkflowAlreadyStartedError:
+        return "workflow.started_before"
+    return "workflow.started"
+
+
+async def _signal(signal: SignalWorkflow, client: Client) -> str:
+    try:
+        handle = client.get_workflow_handle(signal.workflow_id)
+        await handle.signal(signal.signal, rpc_timeout=RPC_TIMEOUT)
+    except RPCError as error:
+        if error.status is not RPCStatusCode.NOT_FOUND or _namespace_is_missing(error):
+            raise
+        return "workflow.gone"
+    return "workflow.signalled"
 
 
 def _namespace_is_missing(error: RPCError) -> bool:
@@ -240,7 +257,7 @@ def _namespace_is_missing(error: RPCError) -> bool:
 
 
 async def _park(
-    recorded: RecordedEvent, connection: psycopg.AsyncConnection[TupleRow], error: Exception
+    connection: psycopg.AsyncConnection[TupleRow], recorded: RecordedEvent, error: Exception
 ) -> None:
     """Keep the event with its error in `parked_events`, where `projections status` shows it."""
     log.error("subscriber.parked", position=recorded.position, topic=recorded.stored.topic, error=repr(error))

@@ -1,0 +1,404 @@
+"""The subscriber forwards every payment to Temporal, once, whatever is killed when."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Iterator
+from typing import Any, cast
+from uuid import UUID
+
+import psycopg
+import pytest
+from temporalio.client import Client, WorkflowHandle
+from temporalio.service import RPCError
+from uuid_utils.compat import uuid7
+
+from payloops.commands.cancel_order import cancel_order
+from payloops.commands.capture_payment import capture_payment
+from payloops.commands.create_order import create_order
+from payloops.commands.pay_order import request_payment
+from payloops.commands.refund_payment import refund_payment
+from payloops.commands.route_payment import Route
+from payloops.commands.update_order_status import update_order_status
+from payloops.embedded import EmbeddedServers
+from payloops.events.event_store import EventStore
+from payloops.events.metadata import Metadata
+from payloops.events.orders import Order
+from payloops.settings import Settings
+from payloops.workflows_client.connection import connect
+from payloops.workflows_client.payments import attempt_of, payment_workflow_id
+from payloops.workflows_client.subscriber import READER, run_subscriber
+
+AMOUNT = 5_000
+SECONDS = 15
+
+
+@pytest.fixture(scope="module")
+def temporal_namespace(namespaces: Iterator[str]) -> str:
+    """One for all of these tests: orders of their own keep them apart."""
+    return next(namespaces)
+
+
+@pytest.fixture
+async def client(servers: EmbeddedServers, temporal_namespace: str) -> Client:
+    return await connect(address=servers.temporal_address, namespace=temporal_namespace, codec_key=None)
+
+
+@pytest.fixture
+def orders(store: EventStore, merchant_id: UUID, by: Metadata) -> "Orders":
+    return Orders(store, merchant_id, by)
+
+
+class Orders:
+    """What merchants and processors do to orders, without HTTP."""
+
+    def __init__(self, store: EventStore, merchant_id: UUID, by: Metadata) -> None:
+        self.store = store
+        self.merchant_id = merchant_id
+        self.by = by
+
+    async def create(self, **details: Any) -> UUID:
+        order = await create_order(
+            self.store,
+            order_id=uuid7(),
+            merchant_id=self.merchant_id,
+            amount=AMOUNT,
+            currency="USD",
+            by=self.by,
+            **details,
+        )
+        return cast("UUID", order.id)
+
+    async def pay(self, order_id: UUID, **details: Any) -> None:
+        route = Route(processor="stripe", reason="test")
+        payment: dict[str, Any] = {"route": route, "payment_method": None, "capture": "automatic"}
+        await self.store.change(
+            Order, order_id, lambda order: request_payment(order, **payment | details, by=self.by)
+        )
+
+    async def paid(self, **details: Any) -> UUID:
+        order_id = await self.create()
+        await self.pay(order_id, **details)
+        return order_id
+
+    async def report(self, order_id: UUID, status: str) -> None:
+        await update_order_status(
+            self.store,
+            order_id=order_id,
+            status=status,
+            processor_order_id=f"po_{order_id}",
+            processor_transaction_id=f"pt_{order_id}",
+            by=self.by,
+        )
+
+    async def authorized(self) -> UUID:
+        order_id = await self.paid(capture="manual")
+        await self.report(order_id, "authorized")
+        return order_id
+
+
+@contextlib.asynccontextmanager
+async def subscribing(
+    store: EventStore, settings: Settings, client: Client
+) -> AsyncIterator[asyncio.Task[None]]:
+    stop = asyncio.Event()
+    url = settings.database_url.get_secret_value()
+    task = asyncio.create_task(run_subscriber(store=store, database_url=url, client=client, stop=stop))
+    try:
+        yield task
+    finally:
+        stop.set()
+        await asyncio.wait_for(task, SECONDS)
+
+
+async def started(client: Client, workflow_id: str) -> dict[str, Any]:
+    """Wait until a workflow was started: its type, queue, memo and input."""
+    handle: WorkflowHandle[Any, Any] = client.get_workflow_handle(workflow_id)
+    async with asyncio.timeout(SECONDS):
+        while True:
+            try:
+                description = await handle.describe()
+                break
+            except RPCError:
+                await asyncio.sleep(0.02)
+    first = (await handle.fetch_history()).events[0].workflow_execution_started_event_attributes
+    return {
+        "workflow": description.workflow_type,
+        "queue": description.task_queue,
+        "memo": await description.memo(),
+        "input": (await client.data_converter.decode(first.input.payloads))[0],
+        "run": description.run_id,
+    }
+
+
+async def signals(client: Client, workflow_id: str) -> list[str]:
+    history = await client.get_workflow_handle(workflow_id).fetch_history()
+    return [
+        event.workflow_execution_signaled_event_attributes.signal_name
+        for event in history.events
+        if event.HasField("workflow_execution_signaled_event_attributes")
+    ]
+
+
+async def position(store: EventStore) -> int:
+    async with store.pool.connection() as connection:
+        cursor = await connection.execute("SELECT position FROM checkpoints WHERE name = %s", (READER,))
+        row = await cursor.fetchone()
+    return 0 if row is None else cast("int", row[0])
+
+
+async def caught_up(store: EventStore) -> None:
+    head = await store.head()
+    async with asyncio.timeout(SECONDS):
+        while await position(store) < head:
+            await asyncio.sleep(0.02)
+
+
+async def parked(store: EventStore) -> list[tuple[str, str]]:
+    async with store.pool.connection() as connection:
+        cursor = await connection.execute(
+            "SELECT topic, error FROM parked_events WHERE reader = %s", (READER,)
+        )
+        return [(row[0], row[1]) for row in await cursor.fetchall()]
+
+
+# -- what is forwarded
+
+
+async def test_a_payment_starts_its_workflow(
+    store: EventStore, settings: Settings, client: Client, orders: Orders, merchant_id: UUID
+) -> None:
+    method = {"type": "card", "token": "tok_visa"}
+    async with subscribing(store, settings, client):
+        order_id = await orders.create(return_url="https://shop.example/back")
+        await orders.pay(order_id, payment_method=method, capture="manual")
+        start = await started(client, f"payment-{order_id}")
+    assert start["workflow"] == "PaymentWorkflow"
+    assert start["queue"] == "stripe-payments"
+    assert start["memo"] == {"correlationId": "test"}
+    assert start["input"] == {
+        "orderId": str(order_id),
+        "merchantId": str(merchant_id),
+        "amount": AMOUNT,
+        "currency": "USD",
+        "returnUrl": "https://shop.example/back",
+        "paymentMethod": method,
+        "capture": "manual",
+    }
+
+
+async def test_fields_without_a_value_are_absent(
+    store: EventStore, settings: Settings, client: Client, orders: Orders, merchant_id: UUID
+) -> None:
+    async with subscribing(store, settings, client):
+        order_id = await orders.paid(route=Route(processor="razorpay", reason="test"))
+        start = await started(client, f"payment-{order_id}")
+    assert start["queue"] == "razorpay-payments"
+    assert start["input"] == {
+        "orderId": str(order_id),
+        "merchantId": str(merchant_id),
+        "amount": AMOUNT,
+        "currency": "USD",
+        "capture": "automatic",
+    }
+
+
+async def test_a_second_attempt_has_a_workflow_of_its_own(
+    store: EventStore, settings: Settings, client: Client, orders: Orders
+) -> None:
+    async with subscribing(store, settings, client):
+        order_id = await orders.paid()
+        await orders.report(order_id, "failed")
+        await orders.pay(order_id)
+        first = await started(client, f"payment-{order_id}")
+        second = await started(client, f"payment-{order_id}-2")
+    assert first["input"] == second["input"]
+
+
+async def test_captures_voids_and_refunds_start_theirs(
+    store: EventStore, settings: Settings, client: Client, orders: Orders, merchant_id: UUID, by: Metadata
+) -> None:
+    async with subscribing(store, settings, client):
+        captured, voided = await orders.authorized(), await orders.authorized()
+        await capture_payment(store, order_id=captured, merchant_id=merchant_id, amount=3_000, by=by)
+        await cancel_order(store, order_id=voided, merchant_id=merchant_id, by=by)
+        capture = await started(client, f"capture-{captured}")
+        void = await started(client, f"void-{voided}")
+        await orders.report(captured, "captured")
+        order, refund = await refund_payment(
+            store, order_id=captured, merchant_id=merchant_id, amount=1_000, reason="broken", by=by
+        )
+        refunded = await started(client, f"refund-{refund.id}")
+    expected = {"merchantId": str(merchant_id), "currency": "USD"}
+    ids = {"orderId": str(captured), "processorOrderId": f"po_{captured}"}
+    assert (capture["workflow"], capture["queue"]) == ("CaptureWorkflow", "stripe-payments")
+    assert capture["input"] == expected | ids | {"amount": 3_000}
+    assert void["workflow"] == "VoidWorkflow"
+    assert void["input"] == expected | {
+        "orderId": str(voided),
+        "processorOrderId": f"po_{voided}",
+        "amount": AMOUNT,
+    }
+    assert refunded["workflow"] == "RefundWorkflow"
+    assert refunded["input"] == expected | ids | {
+        "refundId": refund.id,
+        "transactionId": refund.refunds,
+        "amount": 1_000,
+        "reason": "broken",
+    }
+    assert order.transactions[cast("str", refund.refunds)].amount == 3_000
+
+
+async def test_a_capture_asked_again_after_it_failed_has_a_workflow_of_its_own(
+    store: EventStore, settings: Settings, client: Client, orders: Orders, merchant_id: UUID, by: Metadata
+) -> None:
+    async with subscribing(store, settings, client):
+        order_id = await orders.authorized()
+        await capture_payment(store, order_id=order_id, merchant_id=merchant_id, by=by)
+        await started(client, f"capture-{order_id}")
+        await orders.report(order_id, "failed")
+        await capture_payment(store, order_id=order_id, merchant_id=merchant_id, amount=1_000, by=by)
+        again = await started(client, f"capture-{order_id}-2")
+    assert again["input"]["amount"] == 1_000
+
+
+async def test_a_cancellation_signals_the_attempt_that_runs_after_its_start(
+    store: EventStore, settings: Settings, client: Client, orders: Orders, merchant_id: UUID, by: Metadata
+) -> None:
+    """Both are in the log before the subscriber comes: in one batch, and still in their order."""
+    order_ids = [await orders.paid() for _ in range(20)]
+    for order_id in order_ids:
+        await cancel_order(store, order_id=order_id, merchant_id=merchant_id, by=by)
+    async with subscribing(store, settings, client):
+        await caught_up(store)
+        for order_id in order_ids:
+            assert await signals(client, f"payment-{order_id}") == ["cancelPayment"]
+
+
+async def test_a_cancellation_of_a_workflow_that_is_gone_is_no_error(
+    store: EventStore, settings: Settings, client: Client, orders: Orders, merchant_id: UUID, by: Metadata
+) -> None:
+    async with subscribing(store, settings, client):
+        order_id = await orders.paid()
+        await started(client, f"payment-{order_id}")
+        await client.get_workflow_handle(f"payment-{order_id}").terminate()
+        await cancel_order(store, order_id=order_id, merchant_id=merchant_id, by=by)
+        await caught_up(store)
+    assert await parked(store) == []
+
+
+# -- once, whatever happens
+
+
+async def test_events_forwarded_again_change_nothing_even_after_their_workflows_have_closed(
+    store: EventStore, settings: Settings, client: Client, orders: Orders
+) -> None:
+    async with subscribing(store, settings, client):
+        open_order, closed_order = await orders.paid(), await orders.paid()
+        before = [await started(client, f"payment-{id}") for id in (open_order, closed_order)]
+        await client.get_workflow_handle(f"payment-{closed_order}").terminate()
+        await caught_up(store)
+    async with store.pool.connection() as connection:
+        await connection.execute("UPDATE checkpoints SET position = 0 WHERE name = %s", (READER,))
+    async with subscribing(store, settings, client):
+        await caught_up(store)
+        after = [await started(client, f"payment-{id}") for id in (open_order, closed_order)]
+    assert [start["run"] for start in after] == [start["run"] for start in before]
+    assert await parked(store) == []
+
+
+async def test_an_event_that_cannot_be_forwarded_is_parked_and_stops_nothing(
+    store: EventStore, settings: Settings, client: Client, orders: Orders, merchant_id: UUID, by: Metadata
+) -> None:
+    """A capture of a payment whose reference the processor never told; then an order like any other."""
+    nameless = await orders.paid(capture="manual")
+    await update_order_status(store, order_id=nameless, status="authorized", by=by)
+    await capture_payment(store, order_id=nameless, merchant_id=merchant_id, by=by)
+    unreadable = await orders.paid()
+    async with store.pool.connection() as connection:  # as a version of tomorrow might write it
+        await connection.execute("ALTER TABLE stored_events DISABLE TRIGGER stored_events_are_facts")
+        await connection.execute(
+            "UPDATE stored_events SET state = '{' WHERE originator_id = %s AND topic = 'payment.requested'",
+            (unreadable,),
+        )
+    after = await orders.paid()
+    async with subscribing(store, settings, client):
+        await started(client, f"payment-{after}")
+        await caught_up(store)
+    errors = dict(await parked(store))
+    assert set(errors) == {"payment.capture_requested", "payment.requested"}
+    assert "ProcessorReferenceMissingError" in errors["payment.capture_requested"]
+
+
+async def test_one_replica_forwards_and_another_takes_over_when_its_connection_breaks(
+    store: EventStore, settings: Settings, client: Client, orders: Orders
+) -> None:
+    async with subscribing(store, settings, client), subscribing(store, settings, client):
+        await started(client, f"payment-{await orders.paid()}")
+        leader = await _leader(store)
+        async with store.pool.connection() as connection:
+            await connection.execute("SELECT pg_terminate_backend(%s)", (leader,))
+        broken = time.monotonic()
+        await started(client, f"payment-{await orders.paid()}")
+        assert time.monotonic() - broken < 5
+        assert await _leader(store) != leader
+
+
+async def _leader(store: EventStore) -> int:
+    """The process id of the backend that holds the subscriber's lock; there is exactly one."""
+    async with asyncio.timeout(SECONDS), store.pool.connection() as connection:
+        while True:
+            cursor = await connection.execute(
+                "SELECT l.pid FROM pg_locks l JOIN pg_stat_activity a USING (pid)"
+                " WHERE l.locktype = 'advisory' AND l.granted AND a.application_name = 'payloops subscriber'"
+                " AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+            )
+            rows = await cursor.fetchall()
+            if rows:
+                assert len(rows) == 1
+                return cast("int", rows[0][0])
+            await asyncio.sleep(0.05)
+
+
+async def test_a_replica_that_lost_its_connection_moves_no_checkpoint(
+    store: EventStore, settings: Settings, client: Client, orders: Orders
+) -> None:
+    """Its connection ends while a workflow is started: the event is forwarded again, the workflow is the same."""
+    async with subscribing(store, settings, client):
+        await caught_up(store)
+        async with await psycopg.AsyncConnection.connect(
+            settings.database_url.get_secret_value()
+        ) as blocking:
+            await blocking.execute("SELECT 1 FROM checkpoints WHERE name = %s FOR UPDATE", (READER,))
+            order_id = await orders.paid()
+            first = await started(client, f"payment-{order_id}")
+            held = await position(store)
+            leader = await _leader(store)
+            await blocking.execute("SELECT pg_terminate_backend(%s)", (leader,))
+            await asyncio.sleep(0.2)
+            assert await position(store) == held
+            await blocking.rollback()
+        await caught_up(store)
+        assert (await started(client, f"payment-{order_id}"))["run"] == first["run"]
+
+
+async def test_while_temporal_is_down_nothing_is_skipped_and_stopping_works(
+    store: EventStore, settings: Settings, orders: Orders
+) -> None:
+    nobody_there = await Client.connect("127.0.0.1:1", lazy=True)
+    await orders.paid()
+    async with subscribing(store, settings, nobody_there):
+        await asyncio.sleep(1)
+        assert await position(store) == 0
+    assert await parked(store) == []
+
+
+@pytest.mark.parametrize(
+    ("suffix", "attempt"), [("", 1), ("-2", 2), ("-10", 10), ("-x", None), ("2", None), ("-", None)]
+)
+def test_the_attempt_is_read_from_a_workflow_id(suffix: str, attempt: int | None) -> None:
+    order_id = "01900000-0000-7000-8000-000000000001"
+    assert attempt_of(f"payment-{order_id}{suffix}", order_id=order_id) == attempt
+    assert attempt_of(f"capture-{order_id}{suffix}", order_id=order_id) is None
+    if attempt is not None:
+        assert payment_workflow_id(order_id=order_id, attempt=attempt) == f"payment-{order_id}{suffix}"
