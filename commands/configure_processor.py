@@ -66,7 +66,7 @@ async def configure_processor(
             "  priority = excluded.priority, test_mode = excluded.test_mode,"
             "  credentials = excluded.credentials, updated_at = excluded.updated_at",
             {
-                "id": UUID(str(uuid7())),
+                "id": uuid7(),
                 "merchant": merchant_id,
                 "processor": processor,
                 "enabled": enabled,

@@ -62,7 +62,7 @@ async def issue_api_key(
     secret, prefix = make_key(mode)
     key_hash = await keys.hash(secret)
     row = ApiKeyRow(
-        id=UUID(str(uuid7())),
+        id=uuid7(),
         name=name,
         prefix=prefix,
         last_used_at=None,

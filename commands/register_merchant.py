@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from typing import cast
-from uuid import UUID
 
 from psycopg.errors import UniqueViolation
 from psycopg_pool import AsyncConnectionPool
@@ -45,7 +44,7 @@ async def register_merchant(
     if await _has_account(store.pool, email=email):  # spares the hash; the unique index decides below
         raise EmailTaken
     password_hash = await passwords.hash(password)
-    merchant_id = UUID(str(uuid7()))
+    merchant_id = uuid7()
     account = Merchant.begin(
         MerchantRegistered, id=merchant_id, merchant_id=str(merchant_id), by=by, name=name, email=email
     )

@@ -1,0 +1,93 @@
+"""Waiting until an order has changed, for any number of requests of a process at the price of one.
+
+While anybody waits, each wakeup of the log costs one query for all of the orders waited for; whoever waits for
+one that has moved on folds it again.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from typing import Self
+from uuid import UUID
+
+import psycopg
+import structlog
+
+from payloops.events.event_store import EventStore
+from payloops.events.orders import Order
+
+VERSIONS = """
+    SELECT originator_id, max(originator_version) FROM stored_events
+    WHERE originator_id = ANY(%s) GROUP BY originator_id
+"""
+PAUSE = 0.01
+"""Seconds between two looks: under load the log grows all the time."""
+
+log = structlog.get_logger()
+
+
+class OrderWatch:
+    """Use as an async context manager, one per process."""
+
+    def __init__(self, store: EventStore) -> None:
+        self._store = store
+        self._waiting: dict[asyncio.Event, tuple[UUID, int]] = {}
+        self._somebody = asyncio.Event()
+        self._stopped = False
+        self._task: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        self._task = asyncio.create_task(self._run(), name="order watch")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._task is not None
+        self._task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._task
+
+    async def until(self, order: Order, reached: Callable[[Order], bool], *, seconds: float) -> Order:
+        """The order as soon as it has reached what is waited for, or as it is when the time is over."""
+        try:
+            async with asyncio.timeout(seconds):
+                while not reached(order) and not self._stopped:
+                    await self._moved(order)
+                    order = await self._store.load(Order, order.id) or order
+        except TimeoutError:
+            pass
+        return order
+
+    def stop_waiting(self) -> None:
+        """Let everybody go with what there is: the process is ending."""
+        self._stopped = True
+        for moved in self._waiting:
+            moved.set()
+
+    async def _moved(self, order: Order) -> None:
+        moved = asyncio.Event()
+        self._waiting[moved] = (order.id, order.version)
+        self._somebody.set()
+        try:
+            await moved.wait()
+        finally:
+            del self._waiting[moved]
+
+    async def _run(self) -> None:
+        async for _ in self._store.wakeups():
+            await self._somebody.wait()
+            try:
+                await self._look()
+            except psycopg.Error as error:
+                log.warning("order_watch.failed", error=type(error).__name__)
+            if not self._waiting:
+                self._somebody.clear()
+            await asyncio.sleep(PAUSE)
+
+    async def _look(self) -> None:
+        ids = list({order_id for order_id, _ in self._waiting.values()})
+        async with self._store.pool.connection() as connection:
+            rows = await (await connection.execute(VERSIONS, (ids,))).fetchall()
+        versions: dict[UUID, int] = dict(rows)
+        for moved, (order_id, version) in self._waiting.items():
+            if versions.get(order_id, 0) > version:
+                moved.set()

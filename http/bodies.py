@@ -1,0 +1,222 @@
+"""Request bodies and queries: parsed, refused where they are ambiguous, validated into their model.
+
+JSON has corners on which parsers differ (RFC 8259): keys given twice, NaN, numbers without end, lone
+surrogates. Where another parser could read something else than we do, the request is refused, and the field
+is named. What is refused is never repeated in the answer.
+"""
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Iterator
+from typing import Any, TypeVar
+
+import orjson
+from aiohttp import web
+from multidict import MultiMapping
+from pydantic import BaseModel, ValidationError
+
+from payloops.http.cards import holds_card_number
+from payloops.http.problems import FieldError, validation_error
+
+M = TypeVar("M", bound=BaseModel)
+
+MAX_DEPTH = 32
+MAX_ERRORS = 20
+MAX_INTEGER_DIGITS = 18
+WHOLE = "body"
+"""The field's name where the fault is the body's as a whole."""
+
+_SYMBOL = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[{}\[\]]', re.DOTALL)
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+class _Refused:
+    """Stands in a parsed body where a value cannot be accepted."""
+
+    def __init__(self, message: str) -> None:
+        self.message = message
+
+
+def parse_body(model: type[M], raw: bytes) -> M:
+    """The body as its model.
+
+    Raises:
+        Problem: 400 validation_error, naming each field.
+    """
+    check_json(raw)
+    try:
+        return model.model_validate_json(raw, strict=True)
+    except ValidationError as error:
+        raise validation_error(*field_errors(error)) from None
+
+
+def check_json(raw: bytes) -> None:
+    """Refuse what JSON parsers do not agree on, what PostgreSQL does not store, and card numbers.
+
+    Raises:
+        Problem: 400 validation_error, naming each field.
+    """
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError:
+        raise validation_error(FieldError(WHOLE, "Must be UTF-8")) from None
+    if raw.count(b"{") + raw.count(b"[") > MAX_DEPTH:
+        _check_depth(text)
+    try:
+        parsed = json.loads(
+            text,
+            object_pairs_hook=_object,
+            parse_int=_integer,
+            parse_float=_float,
+            parse_constant=lambda _: _Refused("Must be a finite number"),
+        )
+    except ValueError:
+        raise validation_error(FieldError(WHOLE, "Must be JSON")) from None
+    errors = [error for _, error in zip(range(MAX_ERRORS), _faults(parsed), strict=False)]
+    if errors:
+        raise validation_error(*errors)
+
+
+def parse_query(model: type[M], query: MultiMapping[str]) -> M:
+    """The query's parameters as their model; one given twice is refused.
+
+    Raises:
+        Problem: 400 validation_error, naming each parameter.
+    """
+    values = dict(query)
+    errors = [
+        FieldError(_name((key,)), "Must be given once") for key in values if len(query.getall(key)) > 1
+    ] + [
+        FieldError(_name((key,)), "Must be text without control characters")
+        for key, value in values.items()
+        if any(not character.isprintable() for character in key + value) or "\ufffd" in value
+    ]
+    if errors:
+        raise validation_error(*errors[:MAX_ERRORS])
+    try:
+        return model.model_validate_strings(values)
+    except ValidationError as error:
+        raise validation_error(*field_errors(error)) from None
+
+
+def fingerprint(method: str, path: str, raw: bytes) -> bytes:
+    """What makes two requests the same: method, path, and the body without regard to spacing or order of keys."""
+    canonical = orjson.dumps(orjson.loads(raw), option=orjson.OPT_SORT_KEYS) if raw.strip() else b"{}"
+    return hashlib.sha256(b"\n".join((method.encode(), path.encode(), canonical))).digest()
+
+
+def is_json(request: web.Request) -> bool:
+    """Whether the request says that its body is JSON, in UTF-8 and not compressed."""
+    encoding = request.headers.get("Content-Encoding", "identity").strip().lower()
+    charset = (request.charset or "utf-8").lower()
+    return (
+        request.content_type == "application/json" and charset in ("utf-8", "utf8") and encoding == "identity"
+    )
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) < len(pairs):
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
+                members[key] = _Refused("Must be given once")
+            seen.add(key)
+    return members
+
+
+def _integer(digits: str) -> Any:
+    if len(digits.lstrip("-")) > MAX_INTEGER_DIGITS:
+        return _Refused("The number is too large")
+    return int(digits)
+
+
+def _float(text: str) -> Any:
+    number = float(text)
+    return number if math.isfinite(number) else _Refused("Must be a finite number")
+
+
+def _check_depth(text: str) -> None:
+    depth = 0
+    field = WHOLE
+    for symbol in _SYMBOL.finditer(text):
+        match symbol.group():
+            case "{" | "[":
+                depth += 1
+                if depth > MAX_DEPTH:
+                    raise validation_error(FieldError(field, "Nested too deep"))
+            case "}" | "]":
+                depth -= 1
+            case quoted if depth == 1:
+                field = _name((quoted[1:-1],))
+
+
+def _faults(parsed: Any) -> Iterator[FieldError]:
+    """What is wrong with any value, whatever the field."""
+    pending: list[tuple[tuple[str | int, ...], Any]] = [((), parsed)]
+    while pending:
+        path, value = pending.pop()
+        match value:
+            case _Refused():
+                yield FieldError(_name(path), value.message)
+            case dict():
+                for key, member in value.items():
+                    fault = _text_fault(key)
+                    if fault:
+                        yield FieldError(_name((*path, key)), f"The name of the field: {fault}")
+                    pending.append(((*path, key), member))
+            case list():
+                pending.extend(((*path, index), member) for index, member in enumerate(value))
+            case str():
+                fault = _text_fault(value)
+                if fault:
+                    yield FieldError(_name(path), fault)
+            case int() if not isinstance(value, bool) and holds_card_number(str(value)):
+                yield FieldError(_name(path), CARD)
+
+
+CARD = "Looks like a card number: send a token in its place"
+
+
+def _text_fault(text: str) -> str | None:
+    if "\0" in text:
+        return "Must not hold NUL"
+    if not text.isascii() and _SURROGATE.search(text):
+        return "Must be valid Unicode"
+    if holds_card_number(text):
+        return CARD
+    return None
+
+
+def field_errors(error: ValidationError, *, inside: tuple[str, ...] = ()) -> list[FieldError]:
+    """What a model found wrong; `inside`: the fields that lead to it, where it is a part of the request."""
+    return [
+        FieldError(_name((*inside, *item["loc"])), _message(item["type"], item["msg"]))
+        for item in error.errors(include_url=False, include_context=False, include_input=False)[:MAX_ERRORS]
+    ]
+
+
+def _message(kind: str, message: str) -> str:
+    match kind:
+        case "missing":
+            return "Required"
+        case "extra_forbidden":
+            return "Unknown field"
+        case "value_error":
+            return message.removeprefix("Value error, ")
+        case "json_invalid":
+            return "Must be JSON"
+        case _:
+            return message
+
+
+def _name(path: tuple[str | int, ...]) -> str:
+    """A field's name: `lineItems.0.amount`. Names come from the client: cut, and nothing unprintable."""
+    parts = [
+        str(part) if isinstance(part, int) else "(hidden)" if holds_card_number(part) else part[:64]
+        for part in path
+    ]
+    name = ".".join(parts)[:200]
+    return "".join(c if c.isprintable() else "?" for c in name) or WHOLE

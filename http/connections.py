@@ -1,0 +1,95 @@
+"""Connections of clients that are slow, or do not speak HTTP.
+
+aiohttp waits for a request's head as long as the connection lives; here it has a deadline. What aiohttp answers
+itself, before any handler, becomes problem+json like every other refusal.
+"""
+
+import asyncio
+from typing import Any
+
+import structlog
+from aiohttp import web
+from aiohttp.web_protocol import RequestHandler
+
+from payloops.http.middleware import CORRELATION_HEADER, SECURITY_HEADERS, correlation_id
+from payloops.http.problems import FieldError, internal_error, validation_error
+
+HEAD_DEADLINE = 10.0
+"""Seconds in which the request line and all headers have to arrive."""
+KEEPALIVE = 75.0
+"""Seconds that a connection may be idle between requests."""
+
+log = structlog.get_logger()
+
+
+class Connection(RequestHandler):
+    """One client's connection."""
+
+    __slots__ = ("_head_timer",)
+
+    def __init__(self, server: web.Server, *, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(
+            server,
+            loop=loop,
+            access_log=None,  # type: ignore[arg-type]  # as web.run_app passes it; the frame logs
+            keepalive_timeout=KEEPALIVE,
+            lingering_time=2.0,
+        )
+        self._head_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._start_timer()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        # Nobody is answering and nothing is there to be answered: these were the first bytes of a head.
+        if self._messages or self._request_in_progress or self._payload_parser is not None:
+            self._stop_timer()
+        elif self._head_timer is None and self._waiter is not None:
+            self._start_timer()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._stop_timer()
+        super().connection_lost(exc)
+
+    def _start_timer(self) -> None:
+        self._head_timer = self._loop.call_later(HEAD_DEADLINE, self._too_slow)
+
+    def _stop_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _too_slow(self) -> None:
+        self._head_timer = None
+        if not self._messages and not self._request_in_progress:
+            self.force_close()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,  # noqa: ARG002  # may repeat what the client sent
+    ) -> web.StreamResponse:
+        """The answer to what is no HTTP request, or to what escaped every handler; the connection ends with it."""
+        correlation = correlation_id(request)
+        if status < 500:  # noqa: PLR2004  # HTTP
+            log.info("http.malformed", status=status, error=type(exc).__name__, remote=request.remote)
+            problem = validation_error(FieldError("request", "Is not valid HTTP"))
+        else:
+            log.error("http.escaped", exc_info=exc, correlation_id=correlation)
+            problem = internal_error()
+        if request.writer.output_size > 0:
+            raise ConnectionError("a part of another answer is sent already")
+        response = problem.response(correlation_id=correlation)
+        response.headers.extend({**SECURITY_HEADERS, CORRELATION_HEADER: correlation})
+        response.force_close()
+        return response
+
+
+def connection_factory(server: web.Server) -> Any:
+    """What the event loop calls for every connection that it accepts."""
+    loop = asyncio.get_running_loop()
+    return lambda: Connection(server, loop=loop)

@@ -1,0 +1,102 @@
+"""Types of request and answer fields, with the limits of the HTTP contract."""
+
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import orjson
+from email_validator import EmailNotValidError, validate_email
+from iso4217 import Currency as Iso4217
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    Field,
+    HttpUrl,
+    JsonValue,
+    PlainSerializer,
+    StringConstraints,
+    TypeAdapter,
+    ValidationError,
+)
+
+from payloops.commands.hashing import BCRYPT_MAX_BYTES
+from payloops.events.timestamps import timestamp_text
+from payloops.http.cards import holds_card_number
+
+MAX_METADATA_KEYS = 50
+MAX_METADATA_BYTES = 16 * 1024
+MAX_URL = 2_048
+MIN_PASSWORD = 8
+
+_url = TypeAdapter(HttpUrl)
+# Precious metals, bonds and test codes have no minor unit: nothing can be paid in them.
+CURRENCIES = frozenset(currency.value for currency in Iso4217 if currency.exponent is not None)
+
+
+def _currency(code: str) -> str:
+    upper = code.upper()
+    if not code.isascii() or upper not in CURRENCIES:
+        raise ValueError("Must be an ISO 4217 currency code")
+    return upper
+
+
+def _email(address: str) -> str:
+    try:
+        return validate_email(address, check_deliverability=False, test_environment=True).normalized
+    except EmailNotValidError:
+        raise ValueError("Must be an email address") from None
+
+
+def _http_url(url: str) -> str:
+    try:
+        parsed = _url.validate_python(url)
+    except ValidationError:
+        raise ValueError("Must be an http or https URL") from None
+    if parsed.username is not None or parsed.password is not None:
+        raise ValueError("Must not hold a user name or password")
+    if not url.isprintable() or " " in url:
+        raise ValueError("Must be an http or https URL")
+    return url
+
+
+def _metadata(metadata: dict[str, Any]) -> dict[str, Any]:
+    if len(metadata) > MAX_METADATA_KEYS:
+        raise ValueError(f"Must have at most {MAX_METADATA_KEYS} keys")
+    if len(orjson.dumps(metadata)) > MAX_METADATA_BYTES:
+        raise ValueError(f"Must be at most {MAX_METADATA_BYTES // 1024} KiB of JSON")
+    return metadata
+
+
+def _password(password: str) -> str:
+    if len(password) < MIN_PASSWORD:
+        raise ValueError(f"Must have at least {MIN_PASSWORD} characters")
+    if len(password.encode()) > BCRYPT_MAX_BYTES:
+        raise ValueError(f"Must be at most {BCRYPT_MAX_BYTES} bytes")
+    return password
+
+
+def _token(token: str) -> str:
+    if holds_card_number(token, any_issuer=True):
+        raise ValueError("Looks like a card number: only tokens are accepted")
+    return token
+
+
+def _in_utc(moment: datetime) -> datetime:
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("Must be a time between the years 1 and 9999") from None
+
+
+Amount = Annotated[int, Field(ge=1, le=99_999_999_999, description="In the currency's minor unit")]
+Currency = Annotated[str, AfterValidator(_currency), Field(description="ISO 4217; lower case is accepted")]
+Email = Annotated[str, StringConstraints(max_length=255), AfterValidator(_email)]
+Url = Annotated[str, StringConstraints(max_length=MAX_URL), AfterValidator(_http_url)]
+Identifier = Annotated[str, StringConstraints(min_length=1, max_length=255)]
+Text = Annotated[str, StringConstraints(max_length=1_000)]
+Metadata = Annotated[
+    dict[str, JsonValue], AfterValidator(_metadata), Field(description="At most 50 keys and 16 KiB")
+]
+Password = Annotated[str, AfterValidator(_password)]
+PaymentToken = Annotated[str, StringConstraints(min_length=1, max_length=255), AfterValidator(_token)]
+Moment = Annotated[AwareDatetime, AfterValidator(_in_utc), Field(description="ISO 8601 with a time zone")]
+Timestamp = Annotated[datetime, PlainSerializer(timestamp_text, return_type=str)]

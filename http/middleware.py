@@ -1,0 +1,133 @@
+"""Around every request: correlation id, access log, security headers, CORS, and problems as answers."""
+
+import re
+import time
+from uuid import uuid4
+
+import structlog
+from aiohttp import hdrs, web
+from aiohttp.typedefs import Handler, Middleware
+from multidict import CIMultiDict
+
+from payloops.http.cards import holds_card_number
+from payloops.http.problems import internal_error, problem_of
+from payloops.http.services import SERVICES
+
+CORRELATION_ID = web.RequestKey("correlation_id", str)
+CORRELATION_HEADER = "X-Correlation-ID"
+_CORRELATION_FORM = re.compile("[A-Za-z0-9._-]{1,128}")
+
+SECURITY_HEADERS = {
+    "Server": "payloops",
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "Strict-Transport-Security": "max-age=31536000; includeSubDomains",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+}
+CORS_METHODS = "GET, POST, PUT, PATCH, DELETE"
+CORS_REQUEST_HEADERS = "Authorization, Content-Type, Idempotency-Key, Prefer, X-API-Key, X-Correlation-ID"
+CORS_ANSWER_HEADERS = "Idempotent-Replayed, Preference-Applied, Retry-After, X-Correlation-ID"
+PREFLIGHT_SECONDS = "600"
+
+log = structlog.get_logger()
+
+
+def correlation_id(request: web.BaseRequest) -> str:
+    """The client's, where it sent one that fits, else a new one."""
+    given = request.headers.get(CORRELATION_HEADER, "")
+    # Correlation ids are logged and stored: one that could be a card number is neither.
+    if _CORRELATION_FORM.fullmatch(given) and not holds_card_number(given):
+        return given
+    return str(uuid4())
+
+
+def frame(*, cors_origins: tuple[str, ...]) -> Middleware:
+    """The outermost middleware."""
+    cors = Cors(cors_origins)
+
+    @web.middleware
+    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+        started = time.perf_counter()
+        request[CORRELATION_ID] = correlation_id(request)
+        structlog.contextvars.bind_contextvars(correlation_id=request[CORRELATION_ID])
+        preflight = cors.preflight(request)
+        response = preflight if preflight is not None else await _answer(request, handler)
+        response.headers.extend(cors.headers(request))
+        for name, value in SECURITY_HEADERS.items():
+            response.headers.setdefault(name, value)
+        response.headers[CORRELATION_HEADER] = request[CORRELATION_ID]
+        if request.app[SERVICES].stopping.is_set():
+            response.force_close()
+        _log_access(request, response, seconds=time.perf_counter() - started)
+        return response
+
+    return middleware
+
+
+async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except ConnectionError:
+        raise  # the client went away: nobody is left to answer
+    except Exception as error:
+        problem = problem_of(error)
+        if problem is None:
+            log.exception("http.internal_error")
+            problem = internal_error()
+        elif problem.status >= 500:  # noqa: PLR2004  # HTTP
+            cause = error.__cause__ or error
+            log.warning("http.unavailable", error=type(cause).__name__)
+        return problem.response(correlation_id=request[CORRELATION_ID])
+
+
+def _log_access(request: web.Request, response: web.StreamResponse, *, seconds: float) -> None:
+    # The route's template in place of the path: what clients put into paths is not for the log.
+    resource = request.match_info.route.resource
+    record = log.error if response.status >= 500 else log.info  # noqa: PLR2004  # HTTP
+    record(
+        "http.request",
+        method=request.method if request.method in hdrs.METH_ALL else "?",
+        route=resource.canonical if resource is not None else None,
+        status=response.status,
+        milliseconds=round(seconds * 1000, 1),
+        remote=request.remote,
+    )
+
+
+class Cors:
+    """Which origins browsers may call from (the Fetch standard's CORS protocol)."""
+
+    def __init__(self, origins: tuple[str, ...]) -> None:
+        self._any = "*" in origins
+        self._origins = frozenset(origins) - {"*"}
+
+    def headers(self, request: web.Request) -> CIMultiDict[str]:
+        """Headers of an answer; none where the request is not from an allowed origin."""
+        origin = request.headers.get(hdrs.ORIGIN)
+        headers: CIMultiDict[str] = CIMultiDict()
+        if self._origins:
+            headers[hdrs.VARY] = hdrs.ORIGIN
+        if origin is not None and origin in self._origins:
+            headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = origin
+            headers[hdrs.ACCESS_CONTROL_ALLOW_CREDENTIALS] = "true"
+        elif origin is not None and self._any:
+            headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = "*"
+        else:
+            return headers
+        headers[hdrs.ACCESS_CONTROL_EXPOSE_HEADERS] = CORS_ANSWER_HEADERS
+        headers["Cross-Origin-Resource-Policy"] = "cross-origin"
+        return headers
+
+    def preflight(self, request: web.Request) -> web.Response | None:
+        """The answer to a browser that asks before it calls, None where the request is not that."""
+        if request.method != hdrs.METH_OPTIONS or hdrs.ACCESS_CONTROL_REQUEST_METHOD not in request.headers:
+            return None
+        response = web.Response(status=204)
+        if hdrs.ACCESS_CONTROL_ALLOW_ORIGIN in self.headers(request):
+            response.headers[hdrs.ACCESS_CONTROL_ALLOW_METHODS] = CORS_METHODS
+            response.headers[hdrs.ACCESS_CONTROL_ALLOW_HEADERS] = CORS_REQUEST_HEADERS
+            response.headers[hdrs.ACCESS_CONTROL_MAX_AGE] = PREFLIGHT_SECONDS
+        return response

@@ -1,0 +1,192 @@
+"""Refusals and failures as answers: `application/problem+json` (RFC 9457) with the flat `code` and `message`.
+
+The one place that maps exceptions to answers. Handlers raise, or let commands raise.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import NamedTuple
+
+import orjson
+import psycopg
+from aiohttp import web
+
+from payloops.commands.api_keys import ApiKeyNotFound
+from payloops.commands.authenticate_api_key import InvalidApiKey, KeyCheckUnavailable, TooManyGuesses
+from payloops.commands.hashing import HashingOverloaded
+from payloops.commands.idempotency import IdempotencyInProgress, IdempotencyMismatch
+from payloops.commands.issue_api_key import TooManyApiKeys
+from payloops.commands.log_in import InvalidCredentials
+from payloops.commands.merchants import MerchantNotFound
+from payloops.commands.processors import ProcessorNotConfigured, ProcessorUnknown
+from payloops.commands.refusals import (
+    CaptureExceedsAuthorized,
+    InvalidProcessor,
+    InvalidStatus,
+    NoProcessor,
+    OrderNotFound,
+    RefundExceedsCaptured,
+)
+from payloops.commands.register_merchant import EmailTaken
+from payloops.commands.tokens import InvalidToken
+from payloops.events.errors import (
+    OutcomeUnknown,
+    ReceiptConflict,
+    StoreUnavailable,
+    StreamNotFound,
+    VersionConflict,
+)
+
+CONTENT_TYPE = "application/problem+json"
+RETRY_AFTER = {409: "1", 429: "5", 503: "2"}
+"""Seconds, where the refusal itself names none."""
+
+
+@dataclass(frozen=True, slots=True)
+class FieldError:
+    """What is wrong with a field of the request; never the value it had."""
+
+    field: str
+    message: str
+
+
+class Problem(Exception):
+    """An answer that is no success."""
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        *,
+        errors: Sequence[FieldError] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(f"{status} {code}")
+        self.status = status
+        self.code = code
+        self.message = message
+        self.errors = errors
+        self.headers = dict(headers or {})
+        if status in RETRY_AFTER and code != "idempotency_mismatch":
+            self.headers.setdefault("Retry-After", RETRY_AFTER[status])
+
+    def body(self, *, correlation_id: str) -> bytes:
+        return orjson.dumps(
+            {
+                "type": "about:blank",
+                "title": HTTPStatus(self.status).phrase,
+                "status": self.status,
+                "detail": self.message,
+                "code": self.code,
+                "message": self.message,
+                "errors": None
+                if self.errors is None
+                else [{"field": error.field, "message": error.message} for error in self.errors],
+                "correlationId": correlation_id,
+            }
+        )
+
+    def response(self, *, correlation_id: str) -> web.Response:
+        return web.Response(
+            status=self.status,
+            body=self.body(correlation_id=correlation_id),
+            content_type=CONTENT_TYPE,
+            headers=self.headers,
+        )
+
+    @property
+    def definite(self) -> bool:
+        """Whether the same request would be refused again: such an answer is kept under its idempotency key."""
+        return self.status in (400, 403, 404) and self.code != "validation_error"
+
+
+def validation_error(*errors: FieldError) -> Problem:
+    """The request does not fit its shape; names each field."""
+    fields = ", ".join(dict.fromkeys(error.field for error in errors))
+    return Problem(400, "validation_error", f"The request is not valid: {fields}", errors=errors)
+
+
+def not_found() -> Problem:
+    """Unknown, somebody else's, or no id at all: always the same answer."""
+    return Problem(404, "not_found", "Not found")
+
+
+class Answer(NamedTuple):
+    """How a refusal is answered; the message is the exception's own where none stands here."""
+
+    status: int
+    code: str
+    message: str | None = None
+
+
+IN_PROGRESS = "A request with this Idempotency-Key is under way; try again"
+OUTCOME_UNKNOWN = "Whether it was done is not known; try again, with the same Idempotency-Key"
+BUSY = "The service is busy or a part of it is down; nothing was done, try again"
+
+ANSWERS: dict[type[Exception], Answer] = {
+    InvalidApiKey: Answer(401, "invalid_api_key"),
+    InvalidToken: Answer(401, "invalid_token"),
+    InvalidCredentials: Answer(401, "invalid_credentials"),
+    TooManyGuesses: Answer(429, "rate_limit"),
+    KeyCheckUnavailable: Answer(503, "unavailable", BUSY),
+    HashingOverloaded: Answer(503, "unavailable", BUSY),
+    EmailTaken: Answer(400, "email_exists"),
+    MerchantNotFound: Answer(404, "not_found", "Not found"),
+    ApiKeyNotFound: Answer(404, "not_found", "Not found"),
+    TooManyApiKeys: Answer(400, "too_many_api_keys"),
+    ProcessorUnknown: Answer(400, "invalid_processor"),
+    ProcessorNotConfigured: Answer(404, "not_found", "Not found"),
+    StreamNotFound: Answer(404, "not_found", "Not found"),
+    VersionConflict: Answer(409, "conflict", "The resource kept changing meanwhile; try again"),
+    ReceiptConflict: Answer(409, "idempotency_in_progress", IN_PROGRESS),
+    StoreUnavailable: Answer(503, "unavailable", BUSY),
+    OutcomeUnknown: Answer(504, "outcome_unknown", OUTCOME_UNKNOWN),
+    IdempotencyInProgress: Answer(409, "idempotency_in_progress", IN_PROGRESS),
+    IdempotencyMismatch: Answer(
+        409, "idempotency_mismatch", "This Idempotency-Key was used for another request"
+    ),
+    OrderNotFound: Answer(404, "not_found", "Not found"),
+    InvalidStatus: Answer(400, "invalid_status"),
+    NoProcessor: Answer(400, "no_processor"),
+    InvalidProcessor: Answer(400, "invalid_processor"),
+    RefundExceedsCaptured: Answer(400, "refund_exceeds_captured"),
+    CaptureExceedsAuthorized: Answer(400, "capture_exceeds_authorized"),
+    # The pool's own refusals are operational errors, too.
+    psycopg.OperationalError: Answer(503, "unavailable", BUSY),
+    psycopg.InterfaceError: Answer(503, "unavailable", BUSY),
+}
+
+CHALLENGES = {"invalid_token": "Bearer", "invalid_credentials": None, "invalid_api_key": "ApiKey"}
+
+
+def problem_of(error: BaseException) -> Problem | None:
+    """The answer to an exception, None where it is nobody's refusal: a bug."""
+    match error:
+        case Problem():
+            return error
+        case web.HTTPNotFound():
+            return not_found()
+        case web.HTTPMethodNotAllowed():
+            allow = ", ".join(sorted(error.allowed_methods))
+            return Problem(405, "method_not_allowed", "Method not allowed", headers={"Allow": allow})
+        case web.HTTPRequestEntityTooLarge():
+            return Problem(413, "payload_too_large", "The body is larger than 1 MiB")
+        case web.HTTPException() if error.status < HTTPStatus.INTERNAL_SERVER_ERROR:
+            return Problem(error.status, "bad_request", error.reason)
+    answer = next((ANSWERS[kind] for kind in type(error).__mro__ if kind in ANSWERS), None)
+    if answer is None:
+        return None
+    challenge = CHALLENGES.get(answer.code)
+    return Problem(
+        answer.status,
+        answer.code,
+        answer.message or str(error),
+        headers={"WWW-Authenticate": challenge} if challenge else None,
+    )
+
+
+def internal_error() -> Problem:
+    """A bug: the log has the trace, the answer says nothing of it."""
+    return Problem(500, "internal_error", "Something went wrong on our side")

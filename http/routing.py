@@ -1,0 +1,196 @@
+"""Where a route is declared: once, above its handler.
+
+    @route("POST", "/v1/orders", auth="api_key", body=NewOrder, answers=OrderAnswer, status=201, idempotent=True,
+           summary="Create an order")
+    async def create_order(call: Call[NewOrder]) -> OrderAnswer: ...
+
+Everything that is said of the route is said there: what it takes, whom it asks for, what it answers. The
+server is made from it (`endpoint`), and so is the OpenAPI document.
+"""
+
+import re
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any, Generic, Literal
+from uuid import UUID
+
+from aiohttp import web
+from pydantic import BaseModel, ConfigDict, TypeAdapter
+from pydantic.alias_generators import to_camel
+from typing_extensions import TypeVar
+
+from payloops.commands.idempotency import Reserved
+from payloops.events.appender import Receipt
+from payloops.events.metadata import Metadata
+from payloops.http.problems import not_found
+from payloops.http.services import Services
+
+Auth = Literal["api_key", "bearer"]
+
+UUID_FORM = re.compile("[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}", re.IGNORECASE)
+
+
+class RequestModel(BaseModel):
+    """Base of bodies and queries: camelCase, no coercion, unknown fields refused."""
+
+    model_config = ConfigDict(
+        alias_generator=to_camel,
+        validate_by_alias=True,
+        validate_by_name=False,
+        extra="forbid",
+        frozen=True,
+        hide_input_in_errors=True,
+        use_enum_values=True,
+    )
+
+
+class AnswerModel(BaseModel):
+    """Base of answers: camelCase; what does not apply is null, never absent."""
+
+    model_config = ConfigDict(
+        alias_generator=to_camel,
+        validate_by_name=True,
+        validate_by_alias=False,
+        serialize_by_alias=True,
+        frozen=True,
+    )
+
+
+class Nothing(RequestModel):
+    """A body or query without fields."""
+
+
+T = TypeVar("T")
+B = TypeVar("B", default=Nothing)
+Q = TypeVar("Q", default=Nothing)
+
+
+@dataclass(slots=True, kw_only=True)
+class Call(Generic[B, Q]):
+    """A request, once it is known who sent it and that it fits.
+
+    Attributes:
+        by: who acts, for the events that the request leads to.
+        owner: the merchant whose key or token was shown.
+        wait: seconds the client would like the answer to wait (`Prefer: wait`), 0 where it did not say.
+        status: of the answer, where it is not the route's.
+        headers: of the answer, for the handler to add to.
+        reserved: the hold on the request's idempotency key, None where it has none.
+    """
+
+    services: Services
+    route: "Route"
+    request: web.Request
+    body: B
+    query: Q
+    by: Metadata
+    owner: UUID | None
+    wait: int = 0
+    status: int | None = None
+    headers: dict[str, str] = field(default_factory=dict)
+    reserved: Reserved | None = None
+
+    @property
+    def merchant_id(self) -> UUID:
+        assert self.owner is not None, "the route asks for no key or token"
+        return self.owner
+
+    def id(self, name: str = "id") -> UUID:
+        """An id of the path.
+
+        Raises:
+            Problem: 404 where it is no UUID, as where it is unknown.
+        """
+        text = self.request.match_info[name]
+        if UUID_FORM.fullmatch(text) is None:
+            raise not_found()
+        return UUID(text)
+
+    def receipt_of(self, answer: Callable[[T], Any]) -> Callable[[T], Receipt] | None:
+        """What stores the answer with the events, None where the request has no idempotency key.
+
+        Args:
+            answer: makes the answer of what was decided.
+        """
+        return None if self.reserved is None else lambda decided: self.receipt(answer(decided))
+
+    def receipt(self, answer: Any) -> Receipt:
+        """The answer, to be stored with the events under the request's idempotency key."""
+        assert self.reserved is not None
+        return self.reserved.receipt(status=self.route.status, body=self.route.render(answer))
+
+
+Handler = Callable[[Call[Any, Any]], Awaitable[Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Route:
+    """A route as declared.
+
+    Attributes:
+        auth: what has to be shown; None: nothing.
+        body: model of the body; None: the method has none.
+        body_required: where not, an empty body is as good as `{}`.
+        query: model of the query; None: whatever it is, it is not looked at.
+        answers: type of the answer; None: it has no body.
+        errors: codes of the refusals that are its own, beside those that any route has.
+        idempotent: whether `Idempotency-Key` is honoured.
+        waits: whether `Prefer: wait=N` is honoured.
+    """
+
+    method: str
+    path: str
+    summary: str
+    handler: Handler
+    auth: Auth | None
+    body: type[BaseModel] | None
+    body_required: bool
+    query: type[BaseModel] | None
+    answers: Any
+    status: int
+    errors: tuple[str, ...]
+    idempotent: bool
+    waits: bool
+    adapter: TypeAdapter[Any] | None
+
+    def render(self, answer: Any) -> bytes:
+        """The answer's body as it is sent."""
+        return b"" if self.adapter is None else self.adapter.dump_json(answer, by_alias=True)
+
+
+def route(
+    method: Literal["GET", "POST", "PUT", "PATCH", "DELETE"],
+    path: str,
+    *,
+    summary: str,
+    auth: Auth | None,
+    body: type[BaseModel] | None = None,
+    body_required: bool = True,
+    query: type[BaseModel] | None = Nothing,
+    answers: Any = None,
+    status: int = 200,
+    errors: tuple[str, ...] = (),
+    idempotent: bool = False,
+    waits: bool = False,
+) -> Callable[[Handler], Route]:
+    """Declare a route; the handler below becomes its `Route`. See there for what the arguments mean."""
+
+    def declare(handler: Handler) -> Route:
+        return Route(
+            method=method,
+            path=path,
+            summary=summary,
+            handler=handler,
+            auth=auth,
+            body=body,
+            body_required=body_required,
+            query=query,
+            answers=answers,
+            status=status,
+            errors=errors,
+            idempotent=idempotent,
+            waits=waits,
+            adapter=None if answers is None else TypeAdapter(answers),
+        )
+
+    return declare

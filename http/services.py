@@ -1,0 +1,48 @@
+"""What handlers need from outside, made once by the composition root."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from aiohttp import web
+
+from payloops.commands.api_keys import KeyMode
+from payloops.commands.authenticate_api_key import ApiKeyGate
+from payloops.commands.credentials import CredentialCipher
+from payloops.commands.hashing import Hasher
+from payloops.commands.tokens import Tokens
+from payloops.commands.watch_orders import OrderWatch
+from payloops.events.event_store import EventStore
+from payloops.events.timestamps import utc_now
+
+
+@dataclass(frozen=True, kw_only=True)
+class Services:
+    """
+    Attributes:
+        gate: tells whom an API key stands for.
+        key_mode: of the API keys issued here.
+        passwords, key_hasher: bcrypt for each, apart, so that neither holds up the other.
+        request_timeout: seconds a request may take, waiting asked for by the client aside.
+        probes: by name of the dependency; returns when it answers, raises when it does not.
+        stopping: set when the process has been asked to end: no longer ready.
+        now: the clock.
+    """
+
+    store: EventStore
+    gate: ApiKeyGate
+    key_mode: KeyMode
+    passwords: Hasher
+    key_hasher: Hasher
+    tokens: Tokens
+    cipher: CredentialCipher
+    watch: OrderWatch
+    probes: Mapping[str, Callable[[], Awaitable[object]]]
+    cors_origins: tuple[str, ...] = ()
+    request_timeout: float = 15.0
+    now: Callable[[], datetime] = utc_now
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+SERVICES = web.AppKey("services", Services)
