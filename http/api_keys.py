@@ -1,0 +1,101 @@
+"""API keys of a merchant. `/api/api-keys`, by dashboard token."""
+
+from typing import Annotated
+from uuid import UUID
+
+from pydantic import StringConstraints
+
+from payloops.commands.api_keys import ApiKeyRow, list_api_keys
+from payloops.commands.issue_api_key import issue_api_key as issue
+from payloops.commands.revoke_api_key import revoke_api_key as revoke
+from payloops.http.fields import Moment, Timestamp
+from payloops.http.problems import FieldError, validation_error
+from payloops.http.routing import AnswerModel, Call, RequestModel, route
+
+
+class NewApiKey(RequestModel):
+    name: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=255)]
+    expires_at: Moment | None = None
+
+
+class ApiKeyAnswer(AnswerModel):
+    id: UUID
+    name: str
+    prefix: str
+    expires_at: Timestamp | None
+    created_at: Timestamp
+
+
+class ListedApiKey(ApiKeyAnswer):
+    last_used_at: Timestamp | None
+
+
+class IssuedApiKeyAnswer(AnswerModel):
+    api_key: ApiKeyAnswer
+    secret: str
+
+
+@route(
+    "GET",
+    "/api/api-keys",
+    auth="bearer",
+    answers=list[ListedApiKey],
+    summary="List API keys, newest first; revoked ones are gone",
+)
+async def read_api_keys(call: Call[None]) -> list[ListedApiKey]:
+    rows = await list_api_keys(call.services.store.pool, merchant_id=call.merchant_id)
+    return [
+        ListedApiKey(
+            id=row.id,
+            name=row.name,
+            prefix=row.prefix,
+            last_used_at=row.last_used_at,
+            expires_at=row.expires_at,
+            created_at=row.created_at,
+        )
+        for row in rows
+    ]
+
+
+@route(
+    "POST",
+    "/api/api-keys",
+    auth="bearer",
+    body=NewApiKey,
+    answers=IssuedApiKeyAnswer,
+    status=201,
+    errors=("too_many_api_keys",),
+    summary="Make an API key; its secret is shown this once",
+)
+async def issue_api_key(call: Call[NewApiKey]) -> IssuedApiKeyAnswer:
+    expires_at = call.body.expires_at
+    if expires_at is not None and expires_at <= call.by.at:
+        raise validation_error(FieldError("expiresAt", "Must be in the future"))
+    issued = await issue(
+        call.services.store,
+        merchant_id=call.merchant_id,
+        name=call.body.name,
+        expires_at=expires_at,
+        mode=call.services.key_mode,
+        keys=call.services.key_hasher,
+        by=call.by,
+    )
+    return IssuedApiKeyAnswer(api_key=_answer(issued.row), secret=issued.secret)
+
+
+@route(
+    "DELETE",
+    "/api/api-keys/{id}",
+    auth="bearer",
+    status=204,
+    errors=("not_found",),
+    summary="Revoke an API key",
+)
+async def revoke_api_key(call: Call[None]) -> None:
+    await revoke(call.services.store, merchant_id=call.merchant_id, api_key_id=call.id(), by=call.by)
+
+
+def _answer(row: ApiKeyRow) -> ApiKeyAnswer:
+    return ApiKeyAnswer(
+        id=row.id, name=row.name, prefix=row.prefix, expires_at=row.expires_at, created_at=row.created_at
+    )

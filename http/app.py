@@ -1,0 +1,48 @@
+"""The HTTP application: every route there is, and the frame around them."""
+
+from aiohttp import web
+
+from payloops.http import api_keys, auth, orders, payments, processors, refunds, service
+from payloops.http.endpoint import endpoint
+from payloops.http.middleware import frame
+from payloops.http.routing import Route
+from payloops.http.services import SERVICES, Services
+
+MAX_BODY = 1024 * 1024
+
+ROUTES: tuple[Route, ...] = (
+    orders.create_order,
+    orders.read_orders,
+    orders.read_order,
+    payments.pay_order,
+    payments.capture_payment,
+    payments.cancel_order,
+    payments.read_transactions,
+    refunds.refund_payment,
+    refunds.read_refunds,
+    orders.read_order_events,
+    auth.register,
+    auth.log_in,
+    api_keys.read_api_keys,
+    api_keys.issue_api_key,
+    api_keys.revoke_api_key,
+    processors.read_processors,
+    processors.set_processor,
+    processors.set_named_processor,
+    processors.change_processor,
+    processors.remove_processor,
+    service.health,
+    service.ready,
+)
+
+
+def create_app(services: Services) -> web.Application:
+    """The application over its services, which the caller opens before and closes after."""
+    app = web.Application(client_max_size=MAX_BODY, middlewares=[frame(cors_origins=services.cors_origins)])
+    app[SERVICES] = services
+    for route in ROUTES:
+        handler = endpoint(route)
+        app.router.add_route(route.method, route.path, handler)
+        if route.method == "GET":
+            app.router.add_route("HEAD", route.path, handler)
+    return app

@@ -1,0 +1,95 @@
+"""Accounts: register and log in. `/api/auth`, open to anyone."""
+
+from typing import Annotated
+from uuid import UUID
+
+from pydantic import Field, StringConstraints
+
+from payloops.commands.log_in import log_in as check_password
+from payloops.commands.merchants import MerchantRow
+from payloops.commands.register_merchant import register_merchant
+from payloops.http.fields import Email, Password, Timestamp
+from payloops.http.routing import AnswerModel, Call, RequestModel, route
+
+
+class Registration(RequestModel):
+    name: Annotated[str, StringConstraints(strip_whitespace=True, min_length=2, max_length=255)]
+    email: Email
+    password: Annotated[Password, Field(repr=False)]
+
+
+class Login(RequestModel):
+    email: Annotated[str, StringConstraints(max_length=255)]
+    password: Annotated[str, StringConstraints(max_length=1_000), Field(repr=False)]
+
+
+class MerchantAnswer(AnswerModel):
+    id: UUID
+    name: str
+    email: str
+    webhook_url: str | None
+    created_at: Timestamp
+    updated_at: Timestamp
+
+
+class SessionAnswer(AnswerModel):
+    token: str
+    merchant: MerchantAnswer
+
+
+def merchant_answer(row: MerchantRow) -> MerchantAnswer:
+    """A merchant as the dashboard sees it."""
+    return MerchantAnswer(
+        id=row.id,
+        name=row.name,
+        email=row.email,
+        webhook_url=row.webhook_url,
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+    )
+
+
+@route(
+    "POST",
+    "/api/auth/register",
+    auth=None,
+    body=Registration,
+    answers=SessionAnswer,
+    status=201,
+    errors=("email_exists",),
+    summary="Open a merchant account",
+)
+async def register(call: Call[Registration]) -> SessionAnswer:
+    merchant = await register_merchant(
+        call.services.store,
+        name=call.body.name,
+        email=call.body.email,
+        password=call.body.password,
+        passwords=call.services.passwords,
+        by=call.by,
+    )
+    return _session(call, merchant)
+
+
+@route(
+    "POST",
+    "/api/auth/login",
+    auth=None,
+    body=Login,
+    answers=SessionAnswer,
+    errors=("invalid_credentials",),
+    summary="Log in to a merchant account",
+)
+async def log_in(call: Call[Login]) -> SessionAnswer:
+    merchant = await check_password(
+        call.services.store.pool,
+        email=call.body.email,
+        password=call.body.password,
+        passwords=call.services.passwords,
+    )
+    return _session(call, merchant)
+
+
+def _session(call: Call[Registration] | Call[Login], merchant: MerchantRow) -> SessionAnswer:
+    token = call.services.tokens.issue(merchant, now=call.by.at)
+    return SessionAnswer(token=token, merchant=merchant_answer(merchant))

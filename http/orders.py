@@ -1,0 +1,230 @@
+"""Orders: create, list, read, and the audit trail. `/v1`, by API key."""
+
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+from pydantic import Field, model_validator
+from pydantic.alias_generators import to_camel
+from uuid_utils.compat import uuid7
+
+from payloops.commands.create_order import create_order as create
+from payloops.events.orders import Order, OrderStatus
+from payloops.http.fields import Amount, Currency, Email, Identifier, Metadata, Moment, Text, Timestamp, Url
+from payloops.http.problems import FieldError, not_found, validation_error
+from payloops.http.routing import AnswerModel, Call, RequestModel, route
+from payloops.projections.orders import (
+    OrderEvent,
+    OrderRow,
+    UnknownCursor,
+    get_order,
+    list_orders,
+    order_events,
+    row_from_order,
+)
+
+DEFAULT_CURRENCY = "USD"
+
+
+class NewOrder(RequestModel):
+    amount: Amount
+    currency: Currency | None = None
+    external_id: Identifier | None = None
+    customer_id: Identifier | None = None
+    customer_email: Email | None = None
+    description: Text | None = None
+    metadata: Metadata | None = None
+    return_url: Url | None = None
+    cancel_url: Url | None = None
+
+
+class LastErrorAnswer(AnswerModel):
+    code: str | None
+    message: str | None
+
+
+class OrderAnswer(AnswerModel):
+    id: UUID
+    external_id: str
+    amount: int
+    currency: str
+    status: OrderStatus
+    processor: str | None
+    processor_order_id: str | None
+    metadata: dict[str, Any]
+    customer_id: str | None
+    customer_email: str | None
+    description: str | None
+    return_url: str | None
+    cancel_url: str | None
+    amount_captured: int
+    amount_refunded: int
+    attempt: int
+    last_error: LastErrorAnswer | None
+    created_at: Timestamp
+    updated_at: Timestamp
+
+
+def order_answer(row: OrderRow) -> OrderAnswer:
+    """An order's row as clients see it."""
+    failed = row.last_error_code is not None or row.last_error_message is not None
+    return OrderAnswer(
+        id=row.id,
+        external_id=row.external_id,
+        amount=row.amount,
+        currency=row.currency,
+        status=OrderStatus(row.status),
+        processor=row.processor,
+        processor_order_id=row.processor_order_id,
+        metadata=row.metadata,
+        customer_id=row.customer_id,
+        customer_email=row.customer_email,
+        description=row.description,
+        return_url=row.return_url,
+        cancel_url=row.cancel_url,
+        amount_captured=row.amount_captured,
+        amount_refunded=row.amount_refunded,
+        attempt=row.attempt,
+        last_error=LastErrorAnswer(code=row.last_error_code, message=row.last_error_message)
+        if failed
+        else None,
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+    )
+
+
+def answer_from(order: Order) -> OrderAnswer:
+    """The same, right after a decision."""
+    return order_answer(row_from_order(order))
+
+
+@route(
+    "POST",
+    "/v1/orders",
+    auth="api_key",
+    body=NewOrder,
+    answers=OrderAnswer,
+    status=201,
+    idempotent=True,
+    summary="Create an order",
+)
+async def create_order(call: Call[NewOrder]) -> OrderAnswer:
+    body = call.body
+    order = await create(
+        call.services.store,
+        order_id=uuid7(),
+        merchant_id=call.merchant_id,
+        amount=body.amount,
+        currency=body.currency or DEFAULT_CURRENCY,
+        external_id=body.external_id,
+        customer_id=body.customer_id,
+        customer_email=body.customer_email,
+        description=body.description,
+        metadata=body.metadata,
+        return_url=body.return_url,
+        cancel_url=body.cancel_url,
+        by=call.by,
+        receipt=call.receipt_of(answer_from),
+    )
+    return answer_from(order)
+
+
+class OrderQuery(RequestModel):
+    limit: Annotated[int, Field(ge=1, le=100)] = 10
+    starting_after: Annotated[UUID | None, Field(alias="starting_after")] = None
+    ending_before: Annotated[UUID | None, Field(alias="ending_before")] = None
+    status: OrderStatus | None = None
+    currency: Currency | None = None
+    external_id: Identifier | None = None
+    created_from: Moment | None = None
+    created_to: Moment | None = None
+
+    @model_validator(mode="after")
+    def _one_direction(self) -> "OrderQuery":
+        if self.starting_after is not None and self.ending_before is not None:
+            raise ValueError("Give starting_after or ending_before, not both")
+        return self
+
+
+class OrderList(AnswerModel):
+    object: Literal["list"] = "list"
+    url: Literal["/v1/orders"] = "/v1/orders"
+    data: list[OrderAnswer]
+    has_more: bool
+
+
+@route(
+    "GET",
+    "/v1/orders",
+    auth="api_key",
+    query=OrderQuery,
+    answers=OrderList,
+    summary="List orders, newest first",
+)
+async def read_orders(call: Call[None, OrderQuery]) -> OrderList:
+    query = call.query
+    try:
+        rows, has_more = await list_orders(
+            call.services.store,
+            merchant_id=call.merchant_id,
+            limit=query.limit,
+            starting_after=query.starting_after,
+            ending_before=query.ending_before,
+            status=query.status,
+            currency=query.currency,
+            external_id=query.external_id,
+            created_from=query.created_from,
+            created_to=query.created_to,
+        )
+    except UnknownCursor:
+        field = "starting_after" if query.starting_after is not None else "ending_before"
+        raise validation_error(FieldError(field, "There is no such order")) from None
+    return OrderList(data=[order_answer(row) for row in rows], has_more=has_more)
+
+
+@route("GET", "/v1/orders/{id}", auth="api_key", answers=OrderAnswer, summary="Read an order")
+async def read_order(call: Call[None]) -> OrderAnswer:
+    row = await get_order(call.services.store, order_id=call.id(), merchant_id=call.merchant_id)
+    if row is None:
+        raise not_found()
+    return order_answer(row)
+
+
+class OrderEventAnswer(AnswerModel):
+    id: int
+    version: int
+    type: str
+    occurred_at: Timestamp
+    recorded_at: Timestamp
+    actor: str
+    correlation_id: str
+    causation_id: str | None
+    data: dict[str, Any]
+
+
+def event_answer(event: OrderEvent) -> OrderEventAnswer:
+    """A line of the audit trail as clients see it."""
+    return OrderEventAnswer(
+        id=event.position,
+        version=event.version,
+        type=event.type,
+        occurred_at=event.occurred_at,
+        recorded_at=event.recorded_at,
+        actor=event.actor,
+        correlation_id=event.correlation_id,
+        causation_id=event.causation_id,
+        data={to_camel(name): value for name, value in event.data.items()},
+    )
+
+
+@route(
+    "GET",
+    "/v1/orders/{id}/events",
+    auth="api_key",
+    answers=list[OrderEventAnswer],
+    summary="Read an order's audit trail, oldest first",
+)
+async def read_order_events(call: Call[None]) -> list[OrderEventAnswer]:
+    events = await order_events(call.services.store, order_id=call.id(), merchant_id=call.merchant_id)
+    if events is None:
+        raise not_found()
+    return [event_answer(event) for event in events]

@@ -1,0 +1,176 @@
+"""A merchant's processors. `/api/processors`, by dashboard token."""
+
+from typing import Annotated
+from uuid import UUID
+
+from pydantic import Field, JsonValue, StringConstraints, ValidationError
+
+from payloops.commands.configure_processor import adjust_processor, configure_processor
+from payloops.commands.processors import ProcessorConfig, ProcessorUnknown, list_processors
+from payloops.commands.remove_processor import remove_processor as remove
+from payloops.http.bodies import field_errors
+from payloops.http.fields import Timestamp
+from payloops.http.problems import validation_error
+from payloops.http.routing import AnswerModel, Call, RequestModel, route
+
+DEFAULT_PRIORITY = 1
+
+Secret = Annotated[str, StringConstraints(min_length=1, max_length=1_000)]
+Priority = Annotated[int, Field(ge=1, le=100, description="The lowest is tried first")]
+
+
+class StripeCredentials(RequestModel):
+    secret_key: Secret
+    publishable_key: Secret | None = None
+    webhook_secret: Secret | None = None
+
+
+class RazorpayCredentials(RequestModel):
+    key_id: Secret
+    key_secret: Secret
+    webhook_secret: Secret | None = None
+
+
+CREDENTIALS: dict[str, type[RequestModel]] = {"stripe": StripeCredentials, "razorpay": RazorpayCredentials}
+
+
+class NamedProcessorSettings(RequestModel):
+    """`credentials` fits the processor: `StripeCredentials` or `RazorpayCredentials`."""
+
+    credentials: Annotated[dict[str, JsonValue], Field(repr=False)]
+    enabled: bool | None = None
+    priority: Priority | None = None
+    test_mode: bool | None = None
+
+
+class ProcessorSettings(NamedProcessorSettings):
+    processor: Annotated[str, StringConstraints(max_length=255)]
+
+
+class ProcessorChanges(RequestModel):
+    enabled: bool | None = None
+    priority: Priority | None = None
+    test_mode: bool | None = None
+
+
+class ProcessorAnswer(AnswerModel):
+    id: UUID
+    processor: str
+    enabled: bool
+    priority: int
+    test_mode: bool
+    created_at: Timestamp
+    updated_at: Timestamp
+
+
+def processor_answer(config: ProcessorConfig) -> ProcessorAnswer:
+    """A processor as the dashboard sees it: without its credentials."""
+    return ProcessorAnswer(
+        id=config.id,
+        processor=config.processor,
+        enabled=config.enabled,
+        priority=config.priority,
+        test_mode=config.test_mode,
+        created_at=config.created_at,
+        updated_at=config.updated_at,
+    )
+
+
+@route(
+    "GET",
+    "/api/processors",
+    auth="bearer",
+    answers=list[ProcessorAnswer],
+    summary="List configured processors, by priority",
+)
+async def read_processors(call: Call[None]) -> list[ProcessorAnswer]:
+    configs = await list_processors(call.services.store.pool, merchant_id=call.merchant_id)
+    return [processor_answer(config) for config in configs]
+
+
+@route(
+    "POST",
+    "/api/processors",
+    auth="bearer",
+    body=ProcessorSettings,
+    answers=ProcessorAnswer,
+    errors=("invalid_processor",),
+    summary="Configure a processor, or replace its configuration",
+)
+async def set_processor(call: Call[ProcessorSettings]) -> ProcessorAnswer:
+    return await _configure(call, call.body.processor, call.body)
+
+
+@route(
+    "POST",
+    "/api/processors/{processor}",
+    auth="bearer",
+    body=NamedProcessorSettings,
+    answers=ProcessorAnswer,
+    errors=("invalid_processor",),
+    summary="Configure the processor that the path names",
+)
+async def set_named_processor(call: Call[NamedProcessorSettings]) -> ProcessorAnswer:
+    return await _configure(call, call.request.match_info["processor"], call.body)
+
+
+async def _configure(
+    call: Call[ProcessorSettings] | Call[NamedProcessorSettings], processor: str, body: NamedProcessorSettings
+) -> ProcessorAnswer:
+    if processor not in CREDENTIALS:
+        raise ProcessorUnknown
+    try:
+        credentials = CREDENTIALS[processor].model_validate(body.credentials, strict=True)
+    except ValidationError as error:
+        raise validation_error(*field_errors(error, inside=("credentials",))) from None
+    config = await configure_processor(
+        call.services.store,
+        merchant_id=call.merchant_id,
+        processor=processor,
+        credentials=credentials.model_dump(by_alias=True, exclude_none=True),
+        enabled=body.enabled is not False,
+        priority=body.priority or DEFAULT_PRIORITY,
+        test_mode=call.services.key_mode == "test" if body.test_mode is None else body.test_mode,
+        cipher=call.services.cipher,
+        by=call.by,
+    )
+    return processor_answer(config)
+
+
+@route(
+    "PATCH",
+    "/api/processors/{processor}",
+    auth="bearer",
+    body=ProcessorChanges,
+    answers=ProcessorAnswer,
+    errors=("not_found",),
+    summary="Enable, disable or rank a processor",
+)
+async def change_processor(call: Call[ProcessorChanges]) -> ProcessorAnswer:
+    config = await adjust_processor(
+        call.services.store,
+        merchant_id=call.merchant_id,
+        processor=call.request.match_info["processor"],
+        enabled=call.body.enabled,
+        priority=call.body.priority,
+        test_mode=call.body.test_mode,
+        by=call.by,
+    )
+    return processor_answer(config)
+
+
+@route(
+    "DELETE",
+    "/api/processors/{processor}",
+    auth="bearer",
+    status=204,
+    errors=("not_found",),
+    summary="Remove a processor and its credentials",
+)
+async def remove_processor(call: Call[None]) -> None:
+    await remove(
+        call.services.store,
+        merchant_id=call.merchant_id,
+        processor=call.request.match_info["processor"],
+        by=call.by,
+    )

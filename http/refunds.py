@@ -1,0 +1,88 @@
+"""Refunds of captured orders. `/v1`, by API key."""
+
+from uuid import UUID
+
+from payloops.commands.refund_payment import refund_payment as refund
+from payloops.events.orders import Order, Transaction, TransactionStatus
+from payloops.http.fields import Amount, Text, Timestamp
+from payloops.http.problems import not_found
+from payloops.http.routing import AnswerModel, Call, RequestModel, route
+from payloops.projections.transactions import list_refunds
+
+
+class Refund(RequestModel):
+    amount: Amount | None = None
+    reason: Text | None = None
+
+
+class RefundAnswer(AnswerModel):
+    refund_id: UUID
+    order_id: UUID
+    amount: int
+    status: TransactionStatus
+    reason: str | None
+    created_at: Timestamp
+
+
+def refund_answer(order: Order, transaction: Transaction) -> RefundAnswer:
+    """A refund right after it was decided on."""
+    return RefundAnswer(
+        refund_id=UUID(transaction.id),
+        order_id=order.id,
+        amount=transaction.amount,
+        status=transaction.status,
+        reason=transaction.reason,
+        created_at=transaction.created_at,
+    )
+
+
+@route(
+    "POST",
+    "/v1/orders/{id}/refund",
+    auth="api_key",
+    body=Refund,
+    body_required=False,
+    answers=RefundAnswer,
+    status=201,
+    errors=("not_found", "invalid_status", "refund_exceeds_captured"),
+    idempotent=True,
+    summary="Refund a captured order, in full or in part",
+)
+async def refund_payment(call: Call[Refund]) -> RefundAnswer:
+    order, transaction = await refund(
+        call.services.store,
+        order_id=call.id(),
+        merchant_id=call.merchant_id,
+        amount=call.body.amount,
+        reason=call.body.reason,
+        by=call.by,
+        receipt=None
+        if call.reserved is None
+        else lambda order, transaction: call.receipt(refund_answer(order, transaction)),
+    )
+    return refund_answer(order, transaction)
+
+
+@route(
+    "GET",
+    "/v1/orders/{id}/refunds",
+    auth="api_key",
+    answers=list[RefundAnswer],
+    errors=("not_found",),
+    summary="List an order's refunds, newest first",
+)
+async def read_refunds(call: Call[None]) -> list[RefundAnswer]:
+    rows = await list_refunds(call.services.store, order_id=call.id(), merchant_id=call.merchant_id)
+    if rows is None:
+        raise not_found()
+    return [
+        RefundAnswer(
+            refund_id=row.id,
+            order_id=row.order_id,
+            amount=row.amount,
+            status=TransactionStatus(row.status),
+            reason=row.reason,
+            created_at=row.created_at,
+        )
+        for row in rows
+    ]
