@@ -1,0 +1,282 @@
+"""The API's processes: `payloops serve`."""
+
+import asyncio
+import contextlib
+import ctypes
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import structlog
+import uuid_utils
+import uvloop
+from aiohttp import web
+from redis.asyncio import Redis
+from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest
+from temporalio.client import Client
+
+from payloops.commands.api_keys import KeyMode
+from payloops.commands.authenticate_api_key import ApiKeyGate
+from payloops.commands.credentials import CredentialCipher
+from payloops.commands.hashing import Hasher
+from payloops.commands.tokens import Tokens
+from payloops.commands.watch_orders import OrderWatch
+from payloops.events.event_store import EventStore
+from payloops.http.app import create_app
+from payloops.http.connections import connection_factory
+from payloops.http.services import Services
+from payloops.logs import configure_logs
+from payloops.settings import Environment, Settings
+from payloops.stopping import stop_on_signals
+from payloops.wiring import open_store
+
+BACKLOG = 1_024
+FINISH_SECONDS = 20.0
+"""How long requests in flight have to finish once the listener is closed."""
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 15.0
+"""Seconds before a worker that died is started again."""
+PR_SET_PDEATHSIG = 1
+SETTLED = 30.0
+"""Seconds of running after which earlier deaths are forgotten."""
+
+log = structlog.get_logger()
+
+
+class PortTaken(Exception):
+    """The address to listen on is in use, or not ours to use."""
+
+    def __init__(self, host: str, port: int, reason: str) -> None:
+        super().__init__(f"cannot listen on {host}:{port}: {reason}")
+
+
+def run(settings: Settings, *, workers: int = 1) -> None:
+    """Serve until SIGTERM or SIGINT, then let requests in flight finish.
+
+    Args:
+        workers: processes that share the port; the kernel spreads connections over them.
+
+    Raises:
+        PortTaken: see there.
+    """
+    configure_logs(settings, process="api")
+    with bind(settings.host, settings.port, shared=workers > 1) as listener:
+        if workers == 1:
+            uvloop.run(_serve(settings, listener))
+        else:
+            _supervise(settings, listener, workers=workers)
+
+
+def bind(host: str, port: int, *, shared: bool = False) -> socket.socket:
+    """A bound socket, not yet listening.
+
+    Args:
+        port: 0 takes a free one.
+        shared: other sockets may be bound to the same port by `share`.
+
+    Raises:
+        PortTaken: see there.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        first = _bound(family, host, port, shared=False)
+        if not shared:
+            return first
+        # A port that is shared by somebody else would be shared with us as well: only a bind that
+        # does not share tells.
+        with first:
+            port = first.getsockname()[1]
+        return _bound(family, host, port, shared=True)
+    except OSError as error:
+        raise PortTaken(host, port, error.strerror or str(error)) from None
+
+
+def share(bound: socket.socket) -> socket.socket:
+    """Another socket on the port of a shared one: the kernel spreads connections over those that listen."""
+    host, port = bound.getsockname()[:2]
+    return _bound(bound.family, host, port, shared=True)
+
+
+def _bound(family: socket.AddressFamily, host: str, port: int, *, shared: bool) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        sock.bind((host, port))
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+async def _serve(settings: Settings, listener: socket.socket) -> None:
+    stop = stop_on_signals()
+    async with serving(settings, listener):
+        await stop.wait()
+        log.info("api.stopping")
+    log.info("api.stopped")
+
+
+@asynccontextmanager
+async def serving(settings: Settings, listener: socket.socket) -> AsyncIterator[Services]:
+    """The API, listening. At the end: not ready, listener closed, requests in flight finished, pools closed."""
+    async with open_services(settings) as services:
+        runner = web.AppRunner(create_app(services), shutdown_timeout=FINISH_SECONDS, access_log=None)
+        await runner.setup()
+        assert runner.server is not None
+        server = await asyncio.get_running_loop().create_server(
+            connection_factory(runner.server), sock=listener, backlog=BACKLOG
+        )
+        host, port = listener.getsockname()[:2]
+        log.info(
+            "api.listening", url=f"http://{f'[{host}]' if ':' in host else host}:{port}", pid=os.getpid()
+        )
+        try:
+            yield services
+        finally:
+            services.stopping.set()
+            services.watch.stop_waiting()
+            # Load balancers see that /ready says no, and send nobody here any more.
+            await asyncio.sleep(settings.shutdown_grace)
+            server.close()
+            await runner.cleanup()
+
+
+@asynccontextmanager
+async def open_services(settings: Settings) -> AsyncIterator[Services]:
+    """What the handlers need, opened; also while PostgreSQL, Redis or Temporal are down."""
+    async with AsyncExitStack() as stack:
+        store = await stack.enter_async_context(open_store(settings, application_name="payloops api"))
+        redis: Redis = Redis.from_url(
+            settings.redis_url.get_secret_value(), socket_timeout=1.0, socket_connect_timeout=1.0
+        )
+        stack.push_async_callback(redis.aclose)
+        passwords = await stack.enter_async_context(Hasher(rounds=settings.bcrypt_rounds))
+        keys = await stack.enter_async_context(Hasher(rounds=settings.bcrypt_rounds))
+        watch = await stack.enter_async_context(OrderWatch(store))
+        temporal = await Client.connect(
+            settings.temporal_address, namespace=settings.temporal_namespace, lazy=True
+        )
+        mode: KeyMode = "live" if settings.environment is Environment.PRODUCTION else "test"
+        yield Services(
+            store=store,
+            gate=ApiKeyGate(store.pool, keys=keys, mode=mode),
+            key_mode=mode,
+            passwords=passwords,
+            key_hasher=keys,
+            tokens=Tokens(secret=settings.jwt_secret.get_secret_value(), expires_in=settings.jwt_expires_in),
+            cipher=CredentialCipher(secret=settings.encryption_key.get_secret_value()),
+            watch=watch,
+            probes={
+                "postgres": lambda: _ask_postgres(store),
+                "redis": redis.ping,
+                "temporal": lambda: temporal.workflow_service.describe_namespace(
+                    DescribeNamespaceRequest(namespace=settings.temporal_namespace)
+                ),
+            },
+            cors_origins=settings.cors_origins,
+            request_timeout=settings.request_timeout,
+        )
+
+
+async def _ask_postgres(store: EventStore) -> None:
+    async with store.pool.connection() as connection:
+        await connection.execute("SELECT 1")
+
+
+class _Worker:
+    """One of several processes that serve."""
+
+    def __init__(self, settings: Settings, bound: socket.socket) -> None:
+        self._settings = settings
+        self._socket = bound
+        self._deaths = 0
+        self._began = 0.0
+        self._due = 0.0
+        self.pid: int | None = None
+
+    def start_if_due(self, *, now: float) -> None:
+        if self.pid is not None or now < self._due:
+            return
+        self._began = now
+        parent = os.getpid()
+        self.pid = os.fork()
+        if self.pid == 0:
+            status = 1
+            try:
+                _die_with(parent)
+                uuid_utils.reseed_rng()
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, WATCHED)
+                uvloop.run(_serve(self._settings, share(self._socket)))
+                status = 0
+            except BaseException:
+                log.exception("api.worker_failed")
+            finally:
+                os._exit(status)
+
+    def died(self, *, status: int, now: float) -> None:
+        self._deaths = 1 if now - self._began > SETTLED else self._deaths + 1
+        pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (self._deaths - 1))
+        self._due = now + pause
+        log.error("api.worker_died", pid=self.pid, status=os.waitstatus_to_exitcode(status), again_in=pause)
+        self.pid = None
+
+    def send(self, number: signal.Signals) -> None:
+        if self.pid is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+
+
+def _die_with(parent: int) -> None:
+    """Ask Linux for a SIGTERM when the parent dies, however it dies; elsewhere there is no such thing."""
+    if sys.platform != "linux":
+        return
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+WATCHED = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}
+
+
+def _supervise(settings: Settings, bound: socket.socket, *, workers: int) -> None:
+    """Keep the workers running; pass SIGTERM on, and wait for them to finish."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, WATCHED)
+    crew = [_Worker(settings, bound) for _ in range(workers)]
+    asked = 0
+    while asked not in (signal.SIGTERM, signal.SIGINT):
+        for worker in crew:
+            worker.start_if_due(now=time.monotonic())
+        told = signal.sigtimedwait(WATCHED, FIRST_PAUSE)
+        asked = told.si_signo if told is not None else 0
+        _reap(crew)
+    log.info("api.stopping", workers=workers)
+    for worker in crew:
+        worker.send(signal.SIGTERM)
+    deadline = time.monotonic() + settings.shutdown_grace + FINISH_SECONDS * 2
+    while any(worker.pid is not None for worker in crew) and time.monotonic() < deadline:
+        signal.sigtimedwait(WATCHED, FIRST_PAUSE)
+        _reap(crew, expected=True)
+    for worker in crew:
+        worker.send(signal.SIGKILL)
+    log.info("api.stopped", workers=workers)
+
+
+def _reap(crew: list[_Worker], *, expected: bool = False) -> None:
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if pid == 0:
+            return
+        for worker in crew:
+            if worker.pid == pid:
+                if expected:
+                    worker.pid = None
+                else:
+                    worker.died(status=status, now=time.monotonic())
