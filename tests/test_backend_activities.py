@@ -1,0 +1,211 @@
+"""What workflows may call back: each activity is a command, run once or twice, from workers of any kind."""
+
+import dataclasses
+from typing import Any
+from uuid import UUID
+
+import pytest
+from temporalio.exceptions import ApplicationError
+from temporalio.testing import ActivityEnvironment
+from uuid_utils.compat import uuid7
+
+from payloops.commands.client_secrets import ClientSecrets
+from payloops.commands.configure_processor import configure_processor
+from payloops.commands.create_order import create_order
+from payloops.commands.credentials import CredentialCipher
+from payloops.commands.hashing import Hasher
+from payloops.commands.pay_order import request_payment
+from payloops.commands.refund_payment import refund_payment
+from payloops.commands.register_merchant import register_merchant
+from payloops.commands.route_payment import Route
+from payloops.events.event_store import EventStore
+from payloops.events.metadata import Metadata
+from payloops.events.orders import Order
+from payloops.http.orders import order_answer
+from payloops.projections.orders import row_from_order
+from payloops.workflows_client.activities import BackendActivities
+
+CREDENTIALS = {"secretKey": "sk_test_of_a_merchant"}
+
+
+@pytest.fixture
+def cipher() -> CredentialCipher:
+    return CredentialCipher(secret="an encryption key of thirty-two characters")
+
+
+@pytest.fixture
+def client_secrets(store: EventStore, cipher: CredentialCipher) -> ClientSecrets:
+    return ClientSecrets(store.pool, cipher)
+
+
+@pytest.fixture
+def activities(
+    store: EventStore, cipher: CredentialCipher, client_secrets: ClientSecrets
+) -> BackendActivities:
+    return BackendActivities(store=store, cipher=cipher, client_secrets=client_secrets)
+
+
+@pytest.fixture
+async def order_id(store: EventStore, merchant_id: UUID, by: Metadata) -> UUID:
+    """An order under its first payment."""
+    id = uuid7()
+    await create_order(store, order_id=id, merchant_id=merchant_id, amount=5_000, currency="USD", by=by)
+    await pay(store, id, by)
+    return id
+
+
+async def pay(store: EventStore, order_id: UUID, by: Metadata) -> None:
+    route = Route(processor="stripe", reason="test")
+    await store.change(
+        Order,
+        order_id,
+        lambda order: request_payment(order, route=route, payment_method=None, capture="automatic", by=by),
+    )
+
+
+async def call(activity: Any, given: dict[str, Any], *, workflow_id: str = "payment-of-something") -> Any:
+    """As Temporal calls it, for a workflow."""
+    environment = ActivityEnvironment()
+    environment.info = dataclasses.replace(environment.info, workflow_id=workflow_id)
+    return await environment.run(activity, given)
+
+
+async def loaded(store: EventStore, order_id: UUID) -> Order:
+    order = await store.load(Order, order_id)
+    assert order is not None
+    return order
+
+
+async def test_a_reported_capture_is_recorded_once_in_the_workflows_name(
+    store: EventStore, activities: BackendActivities, order_id: UUID
+) -> None:
+    report = {
+        "orderId": str(order_id),
+        "status": "captured",
+        "processorOrderId": "po",
+        "processorTransactionId": "pt",
+    }
+    for _ in range(2):
+        assert await call(activities.update_order_status, report, workflow_id=f"payment-{order_id}") is None
+    order = await loaded(store, order_id)
+    assert (order.status, order.version) == ("captured", 3)
+    recorded = (await store.read(after=0, limit=10))[-1].event
+    assert recorded.actor == f"workflow:payment-{order_id}"
+    assert recorded.correlation_id == "test"  # the order's own
+
+
+async def test_the_workflow_id_says_which_attempt_a_report_is_about(
+    store: EventStore, activities: BackendActivities, order_id: UUID, by: Metadata
+) -> None:
+    """The first attempt's failure comes late, when the second has begun: it is not the second's."""
+    report = {"orderId": str(order_id), "status": "failed", "errorCode": "declined"}
+    await call(activities.update_order_status, report, workflow_id=f"payment-{order_id}")
+    await pay(store, order_id, by)
+    await call(activities.update_order_status, report, workflow_id=f"payment-{order_id}")
+    assert (await loaded(store, order_id)).status == "processing"
+    await call(activities.update_order_status, report, workflow_id=f"payment-{order_id}-2")
+    assert (await loaded(store, order_id)).status == "failed"
+
+
+async def test_fields_of_other_workers_are_tolerated_and_odd_text_is_made_storable(
+    store: EventStore, activities: BackendActivities, order_id: UUID
+) -> None:
+    report = {
+        "orderId": str(order_id),
+        "status": "failed",
+        "errorCode": "odd",
+        "errorMessage": "nul \0 surrogate \ud800 " + "long " * 1_000,
+        "redirectUrl": None,
+        "somethingNew": {"a": 1},
+    }
+    await call(activities.update_order_status, report)
+    error = (await loaded(store, order_id)).last_error
+    assert error is not None
+    assert error.message is not None
+    assert error.message.startswith("nul  surrogate ? long")
+    assert len(error.message) == 1_000
+
+
+async def test_a_client_secret_is_kept_beside_the_log_and_not_in_it(
+    store: EventStore, activities: BackendActivities, client_secrets: ClientSecrets, order_id: UUID
+) -> None:
+    report = {
+        "orderId": str(order_id),
+        "status": "requires_action",
+        "redirectUrl": "https://bank.example/" + "x" * 2_000,
+        "clientSecret": "only for the browser",
+    }
+    await call(activities.update_order_status, report)
+    assert await client_secrets.find(order_id=order_id) == "only for the browser"
+    events = await store.read(after=0, limit=10)
+    assert not any(b"only for the browser" in event.stored.state for event in events)
+    payment = (await loaded(store, order_id)).payment
+    assert payment is not None
+    assert payment.redirect_url == report["redirectUrl"]
+
+
+@pytest.mark.parametrize(
+    "change", [{"orderId": "no uuid"}, {"status": "rich"}, {"status": None}, {"orderId": str(uuid7())}]
+)
+async def test_what_can_never_succeed_is_not_tried_again(
+    activities: BackendActivities, order_id: UUID, change: dict[str, Any]
+) -> None:
+    report = {"orderId": str(order_id), "status": "captured", "clientSecret": "hidden"}
+    with pytest.raises(ApplicationError) as failed:
+        await call(activities.update_order_status, report | change)
+    assert failed.value.non_retryable
+    assert "hidden" not in str(failed.value)
+
+
+async def test_a_refund_is_recorded_once(
+    store: EventStore, activities: BackendActivities, order_id: UUID, merchant_id: UUID, by: Metadata
+) -> None:
+    await call(activities.update_order_status, {"orderId": str(order_id), "status": "captured"})
+    _, refund = await refund_payment(store, order_id=order_id, merchant_id=merchant_id, amount=2_000, by=by)
+    report = {"orderId": str(order_id), "refundId": refund.id, "status": "success"}
+    for _ in range(2):
+        await call(activities.update_refund_status, report, workflow_id=f"refund-{refund.id}")
+    order = await loaded(store, order_id)
+    assert (order.status, order.amount_refunded) == ("partially_refunded", 2_000)
+    with pytest.raises(ApplicationError) as unknown:
+        await call(activities.update_refund_status, report | {"refundId": str(uuid7())})
+    assert unknown.value.non_retryable
+
+
+async def test_a_processors_configuration_comes_with_its_credentials(
+    store: EventStore, activities: BackendActivities, cipher: CredentialCipher, by: Metadata
+) -> None:
+    async with Hasher(rounds=4) as passwords:
+        merchant = await register_merchant(
+            store, name="Shop", email="shop@example.com", password="p" * 12, passwords=passwords, by=by
+        )
+    asked = {"merchantId": str(merchant.id), "processor": "stripe"}
+    assert await call(activities.get_processor_config, asked) is None
+    await configure_processor(
+        store,
+        merchant_id=merchant.id,
+        processor="stripe",
+        credentials=CREDENTIALS,
+        enabled=True,
+        priority=1,
+        test_mode=True,
+        cipher=cipher,
+        by=by,
+    )
+    assert await call(activities.get_processor_config, asked) == asked | {
+        "testMode": True,
+        "credentials": CREDENTIALS,
+    }
+
+
+async def test_an_order_is_given_as_the_http_api_gives_it(
+    store: EventStore, activities: BackendActivities, order_id: UUID
+) -> None:
+    for status in ("failed", "captured"):
+        report = {"orderId": str(order_id), "status": status, "errorCode": "declined"}
+        await call(activities.update_order_status, report)
+        answer = order_answer(row_from_order(await loaded(store, order_id)))
+        assert await call(activities.get_order, {"orderId": str(order_id)}) == answer.model_dump(
+            mode="json", by_alias=True
+        )
+    assert await call(activities.get_order, {"orderId": str(uuid7())}) is None
