@@ -38,18 +38,17 @@ async def update_refund_status(
         refund = order.transactions.get(refund_id)
         if refund is None or refund.type is not TransactionType.REFUND:
             raise UnknownRefund(order_id, refund_id)
+        who = in_the_name_of(order, by)
         if succeeded:
-            succeed_refund(order, refund_id, processor_transaction_id=processor_transaction_id, by=by)
-        elif refund.status is TransactionStatus.PENDING:
-            order.record(
-                RefundFailed,
-                by=in_the_name_of(order, by),
-                status=order.status.value,
-                refund_id=refund_id,
-                attempt=refund.attempt,
+            succeed_refund(order, refund_id, processor_transaction_id=processor_transaction_id, by=who)
+        else:
+            fail_refund(
+                order,
+                refund_id,
                 processor_transaction_id=processor_transaction_id,
                 error_code=error_code,
                 error_message=error_message,
+                by=who,
             )
 
     await change_order(store, order_id=order_id, merchant_id=None, decide=decide)
@@ -74,11 +73,36 @@ def succeed_refund(
     complete = refunded == order.amount_captured
     order.record(
         RefundSucceeded,
-        by=in_the_name_of(order, by),
+        by=by,
         status=(OrderStatus.REFUNDED if complete else OrderStatus.PARTIALLY_REFUNDED).value,
         refund_id=refund_id,
         attempt=refund.attempt,
         amount=refund.amount,
         amount_refunded=refunded,
         processor_transaction_id=processor_transaction_id,
+    )
+
+
+def fail_refund(
+    order: Order,
+    refund_id: str,
+    *,
+    processor_transaction_id: str | None,
+    error_code: str | None,
+    error_message: str | None,
+    by: Metadata,
+) -> None:
+    """Record that the processor refused a refund. One that was made is never taken back."""
+    refund = order.transactions[refund_id]
+    if refund.status is not TransactionStatus.PENDING:
+        return
+    order.record(
+        RefundFailed,
+        by=by,
+        status=order.status.value,
+        refund_id=refund_id,
+        attempt=refund.attempt,
+        processor_transaction_id=processor_transaction_id,
+        error_code=error_code,
+        error_message=error_message,
     )

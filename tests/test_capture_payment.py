@@ -1,0 +1,77 @@
+"""Capturing an authorized payment."""
+
+import pytest
+from ordering import AMOUNT, BY, facts, new_order, pay, report, transactions
+
+from payloops.commands.cancel_order import cancel
+from payloops.commands.capture_payment import request_capture
+from payloops.commands.refusals import CaptureExceedsAuthorized, InvalidStatus
+from payloops.events.orders import Order, OrderStatus
+
+
+def authorized() -> Order:
+    return report(pay(new_order(), capture="manual"), "authorized")
+
+
+def test_a_part_of_an_authorization_is_captured() -> None:
+    order = authorized()
+    request_capture(order, amount=400, by=BY)
+    assert order.status is OrderStatus.AUTHORIZED
+    report(order, "captured")
+    assert (order.status, order.amount_captured) == (OrderStatus.CAPTURED, 400)
+    assert transactions(order) == [("authorization", "success", AMOUNT), ("capture", "success", 400)]
+
+
+def test_all_of_it_is_captured_where_no_amount_is_named() -> None:
+    order = authorized()
+    request_capture(order, amount=None, by=BY)
+    assert report(order, "captured").amount_captured == AMOUNT
+
+
+def test_a_payment_that_was_to_capture_itself_but_was_only_authorized_can_be_captured() -> None:
+    order = report(pay(new_order()), "authorized")
+    request_capture(order, amount=300, by=BY)
+    report(order, "captured")
+    assert transactions(order) == [("capture", "success", 300), ("authorization", "success", AMOUNT)]
+
+
+def test_no_more_than_was_authorized_is_captured() -> None:
+    with pytest.raises(CaptureExceedsAuthorized):
+        request_capture(authorized(), amount=AMOUNT + 1, by=BY)
+
+
+def test_a_second_capture_waits_for_the_first() -> None:
+    order = authorized()
+    request_capture(order, amount=400, by=BY)
+    with pytest.raises(InvalidStatus, match="already under way"):
+        request_capture(order, amount=400, by=BY)
+
+
+def test_a_refused_capture_leaves_the_authorization_to_be_captured_again() -> None:
+    order = authorized()
+    request_capture(order, amount=400, by=BY)
+    report(order, "failed")
+    assert order.status is OrderStatus.AUTHORIZED
+    assert order.last_error is not None
+    request_capture(order, amount=300, by=BY)
+    assert order.payments[1].captures_requested == 2
+    report(order, "captured")
+    assert transactions(order)[1:] == [("capture", "failed", 400), ("capture", "success", 300)]
+
+
+@pytest.mark.parametrize("reports", [[], ["requires_action"], ["captured"], ["failed"], ["cancelled"]])
+def test_only_an_authorized_order_is_captured(reports: list[str]) -> None:
+    order = pay(new_order())
+    for status in reports:
+        report(order, status)
+    version = order.version
+    with pytest.raises(InvalidStatus):
+        request_capture(order, amount=None, by=BY)
+    assert facts(order, after=version) == []
+
+
+def test_an_order_that_is_being_cancelled_is_not_captured() -> None:
+    order = authorized()
+    cancel(order, by=BY)
+    with pytest.raises(InvalidStatus, match="being cancelled"):
+        request_capture(order, amount=None, by=BY)

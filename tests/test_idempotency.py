@@ -1,0 +1,120 @@
+"""A request sent twice is done once and answered twice."""
+
+import asyncio
+from uuid import UUID
+
+import pytest
+from psycopg_pool import AsyncConnectionPool
+from uuid_utils.compat import uuid7
+
+from payloops.commands.create_order import create_order
+from payloops.commands.idempotency import (
+    IdempotencyInProgress,
+    IdempotencyMismatch,
+    Replay,
+    Reserved,
+    delete_expired,
+    reserve,
+)
+from payloops.events.errors import ReceiptConflict
+from payloops.events.event_store import EventStore
+from payloops.events.metadata import Metadata
+
+
+async def take(pool: AsyncConnectionPool, merchant_id: UUID, *, fingerprint: bytes = b"f") -> Reserved:
+    reserved = await reserve(pool, merchant_id=merchant_id, key="key", fingerprint=fingerprint)
+    assert isinstance(reserved, Reserved)
+    return reserved
+
+
+async def create(store: EventStore, merchant_id: UUID, by: Metadata, reserved: Reserved) -> None:
+    await create_order(
+        store,
+        order_id=uuid7(),
+        merchant_id=merchant_id,
+        amount=5,
+        currency="USD",
+        by=by,
+        receipt=lambda _: reserved.receipt(201, b"made"),
+    )
+
+
+async def age(pool: AsyncConnectionPool, column: str, interval: str) -> None:
+    async with pool.connection() as connection:
+        await connection.execute(
+            f"UPDATE idempotency_keys SET {column} = now() - interval '{interval}'".encode()
+        )
+
+
+async def test_the_answer_is_stored_with_the_events_and_replayed(
+    store: EventStore, merchant_id: UUID, by: Metadata
+) -> None:
+    await create(store, merchant_id, by, await take(store.pool, merchant_id))
+    again = await reserve(store.pool, merchant_id=merchant_id, key="key", fingerprint=b"f")
+    assert again == Replay(status=201, body=b"made")
+
+
+async def test_of_a_hundred_requests_at_once_one_goes_on(
+    pool: AsyncConnectionPool, merchant_id: UUID
+) -> None:
+    outcomes = await asyncio.gather(*(take(pool, merchant_id) for _ in range(100)), return_exceptions=True)
+    assert sum(isinstance(outcome, Reserved) for outcome in outcomes) == 1
+    assert sum(isinstance(outcome, IdempotencyInProgress) for outcome in outcomes) == 99
+
+
+async def test_another_request_under_the_same_key_is_refused(
+    pool: AsyncConnectionPool, merchant_id: UUID
+) -> None:
+    await take(pool, merchant_id)
+    with pytest.raises(IdempotencyMismatch):
+        await take(pool, merchant_id, fingerprint=b"other")
+
+
+async def test_the_same_key_of_another_merchant_is_another_key(pool: AsyncConnectionPool) -> None:
+    await take(pool, uuid7())
+    await take(pool, uuid7())
+
+
+async def test_a_request_that_was_overtaken_after_its_lease_appends_nothing(
+    store: EventStore, merchant_id: UUID, by: Metadata
+) -> None:
+    slow = await take(store.pool, merchant_id)
+    await age(store.pool, "lease_expires_at", "1 second")
+    heir = await take(store.pool, merchant_id)
+    with pytest.raises(ReceiptConflict):
+        await create(store, merchant_id, by, slow)
+    assert await store.head() == 0
+    await create(store, merchant_id, by, heir)
+    assert await store.head() == 1
+
+
+async def test_a_key_that_was_released_can_be_used_again(
+    pool: AsyncConnectionPool, merchant_id: UUID
+) -> None:
+    await (await take(pool, merchant_id)).release(pool)
+    await take(pool, merchant_id, fingerprint=b"other")
+
+
+async def test_releasing_does_not_take_an_answer_away(
+    store: EventStore, merchant_id: UUID, by: Metadata
+) -> None:
+    reserved = await take(store.pool, merchant_id)
+    await create(store, merchant_id, by, reserved)
+    await reserved.release(store.pool)
+    assert isinstance(await reserve(store.pool, merchant_id=merchant_id, key="key", fingerprint=b"f"), Replay)
+
+
+async def test_a_refusal_is_stored_and_replayed(pool: AsyncConnectionPool, merchant_id: UUID) -> None:
+    await (await take(pool, merchant_id)).store_failure(pool, 400, b"no")
+    again = await reserve(pool, merchant_id=merchant_id, key="key", fingerprint=b"f")
+    assert again == Replay(status=400, body=b"no")
+
+
+async def test_keys_are_kept_for_a_day(store: EventStore, merchant_id: UUID, by: Metadata) -> None:
+    await create(store, merchant_id, by, await take(store.pool, merchant_id))
+    await age(store.pool, "created_at", "23 hours")
+    assert await delete_expired(store.pool) == 0
+    await age(store.pool, "created_at", "25 hours")
+    await take(store.pool, merchant_id, fingerprint=b"other")
+    await age(store.pool, "created_at", "25 hours")
+    assert await delete_expired(store.pool) == 1

@@ -1,0 +1,191 @@
+"""Any order of requests and reports keeps the money right: a state machine drives the order against a ledger."""
+
+from typing import cast
+
+from eventsourcing.domain import AggregateEvent
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from ordering import AMOUNT, BY, new_order, pay, report
+
+from payloops.commands.cancel_order import cancel
+from payloops.commands.capture_payment import request_capture
+from payloops.commands.refund_payment import request_refund
+from payloops.commands.refusals import (
+    CaptureExceedsAuthorized,
+    ContradictsRecord,
+    InvalidStatus,
+    RefundExceedsCaptured,
+)
+from payloops.commands.update_refund_status import fail_refund, succeed_refund
+from payloops.events.orders import (
+    CaptureMethod,
+    OrderStatus,
+    PaymentStatus,
+    TransactionStatus,
+    TransactionType,
+)
+from payloops.events.stream import mapper
+
+HAS_MONEY = {OrderStatus.CAPTURED, OrderStatus.PARTIALLY_REFUNDED, OrderStatus.REFUNDED}
+REPORTS = ("processing", "requires_action", "authorized", "captured", "failed", "cancelled")
+
+
+class OrderMachine(RuleBasedStateMachine):
+    """The model is what a bookkeeper would write: what was taken for each attempt, what was given back."""
+
+    @initialize()
+    def create(self) -> None:
+        self.order = new_order()
+        self.taken: dict[int, int] = {}
+        self.given: dict[str, int] = {}
+        self.asked: dict[str, int] = {}
+        self.seen_money = False
+
+    @rule(capture=st.sampled_from(["automatic", "manual"]))
+    def pay(self, capture: CaptureMethod) -> None:
+        before = self.order.status
+        try:
+            pay(self.order, capture=capture)
+        except InvalidStatus:
+            assert before not in {OrderStatus.PENDING, OrderStatus.FAILED}
+        else:
+            assert before in {OrderStatus.PENDING, OrderStatus.FAILED}
+            assert self.order.status is OrderStatus.PROCESSING
+            assert not self.taken, "an order with money in it is never paid again"
+
+    @precondition(lambda self: self.order.payments)
+    @rule(data=st.data(), status=st.sampled_from(REPORTS), times=st.integers(1, 2))
+    def report(self, data: st.DataObject, status: str, times: int) -> None:
+        attempt = data.draw(st.sampled_from(sorted(self.order.payments)))
+        payment = self.order.payments[attempt]
+        capturing = [
+            t.amount for t in self.order.pending(attempt, TransactionType.CAPTURE) if payment.capture_pending
+        ]
+        if status == "captured" and attempt not in self.taken:
+            self.taken[attempt] = capturing[0] if capturing else AMOUNT
+        report(self.order, status, attempt=attempt)
+        self.note_automatic_refunds()
+        version = self.order.version
+        for _ in range(times):
+            if status == "authorized" or (status == "failed" and payment.status is PaymentStatus.AUTHORIZED):
+                break  # these say something else the second time: see the tests of each
+            report(self.order, status, attempt=attempt)
+        assert self.order.version == version, "a repeated report changes nothing"
+
+    def note_automatic_refunds(self) -> None:
+        for transaction in self.order.transactions.values():
+            if transaction.type is TransactionType.REFUND and transaction.id not in self.asked:
+                assert transaction.reason == "duplicate payment"
+                self.asked[transaction.id] = transaction.amount
+
+    @rule(amount=st.none() | st.integers(1, AMOUNT + 200))
+    def capture(self, amount: int | None) -> None:
+        before = self.order.status
+        try:
+            request_capture(self.order, amount=amount, by=BY)
+        except InvalidStatus:
+            pass
+        except CaptureExceedsAuthorized:
+            assert amount is not None
+            assert amount > AMOUNT
+        else:
+            assert before is OrderStatus.AUTHORIZED
+            assert amount is None or amount <= AMOUNT
+
+    @rule()
+    def cancel(self) -> None:
+        try:
+            cancel(self.order, by=BY)
+        except InvalidStatus:
+            assert self.order.status in HAS_MONEY | {OrderStatus.CANCELLED, OrderStatus.AUTHORIZED}
+
+    @rule(amount=st.none() | st.integers(1, AMOUNT + 200))
+    def refund(self, amount: int | None) -> None:
+        try:
+            refund = request_refund(self.order, amount=amount, reason=None, by=BY)
+        except (InvalidStatus, RefundExceedsCaptured):
+            failed = sum(
+                amount
+                for id, amount in self.asked.items()
+                if self.order.transactions[id].status is TransactionStatus.FAILED
+            )
+            left = sum(self.taken.values()) - sum(self.asked.values()) + failed
+            assert left <= 0 or amount is None or amount > left or len(self.taken) > 1
+        else:
+            self.asked[refund.id] = refund.amount
+
+    @precondition(lambda self: self.asked)
+    @rule(data=st.data(), succeeded=st.booleans())
+    def report_refund(self, data: st.DataObject, succeeded: bool) -> None:
+        refund_id = data.draw(st.sampled_from(sorted(self.asked)))
+        for _ in range(2):
+            try:
+                if succeeded:
+                    succeed_refund(self.order, refund_id, processor_transaction_id="rt", by=BY)
+                    self.given[refund_id] = self.order.transactions[refund_id].amount
+                else:
+                    fail_refund(
+                        self.order,
+                        refund_id,
+                        processor_transaction_id=None,
+                        error_code="no",
+                        error_message=None,
+                        by=BY,
+                    )
+            except ContradictsRecord:
+                amount = self.order.transactions[refund_id].amount
+                assert sum(self.given.values()) + amount > sum(self.taken.values())
+
+    @invariant()
+    def the_books_agree(self) -> None:
+        if not hasattr(self, "order"):
+            return
+        order = self.order
+        assert order.amount_captured == sum(self.taken.values())
+        assert order.amount_refunded == sum(self.given.values())
+        assert 0 <= order.amount_refunded <= order.amount_captured <= AMOUNT * order.attempt
+        unfailed = sum(
+            t.amount
+            for t in order.transactions.values()
+            if t.type is TransactionType.REFUND and t.status is not TransactionStatus.FAILED
+        )
+        assert unfailed <= order.amount_captured, "pending refunds never exceed what was captured"
+
+    @invariant()
+    def money_never_goes_back_by_itself(self) -> None:
+        if not hasattr(self, "order"):
+            return
+        self.seen_money = self.seen_money or bool(self.taken)
+        assert (self.order.status in HAS_MONEY) == self.seen_money
+        if self.order.status is OrderStatus.REFUNDED:
+            assert self.order.amount_refunded == self.order.amount_captured
+
+    @invariant()
+    def what_is_over_has_nothing_pending(self) -> None:
+        if not hasattr(self, "order"):
+            return
+        for payment in self.order.payments.values():
+            if payment.status in {PaymentStatus.FAILED, PaymentStatus.CANCELLED}:
+                assert not self.order.pending(
+                    payment.attempt,
+                    TransactionType.AUTHORIZATION,
+                    TransactionType.CAPTURE,
+                    TransactionType.VOID,
+                )
+
+    def teardown(self) -> None:
+        """The stored events fold to the order that recorded them."""
+        if not hasattr(self, "order"):
+            return
+        folded = None
+        for event in self.order.pending_events:
+            stored = mapper.to_stored_event(cast("AggregateEvent", event))
+            folded = cast("AggregateEvent", mapper.to_domain_event(stored)).mutate(folded)
+        assert folded is not None
+        folded.pending_events.extend(self.order.pending_events)
+        assert folded == self.order
+
+
+OrderMachine.TestCase.settings = hypothesis_settings(max_examples=150, stateful_step_count=30, deadline=None)
+TestAnyOrderOfRequestsAndReports = OrderMachine.TestCase

@@ -1,0 +1,109 @@
+"""Processors tell the truth late, twice and out of order."""
+
+import pytest
+from ordering import AMOUNT, facts, new_order, pay, report, transactions
+from uuid_utils.compat import uuid7
+
+from payloops.commands.create_order import create_order
+from payloops.commands.refusals import OrderNotFound, UnknownAttempt
+from payloops.commands.update_order_status import find_payment, update_order_status
+from payloops.events.event_store import EventStore
+from payloops.events.metadata import Metadata
+from payloops.events.orders import Order, OrderStatus
+
+
+def after(*reports: str) -> Order:
+    order = pay(new_order())
+    for status in reports:
+        report(order, status)
+    return order
+
+
+@pytest.mark.parametrize(
+    "late", ["failed", "cancelled", "authorized", "requires_action", "processing", "captured"]
+)
+def test_captured_never_goes_back(late: str) -> None:
+    order = after("captured")
+    version = order.version
+    report(order, late)
+    assert facts(order, after=version) == []
+    assert order.status is OrderStatus.CAPTURED
+
+
+@pytest.mark.parametrize("before", ["failed", "cancelled", "requires_action", "authorized", "processing"])
+def test_money_that_was_taken_after_all_is_recorded(before: str) -> None:
+    order = report(after(before), "captured")
+    assert (order.status, order.amount_captured) == (OrderStatus.CAPTURED, AMOUNT)
+    assert order.last_error is None
+
+
+@pytest.mark.parametrize("status", ["processing", "requires_action", "captured", "failed", "cancelled"])
+def test_a_repeated_report_changes_nothing(status: str) -> None:
+    order = after(status)
+    version = order.version
+    report(order, status)
+    assert facts(order, after=version) == []
+
+
+def test_a_failed_attempt_fails_its_transaction_with_the_processors_reason() -> None:
+    order = after("failed")
+    [transaction] = order.transactions.values()
+    assert (transaction.status, transaction.error_code) == ("failed", "card_declined")
+    assert order.last_error is not None
+    assert order.last_error.code == "card_declined"
+
+
+def test_an_authorization_that_expires_at_the_processor_fails_the_order() -> None:
+    order = after("authorized", "failed")
+    assert order.status is OrderStatus.FAILED
+    assert pay(order).attempt == 2
+
+
+def test_news_of_an_earlier_attempt_does_not_move_an_order_that_is_being_paid_again() -> None:
+    order = pay(after("failed"))
+    for status in ("failed", "cancelled", "requires_action", "processing"):
+        report(order, status, attempt=1)
+    assert order.status is OrderStatus.PROCESSING
+
+
+def test_an_earlier_attempt_that_was_captured_late_stops_the_one_under_way() -> None:
+    order = report(pay(after("failed")), "captured", attempt=1)
+    assert order.status is OrderStatus.CAPTURED
+    assert facts(order)[-2:] == ["payment.captured", "payment.cancel_requested"]
+    report(order, "cancelled", attempt=2)
+    assert (order.status, order.amount_captured) == (OrderStatus.CAPTURED, AMOUNT)
+
+
+def test_money_taken_twice_is_given_back_at_once() -> None:
+    order = pay(after("failed"))
+    report(order, "captured", attempt=1)
+    report(order, "captured", attempt=2)
+    assert facts(order)[-2:] == ["payment.captured", "refund.requested"]
+    refund = list(order.transactions.values())[-1]
+    assert (refund.amount, refund.reason, refund.attempt) == (AMOUNT, "duplicate payment", 2)
+    assert order.refundable == AMOUNT
+
+
+def test_a_late_authorization_that_nobody_wants_is_voided() -> None:
+    order = report(pay(after("failed")), "authorized", attempt=1)
+    assert order.status is OrderStatus.PROCESSING
+    assert facts(order)[-2:] == ["payment.authorized", "payment.void_requested"]
+    report(order, "cancelled", attempt=1)
+    assert order.status is OrderStatus.PROCESSING
+    assert transactions(order)[-1] == ("void", "success", AMOUNT)
+
+
+def test_the_payment_meant_is_found_by_its_references() -> None:
+    order = pay(after("failed"))
+    assert find_payment(order, attempt=None, processor_order_id="po_1").attempt == 1
+    assert find_payment(order, attempt=None, processor_transaction_id="unknown").attempt == 2
+    with pytest.raises(UnknownAttempt):
+        find_payment(order, attempt=3)
+
+
+async def test_a_report_about_what_does_not_exist_is_refused(store: EventStore, by: Metadata) -> None:
+    order = await create_order(store, order_id=uuid7(), merchant_id=uuid7(), amount=5, currency="USD", by=by)
+    with pytest.raises(UnknownAttempt):
+        await update_order_status(store, order_id=order.id, status="captured", by=by)
+    with pytest.raises(OrderNotFound):
+        await update_order_status(store, order_id=uuid7(), status="captured", by=by)
