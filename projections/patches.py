@@ -62,8 +62,8 @@ def columns_of(row: type, alias: LiteralString) -> sql.Composed:
 
 
 UPSERT = """
-    INSERT INTO {table} ({columns}, version)
-    SELECT {new_columns},
+    INSERT INTO {table} (id, {columns}, version)
+    SELECT p.id, {new_columns},
            CASE WHEN p.first <= coalesce(o.version, 0) + 1 THEN greatest(o.version, p.upto)
                 ELSE coalesce(o.version, 0) END
     FROM json_to_recordset(%(patches)s) AS p (id uuid, first bigint, upto bigint, last bigint, new json, set json)
@@ -78,7 +78,7 @@ UPSERT = """
 
 @cache
 def _upsert(table: Table) -> bytes:
-    names = [name for name in column_names(table.row) if name != "version"]
+    names = [name for name in column_names(table.row) if name not in {"id", "version"}]
     comma = sql.SQL(", ")
     query = sql.SQL(UPSERT).format(
         table=sql.Identifier(table.name),
