@@ -533,7 +533,10 @@ class Order(Stream):
 
     def close(self, ids: list[str], *, error_code: str | None, error_message: str | None) -> None:
         for id in ids:
-            self.transactions[id].fail(error_code=error_code, error_message=error_message)
+            transaction = self.transactions[id]
+            transaction.fail(error_code=error_code, error_message=error_message)
+            if transaction.type is TransactionType.CAPTURE:
+                self.payments[transaction.attempt].capture_pending = False
 
     @classmethod
     def create(cls, *, id: Any, merchant_id: str, by: Any, **details: Any) -> Self:

@@ -187,5 +187,5 @@ class OrderMachine(RuleBasedStateMachine):
         assert folded == self.order
 
 
-OrderMachine.TestCase.settings = hypothesis_settings(max_examples=150, stateful_step_count=30, deadline=None)
+OrderMachine.TestCase.settings = hypothesis_settings(max_examples=200, stateful_step_count=40, deadline=None)
 TestAnyOrderOfRequestsAndReports = OrderMachine.TestCase

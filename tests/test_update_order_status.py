@@ -1,9 +1,10 @@
 """Processors tell the truth late, twice and out of order."""
 
 import pytest
-from ordering import AMOUNT, facts, new_order, pay, report, transactions
+from ordering import AMOUNT, BY, facts, new_order, pay, report, transactions
 from uuid_utils.compat import uuid7
 
+from payloops.commands.capture_payment import request_capture
 from payloops.commands.create_order import create_order
 from payloops.commands.refusals import OrderNotFound, UnknownAttempt
 from payloops.commands.update_order_status import find_payment, update_order_status
@@ -57,6 +58,15 @@ def test_an_authorization_that_expires_at_the_processor_fails_the_order() -> Non
     order = after("authorized", "failed")
     assert order.status is OrderStatus.FAILED
     assert pay(order).attempt == 2
+
+
+@pytest.mark.parametrize("end", ["cancelled", "failed"])
+def test_a_capture_that_the_processor_made_after_all_is_recorded(end: str) -> None:
+    order = after("authorized")
+    request_capture(order, amount=400, by=BY)
+    report(order, end)
+    report(order, "captured")
+    assert order.status is OrderStatus.CAPTURED
 
 
 def test_news_of_an_earlier_attempt_does_not_move_an_order_that_is_being_paid_again() -> None:
