@@ -1,5 +1,6 @@
 """Types of request and answer fields, with the limits of the HTTP contract."""
 
+import re
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -9,6 +10,7 @@ from iso4217 import Currency as Iso4217
 from pydantic import (
     AfterValidator,
     AwareDatetime,
+    BeforeValidator,
     Field,
     HttpUrl,
     JsonValue,
@@ -27,6 +29,8 @@ MAX_METADATA_BYTES = 16 * 1024
 MAX_URL = 2_048
 MIN_PASSWORD = 8
 
+_ISO_8601 = re.compile(r"\d{4}-\d{2}-\d{2}[T ]\d{2}:\d{2}", re.ASCII | re.IGNORECASE)
+_PLAIN_NUMBER = re.compile("[0-9]{1,9}")
 _url = TypeAdapter(HttpUrl)
 # Precious metals, bonds and test codes have no minor unit: nothing can be paid in them.
 CURRENCIES = frozenset(currency.value for currency in Iso4217 if currency.exponent is not None)
@@ -80,6 +84,20 @@ def _token(token: str) -> str:
     return token
 
 
+def _iso_8601(text: Any) -> Any:
+    # pydantic also reads a number of seconds.
+    if isinstance(text, str) and _ISO_8601.match(text) is None:
+        raise ValueError("Must be a time as ISO 8601 has it, with a time zone")
+    return text
+
+
+def _plain_number(text: Any) -> Any:
+    # Python also reads "1_0", "+1" and " 1 ".
+    if isinstance(text, str) and _PLAIN_NUMBER.fullmatch(text) is None:
+        raise ValueError("Must be a whole number")
+    return text
+
+
 def _in_utc(moment: datetime) -> datetime:
     try:
         return moment.astimezone(UTC)
@@ -98,5 +116,11 @@ Metadata = Annotated[
 ]
 Password = Annotated[str, AfterValidator(_password)]
 PaymentToken = Annotated[str, StringConstraints(min_length=1, max_length=255), AfterValidator(_token)]
-Moment = Annotated[AwareDatetime, AfterValidator(_in_utc), Field(description="ISO 8601 with a time zone")]
+Moment = Annotated[
+    AwareDatetime,
+    BeforeValidator(_iso_8601),
+    AfterValidator(_in_utc),
+    Field(description="ISO 8601 with a time zone"),
+]
+QueryNumber = Annotated[int, BeforeValidator(_plain_number)]
 Timestamp = Annotated[datetime, PlainSerializer(timestamp_text, return_type=str)]

@@ -9,7 +9,18 @@ from uuid_utils.compat import uuid7
 
 from payloops.commands.create_order import create_order as create
 from payloops.events.orders import Order, OrderStatus
-from payloops.http.fields import Amount, Currency, Email, Identifier, Metadata, Moment, Text, Timestamp, Url
+from payloops.http.fields import (
+    Amount,
+    Currency,
+    Email,
+    Identifier,
+    Metadata,
+    Moment,
+    QueryNumber,
+    Text,
+    Timestamp,
+    Url,
+)
 from payloops.http.problems import FieldError, not_found, validation_error
 from payloops.http.routing import AnswerModel, Call, RequestModel, route
 from payloops.projections.orders import (
@@ -129,7 +140,7 @@ async def create_order(call: Call[NewOrder]) -> OrderAnswer:
 
 
 class OrderQuery(RequestModel):
-    limit: Annotated[int, Field(ge=1, le=100)] = 10
+    limit: Annotated[QueryNumber, Field(ge=1, le=100)] = 10
     starting_after: Annotated[UUID | None, Field(alias="starting_after")] = None
     ending_before: Annotated[UUID | None, Field(alias="ending_before")] = None
     status: OrderStatus | None = None

@@ -1,0 +1,205 @@
+"""Bodies and queries: what is ambiguous is refused, by the name of its field and without its value."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from multidict import MultiDict
+
+from payloops.http.bodies import MAX_DEPTH, fingerprint, parse_body, parse_query
+from payloops.http.orders import NewOrder, OrderQuery
+from payloops.http.payments import Payment
+from payloops.http.problems import Problem
+
+
+def refused(raw: bytes, model: Any = NewOrder) -> set[str]:
+    """The fields by which a body is refused."""
+    with pytest.raises(Problem) as refusal:
+        parse_body(model, raw)
+    problem = refusal.value
+    assert (problem.status, problem.code) == (400, "validation_error")
+    assert problem.errors
+    return {error.field for error in problem.errors}
+
+
+@pytest.mark.parametrize(
+    "amount",
+    [
+        *("true", "1.0", "1e2", '"100"', "0", "-1", "null", "100000000000", "NaN", "Infinity", "[1]"),
+        "9" * 5_000,
+        "9" * 30,
+        "1e999",
+        "-0",
+    ],
+)
+def test_an_amount_is_a_whole_number_within_its_limits_and_nothing_like_it(amount: str) -> None:
+    assert refused(b'{"amount": %s}' % amount.encode()) == {"amount"}
+
+
+@pytest.mark.parametrize("amount", [1, 99_999_999_999])
+def test_an_amount_may_reach_its_limits(amount: int) -> None:
+    assert parse_body(NewOrder, b'{"amount": %d}' % amount).amount == amount
+
+
+@pytest.mark.parametrize(
+    ("raw", "field"),
+    [
+        (b'{"amount": 1, "amount": 2}', "amount"),
+        (b'{"amount": 1, "metadata": {"a": 1, "a": 1}}', "metadata.a"),
+        (b'{"amount": 1, "metadata": {"a": [0, {"b": NaN}]}}', "metadata.a.1.b"),
+        (b'{"amount": 1, "metadata": {"a": 1e999}}', "metadata.a"),
+        (b'{"amount": 1, "metadata": {"a": %s}}' % (b"9" * 5_000), "metadata.a"),
+        (b'{"amount": 1, "metadata": %s1%s}' % (b'{"a":' * 40, b"}" * 40), "metadata"),
+        (b'{"amount": 1, "metadata": {"a": %s%s}}' % (b"[" * 100_000, b"]" * 100_000), "metadata"),
+        (b'{"amount": 1, "description": "a\\u0000b"}', "description"),
+        (b'{"amount": 1, "metadata": {"a\\u0000": 1}}', "metadata.a?"),
+        (b'{"amount": 1, "description": "\\ud800"}', "description"),
+        (b'{"amount": 1, "metadata": {"\\udfff": 1}}', "metadata.?"),
+        (b'{"amount": 1, "ammount": 2}', "ammount"),
+        (b'{"amount": 1, "externalId": ""}', "externalId"),
+        (b'{"amount": 1, "external_id": "a"}', "external_id"),
+        (b'{"amount": 1, "externalId": 5}', "externalId"),
+        (b'{"amount": 1, "currency": "XXX"}', "currency"),
+        (b'{"amount": 1, "currency": "dollars"}', "currency"),
+        ('{"amount": 1, "currency": "u\u017fd"}'.encode(), "currency"),  # a long s, upper case S
+        (b'{"amount": 1, "customerEmail": "nobody"}', "customerEmail"),
+        (b'{"amount": 1, "returnUrl": "javascript:alert(1)"}', "returnUrl"),
+        (b'{"amount": 1, "returnUrl": "https://user:pass@example.com"}', "returnUrl"),
+        (b'{"amount": 1, "cancelUrl": "/relative"}', "cancelUrl"),
+        (b'{"amount": 1, "metadata": []}', "metadata"),
+        (b'{"currency": "USD"}', "amount"),
+        (b'{"amount": 1, "description": "%s"}' % (b"x" * 1_001), "description"),
+        (b'{"amount": 1, "externalId": "%s"}' % (b"x" * 256), "externalId"),
+        (b'{"amount": 1, "metadata": {"a": "%s"}}' % (b"x" * 16_384), "metadata"),
+        (b'{"amount": 1, "metadata": %s}' % json.dumps({str(n): n for n in range(51)}).encode(), "metadata"),
+        (b"[]", "body"),
+        (b"null", "body"),
+        (b"", "body"),
+        (b"{", "body"),
+        (b'{"amount": 1} {}', "body"),
+        (b'\xef\xbb\xbf{"amount": 1}', "body"),
+        (b'{"amount": 1, "description": "\xff"}', "body"),
+        (b"[" * 100_000, "body"),
+    ],
+)
+def test_what_does_not_fit_is_refused_by_the_name_of_its_field(raw: bytes, field: str) -> None:
+    assert refused(raw) == {field}
+
+
+def test_limits_may_be_reached() -> None:
+    metadata = {str(number): "x" for number in range(50)}
+    body = {
+        "amount": 1,
+        "currency": "inr",
+        "externalId": "x" * 255,
+        "description": "x" * 1_000,
+        "metadata": metadata,
+        "returnUrl": "https://shop.example/return?order=1",
+        "customerEmail": None,
+    }
+    order = parse_body(NewOrder, json.dumps(body).encode())
+    assert (order.currency, order.metadata, order.return_url) == ("INR", metadata, body["returnUrl"])
+
+
+def test_nesting_may_reach_its_limit() -> None:
+    levels = MAX_DEPTH - 1
+    parse_body(NewOrder, b'{"amount": 1, "metadata": %s1%s}' % (b'{"a":' * levels, b"}" * levels))
+
+
+def test_brackets_inside_of_text_are_no_nesting() -> None:
+    parse_body(NewOrder, json.dumps({"amount": 1, "description": '[{"\\' * 100}).encode())
+
+
+def test_a_refusal_does_not_repeat_the_value() -> None:
+    secret = "the-value-that-was-sent"
+    body = dict.fromkeys(("amount", "currency", "customerEmail", "returnUrl", "metadata"), secret)
+    with pytest.raises(Problem) as refusal:
+        parse_body(NewOrder, json.dumps(body).encode())
+    assert secret not in refusal.value.body(correlation_id="x").decode()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"paymentMethod": {"type": "card", "token": "4242424242424242"}},
+        {"paymentMethod": {"type": "card", "token": "tok 4242-4242-4242-4242"}},
+        {"paymentMethod": {"type": "card", "number": "4242 4242 4242 4242"}},
+        {"paymentMethod": {"type": "card", "number": 4242424242424242}},
+        {"paymentMethod": {"type": "card", "token": "1111111111111117"}},
+    ],
+)
+def test_card_numbers_are_refused_and_not_repeated(body: dict[str, Any]) -> None:
+    with pytest.raises(Problem) as refusal:
+        parse_body(Payment, json.dumps(body).encode())
+    answer = refusal.value.body(correlation_id="x").decode()
+    assert "paymentMethod." in answer
+    assert not any(digits in answer for digits in ("4242", "1111"))
+
+
+def test_a_card_number_as_a_name_is_hidden() -> None:
+    assert refused(b'{"amount": 1, "metadata": {"4242424242424242": 1}}') == {"metadata.(hidden)"}
+    assert refused(b'{"amount": 1, "4242424242424242": 1}') == {"(hidden)"}
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(codec=None)),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(st.characters(codec=None)), inner),
+    max_leaves=20,
+)
+
+
+@given(json_values | st.fixed_dictionaries({"amount": st.just(1), "metadata": json_values}))
+def test_whatever_json_is_sent_fits_or_is_refused(value: Any) -> None:
+    try:
+        parse_body(NewOrder, json.dumps(value).encode())
+    except Problem as problem:
+        problem.body(correlation_id="x")
+
+
+@given(st.binary())
+def test_whatever_bytes_are_sent_fit_or_are_refused(raw: bytes) -> None:
+    try:
+        parse_body(NewOrder, raw)
+    except Problem as problem:
+        problem.body(correlation_id="x")
+
+
+@pytest.mark.parametrize(
+    ("query", "field"),
+    [
+        ([("limit", "0")], "limit"),
+        ([("limit", "101")], "limit"),
+        ([("limit", "1.0")], "limit"),
+        ([("limit", "+5")], "limit"),
+        ([("limit", "1_0")], "limit"),
+        ([("limit", " 5")], "limit"),
+        ([("limit", "")], "limit"),
+        ([("limit", "9" * 5_000)], "limit"),
+        ([("limit", "1"), ("limit", "1")], "limit"),
+        ([("page", "1")], "page"),
+        ([("status", "paid")], "status"),
+        ([("currency", "nope")], "currency"),
+        ([("starting_after", "no-uuid")], "starting_after"),
+        ([("createdFrom", "2026-01-01T00:00:00")], "createdFrom"),
+        ([("createdFrom", "0001-01-01T00:00:00+14:00")], "createdFrom"),
+        ([("createdFrom", "1700000000")], "createdFrom"),
+        ([("externalId", "\0")], "externalId"),
+        ([("externalId", "\ufffd")], "externalId"),
+    ],
+)
+def test_a_query_that_does_not_fit_is_refused_by_the_name_of_its_parameter(
+    query: list[tuple[str, str]], field: str
+) -> None:
+    with pytest.raises(Problem) as refusal:
+        parse_query(OrderQuery, MultiDict(query))
+    assert {error.field for error in refusal.value.errors or ()} == {field}
+
+
+def test_spacing_and_order_of_keys_make_no_other_request() -> None:
+    one = fingerprint("POST", "/v1/orders", b'{"amount": 1, "currency": "USD"}')
+    assert fingerprint("POST", "/v1/orders", b'{"currency":"USD","amount":1}') == one
+    assert fingerprint("POST", "/v1/orders", b'{"currency":"USD","amount":2}') != one
+    assert fingerprint("POST", "/v1/orders/x", b'{"currency":"USD","amount":1}') != one
+    assert fingerprint("POST", "/v1/x", b"") == fingerprint("POST", "/v1/x", b"{}")
