@@ -15,7 +15,7 @@ from payloops.client import JSON, Answer, Client
 AMOUNT, REFUND = 4999, 1500  # minor units: 49.99 and 15.00
 CURRENCY = "USD"
 PATIENCE = 30.0  # seconds for a step that a workflow does
-POLL = 0.05
+POLL = 0.1
 
 
 class DemoStuckError(Exception):
@@ -157,23 +157,31 @@ def events_of(body: Any) -> list[JSON]:
 
 def audit_trail(order: JSON, events: list[JSON]) -> Table:
     table = Table(title=f"Audit trail of order {order['id']}", title_justify="left", show_edge=False)
-    for heading in ("#", "When", "What", "Who", "Details"):
-        table.add_column(heading, overflow="fold")
+    for heading in ("#", "When", "What", "Who"):
+        table.add_column(heading, no_wrap=True)
+    table.add_column("Details")
     for number, event in enumerate(events, start=1):
-        at = str(event.get("occurredAt") or event.get("at") or event.get("createdAt") or "")
+        at = str(event.get("occurredAt", ""))
         table.add_row(
             str(event.get("version", number)),
             at[11:23],
             str(event.get("type", "")),
-            str(event.get("actor", "")),
-            _details(event.get("data") or {}),
+            _who(str(event.get("actor", ""))),
+            _details(event.get("data") or {}, currency=order["currency"]),
         )
     return table
 
 
-def _details(data: JSON) -> str:
-    told = ("amount", "currency", "attempt", "processor", "reason", "errorCode")
-    return ", ".join(f"{name} {data[name]}" for name in told if data.get(name) is not None)
+def _who(actor: str) -> str:
+    """The kind, and the end of the id, which tells one from another."""
+    kind, _, name = actor.partition(":")
+    return f"{kind} …{name[-6:]}" if name else kind
+
+
+def _details(data: JSON, *, currency: str) -> str:
+    told = {name: data[name] for name in ("processor", "reason", "errorCode") if data.get(name) is not None}
+    amount = [money(data["amount"], currency)] if data.get("amount") is not None else []
+    return ", ".join((*amount, *map(str, told.values())))
 
 
 def money(minor: int, currency: str) -> str:

@@ -224,8 +224,8 @@ def _keep_running(
         each.log.lines()  # what was said while starting
     while parent is None or os.getppid() == parent:
         for each in parts:
-            for line in each.log.lines():
-                console.out(line, highlight=False)
+            for line, style in each.log.lines():
+                console.out(line, style=style or None, highlight=False)
             died = each.watch()
             if died:
                 console.print(f"[red]{died}[/]", soft_wrap=True)

@@ -17,6 +17,9 @@ STOP_SECONDS = 20.0
 LEVEL = re.compile(r"\[(debug|info|warning|error|critical)\s*\]|\b(DEBUG|INFO|WARNING|ERROR|CRITICAL)\b")
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 LOUD = {"warning", "error", "critical"}
+COLOUR = {"info": "dim", "warning": "yellow", "error": "red", "critical": "red"}
+READABLE = re.compile(r"\S*T(?P<time>[\d:]{8})\S* \[\w+\s*\] (?P<event>\S+) *(?P<fields>.*)")
+FIELD = re.compile(r"(\w+)=('(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|\S+)")
 
 
 class Part:
@@ -119,7 +122,8 @@ class LogTail:
             self._rest = b""
         self._offset = min(self._offset, offset) if self._offset else offset
 
-    def lines(self) -> list[str]:
+    def lines(self) -> list[tuple[str, str]]:
+        """Each with the style to show it in."""
         try:
             with self.path.open("rb") as file:
                 file.seek(self._offset)
@@ -128,17 +132,32 @@ class LogTail:
             return []
         self._offset += len(read)
         *whole, self._rest = (self._rest + read).split(b"\n")
-        return [
-            f"{self._name:<10} {line}"
-            for line in (part.decode(errors="replace").rstrip() for part in whole)
-            if line and self._worth(line)
-        ]
+        said = (COLOURS.sub("", part.decode(errors="replace")).rstrip() for part in whole)
+        return [self._shown(line) for line in said if line and self._worth(line)]
+
+    def _shown(self, line: str) -> tuple[str, str]:
+        return shortened(line, name=self._name), COLOUR.get(level_of(line) or "", "")
 
     def _worth(self, line: str) -> bool:
         level = level_of(line)
         if level is not None:
             self._showing = level in LOUD or (self._chatty and level == "info")
         return self._showing
+
+
+def shortened(line: str, *, name: str) -> str:
+    """For the terminal, where ids only push the news aside: they are in the log."""
+    match = READABLE.match(line)
+    if match is None:
+        return f"{name:<10} {line}"
+    fields = {key: value.strip("'\"") for key, value in FIELD.findall(match["fields"])}
+    if match["event"] == "http.request":
+        says = "{method} {route} → {status} in {milliseconds} ms"
+        says = says.format_map({"method": "", "route": "", "status": "?", "milliseconds": "?", **fields})
+    else:
+        kept = (f"{key}={value}" for key, value in fields.items() if key != "process")
+        says = " ".join((match["event"], *kept))
+    return f"{match['time']} {name:<10} {says}"
 
 
 def level_of(line: str) -> str | None:
@@ -149,5 +168,5 @@ def level_of(line: str) -> str | None:
         except ValueError:
             return None
         return str(level).lower() if level else None
-    found = LEVEL.search(COLOURS.sub("", line)[:120])
+    found = LEVEL.search(line[:120])
     return (found[1] or found[2]).lower() if found else None
