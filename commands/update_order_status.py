@@ -205,7 +205,7 @@ def report_authorized(
     """
     if payment.status not in OPEN | {PaymentStatus.FAILED}:
         return
-    wanted = payment is order.payment and order.status is not OrderStatus.CANCELLED
+    wanted = _moves(order, payment) and order.status is not OrderStatus.CANCELLED
     order.record(
         PaymentAuthorized,
         by=by,
@@ -326,10 +326,14 @@ def report_cancelled(
         )
 
 
+def _moves(order: Order, payment: Payment) -> bool:
+    """Whether news of a payment moves the order: only the latest does, and none once there is money."""
+    return payment is order.payment and order.amount_captured == 0
+
+
 def _unless_superseded(order: Order, payment: Payment, status: OrderStatus) -> str:
-    """The order's status after news of a payment: only the latest attempt moves an order that has no money."""
-    moves = payment is order.payment and order.amount_captured == 0
-    return (status if moves else order.status).value
+    """The order's status after news of a payment."""
+    return (status if _moves(order, payment) else order.status).value
 
 
 def _pending(order: Order, payment: Payment) -> list[str]:

@@ -40,6 +40,7 @@ class OrderMachine(RuleBasedStateMachine):
         self.taken: dict[int, int] = {}
         self.given: dict[str, int] = {}
         self.asked: dict[str, int] = {}
+        self.late = 0
         self.seen_money = False
 
     @rule(capture=st.sampled_from(["automatic", "manual"]))
@@ -122,7 +123,9 @@ class OrderMachine(RuleBasedStateMachine):
         for _ in range(2):
             try:
                 if succeeded:
+                    late = self.order.transactions[refund_id].status is TransactionStatus.FAILED
                     succeed_refund(self.order, refund_id, processor_transaction_id="rt", by=BY)
+                    self.late += late * self.order.transactions[refund_id].amount
                     self.given[refund_id] = self.order.transactions[refund_id].amount
                 else:
                     fail_refund(
@@ -150,7 +153,8 @@ class OrderMachine(RuleBasedStateMachine):
             for t in order.transactions.values()
             if t.type is TransactionType.REFUND and t.status is not TransactionStatus.FAILED
         )
-        assert unfailed <= order.amount_captured, "pending refunds never exceed what was captured"
+        # A refund that was reported failed, and made after all, may have been asked for again meanwhile.
+        assert unfailed <= order.amount_captured + self.late, "pending refunds never exceed what was captured"
 
     @invariant()
     def money_never_goes_back_by_itself(self) -> None:

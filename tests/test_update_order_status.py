@@ -103,6 +103,13 @@ def test_a_late_authorization_that_nobody_wants_is_voided() -> None:
     assert transactions(order)[-1] == ("void", "success", AMOUNT)
 
 
+def test_an_authorization_beside_a_captured_attempt_is_voided() -> None:
+    order = report(pay(after("failed")), "captured", attempt=1)
+    report(order, "authorized", attempt=2)
+    assert order.status is OrderStatus.CAPTURED
+    assert facts(order)[-1] == "payment.void_requested"
+
+
 def test_the_payment_meant_is_found_by_its_references() -> None:
     order = pay(after("failed"))
     assert find_payment(order, attempt=None, processor_order_id="po_1").attempt == 1
