@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from psycopg_pool import AsyncConnectionPool
 from temporalio import activity
 from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
 from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import Worker
 
 from payloops.embedded import EmbeddedServers
+from payloops.events.event_store import EventStore
 from payloops.sandbox import activities, ledger, workflows
 from payloops.sandbox.activities import SandboxActivities
 from payloops.sandbox.worker import sandbox_worker
@@ -141,10 +141,10 @@ def temporal_address(servers: EmbeddedServers) -> str:
 
 
 @pytest.fixture
-async def pool(database_url: str) -> AsyncIterator[ledger.Pool]:
-    async with AsyncConnectionPool(database_url, kwargs={"autocommit": True}, open=False) as pool:
-        await ledger.open_books(pool)
-        yield pool
+async def pool(store: EventStore) -> ledger.Pool:
+    """Connections to a database with open books."""
+    await ledger.open_books(store.pool)
+    return store.pool
 
 
 @pytest.fixture
@@ -518,7 +518,7 @@ async def test_an_operation_in_another_currency_or_of_another_order_is_refused(s
         )
 
 
-async def test_workers_that_start_together_open_the_books_once(database_url: str, pool: ledger.Pool) -> None:
+async def test_workers_that_start_together_open_the_books_once(pool: ledger.Pool) -> None:
     async with pool.connection() as connection:
         await connection.execute("DROP SCHEMA sandbox CASCADE")
     await asyncio.gather(*(ledger.open_books(pool) for _ in range(4)))

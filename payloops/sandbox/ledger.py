@@ -33,8 +33,9 @@ R = TypeVar("R")
 Pool = AsyncConnectionPool[AsyncConnection]
 OperationKind = Literal["capture", "void", "refund"]
 
-SCHEMA = """
-CREATE SCHEMA IF NOT EXISTS sandbox;
+SCHEMA: tuple[LiteralString, ...] = (
+    "CREATE SCHEMA IF NOT EXISTS sandbox",
+    """
 CREATE TABLE IF NOT EXISTS sandbox.charges (
     order_id                 text NOT NULL,
     attempt                  integer NOT NULL CHECK (attempt > 0),
@@ -54,7 +55,9 @@ CREATE TABLE IF NOT EXISTS sandbox.charges (
     error_message            text,
     created_at               timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (order_id, attempt)
-);
+)
+""",
+    """
 CREATE TABLE IF NOT EXISTS sandbox.operations (
     request_id               text PRIMARY KEY,
     kind                     text NOT NULL CHECK (kind IN ('capture', 'void', 'refund')),
@@ -65,8 +68,9 @@ CREATE TABLE IF NOT EXISTS sandbox.operations (
     error_message            text,
     created_at               timestamptz NOT NULL DEFAULT now(),
     CHECK ((processor_transaction_id IS NULL) <> (error_code IS NULL))
-);
-"""
+)
+""",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,7 +132,8 @@ async def open_books(pool: Pool) -> None:
         await connection.execute(
             "SELECT pg_advisory_xact_lock(hashtextextended('payloops.sandbox.ledger', 0))"
         )
-        await connection.execute(SCHEMA)
+        for statement in SCHEMA:
+            await connection.execute(statement)
 
 
 async def charge(

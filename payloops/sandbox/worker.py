@@ -47,7 +47,7 @@ async def _books_opened(pool: ledger.Pool, stop: asyncio.Event) -> bool:
     while not stop.is_set():
         try:
             await ledger.open_books(pool)
-        except (psycopg.Error, OSError) as error:
+        except (psycopg.OperationalError, OSError) as error:
             pause = pause_seconds(attempt=failures)
             log.warning("sandbox.books_unavailable", reason=repr(error), retry_in=pause)
             await sleep_unless_stopped(pause, stop=stop)
