@@ -1,0 +1,261 @@
+"""Orders that live through everything, and projectors to watch: for the tests of projections."""
+
+import asyncio
+import random
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import cast
+from uuid import UUID
+
+import psycopg
+from psycopg.rows import TupleRow
+from uuid_utils.compat import uuid7
+
+from payloops.commands.cancel_order import cancel
+from payloops.commands.capture_payment import request_capture
+from payloops.commands.pay_order import request_payment
+from payloops.commands.refund_payment import request_refund
+from payloops.commands.refusals import (
+    CaptureExceedsAuthorized,
+    ContradictsRecord,
+    InvalidStatus,
+    RefundExceedsCaptured,
+)
+from payloops.commands.route_payment import Route
+from payloops.commands.update_order_status import (
+    report_action_required,
+    report_authorized,
+    report_cancelled,
+    report_captured,
+    report_failed,
+    report_processing,
+)
+from payloops.commands.update_refund_status import succeed_refund
+from payloops.events.connections import connect
+from payloops.events.event_store import EventStore
+from payloops.events.metadata import Metadata
+from payloops.events.orders import Order, RefundFailed, TransactionType
+from payloops.events.stream import StreamEvent
+from payloops.events.timestamps import utc_now
+from payloops.projections.orders import CHECKPOINT
+from payloops.projections.projector import PROJECTIONS, project_batch, run_projections
+
+DEADLINE = 20.0
+"""Seconds that a test waits for what has to come."""
+ORDERS = PROJECTIONS[0]
+REFUSALS = (InvalidStatus, CaptureExceedsAuthorized, RefundExceedsCaptured, ContradictsRecord)
+
+
+def new_order(merchant_id: UUID, **details: object) -> Order:
+    by = Metadata(at=utc_now(), actor="system", correlation_id="test")
+    given = {
+        "external_id": "A-1",
+        "amount": 1_000,
+        "currency": "USD",
+        "customer_id": None,
+        "customer_email": None,
+        "description": None,
+        "metadata": {},
+        "return_url": None,
+        "cancel_url": None,
+    }
+    return Order.create(id=uuid7(), merchant_id=str(merchant_id), by=by, **{**given, **details})
+
+
+def random_order(chance: random.Random, merchant_id: UUID) -> Order:
+    """An order after random commands and reports of its processor; what is refused is left out."""
+    order = new_order(
+        merchant_id,
+        external_id=f"order-{chance.randrange(1_000)}",
+        currency=chance.choice(["USD", "INR"]),
+        customer_email=chance.choice([None, "zoë@example.com"]),
+        description=chance.choice([None, 'Ein "Tisch" \\ 机 \n']),
+        metadata=chance.choice([{}, {"b": 1, "a": [1.50, None, {"ü": "\\u0041"}]}]),
+    )
+    for step in range(chance.randrange(20)):
+        by = Metadata(
+            at=order.modified_on + timedelta(milliseconds=chance.randrange(5)),
+            actor="system",
+            correlation_id=f"step-{step}",
+        )
+        try:
+            _step(chance, order, by)
+        except REFUSALS:
+            continue
+    return order
+
+
+def _step(chance: random.Random, order: Order, by: Metadata) -> None:  # noqa: C901  # one per command
+    references = {
+        "processor_order_id": chance.choice([None, "pi_1", "pi_2"]),
+        "processor_transaction_id": chance.choice([None, "ch_1", "ch_2"]),
+    }
+    error = {
+        "error_code": chance.choice([None, "card_declined"]),
+        "error_message": chance.choice([None, "Your card was declined"]),
+    }
+    payment = chance.choice([*order.payments.values(), order.payment])
+    refunds = [t.id for t in order.transactions.values() if t.type is TransactionType.REFUND]
+    match chance.randrange(12 if payment else 1):
+        case 0:
+            request_payment(
+                order,
+                route=Route(processor=chance.choice(["stripe", "razorpay"]), reason="test"),
+                payment_method=None,
+                capture=chance.choice(["automatic", "manual"]),
+                by=by,
+            )
+        case 1 if payment:
+            report_processing(order, payment, processor_order_id=references["processor_order_id"], by=by)
+        case 2 if payment:
+            report_action_required(
+                order,
+                payment,
+                processor_order_id=references["processor_order_id"],
+                redirect_url="https://3ds",
+                by=by,
+            )
+        case 3 if payment:
+            report_authorized(order, payment, **references, by=by)
+        case 4 | 5 if payment:
+            report_captured(order, payment, **references, by=by)
+        case 6 if payment:
+            report_failed(order, payment, **references, **error, by=by)
+        case 7 if payment:
+            report_cancelled(
+                order, payment, processor_transaction_id=references["processor_transaction_id"], by=by
+            )
+        case 8:
+            request_capture(order, amount=chance.choice([None, 400, 1_000]), by=by)
+        case 9 if chance.random() < 0.4:  # or nothing would ever live long
+            cancel(order, by=by)
+        case 10:
+            request_refund(
+                order, amount=chance.choice([None, 100, 300]), reason=chance.choice([None, "late"]), by=by
+            )
+        case 11 if refunds:
+            refund = order.transactions[chance.choice(refunds)]
+            if chance.random() < 0.6:
+                succeed_refund(
+                    order, refund.id, processor_transaction_id=references["processor_transaction_id"], by=by
+                )
+            elif refund.status == "pending":
+                order.record(
+                    RefundFailed,
+                    by=by,
+                    status=order.status.value,
+                    refund_id=refund.id,
+                    attempt=refund.attempt,
+                    processor_transaction_id=None,
+                    **error,
+                )
+
+
+def recorded(order: Order) -> list[StreamEvent]:
+    """The events decided on and not yet appended."""
+    return cast("list[StreamEvent]", list(order.collect_events()))
+
+
+async def append(store: EventStore, *orders: Order) -> int:
+    """Append what the orders recorded; the position of the last event."""
+    positions = await asyncio.gather(*(store.append(recorded(order)) for order in orders))
+    return max(positions)
+
+
+async def append_interleaved(store: EventStore, chance: random.Random, orders: list[Order]) -> int:
+    """Append event by event, the orders in turns, each in its own order."""
+    waiting = [recorded(order) for order in orders]
+    position = 0
+    while waiting:
+        turn = chance.sample(waiting, k=min(len(waiting), 50))
+        position = max(await asyncio.gather(*(store.append([events.pop(0)]) for events in turn)))
+        waiting = [events for events in waiting if events]
+    return position
+
+
+async def project_all(database_url: str, *, limit: int = 1_000) -> None:
+    """Bring the projection up to date, in this task."""
+    async with await connect(database_url, application_name="test") as connection:
+        while await project_batch(connection, ORDERS, limit=limit):
+            pass
+
+
+async def eventually(look: Callable[[], Awaitable[bool]], *, within: float = DEADLINE) -> None:
+    """Look until it is so."""
+    deadline = time.monotonic() + within
+    while not await look():
+        assert time.monotonic() < deadline, f"not so after {within} s"
+        await asyncio.sleep(0.01)
+
+
+async def reached(store: EventStore, position: int, *, within: float = DEADLINE) -> None:
+    """Wait until the projection has come to a position."""
+
+    async def look() -> bool:
+        return await checkpoint(store) >= position
+
+    await eventually(look, within=within)
+
+
+async def checkpoint(store: EventStore) -> int:
+    position = await one(store, "SELECT position FROM checkpoints WHERE name = %s", CHECKPOINT)
+    return cast("int | None", position) or 0
+
+
+async def one(store: EventStore, query: str, *arguments: object) -> object:
+    """The first column of a query's first row, seen by another connection than the projector's."""
+    async with store.pool.connection() as connection:
+        row = await (await connection.execute(query, arguments)).fetchone()
+    return row[0] if row else None
+
+
+async def rows(store: EventStore, query: str, *arguments: object) -> list[TupleRow]:
+    async with store.pool.connection() as connection:
+        return await (await connection.execute(query, arguments)).fetchall()
+
+
+@asynccontextmanager
+async def projector(database_url: str) -> AsyncIterator[asyncio.Event]:
+    """A projector in this process; setting the event stops it, and so does the end."""
+    stop = asyncio.Event()
+    task = asyncio.create_task(run_projections(database_url=database_url, stop=stop))
+    try:
+        yield stop
+    finally:
+        stop.set()
+        await task
+
+
+PROGRAM = """
+import asyncio, sys
+from payloops.projections.projector import run_projections
+asyncio.run(run_projections(database_url=sys.argv[1], stop=asyncio.Event()))
+"""
+
+
+@asynccontextmanager
+async def projector_process(database_url: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """A projector in a process of its own, killed with -9 at the end at the latest."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", PROGRAM, database_url, stdout=asyncio.subprocess.DEVNULL
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
+@asynccontextmanager
+async def locked(database_url: str, table: str) -> AsyncIterator[psycopg.AsyncConnection[TupleRow]]:
+    """Nobody can write to a table."""
+    async with (
+        await connect(database_url, application_name="test lock") as connection,
+        connection.transaction(),
+    ):
+        await connection.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
+        yield connection

@@ -1,0 +1,231 @@
+"""The tables say what the streams say: for every path, delivered twice, and beside events that cannot be applied."""
+
+import dataclasses
+import random
+from typing import cast
+from uuid import UUID
+
+import orjson
+import pytest
+from projecting import (
+    append,
+    append_interleaved,
+    checkpoint,
+    new_order,
+    one,
+    project_all,
+    random_order,
+    recorded,
+    rows,
+)
+from uuid_utils.compat import uuid7
+
+from payloops.commands.cancel_order import cancel
+from payloops.commands.pay_order import request_payment
+from payloops.commands.route_payment import Route
+from payloops.events.event_store import EventStore
+from payloops.events.metadata import Metadata
+from payloops.events.orders import Order, OrderCreated, OrderFact
+from payloops.projections.orders import OrderRow, get_order, row_from_order
+from payloops.projections.patches import column_names
+from payloops.projections.status import projections_status
+from payloops.projections.transactions import TransactionRow, list_transactions, rows_from_order
+
+
+async def projected(store: EventStore, order_id: UUID) -> OrderRow | None:
+    """The row as it is in the table."""
+    found = await rows(
+        store, f"SELECT {', '.join(column_names(OrderRow))} FROM orders WHERE id = %s", order_id
+    )
+    return OrderRow(*found[0]) if found else None
+
+
+async def projected_transactions(store: EventStore, order: Order) -> list[TransactionRow]:
+    """The rows in the table, all of the order's version, as the fold gives them."""
+    columns = ", ".join(column_names(TransactionRow))
+    query = f"SELECT {columns} FROM transactions WHERE order_id = %s ORDER BY created_at DESC, id DESC"
+    found = [TransactionRow(*values) for values in await rows(store, query, order.id)]
+    return [dataclasses.replace(row, version=order.version) for row in found]
+
+
+def pay(order: Order, *, by: Metadata) -> None:
+    request_payment(
+        order, route=Route(processor="stripe", reason="test"), payment_method=None, capture="manual", by=by
+    )
+
+
+@pytest.mark.parametrize("limit", [1, 7, 1_000])
+async def test_rows_equal_the_fold_on_every_path(
+    store: EventStore, database_url: str, merchant_id: UUID, limit: int
+) -> None:
+    chance = random.Random(limit)
+    orders = [random_order(chance, merchant_id) for _ in range(250)]
+    seen = {type(event) for order in orders for event in order.pending_events}
+    assert seen == {OrderCreated, *OrderFact.__subclasses__()}
+    await append_interleaved(store, chance, orders)
+
+    await project_all(database_url, limit=limit)
+
+    assert await one(store, "SELECT count(*) FROM parked_events") == 0
+    for order in orders:
+        assert await projected(store, order.id) == row_from_order(order)
+        assert await projected_transactions(store, order) == rows_from_order(order)
+
+
+async def test_a_log_delivered_twice_changes_nothing(
+    store: EventStore, database_url: str, merchant_id: UUID
+) -> None:
+    chance = random.Random(2)
+    orders = [random_order(chance, merchant_id) for _ in range(50)]
+    head = await append_interleaved(store, chance, orders)
+    await project_all(database_url, limit=10)
+    tables = "SELECT to_json(o)::text FROM orders o UNION ALL SELECT to_json(t)::text FROM transactions t ORDER BY 1"
+    before = await rows(store, tables)
+
+    for again_from in (0, head // 2, head - 3):
+        await one(store, "UPDATE checkpoints SET position = %s RETURNING 1", again_from)
+        await project_all(database_url, limit=7)
+        assert await rows(store, tables) == before
+        assert await checkpoint(store) == head
+
+
+async def test_metadata_comes_back_as_it_was_given(
+    store: EventStore, database_url: str, merchant_id: UUID
+) -> None:
+    metadata = {"z": 1.5, "a": {"ü": [True, None, "\\u0041\n"]}, "m": 2**53, "": ""}
+    order = new_order(merchant_id, metadata=metadata)
+    await append(store, order)
+    await project_all(database_url)
+    row = await projected(store, order.id)
+    assert row is not None
+    assert orjson.dumps(row.metadata) == orjson.dumps(metadata)
+
+
+async def test_events_of_other_streams_are_passed_over(
+    store: EventStore, database_url: str, merchant_id: UUID
+) -> None:
+    await insert_raw(store, merchant_id, topic="merchant.registered", state=b"{}")
+    await insert_raw(store, merchant_id, topic="something.new", state=b"not even JSON")
+    order = new_order(merchant_id)
+    head = await append(store, order)
+    await project_all(database_url)
+    assert await checkpoint(store) == head == 3
+    assert await one(store, "SELECT count(*) FROM parked_events") == 0
+    assert await projected(store, order.id) == row_from_order(order)
+
+
+REQUESTED = {
+    "timestamp": "2026-11-23T15:40:00Z",
+    "merchant_id": "0192e4a0-0000-7000-8000-000000000000",
+    "status": "processing",
+    "attempt": 1,
+    "transaction_id": "0192e4a0-0000-7000-8000-000000000001",
+    "processor": "stripe",
+    "capture": "manual",
+    "amount": 1,
+}
+POISON = {
+    "no JSON": b"{",
+    "a field missing": orjson.dumps({"timestamp": "2026-11-23T15:40:00Z", "status": "processing"}),
+    "a number that no column holds": orjson.dumps({**REQUESTED, "attempt": 99_999_999_999_999}),
+    "an id that is none": orjson.dumps({**REQUESTED, "transaction_id": "x"}),
+    "a character that text cannot hold": orjson.dumps({**REQUESTED, "processor": "stri\0pe"}),
+}
+
+
+@pytest.mark.parametrize("poison", POISON.values(), ids=POISON)
+@pytest.mark.parametrize("limit", [1, 1_000])
+async def test_an_event_that_cannot_be_applied_stops_nothing_but_itself(
+    store: EventStore, database_url: str, merchant_id: UUID, by: Metadata, poison: bytes, limit: int
+) -> None:
+    before, hurt, after = (new_order(merchant_id) for _ in range(3))
+    await append(store, before, hurt)
+    position = await insert_raw(store, merchant_id, topic="payment.requested", state=poison, stream=hurt.id)
+    hurt.__dict__["_version"] = 2  # the fold knows nothing of it
+    cancel(hurt, by=by)
+    await append(store, hurt)
+    head = await append(store, after)
+
+    await project_all(database_url, limit=limit)
+
+    assert await checkpoint(store) == head
+    for order in (before, after):
+        assert await projected(store, order.id) == row_from_order(order)
+    parked = await rows(
+        store, "SELECT reader, position, originator_id, originator_version, topic FROM parked_events"
+    )
+    assert parked == [("orders", position, hurt.id, 2, "payment.requested")]
+    row = await projected(store, hurt.id)
+    assert row is not None
+    assert row.status == "cancelled", "what came later is applied"
+    assert row.version == 1, "but the row does not claim to hold the version that is missing"
+    [status] = await projections_status(store.pool)
+    assert (status.parked, status.lag_events) == (1, 0)
+
+
+async def test_a_row_with_a_gap_is_not_believed(
+    store: EventStore, database_url: str, merchant_id: UUID, by: Metadata
+) -> None:
+    """A row that misses an event of its stream, whatever the reason, is not what is answered by id."""
+    order = new_order(merchant_id)
+    pay(order, by=by)
+    cancel(order, by=by)
+    await append(store, order)
+    await one(store, "INSERT INTO checkpoints VALUES ('orders', 0) ON CONFLICT DO NOTHING RETURNING 1")
+    await project_all(database_url, limit=1)
+    await one(
+        store,
+        "UPDATE orders SET version = 1, attempt = 0, processor = NULL WHERE id = %s RETURNING 1",
+        order.id,
+    )
+    await one(store, "DELETE FROM transactions WHERE order_id = %s RETURNING 1", order.id)
+    await one(store, "UPDATE checkpoints SET position = 2 RETURNING 1")
+    await project_all(database_url)
+
+    row = await projected(store, order.id)
+    assert row is not None
+    assert (row.version, row.attempt) == (1, 0)
+    assert await get_order(store, order_id=order.id, merchant_id=merchant_id) == row_from_order(order)
+    transactions = await list_transactions(store, order_id=order.id, merchant_id=merchant_id)
+    assert transactions == rows_from_order(order)
+
+
+async def test_personal_data_is_not_copied_into_errors(
+    store: EventStore, database_url: str, merchant_id: UUID
+) -> None:
+    order = new_order(merchant_id, customer_email="secret@example.com")
+    [created] = recorded(order)
+    state = {**created.__dict__, "amount": None, "timestamp": "2026-11-23T15:40:00Z"}
+    del state["originator_id"], state["originator_version"]
+    await insert_raw(store, merchant_id, topic="order.created", state=orjson.dumps(state), version=1)
+    await project_all(database_url)
+    [(error,)] = await rows(store, "SELECT error FROM parked_events")
+    assert "null value" in error
+    assert "secret@example.com" not in error
+
+
+async def insert_raw(
+    store: EventStore,
+    merchant_id: UUID,
+    *,
+    topic: str,
+    state: bytes,
+    stream: UUID | None = None,
+    version: int | None = None,
+) -> int:
+    """An event as no code of this version would write it; its position."""
+    return cast(
+        "int",
+        await one(
+            store,
+            """
+            INSERT INTO stored_events (originator_id, originator_version, topic, state, notification_id,
+                                       merchant_id, content_hash)
+            SELECT %s, coalesce(
+                       %s, (SELECT max(originator_version) + 1 FROM stored_events WHERE originator_id = %s), 1
+                   ), %s, %s, (SELECT coalesce(max(notification_id), 0) + 1 FROM stored_events), %s, ''
+            RETURNING notification_id
+            """,
+            *(stream or uuid7(), version, stream, topic, state, merchant_id),
+        ),
+    )
