@@ -108,12 +108,9 @@ def fingerprint(method: str, path: str, raw: bytes) -> bytes:
 
 
 def is_json(request: web.Request) -> bool:
-    """Whether the request says that its body is JSON, in UTF-8 and not compressed."""
-    encoding = request.headers.get("Content-Encoding", "identity").strip().lower()
+    """Whether the request says that its body is JSON, in UTF-8."""
     charset = (request.charset or "utf-8").lower()
-    return (
-        request.content_type == "application/json" and charset in ("utf-8", "utf8") and encoding == "identity"
-    )
+    return request.content_type == "application/json" and charset in ("utf-8", "utf8")
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

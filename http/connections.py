@@ -34,6 +34,7 @@ class Connection(RequestHandler):
             access_log=None,  # type: ignore[arg-type]  # as web.run_app passes it; the frame logs
             keepalive_timeout=KEEPALIVE,
             lingering_time=2.0,
+            auto_decompress=False,  # compressed bodies are refused, not unpacked
         )
         self._head_timer: asyncio.TimerHandle | None = None
 

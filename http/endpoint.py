@@ -132,6 +132,8 @@ def _replay(replay: Replay) -> web.Response:
 
 
 async def _read(request: web.Request) -> bytes:
+    if request.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
+        raise _not_json()
     try:
         async with asyncio.timeout(BODY_DEADLINE):
             raw = await request.read()
@@ -144,10 +146,14 @@ async def _read(request: web.Request) -> bytes:
     except (HttpProcessingError, web.RequestPayloadError):
         raise validation_error(FieldError("body", "The body is not framed as its headers say")) from None
     if raw.strip() and not is_json(request):
-        raise Problem(
-            415, "unsupported_media_type", "Send application/json, in UTF-8 and without Content-Encoding"
-        )
+        raise _not_json()
     return raw
+
+
+def _not_json() -> Problem:
+    return Problem(
+        415, "unsupported_media_type", "Send application/json, in UTF-8 and without Content-Encoding"
+    )
 
 
 async def _body(route: Route, raw: bytes) -> BaseModel | None:

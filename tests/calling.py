@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from io import BytesIO
 from itertools import count
 from typing import Any
 from uuid import UUID
@@ -74,7 +75,8 @@ class Caller:
             data = orjson.dumps(json)
         if data is not None:
             sent.setdefault("Content-Type", "application/json")
-        async with self.session.request(method, path, data=data, headers=sent) as response:
+        body = None if data is None else BytesIO(data)
+        async with self.session.request(method, path, data=body, headers=sent) as response:
             return Answer(response.status, response.headers, await response.read())
 
     async def get(self, path: str, **headers: str) -> Answer:

@@ -1,0 +1,319 @@
+"""What holds for every request, whatever the route."""
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncIterator
+
+import pytest
+import structlog
+from aiohttp import web
+from calling import Api, running_api
+from uuid_utils.compat import uuid7
+
+from payloops.events.event_store import EventStore
+from payloops.http import connections, endpoint
+from payloops.http.app import ROUTES, create_app
+from payloops.http.connections import connection_factory
+from payloops.http.routing import Call, Route, route
+from payloops.settings import Settings
+
+CARD = "4242424242424242"
+
+
+@pytest.fixture
+async def api(settings: Settings) -> AsyncIterator[Api]:
+    async with running_api(settings) as api:
+        yield api
+
+
+async def exchange(api: Api, sent: bytes, *, seconds: float = 5.0) -> bytes:
+    """What comes back for these bytes until the connection ends."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", api.port)
+    try:
+        writer.write(sent)
+        async with asyncio.timeout(seconds):
+            return await reader.read()
+    finally:
+        writer.close()
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "code"),
+    [
+        ("GET", "/nowhere", 404, "not_found"),
+        ("GET", "/v1/orders/", 404, "not_found"),
+        ("DELETE", "/v1/orders", 405, "method_not_allowed"),
+        ("OPTIONS", "/v1/orders", 405, "method_not_allowed"),
+        ("GET", "/v1/orders", 401, "unauthorized"),
+        ("GET", "/api/api-keys", 401, "unauthorized"),
+        ("POST", "/api/auth/login", 400, "validation_error"),
+    ],
+)
+async def test_every_refusal_is_a_problem(api: Api, method: str, path: str, status: int, code: str) -> None:
+    answer = await api.anyone.call(method, path)
+    assert (answer.status, answer.code) == (status, code)
+    assert ("Allow" in answer.headers) == (status == 405)
+    assert ("WWW-Authenticate" in answer.headers) == (status == 401)
+
+
+async def test_a_body_of_more_than_a_megabyte_is_refused(api: Api) -> None:
+    fits = await api.anyone.call("POST", "/api/auth/login", data=b" " * (1024 * 1024))
+    too_large = await api.anyone.call("POST", "/api/auth/login", data=b" " * (1024 * 1024 + 1))
+    assert (fits.code, too_large.status, too_large.code) == ("validation_error", 413, "payload_too_large")
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Content-Type": "text/plain"},
+        {"Content-Type": "application/x-www-form-urlencoded"},
+        {"Content-Type": "application/json; charset=latin-1"},
+        {"Content-Type": "application/json", "Content-Encoding": "br"},
+    ],
+)
+async def test_only_plain_json_is_read(api: Api, headers: dict[str, str]) -> None:
+    answer = await api.anyone.call("POST", "/api/auth/login", data=b"{}", headers=headers)
+    assert (answer.status, answer.code) == (415, "unsupported_media_type")
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"nonsense\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\nX-Long: " + b"x" * 20_000 + b"\r\n\r\n",
+        b"POST /api/auth/login HTTP/1.1\r\nHost: x\r\nContent-Length: nine\r\n\r\n",
+        (
+            b"POST /api/auth/login HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            b"Transfer-Encoding: chunked\r\n\r\nzz\r\n"
+        ),
+    ],
+)
+async def test_what_is_not_http_is_answered_with_a_problem(api: Api, sent: bytes) -> None:
+    head, _, body = (await exchange(api, sent)).partition(b"\r\n\r\n")
+    assert re.match(rb"HTTP/1.[01] 400 ", head), head
+    assert b"application/problem+json" in head
+    assert json.loads(body)["code"] == "validation_error"
+
+
+async def test_a_correlation_id_is_taken_where_it_fits_and_echoed(api: Api) -> None:
+    answer = await api.anyone.get("/health", **{"X-Correlation-ID": "Order-7_a.b"})
+    assert answer.headers["X-Correlation-ID"] == answer.json["correlationId"] == "Order-7_a.b"
+
+
+@pytest.mark.parametrize("given", ["", "a b", "x" * 129, "ü", CARD])
+async def test_a_correlation_id_is_made_where_the_given_one_does_not_fit(api: Api, given: str) -> None:
+    answer = await api.anyone.get("/health", **{"X-Correlation-ID": given})
+    assert re.fullmatch("[0-9a-f-]{36}", answer.headers["X-Correlation-ID"])
+
+
+async def test_the_correlation_id_is_stored_with_the_events(api: Api, store: EventStore) -> None:
+    merchant = await api.merchant()
+    await merchant.shop.post("/v1/orders", {"amount": 1}, **{"X-Correlation-ID": "mine"})
+    [recorded] = await store.read(after=await store.head() - 1, limit=1)
+    assert recorded.event.correlation_id == "mine"
+    assert recorded.event.actor.startswith("api_key:")
+
+
+async def test_every_answer_has_security_headers_and_no_versions(api: Api) -> None:
+    for answer in (await api.anyone.get("/health"), await api.anyone.get("/nowhere")):
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+        assert answer.headers["X-Frame-Options"] == "DENY"
+        assert answer.headers["Cache-Control"] == "no-store"
+        assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
+        assert answer.headers["Server"] == "payloops"
+
+
+async def test_only_named_origins_may_call_from_browsers(settings: Settings) -> None:
+    configured = settings.model_copy(update={"cors_origins": ("https://dashboard.example",)})
+    async with running_api(configured) as api:
+        allowed = await api.anyone.get("/v1/orders", Origin="https://dashboard.example")
+        other = await api.anyone.get("/v1/orders", Origin="https://dashboard.example.evil.example")
+        asked = {"Access-Control-Request-Method": "POST", "Origin": "https://dashboard.example"}
+        preflight = await api.anyone.call("OPTIONS", "/v1/orders", headers=asked)
+    assert allowed.headers["Access-Control-Allow-Origin"] == "https://dashboard.example"
+    assert allowed.headers["Access-Control-Allow-Credentials"] == "true"
+    assert "Origin" in allowed.headers["Vary"]
+    assert "Access-Control-Allow-Origin" not in other.headers
+    assert "Origin" in other.headers["Vary"]
+    assert preflight.status == 204
+    assert "X-API-Key" in preflight.headers["Access-Control-Allow-Headers"]
+    assert "POST" in preflight.headers["Access-Control-Allow-Methods"]
+
+
+async def test_any_origin_is_never_allowed_with_credentials(settings: Settings) -> None:
+    async with running_api(settings.model_copy(update={"cors_origins": ("*",)})) as api:
+        answer = await api.anyone.get("/health", Origin="https://anywhere.example")
+    assert answer.headers["Access-Control-Allow-Origin"] == "*"
+    assert "Access-Control-Allow-Credentials" not in answer.headers
+
+
+async def test_without_origins_no_browser_may_call(api: Api) -> None:
+    answer = await api.anyone.get("/health", Origin="https://anywhere.example")
+    assert not any(name.startswith("Access-Control") for name in answer.headers)
+
+
+@pytest.fixture
+async def broken(settings: Settings) -> AsyncIterator[Api]:
+    """The API with two routes more: one that fails, one that does not end."""
+
+    @route("GET", "/bug", auth=None, summary="Fails")
+    async def bug(call: Call[None]) -> None:
+        raise LookupError(f"a secret: {CARD}")
+
+    @route("GET", "/endless", auth=None, summary="Does not end")
+    async def endless(call: Call[None]) -> None:
+        await asyncio.sleep(60)
+
+    async with running_api(settings.model_copy(update={"request_timeout": 0.2})) as api:
+        app = create_app(api.services)
+        for each in (bug, endless):
+            app.router.add_route(each.method, each.path, endpoint.endpoint(each))
+        runner = web.AppRunner(app, access_log=None)
+        await runner.setup()
+        assert runner.server is not None
+        server = await asyncio.get_running_loop().create_server(
+            connection_factory(runner.server), "127.0.0.1", 0
+        )
+        port = server.sockets[0].getsockname()[1]
+        url = f"http://127.0.0.1:{port}"
+        import aiohttp  # noqa: PLC0415
+
+        async with aiohttp.ClientSession(url) as session:
+            yield Api(url=url, port=port, anyone=api.anyone.__class__(session), services=api.services)
+        server.close()
+        await runner.cleanup()
+
+
+async def test_a_bug_is_answered_without_internals_and_logged_with_its_trace(broken: Api) -> None:
+    with structlog.testing.capture_logs() as lines:
+        answer = await broken.anyone.get("/bug")
+    assert (answer.status, answer.code) == (500, "internal_error")
+    assert b"secret" not in answer.raw
+    assert b"Lookup" not in answer.raw
+    [failure] = [line for line in lines if line["event"] == "http.internal_error"]
+    assert failure["exc_info"]
+
+
+async def test_a_request_that_takes_too_long_is_ended(broken: Api) -> None:
+    answer = await broken.anyone.get("/endless")
+    assert (answer.status, answer.code) == (503, "unavailable")
+    assert answer.headers["Retry-After"]
+
+
+async def test_a_head_that_drips_is_cut_off(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "HEAD_DEADLINE", 0.3)
+    reader, writer = await asyncio.open_connection("127.0.0.1", api.port)
+    async with asyncio.timeout(3):
+        for byte in b"GET /health HTTP/1.1\r\nX-Drip: " + b"x" * 200:
+            try:
+                writer.write(bytes([byte]))
+                await writer.drain()
+            except ConnectionError:
+                break
+            if reader.at_eof():
+                break
+            await asyncio.sleep(0.02)
+        else:
+            pytest.fail("the connection stayed open")
+    writer.close()
+
+
+async def test_a_second_head_that_drips_is_cut_off(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "HEAD_DEADLINE", 0.3)
+    whole = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
+    reader, writer = await asyncio.open_connection("127.0.0.1", api.port)
+    writer.write(whole)
+    await reader.readuntil(b"}")
+    await asyncio.sleep(0.5)  # idle between requests is not slow
+    writer.write(whole)
+    await reader.readuntil(b"}")
+    writer.write(whole[:20])
+    async with asyncio.timeout(3):
+        assert await reader.read() == b""
+    writer.close()
+
+
+async def test_a_body_that_drips_is_refused(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(endpoint, "BODY_DEADLINE", 0.3)
+    head = b"POST /api/auth/login HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    answer = await exchange(api, head + b"Content-Length: 100\r\n\r\n{")
+    assert answer.startswith(b"HTTP/1.1 408")
+
+
+async def test_each_request_is_one_line_in_the_log_with_its_ids_and_nothing_the_client_wrote(
+    api: Api,
+) -> None:
+    merchant = await api.merchant()
+    with structlog.testing.capture_logs(processors=[structlog.contextvars.merge_contextvars]) as lines:
+        await merchant.shop.get(f"/v1/orders/{CARD}?externalId={CARD}", **{"X-Correlation-ID": "mine"})
+        await merchant.shop.post("/v1/orders", {"amount": 1, "description": f"pay by {CARD}"}, key=CARD)
+    requests = [line for line in lines if line["event"] == "http.request"]
+    assert [(line["route"], line["status"]) for line in requests] == [
+        ("/v1/orders/{id}", 400),
+        ("/v1/orders", 400),
+    ]
+    assert requests[0]["correlation_id"] == "mine"
+    assert requests[0]["merchant_id"] == str(merchant.id)
+    assert CARD not in repr(lines)
+    assert merchant.shop.headers["X-API-Key"] not in repr(lines)
+
+
+@pytest.mark.parametrize("each", ROUTES, ids=lambda each: f"{each.method} {each.path}")
+async def test_every_route_asks_for_what_it_declares(api: Api, each: Route) -> None:
+    """Nobody gets past authentication with nothing, or with what another route takes."""
+    path = each.path.replace("{id}", str(uuid7())).replace("{processor}", "stripe")
+    wrong = {"bearer": "X-API-Key", "api_key": "Authorization", None: "X-Nothing"}[each.auth]
+    for headers in ({}, {wrong: "Bearer sk_test_x"}):
+        answer = await api.anyone.call(each.method, path, headers=headers)
+        if each.auth is None:
+            assert answer.status != 401
+        else:
+            assert (answer.status, answer.code) == (401, "unauthorized")
+
+
+def test_routes_under_v1_that_change_anything_take_an_idempotency_key() -> None:
+    posts = [each for each in ROUTES if each.method == "POST" and each.path.startswith("/v1/")]
+    assert posts
+    assert all(each.idempotent and each.auth == "api_key" for each in posts)
+
+
+async def test_head_is_answered_like_get_without_a_body(api: Api) -> None:
+    answer = await api.anyone.call("HEAD", "/health")
+    assert (answer.status, answer.raw) == (200, b"")
+
+
+async def test_ready_names_each_dependency(api: Api) -> None:
+    answer = await api.anyone.get("/ready")
+    assert answer.status == 200
+    assert answer.json["dependencies"] == {"postgres": "up", "redis": "up", "temporal": "up"}
+
+
+@pytest.mark.parametrize(
+    ("name", "setting", "value"),
+    [
+        ("postgres", "database_url", "postgresql://nobody@127.0.0.1:1/none"),
+        ("redis", "redis_url", "redis://127.0.0.1:1"),
+        ("temporal", "temporal_address", "127.0.0.1:1"),
+        ("temporal", "temporal_namespace", "no-such-namespace"),
+    ],
+)
+async def test_ready_says_which_dependency_is_down(
+    settings: Settings, name: str, setting: str, value: str
+) -> None:
+    broken = Settings.model_validate({**settings.model_dump(), setting: value})
+    async with running_api(broken) as api:
+        ready, health = await api.anyone.get("/ready"), await api.anyone.get("/health")
+    assert (ready.status, ready.json["status"], health.status) == (503, "unavailable", 200)
+    down = {each for each, state in ready.json["dependencies"].items() if state == "down"}
+    assert down == {name}
+
+
+async def test_without_the_database_nothing_is_done_and_the_answer_says_so(settings: Settings) -> None:
+    broken = Settings.model_validate(
+        {**settings.model_dump(), "database_url": "postgresql://nobody@127.0.0.1:1/none"}
+    )
+    async with running_api(broken) as api:
+        answer = await api.anyone.post("/api/auth/login", {"email": "a@example.com", "password": "whatever1"})
+    assert (answer.status, answer.code) == (503, "unavailable")
+    assert answer.headers["Retry-After"]
