@@ -33,9 +33,6 @@ BATCH_TIMEOUT = "60s"
 """PostgreSQL's statement_timeout for a batch: more than for a request, which someone waits for."""
 BACKOFF_SECONDS = (0.1, 5.0)
 """Before trying again after an error of the database: at first, and at most."""
-ACTIVE_LOCK = 0x70726F6A
-"""First key of the advisory locks of active projectors; the second is the hash of the projection's name."""
-
 log = structlog.get_logger()
 
 
@@ -60,7 +57,7 @@ PROJECTIONS = (
     ),
 )
 
-BECOME_ACTIVE = "SELECT pg_try_advisory_lock(%s, hashtext(%s))"
+BECOME_ACTIVE = "SELECT pg_try_advisory_lock(hashtextextended('payloops.projector.' || %s, 0))"
 BEGIN_AT_ZERO = "INSERT INTO checkpoints (name) VALUES (%s) ON CONFLICT DO NOTHING"
 NEXT = """
     WITH checkpoint AS (
@@ -154,7 +151,7 @@ async def _keep_up(projection: Projection, database_url: str, wakeups: Wakeups, 
             log.warning(
                 "projector.reconnecting",
                 projection=projection.name,
-                error=f"{type(error).__name__}: {_message(error)}",
+                error=_message(error),
                 pause_seconds=round(pause, 2),
             )
             await _stopped_within(stop, pause)
@@ -166,7 +163,7 @@ async def _become_active(
     """Wait until no other projector is active; False when told to stop meanwhile."""
     standing_by = False
     while not stop.is_set():
-        cursor = await connection.execute(BECOME_ACTIVE, (ACTIVE_LOCK, projection.name))
+        cursor = await connection.execute(BECOME_ACTIVE, (projection.name,))
         row = await cursor.fetchone()
         assert row is not None
         if row[0]:
@@ -291,4 +288,5 @@ async def _park(
 def _message(error: Exception) -> str:
     """One line without the row: PostgreSQL's details quote personal data."""
     text = error.diag.message_primary if isinstance(error, psycopg.Error) else None
-    return f"{type(error).__name__}: {text or error}".replace("\x00", "\\0")[:1_000]
+    words = f"{type(error).__name__}: {text or error}".replace("\x00", "\\0").split()
+    return " ".join(words)[:1_000]

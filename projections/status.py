@@ -1,21 +1,21 @@
-"""How far each projection has come: what `payloops projections status` shows."""
+"""How far each reader of the log has come: what `payloops projections status` shows."""
 
 from dataclasses import dataclass
 
 from psycopg_pool import AsyncConnectionPool
 
-from payloops.projections.projector import ACTIVE_LOCK, PROJECTIONS
+from payloops.projections.projector import PROJECTIONS
 
 
 @dataclass(frozen=True, slots=True)
 class ProjectionStatus:
-    """The state of one projection.
+    """The state of one projection, or of a subscriber: they keep the same books.
 
     Attributes:
         position: the last event that is done. head: the newest event there is.
         lag_seconds: age of the oldest event that is not done, 0 where there is none.
         parked: events that could not be applied.
-        active: whether a projector works on it now.
+        active: whether a process works on it now.
     """
 
     name: str
@@ -27,30 +27,32 @@ class ProjectionStatus:
     active: bool
 
 
+# Who is at work holds the advisory lock of its name, taken with one bigint key (objsubid 1), in this database.
 STATUS = """
-    SELECT p.name, coalesce(c.position, 0), log.head, log.head - coalesce(c.position, 0),
+    SELECT r.name, coalesce(c.position, 0), log.head, log.head - coalesce(c.position, 0),
            greatest(extract(epoch FROM clock_timestamp() - next.recorded_at), 0)::float8,
-           (SELECT count(*) FROM parked_events WHERE reader = p.name),
+           (SELECT count(*) FROM parked_events WHERE reader = r.name),
            EXISTS (
-               SELECT FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 2
-               AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-               AND classid::bigint = %(lock)s
-               AND objid::bigint = hashtext(p.name)::bigint & 4294967295
+               SELECT FROM pg_locks l JOIN pg_database d ON d.oid = l.database AND d.datname = current_database()
+               WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
+                 AND (l.classid::bigint << 32) | l.objid::bigint IN (
+                     hashtextextended('payloops.projector.' || r.name, 0),
+                     hashtextextended('payloops.subscriber.' || r.name, 0))
            )
-    FROM unnest(%(names)s::text[]) WITH ORDINALITY AS p (name, place)
+    FROM (SELECT unnest(%(projections)s::text[]) UNION SELECT name FROM checkpoints) AS r (name)
     CROSS JOIN (SELECT coalesce(max(notification_id), 0) AS head FROM stored_events) log
-    LEFT JOIN checkpoints c ON c.name = p.name
+    LEFT JOIN checkpoints c ON c.name = r.name
     LEFT JOIN LATERAL (
         SELECT recorded_at FROM stored_events WHERE notification_id > coalesce(c.position, 0)
         ORDER BY notification_id LIMIT 1
     ) next ON true
-    ORDER BY p.place
+    ORDER BY r.name <> ALL (%(projections)s::text[]), r.name
 """
 
 
 async def projections_status(pool: AsyncConnectionPool) -> list[ProjectionStatus]:
-    """One entry for each projection that this version knows."""
+    """One entry for each projection that this version knows, then one for every other reader with a checkpoint."""
     names = [projection.name for projection in PROJECTIONS]
     async with pool.connection() as connection:
-        cursor = await connection.execute(STATUS, {"names": names, "lock": ACTIVE_LOCK})
+        cursor = await connection.execute(STATUS, {"projections": names})
         return [ProjectionStatus(*row) for row in await cursor.fetchall()]

@@ -68,6 +68,20 @@ async def test_status_shows_lag_and_who_is_at_work(
     assert not (await status(store)).active
 
 
+async def test_status_shows_subscribers_too(store: EventStore, merchant_id: UUID) -> None:
+    await append(store, *(new_order(merchant_id) for _ in range(3)))
+    await one(store, "INSERT INTO checkpoints VALUES ('a subscriber', 2) RETURNING 1")
+    _, subscriber = await projections_status(store.pool)
+    assert (subscriber.name, subscriber.lag_events, subscriber.active) == ("a subscriber", 1, False)
+    async with store.pool.connection() as connection:
+        await connection.execute(
+            "SELECT pg_advisory_lock(hashtextextended('payloops.subscriber.a subscriber', 0))"
+        )
+        orders, subscriber = await projections_status(store.pool)
+        assert (orders.active, subscriber.active) == (False, True)
+        await connection.execute("SELECT pg_advisory_unlock_all()")
+
+
 async def test_a_killed_projector_in_mid_batch_loses_and_doubles_nothing(
     store: EventStore, database_url: str, merchant_id: UUID
 ) -> None:
