@@ -117,7 +117,7 @@ class Shop:
 
     async def reported(self, order_id: str, status: str) -> dict[str, Any]:
         """Wait until a status was reported, and return the report."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(40):
             while True:
                 for report in self.backend.orders:
                     if (report["orderId"], report["status"]) == (order_id, status):
