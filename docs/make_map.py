@@ -1,0 +1,122 @@
+"""Writes docs/map.md from the code: route → command → events → projections. `make map`; compared in CI."""
+
+import ast
+import inspect
+import sys
+from pathlib import Path
+from types import ModuleType
+
+from payloops.events import merchants, orders
+from payloops.events.stream import StreamEvent, topic_of
+from payloops.http.app import ROUTES
+from payloops.http.routing import Route
+
+ROOT = Path(__file__).resolve().parent.parent
+MAP = Path(__file__).with_name("map.md")
+HEAD = """\
+# Map: where the code of a request is
+
+Written by `make map` from the code; the tests compare it. Searching a use case's name prints its whole way.
+
+| route | handler | commands | events | projections |
+|---|---|---|---|---|
+"""
+
+
+def main() -> int:
+    text = make_map()
+    if "--check" in sys.argv:
+        return 0 if MAP.read_text() == text else 1
+    MAP.write_text(text)
+    return 0
+
+
+def make_map() -> str:
+    """The page as it should be."""
+    return HEAD + "".join(_row(route) for route in ROUTES)
+
+
+def _row(route: Route) -> str:
+    handler = route.handler
+    path = Path(inspect.getfile(handler))
+    names = _names_used_by(handler.__name__, path)
+    commands = {
+        module
+        for name, module in _imported_from("payloops.commands", path).items()
+        if name in names and _topics_of(module)
+    }
+    topics = {topic for command in commands for topic in _topics_of(command)}
+    read = {module for name, module in _imported_from("payloops.projections", path).items() if name in names}
+    projections = read | {reader for topic in topics for reader in _projections_of(topic)}
+    cells = (
+        f"`{route.method} {route.path}`",
+        f"http/{path.stem}.py `{handler.__name__}`",
+        ", ".join(f"commands/{command}.py" for command in sorted(commands)) or "-",
+        ", ".join(sorted(topics)) or "-",
+        ", ".join(f"projections/{reader}.py" for reader in sorted(projections)) or "-",
+    )
+    return "| " + " | ".join(cells) + " |\n"
+
+
+def _names_used_by(function: str, path: Path) -> set[str]:
+    """Names that a function uses, itself or by other functions of its file."""
+    functions = {
+        node.name: node
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    }
+    used: set[str] = set()
+    waiting = [function]
+    while waiting:
+        names = {node.id for node in ast.walk(functions[waiting.pop()]) if isinstance(node, ast.Name)} - used
+        used |= names
+        waiting += [name for name in names if name in functions]
+    return used
+
+
+def _topics_of(command: str) -> set[str]:
+    """Topics of the facts that a command's module records, itself or by what it imports of other commands."""
+    path = ROOT / "commands" / f"{command}.py"
+    names = {node.id for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Name)}
+    topics = {topic for name, topic in _facts().items() if name in names}
+    if "Order.create(" in path.read_text():
+        topics.add(topic_of(orders.OrderCreated))
+    for module in set(_imported_from("payloops.commands", path).values()) - {command}:
+        topics |= _topics_of(module)
+    return topics
+
+
+def _projections_of(topic: str) -> list[str]:
+    """Projections that name the fact of a topic."""
+    [name] = [name for name, of in _facts().items() if of == topic]
+    return [
+        path.stem
+        for path in (ROOT / "projections").glob("*.py")
+        if any(isinstance(n, ast.Name) and n.id == name for n in ast.walk(ast.parse(path.read_text())))
+    ]
+
+
+def _facts() -> dict[str, str]:
+    modules: tuple[ModuleType, ...] = (orders, merchants)
+    return {
+        name: topic_of(value)
+        for module in modules
+        for name, value in vars(module).items()
+        if isinstance(value, type) and issubclass(value, StreamEvent) and "TOPIC" in vars(value)
+    }
+
+
+def _imported_from(package: str, path: Path) -> dict[str, str]:
+    """Names that a file imports from modules of a package, and the modules."""
+    return {
+        alias.asname or alias.name: node.module.removeprefix(f"{package}.")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ImportFrom)
+        and node.module is not None
+        and node.module.startswith(f"{package}.")
+        for alias in node.names
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,53 @@
+"""What a reader would check in the README is true."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+
+from payloops.cli import app
+from payloops.http.app import ROUTES
+from payloops.settings import Settings
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize("route", ROUTES, ids=lambda route: f"{route.method} {route.path}")
+def test_the_readme_names_every_route(route: object) -> None:
+    assert f"`{route.method} {route.path}`" in README  # type: ignore[attr-defined]
+
+
+def test_the_readme_names_every_setting_and_its_default() -> None:
+    rows = dict(re.findall(r"^\| `([A-Z_]+)` \| ([^|]+) \|", README, re.MULTILINE))
+    assert set(rows) == {name.upper() for name in Settings.model_fields}
+    for name, field in Settings.model_fields.items():
+        shown = rows[name.upper()].strip().strip("`")
+        if field.is_required():
+            assert shown == "required", name
+        elif not field.default:
+            assert shown == "none", name
+        else:
+            default = field.default
+            assert shown == str(int(default) if isinstance(default, float) else default), name
+
+
+def test_the_readme_names_every_command() -> None:
+    commands = get_command(app).commands  # type: ignore[attr-defined]
+    missing = {name for name in commands if f"payloops {name}" not in README}
+    assert missing == set()
+
+
+def test_links_lead_somewhere() -> None:
+    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
+    for page in pages:
+        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_the_map_is_current() -> None:
+    """`make map` writes it."""
+    subprocess.run([sys.executable, ROOT / "docs/make_map.py", "--check"], check=True)
