@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from temporalio import activity
-from temporalio.exceptions import ApplicationError
+from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
 from payloops.sandbox import ledger
 from payloops.sandbox.messages import (
@@ -21,10 +21,6 @@ from payloops.sandbox.messages import (
 )
 
 SLOW_SECONDS = 5.0
-
-
-class AnswerLostError(Exception):
-    """The charge was made, and its answer never came back."""
 
 
 class SandboxActivities:
@@ -58,7 +54,12 @@ class SandboxActivities:
         except ledger.IdempotencyMismatchError as error:
             raise ApplicationError(str(error), type="IdempotencyMismatch", non_retryable=True) from error
         if made and token == "tok_lost":  # noqa: S105
-            raise AnswerLostError(f"The answer to charge {charge.processor_order_id} was lost")
+            # As a broken connection would look like; benign, because this role is played on purpose.
+            raise ApplicationError(
+                f"The answer to charge {charge.processor_order_id} was lost",
+                type="AnswerLost",
+                category=ApplicationErrorCategory.BENIGN,
+            )
         return _charge_answer(charge)
 
     @activity.defn(name="sandboxCancelCharge")
