@@ -1,5 +1,7 @@
 """The HTTP application: every route there is, and the frame around them."""
 
+import re
+
 from aiohttp import web
 
 from payloops.http import api_keys, auth, orders, payments, processors, refunds, service
@@ -42,7 +44,9 @@ def create_app(services: Services) -> web.Application:
     app[SERVICES] = services
     for route in ROUTES:
         handler = endpoint(route)
-        app.router.add_route(route.method, route.path, handler)
+        # Whatever stands in an id's place is answered by the route, also where it cannot be an id.
+        path = re.sub(r"\{(\w+)\}", r"{\1:[^/]+}", route.path)
+        app.router.add_route(route.method, path, handler)
         if route.method == "GET":
-            app.router.add_route("HEAD", route.path, handler)
+            app.router.add_route("HEAD", path, handler)
     return app

@@ -29,7 +29,9 @@ MAX_METADATA_BYTES = 16 * 1024
 MAX_URL = 2_048
 MIN_PASSWORD = 8
 
-_ISO_8601 = re.compile(r"\d{4}-\d{2}-\d{2}[T ]\d{2}:\d{2}", re.ASCII | re.IGNORECASE)
+_ISO_8601 = re.compile(
+    r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}(:\d{2}(\.\d{1,9})?)?(Z|[+-]\d{2}:\d{2})", re.ASCII | re.IGNORECASE
+)
 _PLAIN_NUMBER = re.compile("[0-9]{1,9}")
 _url = TypeAdapter(HttpUrl)
 # Precious metals, bonds and test codes have no minor unit: nothing can be paid in them.
@@ -85,10 +87,13 @@ def _token(token: str) -> str:
 
 
 def _iso_8601(text: Any) -> Any:
-    # pydantic also reads a number of seconds.
-    if isinstance(text, str) and _ISO_8601.match(text) is None:
-        raise ValueError("Must be a time as ISO 8601 has it, with a time zone")
-    return text
+    # pydantic also reads a number of seconds, and in its strict mode no text that went through a function.
+    try:
+        if isinstance(text, str) and _ISO_8601.fullmatch(text):
+            return datetime.fromisoformat(text.upper())
+    except ValueError:
+        pass
+    raise ValueError("Must be a time as ISO 8601 has it, with a time zone")
 
 
 def _plain_number(text: Any) -> Any:

@@ -1,0 +1,208 @@
+"""Accounts: registering, logging in, and the tokens that this gives."""
+
+import asyncio
+import base64
+import json
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from typing import Any
+from uuid import uuid4
+
+import jwt
+import pytest
+from calling import PASSWORD, Api, running_api
+from psycopg_pool import AsyncConnectionPool
+
+from payloops.commands.tokens import AUDIENCE, ISSUER
+from payloops.events.timestamps import utc_now
+from payloops.settings import Settings
+
+
+@pytest.fixture
+async def api(settings: Settings) -> AsyncIterator[Api]:
+    async with running_api(settings) as api:
+        yield api
+
+
+def registration(**fields: Any) -> dict[str, Any]:
+    return {"name": "Acme", "email": "acme@example.com", "password": PASSWORD, **fields}
+
+
+async def test_a_merchant_registers_and_logs_in(api: Api, pool: AsyncConnectionPool) -> None:
+    registered = await api.anyone.post("/api/auth/register", registration(email="Acme@Example.com"))
+    assert registered.status == 201
+    assert set(registered.json) == {"token", "merchant"}
+    merchant = registered.json["merchant"]
+    assert set(merchant) == {"id", "name", "email", "webhookUrl", "createdAt", "updatedAt"}
+    logged_in = await api.anyone.post("/api/auth/login", {"email": "ACME@example.com", "password": PASSWORD})
+    assert (logged_in.status, logged_in.json["merchant"]) == (200, merchant)
+    for token in (registered.json["token"], logged_in.json["token"]):
+        answer = await api.anyone.get("/api/api-keys", Authorization=f"Bearer {token}")
+        assert answer.status == 200
+    async with pool.connection() as connection:
+        rows = await (await connection.execute("SELECT m::text FROM merchants m")).fetchall()
+        states = await (await connection.execute("SELECT state FROM stored_events")).fetchall()
+    assert PASSWORD not in repr(rows)
+    assert PASSWORD.encode() not in repr(states).encode()
+    assert b"password" not in b"".join(bytes(state) for (state,) in states)
+
+
+@pytest.mark.parametrize("email", ["acme@example.com", "ACME@EXAMPLE.COM", "Acme@example.com"])
+async def test_an_email_has_one_account_whatever_its_case(api: Api, email: str) -> None:
+    await api.anyone.post("/api/auth/register", registration())
+    answer = await api.anyone.post("/api/auth/register", registration(email=email))
+    assert (answer.status, answer.code) == (400, "email_exists")
+
+
+async def test_of_many_registrations_at_once_one_succeeds(api: Api, pool: AsyncConnectionPool) -> None:
+    answers = await asyncio.gather(
+        *(api.anyone.post("/api/auth/register", registration()) for _ in range(10))
+    )
+    assert sorted(answer.status for answer in answers) == [201] + [400] * 9
+    async with pool.connection() as connection:
+        found = await (await connection.execute("SELECT count(*) FROM stored_events")).fetchone()
+    assert found == (1,)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("name", "A"),
+        ("name", "  A  "),
+        ("name", "x" * 256),
+        ("email", "nobody"),
+        ("email", "a@b@c"),
+        ("email", "x" * 250 + "@example.com"),
+        ("password", "seven77"),
+        ("password", "x" * 73),
+        ("password", "ü" * 37),
+        ("password", 12345678),
+        ("password", "12345678\0"),
+        ("role", "admin"),
+    ],
+)
+async def test_a_registration_that_does_not_fit_is_refused(api: Api, field: str, value: object) -> None:
+    answer = await api.anyone.post("/api/auth/register", registration(**{field: value}))
+    assert answer.fields == {field}
+
+
+@pytest.mark.parametrize("password", ["8 chars.", "x" * 72, "ü" * 36])
+async def test_a_password_may_reach_its_limits(api: Api, password: str) -> None:
+    assert (await api.anyone.post("/api/auth/register", registration(password=password))).status == 201
+    logged_in = await api.anyone.post("/api/auth/login", {"email": "acme@example.com", "password": password})
+    assert logged_in.status == 200
+
+
+async def test_unknown_email_and_wrong_password_are_answered_alike(api: Api) -> None:
+    await api.anyone.post("/api/auth/register", registration())
+    answers = [
+        await api.anyone.post("/api/auth/login", {"email": email, "password": password})
+        for email, password in (
+            ("acme@example.com", "wrong password"),
+            ("unknown@example.com", PASSWORD),
+            ("acme@example.com", "x" * 100),
+            ("acme@example.com", PASSWORD + " "),
+            ("no email", PASSWORD),
+            ("acme@example.com", ""),
+        )
+    ]
+    assert {(answer.status, answer.code) for answer in answers} == {(401, "invalid_credentials")}
+    assert all(answer.lasting == answers[0].lasting for answer in answers)
+
+
+async def test_a_flood_of_logins_is_turned_away_and_hurts_nobody_else(settings: Settings) -> None:
+    async with running_api(settings.model_copy(update={"bcrypt_rounds": 10})) as api:
+        merchant = await api.merchant()
+        login = {"email": "acme@example.com", "password": "wrong password"}
+        flood = [asyncio.create_task(api.anyone.post("/api/auth/login", login)) for _ in range(100)]
+        await asyncio.sleep(0.05)
+        async with asyncio.timeout(2):
+            assert (await merchant.shop.post("/v1/orders", {"amount": 1})).status == 201
+        answers = await asyncio.gather(*flood)
+    assert {answer.status for answer in answers} == {401, 503}
+    assert all("Retry-After" in answer.headers for answer in answers if answer.status == 503)
+
+
+async def claims_of(api: Api) -> dict[str, Any]:
+    registered = await api.anyone.post("/api/auth/register", registration())
+    claims: dict[str, Any] = jwt.decode(registered.json["token"], options={"verify_signature": False})
+    return claims
+
+
+async def accepts(api: Api, token: str) -> bool:
+    answer = await api.anyone.get("/api/api-keys", Authorization=f"Bearer {token}")
+    if answer.status == 401:
+        assert answer.code == "invalid_token"
+        assert answer.headers["WWW-Authenticate"] == "Bearer"
+    return answer.status == 200
+
+
+async def test_a_token_says_what_the_contract_names(api: Api) -> None:
+    claims = await claims_of(api)
+    assert set(claims) >= {"iss", "aud", "sub", "email", "iat", "exp", "jti"}
+    assert claims["exp"] - claims["iat"] == 604_800
+
+
+@pytest.mark.parametrize("missing", ["iss", "aud", "sub", "email", "iat", "exp", "jti", "ver"])
+async def test_a_token_without_any_of_its_claims_is_refused(
+    api: Api, settings: Settings, missing: str
+) -> None:
+    secret = settings.jwt_secret.get_secret_value()
+    claims = await claims_of(api)
+    assert await accepts(api, jwt.encode(claims, secret, algorithm="HS256"))
+    del claims[missing]
+    assert not await accepts(api, jwt.encode(claims, secret, algorithm="HS256"))
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"iss": "another"},
+        {"aud": "another"},
+        {"aud": [AUDIENCE, "another"]},
+        {"sub": "no-uuid"},
+        {"sub": str(uuid4())},
+        {"ver": 2},
+        {"ver": True},
+        {"exp": 1},
+        {"iat": 99_999_999_999},
+        {"email": 5},
+    ],
+)
+async def test_a_token_with_other_claims_is_refused(
+    api: Api, settings: Settings, changed: dict[str, Any]
+) -> None:
+    claims = {**await claims_of(api), **changed}
+    token = jwt.encode(claims, settings.jwt_secret.get_secret_value(), algorithm="HS256")
+    assert not await accepts(api, token)
+
+
+async def test_only_our_algorithm_and_our_secret_count(api: Api, settings: Settings) -> None:
+    claims = await claims_of(api)
+    secret = settings.jwt_secret.get_secret_value()
+
+    def part(value: Any) -> str:
+        return base64.urlsafe_b64encode(json.dumps(value).encode()).rstrip(b"=").decode()
+
+    assert not await accepts(api, f"{part({'alg': 'none', 'typ': 'JWT'})}.{part(claims)}.")
+    assert not await accepts(api, jwt.encode(claims, secret * 2, algorithm="HS512"))
+    assert not await accepts(api, jwt.encode(claims, "another secret, as long as ours is", algorithm="HS256"))
+    for nonsense in ("x", "a.b.c", "x" * 5_000, "ü"):
+        assert not await accepts(api, nonsense)
+
+
+async def test_a_token_ends(api: Api, settings: Settings) -> None:
+    claims = await claims_of(api)
+    past = utc_now() - timedelta(seconds=1)
+    token = jwt.encode({**claims, "exp": past}, settings.jwt_secret.get_secret_value(), algorithm="HS256")
+    assert not await accepts(api, token)
+
+
+async def test_older_tokens_end_when_the_token_version_moves_on(api: Api, pool: AsyncConnectionPool) -> None:
+    registered = await api.anyone.post("/api/auth/register", registration())
+    async with pool.connection() as connection:
+        await connection.execute("UPDATE merchants SET token_version = token_version + 1")
+    assert not await accepts(api, registered.json["token"])
+    again = await api.anyone.post("/api/auth/login", {"email": "acme@example.com", "password": PASSWORD})
+    assert await accepts(api, again.json["token"])
+    assert jwt.decode(again.json["token"], options={"verify_signature": False})["iss"] == ISSUER

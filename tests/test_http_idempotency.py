@@ -1,0 +1,140 @@
+"""A request sent twice under one Idempotency-Key is done once and answered twice."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from calling import Api, Merchant, running_api
+from psycopg_pool import AsyncConnectionPool
+from uuid_utils.compat import uuid7
+
+from payloops.commands.update_order_status import update_order_status
+from payloops.events.event_store import EventStore
+from payloops.events.metadata import Metadata
+from payloops.settings import Settings
+
+
+@pytest.fixture
+async def api(settings: Settings) -> AsyncIterator[Api]:
+    async with running_api(settings) as api:
+        yield api
+
+
+@pytest.fixture
+async def merchant(api: Api) -> Merchant:
+    return await api.merchant()
+
+
+async def count(pool: AsyncConnectionPool, topic: str) -> int:
+    async with pool.connection() as connection:
+        row = await (
+            await connection.execute("SELECT count(*) FROM stored_events WHERE topic = %s", (topic,))
+        ).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+async def test_the_second_request_gets_the_first_ones_answer(
+    merchant: Merchant, pool: AsyncConnectionPool
+) -> None:
+    first = await merchant.shop.post("/v1/orders", {"amount": 1, "currency": "EUR"}, key="one")
+    again = await merchant.shop.post("/v1/orders", {"currency": "EUR", "amount": 1}, key="one")
+    assert (first.status, again.status, again.raw) == (201, 201, first.raw)
+    assert again.headers["Idempotent-Replayed"] == "true"
+    assert again.headers["Content-Type"] == first.headers["Content-Type"]
+    assert "Idempotent-Replayed" not in first.headers
+    assert await count(pool, "order.created") == 1
+
+
+async def test_many_at_once_do_it_once(merchant: Merchant, pool: AsyncConnectionPool) -> None:
+    answers = await asyncio.gather(
+        *(merchant.shop.post("/v1/orders", {"amount": 1}, key="one") for _ in range(30))
+    )
+    assert await count(pool, "order.created") == 1
+    done = [answer for answer in answers if answer.status == 201]
+    assert len({answer.raw for answer in done}) == 1
+    for answer in answers:
+        if answer.status != 201:
+            assert (answer.status, answer.code) == (409, "idempotency_in_progress")
+            assert answer.headers["Retry-After"]
+
+
+async def test_another_request_under_the_same_key_is_refused(merchant: Merchant) -> None:
+    order_id = await merchant.order()
+    await merchant.shop.post("/v1/orders", {"amount": 1}, key="one")
+    for path, body in (("/v1/orders", {"amount": 2}), (f"/v1/orders/{order_id}/pay", None)):
+        answer = await merchant.shop.post(path, body, key="one")
+        assert (answer.status, answer.code) == (409, "idempotency_mismatch")
+
+
+async def test_a_key_is_its_merchants_own(api: Api, merchant: Merchant) -> None:
+    other = await api.merchant()
+    first = await merchant.shop.post("/v1/orders", {"amount": 1}, key="one")
+    second = await other.shop.post("/v1/orders", {"amount": 2}, key="one")
+    assert (first.status, second.status) == (201, 201)
+    assert first.json["id"] != second.json["id"]
+
+
+async def test_a_request_that_did_not_fit_leaves_the_key_free(merchant: Merchant) -> None:
+    wrong = await merchant.shop.post("/v1/orders", {"amount": 0}, key="one")
+    right = await merchant.shop.post("/v1/orders", {"amount": 1}, key="one")
+    assert (wrong.status, right.status) == (400, 201)
+
+
+async def test_a_definite_refusal_is_the_answer_from_then_on(merchant: Merchant) -> None:
+    order_id = await merchant.order()
+    refused = await merchant.shop.post(f"/v1/orders/{order_id}/refund", key="one")
+    assert (refused.status, refused.code) == (400, "invalid_status")
+    again = await merchant.shop.post(f"/v1/orders/{order_id}/refund", key="one")
+    assert (again.status, again.raw) == (refused.status, refused.raw)
+    assert again.headers["Idempotent-Replayed"] == "true"
+    assert again.headers["Content-Type"] == "application/problem+json"
+
+
+@pytest.mark.parametrize("id", [str(uuid7()), "no-uuid", "%00", "{x}"])
+async def test_an_unknown_order_and_no_id_at_all_are_answered_alike(merchant: Merchant, id: str) -> None:
+    first = await merchant.shop.post(f"/v1/orders/{id}/pay", key="one")
+    again = await merchant.shop.post(f"/v1/orders/{id}/pay", key="one")
+    assert (first.status, first.code, again.raw) == (404, "not_found", first.raw)
+    assert again.headers["Idempotent-Replayed"] == "true"
+
+
+@pytest.mark.parametrize("key", ["", "x" * 256, "ü", "a\tb", "4242424242424242"])
+async def test_a_key_that_does_not_fit_is_refused(merchant: Merchant, key: str) -> None:
+    answer = await merchant.shop.post("/v1/orders", {"amount": 1}, key=key)
+    assert answer.fields == {"Idempotency-Key"}
+
+
+async def test_a_key_may_be_any_printable_text(merchant: Merchant) -> None:
+    for key in ("x" * 255, "order 7 / second try (~!)"):
+        assert (await merchant.shop.post("/v1/orders", {"amount": 1}, key=key)).status == 201
+
+
+async def test_a_failed_append_leaves_the_key_free(
+    settings: Settings, merchant: Merchant, pool: AsyncConnectionPool
+) -> None:
+    async with pool.connection() as connection:
+        await connection.execute("ALTER TABLE stored_events RENAME TO gone")
+        failed = await merchant.shop.post("/v1/orders", {"amount": 1}, key="one")
+        await connection.execute("ALTER TABLE gone RENAME TO stored_events")
+    again = await merchant.shop.post("/v1/orders", {"amount": 1}, key="one")
+    assert (failed.status >= 500, again.status) == (True, 201)
+    assert await count(pool, "order.created") == 1
+
+
+async def test_a_payment_that_was_waited_for_is_replayed_as_it_was_answered(
+    merchant: Merchant, store: EventStore, by: Metadata
+) -> None:
+    order_id = await merchant.order()
+    paying = asyncio.create_task(
+        merchant.shop.post(f"/v1/orders/{order_id}/pay", key="one", Prefer="wait=20")
+    )
+    while (await merchant.shop.get(f"/v1/orders/{order_id}")).json["status"] != "processing":
+        await asyncio.sleep(0.01)
+    from uuid import UUID  # noqa: PLC0415
+
+    await update_order_status(store, order_id=UUID(order_id), status="captured", attempt=1, by=by)
+    paid = await paying
+    assert (paid.json["status"], paid.headers["Preference-Applied"]) == ("captured", "wait=20")
+    again = await merchant.shop.post(f"/v1/orders/{order_id}/pay", key="one", Prefer="wait=20")
+    assert again.raw == paid.raw

@@ -1,0 +1,181 @@
+"""Processors: configured, ranked and removed; their credentials never leave, and are unreadable at rest."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from calling import Api, Merchant, running_api
+from psycopg_pool import AsyncConnectionPool
+from uuid_utils.compat import uuid7
+
+from payloops.commands.credentials import (
+    CredentialCipher,
+    CredentialsUnreadable,
+    get_processor_credentials,
+)
+from payloops.settings import Settings
+
+STRIPE = {"secretKey": "sk_stripe_secret", "publishableKey": "pk", "webhookSecret": "whsec"}
+RAZORPAY = {"keyId": "rzp_id", "keySecret": "rzp_secret"}
+
+
+@pytest.fixture
+async def api(settings: Settings) -> AsyncIterator[Api]:
+    async with running_api(settings) as api:
+        yield api
+
+
+@pytest.fixture
+async def merchant(api: Api) -> Merchant:
+    return await api.merchant(processors=False)
+
+
+@pytest.fixture
+def cipher(settings: Settings) -> CredentialCipher:
+    return CredentialCipher(secret=settings.encryption_key.get_secret_value())
+
+
+async def test_a_processor_is_configured_both_ways(merchant: Merchant) -> None:
+    one = await merchant.dashboard.post("/api/processors", {"processor": "stripe", "credentials": STRIPE})
+    two = await merchant.dashboard.post(
+        "/api/processors/razorpay",
+        {"credentials": RAZORPAY, "priority": 7, "enabled": False, "testMode": False},
+    )
+    assert (one.status, two.status) == (200, 200)
+    listed = await merchant.dashboard.get("/api/processors")
+    assert listed.json == [one.json, two.json]
+    assert set(one.json) == {"id", "processor", "enabled", "priority", "testMode", "createdAt", "updatedAt"}
+    assert (one.json["enabled"], one.json["priority"]) == (True, 1)
+    assert [two.json[name] for name in ("enabled", "priority", "testMode")] == [False, 7, False]
+
+
+async def test_credentials_never_leave_and_are_unreadable_at_rest(
+    api: Api, merchant: Merchant, pool: AsyncConnectionPool, cipher: CredentialCipher
+) -> None:
+    answers = [
+        await merchant.dashboard.post("/api/processors", {"processor": "stripe", "credentials": STRIPE}),
+        await merchant.dashboard.get("/api/processors"),
+        await merchant.dashboard.call("PATCH", "/api/processors/stripe", {"priority": 2}),
+    ]
+    assert all(b"secret" not in answer.raw for answer in answers)
+    async with pool.connection() as connection:
+        rows = await (await connection.execute("SELECT credentials FROM processor_configs")).fetchall()
+        states = await (await connection.execute("SELECT state FROM stored_events")).fetchall()
+    stored = b"".join(bytes(value) for (value,) in [*rows, *states])
+    assert STRIPE["secretKey"].encode() not in stored
+    found = await get_processor_credentials(pool, merchant_id=merchant.id, processor="stripe", cipher=cipher)
+    assert found is not None
+    assert (found.credentials, found.test_mode) == (STRIPE, True)
+    assert "secret" not in repr(found)
+    other = await api.merchant(processors=False)
+    for merchant_id, processor in ((other.id, "stripe"), (merchant.id, "razorpay"), (uuid7(), "stripe")):
+        assert (
+            await get_processor_credentials(pool, merchant_id=merchant_id, processor=processor, cipher=cipher)
+            is None
+        )
+
+
+async def test_credentials_copied_to_another_merchant_cannot_be_opened(
+    api: Api, merchant: Merchant, pool: AsyncConnectionPool, cipher: CredentialCipher
+) -> None:
+    thief = await api.merchant()
+    await merchant.dashboard.post("/api/processors", {"processor": "stripe", "credentials": STRIPE})
+    async with pool.connection() as connection:
+        await connection.execute(
+            "UPDATE processor_configs SET credentials = (SELECT credentials FROM processor_configs"
+            " WHERE merchant_id = %s) WHERE merchant_id = %s AND processor = 'stripe'",
+            (merchant.id, thief.id),
+        )
+    with pytest.raises(CredentialsUnreadable):
+        await get_processor_credentials(pool, merchant_id=thief.id, processor="stripe", cipher=cipher)
+
+
+def test_older_keys_still_open_what_they_sealed() -> None:
+    merchant_id = uuid7()
+    old, new = "an older key, of enough characters", "a newer key, of enough characters"
+    sealed = CredentialCipher(secret=old).seal(STRIPE, merchant_id=merchant_id, processor="stripe")
+    both = CredentialCipher(secret=new, older=[old])
+    assert both.open(sealed, merchant_id=merchant_id, processor="stripe") == STRIPE
+    resealed = both.seal(STRIPE, merchant_id=merchant_id, processor="stripe")
+    assert resealed[1:5] != sealed[1:5]
+    for secret, value in ((new, sealed), (old, resealed), (old, sealed[:-1] + b"x"), (old, sealed[:20])):
+        with pytest.raises(CredentialsUnreadable):
+            CredentialCipher(secret=secret).open(value, merchant_id=merchant_id, processor="stripe")
+
+
+async def test_configuring_again_replaces_the_whole(
+    merchant: Merchant, pool: AsyncConnectionPool, cipher: CredentialCipher
+) -> None:
+    first = await merchant.dashboard.post(
+        "/api/processors", {"processor": "stripe", "credentials": STRIPE, "priority": 9}
+    )
+    second = await merchant.dashboard.post(
+        "/api/processors", {"processor": "stripe", "credentials": {"secretKey": "new"}}
+    )
+    assert (second.json["id"], second.json["priority"]) == (first.json["id"], 1)
+    assert second.json["createdAt"] == first.json["createdAt"]
+    found = await get_processor_credentials(pool, merchant_id=merchant.id, processor="stripe", cipher=cipher)
+    assert found is not None
+    assert found.credentials == {"secretKey": "new"}
+
+
+async def test_a_change_keeps_what_it_does_not_name(
+    merchant: Merchant, pool: AsyncConnectionPool, cipher: CredentialCipher
+) -> None:
+    await merchant.dashboard.post(
+        "/api/processors", {"processor": "stripe", "credentials": STRIPE, "priority": 9}
+    )
+    changed = await merchant.dashboard.call("PATCH", "/api/processors/stripe", {"enabled": False})
+    assert [changed.json[name] for name in ("enabled", "priority")] == [False, 9]
+    found = await get_processor_credentials(pool, merchant_id=merchant.id, processor="stripe", cipher=cipher)
+    assert found is not None
+    assert found.credentials == STRIPE
+
+
+async def test_a_removed_processor_is_gone_with_its_credentials(
+    merchant: Merchant, pool: AsyncConnectionPool
+) -> None:
+    await merchant.dashboard.post("/api/processors", {"processor": "stripe", "credentials": STRIPE})
+    removed = await merchant.dashboard.call("DELETE", "/api/processors/stripe")
+    assert (removed.status, removed.raw) == (204, b"")
+    assert (await merchant.dashboard.get("/api/processors")).json == []
+    async with pool.connection() as connection:
+        rows = await (await connection.execute("SELECT 1 FROM processor_configs")).fetchall()
+        topics = await (
+            await connection.execute("SELECT topic FROM stored_events ORDER BY notification_id")
+        ).fetchall()
+    assert rows == []
+    assert [topic for (topic,) in topics][-2:] == ["processor.configured", "processor.removed"]
+    for method, body in (("DELETE", None), ("PATCH", {"enabled": True})):
+        for name in ("stripe", "unheard-of"):
+            answer = await merchant.dashboard.call(method, f"/api/processors/{name}", body)
+            assert (answer.status, answer.code) == (404, "not_found")
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({}, "credentials"),
+        ({"credentials": {}}, "credentials.secretKey"),
+        ({"credentials": {"secretKey": ""}}, "credentials.secretKey"),
+        ({"credentials": {"secretKey": 5}}, "credentials.secretKey"),
+        ({"credentials": {"secretKey": "x", "keyId": "x"}}, "credentials.keyId"),
+        ({"credentials": STRIPE, "priority": 0}, "priority"),
+        ({"credentials": STRIPE, "priority": 101}, "priority"),
+        ({"credentials": STRIPE, "enabled": "yes"}, "enabled"),
+        ({"credentials": STRIPE, "enabled": 1}, "enabled"),
+        ({"credentials": "x"}, "credentials"),
+        ({"credentials": STRIPE, "processor": "stripe"}, "processor"),
+    ],
+)
+async def test_a_configuration_that_does_not_fit_is_refused(
+    merchant: Merchant, body: dict[str, Any], field: str
+) -> None:
+    answer = await merchant.dashboard.post("/api/processors/stripe", body)
+    assert answer.fields == {field}
+
+
+async def test_an_unheard_of_processor_is_refused(merchant: Merchant) -> None:
+    by_path = await merchant.dashboard.post("/api/processors/paypal", {"credentials": {}})
+    by_body = await merchant.dashboard.post("/api/processors", {"processor": "paypal", "credentials": {}})
+    assert {(answer.status, answer.code) for answer in (by_path, by_body)} == {(400, "invalid_processor")}
