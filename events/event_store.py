@@ -73,7 +73,8 @@ class EventStore:
         self.pool = pool
         self._appender = Appender(database_url, queue_size=queue_size)
         self._notifier = Notifier(database_url)
-        self._wakeups = Wakeups(database_url)
+        # Where the listener lost the database, the pool's idle connections did, too: replaced before they are used.
+        self._wakeups = Wakeups(database_url, reconnected=pool.check)
 
     async def __aenter__(self) -> Self:
         self._appender.start()

@@ -8,7 +8,7 @@ Both may lose a message; readers poll, so that a lost one only costs latency.
 import asyncio
 import contextlib
 import random
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 
 import psycopg
 import structlog
@@ -57,8 +57,15 @@ class Notifier:
 class Wakeups:
     """Wakes everyone in this process who waits for new events."""
 
-    def __init__(self, database_url: str) -> None:
+    def __init__(
+        self, database_url: str, *, reconnected: Callable[[], Awaitable[None]] | None = None
+    ) -> None:
+        """
+        Args:
+            reconnected: called when the database is back after its connection was lost.
+        """
         self._database_url = database_url
+        self._reconnected = reconnected
         self._grown = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -82,12 +89,16 @@ class Wakeups:
         grown.set()
 
     async def _run(self) -> None:
+        lost = False
         while True:
             try:
                 async with await connect(
                     self._database_url, application_name="payloops wakeups"
                 ) as connection:
                     await connection.execute(f"LISTEN {CHANNEL}")
+                    if lost and self._reconnected is not None:
+                        await self._reconnected()
+                    lost = True
                     self._wake()
                     async for _ in connection.notifies():
                         self._wake()

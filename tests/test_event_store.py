@@ -360,3 +360,20 @@ async def test_while_another_holds_the_log_appends_end_as_unavailable(
         with pytest.raises(StoreUnavailable, match="LockNotAvailable"):
             await sent
     assert await stored_versions(store.pool) == []
+
+
+async def test_after_a_restart_of_the_database_no_reader_is_given_a_broken_connection(
+    store: EventStore, settings: Settings
+) -> None:
+    await asyncio.gather(*(store.head() for _ in range(5)))  # several idle connections
+    wakeups = store.wakeups(poll_seconds=30)
+    await anext(wakeups)
+    async with await psycopg.AsyncConnection.connect(
+        settings.database_url.get_secret_value(), autocommit=True
+    ) as other:
+        await other.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+    await asyncio.wait_for(anext(wakeups), 10)  # this process listens again
+    assert await asyncio.gather(*(store.head() for _ in range(5))) == [0] * 5
