@@ -5,6 +5,7 @@ itself, before any handler, becomes problem+json like every other refusal.
 """
 
 import asyncio
+import time
 from typing import Any
 
 import structlog
@@ -18,6 +19,9 @@ HEAD_DEADLINE = 10.0
 """Seconds in which the request line and all headers have to arrive."""
 KEEPALIVE = 75.0
 """Seconds that a connection may be idle between requests."""
+
+DRAIN_PAUSE = 0.02
+"""Seconds between two looks at whether requests in flight have finished."""
 
 log = structlog.get_logger()
 
@@ -38,6 +42,11 @@ class Connection(RequestHandler):
         )
         self._head_timer: asyncio.TimerHandle | None = None
 
+    @property
+    def busy(self) -> bool:
+        """Whether a request is being read or answered."""
+        return self._request_in_progress or bool(self._messages)
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         self._start_timer()
@@ -45,7 +54,7 @@ class Connection(RequestHandler):
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
         # Nobody is answering and nothing is there to be answered: these were the first bytes of a head.
-        if self._messages or self._request_in_progress or self._payload_parser is not None:
+        if self.busy or self._payload_parser is not None:
             self._stop_timer()
         elif self._head_timer is None and self._waiter is not None:
             self._start_timer()
@@ -64,7 +73,7 @@ class Connection(RequestHandler):
 
     def _too_slow(self) -> None:
         self._head_timer = None
-        if not self._messages and not self._request_in_progress:
+        if not self.busy:
             self.force_close()
 
     def handle_error(
@@ -94,3 +103,15 @@ def connection_factory(server: web.Server) -> Any:
     """What the event loop calls for every connection that it accepts."""
     loop = asyncio.get_running_loop()
     return lambda: Connection(server, loop=loop)
+
+
+async def finish_requests(server: web.Server, *, seconds: float) -> None:
+    """Wait until no connection is busy any more.
+
+    To be called before aiohttp's own shutdown, which stops reading bodies that are still arriving.
+    """
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and any(  # noqa: ASYNC110  # aiohttp tells nobody when it has finished
+        isinstance(each, Connection) and each.busy for each in server.connections
+    ):
+        await asyncio.sleep(DRAIN_PAUSE)

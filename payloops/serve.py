@@ -27,7 +27,7 @@ from payloops.commands.tokens import Tokens
 from payloops.commands.watch_orders import OrderWatch
 from payloops.events.event_store import EventStore
 from payloops.http.app import create_app
-from payloops.http.connections import connection_factory
+from payloops.http.connections import connection_factory, finish_requests
 from payloops.http.services import Services
 from payloops.logs import configure_logs
 from payloops.settings import Environment, Settings
@@ -60,10 +60,14 @@ def run(settings: Settings, *, workers: int = 1) -> None:
         workers: processes that share the port; the kernel spreads connections over them.
 
     Raises:
-        PortTaken: see there.
+        SystemExit: with one line that says why, where the address cannot be listened on.
     """
     configure_logs(settings, process="api")
-    with bind(settings.host, settings.port, shared=workers > 1) as listener:
+    try:
+        bound = bind(settings.host, settings.port, shared=workers > 1)
+    except PortTaken as error:
+        raise SystemExit(f"payloops: {error}") from None
+    with bound as listener:
         if workers == 1:
             uvloop.run(_serve(settings, listener))
         else:
@@ -71,11 +75,11 @@ def run(settings: Settings, *, workers: int = 1) -> None:
 
 
 def bind(host: str, port: int, *, shared: bool = False) -> socket.socket:
-    """A bound socket, not yet listening.
+    """A socket that listens; connections wait in it until somebody accepts.
 
     Args:
         port: 0 takes a free one.
-        shared: other sockets may be bound to the same port by `share`.
+        shared: does not listen itself, but keeps the port for the sockets made by `share`.
 
     Raises:
         PortTaken: see there.
@@ -83,10 +87,14 @@ def bind(host: str, port: int, *, shared: bool = False) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         first = _bound(family, host, port, shared=False)
+        try:
+            first.listen(BACKLOG)  # only this tells that somebody else listens, too
+        except BaseException:
+            first.close()
+            raise
         if not shared:
             return first
-        # A port that is shared by somebody else would be shared with us as well: only a bind that
-        # does not share tells.
+        # A port that others share would be shared with us as well: only a bind that does not share tells.
         with first:
             port = first.getsockname()[1]
         return _bound(family, host, port, shared=True)
@@ -125,7 +133,7 @@ async def _serve(settings: Settings, listener: socket.socket) -> None:
 async def serving(settings: Settings, listener: socket.socket) -> AsyncIterator[Services]:
     """The API, listening. At the end: not ready, listener closed, requests in flight finished, pools closed."""
     async with open_services(settings) as services:
-        runner = web.AppRunner(create_app(services), shutdown_timeout=FINISH_SECONDS, access_log=None)
+        runner = web.AppRunner(create_app(services), shutdown_timeout=1.0, access_log=None)
         await runner.setup()
         assert runner.server is not None
         server = await asyncio.get_running_loop().create_server(
@@ -143,6 +151,7 @@ async def serving(settings: Settings, listener: socket.socket) -> AsyncIterator[
             # Load balancers see that /ready says no, and send nobody here any more.
             await asyncio.sleep(settings.shutdown_grace)
             server.close()
+            await finish_requests(runner.server, seconds=FINISH_SECONDS)
             await runner.cleanup()
 
 

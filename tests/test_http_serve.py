@@ -1,0 +1,235 @@
+"""`payloops serve` as processes: starts, ends in order, survives the death of its parts."""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from subprocess import Popen
+from typing import Any
+
+import aiohttp
+import psycopg
+import pytest
+from calling import PASSWORD, Caller
+
+from payloops.settings import Settings
+
+PATIENCE = 20.0
+"""Seconds that a test waits for what has to come."""
+
+
+class Server:
+    """A process of `payloops serve`, with those it started."""
+
+    def __init__(
+        self, settings: Settings, log: Path, *, port: int = 0, workers: int = 1, grace: float = 0
+    ) -> None:
+        self.log = log
+        environment = {
+            **os.environ,
+            "DATABASE_URL": settings.database_url.get_secret_value(),
+            "REDIS_URL": settings.redis_url.get_secret_value(),
+            "TEMPORAL_ADDRESS": settings.temporal_address,
+            "TEMPORAL_NAMESPACE": settings.temporal_namespace,
+            "JWT_SECRET": settings.jwt_secret.get_secret_value(),
+            "ENCRYPTION_KEY": settings.encryption_key.get_secret_value(),
+            "ENVIRONMENT": "production",
+            "BCRYPT_ROUNDS": "4",
+            "SHUTDOWN_GRACE": str(grace),
+            "PORT": str(port),
+        }
+        with log.open("w") as output:
+            self.process = Popen(
+                [sys.executable, "-P", "-m", "payloops", "serve", "--workers", str(workers)],
+                env=environment,
+                stderr=output,
+            )
+
+    def lines(self, event: str) -> list[dict[str, Any]]:
+        lines = [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
+        return [line for line in lines if line["event"] == event]
+
+    async def listening(self, *, workers: int = 1) -> str:
+        """Its address, once this many of its processes have announced that they listen."""
+        deadline = time.monotonic() + PATIENCE
+        while len(found := self.lines("api.listening")) < workers:
+            assert self.process.poll() is None, self.log.read_text()
+            assert time.monotonic() < deadline, self.log.read_text()
+            await asyncio.sleep(0.05)
+        return str(found[0]["url"])
+
+    async def ended(self) -> int:
+        return await asyncio.to_thread(self.process.wait, PATIENCE)
+
+
+@contextmanager
+def server(settings: Settings, log: Path, **options: Any) -> Iterator[Server]:
+    running = Server(settings, log, **options)
+    try:
+        yield running
+    finally:
+        running.process.kill()
+        running.process.wait()
+
+
+@asynccontextmanager
+async def caller(url: str) -> AsyncIterator[Caller]:
+    async with aiohttp.ClientSession(url, timeout=aiohttp.ClientTimeout(total=PATIENCE)) as session:
+        yield Caller(session)
+
+
+def refuses(url: str) -> bool:
+    host, port = url.removeprefix("http://").split(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=1).close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().split()[2] not in "ZX"
+    except FileNotFoundError:
+        return False
+
+
+async def test_asked_to_end_it_is_first_not_ready_then_closed_and_finishes_what_it_began(
+    settings: Settings, tmp_path: Path
+) -> None:
+    with server(settings, tmp_path / "log", grace=1.5) as running:
+        url = await running.listening()
+        async with caller(url) as anyone:
+            assert (await anyone.get("/ready")).status == 200
+            host, port = url.removeprefix("http://").split(":")
+            reader, writer = await asyncio.open_connection(host, int(port))
+            body = json.dumps({"email": "a@example.com", "password": PASSWORD}).encode()
+            writer.write(
+                b"POST /api/auth/login HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+                b"Content-Length: %d\r\n\r\n" % len(body) + body[:10]
+            )
+            await asyncio.sleep(0.1)
+            running.process.send_signal(signal.SIGTERM)
+            await asyncio.sleep(0.3)
+            ready = await anyone.get("/ready")
+            assert (ready.status, ready.json["status"]) == (503, "stopping")
+            assert (await anyone.get("/health")).status == 200
+        deadline = time.monotonic() + PATIENCE
+        while not refuses(url):
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.05)
+        assert running.process.poll() is None
+        writer.write(body[10:])
+        answer = await reader.read()
+        writer.close()
+        assert answer.startswith(b"HTTP/1.1 401 ")
+        assert await running.ended() == 0
+
+
+async def test_those_who_wait_are_answered_when_the_process_ends(settings: Settings, tmp_path: Path) -> None:
+    with server(settings, tmp_path / "log") as running:
+        async with caller(await running.listening()) as anyone:
+            shop, order_id = await order(anyone)
+            paying = asyncio.create_task(shop.post(f"/v1/orders/{order_id}/pay", Prefer="wait=30"))
+            while (await shop.get(f"/v1/orders/{order_id}")).json["status"] != "processing":
+                await asyncio.sleep(0.02)
+            since = time.monotonic()
+            running.process.send_signal(signal.SIGTERM)
+            answer = await paying
+            assert (answer.status, answer.json["status"]) == (200, "processing")
+            assert await running.ended() == 0
+            assert time.monotonic() - since < 5
+
+
+async def test_workers_share_the_port_and_are_replaced_when_they_die(
+    settings: Settings, tmp_path: Path
+) -> None:
+    with server(settings, tmp_path / "log", workers=3) as running:
+        url = await running.listening(workers=3)
+        pids = {line["pid"] for line in running.lines("api.listening")}
+        assert len(pids) == 3
+        assert running.process.pid not in pids
+        await call_often(url)
+        os.kill(next(iter(pids)), signal.SIGKILL)
+        await running.listening(workers=4)
+        await call_often(url)
+        [death] = running.lines("api.worker_died")
+        assert death["status"] == -signal.SIGKILL
+        running.process.send_signal(signal.SIGTERM)
+        assert await running.ended() == 0
+        assert refuses(url)
+        assert not any(alive(line["pid"]) for line in running.lines("api.listening"))
+
+
+async def test_workers_do_not_outlive_a_killed_parent(settings: Settings, tmp_path: Path) -> None:
+    with server(settings, tmp_path / "log", workers=2) as running:
+        await running.listening(workers=2)
+        pids = [line["pid"] for line in running.lines("api.listening")]
+        running.process.kill()
+        deadline = time.monotonic() + PATIENCE
+        while any(alive(pid) for pid in pids):
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.05)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("others", [1, 2])
+async def test_a_port_that_is_taken_is_said_in_one_line(
+    settings: Settings, tmp_path: Path, others: int, workers: int
+) -> None:
+    with server(settings, tmp_path / "first", workers=others) as first:
+        port = int((await first.listening(workers=others)).rpartition(":")[2])
+        with server(settings, tmp_path / "second", port=port, workers=workers) as second:
+            assert await second.ended() == 1
+            assert second.log.read_text() == (
+                f"payloops: cannot listen on 127.0.0.1:{port}: Address already in use\n"
+            )
+
+
+async def test_killed_between_append_and_answer_and_asked_again_it_is_done_once(
+    settings: Settings, tmp_path: Path
+) -> None:
+    """The API dies when the payment is in the log and the answer is not sent; the client tries again."""
+    with server(settings, tmp_path / "first") as first:
+        async with caller(await first.listening()) as anyone:
+            shop, order_id = await order(anyone)
+            paying = asyncio.create_task(shop.post(f"/v1/orders/{order_id}/pay", key="pay", Prefer="wait=30"))
+            while (await shop.get(f"/v1/orders/{order_id}")).json["status"] != "processing":
+                await asyncio.sleep(0.02)
+            first.process.kill()
+            with pytest.raises(aiohttp.ClientError):
+                await paying
+    with server(settings, tmp_path / "second") as second:
+        async with caller(await second.listening()) as anyone:
+            shop = anyone.with_headers(**shop.headers)
+            again = await shop.post(f"/v1/orders/{order_id}/pay", key="pay", Prefer="wait=30")
+            assert (again.status, again.headers["Idempotent-Replayed"]) == (200, "true")
+            assert again.json["workflowId"] == f"payment-{order_id}"
+    with psycopg.connect(settings.database_url.get_secret_value()) as connection:
+        found = connection.execute("SELECT count(*) FROM stored_events WHERE topic = 'payment.requested'")
+        assert found.fetchone() == (1,)
+
+
+async def order(anyone: Caller) -> tuple[Caller, str]:
+    """A new merchant's program, and an order of theirs."""
+    registered = await anyone.post(
+        "/api/auth/register", {"name": "Acme", "email": "acme@example.com", "password": PASSWORD}
+    )
+    dashboard = anyone.with_headers(Authorization=f"Bearer {registered.json['token']}")
+    await dashboard.post("/api/processors/stripe", {"credentials": {"secretKey": "x"}})
+    issued = await dashboard.post("/api/api-keys", {"name": "shop"})
+    shop = anyone.with_headers(**{"X-API-Key": issued.json["secret"]})
+    return shop, (await shop.post("/v1/orders", {"amount": 1})).json["id"]
+
+
+async def call_often(url: str) -> None:
+    """Requests on connections of their own, so that every process gets some."""
+    for _ in range(40):
+        async with caller(url) as anyone:
+            assert (await anyone.get("/health")).status == 200
