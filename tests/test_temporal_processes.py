@@ -2,19 +2,16 @@
 
 import asyncio
 import contextlib
-import os
-import signal
-import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
-from enum import Enum
+from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
 from uuid import UUID
 
 import psycopg
 import pytest
+from processes import SECONDS, becomes, charged, process
 from pydantic import SecretStr
 from temporalio.service import RPCError
 from uuid_utils.compat import uuid7
@@ -29,14 +26,12 @@ from payloops.commands.register_merchant import register_merchant
 from payloops.embedded import EmbeddedServers
 from payloops.events.event_store import EventStore
 from payloops.events.metadata import Metadata
-from payloops.events.orders import Order
 from payloops.sandbox import ledger
 from payloops.settings import Settings
 from payloops.workflows_client.connection import connect
 
 AMOUNT = 5_000
 OUTAGE_SECONDS = 60
-SECONDS = 30
 
 
 @pytest.fixture
@@ -72,39 +67,6 @@ async def merchant_id(store: EventStore, settings: Settings, by: Metadata) -> UU
     return merchant.id
 
 
-@contextlib.asynccontextmanager
-async def process(settings: Settings, *command: str) -> AsyncIterator[asyncio.subprocess.Process]:
-    """`payloops <command>` by itself. At the end it is asked to stop, and has to, in order."""
-    child = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "payloops", *command, env=os.environ | environment_of(settings)
-    )
-    try:
-        yield child
-        if child.returncode is None:
-            child.send_signal(signal.SIGTERM)
-            assert await asyncio.wait_for(child.wait(), SECONDS) == 0
-    finally:
-        if child.returncode is None:
-            child.kill()
-            await child.wait()
-
-
-def environment_of(settings: Settings) -> dict[str, str]:
-    environment = {}
-    for name in type(settings).model_fields:
-        match getattr(settings, name):
-            case None | ():
-                continue
-            case SecretStr() as secret:
-                text = secret.get_secret_value()
-            case Enum() as member:
-                text = str(member.value)
-            case value:
-                text = str(value)
-        environment[name.upper()] = text
-    return environment
-
-
 async def paid(
     store: EventStore, *, merchant_id: UUID, by: Metadata, currency: str = "USD", token: str | None = None
 ) -> UUID:
@@ -115,24 +77,6 @@ async def paid(
     method = None if token is None else {"type": "card", "token": token}
     await pay_order(store, order_id=order_id, merchant_id=merchant_id, payment_method=method, by=by)
     return order_id
-
-
-async def becomes(store: EventStore, order_id: UUID, status: str, *, seconds: float = SECONDS) -> Order:
-    """Wait until an order has a status."""
-    async with asyncio.timeout(seconds):
-        while True:
-            order = await store.load(Order, order_id)
-            assert order is not None
-            if order.status == status:
-                return order
-            await asyncio.sleep(0.05)
-
-
-async def charged(store: EventStore) -> list[tuple[str, int, int]]:
-    """The sandbox's books: order, attempt and what was captured of each charge."""
-    async with store.pool.connection() as connection:
-        cursor = await connection.execute("SELECT order_id, attempt, amount_captured FROM sandbox.charges")
-        return [(row[0], row[1], row[2]) for row in await cursor.fetchall()]
 
 
 async def test_an_order_is_paid_and_refunded(

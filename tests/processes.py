@@ -1,0 +1,69 @@
+"""The service's own processes, for tests that kill them."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from enum import Enum
+from uuid import UUID
+
+from pydantic import SecretStr
+
+from payloops.events.event_store import EventStore
+from payloops.events.orders import Order
+from payloops.settings import Settings
+
+SECONDS = 30
+
+
+@contextlib.asynccontextmanager
+async def process(settings: Settings, *command: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """`payloops <command>` by itself. At the end it is asked to stop, and has to, in order."""
+    child = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "payloops", *command, env=os.environ | environment_of(settings)
+    )
+    try:
+        yield child
+        if child.returncode is None:
+            child.send_signal(signal.SIGTERM)
+            assert await asyncio.wait_for(child.wait(), SECONDS) == 0
+    finally:
+        if child.returncode is None:
+            child.kill()
+            await child.wait()
+
+
+def environment_of(settings: Settings) -> dict[str, str]:
+    environment = {}
+    for name in type(settings).model_fields:
+        match getattr(settings, name):
+            case None | ():
+                continue
+            case SecretStr() as secret:
+                text = secret.get_secret_value()
+            case Enum() as member:
+                text = str(member.value)
+            case value:
+                text = str(value)
+        environment[name.upper()] = text
+    return environment
+
+
+async def becomes(store: EventStore, order_id: UUID, status: str, *, seconds: float = SECONDS) -> Order:
+    """Wait until an order has a status."""
+    async with asyncio.timeout(seconds):
+        while True:
+            order = await store.load(Order, order_id)
+            assert order is not None
+            if order.status == status:
+                return order
+            await asyncio.sleep(0.05)
+
+
+async def charged(store: EventStore) -> list[tuple[str, int, int]]:
+    """The sandbox's books: order, attempt and what was captured of each charge."""
+    async with store.pool.connection() as connection:
+        cursor = await connection.execute("SELECT order_id, attempt, amount_captured FROM sandbox.charges")
+        return [(row[0], row[1], row[2]) for row in await cursor.fetchall()]
