@@ -13,8 +13,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
-
 from payloops.client import AnsweredError, ServiceAbsentError
 from payloops.demo_merchant import FILE_NAME as DEMO_MERCHANT_FILE
 from payloops.demo_merchant import DemoMerchant, ensure_demo_merchant
@@ -23,7 +21,7 @@ from payloops.embedded import EmbeddedServers, StartError
 from payloops.embedded.locks import port_is_free
 from payloops.embedded.servers import Part as ServerPart
 from payloops.settings import read_settings
-from payloops.supervisor import Part, how_it_ended, stop_parts
+from payloops.supervisor import Part, Terminal, how_it_ended, stop_parts
 
 EXTERNAL: dict[ServerPart, str] = {
     "postgres": "DATABASE_URL",
@@ -53,16 +51,16 @@ def run_dev(options: DevOptions) -> None:
 
     Raises StartError with one line about the part that did not start, SettingsError.
     """
-    console = Console(highlight=False)
+    terminal = Terminal()
     began = time.monotonic()
     with interruptible():
         try:
-            _run(options, console=console, began=began)
+            _run(options, terminal=terminal, began=began)
         except KeyboardInterrupt:
-            console.print("Stopped.")
+            terminal.say("Stopped.")
 
 
-def _run(options: DevOptions, *, console: Console, began: float) -> None:
+def _run(options: DevOptions, *, terminal: Terminal, began: float) -> None:
     if not port_is_free(options.port):
         raise StartError(
             part="API", why=f"port {options.port} is taken by another program: choose one with --port"
@@ -81,15 +79,14 @@ def _run(options: DevOptions, *, console: Console, began: float) -> None:
         temporal_ui_port=options.temporal_ui_port,
     )
     named = ", ".join(each.capitalize().replace("Postgres", "PostgreSQL") for each in embedded)
-    console.print(f"[dim]Starting {named or 'on your own servers'} …[/]")
+    terminal.say(f"[dim]Starting {named or 'on your own servers'} …[/]")
     # Slow to import, and the servers need a second of which we use none.
     threading.Thread(target=importlib.import_module, args=["payloops.migrate"], daemon=True).start()
     with servers:
         if servers.temporal.put_aside:
-            console.print(
+            terminal.say(
                 "[yellow]Temporal has another version: its data begins anew, "
                 f"the old is {servers.temporal.put_aside}[/]",
-                soft_wrap=True,
             )
         environment = _environment(options, servers=servers, embedded=embedded, namespace=namespace)
         _migrate(environment["DATABASE_URL"])
@@ -100,11 +97,11 @@ def _run(options: DevOptions, *, console: Console, began: float) -> None:
             url = _url(options)
             _wait_for_api(parts[0], url=url)
             merchant = _demo_merchant(url=url, data_dir=servers.data_dir)
-            _show_screen(console, servers=servers, merchant=merchant, seconds=time.monotonic() - began)
+            _show_screen(terminal, servers=servers, merchant=merchant, seconds=time.monotonic() - began)
             parent = os.getppid() if options.stop_with_parent else None
-            _keep_running(parts, servers=servers, console=console, parent=parent)
+            _keep_running(parts, servers=servers, terminal=terminal, parent=parent)
         finally:
-            _stop(parts, console=console)
+            _stop(parts, terminal=terminal)
 
 
 def _environment(
@@ -217,30 +214,32 @@ def _demo_merchant(*, url: str, data_dir: Path) -> DemoMerchant:
 
 
 def _keep_running(
-    parts: list[Part], *, servers: EmbeddedServers, console: Console, parent: int | None
+    parts: list[Part], *, servers: EmbeddedServers, terminal: Terminal, parent: int | None
 ) -> None:
-    """Until a signal's KeyboardInterrupt, or until `parent` is gone (make killed, which tells nobody)."""
+    """Until a signal's KeyboardInterrupt; until `parent` is gone (make killed, which tells nobody); until the
+    terminal is (make keeps that from us, too).
+    """
     for each in parts:
         each.log.lines()  # what was said while starting
-    while parent is None or os.getppid() == parent:
+    while not terminal.is_gone() and parent in (None, os.getppid()):
         for each in parts:
             for line, style in each.log.lines():
-                console.out(line, style=style or None, highlight=False)
+                terminal.bare(line, style=style)
             died = each.watch()
             if died:
-                console.print(f"[red]{died}[/]", soft_wrap=True)
+                terminal.say(f"[red]{died}[/]")
         for server in servers.ended():
-            console.print(f"[red]{server} ended; starting it again[/]")
+            terminal.say(f"[red]{server} ended; starting it again[/]")
             try:
                 servers.start_part(server)
             except StartError as error:
-                console.print(f"[red]{error}[/]", soft_wrap=True)
+                terminal.say(f"[red]{error}[/]")
         time.sleep(LOOK_EVERY)
 
 
-def _stop(parts: list[Part], *, console: Console) -> None:
+def _stop(parts: list[Part], *, terminal: Terminal) -> None:
     """The API while the others still work for its last requests; then these. The servers come after."""
-    console.print("[dim]Stopping: API, then workers, then servers …[/]")
+    terminal.say("[dim]Stopping: API, then workers, then servers …[/]")
     try:
         stop_parts(parts[:1])
         stop_parts(parts[1:])
@@ -265,10 +264,10 @@ def interruptible() -> Iterator[None]:
 
 
 def _show_screen(
-    console: Console, *, servers: EmbeddedServers, merchant: DemoMerchant, seconds: float
+    terminal: Terminal, *, servers: EmbeddedServers, merchant: DemoMerchant, seconds: float
 ) -> None:
     """One screen. Commands are printed bare and unwrapped: they are there to be pasted."""
-    console.print(f"\n[bold green]PayLoops is ready[/] [dim]after {seconds:.1f} s[/]\n")
+    terminal.say(f"\n[bold green]PayLoops is ready[/] [dim]after {seconds:.1f} s[/]\n")
     rows = {
         "API": merchant.url,
         "Reference": f"{merchant.url}/docs" if _exists(f"{merchant.url}/docs") else None,
@@ -279,10 +278,10 @@ def _show_screen(
     }
     for name, value in rows.items():
         if value is not None:
-            console.print(f"  [bold]{name:<11}[/]{value}", soft_wrap=True)
-    console.print("\nPaste this into another terminal (or run [bold]payloops demo[/] there):\n")
-    console.out(curl_lines(url=merchant.url, api_key=merchant.api_key), highlight=False)
-    console.print("\n[dim]Ctrl-C stops everything. Requests, and what goes wrong, appear below.[/]\n")
+            terminal.say(f"  [bold]{name:<11}[/]{value}")
+    terminal.say("\nPaste this into another terminal (or run [bold]payloops demo[/] there):\n")
+    terminal.bare(curl_lines(url=merchant.url, api_key=merchant.api_key))
+    terminal.say("\n[dim]Ctrl-C stops everything. Requests, and what goes wrong, appear below.[/]\n")
 
 
 def curl_lines(*, url: str, api_key: str) -> str:

@@ -1,5 +1,6 @@
 """Keeps the processes of `payloops dev` running, and shows what they have to say."""
 
+import contextlib
 import json
 import re
 import signal
@@ -7,6 +8,8 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+
+from rich.console import Console
 
 from payloops.embedded.processes import Child
 
@@ -84,6 +87,27 @@ class Part:
         if self.child is not None and not self.child.wait(seconds=seconds):
             self.child.kill()
         self.child = None
+
+
+class Terminal:
+    """Where we speak. It may go away before we do, and that must not keep us from stopping in order."""
+
+    def __init__(self) -> None:
+        self._console = Console(highlight=False)
+        self._is_terminal = sys.stdout.isatty()
+
+    def is_gone(self) -> bool:
+        return self._is_terminal and not sys.stdout.isatty()
+
+    def say(self, text: str) -> None:
+        """With rich's markup, and never wrapped: much of it is there to be copied."""
+        with contextlib.suppress(OSError, SystemExit):  # rich exits where the reader of a pipe has gone
+            self._console.print(text, soft_wrap=True)
+
+    def bare(self, text: str, *, style: str = "") -> None:
+        """As it is, whatever brackets it has."""
+        with contextlib.suppress(OSError, SystemExit):
+            self._console.out(text, style=style or None, highlight=False)
 
 
 def stop_parts(parts: Sequence[Part], *, seconds: float = STOP_SECONDS) -> None:
