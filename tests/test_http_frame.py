@@ -15,7 +15,7 @@ from payloops.events.event_store import EventStore
 from payloops.http import connections, endpoint
 from payloops.http.app import ROUTES, create_app
 from payloops.http.connections import connection_factory
-from payloops.http.routing import Call, Route, route
+from payloops.http.routing import Call, route
 from payloops.settings import Settings
 
 CARD = "4242424242424242"
@@ -38,9 +38,8 @@ async def exchange(api: Api, sent: bytes, *, seconds: float = 5.0) -> bytes:
         writer.close()
 
 
-@pytest.mark.parametrize(
-    ("method", "path", "status", "code"),
-    [
+async def test_every_refusal_is_a_problem(subtests: pytest.Subtests, api: Api) -> None:
+    for method, path, status, code in [
         ("GET", "/nowhere", 404, "not_found"),
         ("GET", "/v1/orders/", 404, "not_found"),
         ("DELETE", "/v1/orders", 405, "method_not_allowed"),
@@ -48,13 +47,12 @@ async def exchange(api: Api, sent: bytes, *, seconds: float = 5.0) -> bytes:
         ("GET", "/v1/orders", 401, "unauthorized"),
         ("GET", "/api/api-keys", 401, "unauthorized"),
         ("POST", "/api/auth/login", 400, "validation_error"),
-    ],
-)
-async def test_every_refusal_is_a_problem(api: Api, method: str, path: str, status: int, code: str) -> None:
-    answer = await api.anyone.call(method, path)
-    assert (answer.status, answer.code) == (status, code)
-    assert ("Allow" in answer.headers) == (status == 405)
-    assert ("WWW-Authenticate" in answer.headers) == (status == 401)
+    ]:
+        with subtests.test(method=method, path=path, status=status, code=code):
+            answer = await api.anyone.call(method, path)
+            assert (answer.status, answer.code) == (status, code)
+            assert ("Allow" in answer.headers) == (status == 405)
+            assert ("WWW-Authenticate" in answer.headers) == (status == 401)
 
 
 async def test_a_body_of_more_than_a_megabyte_is_refused(api: Api) -> None:
@@ -63,23 +61,20 @@ async def test_a_body_of_more_than_a_megabyte_is_refused(api: Api) -> None:
     assert (fits.code, too_large.status, too_large.code) == ("validation_error", 413, "payload_too_large")
 
 
-@pytest.mark.parametrize(
-    "headers",
-    [
+async def test_only_plain_json_is_read(subtests: pytest.Subtests, api: Api) -> None:
+    for headers in [
         {"Content-Type": "text/plain"},
         {"Content-Type": "application/x-www-form-urlencoded"},
         {"Content-Type": "application/json; charset=latin-1"},
         {"Content-Type": "application/json", "Content-Encoding": "br"},
-    ],
-)
-async def test_only_plain_json_is_read(api: Api, headers: dict[str, str]) -> None:
-    answer = await api.anyone.call("POST", "/api/auth/login", data=b"{}", headers=headers)
-    assert (answer.status, answer.code) == (415, "unsupported_media_type")
+    ]:
+        with subtests.test(headers=headers):
+            answer = await api.anyone.call("POST", "/api/auth/login", data=b"{}", headers=headers)
+            assert (answer.status, answer.code) == (415, "unsupported_media_type")
 
 
-@pytest.mark.parametrize(
-    "sent",
-    [
+async def test_what_is_not_http_is_answered_with_a_problem(subtests: pytest.Subtests, api: Api) -> None:
+    for sent in [
         b"nonsense\r\n\r\n",
         b"GET / HTTP/1.1\r\nHost: x\r\nX-Long: " + b"x" * 20_000 + b"\r\n\r\n",
         b"POST /api/auth/login HTTP/1.1\r\nHost: x\r\nContent-Length: nine\r\n\r\n",
@@ -87,13 +82,12 @@ async def test_only_plain_json_is_read(api: Api, headers: dict[str, str]) -> Non
             b"POST /api/auth/login HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
             b"Transfer-Encoding: chunked\r\n\r\nzz\r\n"
         ),
-    ],
-)
-async def test_what_is_not_http_is_answered_with_a_problem(api: Api, sent: bytes) -> None:
-    head, _, body = (await exchange(api, sent)).partition(b"\r\n\r\n")
-    assert re.match(rb"HTTP/1.[01] 400 ", head), head
-    assert b"application/problem+json" in head
-    assert json.loads(body)["code"] == "validation_error"
+    ]:
+        with subtests.test(sent=sent):
+            head, _, body = (await exchange(api, sent)).partition(b"\r\n\r\n")
+            assert re.match(rb"HTTP/1.[01] 400 ", head), head
+            assert b"application/problem+json" in head
+            assert json.loads(body)["code"] == "validation_error"
 
 
 async def test_a_correlation_id_is_taken_where_it_fits_and_echoed(api: Api) -> None:
@@ -101,10 +95,13 @@ async def test_a_correlation_id_is_taken_where_it_fits_and_echoed(api: Api) -> N
     assert answer.headers["X-Correlation-ID"] == answer.json["correlationId"] == "Order-7_a.b"
 
 
-@pytest.mark.parametrize("given", ["", "a b", "x" * 129, "ü", CARD])
-async def test_a_correlation_id_is_made_where_the_given_one_does_not_fit(api: Api, given: str) -> None:
-    answer = await api.anyone.get("/health", **{"X-Correlation-ID": given})
-    assert re.fullmatch("[0-9a-f-]{36}", answer.headers["X-Correlation-ID"])
+async def test_a_correlation_id_is_made_where_the_given_one_does_not_fit(
+    subtests: pytest.Subtests, api: Api
+) -> None:
+    for given in ["", "a b", "x" * 129, "ü", CARD]:
+        with subtests.test(given=given):
+            answer = await api.anyone.get("/health", **{"X-Correlation-ID": given})
+            assert re.fullmatch("[0-9a-f-]{36}", answer.headers["X-Correlation-ID"])
 
 
 async def test_the_correlation_id_is_stored_with_the_events(api: Api, store: EventStore) -> None:
@@ -259,17 +256,18 @@ async def test_each_request_is_one_line_in_the_log_with_its_ids_and_nothing_the_
     assert merchant.shop.headers["X-API-Key"] not in repr(lines)
 
 
-@pytest.mark.parametrize("each", ROUTES, ids=lambda each: f"{each.method} {each.path}")
-async def test_every_route_asks_for_what_it_declares(api: Api, each: Route) -> None:
+async def test_every_route_asks_for_what_it_declares(subtests: pytest.Subtests, api: Api) -> None:
     """Nobody gets past authentication with nothing, or with what another route takes."""
-    path = each.path.replace("{id}", str(uuid7())).replace("{processor}", "stripe")
-    wrong = {"bearer": "X-API-Key", "api_key": "Authorization", None: "X-Nothing"}[each.auth]
-    for headers in ({}, {wrong: "Bearer sk_test_x"}):
-        answer = await api.anyone.call(each.method, path, headers=headers)
-        if each.auth is None:
-            assert answer.status != 401
-        else:
-            assert (answer.status, answer.code) == (401, "unauthorized")
+    for each in ROUTES:
+        with subtests.test(f"{each.method} {each.path}"):
+            path = each.path.replace("{id}", str(uuid7())).replace("{processor}", "stripe")
+            wrong = {"bearer": "X-API-Key", "api_key": "Authorization", None: "X-Nothing"}[each.auth]
+            for headers in ({}, {wrong: "Bearer sk_test_x"}):
+                answer = await api.anyone.call(each.method, path, headers=headers)
+                if each.auth is None:
+                    assert answer.status != 401
+                else:
+                    assert (answer.status, answer.code) == (401, "unauthorized")
 
 
 def test_routes_under_v1_that_change_anything_take_an_idempotency_key() -> None:

@@ -99,10 +99,11 @@ async def test_an_unknown_order_and_no_id_at_all_are_answered_alike(merchant: Me
     assert again.headers["Idempotent-Replayed"] == "true"
 
 
-@pytest.mark.parametrize("key", ["", "x" * 256, "ü", "a\tb", "4242424242424242"])
-async def test_a_key_that_does_not_fit_is_refused(merchant: Merchant, key: str) -> None:
-    answer = await merchant.shop.post("/v1/orders", {"amount": 1}, key=key)
-    assert answer.fields == {"Idempotency-Key"}
+async def test_a_key_that_does_not_fit_is_refused(subtests: pytest.Subtests, merchant: Merchant) -> None:
+    for key in ["", "x" * 256, "ü", "a\tb", "4242424242424242"]:
+        with subtests.test(key=key):
+            answer = await merchant.shop.post("/v1/orders", {"amount": 1}, key=key)
+            assert answer.fields == {"Idempotency-Key"}
 
 
 async def test_a_key_may_be_any_printable_text(merchant: Merchant) -> None:

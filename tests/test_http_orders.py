@@ -103,28 +103,31 @@ PER_ORDER = [
 ]
 
 
-@pytest.mark.parametrize(("method", "suffix"), PER_ORDER)
 async def test_anothers_order_an_unknown_one_and_no_id_are_answered_alike(
-    api: Api, merchant: Merchant, method: str, suffix: str
+    subtests: pytest.Subtests, api: Api, merchant: Merchant
 ) -> None:
-    theirs = await (await api.merchant(processors=False)).order()
-    answers = [
-        await merchant.shop.call(method, f"/v1/orders/{id}{suffix}", headers={"X-Correlation-ID": "same"})
-        for id in (
-            theirs,
-            str(uuid7()),
-            "no-uuid",
-            "1",
-            "x" * 3_000,
-            "%00",
-            "{}",
-            uuid7().hex,
-            str(merchant.id),
-        )
-    ]
-    assert {answer.status for answer in answers} == {404}
-    assert answers[0].code == "not_found"
-    assert len({answer.raw for answer in answers}) == 1
+    for method, suffix in PER_ORDER:
+        with subtests.test(method=method, suffix=suffix):
+            theirs = await (await api.merchant(processors=False)).order()
+            answers = [
+                await merchant.shop.call(
+                    method, f"/v1/orders/{id}{suffix}", headers={"X-Correlation-ID": "same"}
+                )
+                for id in (
+                    theirs,
+                    str(uuid7()),
+                    "no-uuid",
+                    "1",
+                    "x" * 3_000,
+                    "%00",
+                    "{}",
+                    uuid7().hex,
+                    str(merchant.id),
+                )
+            ]
+            assert {answer.status for answer in answers} == {404}
+            assert answers[0].code == "not_found"
+            assert len({answer.raw for answer in answers}) == 1
 
 
 async def test_a_payments_life_from_order_to_refund(
@@ -235,23 +238,19 @@ async def test_routing_follows_currency_then_priority_and_what_is_asked_for(
     assert (refused.status, refused.code) == (400, "no_processor")
 
 
-@pytest.mark.parametrize(
-    ("body", "field"),
-    [
+async def test_a_payment_that_does_not_fit_is_refused(subtests: pytest.Subtests, merchant: Merchant) -> None:
+    for body, field in [
         ({"processor": "paypal"}, "processor"),
         ({"capture": "later"}, "capture"),
         ({"paymentMethod": {"type": "cash"}}, "paymentMethod.type"),
         ({"paymentMethod": {"type": "card", "cvc": "123"}}, "paymentMethod.cvc"),
         ({"paymentMethod": {"type": "card", "token": "4242 4242 4242 4242"}}, "paymentMethod.token"),
-    ],
-)
-async def test_a_payment_that_does_not_fit_is_refused(
-    merchant: Merchant, body: dict[str, Any], field: str
-) -> None:
-    order_id = await merchant.order()
-    answer = await merchant.shop.post(f"/v1/orders/{order_id}/pay", body)
-    assert answer.fields == {field}
-    assert b"4242" not in answer.raw
+    ]:
+        with subtests.test(body=body, field=field):
+            order_id = await merchant.order()
+            answer = await merchant.shop.post(f"/v1/orders/{order_id}/pay", body)
+            assert answer.fields == {field}
+            assert b"4242" not in answer.raw
 
 
 async def test_waiting_answers_when_the_payment_has_left_processing(
@@ -285,11 +284,14 @@ async def test_waiting_ends_when_the_time_is_over(merchant: Merchant) -> None:
     assert paid.headers["Preference-Applied"] == "wait=1"
 
 
-@pytest.mark.parametrize("prefer", ["wait=x", "wait=-1", "wait=", "return=minimal", "wait=0"])
-async def test_a_preference_that_is_not_understood_is_ignored(merchant: Merchant, prefer: str) -> None:
-    paid = await merchant.shop.post(f"/v1/orders/{await merchant.order()}/pay", Prefer=prefer)
-    assert paid.json["status"] == "processing"
-    assert "Preference-Applied" not in paid.headers
+async def test_a_preference_that_is_not_understood_is_ignored(
+    subtests: pytest.Subtests, merchant: Merchant
+) -> None:
+    for prefer in ["wait=x", "wait=-1", "wait=", "return=minimal", "wait=0"]:
+        with subtests.test(prefer=prefer):
+            paid = await merchant.shop.post(f"/v1/orders/{await merchant.order()}/pay", Prefer=prefer)
+            assert paid.json["status"] == "processing"
+            assert "Preference-Applied" not in paid.headers
 
 
 async def test_many_wait_at_once(merchant: Merchant, processor: Processor) -> None:

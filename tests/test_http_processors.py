@@ -1,7 +1,6 @@
 """Processors: configured, ranked and removed; their credentials never leave, and are unreadable at rest."""
 
 from collections.abc import AsyncIterator
-from typing import Any
 
 import pytest
 from calling import Api, Merchant, running_api
@@ -152,9 +151,10 @@ async def test_a_removed_processor_is_gone_with_its_credentials(
             assert (answer.status, answer.code) == (404, "not_found")
 
 
-@pytest.mark.parametrize(
-    ("body", "field"),
-    [
+async def test_a_configuration_that_does_not_fit_is_refused(
+    subtests: pytest.Subtests, merchant: Merchant
+) -> None:
+    for body, field in [
         ({}, "credentials"),
         ({"credentials": {}}, "credentials.secretKey"),
         ({"credentials": {"secretKey": ""}}, "credentials.secretKey"),
@@ -166,13 +166,10 @@ async def test_a_removed_processor_is_gone_with_its_credentials(
         ({"credentials": STRIPE, "enabled": 1}, "enabled"),
         ({"credentials": "x"}, "credentials"),
         ({"credentials": STRIPE, "processor": "stripe"}, "processor"),
-    ],
-)
-async def test_a_configuration_that_does_not_fit_is_refused(
-    merchant: Merchant, body: dict[str, Any], field: str
-) -> None:
-    answer = await merchant.dashboard.post("/api/processors/stripe", body)
-    assert answer.fields == {field}
+    ]:
+        with subtests.test(body=body, field=field):
+            answer = await merchant.dashboard.post("/api/processors/stripe", body)
+            assert answer.fields == {field}
 
 
 async def test_an_unheard_of_processor_is_refused(merchant: Merchant) -> None:
