@@ -151,9 +151,11 @@ def subscriber() -> None:
     settings = _settings()
     import asyncio  # noqa: PLC0415
 
+    from payloops.stopping import leave  # noqa: PLC0415
     from payloops.subscriber import run_subscriber  # noqa: PLC0415
 
     asyncio.run(run_subscriber(settings))
+    leave()
 
 
 @app.command()
@@ -165,9 +167,11 @@ def worker(
     settings = _settings()
     import asyncio  # noqa: PLC0415
 
+    from payloops.stopping import leave  # noqa: PLC0415
     from payloops.worker import run_worker  # noqa: PLC0415
 
     asyncio.run(run_worker(settings, sandbox=sandbox))
+    leave()
 
 
 @app.command()
