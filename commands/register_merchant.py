@@ -1,6 +1,7 @@
 """A merchant opens an account."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import cast
 
 from psycopg.errors import UniqueViolation
@@ -31,7 +32,7 @@ async def register_merchant(
     passwords: Hasher,
     by: Metadata,
 ) -> MerchantRow:
-    """Open an account; it acts for itself from here on (`merchant:<id>`).
+    """Open an account; it is itself the actor of its first event (`merchant:<id>`).
 
     Args:
         email: unique without regard to case.
@@ -45,6 +46,7 @@ async def register_merchant(
         raise EmailTaken
     password_hash = await passwords.hash(password)
     merchant_id = uuid7()
+    by = replace(by, actor=f"merchant:{merchant_id}")
     account = Merchant.begin(
         MerchantRegistered, id=merchant_id, merchant_id=str(merchant_id), by=by, name=name, email=email
     )

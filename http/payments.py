@@ -3,6 +3,8 @@
 from typing import Annotated, Literal
 from uuid import UUID
 
+import psycopg
+import structlog
 from pydantic import Field
 
 from payloops.commands.cancel_order import cancel_order as cancel
@@ -16,6 +18,8 @@ from payloops.http.orders import OrderAnswer, answer_from
 from payloops.http.problems import not_found
 from payloops.http.routing import AnswerModel, Call, Nothing, RequestModel, route
 from payloops.projections.transactions import list_transactions
+
+log = structlog.get_logger()
 
 
 class PaymentMethod(RequestModel):
@@ -92,7 +96,12 @@ async def pay_order(call: Call[Payment]) -> PaymentAnswer:
     if not call.wait:
         return payment_answer(order)
     call.headers["Preference-Applied"] = f"wait={call.wait}"
-    return await _outcome(call, order)
+    try:
+        return await _outcome(call, order)
+    except psycopg.Error as error:
+        # The payment is requested, whatever became of the waiting: no answer may say that nothing was done.
+        log.warning("pay.wait_failed", error=type(error).__name__)
+        return payment_answer(order)
 
 
 async def _outcome(call: Call[Payment], order: Order) -> PaymentAnswer:

@@ -8,11 +8,14 @@ from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
+import bcrypt
 import jwt
 import pytest
 from calling import PASSWORD, Api, running_api
 from psycopg_pool import AsyncConnectionPool
 
+from payloops.commands.hashing import Hasher
+from payloops.commands.log_in import InvalidCredentials, log_in
 from payloops.commands.tokens import AUDIENCE, ISSUER
 from payloops.events.timestamps import utc_now
 from payloops.settings import Settings
@@ -40,6 +43,10 @@ async def test_a_merchant_registers_and_logs_in(api: Api, pool: AsyncConnectionP
         answer = await api.anyone.get("/api/api-keys", Authorization=f"Bearer {token}")
         assert answer.status == 200
     async with pool.connection() as connection:
+        found = await (
+            await connection.execute("SELECT convert_from(state, 'UTF8')::json->>'actor' FROM stored_events")
+        ).fetchone()
+        assert found == (f"merchant:{merchant['id']}",)
         rows = await (await connection.execute("SELECT m::text FROM merchants m")).fetchall()
         states = await (await connection.execute("SELECT state FROM stored_events")).fetchall()
     assert PASSWORD not in repr(rows)
@@ -106,6 +113,25 @@ async def test_unknown_email_and_wrong_password_are_answered_alike(api: Api) -> 
     ]
     assert {(answer.status, answer.code) for answer in answers} == {(401, "invalid_credentials")}
     assert all(answer.lasting == answers[0].lasting for answer in answers)
+
+
+async def test_an_unknown_email_costs_as_much_as_a_wrong_password(
+    api: Api, pool: AsyncConnectionPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await api.anyone.post("/api/auth/register", registration())
+    costs: list[bytes] = []
+
+    def checkpw(password: bytes, hashed: bytes) -> bool:
+        costs.append(hashed[:7])
+        return real(password, hashed)
+
+    real = bcrypt.checkpw
+    monkeypatch.setattr(bcrypt, "checkpw", checkpw)
+    async with Hasher(rounds=4) as passwords:
+        for email in ("acme@example.com", "unknown@example.com"):
+            with pytest.raises(InvalidCredentials):
+                await log_in(pool, email=email, password="wrong password", passwords=passwords)
+    assert costs == [b"$2b$04$", b"$2b$04$"]
 
 
 async def test_a_flood_of_logins_is_turned_away_and_hurts_nobody_else(settings: Settings) -> None:

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 from uuid import UUID
 
+import psycopg
 import pytest
 from calling import Answer, Api, Merchant, running_api
 from uuid_utils.compat import uuid7
@@ -292,6 +293,23 @@ async def test_a_preference_that_is_not_understood_is_ignored(
             paid = await merchant.shop.post(f"/v1/orders/{await merchant.order()}/pay", Prefer=prefer)
             assert paid.json["status"] == "processing"
             assert "Preference-Applied" not in paid.headers
+
+
+async def test_a_failure_while_waiting_is_no_failure_of_the_payment(
+    api: Api, merchant: Merchant, processor: Processor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order_id = await merchant.order()
+    paying = asyncio.create_task(merchant.shop.post(f"/v1/orders/{order_id}/pay", Prefer="wait=20"))
+    while (await merchant.shop.get(f"/v1/orders/{order_id}")).json["status"] != "processing":
+        await asyncio.sleep(0.01)
+
+    async def fail(*_: object) -> None:
+        raise psycopg.OperationalError("gone")
+
+    monkeypatch.setattr(api.services.store, "load", fail)
+    await processor.reports(order_id, "captured")
+    paid = await paying
+    assert (paid.status, paid.json["status"]) == (200, "processing")
 
 
 async def test_many_wait_at_once(merchant: Merchant, processor: Processor) -> None:
