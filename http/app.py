@@ -5,7 +5,7 @@ import re
 from aiohttp import web
 
 from payloops.http import api_keys, auth, orders, payments, processors, refunds, service
-from payloops.http.endpoint import endpoint
+from payloops.http.endpoint import endpoint, expect
 from payloops.http.middleware import frame
 from payloops.http.routing import Route
 from payloops.http.services import SERVICES, Services
@@ -46,7 +46,7 @@ def create_app(services: Services) -> web.Application:
         handler = endpoint(route)
         # Whatever stands in an id's place is answered by the route, also where it cannot be an id.
         path = re.sub(r"\{(\w+)\}", r"{\1:[^/]+}", route.path)
-        app.router.add_route(route.method, path, handler)
+        app.router.add_route(route.method, path, handler, expect_handler=expect)
         if route.method == "GET":
-            app.router.add_route("HEAD", path, handler)
+            app.router.add_route("HEAD", path, handler, expect_handler=expect)
     return app

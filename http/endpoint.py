@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import structlog
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.web_exceptions import HTTPRequestEntityTooLarge
 from pydantic import BaseModel
@@ -129,6 +129,13 @@ def _replay(replay: Replay) -> web.Response:
         content_type=CONTENT_TYPE if failed else "application/json",
         headers={"Idempotent-Replayed": "true"},
     )
+
+
+async def expect(request: web.Request) -> None:
+    """Tell a client that asks before it sends its body to send it; other expectations are not ours (RFC 9110)."""
+    if request.headers.get("Expect", "").lower() == "100-continue" and request.version >= HttpVersion11:
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0  # no part of the answer
 
 
 async def _read(request: web.Request) -> bytes:

@@ -90,6 +90,18 @@ async def test_what_is_not_http_is_answered_with_a_problem(subtests: pytest.Subt
             assert json.loads(body)["code"] == "validation_error"
 
 
+async def test_who_asks_before_sending_a_body_is_told_to_send_it(subtests: pytest.Subtests, api: Api) -> None:
+    head = (
+        b"POST /api/auth/login HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nConnection: close\r\n"
+    )
+    for expectation, begins in ((b"100-continue", b"HTTP/1.1 100 "), (b"miracles", b"HTTP/1.1 400 ")):
+        with subtests.test(expectation=expectation):
+            answer = await exchange(api, head + b"Expect: %s\r\nContent-Length: 2\r\n\r\n{}" % expectation)
+            assert answer.startswith(begins)
+            assert b"validation_error" in answer
+            assert b"aiohttp" not in answer
+
+
 async def test_a_correlation_id_is_taken_where_it_fits_and_echoed(api: Api) -> None:
     answer = await api.anyone.get("/health", **{"X-Correlation-ID": "Order-7_a.b"})
     assert answer.headers["X-Correlation-ID"] == answer.json["correlationId"] == "Order-7_a.b"
