@@ -150,7 +150,7 @@ def test_a_part_that_cannot_start_is_named_and_the_others_are_stopped(
 ) -> None:
     monkeypatch.setenv("PAYLOOPS_VALKEY_BIN", "/bin/false")
     with pytest.raises(StartError, match=r"^Valkey: [^\n]+$"):
-        EmbeddedServers(data_dir=data_dir).start()
+        EmbeddedServers(data_dir=data_dir, parts=["postgres", "valkey"]).start()
     assert processes_of(data_dir) == []
     monkeypatch.setenv("PAYLOOPS_VALKEY_BIN", "/no/such/program")
     with pytest.raises(StartError, match="PAYLOOPS_VALKEY_BIN is /no/such/program"):
