@@ -3,8 +3,6 @@
 from typing import Annotated, Literal
 from uuid import UUID
 
-import psycopg
-import structlog
 from pydantic import Field
 
 from payloops.commands.cancel_order import cancel_order as cancel
@@ -17,9 +15,8 @@ from payloops.http.fields import Amount, PaymentToken, Timestamp
 from payloops.http.orders import OrderAnswer, answer_from
 from payloops.http.problems import not_found
 from payloops.http.routing import AnswerModel, Call, Nothing, RequestModel, route
+from payloops.http.waiting import answer_after
 from payloops.projections.transactions import list_transactions
-
-log = structlog.get_logger()
 
 
 class PaymentMethod(RequestModel):
@@ -52,14 +49,15 @@ def payment_answer(order: Order, *, client_secret: str | None = None) -> Payment
     """The latest payment of an order, as clients see it."""
     payment = order.payment
     assert payment is not None
+    acting = order.status is OrderStatus.REQUIRES_ACTION
     known = payment.processor_order_id is not None or payment.processor_transaction_id is not None
     return PaymentAnswer(
         order_id=order.id,
         status=order.status,
         processor=payment.processor,
         workflow_id=f"payment-{order.id}" + (f"-{payment.attempt}" if payment.attempt > 1 else ""),
-        redirect_url=payment.redirect_url,
-        client_secret=client_secret,
+        redirect_url=payment.redirect_url if acting else None,
+        client_secret=client_secret if acting else None,
         processor_data=ProcessorData(
             processor_order_id=payment.processor_order_id,
             processor_transaction_id=payment.processor_transaction_id,
@@ -93,28 +91,14 @@ async def pay_order(call: Call[Payment]) -> PaymentAnswer:
         by=call.by,
         receipt=call.receipt_of(payment_answer),
     )
-    if not call.wait:
-        return payment_answer(order)
-    call.headers["Preference-Applied"] = f"wait={call.wait}"
-    try:
-        return await _outcome(call, order)
-    except psycopg.Error as error:
-        # The payment is requested, whatever became of the waiting: no answer may say that nothing was done.
-        log.warning("pay.wait_failed", error=type(error).__name__)
-        return payment_answer(order)
 
+    async def answer(seen: Order) -> PaymentAnswer:
+        if seen.status is not OrderStatus.REQUIRES_ACTION:
+            return payment_answer(seen)
+        secrets = ClientSecrets(call.services.store.pool, call.services.cipher)
+        return payment_answer(seen, client_secret=await secrets.find(order_id=seen.id))
 
-async def _outcome(call: Call[Payment], order: Order) -> PaymentAnswer:
-    """The payment once it has left `processing`, or as it is when the client's patience ends."""
-    services = call.services
-    current = await services.watch.until(
-        order, lambda seen: seen.status is not OrderStatus.PROCESSING, seconds=call.wait
-    )
-    secrets = ClientSecrets(services.store.pool, services.cipher)
-    answer = payment_answer(current, client_secret=await secrets.find(order_id=order.id))
-    if call.reserved is not None and current.version > order.version:
-        await call.reserved.amend(services.store.pool, body=call.route.render(answer))
-    return answer
+    return await answer_after(call, order, lambda seen: seen.status is not OrderStatus.PROCESSING, answer)
 
 
 class Capture(RequestModel):
@@ -130,6 +114,7 @@ class Capture(RequestModel):
     answers=OrderAnswer,
     errors=("not_found", "invalid_status", "capture_exceeds_authorized"),
     idempotent=True,
+    waits=True,
     summary="Capture an authorized payment",
 )
 async def capture_payment(call: Call[Capture]) -> OrderAnswer:
@@ -141,7 +126,7 @@ async def capture_payment(call: Call[Capture]) -> OrderAnswer:
         by=call.by,
         receipt=call.receipt_of(answer_from),
     )
-    return answer_from(order)
+    return await answer_after(call, order, is_captured_or_refused, order_answer_of)
 
 
 @route(
@@ -153,6 +138,7 @@ async def capture_payment(call: Call[Capture]) -> OrderAnswer:
     answers=OrderAnswer,
     errors=("not_found", "invalid_status"),
     idempotent=True,
+    waits=True,
     summary="Cancel an order before it is captured",
 )
 async def cancel_order(call: Call[Nothing]) -> OrderAnswer:
@@ -163,7 +149,27 @@ async def cancel_order(call: Call[Nothing]) -> OrderAnswer:
         by=call.by,
         receipt=call.receipt_of(answer_from),
     )
+    return await answer_after(call, order, is_cancelled_or_refused, order_answer_of)
+
+
+async def order_answer_of(order: Order) -> OrderAnswer:
     return answer_from(order)
+
+
+def is_captured_or_refused(order: Order) -> bool:
+    """Whether no capture is under way."""
+    return order.payment is None or not order.payment.capture_pending
+
+
+def is_cancelled_or_refused(order: Order) -> bool:
+    """Whether no cancellation is under way: the payment has ended, or its authorization stands after all."""
+    match order.status:
+        case OrderStatus.PROCESSING | OrderStatus.REQUIRES_ACTION:
+            return False
+        case OrderStatus.AUTHORIZED:
+            return not order.pending(order.attempt, TransactionType.VOID)
+        case _:
+            return True
 
 
 class TransactionAnswer(AnswerModel):

