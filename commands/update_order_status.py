@@ -235,6 +235,7 @@ def report_captured(
     capture_id = _opened(order, payment, TransactionType.CAPTURE)
     amount = order.transactions[capture_id].amount if payment.capture_pending else payment.amount
     captured = order.amount_captured + amount
+    authorizations = order.pending(payment.attempt, TransactionType.AUTHORIZATION)
     order.record(
         PaymentCaptured,
         by=by,
@@ -246,6 +247,8 @@ def report_captured(
         processor=payment.processor,
         processor_order_id=processor_order_id,
         processor_transaction_id=processor_transaction_id,
+        authorizes=authorizations[0].id if authorizations else None,
+        closes=[void.id for void in order.pending(payment.attempt, TransactionType.VOID)],
     )
     if duplicate:
         refund_from(order, order.transactions[capture_id], amount=amount, reason=DUPLICATE_REASON, by=by)

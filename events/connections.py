@@ -44,7 +44,8 @@ def connection_pool(database_url: str, *, size: int, application_name: str) -> A
         max_size=size,
         max_waiting=size * 50,
         timeout=2.0,
-        reconnect_timeout=60.0,
+        # Afterwards whoever asks for a connection starts the next attempt; the pauses within grow.
+        reconnect_timeout=5.0,
         kwargs=connection_options(application_name),
         open=False,
         name=application_name,

@@ -233,6 +233,8 @@ class PaymentCaptured(OrderFact):
 
     Attributes:
         amount_captured: of the whole order, after this.
+        authorizes: id of the attempt's pending authorization, which a capture proves; None where there is none.
+        closes: ids of pending voids of the attempt: they came too late.
     """
 
     TOPIC = "payment.captured"
@@ -243,6 +245,8 @@ class PaymentCaptured(OrderFact):
     processor: str
     processor_order_id: str | None
     processor_transaction_id: str | None
+    authorizes: str | None
+    closes: list[str]
 
     def fold(self, order: "Order") -> None:
         payment = order.learn(self)
@@ -253,6 +257,11 @@ class PaymentCaptured(OrderFact):
         order.amount_captured = self.amount_captured
         order.last_error = None
         order.settle_transaction(self.transaction_id, TransactionType.CAPTURE, self)
+        if self.authorizes is not None:
+            order.transactions[self.authorizes].succeed(processor_transaction_id=None)
+        order.close(
+            self.closes, error_code="already_captured", error_message="The payment was captured already"
+        )
 
 
 class PaymentCaptureFailed(OrderFact):

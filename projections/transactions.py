@@ -76,6 +76,9 @@ def transaction_patches(fact: StreamEvent) -> Iterator[Patch]:  # noqa: C901  # 
             yield _settled(fact.transaction_id, TransactionType.AUTHORIZATION, fact)
         case PaymentCaptured():
             yield _settled(fact.transaction_id, TransactionType.CAPTURE, fact)
+            if fact.authorizes is not None:
+                yield Patch(id=fact.authorizes, set={"status": TransactionStatus.SUCCESS})
+            yield from _closed(fact.closes, "already_captured", "The payment was captured already")
         case PaymentVoided():
             yield _settled(fact.transaction_id, TransactionType.VOID, fact)
             yield from _closed(fact.closes, "cancelled", "The authorization was voided")

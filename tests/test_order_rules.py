@@ -170,7 +170,7 @@ class OrderMachine(RuleBasedStateMachine):
         if not hasattr(self, "order"):
             return
         for payment in self.order.payments.values():
-            if payment.status in {PaymentStatus.FAILED, PaymentStatus.CANCELLED}:
+            if payment.status in {PaymentStatus.FAILED, PaymentStatus.CANCELLED, PaymentStatus.CAPTURED}:
                 assert not self.order.pending(
                     payment.attempt,
                     TransactionType.AUTHORIZATION,

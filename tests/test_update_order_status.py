@@ -4,6 +4,7 @@ import pytest
 from ordering import AMOUNT, BY, facts, new_order, pay, report, transactions
 from uuid_utils.compat import uuid7
 
+from payloops.commands.cancel_order import cancel
 from payloops.commands.capture_payment import request_capture
 from payloops.commands.create_order import create_order
 from payloops.commands.refusals import OrderNotFound, UnknownAttempt
@@ -108,6 +109,17 @@ def test_an_authorization_beside_a_captured_attempt_is_voided() -> None:
     report(order, "authorized", attempt=2)
     assert order.status is OrderStatus.CAPTURED
     assert facts(order)[-1] == "payment.void_requested"
+
+
+def test_a_void_that_came_too_late_ends_and_the_authorization_is_proved() -> None:
+    order = report(pay(new_order(), capture="manual"), "authorized")
+    cancel(order, by=BY)
+    report(order, "captured")
+    assert transactions(order) == [
+        *(("authorization", "success", AMOUNT), ("void", "failed", AMOUNT), ("capture", "success", AMOUNT))
+    ]
+    directly = report(pay(new_order(), capture="manual"), "captured")
+    assert transactions(directly) == [("authorization", "success", AMOUNT), ("capture", "success", AMOUNT)]
 
 
 def test_the_payment_meant_is_found_by_its_references() -> None:
