@@ -4,21 +4,24 @@ from uuid import UUID
 
 from psycopg_pool import AsyncConnectionPool
 
-from payloops.commands.credentials import CredentialCipher
+from payloops.commands.cipher import Cipher
 
-FIELD = "clientSecret"
+
+def client_secret_identity(*, order_id: UUID) -> str:
+    """The row that a client secret is sealed for."""
+    return f"client_secrets:{order_id}"
 
 
 class ClientSecrets:
     """The client secret of each order's latest payment that has one."""
 
-    def __init__(self, pool: AsyncConnectionPool, cipher: CredentialCipher) -> None:
+    def __init__(self, pool: AsyncConnectionPool, cipher: Cipher) -> None:
         self._pool = pool
         self._cipher = cipher
 
     async def keep(self, *, order_id: UUID, secret: str) -> None:
         """Keep an order's client secret in place of an older one."""
-        sealed = self._cipher.seal({FIELD: secret}, merchant_id=order_id, processor=FIELD)
+        sealed = self._cipher.seal(secret.encode(), identity=client_secret_identity(order_id=order_id))
         async with self._pool.connection() as connection:
             await connection.execute(
                 "INSERT INTO client_secrets (order_id, secret) VALUES (%s, %s)"
@@ -35,4 +38,5 @@ class ClientSecrets:
             row = await cursor.fetchone()
         if row is None:
             return None
-        return self._cipher.open(bytes(row[0]), merchant_id=order_id, processor=FIELD)[FIELD]
+        identity = client_secret_identity(order_id=order_id)
+        return self._cipher.open(bytes(row[0]), identity=identity).decode()

@@ -7,7 +7,8 @@ from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool
 from uuid_utils.compat import uuid7
 
-from payloops.commands.credentials import CredentialCipher
+from payloops.commands.cipher import Cipher
+from payloops.commands.credentials import seal_credentials
 from payloops.commands.merchants import change_account
 from payloops.commands.processors import (
     PROCESSORS,
@@ -30,7 +31,7 @@ async def configure_processor(
     enabled: bool,
     priority: int,
     test_mode: bool,
-    cipher: CredentialCipher,
+    cipher: Cipher,
     by: Metadata,
 ) -> ProcessorConfig:
     """Configure a processor; a former configuration of it is replaced whole.
@@ -44,7 +45,7 @@ async def configure_processor(
     """
     if processor not in PROCESSORS:
         raise ProcessorUnknown
-    sealed = cipher.seal(credentials, merchant_id=merchant_id, processor=processor)
+    sealed = seal_credentials(credentials, merchant_id=merchant_id, processor=processor, cipher=cipher)
 
     def decide(account: Merchant) -> None:
         account.record(

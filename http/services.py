@@ -9,7 +9,7 @@ from aiohttp import web
 
 from payloops.commands.api_keys import KeyMode
 from payloops.commands.authenticate_api_key import ApiKeyGate
-from payloops.commands.credentials import CredentialCipher
+from payloops.commands.cipher import Cipher
 from payloops.commands.hashing import Hasher
 from payloops.commands.tokens import Tokens
 from payloops.commands.watch_orders import OrderWatch
@@ -36,7 +36,7 @@ class Services:
     passwords: Hasher
     key_hasher: Hasher
     tokens: Tokens
-    cipher: CredentialCipher
+    cipher: Cipher
     watch: OrderWatch
     probes: Mapping[str, Callable[[], Awaitable[object]]]
     cors_origins: tuple[str, ...] = ()

@@ -21,7 +21,7 @@ from temporalio.client import Client
 
 from payloops.commands.api_keys import KeyMode
 from payloops.commands.authenticate_api_key import ApiKeyGate
-from payloops.commands.credentials import CredentialCipher
+from payloops.commands.cipher import Cipher
 from payloops.commands.hashing import Hasher
 from payloops.commands.tokens import Tokens
 from payloops.commands.watch_orders import OrderWatch
@@ -178,7 +178,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             passwords=passwords,
             key_hasher=keys,
             tokens=Tokens(secret=settings.jwt_secret.get_secret_value(), expires_in=settings.jwt_expires_in),
-            cipher=CredentialCipher(secret=settings.encryption_key.get_secret_value()),
+            cipher=Cipher(secret=settings.encryption_key.get_secret_value()),
             watch=watch,
             probes={
                 "postgres": lambda: _ask_postgres(store),

@@ -4,8 +4,8 @@ import asyncio
 
 import structlog
 
+from payloops.commands.cipher import Cipher
 from payloops.commands.client_secrets import ClientSecrets
-from payloops.commands.credentials import CredentialCipher
 from payloops.logs import configure_logs
 from payloops.sandbox.worker import serve_sandbox
 from payloops.settings import Settings
@@ -28,7 +28,7 @@ async def run_worker(settings: Settings, *, sandbox: bool) -> None:
     client = await connect_unless_stopped(settings, stop=stop)
     if client is not None:
         async with open_store(settings, application_name="payloops worker") as store:
-            cipher = CredentialCipher(secret=settings.encryption_key.get_secret_value())
+            cipher = Cipher(secret=settings.encryption_key.get_secret_value())
             activities = BackendActivities(
                 store=store, cipher=cipher, client_secrets=ClientSecrets(store.pool, cipher)
             )

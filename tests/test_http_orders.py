@@ -10,8 +10,8 @@ import pytest
 from calling import Answer, Api, Merchant, running_api
 from uuid_utils.compat import uuid7
 
+from payloops.commands.cipher import Cipher
 from payloops.commands.client_secrets import ClientSecrets
-from payloops.commands.credentials import CredentialCipher
 from payloops.commands.update_order_status import update_order_status
 from payloops.commands.update_refund_status import update_refund_status
 from payloops.events.event_store import EventStore
@@ -260,7 +260,7 @@ async def test_waiting_answers_when_the_payment_has_left_processing(
     paying = asyncio.create_task(merchant.shop.post(f"/v1/orders/{order_id}/pay", Prefer="wait=20"))
     while (await merchant.shop.get(f"/v1/orders/{order_id}")).json["status"] != "processing":
         await asyncio.sleep(0.01)
-    cipher = CredentialCipher(secret=settings.encryption_key.get_secret_value())
+    cipher = Cipher(secret=settings.encryption_key.get_secret_value())
     await ClientSecrets(store.pool, cipher).keep(order_id=UUID(order_id), secret="cs_1")
     await processor.reports(
         order_id, "requires_action", processor_order_id="pi_1", redirect_url="https://bank.example/3ds"

@@ -7,11 +7,8 @@ from calling import Api, Merchant, running_api
 from psycopg_pool import AsyncConnectionPool
 from uuid_utils.compat import uuid7
 
-from payloops.commands.credentials import (
-    CredentialCipher,
-    CredentialsUnreadable,
-    get_processor_credentials,
-)
+from payloops.commands.cipher import Cipher, SealBroken
+from payloops.commands.credentials import get_processor_credentials
 from payloops.settings import Settings
 
 STRIPE = {"secretKey": "sk_stripe_secret", "publishableKey": "pk", "webhookSecret": "whsec"}
@@ -30,8 +27,8 @@ async def merchant(api: Api) -> Merchant:
 
 
 @pytest.fixture
-def cipher(settings: Settings) -> CredentialCipher:
-    return CredentialCipher(secret=settings.encryption_key.get_secret_value())
+def cipher(settings: Settings) -> Cipher:
+    return Cipher(secret=settings.encryption_key.get_secret_value())
 
 
 async def test_a_processor_is_configured_both_ways(merchant: Merchant) -> None:
@@ -49,7 +46,7 @@ async def test_a_processor_is_configured_both_ways(merchant: Merchant) -> None:
 
 
 async def test_credentials_never_leave_and_are_unreadable_at_rest(
-    api: Api, merchant: Merchant, pool: AsyncConnectionPool, cipher: CredentialCipher
+    api: Api, merchant: Merchant, pool: AsyncConnectionPool, cipher: Cipher
 ) -> None:
     answers = [
         await merchant.dashboard.post("/api/processors", {"processor": "stripe", "credentials": STRIPE}),
@@ -75,7 +72,7 @@ async def test_credentials_never_leave_and_are_unreadable_at_rest(
 
 
 async def test_credentials_copied_to_another_merchant_cannot_be_opened(
-    api: Api, merchant: Merchant, pool: AsyncConnectionPool, cipher: CredentialCipher
+    api: Api, merchant: Merchant, pool: AsyncConnectionPool, cipher: Cipher
 ) -> None:
     thief = await api.merchant()
     await merchant.dashboard.post("/api/processors", {"processor": "stripe", "credentials": STRIPE})
@@ -85,25 +82,26 @@ async def test_credentials_copied_to_another_merchant_cannot_be_opened(
             " WHERE merchant_id = %s) WHERE merchant_id = %s AND processor = 'stripe'",
             (merchant.id, thief.id),
         )
-    with pytest.raises(CredentialsUnreadable):
+    with pytest.raises(SealBroken):
         await get_processor_credentials(pool, merchant_id=thief.id, processor="stripe", cipher=cipher)
 
 
 def test_older_keys_still_open_what_they_sealed() -> None:
-    merchant_id = uuid7()
     old, new = "an older key, of enough characters", "a newer key, of enough characters"
-    sealed = CredentialCipher(secret=old).seal(STRIPE, merchant_id=merchant_id, processor="stripe")
-    both = CredentialCipher(secret=new, older=[old])
-    assert both.open(sealed, merchant_id=merchant_id, processor="stripe") == STRIPE
-    resealed = both.seal(STRIPE, merchant_id=merchant_id, processor="stripe")
+    sealed = Cipher(secret=old).seal(b"plain", identity="table:1")
+    both = Cipher(secret=new, older=[old])
+    assert both.open(sealed, identity="table:1") == b"plain"
+    with pytest.raises(SealBroken):
+        both.open(sealed, identity="table:2")
+    resealed = both.seal(b"plain", identity="table:1")
     assert resealed[1:5] != sealed[1:5]
     for secret, value in ((new, sealed), (old, resealed), (old, sealed[:-1] + b"x"), (old, sealed[:20])):
-        with pytest.raises(CredentialsUnreadable):
-            CredentialCipher(secret=secret).open(value, merchant_id=merchant_id, processor="stripe")
+        with pytest.raises(SealBroken):
+            Cipher(secret=secret).open(value, identity="table:1")
 
 
 async def test_configuring_again_replaces_the_whole(
-    merchant: Merchant, pool: AsyncConnectionPool, cipher: CredentialCipher
+    merchant: Merchant, pool: AsyncConnectionPool, cipher: Cipher
 ) -> None:
     first = await merchant.dashboard.post(
         "/api/processors", {"processor": "stripe", "credentials": STRIPE, "priority": 9}
@@ -119,7 +117,7 @@ async def test_configuring_again_replaces_the_whole(
 
 
 async def test_a_change_keeps_what_it_does_not_name(
-    merchant: Merchant, pool: AsyncConnectionPool, cipher: CredentialCipher
+    merchant: Merchant, pool: AsyncConnectionPool, cipher: Cipher
 ) -> None:
     await merchant.dashboard.post(
         "/api/processors", {"processor": "stripe", "credentials": STRIPE, "priority": 9}

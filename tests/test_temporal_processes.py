@@ -16,9 +16,9 @@ from pydantic import SecretStr
 from temporalio.service import RPCError
 from uuid_utils.compat import uuid7
 
+from payloops.commands.cipher import Cipher
 from payloops.commands.configure_processor import configure_processor
 from payloops.commands.create_order import create_order
-from payloops.commands.credentials import CredentialCipher
 from payloops.commands.hashing import Hasher
 from payloops.commands.pay_order import pay_order
 from payloops.commands.refund_payment import refund_payment
@@ -61,7 +61,7 @@ async def merchant_id(store: EventStore, settings: Settings, by: Metadata) -> UU
             enabled=True,
             priority=1,
             test_mode=True,
-            cipher=CredentialCipher(secret=settings.encryption_key.get_secret_value()),
+            cipher=Cipher(secret=settings.encryption_key.get_secret_value()),
             by=by,
         )
     return merchant.id

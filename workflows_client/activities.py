@@ -17,8 +17,9 @@ from pydantic.alias_generators import to_camel
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
+from payloops.commands.cipher import Cipher
 from payloops.commands.client_secrets import ClientSecrets
-from payloops.commands.credentials import CredentialCipher, get_processor_credentials
+from payloops.commands.credentials import get_processor_credentials
 from payloops.commands.refusals import ContradictsRecord, OrderNotFound, UnknownAttempt, UnknownRefund
 from payloops.commands.update_order_status import update_order_status
 from payloops.commands.update_refund_status import update_refund_status
@@ -91,7 +92,7 @@ class BackendActivities:
         self,
         *,
         store: EventStore,
-        cipher: CredentialCipher,
+        cipher: Cipher,
         client_secrets: ClientSecrets,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
