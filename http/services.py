@@ -15,6 +15,7 @@ from payloops.commands.tokens import Tokens
 from payloops.commands.watch_orders import OrderWatch
 from payloops.events.event_store import EventStore
 from payloops.events.timestamps import utc_now
+from payloops.http.rate_limits import RateLimits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +23,8 @@ class Services:
     """
     Attributes:
         gate: tells whom an API key stands for.
+        limits: how often passwords may be tried, and accounts opened.
+        trusted_proxies: how many stand before this process (`X-Forwarded-For`).
         key_mode: of the API keys issued here.
         passwords, key_hasher: bcrypt for each, apart, so that neither holds up the other.
         request_timeout: seconds a request may take, waiting asked for by the client aside.
@@ -38,8 +41,10 @@ class Services:
     tokens: Tokens
     cipher: Cipher
     watch: OrderWatch
+    limits: RateLimits
     probes: Mapping[str, Callable[[], Awaitable[object]]]
     cors_origins: tuple[str, ...] = ()
+    trusted_proxies: int = 0
     request_timeout: float = 15.0
     now: Callable[[], datetime] = utc_now
     stopping: asyncio.Event = field(default_factory=asyncio.Event)

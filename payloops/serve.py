@@ -32,7 +32,7 @@ from payloops.http.services import Services
 from payloops.logs import configure_logs
 from payloops.settings import Environment, Settings
 from payloops.stopping import stop_on_signals
-from payloops.wiring import open_store
+from payloops.wiring import open_rate_limits, open_store
 
 BACKLOG = 1_024
 FINISH_SECONDS = 20.0
@@ -167,6 +167,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         passwords = await stack.enter_async_context(Hasher(rounds=settings.bcrypt_rounds))
         keys = await stack.enter_async_context(Hasher(rounds=settings.bcrypt_rounds))
         watch = await stack.enter_async_context(OrderWatch(store))
+        limits = await stack.enter_async_context(open_rate_limits(settings))
         temporal = await Client.connect(
             settings.temporal_address, namespace=settings.temporal_namespace, lazy=True
         )
@@ -180,6 +181,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             tokens=Tokens(secret=settings.jwt_secret.get_secret_value(), expires_in=settings.jwt_expires_in),
             cipher=Cipher(secret=settings.encryption_key.get_secret_value()),
             watch=watch,
+            limits=limits,
             probes={
                 "postgres": lambda: _ask_postgres(store),
                 "redis": redis.ping,
@@ -188,6 +190,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
                 ),
             },
             cors_origins=settings.cors_origins,
+            trusted_proxies=settings.trusted_proxies,
             request_timeout=settings.request_timeout,
         )
 

@@ -3,6 +3,7 @@
 from enum import StrEnum
 from typing import Annotated, Any, Self
 
+from limits import parse_many
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
@@ -54,6 +55,27 @@ class Settings(BaseSettings):
         default=1.0, ge=0, description="seconds between /ready turning 503 and the listener closing"
     )
     bcrypt_rounds: int = Field(default=12, ge=4, le=16, description="cost of password and key hashes")
+    rate_limits: bool = Field(
+        default=True, description="`false` lets anyone try passwords as often as they like: for benchmarks"
+    )
+    login_limit_per_address: str = Field(
+        default="30/minute", description="passwords that may be tried from an address, right ones included"
+    )
+    login_limit_per_account: str = Field(
+        default="10/5 minutes", description="passwords that may be tried for an account, right ones included"
+    )
+    register_limit_per_address: str = Field(
+        default="30/minute; 200/hour", description="registrations from an address"
+    )
+    register_limit_per_account: str = Field(
+        default="10/hour", description="registrations of an email address, refused ones included"
+    )
+    trusted_proxies: int = Field(
+        default=0,
+        ge=0,
+        le=10,
+        description="proxies before this process that append to X-Forwarded-For; 0: the header means nothing",
+    )
     log_level: str = Field(
         default="info", pattern="^(debug|info|warning|error)$", description="least level logged"
     )
@@ -63,6 +85,22 @@ class Settings(BaseSettings):
     def _split(cls, value: Any) -> Any:
         if isinstance(value, str):
             return tuple(origin.strip() for origin in value.split(",") if origin.strip())
+        return value
+
+    @field_validator(
+        "login_limit_per_address",
+        "login_limit_per_account",
+        "register_limit_per_address",
+        "register_limit_per_account",
+    )
+    @classmethod
+    def _limits(cls, value: str) -> str:
+        try:
+            windows = parse_many(value)
+        except ValueError:
+            raise ValueError("write limits as 10/minute; 100/hour") from None
+        if any(window.amount < 1 for window in windows):
+            raise ValueError("a limit allows one at the least")
         return value
 
     @model_validator(mode="after")

@@ -3,9 +3,18 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from limits import parse_many
+from redis.asyncio import BlockingConnectionPool
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
 from payloops.events.connections import connection_pool
 from payloops.events.event_store import EventStore
+from payloops.http.rate_limits import REDIS_SECONDS, Limit, RateLimits
 from payloops.settings import Settings
+
+REDIS_CONNECTIONS = 16
+"""Of a process, for rate limits."""
 
 
 @asynccontextmanager
@@ -23,3 +32,33 @@ async def open_store(settings: Settings, *, application_name: str) -> AsyncItera
             yield store
     finally:
         await pool.close()
+
+
+@asynccontextmanager
+async def open_rate_limits(settings: Settings) -> AsyncIterator[RateLimits]:
+    """The rate limits, by the names that routes declare. They open also while Redis is down, and find it later."""
+    login = Limit(
+        per_address=parse_many(settings.login_limit_per_address),
+        per_account=parse_many(settings.login_limit_per_account),
+    )
+    registration = Limit(
+        per_address=parse_many(settings.register_limit_per_address),
+        per_account=parse_many(settings.register_limit_per_account),
+    )
+    redis = BlockingConnectionPool.from_url(
+        settings.redis_url.get_secret_value(),
+        max_connections=REDIS_CONNECTIONS,
+        timeout=REDIS_SECONDS,
+        socket_timeout=REDIS_SECONDS,
+        socket_connect_timeout=REDIS_SECONDS,
+        retry=Retry(NoBackoff(), 0),
+    )
+    try:
+        yield RateLimits(
+            limits={"login": login, "password": login, "staff_login": login, "register": registration},
+            redis=redis,
+            secret=settings.jwt_secret.get_secret_value(),
+            enabled=settings.rate_limits,
+        )
+    finally:
+        await redis.aclose()

@@ -28,11 +28,20 @@ def test_the_readme_names_every_setting_and_its_default() -> None:
         shown = rows[name.upper()].strip().strip("`")
         if field.is_required():
             assert shown == "required", name
-        elif not field.default:
+        elif field.default in (None, ()):
             assert shown == "none", name
         else:
-            default = field.default
-            assert shown == str(int(default) if isinstance(default, float) else default), name
+            assert shown == _as_written(field.default), name
+
+
+def _as_written(default: object) -> str:
+    match default:
+        case bool():
+            return str(default).lower()
+        case float():
+            return str(int(default))
+        case _:
+            return str(default)
 
 
 def test_the_readme_names_every_command() -> None:

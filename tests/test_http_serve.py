@@ -42,6 +42,7 @@ class Server:
             "ENVIRONMENT": "production",
             "BCRYPT_ROUNDS": "4",
             "SHUTDOWN_GRACE": str(grace),
+            "RATE_LIMITS": "false",
             "PORT": str(port),
         }
         with log.open("w") as output:
