@@ -10,7 +10,7 @@ ARGS ?=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore
 
-.PHONY: help install dev test lint lock clean
+.PHONY: help install dev test lint map lock clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -33,7 +33,10 @@ dev: $(INSTALLED) ## Run the whole service here; ARGS="--fresh --port 3001" and 
 	@$(BIN)/payloops dev --stop-with-parent $(ARGS)
 
 test: lint ## Check style, types and layers, and run all tests
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest --numprocesses 3 --dist loadfile $(ARGS)
+
+map: $(INSTALLED) ## Write docs/map.md from the code
+	$(BIN)/python docs/make_map.py
 
 lint: $(INSTALLED) ## Check style, types and layers
 	$(BIN)/ruff check .

@@ -179,7 +179,7 @@ def migrate() -> None:
     """Bring the database's schema up to date. Needs DATABASE_URL alone."""
     database_url = os.environ.get("DATABASE_URL")
     if not database_url:
-        _fail("DATABASE_URL: Field required", status=WRONG_SETTINGS)
+        _fail("DATABASE_URL: required", status=WRONG_SETTINGS)
     from sqlalchemy.exc import SQLAlchemyError  # noqa: PLC0415
 
     from payloops.migrate import migrate as apply  # noqa: PLC0415
@@ -211,7 +211,7 @@ def projections_status(
     kept = read_environment(data_dir=data_dir)
     database_url = os.environ.get("DATABASE_URL") or kept.get("DATABASE_URL")
     if not database_url:
-        _fail("DATABASE_URL: Field required", status=WRONG_SETTINGS)
+        _fail("DATABASE_URL: required", status=WRONG_SETTINGS)
     try:
         asyncio.run(show_projections_status(database_url=database_url, as_json=as_json))
     except psycopg.Error as error:

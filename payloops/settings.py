@@ -5,6 +5,7 @@ from typing import Annotated, Any, Self
 
 from limits import parse_many
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 Secret32 = Annotated[SecretStr, Field(min_length=32)]
@@ -124,7 +125,17 @@ def read_settings(**overrides: Any) -> Settings:
         return Settings(**overrides)
     except ValidationError as error:
         lines = [
-            f"{'.'.join(str(part) for part in item['loc']).upper() or 'settings'}: {item['msg']}"
+            f"{'.'.join(str(part) for part in item['loc']).upper() or 'settings'}: {_what_is_wrong(item)}"
             for item in error.errors(include_input=False, include_url=False)
         ]
         raise SettingsError("\n".join(lines)) from None
+
+
+def _what_is_wrong(item: ErrorDetails) -> str:
+    match item["type"]:
+        case "missing":
+            return "required"
+        case "too_short":
+            return f"must have at least {item['ctx']['min_length']} characters"
+        case _:
+            return item["msg"]

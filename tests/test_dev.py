@@ -228,6 +228,6 @@ def test_missing_settings_are_named(command: str) -> None:
         env={**without_settings(), "JWT_SECRET": "short"},
     )
     assert shown.returncode == 2
-    assert "payloops: DATABASE_URL: Field required" in shown.stderr
+    assert "payloops: DATABASE_URL: required" in shown.stderr
     assert "payloops: JWT_SECRET:" in shown.stderr
     assert "short" not in shown.stderr.replace("too short", "")

@@ -91,7 +91,7 @@ async def test_a_definite_refusal_is_the_answer_from_then_on(merchant: Merchant)
     assert again.headers["Content-Type"] == "application/problem+json"
 
 
-@pytest.mark.parametrize("id", [str(uuid7()), "no-uuid", "%00", "{x}"])
+@pytest.mark.parametrize("id", ["01900000-0000-7000-8000-00000000dead", "no-uuid", "%00", "{x}"])
 async def test_an_unknown_order_and_no_id_at_all_are_answered_alike(merchant: Merchant, id: str) -> None:
     first = await merchant.shop.post(f"/v1/orders/{id}/pay", key="one")
     again = await merchant.shop.post(f"/v1/orders/{id}/pay", key="one")
