@@ -70,7 +70,7 @@ async def authenticate_token(pool: AsyncConnectionPool, *, token: str, tokens: T
         InvalidToken: forged, expired, for somebody else, or from before the password was changed.
     """
     claims = tokens.read(token)
-    merchant = await find_merchant(pool, merchant_id=claims.merchant_id)
+    merchant = await find_merchant(pool, merchant_id=claims.subject)
     if merchant is None or merchant.token_version != claims.token_version:
         raise InvalidToken("The token no longer counts")
     return merchant

@@ -1,17 +1,16 @@
-"""Dashboard tokens: JWT, HS256 and nothing else, every claim required (RFC 7519, RFC 8725)."""
+"""Tokens of merchants and of staff: JWT, HS256 and nothing else, every claim required (RFC 7519, RFC 8725)."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Protocol
 from uuid import UUID, uuid4
 
 import jwt
 
-from payloops.commands.merchants import MerchantRow
-
 ALGORITHM = "HS256"
 ISSUER = "payloops"
 AUDIENCE = "payloops-dashboard"
+STAFF_AUDIENCE = "payloops-staff"
 CLAIMS = ("iss", "aud", "sub", "email", "iat", "exp", "jti", "ver")
 MAX_TOKEN_LENGTH = 2_048
 
@@ -20,16 +19,29 @@ class InvalidToken(Exception):
     """The token is forged, malformed, expired or no longer counts."""
 
 
+class TokenHolder(Protocol):
+    """Whom a token stands for: a merchant, or somebody on the staff."""
+
+    @property
+    def id(self) -> UUID: ...
+
+    @property
+    def email(self) -> str: ...
+
+    @property
+    def token_version(self) -> int: ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenClaims:
-    merchant_id: UUID
+    subject: UUID
     token_version: int
 
 
 class Tokens:
-    """Issues and reads tokens."""
+    """Issues and reads the tokens of one audience; those of another are refused."""
 
-    def __init__(self, *, secret: str, expires_in: int) -> None:
+    def __init__(self, *, secret: str, expires_in: int, audience: str = AUDIENCE) -> None:
         """
         Args:
             secret: JWT_SECRET, at least 32 characters.
@@ -37,19 +49,20 @@ class Tokens:
         """
         self._secret = secret
         self._life = timedelta(seconds=expires_in)
+        self._audience = audience
 
-    def issue(self, merchant: MerchantRow, *, now: datetime) -> str:
-        """A token that stands for the merchant until it expires or the merchant's token version moves on."""
+    def issue(self, holder: TokenHolder, *, now: datetime) -> str:
+        """A token that stands for its holder until it expires or the holder's token version moves on."""
         return jwt.encode(
             {
                 "iss": ISSUER,
-                "aud": AUDIENCE,
-                "sub": str(merchant.id),
-                "email": merchant.email,
+                "aud": self._audience,
+                "sub": str(holder.id),
+                "email": holder.email,
                 "iat": now,
                 "exp": now + self._life,
                 "jti": str(uuid4()),
-                "ver": merchant.token_version,
+                "ver": holder.token_version,
             },
             self._secret,
             algorithm=ALGORITHM,
@@ -68,13 +81,13 @@ class Tokens:
                 self._secret,
                 algorithms=[ALGORITHM],
                 issuer=ISSUER,
-                audience=AUDIENCE,
+                audience=self._audience,
                 options={"require": list(CLAIMS), "strict_aud": True},
             )
             version = claims["ver"]
             if type(version) is not int or not isinstance(claims["email"], str):
                 raise InvalidToken("The token is malformed")
-            return TokenClaims(merchant_id=UUID(claims["sub"]), token_version=version)
+            return TokenClaims(subject=UUID(claims["sub"]), token_version=version)
         except jwt.ExpiredSignatureError:
             raise InvalidToken("The token has expired") from None
         except (jwt.PyJWTError, ValueError):
