@@ -18,6 +18,7 @@ from pydantic import (
     StringConstraints,
     TypeAdapter,
     ValidationError,
+    WithJsonSchema,
 )
 
 from payloops.commands.hashing import BCRYPT_MAX_BYTES
@@ -110,22 +111,73 @@ def _in_utc(moment: datetime) -> datetime:
         raise ValueError("Must be a time between the years 1 and 9999") from None
 
 
-Amount = Annotated[int, Field(ge=1, le=99_999_999_999, description="In the currency's minor unit")]
-Currency = Annotated[str, AfterValidator(_currency), Field(description="ISO 4217; lower case is accepted")]
-Email = Annotated[str, StringConstraints(max_length=255), AfterValidator(_email)]
-Url = Annotated[str, StringConstraints(max_length=MAX_URL), AfterValidator(_http_url)]
+# Where a rule is a function, `json_schema_extra` says in the contract what of it JSON Schema can say.
+Amount = Annotated[
+    int, Field(ge=1, le=99_999_999_999, description="In the currency's minor unit", examples=[4_999])
+]
+Currency = Annotated[
+    str,
+    AfterValidator(_currency),
+    Field(
+        description="ISO 4217; lower case is accepted",
+        examples=["USD"],
+        json_schema_extra={"enum": [*sorted(CURRENCIES), *sorted(code.lower() for code in CURRENCIES)]},
+    ),
+]
+Email = Annotated[
+    str,
+    StringConstraints(max_length=255),
+    AfterValidator(_email),
+    Field(examples=["ada@example.com"], json_schema_extra={"format": "email"}),
+]
+Url = Annotated[
+    str,
+    StringConstraints(max_length=MAX_URL),
+    AfterValidator(_http_url),
+    Field(
+        description="http or https, without user name and password",
+        examples=["https://shop.example/return"],
+        json_schema_extra={"format": "uri", "pattern": "^[Hh][Tt][Tt][Pp][Ss]?://"},
+    ),
+]
 Identifier = Annotated[str, StringConstraints(min_length=1, max_length=255)]
 Text = Annotated[str, StringConstraints(max_length=1_000)]
 Metadata = Annotated[
-    dict[str, JsonValue], AfterValidator(_metadata), Field(description="At most 50 keys and 16 KiB")
+    dict[str, JsonValue],
+    AfterValidator(_metadata),
+    Field(
+        description="At most 50 keys and 16 KiB",
+        examples=[{"cart": "7", "gift": True}],
+        json_schema_extra={"maxProperties": MAX_METADATA_KEYS},
+    ),
 ]
-Password = Annotated[str, AfterValidator(_password)]
-PaymentToken = Annotated[str, StringConstraints(min_length=1, max_length=255), AfterValidator(_token)]
+Password = Annotated[
+    str,
+    AfterValidator(_password),
+    Field(
+        description=f"At most {BCRYPT_MAX_BYTES} bytes of UTF-8",
+        examples=["correct horse battery"],
+        json_schema_extra={"format": "password", "minLength": MIN_PASSWORD, "maxLength": BCRYPT_MAX_BYTES},
+    ),
+]
+PaymentToken = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=255),
+    AfterValidator(_token),
+    Field(description="A processor's token; card numbers are refused", examples=["tok_visa"]),
+]
 Moment = Annotated[
     AwareDatetime,
     BeforeValidator(_iso_8601),
     AfterValidator(_in_utc),
-    Field(description="ISO 8601 with a time zone"),
+    Field(description="ISO 8601 with a time zone", examples=["2027-01-31T00:00:00Z"]),
 ]
 QueryNumber = Annotated[int, BeforeValidator(_plain_number)]
-Timestamp = Annotated[datetime, PlainSerializer(timestamp_text, return_type=str)]
+Timestamp = Annotated[
+    datetime,
+    PlainSerializer(timestamp_text, return_type=str),
+    WithJsonSchema(
+        {"type": "string", "format": "date-time", "examples": ["2026-11-23T16:44:05.123456Z"]},
+        mode="serialization",
+    ),
+]
