@@ -19,7 +19,7 @@ from payloops.settings import Environment, Settings
 
 MASK = "[redacted]"
 SECRET_NAMES = re.compile(
-    r"secret|password|token$|authorization|api_?key$|credential|cookie|signature|encryption|private|cvc|cvv|pan$|card",
+    r"secret|password|token$|authorization|api[_-]?key$|credential|cookie|signature|encryption|private|cvc|cvv|pan$|card",
     re.IGNORECASE,
 )
 SECRET_TEXTS = re.compile(

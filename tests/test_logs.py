@@ -1,0 +1,95 @@
+"""Whatever a log line is given, no secret and no card number leaves."""
+
+import io
+import json
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import redirect_stderr
+from typing import Any
+
+import pytest
+import structlog
+
+from payloops.logs import configure_logs, mask_secrets
+from payloops.settings import Environment, Settings
+
+CARD = "4242 4242 4242 4242"
+TOKEN = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2lnbmF0dXJl"
+
+
+def masked(**fields: Any) -> dict[str, Any]:
+    return dict(mask_secrets(None, "", fields))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("password", "newPassword", "secretKey", "clientSecret", "client_secret", "api_key", "X-API-Key"),
+        *(
+            "Authorization",
+            "token",
+            "webhookSecret",
+            "credentials",
+            "Stripe-Signature",
+            "ENCRYPTION_KEY",
+            "cvc",
+        ),
+    ],
+)
+def test_fields_of_secret_names_are_masked(name: str) -> None:
+    assert masked(**{name: "whatever it is"}) == {name: "[redacted]"}
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        (f"declined {CARD}", "[redacted]"),
+        ("declined 4242424242424242", "[redacted]"),
+        ("key sk_live_abcdefghijkl was used", "key [redacted] was used"),
+        ("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "[redacted]"),
+        (f"Bearer {TOKEN}", "Bearer [redacted]"),
+        ("postgresql://app:hunter2@db:5432/payloops", "postgresql://[redacted]@db:5432/payloops"),
+        ("host=db password=hunter2 user=app", "host=db password=[redacted] user=app"),
+        ("order 01a20936-852a-704c-b68e-7ea68a6b63fc of 4999", None),
+        ("2026-11-23T16:21:37.705123Z", None),
+    ],
+)
+def test_texts_are_masked_where_they_hold_a_secret(text: str, left: str | None) -> None:
+    assert masked(error=text) == {"error": left or text}
+    assert masked(deep={"er": [text]}) == {"deep": {"er": [left or text]}}
+
+
+@pytest.fixture
+def restored() -> Iterator[None]:
+    """The process's logging as it was."""
+    handlers, level = logging.getLogger().handlers, logging.getLogger().level
+    yield
+    logging.getLogger().handlers, logging.getLogger().level = handlers, level
+    structlog.reset_defaults()
+    structlog.contextvars.clear_contextvars()
+
+
+@pytest.mark.usefixtures("restored")
+def test_production_writes_json_lines_with_the_context_and_without_secrets_of_exceptions(
+    settings: Settings,
+) -> None:
+    written = io.StringIO()
+    with redirect_stderr(written):
+        production = settings.model_copy(update={"environment": Environment.PRODUCTION, "log_level": "info"})
+        configure_logs(production, process="api")
+        structlog.contextvars.bind_contextvars(correlation_id="c-1")
+        try:
+            int(f"card {CARD} for sk_test_abcdefghijkl")
+        except ValueError:
+            structlog.get_logger().exception("payment.refused", order_id="o-1")
+        logging.getLogger("somebody").error("cannot reach %s", "redis://:hunter2@cache")
+        structlog.get_logger().debug("not.shown")
+    first, second = map(json.loads, written.getvalue().splitlines())
+    assert (first["event"], first["level"], first["order_id"]) == ("payment.refused", "error", "o-1")
+    assert (first["process"], first["correlation_id"]) == ("api", "c-1")
+    assert first["timestamp"].endswith("Z")
+    assert second["event"] == "cannot reach redis://[redacted]@cache"
+    for secret in ("4242", "sk_test_abc", "hunter2"):
+        assert secret not in written.getvalue()
+    assert sys.stderr is not written
