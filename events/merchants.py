@@ -1,4 +1,4 @@
-"""A merchant's account: registered, API keys issued and revoked, processors configured and removed.
+"""A merchant's account: registered and changed, API keys issued and revoked, processors configured and removed.
 
 The secrets themselves (password and key hashes, processor credentials) stand in tables, because secrets must
 be replaceable. What happened to them stands here, without the secret, appended in the same transaction.
@@ -11,6 +11,36 @@ class MerchantRegistered(StreamCreated):
     TOPIC = "merchant.registered"
     name: str
     email: str
+
+
+class ProfileChanged(StreamEvent):
+    """What the profile is from here on, whichever part of it changed."""
+
+    TOPIC = "merchant.profile_changed"
+    name: str
+    webhook_url: str | None
+
+    def apply(self, aggregate: "Merchant") -> None:
+        aggregate.name = self.name
+        aggregate.webhook_url = self.webhook_url
+
+
+class PasswordChanged(StreamEvent):
+    """Attributes: `token_version`: dashboard tokens of older versions no longer count."""
+
+    TOPIC = "merchant.password_changed"
+    token_version: int
+
+
+class WebhookSecretRotated(StreamEvent):
+    """Webhooks are signed with a new secret, and until `previous_expires_at` with the former one, too.
+
+    Attributes:
+        previous_expires_at: ISO 8601 in UTC.
+    """
+
+    TOPIC = "webhook_secret.rotated"
+    previous_expires_at: str
 
 
 class ApiKeyIssued(StreamEvent):
@@ -76,5 +106,6 @@ class Merchant(Stream):
         self.merchant_id = merchant_id
         self.name = name
         self.email = email
+        self.webhook_url: str | None = None
         self.api_keys: set[str] = set()
         self.processors: set[str] = set()

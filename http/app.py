@@ -4,7 +4,7 @@ import re
 
 from aiohttp import web
 
-from payloops.http import api_keys, auth, orders, payments, processors, refunds, service
+from payloops.http import api_keys, auth, merchants, orders, payments, processors, refunds, service, staff
 from payloops.http.endpoint import endpoint, expect
 from payloops.http.middleware import frame
 from payloops.http.routing import Route
@@ -25,6 +25,11 @@ ROUTES: tuple[Route, ...] = (
     orders.read_order_events,
     auth.register,
     auth.log_in,
+    auth.change_password,
+    merchants.read_profile,
+    merchants.set_profile,
+    merchants.read_webhook_secret,
+    merchants.rotate_webhook_secret,
     api_keys.read_api_keys,
     api_keys.issue_api_key,
     api_keys.revoke_api_key,

@@ -5,22 +5,32 @@ from uuid import UUID
 
 from pydantic import Field, StringConstraints
 
+from payloops.commands.change_password import change_password as replace_password
 from payloops.commands.log_in import log_in as check_password
 from payloops.commands.merchants import MerchantRow
 from payloops.commands.register_merchant import register_merchant
 from payloops.http.fields import Email, Password, Timestamp
 from payloops.http.routing import AnswerModel, Call, RequestModel, route
 
+MerchantName = Annotated[str, StringConstraints(strip_whitespace=True, min_length=2, max_length=255)]
+PresentedPassword = Annotated[str, StringConstraints(max_length=1_000), Field(repr=False)]
+"""To be compared with the one that counts: what no password may be is only wrong."""
+
 
 class Registration(RequestModel):
-    name: Annotated[str, StringConstraints(strip_whitespace=True, min_length=2, max_length=255)]
+    name: MerchantName
     email: Email
     password: Annotated[Password, Field(repr=False)]
 
 
 class Login(RequestModel):
     email: Annotated[str, StringConstraints(max_length=255)]
-    password: Annotated[str, StringConstraints(max_length=1_000), Field(repr=False)]
+    password: PresentedPassword
+
+
+class PasswordChange(RequestModel):
+    current_password: PresentedPassword
+    new_password: Annotated[Password, Field(repr=False)]
 
 
 class MerchantAnswer(AnswerModel):
@@ -35,6 +45,10 @@ class MerchantAnswer(AnswerModel):
 class SessionAnswer(AnswerModel):
     token: str
     merchant: MerchantAnswer
+
+
+class TokenAnswer(AnswerModel):
+    token: str
 
 
 def merchant_answer(row: MerchantRow) -> MerchantAnswer:
@@ -93,3 +107,25 @@ async def log_in(call: Call[Login]) -> SessionAnswer:
 def _session(call: Call[Registration] | Call[Login], merchant: MerchantRow) -> SessionAnswer:
     token = call.services.tokens.issue(merchant, now=call.by.at)
     return SessionAnswer(token=token, merchant=merchant_answer(merchant))
+
+
+@route(
+    "POST",
+    "/api/auth/password",
+    auth="bearer",
+    body=PasswordChange,
+    answers=TokenAnswer,
+    errors=("invalid_credentials",),
+    limits=("password",),
+    summary="Change the password; every older token stops working",
+)
+async def change_password(call: Call[PasswordChange]) -> TokenAnswer:
+    merchant = await replace_password(
+        call.services.store,
+        merchant_id=call.merchant_id,
+        current_password=call.body.current_password,
+        new_password=call.body.new_password,
+        passwords=call.services.passwords,
+        by=call.by,
+    )
+    return TokenAnswer(token=call.services.tokens.issue(merchant, now=call.by.at))

@@ -14,6 +14,7 @@ from aiohttp import web
 
 from payloops.commands.api_keys import ApiKeyNotFound
 from payloops.commands.authenticate_api_key import InvalidApiKey, KeyCheckUnavailable, TooManyGuesses
+from payloops.commands.change_password import WrongPassword
 from payloops.commands.hashing import HashingOverloaded
 from payloops.commands.idempotency import IdempotencyInProgress, IdempotencyMismatch
 from payloops.commands.issue_api_key import TooManyApiKeys
@@ -129,6 +130,7 @@ ANSWERS: dict[type[Exception], Answer] = {
     InvalidApiKey: Answer(401, "invalid_api_key"),
     InvalidToken: Answer(401, "invalid_token"),
     InvalidCredentials: Answer(401, "invalid_credentials"),
+    WrongPassword: Answer(401, "invalid_credentials"),
     TooManyGuesses: Answer(429, "rate_limit"),
     KeyCheckUnavailable: Answer(503, "unavailable", BUSY),
     HashingOverloaded: Answer(503, "unavailable", BUSY),

@@ -1,0 +1,62 @@
+"""A merchant changes the account's profile."""
+
+from enum import Enum
+from uuid import UUID
+
+from psycopg import AsyncConnection
+from psycopg.rows import TupleRow
+
+from payloops.commands.merchants import MerchantNotFound, MerchantRow, change_account, find_merchant
+from payloops.events.event_store import EventStore
+from payloops.events.merchants import Merchant, ProfileChanged
+from payloops.events.metadata import Metadata
+
+
+class Unchanged(Enum):
+    """Stands for a value that stays as it is, where None is a value."""
+
+    UNCHANGED = "unchanged"
+
+
+UNCHANGED = Unchanged.UNCHANGED
+
+
+async def change_profile(
+    store: EventStore,
+    *,
+    merchant_id: UUID,
+    name: str | Unchanged = UNCHANGED,
+    webhook_url: str | Unchanged | None = UNCHANGED,
+    by: Metadata,
+) -> MerchantRow:
+    """Change what is given, keep the rest; what is the same already is no change, and leaves no fact.
+
+    Args:
+        webhook_url: where webhooks go from now on; None: nowhere. Whether the address may be called is looked
+            at when it is called, as what a name stands for may change.
+
+    Raises:
+        MerchantNotFound: no such account.
+    """
+    wanted: tuple[str, str | None] = ("", None)
+
+    def decide(account: Merchant) -> None:
+        nonlocal wanted
+        wanted = (
+            account.name if isinstance(name, Unchanged) else name,
+            account.webhook_url if isinstance(webhook_url, Unchanged) else webhook_url,
+        )
+        if wanted != (account.name, account.webhook_url):
+            account.record(ProfileChanged, by=by, name=wanted[0], webhook_url=wanted[1])
+
+    async def write(connection: AsyncConnection[TupleRow]) -> None:
+        await connection.execute(
+            "UPDATE merchants SET name = %s, webhook_url = %s, updated_at = %s WHERE id = %s",
+            (*wanted, by.at, merchant_id),
+        )
+
+    await change_account(store, merchant_id=merchant_id, decide=decide, write=write)
+    merchant = await find_merchant(store.pool, merchant_id=merchant_id)
+    if merchant is None:
+        raise MerchantNotFound(merchant_id=merchant_id)
+    return merchant

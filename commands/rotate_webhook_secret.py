@@ -1,0 +1,49 @@
+"""A merchant gets a new secret for webhooks, and a day in which the former one still counts."""
+
+from datetime import timedelta
+from uuid import UUID
+
+from psycopg import AsyncConnection
+from psycopg.rows import TupleRow
+
+from payloops.commands.cipher import Cipher
+from payloops.commands.merchants import change_account
+from payloops.commands.webhook_secrets import (
+    WebhookSecret,
+    get_webhook_secret,
+    make_secret,
+    webhook_secret_identity,
+)
+from payloops.events.event_store import EventStore
+from payloops.events.merchants import Merchant, WebhookSecretRotated
+from payloops.events.metadata import Metadata
+from payloops.events.timestamps import timestamp_text
+
+OVERLAP = timedelta(hours=24)
+"""How long the former secret signs beside the new one."""
+
+ROTATE = """
+    UPDATE webhook_secrets
+    SET previous_secret = secret, previous_expires_at = %s, secret = %s, made_at = %s WHERE merchant_id = %s
+"""
+
+
+async def rotate_webhook_secret(
+    store: EventStore, *, merchant_id: UUID, cipher: Cipher, by: Metadata
+) -> WebhookSecret:
+    """Sign with a new secret from now on; the former one signs, too, for another 24 hours.
+
+    A secret that was on its way out already ends at once: there are never more than two.
+    """
+    await get_webhook_secret(store.pool, merchant_id=merchant_id, cipher=cipher, now=by.at)
+    expires_at = by.at + OVERLAP
+    sealed = cipher.seal(make_secret().encode(), identity=webhook_secret_identity(merchant_id=merchant_id))
+
+    def decide(account: Merchant) -> None:
+        account.record(WebhookSecretRotated, by=by, previous_expires_at=timestamp_text(expires_at))
+
+    async def write(connection: AsyncConnection[TupleRow]) -> None:
+        await connection.execute(ROTATE, (expires_at, sealed, by.at, merchant_id))
+
+    await change_account(store, merchant_id=merchant_id, decide=decide, write=write)
+    return await get_webhook_secret(store.pool, merchant_id=merchant_id, cipher=cipher, now=by.at)

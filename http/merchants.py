@@ -1,0 +1,98 @@
+"""The merchant's own account: profile and webhook secret. `/api/merchants/me`, by dashboard token."""
+
+from payloops.commands.change_profile import UNCHANGED, change_profile
+from payloops.commands.merchants import MerchantNotFound, find_merchant
+from payloops.commands.rotate_webhook_secret import rotate_webhook_secret as rotate
+from payloops.commands.webhook_secrets import WebhookSecret, get_webhook_secret
+from payloops.http.auth import MerchantAnswer, MerchantName, merchant_answer
+from payloops.http.fields import Timestamp, Url
+from payloops.http.routing import AnswerModel, Call, Nothing, RequestModel, route
+
+
+class ProfileChanges(RequestModel):
+    """What is absent stays as it is; a `webhookUrl` of null ends webhooks."""
+
+    name: MerchantName | None = None
+    webhook_url: Url | None = None
+
+
+class WebhookSecretAnswer(AnswerModel):
+    secret: str
+    previous_secret: str | None
+    previous_expires_at: Timestamp | None
+
+
+def secret_answer(secret: WebhookSecret) -> WebhookSecretAnswer:
+    """A merchant's webhook secrets as the dashboard shows them."""
+    return WebhookSecretAnswer(
+        secret=secret.secret,
+        previous_secret=secret.previous_secret,
+        previous_expires_at=secret.previous_expires_at,
+    )
+
+
+@route(
+    "GET",
+    "/api/merchants/me",
+    auth="bearer",
+    answers=MerchantAnswer,
+    summary="Read the account's profile",
+)
+async def read_profile(call: Call[None]) -> MerchantAnswer:
+    merchant = await find_merchant(call.services.store.pool, merchant_id=call.merchant_id)
+    if merchant is None:
+        raise MerchantNotFound(merchant_id=call.merchant_id)
+    return merchant_answer(merchant)
+
+
+@route(
+    "PUT",
+    "/api/merchants/me",
+    auth="bearer",
+    body=ProfileChanges,
+    answers=MerchantAnswer,
+    summary="Change the account's name or webhook URL: what is absent stays, a webhookUrl of null ends webhooks",
+)
+async def set_profile(call: Call[ProfileChanges]) -> MerchantAnswer:
+    body = call.body
+    merchant = await change_profile(
+        call.services.store,
+        merchant_id=call.merchant_id,
+        name=UNCHANGED if body.name is None else body.name,
+        webhook_url=body.webhook_url if "webhook_url" in body.model_fields_set else UNCHANGED,
+        by=call.by,
+    )
+    return merchant_answer(merchant)
+
+
+@route(
+    "GET",
+    "/api/merchants/me/webhook-secret",
+    auth="bearer",
+    answers=WebhookSecretAnswer,
+    summary="Show the secret that signs webhooks, and the former one while it still counts",
+)
+async def read_webhook_secret(call: Call[None]) -> WebhookSecretAnswer:
+    services = call.services
+    return secret_answer(
+        await get_webhook_secret(
+            services.store.pool, merchant_id=call.merchant_id, cipher=services.cipher, now=call.by.at
+        )
+    )
+
+
+@route(
+    "POST",
+    "/api/merchants/me/webhook-secret/rotate",
+    auth="bearer",
+    body=Nothing,
+    body_required=False,
+    answers=WebhookSecretAnswer,
+    summary="Sign webhooks with a new secret; for 24 hours with the former one, too",
+)
+async def rotate_webhook_secret(call: Call[Nothing]) -> WebhookSecretAnswer:
+    return secret_answer(
+        await rotate(
+            call.services.store, merchant_id=call.merchant_id, cipher=call.services.cipher, by=call.by
+        )
+    )
