@@ -38,6 +38,11 @@ ROUTES: tuple[Route, ...] = (
     processors.set_named_processor,
     processors.change_processor,
     processors.remove_processor,
+    staff.log_in_staff,
+    staff.read_staff_orders,
+    staff.read_staff_order,
+    staff.read_staff_transactions,
+    staff.read_staff_order_events,
     service.health,
     service.ready,
 )

@@ -1,4 +1,4 @@
-"""Accounts: register and log in. `/api/auth`, open to anyone."""
+"""Accounts: register, log in, change the password. `/api/auth`."""
 
 from typing import Annotated
 from uuid import UUID
@@ -71,6 +71,7 @@ def merchant_answer(row: MerchantRow) -> MerchantAnswer:
     answers=SessionAnswer,
     status=201,
     errors=("email_exists",),
+    limits=("register",),
     summary="Open a merchant account",
 )
 async def register(call: Call[Registration]) -> SessionAnswer:
@@ -92,6 +93,7 @@ async def register(call: Call[Registration]) -> SessionAnswer:
     body=Login,
     answers=SessionAnswer,
     errors=("invalid_credentials",),
+    limits=("login",),
     summary="Log in to a merchant account",
 )
 async def log_in(call: Call[Login]) -> SessionAnswer:

@@ -1,4 +1,4 @@
-"""Whose request it is: by API key or by dashboard token."""
+"""Whose request it is: by API key, by dashboard token, or by a token of the staff."""
 
 from dataclasses import dataclass
 from uuid import UUID
@@ -6,6 +6,7 @@ from uuid import UUID
 from aiohttp import web
 
 from payloops.commands.log_in import authenticate_token
+from payloops.commands.log_in_staff import authenticate_staff_token
 from payloops.http.problems import Problem
 from payloops.http.routing import Auth
 from payloops.http.services import Services
@@ -13,10 +14,17 @@ from payloops.http.services import Services
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Attributes: `actor`: as events name it; `merchant_id`: in whose account."""
+    """Who is calling.
+
+    Attributes:
+        actor: as events name it.
+        merchant_id: in whose account; of staff: none.
+        staff_id: of a member of the staff.
+    """
 
     actor: str
-    merchant_id: UUID
+    merchant_id: UUID | None = None
+    staff_id: UUID | None = None
 
 
 async def authenticate(request: web.Request, *, auth: Auth, services: Services) -> Caller:
@@ -33,14 +41,23 @@ async def authenticate(request: web.Request, *, auth: Auth, services: Services) 
             owner = await services.gate.authenticate(keys[0].strip())
             return Caller(f"api_key:{owner.api_key_id}", owner.merchant_id)
         case "bearer":
-            headers = request.headers.getall("Authorization", [])
-            scheme, _, token = headers[0].strip().partition(" ") if len(headers) == 1 else ("", "", "")
-            if scheme.lower() != "bearer" or not token.strip():
-                raise _unauthorized("Send a token in Authorization: Bearer", challenge="Bearer")
             merchant = await authenticate_token(
-                services.store.pool, token=token.strip(), tokens=services.tokens
+                services.store.pool, token=_token(request), tokens=services.tokens
             )
             return Caller(f"merchant:{merchant.id}", merchant.id)
+        case "staff":
+            member = await authenticate_staff_token(
+                services.store.pool, token=_token(request), tokens=services.staff_tokens
+            )
+            return Caller(f"staff:{member.id}", staff_id=member.id)
+
+
+def _token(request: web.Request) -> str:
+    headers = request.headers.getall("Authorization", [])
+    scheme, _, token = headers[0].strip().partition(" ") if len(headers) == 1 else ("", "", "")
+    if scheme.lower() != "bearer" or not token.strip():
+        raise _unauthorized("Send a token in Authorization: Bearer", challenge="Bearer")
+    return token.strip()
 
 
 def _unauthorized(message: str, *, challenge: str) -> Problem:

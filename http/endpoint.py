@@ -4,6 +4,7 @@ import asyncio
 import re
 from collections.abc import Awaitable, Callable
 from typing import Any
+from uuid import UUID
 
 import structlog
 from aiohttp import HttpVersion11, web
@@ -12,8 +13,9 @@ from aiohttp.web_exceptions import HTTPRequestEntityTooLarge
 from pydantic import BaseModel
 
 from payloops.commands.idempotency import Replay, Reserved, reserve
+from payloops.commands.staff_views import record_staff_view
 from payloops.events.metadata import Metadata
-from payloops.http.authentication import authenticate
+from payloops.http.authentication import Caller, authenticate
 from payloops.http.bodies import fingerprint, is_json, parse_body, parse_query
 from payloops.http.cards import holds_card_number
 from payloops.http.middleware import CORRELATION_ID
@@ -25,8 +27,9 @@ from payloops.http.problems import (
     problem_of,
     validation_error,
 )
-from payloops.http.routing import Call, Route
-from payloops.http.services import SERVICES
+from payloops.http.rate_limits import client_address
+from payloops.http.routing import JSON, UUID_FORM, Call, Route
+from payloops.http.services import SERVICES, Services
 
 BODY_DEADLINE = 10.0
 """Seconds in which a body has to arrive."""
@@ -63,26 +66,31 @@ def _too_late(request: web.Request) -> Problem:
 
 async def _answer(route: Route, request: web.Request, *, wait: int) -> web.StreamResponse:
     services = request.app[SERVICES]
-    actor, owner = "system", None
+    caller = Caller("system")
     if route.auth is not None:
         caller = await authenticate(request, auth=route.auth, services=services)
-        actor, owner = caller.actor, caller.merchant_id
-        structlog.contextvars.bind_contextvars(merchant_id=str(owner), actor=actor)
+        structlog.contextvars.bind_contextvars(actor=caller.actor)
+        if caller.merchant_id is not None:
+            structlog.contextvars.bind_contextvars(merchant_id=str(caller.merchant_id))
+    await _try_from_address(route, request)
     raw = await _read(request) if route.body is not None else b""
     body = await _body(route, raw)
+    await _try_account(route, body, caller, services=services)
     call: Call[Any, Any] = Call(
         services=services,
         route=route,
         request=request,
         body=body,
         query=parse_query(route.query, request.query) if route.query is not None else None,
-        by=Metadata(at=services.now(), actor=actor, correlation_id=request[CORRELATION_ID]),
-        owner=owner,
+        by=Metadata(at=services.now(), actor=caller.actor, correlation_id=request[CORRELATION_ID]),
+        owner=caller.merchant_id,
+        staff_id=caller.staff_id,
         wait=wait,
     )
     key = _idempotency_key(request) if route.idempotent else None
     if key is None:
-        return _response(call, route.render(await route.handler(call)))
+        answer = await (route.handler(call) if call.staff_id is None else _shown_to_staff(call))
+        return _response(call, route.render(answer))
     reservation = await reserve(
         services.store.pool,
         merchant_id=call.merchant_id,
@@ -92,6 +100,46 @@ async def _answer(route: Route, request: web.Request, *, wait: int) -> web.Strea
     if isinstance(reservation, Replay):
         return _replay(reservation)
     return await _answer_once(call, reservation)
+
+
+async def _try_from_address(route: Route, request: web.Request) -> None:
+    services = request.app[SERVICES]
+    for name in route.limits:
+        address = client_address(request, trusted_proxies=services.trusted_proxies)
+        await services.limits.try_from_address(name, address)
+
+
+async def _try_account(route: Route, body: BaseModel | None, caller: Caller, *, services: Services) -> None:
+    """The account is the one that the caller is logged in to, else the one that the body names."""
+    named: str = getattr(body, "email", "")
+    for name in route.limits:
+        await services.limits.try_account(name, str(caller.merchant_id or named))
+
+
+async def _shown_to_staff(call: Call[Any, Any]) -> Any:
+    """The handler's answer, once it is on record that it is shown; a search without result, too."""
+    try:
+        answer = await call.route.handler(call)
+    except Problem:
+        await _record_view(call)
+        raise
+    await _record_view(call)
+    return answer
+
+
+async def _record_view(call: Call[Any, Any]) -> None:
+    assert call.staff_id is not None
+    asked_for = call.request.match_info.get("id", "")
+    await record_staff_view(
+        call.services.store.pool,
+        staff_id=call.staff_id,
+        route=f"{call.route.method} {call.route.path}",
+        order_id=UUID(asked_for) if UUID_FORM.fullmatch(asked_for) else None,
+        merchant_id=call.viewed_merchant,
+        query=call.query.model_dump(mode="json", by_alias=True) or None,
+        at=call.by.at,
+        correlation_id=call.by.correlation_id,
+    )
 
 
 async def _answer_once(call: Call[Any, Any], reserved: Reserved) -> web.StreamResponse:
@@ -116,7 +164,7 @@ def _response(call: Call[Any, Any], body: bytes) -> web.Response:
     return web.Response(
         status=call.status or call.route.status,
         body=body or None,
-        content_type="application/json" if body else None,
+        content_type=(call.media or call.route.media[0]) if body else None,
         headers=call.headers,
     )
 
@@ -126,7 +174,7 @@ def _replay(replay: Replay) -> web.Response:
     return web.Response(
         status=replay.status,
         body=replay.body or None,
-        content_type=CONTENT_TYPE if failed else "application/json",
+        content_type=CONTENT_TYPE if failed else JSON,
         headers={"Idempotent-Replayed": "true"},
     )
 

@@ -25,7 +25,9 @@ from payloops.events.metadata import Metadata
 from payloops.http.problems import not_found
 from payloops.http.services import Services
 
-Auth = Literal["api_key", "bearer"]
+JSON = "application/json"
+
+Auth = Literal["api_key", "bearer", "staff"]
 
 UUID_FORM = re.compile("[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}", re.IGNORECASE)
 
@@ -71,9 +73,11 @@ class Call(Generic[B, Q]):
 
     Attributes:
         by: who acts, for the events that the request leads to.
-        owner: the merchant whose key or token was shown.
+        owner: the merchant whose key or token was shown; none where it was a member of the staff.
+        viewed_merchant: of a route for staff: the merchant whose data is shown, for the record of it.
         wait: seconds the client would like the answer to wait (`Prefer: wait`), 0 where it did not say.
-        status: of the answer, where it is not the route's.
+        status: of the answer, where it is not the route's: one of its `also`.
+        media: type of the answer's bytes, where it is not the first that the route declares.
         headers: of the answer, for the handler to add to.
         reserved: the hold on the request's idempotency key, None where it has none.
     """
@@ -85,8 +89,11 @@ class Call(Generic[B, Q]):
     query: Q
     by: Metadata
     owner: UUID | None
+    staff_id: UUID | None = None
+    viewed_merchant: UUID | None = None
     wait: int = 0
     status: int | None = None
+    media: str | None = None
     headers: dict[str, str] = field(default_factory=dict)
     reserved: Reserved | None = None
 
@@ -133,7 +140,11 @@ class Route:
         body_required: where not, an empty body is as good as `{}`.
         query: model of the query; None: whatever it is, it is not looked at.
         answers: type of the answer; None: it has no body.
+        also: statuses that the same answer may have beside `status`.
+        media: types that the answer may have; where it is not JSON, handlers answer with bytes.
         errors: codes of the refusals that are its own, beside those that any route has.
+        limits: names of the limits that each request counts against: 429 where one has no room.
+        sheds: whether it is turned away when the process has too much to do; probes are not.
         idempotent: whether `Idempotency-Key` is honoured.
         waits: whether `Prefer: wait=N` is honoured.
     """
@@ -148,13 +159,19 @@ class Route:
     query: type[BaseModel] | None
     answers: Any
     status: int
+    also: tuple[int, ...]
+    media: tuple[str, ...]
     errors: tuple[str, ...]
+    limits: tuple[str, ...]
+    sheds: bool
     idempotent: bool
     waits: bool
     adapter: TypeAdapter[Any] | None
 
     def render(self, answer: Any) -> bytes:
         """The answer's body as it is sent."""
+        if isinstance(answer, bytes):
+            return answer
         return b"" if self.adapter is None else self.adapter.dump_json(answer, by_alias=True)
 
 
@@ -169,7 +186,11 @@ def route(
     query: type[BaseModel] | None = Nothing,
     answers: Any = None,
     status: int = 200,
+    also: tuple[int, ...] = (),
+    media: tuple[str, ...] = (JSON,),
     errors: tuple[str, ...] = (),
+    limits: tuple[str, ...] = (),
+    sheds: bool = True,
     idempotent: bool = False,
     waits: bool = False,
 ) -> Callable[[Handler], Route]:
@@ -187,7 +208,11 @@ def route(
             query=query,
             answers=answers,
             status=status,
+            also=also,
+            media=media,
             errors=errors,
+            limits=limits,
+            sheds=sheds,
             idempotent=idempotent,
             waits=waits,
             adapter=None if answers is None else TypeAdapter(answers),

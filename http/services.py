@@ -39,6 +39,7 @@ class Services:
     passwords: Hasher
     key_hasher: Hasher
     tokens: Tokens
+    staff_tokens: Tokens
     cipher: Cipher
     watch: OrderWatch
     limits: RateLimits

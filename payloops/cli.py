@@ -3,11 +3,14 @@
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
+from uuid import UUID
 
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
     from payloops.settings import Settings
 
 app = typer.Typer(
@@ -18,6 +21,8 @@ app = typer.Typer(
 )
 projections = typer.Typer(help="The tables folded from the event log.", no_args_is_help=True)
 app.add_typer(projections, name="projections")
+staff = typer.Typer(help="Support staff: who may look at every merchant's orders.", no_args_is_help=True)
+app.add_typer(staff, name="staff")
 
 DataDir = Annotated[
     Path,
@@ -25,6 +30,8 @@ DataDir = Annotated[
         "--data-dir", envvar="PAYLOOPS_DATA_DIR", help="Where the embedded servers keep their data."
     ),
 ]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+T = TypeVar("T")
 WRONG_SETTINGS = 2
 DEFAULT_DATA_DIR = Path(".payloops")
 
@@ -195,27 +202,109 @@ def migrate() -> None:
 def projections_status(
     *,
     data_dir: DataDir = DEFAULT_DATA_DIR,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show how far each projection is, and what it could not apply.
 
     Needs DATABASE_URL alone, or a `payloops dev` on the data directory.
     """
+    from payloops.projections_status import show_projections_status  # noqa: PLC0415
+
+    _run(show_projections_status(database_url=_database_url(data_dir), as_json=as_json))
+
+
+@staff.command("add")
+def staff_add(
+    email: Annotated[str, typer.Argument(help="By which they log in.")],
+    *,
+    name: Annotated[str, typer.Option("--name", help="Of the person.")],
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+) -> None:
+    """Add somebody. Their password is asked for; where there is no terminal, it is a line of standard input.
+
+    Needs DATABASE_URL alone, or a `payloops dev` on the data directory.
+    """
+    from payloops.commands.add_staff import StaffEmailTaken  # noqa: PLC0415
+    from payloops.staff import NotAcceptable, add, read_password  # noqa: PLC0415
+
+    database_url = _database_url(data_dir)
+    try:
+        row = _run(add(database_url=database_url, email=email, name=name, password=read_password()))
+    except (NotAcceptable, StaffEmailTaken) as error:
+        _fail(str(error))
+    typer.echo(f"added {row.email} ({row.id})")
+
+
+@staff.command("list")
+def staff_list(*, data_dir: DataDir = DEFAULT_DATA_DIR, as_json: AsJson = False) -> None:
+    """Show who is on the staff, and who was."""
+    from payloops.staff import show  # noqa: PLC0415
+
+    _run(show(database_url=_database_url(data_dir), as_json=as_json))
+
+
+@staff.command("remove")
+def staff_remove(
+    email: Annotated[str, typer.Argument(help="By which they logged in.")],
+    *,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+) -> None:
+    """Remove somebody; their tokens end at once. What they looked at stays on record."""
+    from payloops.commands.staff import StaffNotFound  # noqa: PLC0415
+    from payloops.staff import remove  # noqa: PLC0415
+
+    try:
+        _run(remove(database_url=_database_url(data_dir), email=email))
+    except StaffNotFound as error:
+        _fail(str(error))
+    typer.echo(f"removed {email}")
+
+
+@staff.command("views")
+def staff_views(
+    *,
+    email: Annotated[str | None, typer.Option("--email", help="Only this member's.")] = None,
+    order_id: Annotated[UUID | None, typer.Option("--order", help="Only of this order.")] = None,
+    merchant_id: Annotated[UUID | None, typer.Option("--merchant", help="Only of this merchant.")] = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=100_000, help="The most to show.")] = 100,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+    as_json: AsJson = False,
+) -> None:
+    """Show what staff looked at, newest first."""
+    from payloops.staff import show_views  # noqa: PLC0415
+
+    _run(
+        show_views(
+            database_url=_database_url(data_dir),
+            as_json=as_json,
+            limit=limit,
+            email=email,
+            order_id=order_id,
+            merchant_id=merchant_id,
+        )
+    )
+
+
+def _run(work: "Coroutine[Any, Any, T]") -> "T":
+    """Run what needs the database."""
     import asyncio  # noqa: PLC0415
 
     import psycopg  # noqa: PLC0415
 
-    from payloops.dev_environment import read_environment  # noqa: PLC0415
-    from payloops.projections_status import show_projections_status  # noqa: PLC0415
-
-    kept = read_environment(data_dir=data_dir)
-    database_url = os.environ.get("DATABASE_URL") or kept.get("DATABASE_URL")
-    if not database_url:
-        _fail("DATABASE_URL: required", status=WRONG_SETTINGS)
     try:
-        asyncio.run(show_projections_status(database_url=database_url, as_json=as_json))
+        return asyncio.run(work)
     except psycopg.Error as error:
         _fail(f"the database does not answer: {error}")
+
+
+def _database_url(data_dir: Path) -> str:
+    """Of the environment, else of the `payloops dev` on the data directory."""
+    from payloops.dev_environment import read_environment  # noqa: PLC0415
+
+    database_url = os.environ.get("DATABASE_URL") or read_environment(data_dir=data_dir).get("DATABASE_URL")
+    if not database_url:
+        _fail("DATABASE_URL: required", status=WRONG_SETTINGS)
+    return database_url
 
 
 def _settings() -> "Settings":

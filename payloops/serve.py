@@ -23,7 +23,7 @@ from payloops.commands.api_keys import KeyMode
 from payloops.commands.authenticate_api_key import ApiKeyGate
 from payloops.commands.cipher import Cipher
 from payloops.commands.hashing import Hasher
-from payloops.commands.tokens import Tokens
+from payloops.commands.tokens import STAFF_AUDIENCE, Tokens
 from payloops.commands.watch_orders import OrderWatch
 from payloops.events.event_store import EventStore
 from payloops.http.app import create_app
@@ -39,6 +39,8 @@ FINISH_SECONDS = 20.0
 """How long requests in flight have to finish once the listener is closed."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 15.0
 """Seconds before a worker that died is started again."""
+STAFF_SESSION = 8 * 3600
+"""Life of a staff token, seconds: a working day."""
 PR_SET_PDEATHSIG = 1
 SETTLED = 30.0
 """Seconds of running after which earlier deaths are forgotten."""
@@ -179,6 +181,11 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             passwords=passwords,
             key_hasher=keys,
             tokens=Tokens(secret=settings.jwt_secret.get_secret_value(), expires_in=settings.jwt_expires_in),
+            staff_tokens=Tokens(
+                secret=settings.jwt_secret.get_secret_value(),
+                expires_in=STAFF_SESSION,
+                audience=STAFF_AUDIENCE,
+            ),
             cipher=Cipher(secret=settings.encryption_key.get_secret_value()),
             watch=watch,
             limits=limits,

@@ -1,0 +1,22 @@
+"""The operator removes somebody from the support staff."""
+
+from datetime import datetime
+
+from psycopg_pool import AsyncConnectionPool
+
+from payloops.commands.staff import StaffNotFound
+
+
+async def remove_staff(pool: AsyncConnectionPool, *, email: str, at: datetime) -> None:
+    """Remove a member: from now on neither their password nor their tokens count. What they saw stays on record.
+
+    Raises:
+        StaffNotFound: nobody has this address.
+    """
+    async with pool.connection() as connection:
+        cursor = await connection.execute(
+            "UPDATE staff SET removed_at = %s WHERE lower(email) = lower(%s) AND removed_at IS NULL",
+            (at, email),
+        )
+    if cursor.rowcount == 0:
+        raise StaffNotFound

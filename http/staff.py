@@ -1,0 +1,164 @@
+"""Support staff: they log in, and look at every merchant's orders. `/api/staff`, by staff token.
+
+What is shown is recorded before it leaves (`endpoint`, `commands/staff_views.py`).
+"""
+
+from typing import Annotated
+from uuid import UUID
+
+from pydantic import Field, StringConstraints
+
+from payloops.commands.log_in_staff import log_in_staff as check_password
+from payloops.http.fields import QueryNumber
+from payloops.http.orders import OrderAnswer, OrderEventAnswer, event_answer, order_answer
+from payloops.http.payments import TransactionAnswer, transaction_answer
+from payloops.http.problems import not_found
+from payloops.http.routing import AnswerModel, Call, RequestModel, route
+from payloops.projections.orders import OrderRow, get_order, order_events
+from payloops.projections.staff_orders import owner_of_order, search_orders
+from payloops.projections.transactions import list_transactions
+
+
+class StaffLogin(RequestModel):
+    email: Annotated[str, StringConstraints(max_length=255)]
+    password: Annotated[str, StringConstraints(max_length=1_000), Field(repr=False)]
+
+
+class StaffAnswer(AnswerModel):
+    id: UUID
+    name: str
+    email: str
+
+
+class StaffSessionAnswer(AnswerModel):
+    token: str
+    staff: StaffAnswer
+
+
+class StaffOrderAnswer(OrderAnswer):
+    merchant_id: UUID
+
+
+class StaffOrderQuery(RequestModel):
+    q: Annotated[
+        str | None,
+        StringConstraints(min_length=1, max_length=255),
+        Field(description="An order's id or externalId, or the customer's email"),
+    ] = None
+    merchant_id: UUID | None = None
+    page: Annotated[QueryNumber, Field(ge=1, le=1_000)] = 1
+    limit: Annotated[QueryNumber, Field(ge=1, le=100)] = 20
+
+
+class StaffOrderList(AnswerModel):
+    data: list[StaffOrderAnswer]
+    page: int
+    limit: int
+    has_more: bool
+
+
+@route(
+    "POST",
+    "/api/staff/login",
+    auth=None,
+    body=StaffLogin,
+    answers=StaffSessionAnswer,
+    errors=("invalid_credentials",),
+    limits=("staff_login",),
+    summary="Log in as support staff",
+)
+async def log_in_staff(call: Call[StaffLogin]) -> StaffSessionAnswer:
+    member = await check_password(
+        call.services.store.pool,
+        email=call.body.email,
+        password=call.body.password,
+        passwords=call.services.passwords,
+    )
+    return StaffSessionAnswer(
+        token=call.services.staff_tokens.issue(member, now=call.by.at),
+        staff=StaffAnswer(id=member.id, name=member.name, email=member.email),
+    )
+
+
+@route(
+    "GET",
+    "/api/staff/orders",
+    auth="staff",
+    query=StaffOrderQuery,
+    answers=StaffOrderList,
+    summary="Find orders of every merchant, newest first",
+)
+async def read_staff_orders(call: Call[None, StaffOrderQuery]) -> StaffOrderList:
+    query = call.query
+    call.viewed_merchant = query.merchant_id
+    rows, has_more = await search_orders(
+        call.services.store,
+        text=query.q,
+        merchant_id=query.merchant_id,
+        page=query.page,
+        limit=query.limit,
+    )
+    return StaffOrderList(
+        data=[_order_answer(row) for row in rows], page=query.page, limit=query.limit, has_more=has_more
+    )
+
+
+@route(
+    "GET",
+    "/api/staff/orders/{id}",
+    auth="staff",
+    answers=StaffOrderAnswer,
+    errors=("not_found",),
+    summary="Read any merchant's order",
+)
+async def read_staff_order(call: Call[None]) -> StaffOrderAnswer:
+    owner = await _owner(call)
+    row = await get_order(call.services.store, order_id=call.id(), merchant_id=owner)
+    if row is None:
+        raise not_found()
+    return _order_answer(row)
+
+
+@route(
+    "GET",
+    "/api/staff/orders/{id}/transactions",
+    auth="staff",
+    answers=list[TransactionAnswer],
+    errors=("not_found",),
+    summary="List the transactions of any merchant's order, newest first",
+)
+async def read_staff_transactions(call: Call[None]) -> list[TransactionAnswer]:
+    owner = await _owner(call)
+    rows = await list_transactions(call.services.store, order_id=call.id(), merchant_id=owner)
+    if rows is None:
+        raise not_found()
+    return [transaction_answer(row) for row in rows]
+
+
+@route(
+    "GET",
+    "/api/staff/orders/{id}/events",
+    auth="staff",
+    answers=list[OrderEventAnswer],
+    errors=("not_found",),
+    summary="Read the audit trail of any merchant's order, oldest first",
+)
+async def read_staff_order_events(call: Call[None]) -> list[OrderEventAnswer]:
+    owner = await _owner(call)
+    events = await order_events(call.services.store, order_id=call.id(), merchant_id=owner)
+    if events is None:
+        raise not_found()
+    return [event_answer(event) for event in events]
+
+
+async def _owner(call: Call[None]) -> UUID:
+    """Whose order the path names."""
+    owner = await owner_of_order(call.services.store, order_id=call.id())
+    if owner is None:
+        raise not_found()
+    call.viewed_merchant = owner
+    return owner
+
+
+def _order_answer(row: OrderRow) -> StaffOrderAnswer:
+    return StaffOrderAnswer(**order_answer(row).model_dump(), merchant_id=row.merchant_id)

@@ -1,0 +1,144 @@
+"""The operator's hand on the support staff: `payloops staff`. Needs the database alone."""
+
+import dataclasses
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from uuid import UUID
+
+import orjson
+from psycopg_pool import AsyncConnectionPool
+from pydantic import TypeAdapter, ValidationError
+from rich.console import Console
+from rich.table import Table
+
+from payloops.commands.add_staff import add_staff
+from payloops.commands.hashing import Hasher
+from payloops.commands.remove_staff import remove_staff
+from payloops.commands.staff import StaffRow, list_staff
+from payloops.commands.staff_views import StaffView, list_staff_views
+from payloops.events.connections import connection_pool
+from payloops.events.timestamps import timestamp_text, utc_now
+from payloops.http.fields import Email, Password
+
+BCRYPT_ROUNDS = 12
+"""Cost of the passwords' hashes."""
+
+
+class NotAcceptable(Exception):
+    """An email address or a password that no account may have; the message says which rule."""
+
+
+@asynccontextmanager
+async def _pool(database_url: str) -> AsyncIterator[AsyncConnectionPool]:
+    pool = connection_pool(database_url, size=2, application_name="payloops staff")
+    await pool.open(wait=False)
+    try:
+        yield pool
+    finally:
+        await pool.close()
+
+
+def read_password() -> str:
+    """Asked twice on a terminal; else the first line of standard input.
+
+    Raises:
+        NotAcceptable: shorter than 8 characters or longer than 72 bytes.
+    """
+    if sys.stdin.isatty():
+        import typer  # noqa: PLC0415  # quick `--help`
+
+        password: str = typer.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)
+    else:
+        password = sys.stdin.readline().rstrip("\r\n")
+    return _checked("password", TypeAdapter(Password), password)
+
+
+async def add(*, database_url: str, email: str, name: str, password: str) -> StaffRow:
+    """Add somebody.
+
+    Raises:
+        StaffEmailTaken: see there. NotAcceptable: the email is none.
+    """
+    email = _checked("email", TypeAdapter(Email), email)
+    async with _pool(database_url) as pool, Hasher(rounds=BCRYPT_ROUNDS) as passwords:
+        return await add_staff(
+            pool, name=name, email=email, password=password, passwords=passwords, at=utc_now()
+        )
+
+
+async def remove(*, database_url: str, email: str) -> None:
+    """Remove somebody; their tokens end at once.
+
+    Raises:
+        StaffNotFound: see there.
+    """
+    async with _pool(database_url) as pool:
+        await remove_staff(pool, email=email, at=utc_now())
+
+
+async def show(*, database_url: str, as_json: bool) -> None:
+    """Print who is and was on the staff."""
+    async with _pool(database_url) as pool:
+        rows = await list_staff(pool)
+    if as_json:
+        _print_json(rows)
+        return
+    table = Table("email", "name", "id", "since", "removed")
+    for row in rows:
+        removed = timestamp_text(row.removed_at) if row.removed_at else ""
+        table.add_row(row.email, row.name, str(row.id), timestamp_text(row.created_at), removed)
+    _print_table(table)
+
+
+async def show_views(
+    *,
+    database_url: str,
+    as_json: bool,
+    limit: int,
+    email: str | None,
+    order_id: UUID | None,
+    merchant_id: UUID | None,
+) -> None:
+    """Print what staff looked at, newest first."""
+    async with _pool(database_url) as pool:
+        views = await list_staff_views(
+            pool, limit=limit, email=email, order_id=order_id, merchant_id=merchant_id
+        )
+    if as_json:
+        _print_json(views)
+        return
+    table = Table("when", "who", "route", "order", "merchant", "searched for", "correlation id")
+    for view in views:
+        table.add_row(
+            timestamp_text(view.viewed_at),
+            view.staff_email,
+            view.route,
+            str(view.order_id or ""),
+            str(view.merchant_id or ""),
+            orjson.dumps(view.query).decode() if view.query else "",
+            view.correlation_id,
+        )
+    _print_table(table)
+
+
+def _checked(what: str, adapter: TypeAdapter[str], value: str) -> str:
+    try:
+        return adapter.validate_python(value)
+    except ValidationError as error:
+        reason = error.errors(include_input=False, include_url=False)[0]["msg"].removeprefix("Value error, ")
+        raise NotAcceptable(f"{what}: {reason}") from None
+
+
+def _print_json(rows: list[StaffRow] | list[StaffView]) -> None:
+    sys.stdout.buffer.write(
+        orjson.dumps(
+            [dataclasses.asdict(row) for row in rows],
+            option=orjson.OPT_INDENT_2 | orjson.OPT_UTC_Z | orjson.OPT_APPEND_NEWLINE,
+        )
+    )
+
+
+def _print_table(table: Table) -> None:
+    # Whole ids, also where there is no terminal to fit into.
+    Console(width=None if sys.stdout.isatty() else 250, highlight=False).print(table)
