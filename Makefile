@@ -10,7 +10,7 @@ ARGS ?=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore
 
-.PHONY: help install dev test lint map lock clean
+.PHONY: help install dev test lint map openapi lock clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ test: lint ## Check style, types and layers, and run all tests
 
 map: $(INSTALLED) ## Write docs/map.md from the code
 	$(BIN)/python docs/make_map.py
+
+openapi: $(INSTALLED) ## Write docs/openapi.json from the routes
+	$(BIN)/python docs/make_openapi.py
 
 lint: $(INSTALLED) ## Check style, types and layers
 	$(BIN)/ruff check .

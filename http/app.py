@@ -4,7 +4,18 @@ import re
 
 from aiohttp import web
 
-from payloops.http import api_keys, auth, merchants, orders, payments, processors, refunds, service, staff
+from payloops.http import (
+    api_keys,
+    auth,
+    documentation,
+    merchants,
+    orders,
+    payments,
+    processors,
+    refunds,
+    service,
+    staff,
+)
 from payloops.http.endpoint import endpoint, expect
 from payloops.http.middleware import frame
 from payloops.http.routing import Route
@@ -45,6 +56,9 @@ ROUTES: tuple[Route, ...] = (
     staff.read_staff_order_events,
     service.health,
     service.ready,
+    documentation.read_openapi,
+    documentation.read_docs,
+    documentation.read_docs_file,
 )
 
 
@@ -52,6 +66,7 @@ def create_app(services: Services) -> web.Application:
     """The application over its services, which the caller opens before and closes after."""
     app = web.Application(client_max_size=MAX_BODY, middlewares=[frame(cors_origins=services.cors_origins)])
     app[SERVICES] = services
+    app[documentation.ROUTES_KEY] = ROUTES
     for route in ROUTES:
         handler = endpoint(route)
         # Whatever stands in an id's place is answered by the route, also where it cannot be an id.

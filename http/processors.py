@@ -3,7 +3,7 @@
 from typing import Annotated
 from uuid import UUID
 
-from pydantic import Field, JsonValue, StringConstraints, ValidationError
+from pydantic import Field, JsonValue, StringConstraints, ValidationError, WithJsonSchema
 
 from payloops.commands.configure_processor import adjust_processor, configure_processor
 from payloops.commands.processors import ProcessorConfig, ProcessorUnknown, list_processors
@@ -20,31 +20,40 @@ Priority = Annotated[int, Field(ge=1, le=100, description="The lowest is tried f
 
 
 class StripeCredentials(RequestModel):
-    secret_key: Secret
+    secret_key: Annotated[Secret, Field(examples=["sk_test_51N"])]
     publishable_key: Secret | None = None
     webhook_secret: Secret | None = None
 
 
 class RazorpayCredentials(RequestModel):
-    key_id: Secret
-    key_secret: Secret
+    key_id: Annotated[Secret, Field(examples=["rzp_test_1"])]
+    key_secret: Annotated[Secret, Field(examples=["a secret"])]
     webhook_secret: Secret | None = None
 
 
 CREDENTIALS: dict[str, type[RequestModel]] = {"stripe": StripeCredentials, "razorpay": RazorpayCredentials}
 
 
+PROCESSORS = {"processor": tuple(CREDENTIALS)}
+
+
 class NamedProcessorSettings(RequestModel):
     """`credentials` fits the processor: `StripeCredentials` or `RazorpayCredentials`."""
 
-    credentials: Annotated[dict[str, JsonValue], Field(repr=False)]
+    credentials: Annotated[
+        dict[str, JsonValue],
+        Field(repr=False),
+        WithJsonSchema({"anyOf": [each.model_json_schema() for each in CREDENTIALS.values()]}),
+    ]
     enabled: bool | None = None
     priority: Priority | None = None
     test_mode: bool | None = None
 
 
 class ProcessorSettings(NamedProcessorSettings):
-    processor: Annotated[str, StringConstraints(max_length=255)]
+    processor: Annotated[
+        str, StringConstraints(max_length=255), Field(json_schema_extra={"enum": list(CREDENTIALS)})
+    ]
 
 
 class ProcessorChanges(RequestModel):
@@ -104,6 +113,7 @@ async def set_processor(call: Call[ProcessorSettings]) -> ProcessorAnswer:
 @route(
     "POST",
     "/api/processors/{processor}",
+    named=PROCESSORS,
     auth="bearer",
     body=NamedProcessorSettings,
     answers=ProcessorAnswer,
@@ -140,6 +150,7 @@ async def _configure(
 @route(
     "PATCH",
     "/api/processors/{processor}",
+    named=PROCESSORS,
     auth="bearer",
     body=ProcessorChanges,
     answers=ProcessorAnswer,
@@ -162,6 +173,7 @@ async def change_processor(call: Call[ProcessorChanges]) -> ProcessorAnswer:
 @route(
     "DELETE",
     "/api/processors/{processor}",
+    named=PROCESSORS,
     auth="bearer",
     status=204,
     errors=("not_found",),

@@ -9,8 +9,9 @@ server is made from it (`endpoint`), and so is the OpenAPI document.
 """
 
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Generic, Literal
 from uuid import UUID
 
@@ -26,6 +27,7 @@ from payloops.http.problems import not_found
 from payloops.http.services import Services
 
 JSON = "application/json"
+NO_NAMES: Mapping[str, Sequence[str]] = MappingProxyType({})
 
 Auth = Literal["api_key", "bearer", "staff"]
 
@@ -130,7 +132,7 @@ class Call(Generic[B, Q]):
 Handler = Callable[[Call[Any, Any]], Awaitable[Any]]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Route:
     """A route as declared.
 
@@ -145,6 +147,7 @@ class Route:
         errors: codes of the refusals that are its own, beside those that any route has.
         limits: names of the limits that each request counts against: 429 where one has no room.
         sheds: whether it is turned away when the process has too much to do; probes are not.
+        named: what may stand in the path, by parameter, where it is one of a few names and no id.
         idempotent: whether `Idempotency-Key` is honoured.
         waits: whether `Prefer: wait=N` is honoured.
     """
@@ -164,6 +167,7 @@ class Route:
     errors: tuple[str, ...]
     limits: tuple[str, ...]
     sheds: bool
+    named: Mapping[str, Sequence[str]]
     idempotent: bool
     waits: bool
     adapter: TypeAdapter[Any] | None
@@ -191,6 +195,7 @@ def route(
     errors: tuple[str, ...] = (),
     limits: tuple[str, ...] = (),
     sheds: bool = True,
+    named: Mapping[str, Sequence[str]] = NO_NAMES,
     idempotent: bool = False,
     waits: bool = False,
 ) -> Callable[[Handler], Route]:
@@ -213,6 +218,7 @@ def route(
             errors=errors,
             limits=limits,
             sheds=sheds,
+            named=named,
             idempotent=idempotent,
             waits=waits,
             adapter=None if answers is None else TypeAdapter(answers),

@@ -38,6 +38,7 @@ async def health(call: Call[None]) -> HealthAnswer:
     auth=None,
     query=None,
     answers=ReadinessAnswer,
+    also=(503,),
     summary="Can requests be sent here: 503 while a dependency is down or the process is ending",
 )
 async def ready(call: Call[None]) -> ReadinessAnswer:

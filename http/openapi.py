@@ -1,0 +1,562 @@
+"""The contract as an OpenAPI 3.1 document, made from the routes' declarations alone.
+
+The models' own JSON Schema (pydantic's, draft 2020-12) is what OpenAPI 3.1 takes. What holds for every request,
+whatever its model, is added here: the text, numbers and names that `bodies` refuses.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from http import HTTPStatus
+from typing import Any
+
+from pydantic import TypeAdapter
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, JsonSchemaValue
+from pydantic_core import core_schema
+
+from payloops.http.bodies import MAX_INTEGER_DIGITS
+from payloops.http.middleware import CORRELATION_HEADER
+from payloops.http.problems import ANSWERS, CONTENT_TYPE
+from payloops.http.routing import JSON, AnswerModel, Route
+
+Json = dict[str, Any]
+
+SCHEMAS = "#/components/schemas/"
+DESCRIPTION = """\
+Money for merchants: orders, payments, captures and refunds.
+
+- JSON in and out, camelCase, UTF-8. Unknown fields are refused. Fields that do not apply are `null`, never absent.
+- Amounts are integers in the currency's minor unit. Times are ISO 8601 in UTC.
+- What is refused is answered with `application/problem+json` (RFC 9457), with `code` and `message` beside its own
+  members; `errors` names each field that does not fit. `not_found` is also the answer to an id of somebody else's.
+- `Idempotency-Key` makes a request safe to send again: the first answer is kept for 24 hours and replayed.
+- Card numbers are refused wherever they appear; only a processor's tokens are taken.
+"""
+
+TAGS = {
+    "Merchants": "For shops, by `X-API-Key`",
+    "Dashboard": "For people, by the token that `POST /api/auth/login` gives",
+    "Support": "For support staff, who read and change nothing",
+    "Webhooks": "For processors, who sign what they send",
+    "Service": "The service itself",
+}
+
+SECURITY_SCHEMES: dict[str, Json] = {
+    "api_key": {
+        "type": "apiKey",
+        "in": "header",
+        "name": "X-API-Key",
+        "description": "A merchant's key, `sk_test_…` or `sk_live_…`",
+    },
+    "bearer": {
+        "type": "http",
+        "scheme": "bearer",
+        "bearerFormat": "JWT",
+        "description": "A dashboard token",
+    },
+    "staff": {
+        "type": "http",
+        "scheme": "bearer",
+        "bearerFormat": "JWT",
+        "description": "A token of support staff",
+    },
+}
+REFUSED_BY = {"api_key": "invalid_api_key", "bearer": "invalid_token", "staff": "invalid_token"}
+"""By what is asked for: the code where what was shown is not good."""
+
+UUID_SCHEMA = {"type": "string", "format": "uuid", "examples": ["019ab3c8-8f4c-7cc1-b7c1-1f0a5d9e2b64"]}
+
+# As `bodies` has it: no NUL in a body's text; in a query, no control character and nothing that stands for
+# bytes that were no UTF-8.
+BODY_TEXT = r"^[^\u0000]*$"
+QUERY_TEXT = r"^[^\u0000-\u001f\u007f-\u009f\ufffd]*$"
+BEYOND_NUMBERS = 10**MAX_INTEGER_DIGITS
+# What is left of a text that is stripped: Unicode's White_Space, which regular expressions disagree on.
+NOT_SPACE = r"[^\u0000\t-\r \u0085\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]"
+
+STATUSES = {answer.code: answer.status for answer in ANSWERS.values()} | {
+    "validation_error": 400,
+    "unauthorized": 401,
+    "forbidden": 403,
+    "request_timeout": 408,
+    "payload_too_large": 413,
+    "unsupported_media_type": 415,
+    "rate_limit": 429,
+    "internal_error": 500,
+}
+"""Of each code that a refusal may have."""
+
+MEANINGS = {
+    400: "The request does not fit, or the state of things does not allow it",
+    401: "Nobody knows who is asking",
+    403: "Known, but not allowed",
+    404: "Unknown, or not the caller's",
+    408: "The body did not arrive in time",
+    409: "Something else happened meanwhile, or under the same Idempotency-Key",
+    413: "The body is larger than 1 MiB",
+    415: "The body is not JSON in UTF-8, or it is compressed",
+    429: "Too often; later",
+    500: "A bug",
+    503: "A dependency is down, or the service is busy: nothing was done",
+    504: "Whether it was done is not known: ask again, with the same Idempotency-Key",
+}
+
+
+class FieldErrorAnswer(AnswerModel):
+    field: str
+    message: str
+
+
+class Problem(AnswerModel):
+    """What a refusal looks like (RFC 9457)."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    message: str
+    errors: list[FieldErrorAnswer] | None
+    correlation_id: str
+
+
+def openapi_document(routes: Sequence[Route], *, version: str) -> Json:
+    """The document.
+
+    Args:
+        version: of the API.
+
+    Raises:
+        ValueError: a route names a code that nothing answers with, or two routes have handlers of one name.
+    """
+    schemas = Schemas(routes)
+    paths: dict[str, Json] = {}
+    names: set[str] = set()
+    for route in routes:
+        operation = _operation(route, routes, schemas)
+        if operation["operationId"] in names:
+            raise ValueError(f"two handlers are named {operation['operationId']}")
+        names.add(operation["operationId"])
+        paths.setdefault(route.path, {})[route.method.lower()] = operation
+    used = {route.auth for route in routes}
+    tags = {tag for operations in paths.values() for each in operations.values() for tag in each["tags"]}
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "PayLoops", "version": version, "description": DESCRIPTION},
+        "servers": [{"url": "/"}],
+        "tags": [{"name": name, "description": text} for name, text in TAGS.items() if name in tags],
+        "paths": paths,
+        "components": {
+            "schemas": dict(sorted(schemas.components.items())),
+            "responses": dict(sorted(schemas.responses.items())),
+            "parameters": HEADERS,
+            "headers": ANSWER_HEADERS,
+            "securitySchemes": {name: scheme for name, scheme in SECURITY_SCHEMES.items() if name in used},
+        },
+    }
+
+
+HEADERS: dict[str, Json] = {
+    "CorrelationId": {
+        "name": CORRELATION_HEADER,
+        "in": "header",
+        "description": "Names the request in answers, logs and events. Taken where it is 1 to 128 of"
+        " `[A-Za-z0-9._-]`, else another one is made.",
+        "schema": {"type": "string"},
+        "example": "checkout-7",
+    },
+    "IdempotencyKey": {
+        "name": "Idempotency-Key",
+        "in": "header",
+        "description": "1 to 255 printable ASCII characters. The first answer under a key is kept for 24 hours.",
+        "schema": {"type": "string", "pattern": "^[!-~]([ -~]{0,253}[!-~])?$"},
+        "example": "order-7-pay-1",
+    },
+    "Prefer": {
+        "name": "Prefer",
+        "in": "header",
+        "description": "`wait=N` (RFC 7240): the answer waits up to N seconds, at most 30, for the processor",
+        "schema": {"type": "string"},
+        "example": "wait=10",
+    },
+}
+ANSWER_HEADERS: dict[str, Json] = {
+    "CorrelationId": {
+        "description": "As in the request, or made",
+        "required": True,
+        "schema": {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,128}$"},
+    },
+    "IdempotentReplayed": {
+        "description": "`true` where the answer is that of an earlier request under the same key",
+        "schema": {"type": "string", "enum": ["true"]},
+    },
+    "PreferenceApplied": {
+        "description": "The wait that was granted",
+        "schema": {"type": "string", "pattern": "^wait=[0-9]+$"},
+    },
+    "RetryAfter": {"description": "Seconds", "schema": {"type": "integer", "minimum": 0}},
+    "WWWAuthenticate": {"description": "What to show", "schema": {"type": "string"}},
+}
+
+
+class Schemas:
+    """The JSON Schema of every model that a route names."""
+
+    def __init__(self, routes: Sequence[Route]) -> None:
+        bodies = [(_key(route), TypeAdapter(route.body)) for route in routes if route.body is not None]
+        queries = [(_key(route), TypeAdapter(route.query)) for route in routes if route.query is not None]
+        answers = [(_key(route), route.adapter) for route in routes if route.adapter is not None]
+        self.responses: dict[str, Json] = {}
+        self._bodies, taken = _generate(bodies, mode="validation")
+        # A query's parameters stand apart, and what they refer to has rules of its own: nothing is shared.
+        self._queries, asked = _generate(queries, mode="validation")
+        self._answers, given = _generate([*answers, ("problem", TypeAdapter(Problem))], mode="serialization")
+        self._asked = {name: _tidy(_narrow(schema, text=QUERY_TEXT)) for name, schema in asked.items()}
+        self.components = {name: _tidy(schema) for name, schema in given.items()}
+        for name, schema in taken.items():
+            self.components[name] = _tidy(_narrow(schema, text=BODY_TEXT))
+        if "JsonValue" in taken:
+            self.components["JsonValue"] = JSON_VALUE
+
+    def body(self, route: Route) -> Json:
+        return self._bodies[_key(route)]
+
+    def answer(self, route: Route) -> Json:
+        schema: Json = _tidy(self._answers[_key(route)])
+        return schema
+
+    def parameters(self, route: Route) -> Iterator[tuple[str, Json, bool]]:
+        """Name, schema and necessity of each parameter of the query."""
+        schema = self._resolved(self._queries[_key(route)])
+        for name, property_ in schema.get("properties", {}).items():
+            # null cannot be said in a query: a parameter that has no value is not there.
+            stated = {key: value for key, value in property_.items() if key != "anyOf"}
+            options = [each for each in property_.get("anyOf", ()) if each.get("type") != "null"]
+            if len(options) == 1:
+                stated = {**options[0], **stated}
+            elif options:
+                stated["anyOf"] = options
+            if isinstance(stated.get("type"), list):
+                stated["type"] = next(kind for kind in stated["type"] if kind != "null")
+                if "enum" in stated:
+                    stated["enum"] = [value for value in stated["enum"] if value is not None]
+            yield name, self._resolved(stated), name in schema.get("required", ())
+
+    def _resolved(self, schema: Json) -> Json:
+        if "$ref" in schema:
+            return {
+                **self._asked[schema["$ref"].removeprefix(SCHEMAS)],
+                **{name: value for name, value in schema.items() if name != "$ref"},
+            }
+        return schema
+
+    def example(self, schema: Any) -> Any:
+        """A value that fits, made of the examples of the fields."""
+        if "$ref" in schema:
+            return self.example(self.components[schema["$ref"].removeprefix(SCHEMAS)])
+        for keyword in ("examples", "enum"):
+            if schema.get(keyword):
+                return schema[keyword][0]
+        if "const" in schema:
+            return schema["const"]
+        for keyword in ("anyOf", "oneOf"):
+            if keyword in schema:
+                return self.example(schema[keyword][0])
+        match schema.get("type"):
+            case "object":
+                return {name: self.example(each) for name, each in schema.get("properties", {}).items()}
+            case "array":
+                return [self.example(schema.get("items", {}))]
+            case [str(), *_]:
+                return None
+            case _:
+                return self._plain_example(schema)
+
+    @staticmethod
+    def _plain_example(schema: Json) -> Any:
+        match schema.get("type"), schema.get("format"):
+            case "string", "uuid":
+                return UUID_SCHEMA["examples"][0]
+            case "string", "date":
+                return "2026-11-23"
+            case "string", _:
+                return "text"
+            case (("integer" | "number"), _):
+                return schema.get("default", schema.get("minimum", 1))
+            case "boolean", _:
+                return True
+            case _:
+                return None
+
+
+class _Generator(GenerateJsonSchema):
+    """pydantic's, without a title at every field, and with what stripping means."""
+
+    def field_title_should_be_set(self, schema: Any) -> bool:  # noqa: ARG002  # as pydantic calls it
+        return False
+
+    def str_schema(self, schema: core_schema.StringSchema) -> JsonSchemaValue:
+        made = super().str_schema(schema)
+        if self.mode == "validation" and schema.get("strip_whitespace") and schema.get("min_length"):
+            # The first and the last character that are left, and what is between them.
+            ends = NOT_SPACE if schema["min_length"] == 1 else rf"{NOT_SPACE}[^\u0000]*{NOT_SPACE}"
+            made["pattern"] = rf"^[^\u0000]*{ends}[^\u0000]*$"
+        return made
+
+
+def _generate(
+    inputs: Sequence[tuple[str, TypeAdapter[Any]]], *, mode: JsonSchemaMode
+) -> tuple[dict[str, Json], Json]:
+    """Schemas by key, and the definitions that they refer to."""
+    made, definitions = TypeAdapter.json_schemas(
+        [(key, mode, adapter) for key, adapter in inputs],
+        by_alias=True,
+        ref_template=SCHEMAS + "{model}",
+        schema_generator=_Generator,
+    )
+    return {key: schema for (key, _), schema in made.items()}, definitions.get("$defs", {})
+
+
+def _key(route: Route) -> str:
+    return f"{route.method} {route.path}"
+
+
+# The values of free-form fields.
+JSON_VALUE: Json = {
+    "description": "Any JSON, with text and numbers as everywhere, nested at most 32 deep",
+    "type": ["object", "array", "string", "number", "boolean", "null"],
+    "pattern": BODY_TEXT,
+    "exclusiveMinimum": -BEYOND_NUMBERS,
+    "exclusiveMaximum": BEYOND_NUMBERS,
+    "items": {"$ref": SCHEMAS + "JsonValue"},
+    "propertyNames": {"pattern": BODY_TEXT},
+    "additionalProperties": {"$ref": SCHEMAS + "JsonValue"},
+}
+
+
+def _narrow(schema: Any, *, text: str) -> Any:
+    """The schema of what is taken, with the rules that hold for any text, name and number."""
+    if isinstance(schema, list):
+        return [_narrow(each, text=text) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    narrowed = {
+        name: {key: _narrow(each, text=text) for key, each in value.items()}
+        if name == "properties"
+        else value
+        if name in ("examples", "default", "enum", "const")
+        else _narrow(value, text=text)
+        for name, value in schema.items()
+    }
+    if narrowed.get("type") == "string" and not narrowed.keys() & {"enum", "const", "format", "pattern"}:
+        narrowed["pattern"] = text
+    if narrowed.get("type") == "object" and narrowed.get("additionalProperties", True) is not False:
+        narrowed.setdefault("propertyNames", {"pattern": text})
+    if narrowed.get("type") == "integer":
+        # Under a function that runs before it, pydantic leaves a limit in its own words.
+        for word, keyword in (("ge", "minimum"), ("le", "maximum")):
+            if word in narrowed:
+                narrowed[keyword] = narrowed.pop(word)
+        narrowed.setdefault("minimum", 1 - BEYOND_NUMBERS)
+        narrowed.setdefault("maximum", BEYOND_NUMBERS - 1)
+    return narrowed
+
+
+def _tidy(schema: Any) -> Any:
+    """The same, shorter: `T or null` as one type, and no defaults that only say null."""
+    if isinstance(schema, list):
+        return [_tidy(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    tidied = {
+        name: value if name in ("examples", "default", "enum", "const") else _tidy(value)
+        for name, value in schema.items()
+        if not (name == "default" and value is None)
+    }
+    match tidied.get("anyOf"):
+        case [{"type": str() as kind} as option, {"type": "null", **rest}] if not rest:
+            del tidied["anyOf"]
+            tidied = {**option, **tidied, "type": [kind, "null"]}
+            if "enum" in tidied:
+                tidied["enum"] = [*tidied["enum"], None]
+    return tidied
+
+
+def _operation(route: Route, routes: Sequence[Route], schemas: Schemas) -> Json:
+    operation: Json = {
+        "operationId": route.handler.__name__,
+        "tags": [_tag(route)],
+        "summary": route.summary,
+    }
+    if route.handler.__doc__:
+        operation["description"] = " ".join(route.handler.__doc__.split())
+    parameters = [*_path_parameters(route), *_query_parameters(route, schemas), *_header_parameters(route)]
+    operation["parameters"] = parameters
+    operation["security"] = [] if route.auth is None else [{route.auth: []}]
+    if route.body is not None:
+        schema = schemas.body(route)
+        operation["requestBody"] = {
+            "required": route.body_required,
+            "content": {JSON: {"schema": schema, "example": schemas.example(schema)}},
+        }
+    operation["responses"] = dict(sorted(_responses(route, routes, schemas)))
+    return operation
+
+
+def _tag(route: Route) -> str:
+    if route.auth == "staff" or route.path.startswith("/staff"):
+        return "Support"
+    starts = {"/v1/": "Merchants", "/api/": "Dashboard", "/webhooks": "Webhooks"}
+    return next((tag for start, tag in starts.items() if route.path.startswith(start)), "Service")
+
+
+def _names_in(path: str) -> list[str]:
+    return re.findall(r"\{(\w+)\}", path)
+
+
+def _path_parameters(route: Route) -> Iterator[Json]:
+    for name in _names_in(route.path):
+        schema = UUID_SCHEMA
+        if name in route.named:
+            schema = {"type": "string", "enum": list(route.named[name])}
+        yield {"name": name, "in": "path", "required": True, "schema": schema}
+
+
+def _query_parameters(route: Route, schemas: Schemas) -> Iterator[Json]:
+    if route.query is None:
+        return
+    for name, schema, required in schemas.parameters(route):
+        yield {"name": name, "in": "query", "required": required, "schema": schema}
+
+
+def _header_parameters(route: Route) -> Iterator[Json]:
+    if route.idempotent:
+        yield _reference("parameters", "IdempotencyKey")
+    if route.waits:
+        yield _reference("parameters", "Prefer")
+    yield _reference("parameters", "CorrelationId")
+
+
+def _reference(kind: str, name: str) -> Json:
+    return {"$ref": f"#/components/{kind}/{name}"}
+
+
+def _responses(route: Route, routes: Sequence[Route], schemas: Schemas) -> Iterator[tuple[str, Json]]:
+    refusals: dict[int, list[str]] = {}
+    for code in _codes(route):
+        if code not in STATUSES:
+            raise ValueError(f"{_key(route)}: nothing answers with {code}")
+        refusals.setdefault(STATUSES[code], []).append(code)
+    answers = {route.status, *route.also}
+    for status in answers | set(refusals):
+        response: Json = {
+            "description": MEANINGS[status] if status in refusals else HTTPStatus(status).phrase
+        }
+        response["headers"] = dict(_answer_headers(route, status))
+        content: Json = {}
+        if status in answers:
+            content |= _answer_content(route, schemas)
+        if status in refusals:
+            content[CONTENT_TYPE] = _problem_content(status, refusals[status])
+        if content:
+            response["content"] = content
+        links = _links(route, routes, schemas) if status == HTTPStatus.CREATED else {}
+        if links:
+            response["links"] = links
+        if status in answers or _is_kept(status):
+            yield str(status), response
+        else:
+            # The same for many routes: named by its codes.
+            name = "_".join(code.title().replace("_", "") for code in refusals[status])
+            schemas.responses[name] = response
+            yield str(status), _reference("responses", name)
+
+
+def _is_kept(status: int) -> bool:
+    """Whether an answer may be replayed under its idempotency key: success, or definite failure."""
+    return status < HTTPStatus.BAD_REQUEST or status in (400, 403, 404)
+
+
+def _codes(route: Route) -> Iterator[str]:
+    """Codes that the route may answer with, its own first."""
+    changes = route.method != "GET"
+    stated: Iterable[tuple[bool, Sequence[str]]] = (
+        (True, ("validation_error", *route.errors)),
+        (route.auth is not None, ("unauthorized", REFUSED_BY.get(str(route.auth), ""))),
+        (bool(_names_in(route.path)), ("not_found",)),
+        (route.body is not None, ("request_timeout", "payload_too_large", "unsupported_media_type")),
+        (changes, ("conflict", "outcome_unknown")),
+        (route.idempotent, ("idempotency_in_progress", "idempotency_mismatch")),
+        (route.auth == "api_key" or bool(route.limits), ("rate_limit",)),
+        (True, ("internal_error", "unavailable")),
+    )
+    yield from dict.fromkeys(code for applies, codes in stated if applies for code in codes)
+
+
+def _answer_headers(route: Route, status: int) -> Iterator[tuple[str, Json]]:
+    yield CORRELATION_HEADER, _reference("headers", "CorrelationId")
+    if route.idempotent and _is_kept(status):
+        yield "Idempotent-Replayed", _reference("headers", "IdempotentReplayed")
+    if route.waits and status == route.status:
+        yield "Preference-Applied", _reference("headers", "PreferenceApplied")
+    if status in (HTTPStatus.CONFLICT, HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE):
+        yield "Retry-After", _reference("headers", "RetryAfter")
+    if status == HTTPStatus.UNAUTHORIZED:
+        yield "WWW-Authenticate", _reference("headers", "WWWAuthenticate")
+
+
+def _answer_content(route: Route, schemas: Schemas) -> Json:
+    if route.adapter is None:
+        return {}
+    if route.media != (JSON,):
+        return {
+            media: {"schema": {"type": "string"}} if media.startswith("text/") else {}
+            for media in route.media
+        }
+    schema = schemas.answer(route)
+    return {JSON: {"schema": schema, "example": schemas.example(schema)}}
+
+
+def _problem_content(status: int, codes: Sequence[str]) -> Json:
+    properties = {"status": {"const": status}, "code": {"enum": list(codes)}}
+    return {
+        "schema": {"allOf": [{"$ref": f"{SCHEMAS}Problem"}, {"type": "object", "properties": properties}]},
+        "example": {
+            "type": "about:blank",
+            "title": HTTPStatus(status).phrase,
+            "status": status,
+            "detail": MEANINGS[status],
+            "code": codes[0],
+            "message": MEANINGS[status],
+            "errors": [{"field": "amount", "message": "Required"}]
+            if codes[0] == "validation_error"
+            else None,
+            "correlationId": "checkout-7",
+        },
+    }
+
+
+def _links(route: Route, routes: Sequence[Route], schemas: Schemas) -> Json:
+    """What can be done with what was made: every route below this one that takes its id."""
+    pointer = next(_id_pointers(schemas.answer(route), schemas), None)
+    if pointer is None or _names_in(route.path):
+        return {}
+    return {
+        other.handler.__name__: {
+            "operationId": other.handler.__name__,
+            "parameters": {"id": f"$response.body#{pointer}"},
+        }
+        for other in routes
+        if _names_in(other.path) == ["id"] and other.path.startswith(f"{route.path}/{{id}}")
+    }
+
+
+def _id_pointers(schema: Mapping[str, Any], schemas: Schemas) -> Iterator[str]:
+    """Where in an answer its id is, the outermost first."""
+    if "$ref" in schema:
+        schema = schemas.components[schema["$ref"].removeprefix(SCHEMAS)]
+    properties = schema.get("properties", {})
+    if "id" in properties:
+        yield "/id"
+    for name, inner in properties.items():
+        if "$ref" in inner:
+            yield from (f"/{name}{pointer}" for pointer in _id_pointers(inner, schemas))

@@ -1,0 +1,154 @@
+"""The contract documents itself: made from the routes, kept in docs/, valid, and shown without any other host."""
+
+import json
+import re
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from calling import Api, running_api
+from jsonschema import Draft202012Validator
+from openapi_spec_validator import OpenAPIV31SpecValidator
+
+from payloops.http import documentation
+from payloops.http.app import ROUTES
+from payloops.http.documentation import openapi_json
+from payloops.http.openapi import openapi_document
+from payloops.http.routing import Call, Nothing, route
+from payloops.settings import Settings
+
+COPY = Path(__file__).resolve().parent.parent / "docs" / "openapi.json"
+DOCUMENT: dict[str, Any] = json.loads(openapi_json(ROUTES))
+
+
+@pytest.fixture
+async def api(settings: Settings) -> AsyncIterator[Api]:
+    async with running_api(settings) as api:
+        yield api
+
+
+def operations() -> Iterator[tuple[str, str, dict[str, Any]]]:
+    for path, item in DOCUMENT["paths"].items():
+        for method, operation in item.items():
+            yield method.upper(), path, operation
+
+
+def test_the_copy_in_docs_is_current() -> None:
+    """`make openapi` writes it: a change of the contract is seen in review."""
+    assert json.loads(COPY.read_text()) == DOCUMENT, "run make openapi, and look at what changed"
+
+
+def test_the_document_is_valid_openapi() -> None:
+    OpenAPIV31SpecValidator(DOCUMENT).validate()
+
+
+def test_every_route_is_in_it_under_its_handlers_name() -> None:
+    documented = {(method, path): operation["operationId"] for method, path, operation in operations()}
+    assert documented == {(each.method, each.path): each.handler.__name__ for each in ROUTES}
+
+
+def test_every_example_fits_its_schema() -> None:
+    schemas = {"components": DOCUMENT["components"]}
+    count = 0
+    for method, path, operation in operations():
+        contents = [operation.get("requestBody", {}), *map(resolved, operation["responses"].values())]
+        for content in (each for holder in contents for each in holder.get("content", {}).values()):
+            if "example" in content:
+                count += 1
+                errors = Draft202012Validator({**schemas, **content["schema"]}).iter_errors(
+                    content["example"]
+                )
+                assert [error.message for error in errors] == [], f"{method} {path}"
+    assert count > len(ROUTES)
+
+
+def resolved(item: dict[str, Any]) -> dict[str, Any]:
+    if "$ref" in item:
+        kind, name = item["$ref"].split("/")[-2:]
+        referred: dict[str, Any] = DOCUMENT["components"][kind][name]
+        return referred
+    return item
+
+
+def test_what_a_body_may_not_hold_is_said_of_every_text_and_object() -> None:
+    """Whatever is taken has limits: no text without a pattern, format or list; no object open by mistake."""
+
+    def holes(schema: Any, at: str) -> Iterator[str]:
+        if isinstance(schema, list):
+            for index, each in enumerate(schema):
+                yield from holes(each, f"{at}/{index}")
+        elif isinstance(schema, dict):
+            kinds = schema.get("type", ())
+            kinds = [kinds] if isinstance(kinds, str) else kinds
+            if "string" in kinds and not schema.keys() & {"pattern", "format", "enum", "const"}:
+                yield at
+            if "object" in kinds and not schema.keys() & {"additionalProperties", "propertyNames"}:
+                yield at
+            for name, each in schema.items():
+                if name not in ("examples", "enum"):
+                    yield from holes(each, f"{at}/{name}")
+
+    names = {each.body.__name__ for each in ROUTES if each.body is not None}
+    assert names <= set(DOCUMENT["components"]["schemas"])
+    found = [hole for name in names for hole in holes(DOCUMENT["components"]["schemas"][name], name)]
+    assert found == []
+
+
+def test_a_code_that_nothing_answers_with_cannot_be_declared() -> None:
+    @route("GET", "/typo", auth=None, errors=("not_fuond",), summary="Has a typing mistake")
+    async def typo(call: Call[None]) -> None: ...
+
+    with pytest.raises(ValueError, match="not_fuond"):
+        openapi_document((typo,), version="0")
+
+
+def test_two_routes_cannot_have_one_name() -> None:
+    @route("GET", "/one", auth=None, summary="One")
+    async def same(call: Call[None]) -> None: ...
+
+    first = same
+
+    @route("POST", "/two", auth=None, body=Nothing, summary="Two")  # type: ignore[no-redef]
+    async def same(call: Call[Nothing]) -> None: ...
+
+    with pytest.raises(ValueError, match="same"):
+        openapi_document((first, same), version="0")
+
+
+async def test_the_document_is_served(api: Api) -> None:
+    answer = await api.anyone.get("/openapi.json")
+    assert (answer.status, answer.headers["Content-Type"]) == (200, "application/json")
+    assert answer.json == DOCUMENT
+
+
+async def test_the_page_is_made_of_files_that_are_served_here(api: Api) -> None:
+    page = await api.anyone.get("/docs")
+    assert (page.status, page.headers["Content-Type"]) == (200, "text/html")
+    html = page.raw.decode()
+    named = re.findall(r'(?:src|href)="([^"]+)"', html)
+    assert named
+    for path in named:
+        answer = await api.anyone.get(path)
+        assert answer.status == 200, path
+        assert len(answer.raw) > 100
+    assert not re.search(r"<script(?![^>]*\bsrc=)|<style|\son\w+=|https?://", html)
+
+
+async def test_the_page_may_ask_no_other_host(api: Api) -> None:
+    policy = (await api.anyone.get("/docs")).headers["Content-Security-Policy"]
+    assert "default-src 'none'" in policy
+    assert "script-src 'self';" in policy
+    assert not re.search(r"unsafe|\*|https?:", policy)
+
+
+async def test_no_other_file_is_served(subtests: pytest.Subtests, api: Api) -> None:
+    for name in ("index.html", "LICENSE", "..%2fopenapi.py", "%2e%2e%2fapp.py", "swagger-ui.css%00", "."):
+        with subtests.test(name=name):
+            answer = await api.anyone.get(f"/docs/{name}")
+            assert answer.status == 404
+
+
+def test_every_file_is_there_with_its_licence() -> None:
+    folder = Path(documentation.__file__).with_name("swagger_ui")
+    assert {"LICENSE", "NOTICE", *documentation.FILES} <= {path.name for path in folder.iterdir()}
