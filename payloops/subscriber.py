@@ -8,6 +8,7 @@ from payloops.stopping import stop_on_signals
 from payloops.temporal import connect_unless_stopped
 from payloops.wiring import open_store
 from payloops.workflows_client import subscriber
+from payloops.workflows_client.payments import payments
 
 log = structlog.get_logger()
 
@@ -23,6 +24,7 @@ async def run_subscriber(settings: Settings) -> None:
     if client is not None:
         async with open_store(settings, application_name="payloops subscriber") as store:
             await subscriber.run_subscriber(
+                subscription=payments(),
                 store=store,
                 database_url=settings.database_url.get_secret_value(),
                 client=client,

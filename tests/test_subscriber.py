@@ -25,8 +25,8 @@ from payloops.events.metadata import Metadata
 from payloops.events.orders import Order
 from payloops.settings import Settings
 from payloops.workflows_client.connection import connect
-from payloops.workflows_client.payments import attempt_of, payment_workflow_id
-from payloops.workflows_client.subscriber import READER, run_subscriber
+from payloops.workflows_client.payments import READER, attempt_of, payment_workflow_id, payments
+from payloops.workflows_client.subscriber import run_subscriber
 
 AMOUNT = 5_000
 SECONDS = 15
@@ -102,7 +102,9 @@ async def subscribing(
 ) -> AsyncIterator[asyncio.Task[None]]:
     stop = asyncio.Event()
     url = settings.database_url.get_secret_value()
-    task = asyncio.create_task(run_subscriber(store=store, database_url=url, client=client, stop=stop))
+    task = asyncio.create_task(
+        run_subscriber(subscription=payments(), store=store, database_url=url, client=client, stop=stop)
+    )
     try:
         yield task
     finally:

@@ -3,9 +3,9 @@
 Inputs are plain JSON in camelCase; an optional field that has no value is absent.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
+from payloops.events.event_store import RecordedEvent
 from payloops.events.orders import (
     PaymentCancelRequested,
     PaymentCaptureRequested,
@@ -14,24 +14,8 @@ from payloops.events.orders import (
     RefundRequested,
 )
 from payloops.events.stream import StreamEvent, topic_of
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StartWorkflow:
-    """Start it unless there is, or ever was, one of this id."""
-
-    workflow: str
-    workflow_id: str
-    task_queue: str
-    input: dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SignalWorkflow:
-    """Signal it if it is still running."""
-
-    workflow_id: str
-    signal: str
+from payloops.workflows_client.forwardings import Forwarding, SignalWorkflow, StartWorkflow
+from payloops.workflows_client.subscriber import Subscription
 
 
 class NothingToForwardError(Exception):
@@ -42,6 +26,7 @@ class NothingToForwardError(Exception):
         self.topic = topic
 
 
+READER = "temporal"
 TOPICS = frozenset(
     topic_of(fact)
     for fact in (
@@ -54,7 +39,16 @@ TOPICS = frozenset(
 )
 
 
-def forwarding_of(fact: StreamEvent) -> StartWorkflow | SignalWorkflow:
+def payments() -> Subscription:
+    """The subscription that has processors move money."""
+    return Subscription(name=READER, topics=TOPICS, plan=_plan)
+
+
+async def _plan(recorded: RecordedEvent) -> Forwarding:
+    return forwarding_of(recorded.event)
+
+
+def forwarding_of(fact: StreamEvent) -> Forwarding:
     """What a fact of one of `TOPICS` means to Temporal.
 
     Raises:

@@ -1,7 +1,8 @@
-"""The subscriber: tails the log and forwards to Temporal what workflows are to do.
+"""Subscribers: each tails the log and forwards to Temporal what workflows are to do for it.
 
-Its checkpoint stands behind everything that is done, so that whatever is killed when, an event is forwarded at
-least once; and workflow ids are derived from the order, so that forwarding one twice changes nothing.
+A subscriber's checkpoint stands behind everything that is done, so that whatever is killed when, an event is
+forwarded at least once; and workflow ids are derived from what happened, so that forwarding one twice changes
+nothing. What the event means to Temporal is the subscription's: `payments.py`, `webhooks.py`.
 
 Any number of replicas may run. The one that forwards holds an advisory lock on a connection of its own, by
 which it also moves the checkpoint: without the connection it is neither the one nor able to move anything.
@@ -10,7 +11,7 @@ which it also moves the checkpoint: without the connection it is neither the one
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -27,9 +28,8 @@ from temporalio.service import RPCError, RPCStatusCode
 from payloops.events.connections import connect
 from payloops.events.event_store import EventStore, RecordedEvent
 from payloops.workflows_client.connection import pause_seconds, sleep_unless_stopped
-from payloops.workflows_client.payments import TOPICS, SignalWorkflow, StartWorkflow, forwarding_of
+from payloops.workflows_client.forwardings import Forwarding, SignalWorkflow, StartWorkflow
 
-READER = "temporal"
 BATCH = 500
 CONCURRENCY = 32
 TAKEOVER_SECONDS = 1.0
@@ -44,14 +44,36 @@ UNFORWARDABLE = {RPCStatusCode.INVALID_ARGUMENT, RPCStatusCode.OUT_OF_RANGE}
 log = structlog.get_logger(__name__)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subscription:
+    """What a subscriber forwards.
+
+    Attributes:
+        name: of its checkpoint and its lock; also the reader that parked events name.
+        topics: of the events that it asks about; all others it passes over.
+        plan: what one of them means to Temporal, None for nothing. It may first write what the workflow reads,
+            and has to change nothing when it is asked again. What it raises parks the event, unless it is
+            trouble with the database: then it is asked again.
+    """
+
+    name: str
+    topics: frozenset[str]
+    plan: Callable[[RecordedEvent], Awaitable[Forwarding | None]]
+
+
 async def run_subscriber(
-    *, store: EventStore, database_url: str, client: Client, stop: asyncio.Event
+    *,
+    subscription: Subscription,
+    store: EventStore,
+    database_url: str,
+    client: Client,
+    stop: asyncio.Event,
 ) -> None:
     """Forward, or stand by while another replica does, until `stop` is set; the batch under way is finished.
 
     Trouble with the database or Temporal ends nothing: it is logged and tried again.
     """
-    serving = asyncio.create_task(_serve(store, database_url, client, stop))
+    serving = asyncio.create_task(_serve(subscription, store, database_url, client, stop))
     stopped = asyncio.create_task(stop.wait())
     try:
         await asyncio.wait({serving, stopped}, return_when=asyncio.FIRST_COMPLETED)
@@ -64,19 +86,34 @@ async def run_subscriber(
         await asyncio.gather(stopped, serving, return_exceptions=True)
 
 
-async def _serve(store: EventStore, database_url: str, client: Client, stop: asyncio.Event) -> None:
+async def _serve(
+    subscription: Subscription, store: EventStore, database_url: str, client: Client, stop: asyncio.Event
+) -> None:
     failures = 0
     while not stop.is_set():
         try:
-            async with _leadership(database_url, stop) as connection:
+            async with _leadership(subscription.name, database_url, stop) as connection:
                 failures = 0
                 if connection is not None:
-                    await _lead(_Leader(store=store, connection=connection, client=client, stop=stop))
+                    await _lead(
+                        _Leader(
+                            subscription=subscription,
+                            store=store,
+                            connection=connection,
+                            client=client,
+                            stop=stop,
+                        )
+                    )
         except* _StoppedError:
-            log.info("subscriber.stopped_before_temporal_was_back")
+            log.info("subscriber.stopped_before_temporal_was_back", subscription=subscription.name)
         except* (psycopg.Error, OSError, TimeoutError) as errors:
             pause = pause_seconds(attempt=failures, longest=LONGEST_RETRY_SECONDS)
-            log.warning("subscriber.interrupted", errors=[repr(e) for e in errors.exceptions], retry_in=pause)
+            log.warning(
+                "subscriber.interrupted",
+                subscription=subscription.name,
+                errors=[repr(e) for e in errors.exceptions],
+                retry_in=pause,
+            )
             await sleep_unless_stopped(pause, stop=stop)
             failures += 1
 
@@ -85,6 +122,7 @@ async def _serve(store: EventStore, database_url: str, client: Client, stop: asy
 class _Leader:
     """The replica that forwards. `connection` holds the lock."""
 
+    subscription: Subscription
     store: EventStore
     connection: psycopg.AsyncConnection[TupleRow]
     client: Client
@@ -97,7 +135,7 @@ class _StoppedError(Exception):
 
 @asynccontextmanager
 async def _leadership(
-    database_url: str, stop: asyncio.Event
+    name: str, database_url: str, stop: asyncio.Event
 ) -> AsyncIterator[psycopg.AsyncConnection[TupleRow] | None]:
     """Wait for the lock; the connection that holds it, None where `stop` came first."""
     async with await connect(database_url, application_name="payloops subscriber") as connection:
@@ -106,18 +144,18 @@ async def _leadership(
             "SELECT set_config('tcp_keepalives_idle', '5', false),"
             " set_config('tcp_keepalives_interval', '2', false), set_config('tcp_keepalives_count', '3', false)"
         )
-        while not await _locked(connection):
+        while not await _locked(connection, name):
             await sleep_unless_stopped(TAKEOVER_SECONDS, stop=stop)
             if stop.is_set():
                 yield None
                 return
-        log.info("subscriber.leading")
+        log.info("subscriber.leading", subscription=name)
         yield connection
 
 
-async def _locked(connection: psycopg.AsyncConnection[TupleRow]) -> bool:
+async def _locked(connection: psycopg.AsyncConnection[TupleRow], name: str) -> bool:
     cursor = await connection.execute(
-        "SELECT pg_try_advisory_lock(hashtextextended('payloops.subscriber.temporal', 0))"
+        "SELECT pg_try_advisory_lock(hashtextextended('payloops.subscriber.' || %s, 0))", (name,)
     )
     row = await cursor.fetchone()
     return row is not None and bool(row[0])
@@ -139,7 +177,7 @@ async def _watch(connection: psycopg.AsyncConnection[TupleRow]) -> None:
 
 
 async def _forward_log(leader: _Leader) -> None:
-    position = await _checkpoint(leader.connection)
+    position = await _checkpoint(leader.connection, leader.subscription.name)
     async for _ in leader.store.wakeups():
         while not leader.stop.is_set():
             batch = await leader.store.read(after=position, limit=BATCH)
@@ -147,7 +185,7 @@ async def _forward_log(leader: _Leader) -> None:
                 break
             await _forward_batch(leader, batch)
             position = batch[-1].position
-            await _move_checkpoint(leader.connection, position)
+            await _move_checkpoint(leader.connection, leader.subscription.name, position)
         if leader.stop.is_set():
             return
 
@@ -156,7 +194,7 @@ async def _forward_batch(leader: _Leader, batch: Sequence[RecordedEvent]) -> Non
     """Forward all of a batch: orders side by side, the events of one order one after another."""
     streams: defaultdict[object, list[RecordedEvent]] = defaultdict(list)
     for recorded in batch:
-        if recorded.stored.topic in TOPICS:
+        if recorded.stored.topic in leader.subscription.topics:
             streams[recorded.stored.originator_id].append(recorded)
     places = asyncio.Semaphore(CONCURRENCY)
 
@@ -175,20 +213,25 @@ async def _forward_or_park(leader: _Leader, recorded: RecordedEvent) -> None:
 
     Raises:
         _StoppedError: asked to stop before Temporal answered.
+        psycopg.OperationalError, psycopg.InterfaceError: trouble with the database.
     """
     try:
-        fact = recorded.event
-        forwarding = forwarding_of(fact)
+        correlation_id = recorded.event.correlation_id
+        forwarding = await leader.subscription.plan(recorded)
+    except (psycopg.OperationalError, psycopg.InterfaceError):
+        raise
     except Exception as error:  # noqa: BLE001  (whatever is wrong with one event must not stop the others)
-        await _park(leader.connection, recorded, error)
+        await _park(leader, recorded, error)
+        return
+    if forwarding is None:
         return
     failures = 0
     while True:
         try:
-            outcome = await forward(forwarding, client=leader.client, correlation_id=fact.correlation_id)
+            outcome = await forward(forwarding, client=leader.client, correlation_id=correlation_id)
         except (RPCError, RuntimeError) as error:  # RuntimeError: what the SDK raises without a connection
             if isinstance(error, RPCError) and error.status in UNFORWARDABLE:
-                await _park(leader.connection, recorded, error)
+                await _park(leader, recorded, error)
                 return
             pause = pause_seconds(attempt=failures, longest=LONGEST_RETRY_SECONDS)
             log.warning(
@@ -207,12 +250,12 @@ async def _forward_or_park(leader: _Leader, recorded: RecordedEvent) -> None:
                 outcome,
                 workflow_id=forwarding.workflow_id,
                 position=recorded.position,
-                correlation_id=fact.correlation_id,
+                correlation_id=correlation_id,
             )
             return
 
 
-async def forward(forwarding: StartWorkflow | SignalWorkflow, *, client: Client, correlation_id: str) -> str:
+async def forward(forwarding: Forwarding, *, client: Client, correlation_id: str) -> str:
     """Start or signal a workflow, and say which. Started before, or gone already: done as well.
 
     Raises:
@@ -256,17 +299,22 @@ def _namespace_is_missing(error: RPCError) -> bool:
     return any(detail.Is(NamespaceNotFoundFailure.DESCRIPTOR) for detail in error.grpc_status.details)
 
 
-async def _park(
-    connection: psycopg.AsyncConnection[TupleRow], recorded: RecordedEvent, error: Exception
-) -> None:
+async def _park(leader: _Leader, recorded: RecordedEvent, error: Exception) -> None:
     """Keep the event with its error in `parked_events`, where `projections status` shows it."""
-    log.error("subscriber.parked", position=recorded.position, topic=recorded.stored.topic, error=repr(error))
-    await connection.execute(
+    reader = leader.subscription.name
+    log.error(
+        "subscriber.parked",
+        subscription=reader,
+        position=recorded.position,
+        topic=recorded.stored.topic,
+        error=repr(error),
+    )
+    await leader.connection.execute(
         """INSERT INTO parked_events
                (reader, position, originator_id, originator_version, topic, error)
            VALUES (%s, %s, %s, %s, %s, %s) ON CONFLICT (reader, position) DO NOTHING""",
         (
-            READER,
+            reader,
             recorded.position,
             recorded.stored.originator_id,
             recorded.stored.originator_version,
@@ -276,15 +324,15 @@ async def _park(
     )
 
 
-async def _checkpoint(connection: psycopg.AsyncConnection[TupleRow]) -> int:
-    await connection.execute("INSERT INTO checkpoints (name) VALUES (%s) ON CONFLICT DO NOTHING", (READER,))
-    cursor = await connection.execute("SELECT position FROM checkpoints WHERE name = %s", (READER,))
+async def _checkpoint(connection: psycopg.AsyncConnection[TupleRow], name: str) -> int:
+    await connection.execute("INSERT INTO checkpoints (name) VALUES (%s) ON CONFLICT DO NOTHING", (name,))
+    cursor = await connection.execute("SELECT position FROM checkpoints WHERE name = %s", (name,))
     row = await cursor.fetchone()
     assert row is not None
     return int(row[0])
 
 
-async def _move_checkpoint(connection: psycopg.AsyncConnection[TupleRow], position: int) -> None:
+async def _move_checkpoint(connection: psycopg.AsyncConnection[TupleRow], name: str, position: int) -> None:
     await connection.execute(
-        "UPDATE checkpoints SET position = %s, updated_at = now() WHERE name = %s", (position, READER)
+        "UPDATE checkpoints SET position = %s, updated_at = now() WHERE name = %s", (position, name)
     )

@@ -1,0 +1,25 @@
+"""What a subscriber can ask of Temporal."""
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartWorkflow:
+    """Start it unless there is, or ever was, one of this id."""
+
+    workflow: str
+    workflow_id: str
+    task_queue: str
+    input: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SignalWorkflow:
+    """Signal it if it is still running."""
+
+    workflow_id: str
+    signal: str
+
+
+Forwarding = StartWorkflow | SignalWorkflow
