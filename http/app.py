@@ -7,6 +7,7 @@ from aiohttp import web
 from payloops.http import (
     api_keys,
     auth,
+    dashboard_orders,
     documentation,
     merchants,
     orders,
@@ -15,6 +16,8 @@ from payloops.http import (
     refunds,
     service,
     staff,
+    stats,
+    webhook_events,
 )
 from payloops.http.endpoint import endpoint, expect
 from payloops.http.middleware import frame
@@ -49,6 +52,12 @@ ROUTES: tuple[Route, ...] = (
     processors.set_named_processor,
     processors.change_processor,
     processors.remove_processor,
+    dashboard_orders.read_dashboard_orders,
+    dashboard_orders.read_dashboard_order,
+    dashboard_orders.read_dashboard_transactions,
+    dashboard_orders.read_dashboard_order_events,
+    stats.read_stats,
+    webhook_events.read_webhooks,
     staff.log_in_staff,
     staff.read_staff_orders,
     staff.read_staff_order,

@@ -4,8 +4,6 @@ Reads by id are never stale: they take the row together with the head of the ord
 where the row is behind. Lists wait, for a bounded time, until they contain the merchant's own last write.
 """
 
-import asyncio
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -33,14 +31,11 @@ from payloops.events.orders import (
     RefundSucceeded,
 )
 from payloops.events.stream import StreamEvent, topic_of
+from payloops.projections.own_writes import wait_for_position
 from payloops.projections.patches import Patch, Table, columns_of
 
 CHECKPOINT = "orders"
 """The projection whose position says what orders and transactions hold."""
-
-LIST_WAIT_SECONDS = 1.0
-POLL_SECONDS = (0.003, 0.04)
-"""Between looks at the checkpoint: at first, and at most."""
 
 
 class UnknownCursor(Exception):
@@ -49,6 +44,15 @@ class UnknownCursor(Exception):
     def __init__(self, cursor: UUID) -> None:
         super().__init__(f"no order {cursor} to page from")
         self.cursor = cursor
+
+
+class NoSuchVersion(Exception):
+    """The order had no state at that version or moment."""
+
+    def __init__(self, order_id: UUID, as_of: int | datetime) -> None:
+        super().__init__(f"order {order_id} has no state as of {as_of}")
+        self.order_id = order_id
+        self.as_of = as_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,7 +241,6 @@ CONDITIONS = {
 }
 NEWEST_FIRST = sql.SQL("created_at DESC, id DESC")
 OLDEST_FIRST = sql.SQL("created_at, id")
-REACHED = "SELECT position FROM checkpoints WHERE name = %s"
 
 
 async def list_orders(
@@ -294,7 +297,7 @@ async def list_orders(
     arguments |= {"checkpoint": CHECKPOINT, "cursor_time": cursor_time, "limit": limit + 1}
     written, reached, rows = await _page(store, query, arguments)
     if reached < written:
-        await _wait_for(store, position=written)
+        await wait_for_position(store, position=written, projection=CHECKPOINT)
         _, _, rows = await _page(store, query, arguments)
     has_more = len(rows) > limit
     if has_more:
@@ -311,16 +314,28 @@ async def _page(
     return written, reached, [OrderRow(*values) for _, _, *values in found if values[0] is not None]
 
 
-async def _wait_for(store: EventStore, *, position: int) -> None:
-    deadline = time.monotonic() + LIST_WAIT_SECONDS
-    pause, longest = POLL_SECONDS
-    while time.monotonic() < deadline:
-        await asyncio.sleep(pause)
-        pause = min(pause * 2, longest)
-        async with store.pool.connection() as connection:
-            reached = await (await connection.execute(REACHED, (CHECKPOINT,))).fetchone()
-        if reached is not None and reached[0] >= position:
-            return
+async def get_order_as_of(
+    store: EventStore, *, order_id: UUID, merchant_id: UUID, as_of: int | datetime
+) -> Order | None:
+    """The order as it was, folded from its facts; None where it is unknown or another merchant's.
+
+    Args:
+        as_of: a version of its stream, or a moment: then nothing that happened later is in it.
+
+    Raises:
+        NoSuchVersion: it has not come to that version yet, or did not exist at that moment.
+    """
+    events = await order_events(store, order_id=order_id, merchant_id=merchant_id)
+    if events is None:
+        return None
+    if isinstance(as_of, int):
+        version = as_of
+    else:
+        later = (event.version for event in events if event.occurred_at > as_of)
+        version = next(later, events[-1].version + 1) - 1
+    if not 1 <= version <= events[-1].version:
+        raise NoSuchVersion(order_id, as_of)
+    return await store.load(Order, order_id, up_to_version=version)
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from psycopg.rows import TupleRow
 from payloops.events.connections import connect
 from payloops.events.stream import StreamEvent, mapper
 from payloops.events.wakeups import Wakeups
+from payloops.projections import payments
 from payloops.projections.orders import CHECKPOINT, ORDERS
 from payloops.projections.patches import Patch, Table, merge, upsert
 from payloops.projections.transactions import TRANSACTIONS
@@ -55,6 +56,7 @@ PROJECTIONS = (
     Projection(
         name=CHECKPOINT, families=frozenset({"order", "payment", "refund"}), tables=(ORDERS, TRANSACTIONS)
     ),
+    Projection(name=payments.CHECKPOINT, families=frozenset({"payment"}), tables=(payments.PAYMENTS,)),
 )
 
 BECOME_ACTIVE = "SELECT pg_try_advisory_lock(hashtextextended('payloops.projector.' || %s, 0))"

@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import cast
 from uuid import UUID
 
@@ -49,8 +49,8 @@ ORDERS = PROJECTIONS[0]
 REFUSALS = (InvalidStatus, CaptureExceedsAuthorized, RefundExceedsCaptured, ContradictsRecord)
 
 
-def new_order(merchant_id: UUID, **details: object) -> Order:
-    by = Metadata(at=utc_now(), actor="system", correlation_id="test")
+def new_order(merchant_id: UUID, *, at: datetime | None = None, **details: object) -> Order:
+    by = Metadata(at=at or utc_now(), actor="system", correlation_id="test")
     given = {
         "external_id": "A-1",
         "amount": 1_000,
@@ -65,10 +65,22 @@ def new_order(merchant_id: UUID, **details: object) -> Order:
     return Order.create(id=uuid7(), merchant_id=str(merchant_id), by=by, **{**given, **details})
 
 
-def random_order(chance: random.Random, merchant_id: UUID) -> Order:
-    """An order after random commands and reports of its processor; what is refused is left out."""
+def random_order(
+    chance: random.Random,
+    merchant_id: UUID,
+    *,
+    at: datetime | None = None,
+    pace: timedelta = timedelta(milliseconds=1),
+) -> Order:
+    """An order after random commands and reports of its processor; what is refused is left out.
+
+    Args:
+        at: when it was created.
+        pace: up to four times this lies between a step and the next.
+    """
     order = new_order(
         merchant_id,
+        at=at,
         external_id=f"order-{chance.randrange(1_000)}",
         currency=chance.choice(["USD", "INR"]),
         customer_email=chance.choice([None, "zoë@example.com"]),
@@ -77,7 +89,7 @@ def random_order(chance: random.Random, merchant_id: UUID) -> Order:
     )
     for step in range(chance.randrange(20)):
         by = Metadata(
-            at=order.modified_on + timedelta(milliseconds=chance.randrange(5)),
+            at=order.modified_on + chance.randrange(5) * pace,
             actor="system",
             correlation_id=f"step-{step}",
         )

@@ -1,0 +1,168 @@
+"""Orders as the dashboard shows them: searched, read, and as they were. `/api/orders`, by dashboard token."""
+
+from datetime import datetime
+from typing import Annotated, Any
+
+from pydantic import Field, PlainValidator, StringConstraints, TypeAdapter, ValidationError, WithJsonSchema
+
+from payloops.commands.processors import Processor
+from payloops.events.orders import OrderStatus
+from payloops.http.fields import Currency, Moment, QueryNumber
+from payloops.http.orders import OrderAnswer, OrderEventAnswer, event_answer, order_answer
+from payloops.http.pages import PageQuery, Pagination, pagination
+from payloops.http.payments import TransactionAnswer, transaction_answer
+from payloops.http.problems import FieldError, not_found, validation_error
+from payloops.http.routing import AnswerModel, Call, RequestModel, route
+from payloops.projections.order_search import search_orders
+from payloops.projections.orders import (
+    NoSuchVersion,
+    get_order,
+    get_order_as_of,
+    order_events,
+    row_from_order,
+)
+from payloops.projections.transactions import list_transactions, rows_from_order
+
+
+class OrderSearch(PageQuery):
+    status: OrderStatus | None = None
+    processor: Processor | None = None
+    currency: Currency | None = None
+    q: Annotated[
+        str | None,
+        StringConstraints(strip_whitespace=True, min_length=1, max_length=255),
+        Field(description="A part of id, externalId or customerEmail, in whatever case"),
+    ] = None
+    from_: Annotated[Moment | None, Field(alias="from", description="Created then or later")] = None
+    to: Annotated[Moment | None, Field(description="Created before")] = None
+
+
+class OrderPage(AnswerModel):
+    data: list[OrderAnswer]
+    pagination: Pagination
+
+
+@route(
+    "GET",
+    "/api/orders",
+    auth="bearer",
+    query=OrderSearch,
+    answers=OrderPage,
+    summary="List and search orders, newest first: q finds any part of id, externalId and customerEmail",
+)
+async def read_dashboard_orders(call: Call[None, OrderSearch]) -> OrderPage:
+    query = call.query
+    rows, total = await search_orders(
+        call.services.store,
+        merchant_id=call.merchant_id,
+        page=query.page,
+        limit=query.limit,
+        status=query.status,
+        processor=query.processor,
+        currency=query.currency,
+        text=query.q,
+        created_from=query.from_,
+        created_to=query.to,
+    )
+    return OrderPage(data=[order_answer(row) for row in rows], pagination=pagination(query, total=total))
+
+
+@route(
+    "GET",
+    "/api/orders/{id}",
+    auth="bearer",
+    answers=OrderAnswer,
+    errors=("not_found",),
+    summary="Read an order",
+)
+async def read_dashboard_order(call: Call[None]) -> OrderAnswer:
+    row = await get_order(call.services.store, order_id=call.id(), merchant_id=call.merchant_id)
+    if row is None:
+        raise not_found()
+    return order_answer(row)
+
+
+@route(
+    "GET",
+    "/api/orders/{id}/transactions",
+    auth="bearer",
+    answers=list[TransactionAnswer],
+    errors=("not_found",),
+    summary="List an order's transactions, newest first",
+)
+async def read_dashboard_transactions(call: Call[None]) -> list[TransactionAnswer]:
+    rows = await list_transactions(call.services.store, order_id=call.id(), merchant_id=call.merchant_id)
+    if rows is None:
+        raise not_found()
+    return [transaction_answer(row) for row in rows]
+
+
+_version = TypeAdapter(QueryNumber)
+_moment = TypeAdapter(Moment)
+
+
+def _as_of(text: Any) -> int | datetime:
+    for form in (_version, _moment):
+        try:
+            return form.validate_strings(text)
+        except ValidationError:
+            continue
+    raise ValueError("Must be a version, or a time as ISO 8601 has it, with a time zone")
+
+
+AsOf = Annotated[
+    int | datetime,
+    PlainValidator(_as_of),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "integer", "minimum": 0, "maximum": 999_999_999},
+                {"type": "string", "format": "date-time"},
+            ],
+            "description": "A version of the order, or a time: ISO 8601 with a time zone",
+            "examples": [3, "2027-01-31T00:00:00Z"],
+        }
+    ),
+]
+
+
+class TrailQuery(RequestModel):
+    as_of: AsOf | None = None
+
+
+class OrderAsOf(OrderAnswer):
+    """The order after its first `version` events, and its transactions then, newest first."""
+
+    version: int
+    transactions: list[TransactionAnswer]
+
+
+@route(
+    "GET",
+    "/api/orders/{id}/events",
+    auth="bearer",
+    query=TrailQuery,
+    answers=list[OrderEventAnswer] | OrderAsOf,
+    errors=("not_found",),
+    summary="Read an order's audit trail, oldest first; with asOf the order itself, as it was then",
+)
+async def read_dashboard_order_events(call: Call[None, TrailQuery]) -> list[OrderEventAnswer] | OrderAsOf:
+    order_id, as_of = call.id(), call.query.as_of
+    if as_of is None:
+        events = await order_events(call.services.store, order_id=order_id, merchant_id=call.merchant_id)
+        if events is None:
+            raise not_found()
+        return [event_answer(event) for event in events]
+    try:
+        order = await get_order_as_of(
+            call.services.store, order_id=order_id, merchant_id=call.merchant_id, as_of=as_of
+        )
+    except NoSuchVersion:
+        raise validation_error(FieldError("asOf", "The order had no state then")) from None
+    if order is None:
+        raise not_found()
+    return OrderAsOf(
+        **order_answer(row_from_order(order)).model_dump(),
+        version=order.version,
+        transactions=[transaction_answer(row) for row in rows_from_order(order)],
+    )

@@ -1,0 +1,27 @@
+"""Lists by pages, for the dashboard: which page is asked for, and of how many it is one."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from payloops.http.fields import QueryNumber
+from payloops.http.routing import AnswerModel, RequestModel
+
+
+class PageQuery(RequestModel):
+    page: Annotated[QueryNumber, Field(ge=1, le=999_999_999)] = 1
+    limit: Annotated[QueryNumber, Field(ge=1, le=100)] = 20
+
+
+class Pagination(AnswerModel):
+    """`totalPages` is 0 where there is nothing; a page behind the last is empty."""
+
+    page: int
+    limit: int
+    total: int
+    total_pages: int
+
+
+def pagination(query: PageQuery, *, total: int) -> Pagination:
+    """The page that was asked for, among all there are."""
+    return Pagination(page=query.page, limit=query.limit, total=total, total_pages=-(-total // query.limit))

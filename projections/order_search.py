@@ -1,0 +1,91 @@
+"""Finding a merchant's orders: filtered, searched and counted, for the dashboard's pages."""
+
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from psycopg import sql
+
+from payloops.events.event_store import EventStore
+from payloops.projections.orders import CHECKPOINT, OrderRow
+from payloops.projections.own_writes import wait_for_own_writes
+from payloops.projections.patches import columns_of
+
+# One statement, so that page and total are of the same moment. The page is found among what indexes hold, and
+# only then are its rows read: a deep page reads no more of them than the first.
+SEARCH = sql.SQL("""
+    SELECT matching.total, {columns}
+    FROM (SELECT count(*) AS total FROM orders WHERE {conditions}) matching
+    LEFT JOIN (
+        SELECT id FROM orders WHERE {conditions}
+        ORDER BY created_at DESC, id DESC LIMIT %(limit)s OFFSET %(skip)s
+    ) page ON true
+    LEFT JOIN orders o ON o.id = page.id
+    ORDER BY o.created_at DESC, o.id DESC
+""")
+# Joined from fixed pieces, so that PostgreSQL plans each combination for the index it has.
+CONDITIONS = {
+    "merchant_id": sql.SQL("merchant_id = %(merchant_id)s"),
+    "status": sql.SQL("status = %(status)s"),
+    "processor": sql.SQL("processor = %(processor)s"),
+    "currency": sql.SQL("currency = %(currency)s"),
+    # The expression is that of the index orders_by_text, trigrams of which find any part of it.
+    "text": sql.SQL(
+        "lower(id::text || chr(10) || external_id || chr(10) || coalesce(customer_email, ''))"
+        " LIKE '%%' || lower(%(text)s) || '%%'"
+    ),
+    "created_from": sql.SQL("created_at >= %(created_from)s"),
+    "created_to": sql.SQL("created_at < %(created_to)s"),
+}
+
+
+async def search_orders(
+    store: EventStore,
+    *,
+    merchant_id: UUID,
+    page: int,
+    limit: int,
+    status: str | None = None,
+    processor: str | None = None,
+    currency: str | None = None,
+    text: str | None = None,
+    created_from: datetime | None = None,
+    created_to: datetime | None = None,
+) -> tuple[list[OrderRow], int]:
+    """A page of the merchant's orders that fit, newest first, and how many fit in all.
+
+    Waits up to a second for the projection to contain everything the merchant wrote before; without a projector
+    it then answers what there is.
+
+    Args:
+        page: 1 is the first; one behind the last is empty.
+        limit: orders on a page.
+        processor: of the latest payment, or of the one that captured.
+        text: a part of id, external id or customer's email, in whatever case.
+        created_from: inclusive.
+        created_to: exclusive.
+    """
+    await wait_for_own_writes(store, merchant_id=merchant_id, projection=CHECKPOINT)
+    arguments: dict[str, Any] = {
+        "merchant_id": merchant_id,
+        "status": status,
+        "processor": processor,
+        "currency": currency,
+        "text": _literally(text) if text is not None else None,
+        "created_from": created_from,
+        "created_to": created_to,
+    }
+    conditions = [condition for name, condition in CONDITIONS.items() if arguments[name] is not None]
+    query = SEARCH.format(columns=columns_of(OrderRow, "o"), conditions=sql.SQL(" AND ").join(conditions))
+    async with store.pool.connection() as connection:
+        # Not prepared: which index is best depends on what is looked for.
+        cursor = await connection.execute(
+            query, {**arguments, "limit": limit, "skip": (page - 1) * limit}, prepare=False
+        )
+        found = await cursor.fetchall()
+    return [OrderRow(*values) for _, *values in found if values[0] is not None], found[0][0]
+
+
+def _literally(text: str) -> str:
+    """The text as LIKE takes it for itself."""
+    return text.replace("\\", r"\\").replace("%", r"\%").replace("_", r"\_")
