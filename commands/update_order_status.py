@@ -17,6 +17,7 @@ from payloops.commands.change_order import change_order
 from payloops.commands.client_secrets import ClientSecrets
 from payloops.commands.refund_payment import refund_from
 from payloops.commands.refusals import UnknownAttempt
+from payloops.commands.update_refund_status import settle_told_refunds
 from payloops.events.event_store import EventStore
 from payloops.events.metadata import Metadata
 from payloops.events.orders import (
@@ -53,6 +54,7 @@ async def update_order_status(
     redirect_url: str | None = None,
     client_secret: str | None = None,
     client_secrets: ClientSecrets | None = None,
+    amount: int | None = None,
     error_code: str | None = None,
     error_message: str | None = None,
     by: Metadata,
@@ -63,6 +65,7 @@ async def update_order_status(
         status: `processing`, `requires_action`, `authorized`, `captured`, `failed` or `cancelled`.
         client_secret: lets the customer's browser finish the payment; it goes to `client_secrets`, never into an
             event.
+        amount: what was captured, in minor units, where the processor says it.
         attempt: the payment meant; where None, the one with these references at the processor, else the latest.
 
     Raises:
@@ -98,6 +101,7 @@ async def update_order_status(
                     payment,
                     processor_order_id=processor_order_id,
                     processor_transaction_id=processor_transaction_id,
+                    captured=amount,
                     by=who,
                 )
             case "failed":
@@ -201,9 +205,10 @@ def report_authorized(
 ) -> None:
     """The processor holds the money; accepted late, too, from a payment that had failed.
 
-    An authorization that nobody wants any more (the order was cancelled or paid otherwise) is voided.
+    An authorization that nobody wants any more (the order was cancelled or paid otherwise) is voided. One that
+    the processor told to be over, by an event that was faster than this, is not believed any more.
     """
-    if payment.status not in OPEN | {PaymentStatus.FAILED}:
+    if payment.status not in OPEN | {PaymentStatus.FAILED} or "cancelled" in payment.told:
         return
     wanted = _moves(order, payment) and order.status is not OrderStatus.CANCELLED
     order.record(
@@ -226,15 +231,21 @@ def report_captured(
     *,
     processor_order_id: str | None,
     processor_transaction_id: str | None,
+    captured: int | None = None,
     by: Metadata,
 ) -> None:
-    """The money was taken: accepted from every state but captured."""
+    """The money was taken: accepted from every state but captured.
+
+    Args:
+        captured: how much, where the processor says it; else what was asked for.
+    """
     if payment.status is PaymentStatus.CAPTURED:
         return
     duplicate = order.amount_captured > 0
     capture_id = _opened(order, payment, TransactionType.CAPTURE)
-    amount = order.transactions[capture_id].amount if payment.capture_pending else payment.amount
-    captured = order.amount_captured + amount
+    asked = order.transactions[capture_id].amount if payment.capture_pending else payment.amount
+    amount = asked if captured is None else captured
+    total = order.amount_captured + amount
     authorizations = order.pending(payment.attempt, TransactionType.AUTHORIZATION)
     order.record(
         PaymentCaptured,
@@ -243,7 +254,7 @@ def report_captured(
         attempt=payment.attempt,
         transaction_id=capture_id,
         amount=amount,
-        amount_captured=captured,
+        amount_captured=total,
         processor=payment.processor,
         processor_order_id=processor_order_id,
         processor_transaction_id=processor_transaction_id,
@@ -255,6 +266,7 @@ def report_captured(
     latest = order.payment
     if latest is not None and latest is not payment:
         _stop(order, latest, by=by)
+    settle_told_refunds(order, payment, amount_refunded=payment.told_refunded, by=by)
 
 
 def report_failed(
@@ -284,6 +296,28 @@ def report_failed(
             error_message=error_message,
         )
         return
+    fail_payment(
+        order,
+        payment,
+        processor_order_id=processor_order_id,
+        processor_transaction_id=processor_transaction_id,
+        error_code=error_code,
+        error_message=error_message,
+        by=by,
+    )
+
+
+def fail_payment(
+    order: Order,
+    payment: Payment,
+    *,
+    processor_order_id: str | None,
+    processor_transaction_id: str | None,
+    error_code: str | None,
+    error_message: str | None,
+    by: Metadata,
+) -> None:
+    """End an attempt without money, an authorization and what was asked for under it included."""
     if payment.status not in OPEN | {PaymentStatus.AUTHORIZED}:
         return
     order.record(

@@ -8,7 +8,7 @@ them, here or in a projection, is assignment and never a second decision. What m
 `payloops.commands`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Literal, Self
@@ -69,6 +69,8 @@ class Transaction:
     reason: str | None = None
     refunds: str | None = None
     """Of a refund: the capture that it gives back from."""
+    discovered: bool = False
+    """Of a refund: it did not start here, the processor told of it."""
 
     def succeed(self, *, processor_transaction_id: str | None) -> None:
         self.status = TransactionStatus.SUCCESS
@@ -97,6 +99,28 @@ class Payment:
     capture_pending: bool = False
     captures_requested: int = 0
     voids_requested: int = 0
+    told: set[str] = field(default_factory=set)
+    """Outcomes that the processor has told by events of its own, in whatever order they came."""
+    told_refunded: int = 0
+    """The most that the processor said was refunded of it in all."""
+
+    def names(self, *references: str | None) -> bool:
+        """Whether one of these is a reference of this payment at its processor."""
+        known = {self.processor_order_id, self.processor_transaction_id} - {None}
+        return not known.isdisjoint(references)
+
+
+@dataclass(slots=True, kw_only=True)
+class ToldRefund:
+    """A refund as the processor told of it."""
+
+    attempt: int
+    amount: int
+    succeeded: bool
+    refund_id: str | None
+    """Ours, where the processor kept it with the refund."""
+    error_code: str | None
+    error_message: str | None
 
 
 class OrderCreated(StreamCreated):
@@ -226,6 +250,72 @@ class PaymentCaptureRequested(OrderFact):
         payment.captures_requested = self.sequence
         payment.capture_pending = True
         order.open_transaction(self.transaction_id, TransactionType.CAPTURE, self)
+
+
+class ProcessorEventReceived(OrderFact):
+    """The processor told something of itself, by webhook. What follows from it are facts beside this one.
+
+    Attributes:
+        event_id: the processor's.
+        body_hash: SHA-256 of the body, where the signature does not cover the event's id.
+        type: as the processor names it: `payment_intent.succeeded`.
+        outcome: what it says of the payment (`requires_action`, `failed`, `authorized`, `cancelled`, `captured`),
+            or of a refund (`refunded`, `refund_failed`).
+        attempt: the payment that it is about, None where it is none of the order's.
+        processor_order_id, processor_transaction_id: the payment's references, as the event has them.
+        amount: of the capture or refund, in minor units.
+        amount_refunded: of the whole payment, so far.
+        refund_reference: the processor's, of a refund.
+        refund_id: ours, where the processor kept it.
+        completes: whether the customer's action succeeded, for a workflow that waits to know; None where the
+            event does not end the waiting.
+        effect: `applied`, `none` (it told nothing new), `unmatched` or `contradiction`.
+    """
+
+    TOPIC = "processor.event_received"
+    processor: str
+    event_id: str
+    body_hash: str | None
+    type: str
+    outcome: str
+    attempt: int | None
+    processor_order_id: str | None
+    processor_transaction_id: str | None
+    amount: int | None
+    currency: str | None
+    amount_refunded: int | None
+    refund_reference: str | None
+    refund_id: str | None
+    error_code: str | None
+    error_message: str | None
+    completes: bool | None
+    effect: str
+
+    def fold(self, order: "Order") -> None:
+        for each in (self.event_id, self.body_hash):
+            if each is not None:
+                order.processor_events[processor_event_key(self.processor, each)] = self.effect
+        if self.attempt is None or self.effect == "contradiction":
+            return
+        payment = order.payments[self.attempt]
+        payment.told_refunded = max(payment.told_refunded, self.amount_refunded or 0)
+        if self.outcome not in {"refunded", "refund_failed"}:
+            payment.told.add(self.outcome)
+        elif self.refund_reference is not None:
+            before = order.told_refunds.get(self.refund_reference)
+            order.told_refunds[self.refund_reference] = ToldRefund(
+                attempt=self.attempt,
+                amount=self.amount or 0,
+                succeeded=self.outcome == "refunded" or (before is not None and before.succeeded),
+                refund_id=self.refund_id or (before.refund_id if before is not None else None),
+                error_code=self.error_code,
+                error_message=self.error_message,
+            )
+
+
+def processor_event_key(processor: str, id: str) -> str:
+    """How an order remembers an event of a processor, or a body."""
+    return f"{processor}:{id}"
 
 
 class PaymentCaptured(OrderFact):
@@ -402,6 +492,30 @@ class RefundRequested(OrderFact):
         refund.refunds = self.capture_id
 
 
+class RefundDiscovered(OrderFact):
+    """Money is given back that nobody asked for here: in the processor's own dashboard.
+
+    Attributes:
+        refund_id: also the id of the transaction that it opens.
+        capture_id: the captured transaction that it gives back from.
+    """
+
+    TOPIC = "refund.discovered"
+    refund_id: str
+    capture_id: str
+    attempt: int
+    amount: int
+    currency: str
+    processor: str
+    reason: str | None
+
+    def fold(self, order: "Order") -> None:
+        refund = order.open_transaction(self.refund_id, TransactionType.REFUND, self)
+        refund.reason = self.reason
+        refund.refunds = self.capture_id
+        refund.discovered = True
+
+
 class RefundSucceeded(OrderFact):
     """The processor gave the money back.
 
@@ -479,6 +593,9 @@ class Order(Stream):
         self.last_error: LastError | None = None
         self.payments: dict[int, Payment] = {}
         self.transactions: dict[str, Transaction] = {}
+        self.processor_events: dict[str, str] = {}
+        """What became of each event of a processor, by `processor_event_key`."""
+        self.told_refunds: dict[str, ToldRefund] = {}
 
     @property
     def attempt(self) -> int:
@@ -507,7 +624,8 @@ class Order(Stream):
             for t in self.transactions.values()
             if t.refunds == transaction.id and t.status is not TransactionStatus.FAILED
         )
-        return transaction.amount - given
+        # The processor may tell of a refund beside one that is pending here: together they may be too much.
+        return max(0, transaction.amount - given)
 
     def pending(self, attempt: int, *types: TransactionType) -> list[Transaction]:
         """The attempt's pending transactions of these types, oldest first."""

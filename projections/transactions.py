@@ -21,6 +21,7 @@ from payloops.events.orders import (
     PaymentVoided,
     PaymentVoidFailed,
     PaymentVoidRequested,
+    RefundDiscovered,
     RefundFailed,
     RefundRequested,
     RefundSucceeded,
@@ -68,7 +69,7 @@ def transaction_patches(fact: StreamEvent) -> Iterator[Patch]:  # noqa: C901  # 
             yield _opened(fact.transaction_id, TransactionType.CAPTURE, fact)
         case PaymentVoidRequested():
             yield _opened(fact.transaction_id, TransactionType.VOID, fact)
-        case RefundRequested():
+        case RefundRequested() | RefundDiscovered():
             refund = _opened(fact.refund_id, TransactionType.REFUND, fact)
             refund.set |= {"reason": fact.reason, "refunds": fact.capture_id}
             yield refund

@@ -1,0 +1,306 @@
+"""A processor tells of itself what happened to a payment or refund: a webhook, once its signature is verified.
+
+Events come late, twice, and in any order. What an event says is remembered in the order's stream, and what
+follows from it is recorded in the same append, so that an event has its effect once. The rules beside those of
+`update_order_status`, for events alone, make the order of arrival indifferent:
+- an event of less weight than one that was told before of the same payment changes nothing:
+  captured > cancelled > authorized > failed, requires_action;
+- what is told of refunds before the capture waits for the capture (`settle_told_refunds`).
+"""
+
+import copy
+import random
+from asyncio import sleep
+from dataclasses import dataclass
+from typing import Literal, cast
+from uuid import UUID
+
+import structlog
+
+from payloops.commands.change_order import change_order
+from payloops.commands.processor_events import Effect, keep_processor_event, note_effect
+from payloops.commands.refusals import OrderNotFound
+from payloops.commands.update_order_status import (
+    OPEN,
+    fail_payment,
+    report_action_required,
+    report_authorized,
+    report_cancelled,
+    report_captured,
+    report_processing,
+)
+from payloops.commands.update_refund_status import settle_told_refunds
+from payloops.events.errors import VersionConflict
+from payloops.events.event_store import EventStore
+from payloops.events.metadata import Metadata
+from payloops.events.orders import (
+    Order,
+    Payment,
+    PaymentStatus,
+    ProcessorEventReceived,
+    TransactionType,
+    processor_event_key,
+)
+
+Outcome = Literal[
+    "requires_action", "failed", "authorized", "cancelled", "captured", "refunded", "refund_failed"
+]
+
+WEIGHT = {"requires_action": 0, "failed": 0, "authorized": 1, "cancelled": 2, "captured": 3}
+ENDED = {PaymentStatus.FAILED, PaymentStatus.CANCELLED}
+TURNS = 6
+"""How often a busy order is tried, five decisions each time."""
+DONE = {"applied", "none", "contradiction", "unmatched"}
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProcessorEvent:
+    """What a processor tells. Amounts in minor units.
+
+    Attributes:
+        event_id: the processor's.
+        body_hash: SHA-256 of the body, where the signature does not cover the event's id.
+        type: as the processor names it.
+        order_id: ours, as the payment was labelled with; None where it was not.
+        attempt: ours, where the payment was labelled with it.
+        outcome: what it means; None: nothing that is dealt with.
+        processor_order_id, processor_transaction_id: the payment's references at the processor.
+        amount: captured or refunded by this.
+        amount_refunded: of the payment in all, where it says so.
+        refund_reference: the processor's, of the refund. refund_id: ours, where the refund was labelled with it.
+    """
+
+    processor: str
+    event_id: str
+    body_hash: str | None = None
+    type: str
+    order_id: UUID | None = None
+    attempt: int | None = None
+    outcome: Outcome | None = None
+    processor_order_id: str | None = None
+    processor_transaction_id: str | None = None
+    redirect_url: str | None = None
+    amount: int | None = None
+    currency: str | None = None
+    amount_refunded: int | None = None
+    refund_reference: str | None = None
+    refund_id: str | None = None
+    error_code: str | None = None
+    error_message: str | None = None
+
+    @property
+    def key(self) -> str:
+        """What tells it from others: nothing that somebody without the secret could change."""
+        return self.event_id if self.body_hash is None else self.body_hash
+
+
+async def receive_processor_event(
+    store: EventStore, *, merchant_id: UUID, event: ProcessorEvent, body: str, by: Metadata
+) -> Effect:
+    """Keep an event, and record on the merchant's order what follows from it; it is durable on return.
+
+    Args:
+        merchant_id: whose signature it had: only this merchant's orders are looked at.
+        body: as it arrived, without card numbers.
+
+    Returns:
+        What became of it, at this delivery or an earlier one.
+    """
+    earlier = await keep_processor_event(
+        store.pool,
+        merchant_id=merchant_id,
+        processor=event.processor,
+        key=event.key,
+        event_id=event.event_id,
+        type=event.type,
+        body=body,
+        at=by.at,
+    )
+    if earlier in DONE:
+        return earlier
+    effect: Effect = "unhandled" if event.outcome is None else "unknown_order"
+    order_id = None
+    if event.order_id is not None:
+        try:
+            effect = await _record(
+                store, merchant_id=merchant_id, order_id=event.order_id, event=event, by=by
+            )
+            order_id = event.order_id
+        except OrderNotFound:
+            pass
+    if effect in {"unknown_order", "contradiction", "unmatched"}:
+        log.warning("processor_event.without_effect", effect=effect, type=event.type, event_id=event.event_id)
+    await note_effect(
+        store.pool,
+        merchant_id=merchant_id,
+        processor=event.processor,
+        key=event.key,
+        effect=effect,
+        order_id=order_id,
+    )
+    return effect
+
+
+async def _record(
+    store: EventStore, *, merchant_id: UUID, order_id: UUID, event: ProcessorEvent, by: Metadata
+) -> Effect:
+    for turn in range(1, TURNS + 1):
+        try:
+            _, effect = await change_order(
+                store,
+                order_id=order_id,
+                merchant_id=merchant_id,
+                decide=lambda order: receive(order, event, by=by),
+            )
+        except VersionConflict:
+            if turn == TURNS:
+                raise
+            await sleep(random.uniform(0, 0.05) * turn)  # noqa: S311  # jitter
+        else:
+            return effect
+    raise AssertionError("unreachable")
+
+
+def receive(order: Order, event: ProcessorEvent, *, by: Metadata) -> Effect:
+    """Record an event and what follows from it; nothing where the order knows the event already."""
+    keys = [processor_event_key(event.processor, id) for id in (event.event_id, event.body_hash) if id]
+    if event.outcome is None:
+        return "unhandled"
+    for key in keys:
+        if key in order.processor_events:
+            return cast("Effect", order.processor_events[key])
+    payment = find_told_payment(order, event)
+    if payment is None:
+        _remember(order, event, attempt=None, effect="unmatched", by=by)
+        return "unmatched"
+    # Decided on a copy first: the fact says what follows from it.
+    trial = copy.deepcopy(order)
+    fits = _fits(payment, event, currency=order.currency)
+    if fits:
+        _remember(trial, event, attempt=payment.attempt, effect="applied", by=by)
+        told_at = trial.version
+        fits = _apply(trial, trial.payments[payment.attempt], event, by=by)
+    if not fits:
+        _remember(order, event, attempt=payment.attempt, effect="contradiction", by=by)
+        return "contradiction"
+    effect: Effect = "applied" if trial.version > told_at else "none"
+    completes = _completes(trial.payments[payment.attempt], event)
+    _remember(order, event, attempt=payment.attempt, effect=effect, completes=completes, by=by)
+    _apply(order, order.payments[payment.attempt], event, by=by)
+    return effect
+
+
+def find_told_payment(order: Order, event: ProcessorEvent) -> Payment | None:
+    """The payment that an event is about: by its references, by its label, else one without a reference yet."""
+    payments = [p for p in reversed(order.payments.values()) if p.processor == event.processor]
+    for payment in payments:
+        if payment.names(event.processor_order_id, event.processor_transaction_id):
+            return payment
+    for payment in payments:
+        if payment.attempt == event.attempt:
+            return payment
+    return next((p for p in payments if p.processor_order_id is None), None)
+
+
+def _remember(
+    order: Order,
+    event: ProcessorEvent,
+    *,
+    attempt: int | None,
+    effect: Effect,
+    completes: bool | None = None,
+    by: Metadata,
+) -> None:
+    order.record(
+        ProcessorEventReceived,
+        by=by,
+        status=order.status.value,
+        processor=event.processor,
+        event_id=event.event_id,
+        body_hash=event.body_hash,
+        type=event.type,
+        outcome=event.outcome,
+        attempt=attempt,
+        processor_order_id=event.processor_order_id,
+        processor_transaction_id=event.processor_transaction_id,
+        amount=event.amount,
+        currency=event.currency,
+        amount_refunded=event.amount_refunded,
+        refund_reference=event.refund_reference,
+        refund_id=event.refund_id,
+        error_code=event.error_code,
+        error_message=event.error_message,
+        completes=completes,
+        effect=effect,
+    )
+
+
+def _fits(payment: Payment, event: ProcessorEvent, *, currency: str) -> bool:
+    """Whether an event can be true of a payment: its currency, and no more money than was asked for."""
+    if event.currency is not None and event.currency.upper() != currency:
+        return False
+    if event.outcome == "captured" and event.amount is not None:
+        return 0 < event.amount <= payment.amount
+    return True
+
+
+def _apply(order: Order, payment: Payment, event: ProcessorEvent, *, by: Metadata) -> bool:
+    """Record what follows from an event; False where it contradicts what is on record."""
+    if event.outcome in {"refunded", "refund_failed"}:
+        return settle_told_refunds(order, payment, amount_refunded=event.amount_refunded, by=by)
+    assert event.outcome is not None
+    if any(WEIGHT[told] > WEIGHT[event.outcome] for told in payment.told):
+        return True
+    references = {
+        # A worker may know the payment by another reference than its events do: that one stays.
+        "processor_order_id": event.processor_order_id if payment.processor_order_id is None else None,
+        "processor_transaction_id": event.processor_transaction_id,
+    }
+    match event.outcome:
+        case "captured":
+            report_captured(order, payment, captured=event.amount, **references, by=by)
+        case "authorized" if not _awaits_capture(payment, event):
+            report_processing(order, payment, processor_order_id=references["processor_order_id"], by=by)
+        case "authorized":
+            report_authorized(order, payment, **references, by=by)
+        case "requires_action":
+            report_action_required(
+                order,
+                payment,
+                processor_order_id=references["processor_order_id"],
+                redirect_url=event.redirect_url,
+                by=by,
+            )
+        case "cancelled" if _cancelling(order, payment):
+            report_cancelled(order, payment, processor_transaction_id=event.processor_transaction_id, by=by)
+        case "cancelled" | "failed":
+            # A payment that failed is none that was authorized since; one that was cancelled is over.
+            if event.outcome == "cancelled" or payment.status in OPEN:
+                errors = {"error_code": event.error_code, "error_message": event.error_message}
+                fail_payment(order, payment, **references, **errors, by=by)
+    return True
+
+
+def _awaits_capture(payment: Payment, event: ProcessorEvent) -> bool:
+    """Whether an authorization is an end. Razorpay authorizes also what it is going to capture by itself."""
+    return payment.capture == "manual" or event.processor != "razorpay"
+
+
+def _cancelling(order: Order, payment: Payment) -> bool:
+    """Whether the merchant asked for it; a payment that ended otherwise failed, and can be made again."""
+    return payment.cancel_requested or bool(order.pending(payment.attempt, TransactionType.VOID))
+
+
+def _completes(payment: Payment, event: ProcessorEvent) -> bool | None:
+    """What a workflow that waits for the customer is to know, once an event was applied."""
+    match event.outcome:
+        case "captured" if payment.status is PaymentStatus.CAPTURED:
+            return True
+        case "authorized" if payment.status is PaymentStatus.AUTHORIZED:
+            return True
+        case "failed" | "cancelled" if payment.status in ENDED:
+            return False
+        case _:
+            return None
