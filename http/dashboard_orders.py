@@ -162,7 +162,7 @@ async def read_dashboard_order_events(call: Call[None, TrailQuery]) -> list[Orde
     if order is None:
         raise not_found()
     return OrderAsOf(
-        **order_answer(row_from_order(order)).model_dump(),
+        **dict(order_answer(row_from_order(order))),
         version=order.version,
         transactions=[transaction_answer(row) for row in rows_from_order(order)],
     )

@@ -102,14 +102,12 @@ async def read_stats(call: Call[None, StatsQuery]) -> StatsAnswer:
     main = figures[0] if figures else Figures(currency=call.query.currency or "")
     begun = sum((each.begun for each in figures), Counter[tuple[str, str]]())
     return StatsAnswer(
-        **_figures(main, begun=begun, days=days).model_dump(),
+        **dict(_figures(main, begun=begun, days=days)),
         currency=main.currency or None,
         from_=begin,
         to=end,
         by_currency=[
-            CurrencyFigures(
-                **_figures(each, begun=each.begun, days=days).model_dump(), currency=each.currency
-            )
+            CurrencyFigures(**dict(_figures(each, begun=each.begun, days=days)), currency=each.currency)
             for each in figures
         ],
     )
