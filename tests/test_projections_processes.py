@@ -27,6 +27,7 @@ from payloops.events.event_store import EventStore
 from payloops.events.orders import Order
 from payloops.projections.orders import OrderRow, row_from_order
 from payloops.projections.patches import column_names
+from payloops.projections.projector import PROJECTIONS
 from payloops.projections.status import ProjectionStatus, projections_status
 
 
@@ -172,13 +173,13 @@ async def test_only_one_of_several_projectors_works(
     store: EventStore, database_url: str, merchant_id: UUID
 ) -> None:
     async with projector(database_url), projector(database_url), projector(database_url) as last:
-        await eventually(lambda: _connected(store, 3))
+        await eventually(lambda: _connected(store, 3 * len(PROJECTIONS)))
         await reached(store, await append(store, *(new_order(merchant_id) for _ in range(50))))
         locks = """
             SELECT count(*) FROM pg_locks JOIN pg_database d ON d.oid = database
             WHERE locktype = 'advisory' AND datname = current_database()
         """
-        assert await one(store, locks) == 1
+        assert await one(store, locks) == len(PROJECTIONS)
         last.set()
     await assert_tables_equal_streams(store)
 
