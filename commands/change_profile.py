@@ -8,8 +8,13 @@ from psycopg.rows import TupleRow
 
 from payloops.commands.merchants import MerchantNotFound, MerchantRow, change_account, find_merchant
 from payloops.events.event_store import EventStore
-from payloops.events.merchants import Merchant, ProfileChanged
+from payloops.events.merchants import Merchant, ProfileChanged, WebhooksSwitchedOn
 from payloops.events.metadata import Metadata
+
+FORGET_FAILURES = """
+    UPDATE merchants SET webhook_failing_since = NULL, webhook_off_at = NULL, webhook_off_reason = NULL
+    WHERE id = %s
+"""
 
 
 class Unchanged(Enum):
@@ -32,7 +37,8 @@ async def change_profile(
     """Change what is given, keep the rest; what is the same already is no change, and leaves no fact.
 
     Args:
-        webhook_url: where webhooks go from now on; None: nowhere. Whether the address may be called is looked
+        webhook_url: where webhooks go from now on; None: nowhere. Setting it, also to what it is, switches an
+            endpoint on that was switched off. Whether the address may be called is looked
             at when it is called, as what a name stands for may change.
 
     Raises:
@@ -48,12 +54,16 @@ async def change_profile(
         )
         if wanted != (account.name, account.webhook_url):
             account.record(ProfileChanged, by=by, name=wanted[0], webhook_url=wanted[1])
+        if account.webhooks_off and not isinstance(webhook_url, Unchanged):
+            account.record(WebhooksSwitchedOn, by=by, url=webhook_url)
 
     async def write(connection: AsyncConnection[TupleRow]) -> None:
         await connection.execute(
             "UPDATE merchants SET name = %s, webhook_url = %s, updated_at = %s WHERE id = %s",
             (*wanted, by.at, merchant_id),
         )
+        if not isinstance(webhook_url, Unchanged):
+            await connection.execute(FORGET_FAILURES, (merchant_id,))
 
     await change_account(store, merchant_id=merchant_id, decide=decide, write=write)
     merchant = await find_merchant(store.pool, merchant_id=merchant_id)

@@ -43,6 +43,43 @@ class WebhookSecretRotated(StreamEvent):
     previous_expires_at: str
 
 
+class WebhooksSwitchedOff(StreamEvent):
+    """The endpoint does not want webhooks or has failed for days: nothing is sent until the URL is set again.
+
+    Attributes:
+        reason: for the merchant to read.
+    """
+
+    TOPIC = "webhooks.switched_off"
+    url: str
+    reason: str
+
+    def apply(self, aggregate: "Merchant") -> None:
+        aggregate.webhooks_off = True
+
+
+class WebhooksSwitchedOn(StreamEvent):
+    """The URL was set again, to the same or another one, or was removed."""
+
+    TOPIC = "webhooks.switched_on"
+    url: str | None
+
+    def apply(self, aggregate: "Merchant") -> None:
+        aggregate.webhooks_off = False
+
+
+class WebhookRetryRequested(StreamEvent):
+    """The merchant wants a webhook delivered, on a schedule that begins anew.
+
+    Attributes:
+        number: 1 for the webhook's first such request, one more for each after it.
+    """
+
+    TOPIC = "webhook.retry_requested"
+    webhook_event_id: str
+    number: int
+
+
 class ApiKeyIssued(StreamEvent):
     TOPIC = "api_key.issued"
     api_key_id: str
@@ -100,6 +137,7 @@ class Merchant(Stream):
     Attributes:
         api_keys: ids of the keys that are not revoked.
         processors: names of the processors that are configured, enabled or not.
+        webhooks_off: whether the endpoint was switched off; nothing is sent to it.
     """
 
     def __init__(self, *, merchant_id: str, name: str, email: str) -> None:
@@ -107,5 +145,6 @@ class Merchant(Stream):
         self.name = name
         self.email = email
         self.webhook_url: str | None = None
+        self.webhooks_off = False
         self.api_keys: set[str] = set()
         self.processors: set[str] = set()

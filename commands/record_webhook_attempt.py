@@ -1,0 +1,131 @@
+"""A webhook was sent, or tried to: what came of it, and what that says about the endpoint."""
+
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from psycopg import AsyncConnection
+from psycopg.rows import TupleRow
+from psycopg_pool import AsyncConnectionPool
+
+from payloops.commands.merchants import change_account
+from payloops.commands.webhook_deliveries import (
+    RecordedAttempt,
+    WebhookAttempt,
+    WebhookDelivery,
+    find_attempt,
+)
+from payloops.events.event_store import EventStore
+from payloops.events.merchants import Merchant, WebhooksSwitchedOff
+from payloops.events.metadata import Metadata
+
+PATIENCE = timedelta(days=5)
+"""How long an endpoint may fail before it is switched off."""
+GONE = 410
+"""The status by which an endpoint says that it wants no more (Standard Webhooks, "Automatic disabling")."""
+
+LOCK = "SELECT attempts FROM webhook_events WHERE id = %s FOR UPDATE"
+INSERT = """
+    INSERT INTO webhook_attempts
+        (webhook_event_id, number, key, url, attempted_at, duration_ms, status_code, error, answer)
+    VALUES (%(id)s, %(number)s, %(key)s, %(url)s, %(at)s, %(duration)s, %(status)s, %(error)s, %(answer)s)
+    ON CONFLICT (key) DO NOTHING
+"""
+COUNT = """
+    UPDATE webhook_events SET attempts = %(number)s, last_attempt_at = %(at)s,
+        status = CASE WHEN %(delivered)s THEN 'delivered' ELSE status END,
+        delivered_at = CASE WHEN %(delivered)s THEN coalesce(delivered_at, %(at)s) ELSE delivered_at END,
+        error = CASE WHEN %(delivered)s THEN NULL ELSE error END
+    WHERE id = %(id)s
+"""
+WORKS = """
+    UPDATE merchants SET webhook_failing_since = NULL
+    WHERE id = %(merchant)s AND webhook_url = %(url)s AND webhook_failing_since IS NOT NULL
+"""
+FAILS = """
+    UPDATE merchants SET webhook_failing_since = %(at)s
+    WHERE id = %(merchant)s AND webhook_url = %(url)s AND webhook_failing_since IS NULL
+"""
+FAILING_SINCE = "SELECT webhook_failing_since FROM merchants WHERE id = %s AND webhook_url = %s"
+SWITCH_OFF = "UPDATE merchants SET webhook_off_at = %s, webhook_off_reason = %s WHERE id = %s"
+
+
+async def record_webhook_attempt(
+    store: EventStore, *, delivery: WebhookDelivery, key: str, url: str, attempt: WebhookAttempt, by: Metadata
+) -> RecordedAttempt:
+    """Keep an attempt, once for its key, and switch an endpoint off that is gone or has failed for days.
+
+    Args:
+        key: of whoever made it, the same when he comes again.
+        url: where it went.
+
+    Returns:
+        What stands in the table: where two came under one key, the first of them.
+    """
+    async with store.pool.connection() as connection, connection.transaction():
+        await _keep(connection, delivery=delivery, key=key, url=url, attempt=attempt)
+    recorded = await find_attempt(store.pool, key=key)
+    assert recorded is not None
+    await judge_endpoint(store, merchant_id=delivery.merchant_id, recorded=recorded, by=by)
+    return recorded
+
+
+async def judge_endpoint(
+    store: EventStore, *, merchant_id: UUID, recorded: RecordedAttempt, by: Metadata
+) -> None:
+    """Switch the endpoint off where this attempt shows that it is of no more use. Twice is as once."""
+    attempt = recorded.attempt
+    if attempt.delivered:
+        return
+    since = await _failing_since(store.pool, merchant_id=merchant_id, url=recorded.url)
+    if attempt.status_code == GONE:
+        reason = "The endpoint answered 410 Gone"
+    elif since is not None and attempt.attempted_at - since >= PATIENCE:
+        reason = f"Every attempt has failed for {PATIENCE.days} days"
+    else:
+        return
+
+    def decide(account: Merchant) -> None:
+        if account.webhook_url == recorded.url and not account.webhooks_off:
+            account.record(WebhooksSwitchedOff, by=by, url=recorded.url, reason=reason)
+
+    async def write(connection: AsyncConnection[TupleRow]) -> None:
+        await connection.execute(SWITCH_OFF, (by.at, reason, merchant_id))
+
+    await change_account(store, merchant_id=merchant_id, decide=decide, write=write)
+
+
+async def _keep(
+    connection: AsyncConnection[TupleRow],
+    *,
+    delivery: WebhookDelivery,
+    key: str,
+    url: str,
+    attempt: WebhookAttempt,
+) -> None:
+    row = await (await connection.execute(LOCK, (delivery.id,))).fetchone()
+    assert row is not None
+    values: dict[str, Any] = {
+        "id": delivery.id,
+        "merchant": delivery.merchant_id,
+        "number": row[0] + 1,
+        "key": key,
+        "url": url,
+        "at": attempt.attempted_at,
+        "duration": attempt.duration_ms,
+        "status": attempt.status_code,
+        "error": attempt.error,
+        "answer": attempt.answer,
+        "delivered": attempt.delivered,
+    }
+    inserted = await connection.execute(INSERT, values)
+    if inserted.rowcount == 0:
+        return
+    await connection.execute(COUNT, values)
+    await connection.execute(WORKS if attempt.delivered else FAILS, values)
+
+
+async def _failing_since(pool: AsyncConnectionPool, *, merchant_id: UUID, url: str) -> datetime | None:
+    async with pool.connection() as connection:
+        row = await (await connection.execute(FAILING_SINCE, (merchant_id, url))).fetchone()
+    return None if row is None else row[0]

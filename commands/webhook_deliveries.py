@@ -1,0 +1,139 @@
+"""One webhook and the attempts to deliver it: the tables `webhook_events` and `webhook_attempts`."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from psycopg.rows import class_row
+from psycopg_pool import AsyncConnectionPool
+
+from payloops.commands.webhook_events import WebhookStatus
+
+
+class WebhookNotFound(Exception):
+    """No such webhook, or it is another merchant's: the two are never told apart."""
+
+    def __init__(self, *, webhook_id: UUID) -> None:
+        super().__init__(f"no webhook {webhook_id}")
+        self.webhook_id = webhook_id
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WebhookDelivery:
+    """A webhook with what is sent.
+
+    Attributes:
+        attempts: how often it was sent, or tried to.
+        retries: how often the merchant had its schedule begin anew.
+        error: why it failed, where it has.
+    """
+
+    id: UUID
+    merchant_id: UUID
+    order_id: UUID
+    event_type: str
+    status: WebhookStatus
+    attempts: int
+    retries: int
+    last_attempt_at: datetime | None
+    delivered_at: datetime | None
+    created_at: datetime
+    payload: dict[str, Any]
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WebhookAttempt:
+    """One request to the merchant's endpoint, or the try at one.
+
+    Attributes:
+        status_code: of the answer, None where there was none.
+        error: what went wrong, None where the webhook was delivered.
+        answer: the first KiB of the answer's body, as far as it came.
+    """
+
+    attempted_at: datetime
+    duration_ms: int
+    status_code: int | None
+    error: str | None
+    answer: str | None
+
+    @property
+    def delivered(self) -> bool:
+        return self.error is None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordedAttempt:
+    """An attempt as it stands in the table. `number`: 1 for the webhook's first. `url`: where it went."""
+
+    number: int
+    url: str
+    attempt: WebhookAttempt
+
+
+FIND = """
+    SELECT id, merchant_id, order_id, event_type, status, attempts, retries, last_attempt_at, delivered_at,
+           created_at, payload, error
+    FROM webhook_events WHERE id = %(id)s AND (%(merchant)s::uuid IS NULL OR merchant_id = %(merchant)s)
+"""
+ATTEMPTS = """
+    SELECT number, url, attempted_at, duration_ms, status_code, error, answer FROM webhook_attempts
+"""
+ATTEMPTS_OF = ATTEMPTS + "WHERE webhook_event_id = %s ORDER BY number"
+ATTEMPT_OF_KEY = ATTEMPTS + "WHERE key = %s"
+
+
+async def find_webhook(
+    pool: AsyncConnectionPool, *, webhook_id: UUID, merchant_id: UUID | None
+) -> WebhookDelivery:
+    """One webhook.
+
+    Args:
+        merchant_id: whose it has to be; None: anybody's.
+
+    Raises:
+        WebhookNotFound.
+    """
+    async with (
+        pool.connection() as connection,
+        connection.cursor(row_factory=class_row(WebhookDelivery)) as cursor,
+    ):
+        found = await (await cursor.execute(FIND, {"id": webhook_id, "merchant": merchant_id})).fetchone()
+    if found is None:
+        raise WebhookNotFound(webhook_id=webhook_id)
+    return found
+
+
+async def list_attempts(pool: AsyncConnectionPool, *, webhook_id: UUID) -> list[RecordedAttempt]:
+    """All attempts to deliver a webhook, the first one first."""
+    async with pool.connection() as connection:
+        found = await (await connection.execute(ATTEMPTS_OF, (webhook_id,))).fetchall()
+    return [_recorded(*values) for values in found]
+
+
+async def find_attempt(pool: AsyncConnectionPool, *, key: str) -> RecordedAttempt | None:
+    """The attempt that was made under this key, None where it was not, or nobody knows."""
+    async with pool.connection() as connection:
+        found = await (await connection.execute(ATTEMPT_OF_KEY, (key,))).fetchone()
+    return None if found is None else _recorded(*found)
+
+
+def _recorded(
+    number: int,
+    url: str,
+    attempted_at: datetime,
+    duration_ms: int,
+    status_code: int | None,
+    error: str | None,
+    answer: str | None,
+) -> RecordedAttempt:
+    attempt = WebhookAttempt(
+        attempted_at=attempted_at,
+        duration_ms=duration_ms,
+        status_code=status_code,
+        error=error,
+        answer=answer,
+    )
+    return RecordedAttempt(number=number, url=url, attempt=attempt)

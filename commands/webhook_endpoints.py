@@ -1,0 +1,44 @@
+"""Where a merchant's webhooks go, and whether they do: columns of the table `merchants`."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from psycopg.rows import class_row
+from psycopg_pool import AsyncConnectionPool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WebhookEndpoint:
+    """
+    Attributes:
+        url: None where the merchant wants no webhooks.
+        failing_since: of the first failed attempt after which none was successful.
+        off_at: since then nothing is sent, until the URL is set again. off_reason: why.
+    """
+
+    url: str | None
+    failing_since: datetime | None
+    off_at: datetime | None
+    off_reason: str | None
+
+    @property
+    def url_in_use(self) -> str | None:
+        """Where webhooks are to be sent, None where they are not."""
+        return self.url if self.off_at is None else None
+
+
+FIND = """
+    SELECT webhook_url AS url, webhook_failing_since AS failing_since, webhook_off_at AS off_at,
+           webhook_off_reason AS off_reason
+    FROM merchants WHERE id = %s
+"""
+
+
+async def find_webhook_endpoint(pool: AsyncConnectionPool, *, merchant_id: UUID) -> WebhookEndpoint | None:
+    """The merchant's endpoint, None where there is no such merchant."""
+    async with (
+        pool.connection() as connection,
+        connection.cursor(row_factory=class_row(WebhookEndpoint)) as cursor,
+    ):
+        return await (await cursor.execute(FIND, (merchant_id,))).fetchone()
