@@ -116,6 +116,7 @@ def _environment(
         "CORS_ORIGINS": "*",
         "CHECKOUT_BASE_URL": _url(options),
         "SHUTDOWN_GRACE": "0.2",
+        "WEBHOOK_ALLOW_LOOPBACK": "true",
         **kept_secrets(data_dir=servers.data_dir),
         **os.environ,
         "HOST": options.host,

@@ -77,6 +77,10 @@ class Settings(BaseSettings):
         le=10,
         description="proxies before this process that append to X-Forwarded-For; 0: the header means nothing",
     )
+    webhook_allow_loopback: bool = Field(
+        default=False,
+        description="`true` sends webhooks to this machine's own addresses, too: for development",
+    )
     log_level: str = Field(
         default="info", pattern="^(debug|info|warning|error)$", description="least level logged"
     )

@@ -1,5 +1,7 @@
 """The subscriber's process: `payloops subscriber`."""
 
+import asyncio
+
 import structlog
 
 from payloops.logs import configure_logs
@@ -9,12 +11,15 @@ from payloops.temporal import connect_unless_stopped
 from payloops.wiring import open_store
 from payloops.workflows_client import subscriber
 from payloops.workflows_client.payments import payments
+from payloops.workflows_client.webhooks import webhooks
 
 log = structlog.get_logger()
 
 
 async def run_subscriber(settings: Settings) -> None:
-    """Forward the log to Temporal until SIGTERM or SIGINT; the batch that has begun is finished first.
+    """Forward the log to Temporal, of payments and of webhooks, until SIGTERM or SIGINT.
+
+    The batch that has begun is finished first.
 
     Starts also while PostgreSQL or Temporal is down, and forwards once they are there.
     """
@@ -22,12 +27,18 @@ async def run_subscriber(settings: Settings) -> None:
     stop = stop_on_signals()
     client = await connect_unless_stopped(settings, stop=stop)
     if client is not None:
-        async with open_store(settings, application_name="payloops subscriber") as store:
-            await subscriber.run_subscriber(
-                subscription=payments(),
-                store=store,
-                database_url=settings.database_url.get_secret_value(),
-                client=client,
-                stop=stop,
-            )
+        async with (
+            open_store(settings, application_name="payloops subscriber") as store,
+            asyncio.TaskGroup() as group,
+        ):
+            for subscription in (payments(), webhooks(store)):
+                group.create_task(
+                    subscriber.run_subscriber(
+                        subscription=subscription,
+                        store=store,
+                        database_url=settings.database_url.get_secret_value(),
+                        client=client,
+                        stop=stop,
+                    )
+                )
     log.info("subscriber.stopped")

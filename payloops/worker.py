@@ -13,6 +13,7 @@ from payloops.stopping import stop_on_signals
 from payloops.temporal import connect_unless_stopped
 from payloops.wiring import open_store
 from payloops.workflows_client.activities import BackendActivities
+from payloops.workflows_client.delivery import open_sender
 from payloops.workflows_client.worker import serve_backend
 
 log = structlog.get_logger()
@@ -27,10 +28,16 @@ async def run_worker(settings: Settings, *, sandbox: bool) -> None:
     stop = stop_on_signals()
     client = await connect_unless_stopped(settings, stop=stop)
     if client is not None:
-        async with open_store(settings, application_name="payloops worker") as store:
+        async with (
+            open_store(settings, application_name="payloops worker") as store,
+            open_sender(allow_loopback=settings.webhook_allow_loopback) as sender,
+        ):
             cipher = Cipher(secret=settings.encryption_key.get_secret_value())
             activities = BackendActivities(
-                store=store, cipher=cipher, client_secrets=ClientSecrets(store.pool, cipher)
+                store=store,
+                cipher=cipher,
+                client_secrets=ClientSecrets(store.pool, cipher),
+                sender=sender,
             )
             async with asyncio.TaskGroup() as group:
                 group.create_task(serve_backend(client=client, activities=activities, stop=stop))

@@ -1,6 +1,7 @@
 """What workflows may call back: each activity is a command, run once or twice, from workers of any kind."""
 
 import dataclasses
+from collections.abc import AsyncIterator
 from typing import Any
 from uuid import UUID
 
@@ -24,6 +25,7 @@ from payloops.events.orders import Order
 from payloops.http.orders import order_answer
 from payloops.projections.orders import row_from_order
 from payloops.workflows_client.activities import BackendActivities
+from payloops.workflows_client.delivery import open_sender
 
 CREDENTIALS = {"secretKey": "sk_test_of_a_merchant"}
 
@@ -39,8 +41,11 @@ def client_secrets(store: EventStore, cipher: Cipher) -> ClientSecrets:
 
 
 @pytest.fixture
-def activities(store: EventStore, cipher: Cipher, client_secrets: ClientSecrets) -> BackendActivities:
-    return BackendActivities(store=store, cipher=cipher, client_secrets=client_secrets)
+async def activities(
+    store: EventStore, cipher: Cipher, client_secrets: ClientSecrets
+) -> AsyncIterator[BackendActivities]:
+    async with open_sender(allow_loopback=False) as sender:
+        yield BackendActivities(store=store, cipher=cipher, client_secrets=client_secrets, sender=sender)
 
 
 @pytest.fixture

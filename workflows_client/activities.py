@@ -5,14 +5,17 @@ What can never succeed (a malformed object, an order that does not exist) fails 
 the workflow; everything else is tried again by Temporal.
 """
 
-from collections.abc import Callable, Iterator
+import hashlib
+import random
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Annotated, Any, Literal, TypeVar
-from uuid import UUID
+from uuid import UUID, uuid5
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError
+import orjson
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
@@ -20,18 +23,36 @@ from temporalio.exceptions import ApplicationError
 from payloops.commands.cipher import Cipher
 from payloops.commands.client_secrets import ClientSecrets
 from payloops.commands.credentials import get_processor_credentials
+from payloops.commands.fail_webhook import fail_webhook
+from payloops.commands.queue_webhook import queue_webhook
+from payloops.commands.record_webhook_attempt import judge_endpoint, record_webhook_attempt
 from payloops.commands.refusals import ContradictsRecord, OrderNotFound, UnknownAttempt, UnknownRefund
 from payloops.commands.update_order_status import update_order_status
 from payloops.commands.update_refund_status import update_refund_status
+from payloops.commands.webhook_deliveries import (
+    RecordedAttempt,
+    WebhookDelivery,
+    WebhookNotFound,
+    find_attempt,
+    find_webhook,
+)
+from payloops.commands.webhook_endpoints import WebhookEndpoint, find_webhook_endpoint
+from payloops.commands.webhook_secrets import get_webhook_secret
 from payloops.events.event_store import EventStore
 from payloops.events.metadata import Metadata
 from payloops.events.orders import Order
 from payloops.events.timestamps import timestamp_text, utc_now
 from payloops.projections.orders import OrderRow, row_from_order
+from payloops.workflows_client.delivery import Sender
+from payloops.workflows_client.endpoint_places import EndpointBusy, EndpointPlaces
 from payloops.workflows_client.payments import attempt_of
+from payloops.workflows_client.webhook_delivery import SUPERSEDED
 
-REFUSALS = (OrderNotFound, UnknownAttempt, UnknownRefund, ContradictsRecord)
+REFUSALS = (OrderNotFound, UnknownAttempt, UnknownRefund, ContradictsRecord, WebhookNotFound)
 LONGEST_MESSAGE = 1_000
+MADE_BY_WORKFLOWS = UUID("3f0c7d6e-52a4-5e0b-9d0e-6f6b8f2f4c11")
+"""Namespace of the ids of webhooks that workflows make."""
+LONGEST_BUSY_SECONDS = 300.0
 
 
 def _storable(value: Any) -> Any:
@@ -82,11 +103,34 @@ class RefundStatusInput(Input):
     error_message: Message | None = None
 
 
+class MerchantInput(Input):
+    merchant_id: UUID
+
+
+class NewWebhookInput(Input):
+    merchant_id: UUID
+    order_id: UUID
+    event_type: Text = Field(min_length=1, max_length=255)
+    payload: dict[str, Any]
+
+
+class DeliveryInput(Input):
+    webhook_event_id: UUID
+    webhook_url: Text
+    webhook_secret: Text | None = None
+    payload: dict[str, Any]
+
+
+class FailedWebhookInput(Input):
+    webhook_event_id: UUID
+    error_message: Message
+
+
 I = TypeVar("I", bound=Input)  # noqa: E741
 
 
 class BackendActivities:
-    """The activities, over the store. `now` is the clock."""
+    """The activities, over the store. `sender` sends webhooks, `places` bounds them; `now` is the clock."""
 
     def __init__(
         self,
@@ -94,11 +138,15 @@ class BackendActivities:
         store: EventStore,
         cipher: Cipher,
         client_secrets: ClientSecrets,
+        sender: Sender,
+        places: EndpointPlaces | None = None,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
         self._store = store
         self._cipher = cipher
         self._client_secrets = client_secrets
+        self._sender = sender
+        self._places = places or EndpointPlaces()
         self._now = now
 
     def all(self) -> list[Callable[..., Any]]:
@@ -107,6 +155,10 @@ class BackendActivities:
             self.update_order_status,
             self.update_refund_status,
             self.get_order,
+            self.get_merchant_webhook_url,
+            self.create_webhook_event,
+            self.deliver_webhook,
+            self.fail_webhook,
         ]
 
     @activity.defn(name="getProcessorConfig")
@@ -157,9 +209,157 @@ class BackendActivities:
         order = await self._store.load(Order, _parsed(OrderInput, given).order_id)
         return None if order is None else order_json(row_from_order(order))
 
+    @activity.defn(name="getMerchantWebhookUrl")
+    async def get_merchant_webhook_url(self, given: dict[str, Any]) -> dict[str, str | None]:
+        """Where webhooks go, None where they go nowhere; and what signs them, None where nobody is there."""
+        asked = _parsed(MerchantInput, given)
+        endpoint = await find_webhook_endpoint(self._store.pool, merchant_id=asked.merchant_id)
+        if endpoint is None:
+            return {"url": None, "secret": None}
+        secret, *_ = await self._secrets(asked.merchant_id)
+        return {"url": endpoint.url_in_use, "secret": secret}
+
+    @activity.defn(name="createWebhookEvent")
+    async def create_webhook_event(self, given: dict[str, Any]) -> str:
+        """Keep what a workflow wants a merchant to be told; `deliverWebhook` sends it.
+
+        The same of the same workflow is the same webhook, whichever run or activity of it asks.
+        """
+        asked = _parsed(NewWebhookInput, given)
+        content = orjson.dumps(asked.model_dump(mode="json"), option=orjson.OPT_SORT_KEYS)
+        webhook_id = uuid5(MADE_BY_WORKFLOWS, f"{_workflow_id()} {hashlib.sha256(content).hexdigest()}")
+        await queue_webhook(
+            self._store.pool,
+            webhook_id=webhook_id,
+            merchant_id=asked.merchant_id,
+            order_id=asked.order_id,
+            event_type=asked.event_type,
+            payload=asked.payload,
+            source_position=None,
+            at=self._now(),
+        )
+        return str(webhook_id)
+
+    @activity.defn(name="deliverWebhook")
+    async def deliver_webhook(self, given: dict[str, Any]) -> dict[str, Any]:
+        """Send a webhook once, unless it was delivered before, and say what came of it.
+
+        Raises:
+            ApplicationError: of the type SUPERSEDED where a later workflow delivers it; InvalidInput or
+                WebhookNotFound, without a retry; with one, where the endpoint has no place just now.
+        """
+        asked = _parsed(DeliveryInput, given)
+        key = _activity_key()
+        with _refusals_are_final():
+            delivery = await find_webhook(
+                self._store.pool, webhook_id=asked.webhook_event_id, merchant_id=None
+            )
+        _give_way_to_later(delivery)
+        before = await find_attempt(self._store.pool, key=key)
+        if before is not None:  # the worker died after that, or its answer was lost
+            await judge_endpoint(
+                self._store, merchant_id=delivery.merchant_id, recorded=before, by=self._by()
+            )
+            return _delivery_result(before)
+        if delivery.status == "delivered":
+            return {
+                "success": True,
+                "attempts": delivery.attempts,
+                "deliveredAt": _json_value(delivery.delivered_at),
+            }
+        endpoint = await find_webhook_endpoint(self._store.pool, merchant_id=delivery.merchant_id)
+        if endpoint is not None and endpoint.off_at is not None and endpoint.url == asked.webhook_url:
+            why = f"The endpoint is switched off: {endpoint.off_reason}"
+            return {"success": False, "attempts": delivery.attempts, "errorMessage": why}
+        with self._place(delivery, endpoint):
+            attempt = await self._sender.send(
+                webhook_id=str(delivery.id),
+                url=asked.webhook_url,
+                secrets=await self._secrets_with(asked.webhook_secret, delivery.merchant_id, endpoint),
+                turn=delivery.attempts + 1,
+                payload=asked.payload,
+            )
+        recorded = await record_webhook_attempt(
+            self._store, delivery=delivery, key=key, url=asked.webhook_url, attempt=attempt, by=self._by()
+        )
+        return _delivery_result(recorded)
+
+    @activity.defn(name="failWebhook")
+    async def fail_webhook(self, given: dict[str, Any]) -> None:
+        """The end of `WebhookDeliveryWorkflow`'s schedule."""
+        asked = _parsed(FailedWebhookInput, given)
+        await fail_webhook(
+            self._store.pool,
+            webhook_id=asked.webhook_event_id,
+            retries=retries_of(_workflow_id(), webhook_id=asked.webhook_event_id) or 0,
+            error=asked.error_message,
+        )
+
+    @contextmanager
+    def _place(self, delivery: WebhookDelivery, endpoint: WebhookEndpoint | None) -> Iterator[None]:
+        """A place to send from; without one, Temporal is to ask again: sooner where it clears up sooner."""
+        suspect = endpoint is not None and endpoint.failing_since is not None
+        try:
+            with self._places.place(merchant_id=delivery.merchant_id, suspect=suspect):
+                yield
+        except EndpointBusy as busy:
+            tries = min(activity.info().attempt, 12)
+            longest = min((2.0 if suspect else 0.25) * 2.0**tries, LONGEST_BUSY_SECONDS)
+            delay = timedelta(seconds=longest * random.uniform(0.5, 1.0))  # noqa: S311  # jitter
+            raise ApplicationError(str(busy), type="EndpointBusy", next_retry_delay=delay) from None
+
+    async def _secrets_with(
+        self, given: str | None, merchant_id: UUID, endpoint: WebhookEndpoint | None
+    ) -> Sequence[str]:
+        """What signs: the merchant's secrets as of now, and before them another that the caller names."""
+        own = [] if endpoint is None else await self._secrets(merchant_id)
+        return own if given is None or given in own else [given, *own]
+
+    async def _secrets(self, merchant_id: UUID) -> list[str]:
+        """The secret in force, then the former one for as long as it signs, too."""
+        found = await get_webhook_secret(
+            self._store.pool, merchant_id=merchant_id, cipher=self._cipher, now=self._now()
+        )
+        return [found.secret] if found.previous_secret is None else [found.secret, found.previous_secret]
+
     def _by(self) -> Metadata:
         """The workflow acts. An activity does not see its memo: the command takes the order's correlation id."""
         return Metadata(at=self._now(), actor=f"workflow:{_workflow_id()}", correlation_id="")
+
+
+def retries_of(workflow_id: str, *, webhook_id: UUID) -> int | None:
+    """Which of a webhook's own workflows this is: 0 for the first, n for the merchant's nth retry; None: another."""
+    first = f"webhook-{webhook_id}"
+    if workflow_id == first:
+        return 0
+    number = workflow_id.removeprefix(f"{first}-")
+    return int(number) if number != workflow_id and number.isdecimal() else None
+
+
+def _give_way_to_later(delivery: WebhookDelivery) -> None:
+    retries = retries_of(_workflow_id(), webhook_id=delivery.id)
+    if retries is not None and retries < delivery.retries:
+        raise ApplicationError(
+            f"webhook {delivery.id} is delivered by a later workflow", type=SUPERSEDED, non_retryable=True
+        )
+
+
+def _delivery_result(recorded: RecordedAttempt) -> dict[str, Any]:
+    attempt = recorded.attempt
+    given = {
+        "success": attempt.delivered,
+        "attempts": recorded.number,
+        "statusCode": attempt.status_code,
+        "deliveredAt": timestamp_text(attempt.attempted_at) if attempt.delivered else None,
+        "errorMessage": attempt.error,
+    }
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _activity_key() -> str:
+    """The same whenever Temporal runs this activity again, and no other's."""
+    info = activity.info()
+    return f"{info.workflow_id}/{info.workflow_run_id}/{info.activity_id}"
 
 
 def order_json(row: OrderRow) -> dict[str, Any]:

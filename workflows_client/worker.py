@@ -1,4 +1,4 @@
-"""The worker of `backend-operations`: lets workflows call back in, through commands."""
+"""The worker of `backend-operations`: lets workflows call back in, through commands, and delivers webhooks."""
 
 import asyncio
 from datetime import timedelta
@@ -8,9 +8,12 @@ from temporalio.worker import Worker
 
 from payloops.workflows_client.activities import BackendActivities
 from payloops.workflows_client.connection import keep_serving
+from payloops.workflows_client.webhook_delivery import WebhookDeliveryWorkflow
 
 TASK_QUEUE = "backend-operations"
 GRACE = timedelta(seconds=10)
+ACTIVITIES = 250
+"""At once. More than webhooks may be under way (`endpoint_places.py`), so that payments always find a slot."""
 
 
 async def serve_backend(*, client: Client, activities: BackendActivities, stop: asyncio.Event) -> None:
@@ -20,4 +23,11 @@ async def serve_backend(*, client: Client, activities: BackendActivities, stop: 
 
 def backend_worker(*, client: Client, activities: BackendActivities) -> Worker:
     """The worker, not yet running."""
-    return Worker(client, task_queue=TASK_QUEUE, activities=activities.all(), graceful_shutdown_timeout=GRACE)
+    return Worker(
+        client,
+        task_queue=TASK_QUEUE,
+        workflows=[WebhookDeliveryWorkflow],
+        activities=activities.all(),
+        max_concurrent_activities=ACTIVITIES,
+        graceful_shutdown_timeout=GRACE,
+    )

@@ -1,0 +1,184 @@
+"""How a webhook is signed and sent, and what is made of whatever comes back."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from aiohttp import web
+from receiving import Endpoint, Received, receiving, sdk_accepts
+from standardwebhooks import Webhook, WebhookVerificationError
+
+from payloops.commands.webhook_secrets import make_secret
+from payloops.workflows_client.delivery import Sender, open_sender
+
+PAYLOAD: dict[str, Any] = {
+    "id": "5d3c5cf0",
+    "type": "payment.captured",
+    "data": {"metadata": {"é": "\u2028 \\ </script>"}},
+}
+
+
+@pytest.fixture
+async def endpoint() -> AsyncIterator[Endpoint]:
+    async with receiving() as opened:
+        yield opened
+
+
+@pytest.fixture
+async def sender() -> AsyncIterator[Sender]:
+    async with open_sender(allow_loopback=True, deadline=1.5) as opened:
+        yield opened
+
+
+async def sent(
+    sender: Sender, endpoint: Endpoint, secrets: list[str], *, turn: int = 1, webhook_id: str = "msg_1"
+) -> Received:
+    attempt = await sender.send(
+        webhook_id=webhook_id, url=endpoint.url, secrets=secrets, turn=turn, payload=PAYLOAD
+    )
+    assert attempt.delivered, attempt
+    return endpoint.received[-1]
+
+
+def accepted_by_sdk(received: Received, secret: str) -> bool:
+    now = time.time_ns() // 1_000_000
+    return sdk_accepts(received.body, received.headers["X-PayLoops-Signature"], secret, now_ms=now)
+
+
+def accepted_by_standard(received: Received, secret: str) -> bool:
+    try:
+        return bool(Webhook(secret).verify(received.body, dict(received.headers)) == PAYLOAD)
+    except WebhookVerificationError:
+        return False
+
+
+async def test_both_kinds_of_receivers_accept_it_and_only_with_the_secret(
+    sender: Sender, endpoint: Endpoint
+) -> None:
+    secret = make_secret()
+    received = await sent(sender, endpoint, [secret])
+    assert received.headers["webhook-id"] == "msg_1"
+    assert received.headers["Content-Type"] == "application/json"
+    assert received.json == PAYLOAD
+    for accepted in (accepted_by_sdk, accepted_by_standard):
+        assert accepted(received, secret)
+        assert not accepted(received, make_secret())
+        altered = Received(received.path, received.headers, received.body.replace(b"captured", b"failed"))
+        assert not accepted(altered, secret)
+
+
+async def test_after_a_rotation_both_secrets_sign_and_the_sdk_is_served_in_turns(
+    sender: Sender, endpoint: Endpoint
+) -> None:
+    new, former = make_secret(), make_secret()
+    for turn in (1, 2, 3):
+        received = await sent(sender, endpoint, [new, former], turn=turn)
+        assert accepted_by_standard(received, new)
+        assert accepted_by_standard(received, former)
+        assert accepted_by_sdk(received, new) is (turn % 2 == 1)
+        assert accepted_by_sdk(received, former) is (turn % 2 == 0)
+        assert received.headers["X-PayLoops-Signature"].count("v1=") == 2
+
+
+async def test_every_attempt_has_its_own_time_and_the_same_id(endpoint: Endpoint) -> None:
+    moments = iter(datetime(2026, 11, 23, 12, 0, second, 123_000, UTC) for second in (0, 5))
+    async with open_sender(allow_loopback=True, now=lambda: next(moments)) as sender:
+        first, second = [await sent(sender, endpoint, ["secret"]) for _ in range(2)]
+    assert first.headers["webhook-id"] == second.headers["webhook-id"]
+    assert [each.headers["webhook-timestamp"] for each in (first, second)] == ["1795435200", "1795435205"]
+    assert first.headers["X-PayLoops-Signature"].startswith("t=1795435200123,v1=")
+    assert second.headers["X-PayLoops-Signature"].startswith("t=1795435205123,v1=")
+
+
+@pytest.mark.parametrize("secret", ["plain text, no base64!", "whsec_", "ä", "a"])
+async def test_secrets_of_any_form_sign(sender: Sender, endpoint: Endpoint, secret: str) -> None:
+    """A worker of others may name one."""
+    received = await sent(sender, endpoint, [secret])
+    assert accepted_by_sdk(received, secret)
+    assert received.headers["webhook-signature"].startswith("v1,")
+
+
+@pytest.mark.parametrize("status", [200, 201, 204, 299])
+async def test_2xx_is_delivered(sender: Sender, endpoint: Endpoint, status: int) -> None:
+    endpoint.answer = lambda _: web.Response(status=status)
+    await sent(sender, endpoint, [])
+
+
+@pytest.mark.parametrize("status", [300, 400, 401, 404, 410, 429, 500, 503])
+async def test_anything_else_is_not(sender: Sender, endpoint: Endpoint, status: int) -> None:
+    endpoint.answer = lambda _: status
+    attempt = await sender.send(webhook_id="i", url=endpoint.url, secrets=[], turn=1, payload={})
+    assert (attempt.status_code, attempt.error, attempt.answer) == (status, f"Answered {status}", "thanks")
+
+
+async def test_the_first_kilobyte_of_an_answer_is_kept_and_no_more_is_read(
+    sender: Sender, endpoint: Endpoint
+) -> None:
+    async def endless(_: Received) -> web.StreamResponse:
+        return web.Response(body=b"\x00\xff" + b"a" * 50_000_000)
+
+    endpoint.answer = endless
+    began = time.monotonic()
+    attempt = await sender.send(webhook_id="i", url=endpoint.url, secrets=[], turn=1, payload={})
+    assert attempt.delivered
+    assert attempt.answer == "\ufffd\ufffd" + "a" * 1022
+    assert time.monotonic() - began < 1
+
+
+async def raw_server(answer: bytes, *, drip: bytes = b"") -> asyncio.Server:
+    """Answers with bytes as they are, then drips others until the client goes."""
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(answer)
+            while drip:
+                await writer.drain()
+                await asyncio.sleep(0.02)
+                writer.write(drip)
+            await writer.drain()
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            writer.close()
+
+    return await asyncio.start_server(handle, "127.0.0.1", 0)
+
+
+@pytest.mark.parametrize(
+    ("answer", "drip", "status"),
+    [
+        (b"", b"H", None),
+        (b"HTTP/1.1 200 OK\r\n", b"X-A: b\r\n", None),
+        (b"HTTP/1.1 200 OK\r\nX-Long: ", b"a" * 1_000, None),
+        (b"not http at all\r\n\r\n", b"", None),
+        (b"", b"", None),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n", b"a", 200),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc", b"", 200),
+        (b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 4\r\n\r\nbomb", b"", 200),
+        (b"HTTP/1.1 500 No\r\nTransfer-Encoding: chunked\r\n\r\nzz", b"", None),
+    ],
+)
+async def test_an_endpoint_that_misbehaves_ends_within_the_deadline(
+    sender: Sender, answer: bytes, drip: bytes, status: int | None
+) -> None:
+    server = await raw_server(answer, drip=drip)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+    began = time.monotonic()
+    attempt = await sender.send(webhook_id="i", url=url, secrets=[], turn=1, payload={})
+    assert time.monotonic() - began < 2.5
+    assert attempt.status_code == status
+    assert attempt.delivered is (status == 200)
+    server.close()
+
+
+async def test_nobody_listening_and_unknown_names_are_told_in_words(sender: Sender) -> None:
+    for url, error in [
+        ("http://127.0.0.1:1/", "No connection: Connect call failed ('127.0.0.1', 1)"),
+        ("http://no-such-host.invalid/", "The host's name is not known"),
+    ]:
+        attempt = await sender.send(webhook_id="i", url=url, secrets=[], turn=1, payload={})
+        assert attempt.error == error

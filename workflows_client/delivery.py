@@ -1,0 +1,233 @@
+"""Sends a webhook: one signed POST to an endpoint that is somebody else's and may do whatever it likes.
+
+No redirect is followed, no proxy or other variable of the environment is looked at, no cookie is kept, and no
+connection is used twice. What comes back is bounded: headers by the parser, the body by what is read of it, and
+all together by a deadline.
+"""
+
+import asyncio
+import base64
+import binascii
+import hashlib
+import hmac
+import json
+import socket
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from datetime import datetime
+from typing import Any
+
+import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
+from standardwebhooks import Webhook
+from standardwebhooks.webhooks import EmptyWebhookSecretError
+
+from payloops.commands.webhook_deliveries import WebhookAttempt
+from payloops.events.timestamps import utc_now
+from payloops.workflows_client.addresses import AddressRefused, PublicSockets
+
+DEADLINE = 30.0
+"""Seconds for all of it: name, connection, TLS, request, answer."""
+BODY_SECONDS = 2.0
+"""For an answer's body: whether a webhook was delivered is told by the status alone."""
+ANSWER_BYTES = 1024
+"""Kept of an answer's body; more is not read."""
+LOOKUPS = 64
+"""Names looked up at the same time. A lookup cannot be stopped: it ends when the system's resolver gives up."""
+USER_AGENT = "PayLoops-Webhooks/1"
+
+
+class Sender:
+    """Sends webhooks. `now`: the clock that signatures tell. Made by `open_sender`."""
+
+    def __init__(
+        self, *, session: aiohttp.ClientSession, deadline: float, now: Callable[[], datetime]
+    ) -> None:
+        self._session = session
+        self._deadline = deadline
+        self._now = now
+
+    async def send(
+        self, *, webhook_id: str, url: str, secrets: Sequence[str], turn: int, payload: dict[str, Any]
+    ) -> WebhookAttempt:
+        """Send it once. Whatever goes wrong at the other end is told in what is returned, and not raised.
+
+        Args:
+            secrets: sign, all of them; the one in force first.
+            turn: number of the attempt, from 1, see `sdk_signature`.
+        """
+        body = encoded(payload)
+        at, began = self._now(), time.monotonic()
+        headers = {
+            "Content-Type": "application/json",
+            "User-Agent": USER_AGENT,
+            **signatures(webhook_id=webhook_id, body=body, secrets=secrets, turn=turn, at=at),
+        }
+        status, answer, error = None, b"", None
+        try:
+            async with (
+                asyncio.timeout(self._deadline),
+                self._session.post(url, data=body, headers=headers, allow_redirects=False) as response,
+            ):
+                status = response.status
+                answer = await _first_bytes(response)
+        except TimeoutError:
+            error = f"No answer within {self._deadline:g} s"
+        except (aiohttp.ClientError, OSError, ValueError) as failure:  # ValueError: a URL that is none
+            error = _explained(failure)
+        if status is not None:
+            error = None if 200 <= status < 300 else f"Answered {status}"  # noqa: PLR2004  # HTTP
+        return WebhookAttempt(
+            attempted_at=at,
+            duration_ms=round((time.monotonic() - began) * 1000),
+            status_code=status,
+            error=error,
+            answer=answer.decode(errors="replace").replace("\0", "\ufffd") if status is not None else None,
+        )
+
+
+@asynccontextmanager
+async def open_sender(
+    *, allow_loopback: bool, deadline: float = DEADLINE, now: Callable[[], datetime] = utc_now
+) -> AsyncIterator[Sender]:
+    """A sender.
+
+    Args:
+        allow_loopback: for development: this machine's own addresses may be sent to, too.
+        deadline: seconds for an attempt.
+    """
+    resolver = Resolver()
+    connector = aiohttp.TCPConnector(
+        socket_factory=PublicSockets(allow_loopback=allow_loopback),
+        resolver=resolver,
+        use_dns_cache=False,
+        force_close=True,
+        limit=0,  # who may send how much at once is not decided here
+    )
+    try:
+        async with aiohttp.ClientSession(
+            connector=connector,
+            timeout=aiohttp.ClientTimeout(total=deadline),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            trust_env=False,
+            auto_decompress=False,
+            skip_auto_headers=("Accept-Encoding",),
+        ) as session:
+            yield Sender(session=session, deadline=deadline, now=now)
+    finally:
+        await resolver.close()
+
+
+class Resolver(AbstractResolver):
+    """The system's resolver in threads of its own, so that names that nobody answers for hold up no one else."""
+
+    def __init__(self) -> None:
+        self._threads = ThreadPoolExecutor(max_workers=LOOKUPS, thread_name_prefix="webhook-lookup")
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        found = await asyncio.get_running_loop().run_in_executor(
+            self._threads,
+            lambda: socket.getaddrinfo(
+                host, port, type=socket.SOCK_STREAM, family=family, flags=socket.AI_ADDRCONFIG
+            ),
+        )
+        return [
+            ResolveResult(
+                hostname=host,
+                host=str(address[0]),
+                port=int(address[1]),
+                family=found_family,
+                proto=protocol,
+                flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
+            )
+            for found_family, _, protocol, _, address in found
+        ]
+
+    async def close(self) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+def encoded(payload: dict[str, Any]) -> bytes:
+    """The body as it is sent and signed."""
+    return json.dumps(payload, ensure_ascii=False, separators=(",", ":")).encode(errors="replace")
+
+
+def signatures(
+    *, webhook_id: str, body: bytes, secrets: Sequence[str], turn: int, at: datetime
+) -> dict[str, str]:
+    """The headers that prove where a webhook comes from; none where there is no secret.
+
+    Args:
+        webhook_id: the same for every attempt, so that receivers know a repetition.
+        at: of this attempt.
+    """
+    headers = {"webhook-id": webhook_id, "webhook-timestamp": str(int(at.timestamp()))}
+    if not secrets:
+        return headers
+    signed = [_webhook(secret).sign(webhook_id, at, body.decode()) for secret in secrets]
+    return headers | {
+        "webhook-signature": " ".join(signed),
+        "X-PayLoops-Signature": sdk_signature(body=body, secrets=secrets, turn=turn, at=at),
+    }
+
+
+def sdk_signature(*, body: bytes, secrets: Sequence[str], turn: int, at: datetime) -> str:
+    """`t=<unix milliseconds>,v1=<hex HMAC-SHA256 of "t.body">`, one `v1` for each secret.
+
+    The SDK looks at the last `v1` alone. So while two secrets sign, they take turns at the end: the first
+    attempt and every other one ends with the secret in force, and those between with the former one.
+    """
+    timestamp = str(int(at.timestamp() * 1000))
+    ordered = list(reversed(secrets)) if turn % 2 else list(secrets)
+    digests = (
+        hmac.new(secret.encode(), timestamp.encode() + b"." + body, hashlib.sha256).hexdigest()
+        for secret in ordered
+    )
+    return ",".join([f"t={timestamp}", *(f"v1={digest}" for digest in digests)])
+
+
+def _webhook(secret: str) -> Webhook:
+    """Secrets of ours are `whsec_` and base64. Of another form, it is the text that signs."""
+    try:
+        base64.b64decode(secret.removeprefix("whsec_") + "==", validate=False)
+        return Webhook(secret)
+    except (binascii.Error, ValueError, EmptyWebhookSecretError):
+        return Webhook(secret.encode())
+
+
+async def _first_bytes(response: aiohttp.ClientResponse) -> bytes:
+    kept = bytearray()
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            while len(kept) < ANSWER_BYTES:
+                chunk = await response.content.read(ANSWER_BYTES - len(kept))
+                if not chunk:
+                    break
+                kept += chunk
+    except (TimeoutError, aiohttp.ClientError):
+        pass  # the status has told what matters
+    return bytes(kept)
+
+
+def _explained(failure: Exception) -> str:
+    """For the merchant to read: what happened, without what our side looks like."""
+    cause: BaseException | None = failure
+    while cause is not None:
+        if isinstance(cause, AddressRefused):
+            return str(cause)
+        cause = cause.__cause__ or getattr(cause, "os_error", None)
+    match failure:
+        case aiohttp.ClientConnectorCertificateError():
+            return "The certificate is not valid for this host"
+        case aiohttp.ClientConnectorDNSError():
+            return "The host's name is not known"
+        case aiohttp.ClientConnectorError():
+            return f"No connection: {failure.os_error.strerror or failure.os_error}"
+        case aiohttp.InvalidURL():
+            return "The URL is not valid"
+        case _:
+            return f"The connection failed: {type(failure).__name__}"
