@@ -8,7 +8,7 @@ from psycopg_pool import AsyncConnectionPool
 from uuid_utils.compat import uuid7
 
 from payloops.commands.cipher import Cipher
-from payloops.commands.credentials import seal_credentials
+from payloops.commands.credentials import keep_webhook_secret, seal_credentials
 from payloops.commands.merchants import change_account
 from payloops.commands.processors import (
     PROCESSORS,
@@ -36,6 +36,8 @@ async def configure_processor(
 ) -> ProcessorConfig:
     """Configure a processor; a former configuration of it is replaced whole.
 
+    A webhook secret that is replaced by another is still accepted for 24 hours.
+
     Args:
         credentials: by the names of the HTTP contract: `secretKey`, …; kept encrypted.
         priority: 1 to 100, the lowest is tried first.
@@ -58,6 +60,14 @@ async def configure_processor(
         )
 
     async def write(connection: AsyncConnection[TupleRow]) -> None:
+        await keep_webhook_secret(
+            connection,
+            merchant_id=merchant_id,
+            processor=processor,
+            credentials=credentials,
+            cipher=cipher,
+            at=by.at,
+        )
         await connection.execute(
             "INSERT INTO processor_configs"
             " (id, merchant_id, processor, enabled, priority, test_mode, credentials, created_at, updated_at)"

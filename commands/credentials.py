@@ -1,13 +1,19 @@
 """Processor credentials: sealed in their row of `processor_configs`, opened for a processor's worker."""
 
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from uuid import UUID
 
 import orjson
-from psycopg.rows import class_row
+from psycopg import AsyncConnection
+from psycopg.rows import TupleRow, class_row
 from psycopg_pool import AsyncConnectionPool
 
 from payloops.commands.cipher import Cipher
+
+WEBHOOK_SECRET = "webhookSecret"  # noqa: S105  # the name of a credential
+PREVIOUS_SECRET_LIFE = timedelta(hours=24)
+"""How long a replaced webhook secret is still accepted."""
 
 
 def credentials_identity(*, merchant_id: UUID, processor: str) -> str:
@@ -68,3 +74,77 @@ async def get_processor_credentials(
         test_mode=row.test_mode,
         credentials=orjson.loads(cipher.open(bytes(row.credentials), identity=identity)),
     )
+
+
+def previous_webhook_secret_identity(*, merchant_id: UUID, processor: str) -> str:
+    """The column that a replaced webhook secret is sealed for."""
+    return f"processor_configs.previous_webhook_secret:{merchant_id}:{processor}"
+
+
+async def keep_webhook_secret(
+    connection: AsyncConnection[TupleRow],
+    *,
+    merchant_id: UUID,
+    processor: str,
+    credentials: dict[str, str],
+    cipher: Cipher,
+    at: datetime,
+) -> None:
+    """Before credentials are replaced: keep their webhook secret for a while, where the new ones have another.
+
+    Where the new ones have none, no event is to be accepted, and none is kept.
+
+    Raises:
+        SealBroken: see there.
+    """
+    cursor = await connection.execute(
+        "SELECT credentials FROM processor_configs WHERE merchant_id = %s AND processor = %s FOR UPDATE",
+        (merchant_id, processor),
+    )
+    row = await cursor.fetchone()
+    if row is None:
+        return
+    identity = credentials_identity(merchant_id=merchant_id, processor=processor)
+    replaced = orjson.loads(cipher.open(bytes(row[0]), identity=identity)).get(WEBHOOK_SECRET)
+    secret = credentials.get(WEBHOOK_SECRET)
+    if secret is not None and (replaced is None or replaced == secret):
+        return
+    sealed = expires_at = None
+    if secret is not None:
+        identity = previous_webhook_secret_identity(merchant_id=merchant_id, processor=processor)
+        sealed, expires_at = cipher.seal(replaced.encode(), identity=identity), at + PREVIOUS_SECRET_LIFE
+    await connection.execute(
+        "UPDATE processor_configs SET previous_webhook_secret = %s, previous_webhook_expires_at = %s"
+        " WHERE merchant_id = %s AND processor = %s",
+        (sealed, expires_at, merchant_id, processor),
+    )
+
+
+async def get_webhook_secrets(
+    pool: AsyncConnectionPool, *, merchant_id: UUID, processor: str, cipher: Cipher, at: datetime
+) -> list[str]:
+    """The secrets that a processor may sign its events to the merchant with at a time, the present one first.
+
+    Also where the processor is disabled: payments under way have to end. Empty where none is configured.
+
+    Raises:
+        SealBroken: see there.
+    """
+    async with pool.connection() as connection:
+        cursor = await connection.execute(
+            "SELECT credentials,"
+            " CASE WHEN previous_webhook_expires_at > %s THEN previous_webhook_secret END"
+            " FROM processor_configs WHERE merchant_id = %s AND processor = %s",
+            (at, merchant_id, processor),
+        )
+        row = await cursor.fetchone()
+    if row is None:
+        return []
+    identity = credentials_identity(merchant_id=merchant_id, processor=processor)
+    secret = orjson.loads(cipher.open(bytes(row[0]), identity=identity)).get(WEBHOOK_SECRET)
+    if secret is None:
+        return []
+    if row[1] is None:
+        return [secret]
+    identity = previous_webhook_secret_identity(merchant_id=merchant_id, processor=processor)
+    return [secret, cipher.open(bytes(row[1]), identity=identity).decode()]

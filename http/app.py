@@ -18,6 +18,7 @@ from payloops.http import (
     staff,
     stats,
     webhook_events,
+    webhooks,
 )
 from payloops.http.endpoint import endpoint, expect
 from payloops.http.middleware import frame
@@ -63,6 +64,9 @@ ROUTES: tuple[Route, ...] = (
     staff.read_staff_order,
     staff.read_staff_transactions,
     staff.read_staff_order_events,
+    webhooks.receive_stripe_webhook,
+    webhooks.receive_razorpay_webhook,
+    webhooks.receive_merchant_webhook,
     service.health,
     service.ready,
     documentation.read_openapi,

@@ -52,6 +52,26 @@ def holds_card_number(text: str, *, any_issuer: bool = False) -> bool:
     return False
 
 
+def mask_card_numbers(text: str) -> str:
+    """The text, with stars for the digits of whatever `holds_card_number` would take for a card number."""
+    if not holds_card_number(text):
+        return text
+    parts = []
+    end = 0
+    for identifier in _IDENTIFIER.finditer(text):
+        parts += [_masked_runs(text[end : identifier.start()]), identifier.group()]
+        end = identifier.end()
+    masked = "".join([*parts, _masked_runs(text[end:])])
+    # What looks like one only in another writing of its digits, or over an identifier, goes as a whole.
+    return masked if not holds_card_number(masked) else "*" * len(text)
+
+
+def _masked_runs(text: str) -> str:
+    return _RUN.sub(
+        lambda run: re.sub("[0-9]", "*", run.group()) if holds_card_number(run.group()) else run.group(), text
+    )
+
+
 def _is_card(digits: str, *, any_issuer: bool) -> bool:
     issued = any_issuer or _ISSUED[len(digits)].match(digits) is not None
     return issued and _luhn(digits) and digits.strip("0") != ""

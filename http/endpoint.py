@@ -73,7 +73,7 @@ async def _answer(route: Route, request: web.Request, *, wait: int) -> web.Strea
         if caller.merchant_id is not None:
             structlog.contextvars.bind_contextvars(merchant_id=str(caller.merchant_id))
     await _try_from_address(route, request)
-    raw = await _read(request) if route.body is not None else b""
+    raw = await _read(request, route) if route.body is not None or route.signed_by else b""
     body = await _body(route, raw)
     await _try_account(route, body, caller, services=services)
     call: Call[Any, Any] = Call(
@@ -85,6 +85,7 @@ async def _answer(route: Route, request: web.Request, *, wait: int) -> web.Strea
         by=Metadata(at=services.now(), actor=caller.actor, correlation_id=request[CORRELATION_ID]),
         owner=caller.merchant_id,
         staff_id=caller.staff_id,
+        raw=raw,
         wait=wait,
     )
     key = _idempotency_key(request) if route.idempotent else None
@@ -186,7 +187,7 @@ async def expect(request: web.Request) -> None:
         request.writer.output_size = 0  # no part of the answer
 
 
-async def _read(request: web.Request) -> bytes:
+async def _read(request: web.Request, route: Route) -> bytes:
     if request.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
         raise _not_json()
     try:
@@ -200,7 +201,7 @@ async def _read(request: web.Request) -> bytes:
         raise
     except (HttpProcessingError, web.RequestPayloadError):
         raise validation_error(FieldError("body", "The body is not framed as its headers say")) from None
-    if raw.strip() and not is_json(request):
+    if raw.strip() and not route.signed_by and not is_json(request):
         raise _not_json()
     return raw
 

@@ -398,6 +398,8 @@ def _operation(route: Route, routes: Sequence[Route], schemas: Schemas) -> Json:
             "required": route.body_required,
             "content": {JSON: {"schema": schema, "example": schemas.example(schema)}},
         }
+    if route.signed_by:
+        operation["requestBody"] = {"required": True, "content": {JSON: {"schema": {"type": "object"}}}}
     operation["responses"] = dict(sorted(_responses(route, routes, schemas)))
     return operation
 
@@ -429,6 +431,9 @@ def _query_parameters(route: Route, schemas: Schemas) -> Iterator[Json]:
 
 
 def _header_parameters(route: Route) -> Iterator[Json]:
+    for name in route.signed_by:
+        required = len(route.signed_by) == 1
+        yield {"name": name, "in": "header", "required": required, "schema": {"type": "string"}}
     if route.idempotent:
         yield _reference("parameters", "IdempotencyKey")
     if route.waits:
@@ -483,7 +488,10 @@ def _codes(route: Route) -> Iterator[str]:
         (True, ("validation_error", *route.errors)),
         (route.auth is not None, ("unauthorized", REFUSED_BY.get(str(route.auth), ""))),
         (bool(_names_in(route.path)), ("not_found",)),
-        (route.body is not None, ("request_timeout", "payload_too_large", "unsupported_media_type")),
+        (
+            route.body is not None or bool(route.signed_by),
+            ("request_timeout", "payload_too_large", "unsupported_media_type"),
+        ),
         (changes, ("conflict", "outcome_unknown")),
         (route.idempotent, ("idempotency_in_progress", "idempotency_mismatch")),
         (route.auth == "api_key" or bool(route.limits), ("rate_limit",)),

@@ -14,6 +14,7 @@ from aiohttp import web
 
 from payloops.commands.api_keys import ApiKeyNotFound
 from payloops.commands.authenticate_api_key import InvalidApiKey, KeyCheckUnavailable, TooManyGuesses
+from payloops.commands.authenticate_webhook import InvalidSignature, MissingSignature, NoWebhookSecret
 from payloops.commands.change_password import WrongPassword
 from payloops.commands.hashing import HashingOverloaded
 from payloops.commands.idempotency import IdempotencyInProgress, IdempotencyMismatch
@@ -150,6 +151,9 @@ ANSWERS: dict[type[Exception], Answer] = {
         409, "idempotency_mismatch", "This Idempotency-Key was used for another request"
     ),
     OrderNotFound: Answer(404, "not_found", "Not found"),
+    MissingSignature: Answer(400, "missing_signature"),
+    InvalidSignature: Answer(400, "invalid_signature"),
+    NoWebhookSecret: Answer(400, "no_config"),
     InvalidStatus: Answer(400, "invalid_status"),
     NoProcessor: Answer(400, "no_processor"),
     InvalidProcessor: Answer(400, "invalid_processor"),

@@ -81,6 +81,7 @@ class Call(Generic[B, Q]):
         status: of the answer, where it is not the route's: one of its `also`.
         media: type of the answer's bytes, where it is not the first that the route declares.
         headers: of the answer, for the handler to add to.
+        raw: the body as it arrived, of a route that is `signed_by` something.
         reserved: the hold on the request's idempotency key, None where it has none.
     """
 
@@ -93,6 +94,7 @@ class Call(Generic[B, Q]):
     owner: UUID | None
     staff_id: UUID | None = None
     viewed_merchant: UUID | None = None
+    raw: bytes = b""
     wait: int = 0
     status: int | None = None
     media: str | None = None
@@ -147,6 +149,8 @@ class Route:
         errors: codes of the refusals that are its own, beside those that any route has.
         limits: names of the limits that each request counts against: 429 where one has no room.
         sheds: whether it is turned away when the process has too much to do; probes are not.
+        signed_by: headers that sign the body, which is then taken in bytes, whatever type it is said to have;
+            of several, the one of whoever sends it.
         named: what may stand in the path, by parameter, where it is one of a few names and no id.
         idempotent: whether `Idempotency-Key` is honoured.
         waits: whether `Prefer: wait=N` is honoured.
@@ -167,6 +171,7 @@ class Route:
     errors: tuple[str, ...]
     limits: tuple[str, ...]
     sheds: bool
+    signed_by: tuple[str, ...]
     named: Mapping[str, Sequence[str]]
     idempotent: bool
     waits: bool
@@ -195,6 +200,7 @@ def route(
     errors: tuple[str, ...] = (),
     limits: tuple[str, ...] = (),
     sheds: bool = True,
+    signed_by: tuple[str, ...] = (),
     named: Mapping[str, Sequence[str]] = NO_NAMES,
     idempotent: bool = False,
     waits: bool = False,
@@ -218,6 +224,7 @@ def route(
             errors=errors,
             limits=limits,
             sheds=sheds,
+            signed_by=signed_by,
             named=named,
             idempotent=idempotent,
             waits=waits,

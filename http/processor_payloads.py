@@ -1,0 +1,31 @@
+"""Reading what processors send: any field may be absent, or of another type than their documentation says."""
+
+from typing import Any
+
+LONGEST_TEXT = 1_000
+MOST = 10**15
+"""Beyond any amount of money, in minor units."""
+
+
+def member(value: Any, *path: str) -> Any:
+    """What stands at a path of nested objects, None where there is nothing."""
+    for name in path:
+        value = value.get(name) if isinstance(value, dict) else None
+    return value
+
+
+def text(value: Any) -> str | None:
+    """A text as it can be stored; None where it is none, or empty."""
+    if not isinstance(value, str):
+        return None
+    return value.replace("\0", "")[:LONGEST_TEXT] or None
+
+
+def reference(value: Any) -> str | None:
+    """An id; where the processor expanded it to the whole object, its id."""
+    return text(member(value, "id")) if isinstance(value, dict) else text(value)
+
+
+def amount(value: Any) -> int | None:
+    """An amount in minor units."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < MOST else None

@@ -1,0 +1,69 @@
+"""Razorpay's events, in our terms: https://razorpay.com/docs/webhooks/payloads/payments/."""
+
+from typing import Any
+
+from payloops.commands.receive_processor_event import Outcome, ProcessorEvent
+from payloops.http.processor_payloads import amount, member, reference, text
+
+PAYMENT_OUTCOMES: dict[str, Outcome] = {
+    "payment.authorized": "authorized",
+    "payment.captured": "captured",
+    "payment.failed": "failed",
+}
+REFUND_OUTCOMES: dict[str, Outcome] = {"refund.processed": "refunded", "refund.failed": "refund_failed"}
+
+
+def razorpay_labels(event: Any) -> dict[str, Any]:
+    """The notes of what an event is about; a refund's own before those of its payment."""
+    labels: dict[str, Any] = {}
+    for name in ("payment", "refund"):
+        notes = member(event, "payload", name, "entity", "notes")
+        if isinstance(notes, dict):  # empty notes are an empty list
+            labels |= notes
+    return labels
+
+
+def razorpay_event(event: dict[str, Any]) -> ProcessorEvent | None:
+    """An event without its id, which is no part of the body; None where it is none of Razorpay's."""
+    kind = text(event.get("event"))
+    if kind is None:
+        return None
+    payment = member(event, "payload", "payment", "entity")
+    refund = member(event, "payload", "refund", "entity")
+    if kind in PAYMENT_OUTCOMES:
+        return _payment(kind, payment)
+    if kind in REFUND_OUTCOMES:
+        return _refund(kind, refund, payment)
+    return ProcessorEvent(processor="razorpay", event_id="", type=kind)
+
+
+def _payment(kind: str, payment: Any) -> ProcessorEvent:
+    outcome = PAYMENT_OUTCOMES[kind]
+    return ProcessorEvent(
+        processor="razorpay",
+        event_id="",
+        type=kind,
+        outcome=outcome,
+        processor_order_id=reference(member(payment, "order_id")),
+        processor_transaction_id=reference(member(payment, "id")),
+        amount=amount(member(payment, "amount")) if outcome == "captured" else None,
+        currency=text(member(payment, "currency")),
+        error_code=text(member(payment, "error_code")) if outcome == "failed" else None,
+        error_message=text(member(payment, "error_description")) if outcome == "failed" else None,
+    )
+
+
+def _refund(kind: str, refund: Any, payment: Any) -> ProcessorEvent:
+    return ProcessorEvent(
+        processor="razorpay",
+        event_id="",
+        type=kind,
+        outcome=REFUND_OUTCOMES[kind],
+        processor_order_id=reference(member(payment, "order_id")),
+        processor_transaction_id=reference(member(refund, "payment_id")),
+        amount=amount(member(refund, "amount")),
+        currency=text(member(refund, "currency")),
+        amount_refunded=amount(member(payment, "amount_refunded")),
+        refund_reference=reference(member(refund, "id")),
+        refund_id=text(member(refund, "notes", "refund_id")),
+    )

@@ -1,0 +1,94 @@
+"""Stripe's events, in our terms: https://docs.stripe.com/api/events/types."""
+
+from typing import Any
+
+from payloops.commands.receive_processor_event import Outcome, ProcessorEvent
+from payloops.http.processor_payloads import amount, member, reference, text
+
+PAYMENT_OUTCOMES: dict[str, Outcome] = {
+    "payment_intent.succeeded": "captured",
+    "payment_intent.payment_failed": "failed",
+    "payment_intent.canceled": "cancelled",
+    "payment_intent.requires_action": "requires_action",
+    "payment_intent.amount_capturable_updated": "authorized",
+}
+REFUND_OUTCOMES: dict[str, Outcome] = {
+    "succeeded": "refunded",
+    "failed": "refund_failed",
+    "canceled": "refund_failed",
+}
+
+
+def stripe_labels(event: Any) -> dict[str, Any]:
+    """The metadata of what an event is about: `merchant_id`, `order_id`, …"""
+    metadata = member(event, "data", "object", "metadata")
+    return metadata if isinstance(metadata, dict) else {}
+
+
+def stripe_event(event: dict[str, Any]) -> ProcessorEvent | None:
+    """An event, None where it is none of Stripe's."""
+    event_id, kind = text(event.get("id")), text(event.get("type"))
+    subject = member(event, "data", "object")
+    if event_id is None or kind is None or not isinstance(subject, dict):
+        return None
+    match kind:
+        case "charge.refunded":
+            return _charge_refunded(event_id, subject)
+        case "refund.updated":
+            return _refund(event_id, subject)
+        case _ if kind in PAYMENT_OUTCOMES:
+            return _payment(event_id, kind, subject)
+    return ProcessorEvent(processor="stripe", event_id=event_id, type=kind)
+
+
+def _payment(event_id: str, kind: str, intent: dict[str, Any]) -> ProcessorEvent:
+    outcome: Outcome | None = PAYMENT_OUTCOMES[kind]
+    if outcome == "authorized" and not amount(intent.get("amount_capturable")):
+        outcome = None  # it is sent as well when there is nothing left to capture
+    error = member(intent, "last_payment_error")
+    code, message = text(member(error, "code")), text(member(error, "message"))
+    if outcome == "cancelled":
+        code, message = "payment_cancelled", text(intent.get("cancellation_reason"))
+    return ProcessorEvent(
+        processor="stripe",
+        event_id=event_id,
+        type=kind,
+        outcome=outcome,
+        processor_order_id=reference(intent.get("id")),
+        processor_transaction_id=reference(intent.get("latest_charge")),
+        redirect_url=text(member(intent, "next_action", "redirect_to_url", "url")),
+        amount=amount(intent.get("amount_received")) if outcome == "captured" else None,
+        currency=text(intent.get("currency")),
+        error_code=code if outcome in {"failed", "cancelled"} else None,
+        error_message=message if outcome in {"failed", "cancelled"} else None,
+    )
+
+
+def _charge_refunded(event_id: str, charge: dict[str, Any]) -> ProcessorEvent:
+    """`amount_refunded` is the sum of all refunds of the charge."""
+    return ProcessorEvent(
+        processor="stripe",
+        event_id=event_id,
+        type="charge.refunded",
+        outcome="refunded",
+        processor_order_id=reference(charge.get("payment_intent")),
+        processor_transaction_id=reference(charge.get("id")),
+        currency=text(charge.get("currency")),
+        amount_refunded=amount(charge.get("amount_refunded")),
+    )
+
+
+def _refund(event_id: str, refund: dict[str, Any]) -> ProcessorEvent:
+    return ProcessorEvent(
+        processor="stripe",
+        event_id=event_id,
+        type="refund.updated",
+        outcome=REFUND_OUTCOMES.get(text(refund.get("status")) or ""),
+        processor_order_id=reference(refund.get("payment_intent")),
+        processor_transaction_id=reference(refund.get("charge")),
+        amount=amount(refund.get("amount")),
+        currency=text(refund.get("currency")),
+        refund_reference=reference(refund.get("id")),
+        refund_id=text(member(refund, "metadata", "refund_id")),
+        error_code=text(refund.get("failure_reason")),
+    )

@@ -1,0 +1,213 @@
+"""What processors tell of themselves. `/webhooks`, signed by the processor under the merchant's secret.
+
+Nothing of a body is believed before its signature is verified; only the merchant whose secret to verify it
+with is looked up by what it says. The signature then proves the merchant, and only this merchant's orders are
+looked at.
+"""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+from uuid import UUID
+
+import orjson
+import structlog
+
+from payloops.commands.authenticate_webhook import (
+    InvalidSignature,
+    MissingSignature,
+    NoWebhookSecret,
+    authenticate_webhook,
+)
+from payloops.commands.processors import PROCESSORS
+from payloops.commands.receive_processor_event import ProcessorEvent, receive_processor_event
+from payloops.http.cards import holds_card_number, mask_card_numbers
+from payloops.http.problems import FieldError, not_found, validation_error
+from payloops.http.razorpay_events import razorpay_event, razorpay_labels
+from payloops.http.routing import UUID_FORM, AnswerModel, Call, route
+from payloops.http.stripe_events import stripe_event, stripe_labels
+from payloops.projections.orders import find_order_by_reference
+
+STRIPE_SIGNATURE = "Stripe-Signature"
+RAZORPAY_SIGNATURE = "X-Razorpay-Signature"
+RAZORPAY_EVENT_ID = "X-Razorpay-Event-Id"
+REFUSALS = ("missing_signature", "invalid_signature", "no_config")
+LONGEST_EVENT_ID = 255
+
+log = structlog.get_logger()
+
+
+class WebhookAnswer(AnswerModel):
+    received: Literal[True] = True
+
+
+@dataclass(frozen=True, slots=True)
+class _Dialect:
+    """How a processor speaks: where its signature is, what its payments are labelled with, what its events mean."""
+
+    signature: str
+    labels: Callable[[Any], dict[str, Any]]
+    event: Callable[[dict[str, Any]], ProcessorEvent | None]
+
+
+DIALECTS = {
+    "stripe": _Dialect(STRIPE_SIGNATURE, stripe_labels, stripe_event),
+    "razorpay": _Dialect(RAZORPAY_SIGNATURE, razorpay_labels, razorpay_event),
+}
+
+
+@route(
+    "POST",
+    "/webhooks/stripe",
+    auth=None,
+    query=None,
+    signed_by=(STRIPE_SIGNATURE,),
+    answers=WebhookAnswer,
+    errors=REFUSALS,
+    summary="Events of Stripe; the payment's metadata names merchant and order",
+)
+async def receive_stripe_webhook(call: Call[None]) -> WebhookAnswer:
+    return await _receive(call, "stripe", named=None)
+
+
+@route(
+    "POST",
+    "/webhooks/razorpay",
+    auth=None,
+    query=None,
+    signed_by=(RAZORPAY_SIGNATURE,),
+    answers=WebhookAnswer,
+    errors=REFUSALS,
+    summary="Events of Razorpay; the payment's notes name merchant and order",
+)
+async def receive_razorpay_webhook(call: Call[None]) -> WebhookAnswer:
+    return await _receive(call, "razorpay", named=None)
+
+
+@route(
+    "POST",
+    "/webhooks/{processor}/{merchantId}",
+    auth=None,
+    query=None,
+    named={"processor": PROCESSORS},
+    signed_by=(STRIPE_SIGNATURE, RAZORPAY_SIGNATURE),
+    answers=WebhookAnswer,
+    errors=REFUSALS,
+    summary="Events of a processor, of a merchant that the path names",
+)
+async def receive_merchant_webhook(call: Call[None]) -> WebhookAnswer:
+    processor = call.request.match_info["processor"]
+    if processor not in DIALECTS:
+        raise not_found()
+    return await _receive(call, processor, named=call.request.match_info["merchantId"])
+
+
+async def _receive(call: Call[None], processor: str, *, named: str | None) -> WebhookAnswer:
+    dialect = DIALECTS[processor]
+    signatures = call.request.headers.getall(dialect.signature, [])
+    if not any(signatures):
+        raise MissingSignature
+    parsed = _parsed(call.raw)
+    labels = dialect.labels(parsed)
+    merchant_id = _uuid(named if named is not None else labels.get("merchant_id"))
+    if merchant_id is None:
+        raise NoWebhookSecret
+    if len(signatures) > 1:
+        raise InvalidSignature
+    services = call.services
+    await authenticate_webhook(
+        services.store.pool,
+        merchant_id=merchant_id,
+        processor=processor,
+        body=call.raw,
+        signature=signatures[0].strip(),
+        cipher=services.cipher,
+        at=call.by.at,
+    )
+    event = dialect.event(parsed) if isinstance(parsed, dict) else None
+    if event is None:
+        raise validation_error(FieldError("body", "Not an event as the processor sends them"))
+    if processor == "razorpay":
+        event = _identified(event, call)
+    event = replace(event, order_id=_uuid(labels.get("order_id")), attempt=_number(labels.get("attempt")))
+    if event.order_id is None and event.processor_order_id is not None:
+        found = await find_order_by_reference(
+            services.store, merchant_id=merchant_id, processor_order_id=event.processor_order_id
+        )
+        event = replace(event, order_id=found)
+    effect = await receive_processor_event(
+        services.store,
+        merchant_id=merchant_id,
+        event=event,
+        body=_kept(call.raw, parsed),
+        by=replace(call.by, actor=f"processor:{processor}", causation_id=event.event_id),
+    )
+    log.info(
+        "webhook.received",
+        processor=processor,
+        type=event.type,
+        event_id=event.event_id,
+        merchant_id=str(merchant_id),
+        order_id=str(event.order_id) if event.order_id is not None else None,
+        effect=effect,
+    )
+    return WebhookAnswer()
+
+
+def _parsed(raw: bytes) -> Any:
+    try:
+        return orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        return None
+
+
+def _identified(event: ProcessorEvent, call: Call[None]) -> ProcessorEvent:
+    """Razorpay's event id stands in a header that is not signed: the body tells events apart as well."""
+    digest = hashlib.sha256(call.raw).hexdigest()
+    given = call.request.headers.get(RAZORPAY_EVENT_ID, "").strip()
+    usable = 0 < len(given) <= LONGEST_EVENT_ID and given.isascii() and given.isprintable()
+    event_id = given if usable and not holds_card_number(given) else f"sha256:{digest}"
+    return replace(event, event_id=event_id, body_hash=digest)
+
+
+def _uuid(label: Any) -> UUID | None:
+    return UUID(label) if isinstance(label, str) and UUID_FORM.fullmatch(label) else None
+
+
+def _number(label: Any) -> int | None:
+    """Labels are texts, at both processors."""
+    text = str(label)
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 6 else None  # noqa: PLR2004
+
+
+def _kept(raw: bytes, parsed: Any) -> str:
+    """The body as it is kept for support: as it arrived, card numbers masked."""
+    if any(holds_card_number(value) for value in _texts(parsed)):
+        # Digits may also be written as escapes: kept is then what was meant, and not how it was written.
+        return mask_card_numbers(orjson.dumps(_masked(parsed)).decode())
+    return mask_card_numbers(raw.decode())
+
+
+def _texts(value: Any) -> list[str]:
+    match value:
+        case str():
+            return [value]
+        case dict():
+            return [text for pair in value.items() for each in pair for text in _texts(each)]
+        case list():
+            return [text for each in value for text in _texts(each)]
+        case _:
+            return []
+
+
+def _masked(value: Any) -> Any:
+    match value:
+        case str():
+            return mask_card_numbers(value)
+        case dict():
+            return {mask_card_numbers(name): _masked(each) for name, each in value.items()}
+        case list():
+            return [_masked(each) for each in value]
+        case _:
+            return value

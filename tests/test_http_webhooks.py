@@ -1,0 +1,558 @@
+"""Webhooks of processors: who may send them, what is kept, and that each has its effect once."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from typing import Any
+
+import orjson
+import pytest
+from calling import Api, Merchant, running_api
+from psycopg_pool import AsyncConnectionPool
+from signing import (
+    STRIPE_SECRET,
+    Labels,
+    Processors,
+    charge_refunded,
+    merchant_with_secrets,
+    razorpay_header,
+    razorpay_payment,
+    razorpay_refund,
+    set_secret,
+    stripe_event,
+    stripe_header,
+    stripe_payment,
+    stripe_refund,
+)
+from uuid_utils.compat import uuid7
+
+from payloops.commands.processor_events import count_processor_events
+from payloops.events.timestamps import utc_now
+from payloops.settings import Settings
+
+RECEIVED = {"received": True}
+
+
+@pytest.fixture
+async def api(settings: Settings) -> AsyncIterator[Api]:
+    async with running_api(settings) as api:
+        yield api
+
+
+@pytest.fixture
+async def merchant(api: Api) -> Merchant:
+    return await merchant_with_secrets(api)
+
+
+@pytest.fixture
+def processors(api: Api) -> Processors:
+    return Processors(api)
+
+
+async def paying(merchant: Merchant, processor: str = "stripe", **fields: Any) -> Labels:
+    """An order that is being paid."""
+    order_id = await merchant.order(currency="INR" if processor == "razorpay" else "USD")
+    paid = await merchant.shop.post(f"/v1/orders/{order_id}/pay", {"processor": processor, **fields})
+    assert paid.status == 200, paid.raw
+    return Labels(merchant.id, order_id)
+
+
+async def order_of(merchant: Merchant, labels: Labels) -> dict[str, Any]:
+    answer = await merchant.shop.get(f"/v1/orders/{labels.order_id}")
+    assert answer.status == 200
+    return dict(answer.json)
+
+
+async def trail(merchant: Merchant, labels: Labels) -> list[str]:
+    answer = await merchant.shop.get(f"/v1/orders/{labels.order_id}/events")
+    return [event["type"] for event in answer.json]
+
+
+async def refunds_of(merchant: Merchant, labels: Labels) -> list[tuple[int, str]]:
+    answer = await merchant.shop.get(f"/v1/orders/{labels.order_id}/refunds")
+    return [(refund["amount"], refund["status"]) for refund in answer.json]
+
+
+async def kept(pool: AsyncConnectionPool) -> list[tuple[str, str, str | None, int]]:
+    """(type, effect, order, deliveries) of what was kept, oldest first."""
+    async with pool.connection() as connection:
+        cursor = await connection.execute(
+            "SELECT type, effect, order_id::text, deliveries FROM processor_events ORDER BY id"
+        )
+        return [(row[0], row[1], row[2], row[3]) for row in await cursor.fetchall()]
+
+
+async def events_in(pool: AsyncConnectionPool) -> int:
+    async with pool.connection() as connection:
+        row = await (await connection.execute("SELECT count(*) FROM stored_events")).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+# -- who may send them
+
+
+async def test_what_stripe_says_by_a_right_signature_becomes_the_orders_truth(
+    merchant: Merchant, processors: Processors, pool: AsyncConnectionPool
+) -> None:
+    labels = await paying(merchant)
+    event = stripe_payment("succeeded", labels)
+    answer = await processors.stripe(event)
+    assert (answer.status, answer.json) == (200, RECEIVED)
+    order = await order_of(merchant, labels)
+    assert (order["status"], order["amountCaptured"], order["processorOrderId"]) == (
+        "captured",
+        1_000,
+        "pi_1",
+    )
+    assert (await trail(merchant, labels))[-2:] == ["processor.event_received", "payment.captured"]
+    audit = (await merchant.shop.get(f"/v1/orders/{labels.order_id}/events")).json[-1]
+    assert (audit["actor"], audit["causationId"]) == ("processor:stripe", event["id"])
+    assert await kept(pool) == [("payment_intent.succeeded", "applied", labels.order_id, 1)]
+
+
+async def test_what_razorpay_says_by_a_right_signature_becomes_the_orders_truth(
+    merchant: Merchant, processors: Processors
+) -> None:
+    labels = await paying(merchant, "razorpay")
+    answer = await processors.razorpay(razorpay_payment("captured", labels), id="evt_1")
+    assert (answer.status, answer.json) == (200, RECEIVED)
+    assert (await order_of(merchant, labels))["status"] == "captured"
+
+
+async def test_a_wrong_signature_appends_nothing(
+    subtests: pytest.Subtests, api: Api, merchant: Merchant, pool: AsyncConnectionPool
+) -> None:
+    foreign = await merchant_with_secrets(api)
+    await set_secret(foreign, "stripe", "whsec_of_another")
+    labels = await paying(merchant)
+    body = orjson.dumps(stripe_payment("succeeded", labels))
+    now = time.time()
+    right = stripe_header(body)
+    moment, digest = right.split(",")
+    before = await events_in(pool)
+    for name, header, code in [
+        ("none", None, "missing_signature"),
+        ("empty", "", "missing_signature"),
+        ("rubbish", "rubbish", "invalid_signature"),
+        ("foreign", stripe_header(body, secret="whsec_of_another"), "invalid_signature"),
+        ("of another body", stripe_header(body + b" "), "invalid_signature"),
+        ("without time", digest, "invalid_signature"),
+        ("two times", f"{moment},t=1,{digest}", "invalid_signature"),
+        ("no number", f"t=now,{digest}", "invalid_signature"),
+        ("another time", f"t={int(now) - 5},{digest}", "invalid_signature"),
+        ("another scheme", right.replace("v1=", "v0="), "invalid_signature"),
+        ("upper case", right.upper(), "invalid_signature"),
+        ("no ASCII", f"{moment},v1=\u00e4", "invalid_signature"),
+        ("too old", stripe_header(body, at=now - 302), "invalid_signature"),
+        ("of the future", stripe_header(body, at=now + 303), "invalid_signature"),
+        ("without a secret", stripe_header(body, secret=""), "invalid_signature"),
+    ]:
+        with subtests.test(name):
+            headers = {} if header is None else {"Stripe-Signature": header}
+            answer = await api.anyone.call("POST", "/webhooks/stripe", data=body, headers=headers)
+            assert (answer.status, answer.code) == (400, code)
+    with subtests.test("altered"):
+        altered = body.replace(b"1000", b"9000")
+        answer = await api.anyone.call(
+            "POST", "/webhooks/stripe", data=altered, headers={"Stripe-Signature": right}
+        )
+        assert (answer.status, answer.code) == (400, "invalid_signature")
+    assert await events_in(pool) == before
+    assert await kept(pool) == []
+    for seconds in (-295, 295):
+        header = stripe_header(body, at=now + seconds)
+        answer = await api.anyone.call(
+            "POST", "/webhooks/stripe", data=body, headers={"Stripe-Signature": header}
+        )
+        assert answer.status == 200
+
+
+async def test_a_wrong_signature_of_razorpay_appends_nothing(
+    subtests: pytest.Subtests, api: Api, merchant: Merchant, pool: AsyncConnectionPool
+) -> None:
+    labels = await paying(merchant, "razorpay")
+    body = orjson.dumps(razorpay_payment("captured", labels))
+    before = await events_in(pool)
+    right = razorpay_header(body)
+    for header, code in [
+        (None, "missing_signature"),
+        ("", "missing_signature"),
+        (right[:-1], "invalid_signature"),
+        (right[:-1] + ("0" if right[-1] != "0" else "1"), "invalid_signature"),
+        (right.upper() if right.upper() != right else "A" * 64, "invalid_signature"),
+        ("\u00e4" * 64, "invalid_signature"),
+        (razorpay_header(body, secret=STRIPE_SECRET), "invalid_signature"),
+        (razorpay_header(body + b"\n"), "invalid_signature"),
+    ]:
+        with subtests.test(header=header):
+            headers = {} if header is None else {"X-Razorpay-Signature": header}
+            answer = await api.anyone.call("POST", "/webhooks/razorpay", data=body, headers=headers)
+            assert (answer.status, answer.code) == (400, code)
+    assert await events_in(pool) == before
+
+
+async def test_who_has_no_secret_is_never_believed_and_not_told_from_who_does_not_exist(
+    api: Api, processors: Processors, pool: AsyncConnectionPool
+) -> None:
+    bare = await api.merchant(processors=False)
+    unsecured = await api.merchant()
+    answers = []
+    for merchant_id in (bare.id, unsecured.id, uuid7()):
+        event = stripe_payment("succeeded", Labels(merchant_id, str(uuid7())))
+        answers += [await processors.stripe(event, secret=secret) for secret in ("", STRIPE_SECRET)]
+        answers.append(await processors.stripe(event, path=f"/webhooks/stripe/{merchant_id}"))
+    nobody = stripe_event("customer.created", {"id": "cus_1"})
+    answers += [await processors.stripe(body) for body in (nobody, b"no JSON", b"[]", b"")]
+    answers.append(await processors.stripe(nobody, path="/webhooks/stripe/nobody"))
+    assert {(answer.status, answer.code) for answer in answers} == {(400, "no_config")}
+    assert len({orjson.dumps(answer.lasting) for answer in answers}) == 1
+    assert await kept(pool) == []
+    unknown = await processors.stripe(nobody, path=f"/webhooks/paypal/{bare.id}")
+    assert (unknown.status, unknown.code) == (404, "not_found")
+
+
+async def test_the_path_may_name_the_merchant(
+    merchant: Merchant, processors: Processors, pool: AsyncConnectionPool
+) -> None:
+    labels = await paying(merchant)
+    event = stripe_payment("succeeded", labels, metadata={"order_id": labels.order_id})
+    assert (await processors.stripe(event, path=f"/webhooks/stripe/{merchant.id}")).status == 200
+    assert (await order_of(merchant, labels))["status"] == "captured"
+    unlabelled = stripe_event("customer.created", {"id": "cus_1"})
+    assert (await processors.stripe(unlabelled, path=f"/webhooks/stripe/{merchant.id}")).status == 200
+    assert (await kept(pool))[-1] == ("customer.created", "unhandled", None, 1)
+
+
+async def test_an_order_of_another_merchant_is_never_touched(
+    api: Api, merchant: Merchant, processors: Processors, pool: AsyncConnectionPool
+) -> None:
+    """A merchant can sign whatever it likes with its own secret."""
+    thief = await merchant_with_secrets(api)
+    await set_secret(thief, "stripe", "whsec_of_a_thief")
+    labels = await paying(merchant)
+    as_thief = Labels(thief.id, labels.order_id)
+    first = await processors.stripe(stripe_payment("succeeded", as_thief), secret="whsec_of_a_thief")
+    second = await processors.stripe(
+        stripe_payment("succeeded", labels),
+        secret="whsec_of_a_thief",
+        path=f"/webhooks/stripe/{thief.id}",
+    )
+    assert (first.status, second.status) == (200, 200)
+    assert (await order_of(merchant, labels))["status"] == "processing"
+    assert [row[1:3] for row in await kept(pool)] == [("unknown_order", None)] * 2
+
+
+async def test_the_old_secret_is_accepted_for_24_hours_after_a_change(
+    api: Api, merchant: Merchant, processors: Processors
+) -> None:
+    labels = await paying(merchant)
+    await set_secret(merchant, "stripe", "whsec_new")
+
+    async def status(secret: str) -> int:
+        event = stripe_payment("requires_action", labels)
+        return (await processors.stripe(event, secret=secret)).status
+
+    assert [await status(secret) for secret in (STRIPE_SECRET, "whsec_new")] == [200, 200]
+    await set_secret(merchant, "stripe", "whsec_new")  # saved again without a change
+    assert await status(STRIPE_SECRET) == 200
+    async with api.services.store.pool.connection() as connection:
+        row = await (
+            await connection.execute(
+                "SELECT previous_webhook_expires_at, previous_webhook_secret FROM processor_configs"
+                " WHERE merchant_id = %s AND processor = 'stripe'",
+                (merchant.id,),
+            )
+        ).fetchone()
+        assert row is not None
+        assert abs(row[0] - utc_now() - timedelta(hours=24)) < timedelta(minutes=1)
+        assert STRIPE_SECRET.encode() not in bytes(row[1])
+        await connection.execute(
+            "UPDATE processor_configs SET previous_webhook_expires_at = now()"
+            " WHERE previous_webhook_secret IS NOT NULL"
+        )
+    assert [await status(secret) for secret in (STRIPE_SECRET, "whsec_new")] == [400, 200]
+    await set_secret(merchant, "stripe", None)
+    assert [await status(secret) for secret in (STRIPE_SECRET, "whsec_new")] == [400, 400]
+
+
+async def test_a_body_of_another_type_is_read_all_the_same(api: Api, merchant: Merchant) -> None:
+    labels = await paying(merchant)
+    body = orjson.dumps(stripe_payment("succeeded", labels), option=orjson.OPT_INDENT_2)
+    headers = {"Stripe-Signature": stripe_header(body), "Content-Type": "text/plain"}
+    assert (await api.anyone.call("POST", "/webhooks/stripe", data=body, headers=headers)).status == 200
+
+
+# -- once
+
+
+async def test_ten_duplicates_at_once_have_one_effect(
+    merchant: Merchant, processors: Processors, pool: AsyncConnectionPool
+) -> None:
+    labels = await paying(merchant)
+    event = stripe_payment("succeeded", labels)
+    answers = await asyncio.gather(*(processors.stripe(event) for _ in range(10)))
+    assert {answer.status for answer in answers} == {200}
+    topics = await trail(merchant, labels)
+    assert topics == ["order.created", "payment.requested", "processor.event_received", "payment.captured"]
+    assert await kept(pool) == [("payment_intent.succeeded", "applied", labels.order_id, 10)]
+
+
+async def test_many_events_of_one_order_at_once_are_all_kept(
+    merchant: Merchant, processors: Processors, pool: AsyncConnectionPool
+) -> None:
+    labels = await paying(merchant)
+    kinds = ("requires_action", "payment_failed", "succeeded", "canceled") * 5
+    answers = await asyncio.gather(*(processors.stripe(stripe_payment(kind, labels)) for kind in kinds))
+    assert {answer.status for answer in answers} == {200}
+    order = await order_of(merchant, labels)
+    assert (order["status"], order["amountCaptured"]) == ("captured", 1_000)
+    assert (await trail(merchant, labels)).count("processor.event_received") == 20
+    assert len(await kept(pool)) == 20
+
+
+async def test_an_event_of_razorpay_counts_once_per_id_and_once_per_body(
+    merchant: Merchant, processors: Processors
+) -> None:
+    labels = await paying(merchant, "razorpay")
+    body = orjson.dumps(razorpay_payment("captured", labels))
+    for id in ("evt_1", "evt_1", "evt_2", None, "x" * 300):
+        assert (await processors.razorpay(body, id=id)).status == 200
+    changed = razorpay_payment("captured", labels) | {"created_at": 5}
+    assert (await processors.razorpay(changed, id="evt_1")).status == 200
+    assert (await trail(merchant, labels)).count("processor.event_received") == 1
+
+
+async def test_an_event_whose_effect_was_not_noted_is_dealt_with_when_it_comes_again(
+    merchant: Merchant, processors: Processors, pool: AsyncConnectionPool
+) -> None:
+    """The process was killed between the append and the note, and again before the append."""
+    labels = await paying(merchant)
+    event = stripe_payment("succeeded", labels)
+    await processors.stripe(event)
+    async with pool.connection() as connection:
+        await connection.execute("UPDATE processor_events SET effect = 'received', order_id = NULL")
+    await processors.stripe(event)
+    assert await kept(pool) == [("payment_intent.succeeded", "applied", labels.order_id, 2)]
+    assert (await trail(merchant, labels)).count("payment.captured") == 1
+
+
+# -- what is kept
+
+
+async def test_events_without_an_order_and_unhandled_ones_are_kept_and_counted(
+    merchant: Merchant, processors: Processors, pool: AsyncConnectionPool
+) -> None:
+    labels = await paying(merchant)
+    before = await events_in(pool)
+    for event in (
+        stripe_payment("succeeded", Labels(merchant.id, str(uuid7()))),
+        stripe_payment("succeeded", Labels(merchant.id, "no id")),
+        stripe_payment("processing", labels),
+        stripe_payment("amount_capturable_updated", labels, amount_capturable=0),
+        stripe_refund("re_1", 5, metadata=labels.json, status="pending"),
+    ):
+        answer = await processors.stripe(event)
+        assert (answer.status, answer.json) == (200, RECEIVED)
+    assert await events_in(pool) == before
+    assert [row[1:3] for row in await kept(pool)] == [
+        *[("unknown_order", None)] * 2,
+        *[("unhandled", labels.order_id)] * 3,
+    ]
+    counts = {(each.effect, each.events) for each in await count_processor_events(pool)}
+    assert counts == {("unknown_order", 2), ("unhandled", 3)}
+
+
+async def test_card_numbers_are_masked_in_what_is_kept(
+    merchant: Merchant, processors: Processors, pool: AsyncConnectionPool
+) -> None:
+    labels = await paying(merchant)
+    body = orjson.dumps(
+        stripe_payment("succeeded", labels, description="4242 4242 4242 4242", n=4242424242424242)
+    )
+    escaped = orjson.dumps(stripe_payment("succeeded", labels, description="CARD", id="evt_2"))
+    escaped = escaped.replace(b"CARD", b"\\u0034242424242424242")
+    plain = orjson.dumps(stripe_payment("succeeded", labels, description="4242", id="evt_3"))
+    for each in (body, escaped, plain):
+        assert (await processors.stripe(each)).status == 200
+    async with pool.connection() as connection:
+        rows = await (await connection.execute("SELECT body FROM processor_events ORDER BY id")).fetchall()
+    bodies = [row[0] for row in rows]
+    assert all(digits not in each for each in bodies for digits in ("4242 4242", "42424242"))
+    assert "**** **** **** ****" in bodies[0]
+    assert labels.order_id in bodies[1]
+    assert bodies[2].encode() == plain
+
+
+async def test_a_signed_body_that_is_no_event_is_refused(
+    merchant: Merchant, processors: Processors, pool: AsyncConnectionPool
+) -> None:
+    path = f"/webhooks/stripe/{merchant.id}"
+    for body in (b"", b"no JSON", b"[]", b"{}", b'{"id": 5, "type": "x", "data": {"object": {}}}', b"\xff"):
+        answer = await processors.stripe(body, path=path)
+        assert answer.status == 400
+    for odd in (b"5", b'{"event": null}'):
+        assert (await processors.razorpay(odd, path=f"/webhooks/razorpay/{merchant.id}")).status == 400
+    for odd in (
+        {"event": "payment.captured", "payload": []},
+        {"event": "payment.captured", "payload": {"payment": {"entity": {"notes": [], "amount": "5"}}}},
+        {"event": "refund.processed", "payload": {"refund": 5}},
+    ):
+        assert (await processors.razorpay(odd, path=f"/webhooks/razorpay/{merchant.id}")).status == 200
+    assert {row[1] for row in await kept(pool)} == {"unknown_order"}
+
+
+# -- what follows
+
+
+async def test_a_payment_that_failed_can_be_made_again_and_late_news_of_it_change_nothing(
+    merchant: Merchant, processors: Processors
+) -> None:
+    labels = await paying(merchant)
+    error = {"code": "card_declined", "message": "Your card was declined.\0"}
+    await processors.stripe(stripe_payment("payment_failed", labels, last_payment_error=error))
+    order = await order_of(merchant, labels)
+    assert order["status"] == "failed"
+    assert order["lastError"] == {"code": "card_declined", "message": "Your card was declined."}
+    await merchant.shop.post(f"/v1/orders/{labels.order_id}/pay", {"processor": "stripe"})
+    await processors.stripe(stripe_payment("payment_failed", labels))
+    await processors.stripe(stripe_payment("canceled", labels))
+    assert (await order_of(merchant, labels))["status"] == "processing"
+    await processors.stripe(stripe_payment("succeeded", labels, id="evt_second") | _renamed(labels, "pi_2"))
+    order = await order_of(merchant, labels)
+    assert (order["status"], order["attempt"], order["processorOrderId"]) == ("captured", 2, "pi_2")
+
+
+def _renamed(labels: Labels, reference: str) -> dict[str, Any]:
+    event = stripe_payment("succeeded", labels)
+    event["data"]["object"] |= {"id": reference, "latest_charge": None}
+    return event
+
+
+async def test_what_the_customer_has_to_do_reaches_the_order(
+    merchant: Merchant, processors: Processors
+) -> None:
+    labels = await paying(merchant)
+    action = {"type": "redirect_to_url", "redirect_to_url": {"url": "https://bank.example/3ds"}}
+    await processors.stripe(stripe_payment("requires_action", labels, next_action=action))
+    assert (await order_of(merchant, labels))["status"] == "requires_action"
+
+
+async def test_an_authorization_waits_for_its_capture_and_a_part_may_be_captured_at_the_processor(
+    merchant: Merchant, processors: Processors
+) -> None:
+    labels = await paying(merchant, capture="manual")
+    await processors.stripe(stripe_payment("amount_capturable_updated", labels))
+    assert (await order_of(merchant, labels))["status"] == "authorized"
+    await processors.stripe(stripe_payment("succeeded", labels, amount_received=600))
+    order = await order_of(merchant, labels)
+    assert (order["status"], order["amountCaptured"]) == ("captured", 600)
+
+
+async def test_what_razorpay_authorizes_to_capture_it_by_itself_is_processing(
+    merchant: Merchant, processors: Processors
+) -> None:
+    labels = await paying(merchant, "razorpay")
+    await processors.razorpay(razorpay_payment("authorized", labels))
+    order = await order_of(merchant, labels)
+    assert (order["status"], order["processorOrderId"]) == ("processing", "order_1")
+
+
+async def test_what_contradicts_the_order_is_recorded_and_not_believed(
+    merchant: Merchant, processors: Processors, pool: AsyncConnectionPool
+) -> None:
+    labels = await paying(merchant)
+    for fields in ({"currency": "eur"}, {"amount_received": 1_001}, {"amount_received": 0}):
+        await processors.stripe(stripe_payment("succeeded", labels, **fields))
+    assert (await order_of(merchant, labels))["status"] == "processing"
+    await processors.stripe(stripe_payment("succeeded", labels))
+    await processors.stripe(charge_refunded(labels, 1_001))
+    await processors.stripe(charge_refunded(labels, 5, currency="eur"))
+    order = await order_of(merchant, labels)
+    assert (order["status"], order["amountRefunded"]) == ("captured", 0)
+    assert [row[1] for row in await kept(pool)] == [
+        *["contradiction"] * 3,
+        "applied",
+        *["contradiction"] * 2,
+    ]
+
+
+async def test_a_payment_that_the_order_does_not_have_is_not_taken_for_one_that_it_has(
+    merchant: Merchant, processors: Processors, pool: AsyncConnectionPool
+) -> None:
+    unpaid = Labels(merchant.id, await merchant.order())
+    await processors.stripe(stripe_payment("succeeded", unpaid))
+    assert (await order_of(merchant, unpaid))["status"] == "pending"
+    labels = await paying(merchant)
+    await processors.stripe(stripe_payment("requires_action", labels))
+    await processors.stripe(_renamed(labels, "pi_of_something_else"))
+    assert (await order_of(merchant, labels))["status"] == "requires_action"
+    assert [row[1] for row in await kept(pool)] == ["unmatched", "applied", "unmatched"]
+
+
+# -- refunds
+
+
+async def test_refunds_in_the_dashboard_of_stripe_appear_once(
+    merchant: Merchant, processors: Processors
+) -> None:
+    labels = await paying(merchant)
+    await processors.stripe(stripe_payment("succeeded", labels))
+    for total in (300, 300, 500, 300):
+        await processors.stripe(charge_refunded(labels, total))
+    await processors.stripe(stripe_refund("re_1", 300, metadata=labels.json))
+    await processors.stripe(stripe_refund("re_2", 200, metadata=labels.json))
+    assert sorted(await refunds_of(merchant, labels)) == [(200, "success"), (300, "success")]
+    order = await order_of(merchant, labels)
+    assert (order["status"], order["amountRefunded"]) == ("partially_refunded", 500)
+    await processors.stripe(charge_refunded(labels, 1_000))
+    assert (await order_of(merchant, labels))["status"] == "refunded"
+
+
+async def test_a_refund_that_names_no_order_is_found_by_its_payment(
+    api: Api, merchant: Merchant, processors: Processors, pool: AsyncConnectionPool
+) -> None:
+    labels = await paying(merchant)
+    await processors.stripe(stripe_payment("succeeded", labels))
+    async with pool.connection() as connection:  # as the projection has it
+        await connection.execute(
+            "INSERT INTO orders (id, merchant_id, external_id, amount, currency, status, processor_order_id,"
+            " metadata, amount_captured, amount_refunded, attempt, created_at, updated_at, version)"
+            " VALUES (%s, %s, 'x', 1000, 'USD', 'captured', 'pi_1', '{}', 0, 0, 1, now(), now(), 0)",
+            (labels.order_id, merchant.id),
+        )
+    answer = await processors.stripe(stripe_refund("re_1", 300), path=f"/webhooks/stripe/{merchant.id}")
+    assert answer.status == 200
+    assert await refunds_of(merchant, labels) == [(300, "success")]
+
+
+async def test_a_refund_that_started_here_is_not_counted_again(
+    merchant: Merchant, processors: Processors
+) -> None:
+    labels = await paying(merchant)
+    await processors.stripe(stripe_payment("succeeded", labels))
+    asked = await merchant.shop.post(f"/v1/orders/{labels.order_id}/refund", {"amount": 300})
+    await processors.stripe(charge_refunded(labels, 300))
+    assert await refunds_of(merchant, labels) == [(300, "pending")]
+    named = labels.json | {"refund_id": asked.json["refundId"]}
+    await processors.stripe(stripe_refund("re_1", 300, metadata=named))
+    assert await refunds_of(merchant, labels) == [(300, "success")]
+    await processors.stripe(charge_refunded(labels, 450))
+    assert sorted(await refunds_of(merchant, labels)) == [(150, "success"), (300, "success")]
+
+
+async def test_refunds_of_razorpay_appear_once_and_a_failed_one_frees_its_amount(
+    merchant: Merchant, processors: Processors
+) -> None:
+    labels = await paying(merchant, "razorpay")
+    await processors.razorpay(razorpay_payment("captured", labels))
+    asked = await merchant.shop.post(f"/v1/orders/{labels.order_id}/refund", {"amount": 400})
+    named = labels.json | {"refund_id": asked.json["refundId"]}
+    failed = razorpay_refund("failed", labels, reference="rfnd_1", amount=400, total=0, notes=named)
+    made = razorpay_refund("processed", labels, reference="rfnd_2", amount=700, total=700)
+    for event in (failed, made, failed, made):
+        assert (await processors.razorpay(event)).status == 200
+    assert sorted(await refunds_of(merchant, labels)) == [(400, "failed"), (700, "success")]
+    order = await order_of(merchant, labels)
+    assert (order["status"], order["amountRefunded"]) == ("partially_refunded", 700)
