@@ -173,7 +173,7 @@ async def test_only_one_of_several_projectors_works(
     store: EventStore, database_url: str, merchant_id: UUID
 ) -> None:
     async with projector(database_url), projector(database_url), projector(database_url) as last:
-        await eventually(lambda: _connected(store, 3 * len(PROJECTIONS)))
+        await eventually(lambda: _connected(store, 3))
         await reached(store, await append(store, *(new_order(merchant_id) for _ in range(50))))
         locks = """
             SELECT count(*) FROM pg_locks JOIN pg_database d ON d.oid = database
