@@ -161,4 +161,4 @@ async def _owner(call: Call[None]) -> UUID:
 
 
 def _order_answer(row: OrderRow) -> StaffOrderAnswer:
-    return StaffOrderAnswer(**order_answer(row).model_dump(), merchant_id=row.merchant_id)
+    return StaffOrderAnswer(**order_answer(row).model_dump(by_alias=False), merchant_id=row.merchant_id)

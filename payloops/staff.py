@@ -17,7 +17,7 @@ from payloops.commands.hashing import Hasher
 from payloops.commands.remove_staff import remove_staff
 from payloops.commands.staff import StaffRow, list_staff
 from payloops.commands.staff_views import StaffView, list_staff_views
-from payloops.events.connections import connection_pool
+from payloops.events.connections import connect, connection_pool
 from payloops.events.timestamps import timestamp_text, utc_now
 from payloops.http.fields import Email, Password
 
@@ -31,6 +31,8 @@ class NotAcceptable(Exception):
 
 @asynccontextmanager
 async def _pool(database_url: str) -> AsyncIterator[AsyncConnectionPool]:
+    # The pool would wait for a database that is not there.
+    await (await connect(database_url, application_name="payloops staff")).close()
     pool = connection_pool(database_url, size=2, application_name="payloops staff")
     await pool.open(wait=False)
     try:
