@@ -116,7 +116,7 @@ AsOf = Annotated[
     WithJsonSchema(
         {
             "anyOf": [
-                {"type": "integer", "minimum": 0, "maximum": 999_999_999},
+                {"type": "integer", "minimum": 1, "maximum": 999_999_999},
                 {"type": "string", "format": "date-time"},
             ],
             "description": "A version of the order, or a time: ISO 8601 with a time zone",
