@@ -17,7 +17,7 @@ def upgrade() -> None:
     COMMENT ON COLUMN webhook_events.source_position IS
         'Of the event in stored_events that it tells of: told once, however often the log is read. '
         'None where a workflow made it.';
-    COMMENT ON COLUMN webhook_events.payload IS 'The body; json and not jsonb: sent in the order it was made in.';
+    COMMENT ON COLUMN webhook_events.payload IS 'The body; json and not jsonb: nothing asks what is in it.';
     COMMENT ON COLUMN webhook_events.retries IS
         'How often the merchant had the schedule begin anew: workflow webhook-{id}-{retries} delivers it.';
     COMMENT ON COLUMN webhook_events.error IS 'Why it failed, where its schedule has ended.';

@@ -1,0 +1,196 @@
+"""A merchant with an endpoint, and all that it takes to tell it things: subscriber and worker, in this process."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, cast
+from uuid import UUID
+
+from temporalio.client import Client
+from uuid_utils.compat import uuid7
+
+from payloops.commands.change_profile import change_profile
+from payloops.commands.cipher import Cipher
+from payloops.commands.client_secrets import ClientSecrets
+from payloops.commands.create_order import create_order
+from payloops.commands.hashing import Hasher
+from payloops.commands.pay_order import request_payment
+from payloops.commands.register_merchant import register_merchant
+from payloops.commands.route_payment import Route
+from payloops.commands.update_order_status import update_order_status
+from payloops.commands.webhook_deliveries import (
+    RecordedAttempt,
+    WebhookDelivery,
+    find_webhook,
+    list_attempts,
+)
+from payloops.commands.webhook_secrets import WebhookSecret, get_webhook_secret
+from payloops.events.event_store import EventStore
+from payloops.events.metadata import Metadata
+from payloops.events.orders import Order
+from payloops.events.timestamps import utc_now
+from payloops.settings import Settings
+from payloops.workflows_client.activities import BackendActivities
+from payloops.workflows_client.delivery import open_sender
+from payloops.workflows_client.endpoint_places import EndpointPlaces
+from payloops.workflows_client.subscriber import run_subscriber
+from payloops.workflows_client.webhooks import READER, webhooks
+from payloops.workflows_client.worker import backend_worker
+
+SECONDS = 20
+AMOUNT = 5_000
+CIPHER = Cipher(secret="a key of tests, long enough to encrypt")
+BY = Metadata(at=utc_now(), actor="system", correlation_id="test")
+
+
+@dataclass
+class Shop:
+    """A merchant, its orders and its webhooks."""
+
+    store: EventStore
+    merchant_id: UUID
+
+    async def listen_at(self, url: str | None) -> None:
+        await change_profile(self.store, merchant_id=self.merchant_id, webhook_url=url, by=BY)
+
+    async def secret(self) -> WebhookSecret:
+        return await get_webhook_secret(
+            self.store.pool, merchant_id=self.merchant_id, cipher=CIPHER, now=utc_now()
+        )
+
+    async def order(self, **details: Any) -> UUID:
+        order = await create_order(
+            self.store,
+            order_id=uuid7(),
+            merchant_id=self.merchant_id,
+            amount=AMOUNT,
+            currency="USD",
+            by=BY,
+            **details,
+        )
+        id: UUID = order.id
+        return id
+
+    async def pay(self, order_id: UUID, **details: Any) -> None:
+        route = Route(processor="stripe", reason="test")
+        payment: dict[str, Any] = {"route": route, "payment_method": None, "capture": "automatic"}
+        await self.store.change(
+            Order, order_id, lambda order: request_payment(order, **payment | details, by=BY)
+        )
+
+    async def paid(self, **details: Any) -> UUID:
+        order_id = await self.order()
+        await self.pay(order_id, **details)
+        return order_id
+
+    async def report(self, order_id: UUID, status: str, **details: Any) -> None:
+        await update_order_status(
+            self.store,
+            order_id=order_id,
+            status=status,
+            processor_order_id=f"po_{order_id}",
+            processor_transaction_id=f"pt_{order_id}",
+            **details,
+            by=BY,
+        )
+
+    async def queued(self) -> list[tuple[UUID, str]]:
+        """Id and type of its webhooks, in the order of what they tell of."""
+        async with self.store.pool.connection() as connection:
+            cursor = await connection.execute(
+                "SELECT id, event_type FROM webhook_events WHERE merchant_id = %s ORDER BY source_position",
+                (self.merchant_id,),
+            )
+            return [(row[0], row[1]) for row in await cursor.fetchall()]
+
+    async def webhook(self, webhook_id: UUID) -> WebhookDelivery:
+        return await find_webhook(self.store.pool, webhook_id=webhook_id, merchant_id=self.merchant_id)
+
+    async def attempts(self, webhook_id: UUID) -> list[RecordedAttempt]:
+        return await list_attempts(self.store.pool, webhook_id=webhook_id)
+
+    async def becomes(self, webhook_id: UUID, status: str) -> WebhookDelivery:
+        async with asyncio.timeout(SECONDS):
+            while (webhook := await self.webhook(webhook_id)).status != status:
+                await asyncio.sleep(0.02)
+        return webhook
+
+
+async def open_shop(store: EventStore, *, url: str | None = None) -> Shop:
+    async with Hasher(rounds=4) as passwords:
+        merchant = await register_merchant(
+            store,
+            name="Shop",
+            email=f"{uuid7()}@example.com",
+            password="p" * 12,
+            passwords=passwords,
+            by=BY,
+        )
+    shop = Shop(store, merchant.id)
+    await shop.listen_at(url)
+    return shop
+
+
+@contextlib.asynccontextmanager
+async def subscribing(store: EventStore, settings: Settings, client: Client) -> AsyncIterator[None]:
+    """The subscriber of webhooks."""
+    stop = asyncio.Event()
+    task = asyncio.create_task(
+        run_subscriber(
+            subscription=webhooks(store),
+            store=store,
+            database_url=settings.database_url.get_secret_value(),
+            client=client,
+            stop=stop,
+        )
+    )
+    try:
+        yield
+    finally:
+        stop.set()
+        await asyncio.wait_for(task, SECONDS)
+
+
+async def caught_up(store: EventStore) -> None:
+    """Wait until the subscriber has done all that the log has now."""
+    head = await store.head()
+    async with asyncio.timeout(SECONDS):
+        while await position(store) < head:
+            await asyncio.sleep(0.02)
+
+
+async def position(store: EventStore) -> int:
+    async with store.pool.connection() as connection:
+        cursor = await connection.execute("SELECT position FROM checkpoints WHERE name = %s", (READER,))
+        row = await cursor.fetchone()
+    return 0 if row is None else cast("int", row[0])
+
+
+@contextlib.asynccontextmanager
+async def backend(
+    store: EventStore,
+    *,
+    allow_loopback: bool = True,
+    deadline: float = 5,
+    places: EndpointPlaces | None = None,
+    now: Callable[[], datetime] = utc_now,
+) -> AsyncIterator[BackendActivities]:
+    """The activities, not served."""
+    async with open_sender(allow_loopback=allow_loopback, deadline=deadline, now=now) as sender:
+        yield BackendActivities(
+            store=store,
+            cipher=CIPHER,
+            client_secrets=ClientSecrets(store.pool, CIPHER),
+            sender=sender,
+            places=places,
+            now=now,
+        )
+
+
+@contextlib.asynccontextmanager
+async def delivering(store: EventStore, client: Client, **options: Any) -> AsyncIterator[BackendActivities]:
+    """The worker of `backend-operations`."""
+    async with backend(store, **options) as activities, backend_worker(client=client, activities=activities):
+        yield activities

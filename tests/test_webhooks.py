@@ -1,0 +1,303 @@
+"""What merchants are told: once for each event that calls for it, as of that event."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+from uuid import UUID
+
+import pytest
+from receiving import Endpoint, receiving, sdk_accepts
+from standardwebhooks import Webhook
+from telling import BY, Shop, caught_up, delivering, open_shop, subscribing
+from temporalio.client import Client
+from temporalio.service import RPCError
+
+from payloops.commands.cancel_order import cancel_order
+from payloops.commands.refund_payment import refund_payment
+from payloops.commands.retry_webhook import WebhooksOff, retry_webhook
+from payloops.commands.update_refund_status import update_refund_status
+from payloops.commands.webhook_deliveries import WebhookNotFound
+from payloops.embedded import EmbeddedServers
+from payloops.events.event_store import EventStore
+from payloops.events.orders import Order
+from payloops.events.timestamps import timestamp_text, utc_now
+from payloops.projections.orders import row_from_order
+from payloops.settings import Settings
+from payloops.workflows_client.activities import order_json
+from payloops.workflows_client.connection import connect
+from payloops.workflows_client.webhooks import READER
+
+
+@pytest.fixture(scope="module")
+def temporal_namespace(namespaces: Iterator[str]) -> str:
+    """One for all of these tests: webhooks of their own keep them apart."""
+    return next(namespaces)
+
+
+@pytest.fixture
+async def client(servers: EmbeddedServers, temporal_namespace: str) -> Client:
+    return await connect(address=servers.temporal_address, namespace=temporal_namespace, codec_key=None)
+
+
+@pytest.fixture
+async def endpoint() -> AsyncIterator[Endpoint]:
+    async with receiving() as opened:
+        yield opened
+
+
+@pytest.fixture
+async def shop(store: EventStore, endpoint: Endpoint) -> Shop:
+    return await open_shop(store, url=endpoint.url)
+
+
+async def every_story(shop: Shop) -> dict[UUID, list[str]]:
+    """One order of each kind; what is to be told of it."""
+    store, merchant_id = shop.store, shop.merchant_id
+    captured = await shop.paid()
+    await shop.report(captured, "requires_action", redirect_url="https://bank.example")
+    await shop.report(captured, "captured")
+    for succeeded in (False, True):
+        _, refund = await refund_payment(
+            store, order_id=captured, merchant_id=merchant_id, amount=1_000, reason="broken", by=BY
+        )
+        await update_refund_status(
+            store, order_id=captured, refund_id=refund.id, succeeded=succeeded, error_code="odd", by=BY
+        )
+    failed = await shop.paid()
+    await shop.report(failed, "failed", error_code="declined", error_message="No.")
+    voided = await shop.paid(capture="manual")
+    await shop.report(voided, "authorized")
+    await cancel_order(store, order_id=voided, merchant_id=merchant_id, by=BY)
+    await shop.report(voided, "cancelled")
+    cancelled, stopped = await shop.order(), await shop.paid()
+    await cancel_order(store, order_id=cancelled, merchant_id=merchant_id, by=BY)
+    await shop.report(stopped, "cancelled")
+    return {
+        captured: [
+            *("payment.processing", "payment.requires_action", "payment.captured"),
+            *("refund.failed", "refund.processed"),
+        ],
+        failed: ["payment.processing", "payment.failed"],
+        voided: ["payment.processing", "payment.authorized", "payment.cancelled"],
+        cancelled: ["payment.cancelled"],
+        stopped: ["payment.processing", "payment.cancelled"],
+    }
+
+
+async def test_each_event_is_told_once_with_the_order_as_of_it(
+    store: EventStore, settings: Settings, client: Client, shop: Shop, endpoint: Endpoint
+) -> None:
+    stories = await every_story(shop)
+    async with subscribing(store, settings, client), delivering(store, client):
+        await endpoint.has(sum(map(len, stories.values())))
+        await caught_up(store)
+        for webhook_id, _ in await shop.queued():
+            await shop.becomes(webhook_id, "delivered")
+    secret = (await shop.secret()).secret
+    for order_id, types in stories.items():
+        bodies = sorted(
+            (each.json for each in endpoint.received if each.json["orderId"] == str(order_id)),
+            key=lambda body: body["sequence"],
+        )
+        assert [body["type"] for body in bodies] == types
+        for body in bodies:
+            await _is_as_the_contract_has_it(store, body)
+    assert len({each.headers["webhook-id"] for each in endpoint.received}) == len(endpoint.received)
+    for each in endpoint.received:
+        assert each.headers["webhook-id"] == each.json["id"]
+        assert Webhook(secret).verify(each.body, dict(each.headers)) == each.json
+        assert sdk_accepts(
+            each.body, each.headers["X-PayLoops-Signature"], secret, now_ms=int(utc_now().timestamp() * 1000)
+        )
+
+
+async def _is_as_the_contract_has_it(store: EventStore, body: dict[str, Any]) -> None:
+    order_id = UUID(body["orderId"])
+    order = await store.load(Order, order_id, up_to_version=body["sequence"])
+    assert order is not None
+    assert sorted(body) == sorted(
+        [
+            *("id", "type", "eventType", "createdAt", "sequence", "orderId", "externalId", "amount"),
+            *("currency", "status", "processor", "data", "payload"),
+        ]
+    )
+    assert body["eventType"] == body["type"]
+    assert body["createdAt"] == timestamp_text(order.modified_on)
+    assert body["data"] == order_json(row_from_order(order))
+    assert {name: body[name] for name in ("externalId", "amount", "currency", "status", "processor")} == {
+        name: body["data"][name] for name in ("externalId", "amount", "currency", "status", "processor")
+    }
+
+
+async def test_what_is_special_to_each_event(
+    store: EventStore, settings: Settings, client: Client, shop: Shop
+) -> None:
+    await every_story(shop)
+    async with subscribing(store, settings, client):
+        await caught_up(store)
+    told = [await shop.webhook(webhook_id) for webhook_id, _ in await shop.queued()]
+    details = {each.event_type: each.payload["payload"] for each in told}
+    assert details["payment.requires_action"] == {"attempt": 1, "redirectUrl": "https://bank.example"}
+    assert details["payment.captured"]["amountCaptured"] == 5_000
+    assert details["payment.failed"]["errorCode"] == "declined"
+    assert details["refund.failed"]["errorCode"] == "odd"
+    assert (details["refund.processed"]["amount"], details["refund.processed"]["reason"]) == (1_000, "broken")
+
+
+async def test_what_does_not_change_the_order_is_not_told(
+    store: EventStore, settings: Settings, client: Client, shop: Shop
+) -> None:
+    """The first attempt fails, the second is captured; then the first is heard of again."""
+    order_id = await shop.paid()
+    await shop.report(order_id, "failed")
+    await shop.pay(order_id)
+    await shop.report(order_id, "captured", attempt=2)
+    await shop.report(order_id, "authorized", attempt=1)
+    async with subscribing(store, settings, client):
+        await caught_up(store)
+    assert [event_type for _, event_type in await shop.queued()] == [
+        *("payment.processing", "payment.failed", "payment.processing", "payment.captured")
+    ]
+
+
+async def test_a_merchant_without_a_url_is_told_nothing(
+    store: EventStore, settings: Settings, client: Client
+) -> None:
+    shop = await open_shop(store)
+    async with subscribing(store, settings, client):
+        await shop.paid()
+        await caught_up(store)
+    assert await shop.queued() == []
+
+
+async def test_reading_the_log_again_queues_and_sends_nothing(
+    store: EventStore, settings: Settings, client: Client, shop: Shop, endpoint: Endpoint
+) -> None:
+    """Also where Temporal has forgotten its workflows: a delivered webhook is not sent again."""
+    async with delivering(store, client):
+        async with subscribing(store, settings, client):
+            order_id = await shop.paid()
+            await caught_up(store)
+        queued = await shop.queued()
+        [(webhook_id, _)] = queued
+        await shop.becomes(webhook_id, "delivered")
+        async with store.pool.connection() as connection:
+            await connection.execute("UPDATE checkpoints SET position = 0 WHERE name = %s", (READER,))
+        async with subscribing(store, settings, client):
+            await caught_up(store)
+        assert await shop.queued() == queued
+        webhook = await shop.webhook(webhook_id)
+        forgotten = await client.execute_workflow(
+            "WebhookDeliveryWorkflow",
+            {
+                "webhookEventId": str(webhook_id),
+                "merchantId": str(shop.merchant_id),
+                "webhookUrl": endpoint.url,
+                "payload": webhook.payload,
+            },
+            id=f"webhook-{webhook_id}-forgotten",
+            task_queue="backend-operations",
+        )
+    assert forgotten["success"]
+    assert forgotten["attempts"] == 1
+    assert [each.json["orderId"] for each in endpoint.received] == [str(order_id)]
+
+
+async def test_replicas_killed_in_the_middle_tell_each_event_once(
+    store: EventStore, settings: Settings, client: Client, shop: Shop, endpoint: Endpoint
+) -> None:
+    """The leader's connection is ended again and again while a hundred orders are paid."""
+    stop = asyncio.Event()
+
+    async def trouble() -> None:
+        while not stop.is_set():
+            await asyncio.sleep(0.15)
+            async with store.pool.connection() as connection:
+                await connection.execute(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                    " WHERE application_name = 'payloops subscriber' AND datname = current_database()"
+                )
+
+    async with (
+        delivering(store, client),
+        subscribing(store, settings, client),
+        subscribing(store, settings, client),
+        asyncio.TaskGroup() as group,
+    ):
+        group.create_task(trouble())
+        orders = [await shop.paid() for _ in range(100)]
+        await asyncio.sleep(1)
+        stop.set()
+        await endpoint.has(len(orders))
+        await caught_up(store)
+    assert sorted(each.json["orderId"] for each in endpoint.received) == sorted(map(str, orders))
+    assert len(await shop.queued()) == len(orders)
+
+
+async def test_a_manual_retry_begins_anew_in_a_workflow_of_its_own(
+    store: EventStore, settings: Settings, client: Client, shop: Shop, endpoint: Endpoint
+) -> None:
+    """The one before, which waits for its next attempt, gives way when its time comes."""
+    endpoint.answer = lambda _: 500
+    async with subscribing(store, settings, client), delivering(store, client):
+        await shop.paid()
+        await endpoint.has(1)
+        [(webhook_id, _)] = await shop.queued()
+        await _attempts_are(shop, webhook_id, 1)
+        endpoint.answer = lambda _: 200
+        await retry_webhook(store, webhook_id=webhook_id, merchant_id=shop.merchant_id, by=BY)
+        webhook = await shop.becomes(webhook_id, "delivered")
+        assert (webhook.attempts, webhook.retries) == (2, 1)
+        memo = await (await client.get_workflow_handle(f"webhook-{webhook_id}-1").describe()).memo()
+        assert memo == {"correlationId": "test"}
+        # Delivered, and wanted once more.
+        await retry_webhook(store, webhook_id=webhook_id, merchant_id=shop.merchant_id, by=BY)
+        await endpoint.has(3)
+        assert (await shop.becomes(webhook_id, "delivered")).attempts == 3
+    assert len({each.headers["webhook-id"] for each in endpoint.received}) == 1
+    assert {each.body for each in endpoint.received} == {endpoint.received[0].body}
+
+
+async def _attempts_are(shop: Shop, webhook_id: UUID, count: int) -> None:
+    async with asyncio.timeout(20):
+        while len(await shop.attempts(webhook_id)) < count:
+            await asyncio.sleep(0.02)
+
+
+async def test_a_retry_of_nothing_or_to_nowhere_is_refused(
+    store: EventStore, settings: Settings, client: Client, shop: Shop
+) -> None:
+    async with subscribing(store, settings, client):
+        await shop.paid()
+        await caught_up(store)
+    [(webhook_id, _)] = await shop.queued()
+    other = await open_shop(store)
+    with pytest.raises(WebhookNotFound):
+        await retry_webhook(store, webhook_id=webhook_id, merchant_id=other.merchant_id, by=BY)
+    await shop.listen_at(None)
+    with pytest.raises(WebhooksOff):
+        await retry_webhook(store, webhook_id=webhook_id, merchant_id=shop.merchant_id, by=BY)
+    assert (await shop.webhook(webhook_id)).retries == 0
+
+
+async def test_of_two_retries_at_once_one_begins(
+    store: EventStore, settings: Settings, client: Client, shop: Shop
+) -> None:
+    async with subscribing(store, settings, client):
+        await shop.paid()
+        await caught_up(store)
+        [(webhook_id, _)] = await shop.queued()
+        results = await asyncio.gather(
+            *(
+                retry_webhook(store, webhook_id=webhook_id, merchant_id=shop.merchant_id, by=BY)
+                for _ in range(5)
+            ),
+            return_exceptions=True,
+        )
+        await caught_up(store)
+    begun = results.count(None)
+    assert begun >= 1
+    assert (await shop.webhook(webhook_id)).retries == begun
+    with pytest.raises(RPCError):
+        await client.get_workflow_handle(f"webhook-{webhook_id}-{begun + 1}").describe()
+    await client.get_workflow_handle(f"webhook-{webhook_id}-{begun}").describe()
