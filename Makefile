@@ -26,7 +26,7 @@ $(INSTALLED): requirements.lock pyproject.toml
 		|| { echo "venv is needed; on Debian: apt install python3-venv" >&2; exit 1; }
 	@echo "Installing (a minute, at the first time) …"
 	@$(BIN)/python -m pip install --quiet --require-hashes -r requirements.lock
-	@$(BIN)/python -m pip install --quiet --no-deps -e .
+	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
 dev: $(INSTALLED) ## Run the whole service here; ARGS="--fresh --port 3001" and more: payloops dev --help
