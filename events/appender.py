@@ -30,6 +30,8 @@ MAX_BATCH_APPENDS = 256
 MAX_BATCH_EVENTS = 2_000
 QUEUE_SECONDS = 2.0
 """How long an append may wait to be sent."""
+STALLED_SECONDS = 0.5
+"""When the first of the queue has waited so long, nobody is taken into it any more."""
 SEND_SECONDS = 8.0
 """How long a sent batch may take: more than PostgreSQL's own statement_timeout, which normally ends it first."""
 RESOLVE_SECONDS = 10.0
@@ -85,6 +87,7 @@ class _Append:
     events: Sequence[StoredEvent]
     merchant_id: UUID
     receipt: Receipt | None
+    queued_at: float
     done: asyncio.Future[int]
     hashes: list[bytes] = field(default_factory=list)
     sent: bool = False
@@ -144,10 +147,19 @@ class Appender:
             VersionConflict, ReceiptConflict, StoreUnavailable: nothing was appended.
             OutcomeUnknown: it may have been.
         """
+        loop = asyncio.get_running_loop()
+        now = loop.time()
         if self._closing or len(self._queue) >= self._queue_size:
             raise StoreUnavailable("too many appends wait")
-        loop = asyncio.get_running_loop()
-        append = _Append(events=events, merchant_id=merchant_id, receipt=receipt, done=loop.create_future())
+        if self._queue and now - self._queue[0].queued_at > STALLED_SECONDS:
+            raise StoreUnavailable("appends wait for too long")
+        append = _Append(
+            events=events,
+            merchant_id=merchant_id,
+            receipt=receipt,
+            queued_at=now,
+            done=loop.create_future(),
+        )
         append.hashes = [content_hash(event) for event in events]
         self._queue.append(append)
         self._idle.clear()

@@ -1,5 +1,8 @@
 """Connections to PostgreSQL, each with its deadlines."""
 
+import asyncio
+from typing import Any
+
 import psycopg
 from psycopg.rows import TupleRow, tuple_row
 from psycopg_pool import AsyncConnectionPool
@@ -8,6 +11,15 @@ CONNECT_TIMEOUT = 3
 """Seconds."""
 STATEMENT_TIMEOUT = 5
 """Seconds that PostgreSQL gives a statement of ours, unless it is told otherwise."""
+TICKS = 4
+"""So often a pool's queue is looked at before those who wait are turned away."""
+
+
+class PoolStalled(psycopg.OperationalError):
+    """Nobody is given a connection at present: all are taken for long, or the database is away."""
+
+    def __init__(self) -> None:
+        super().__init__("no connection was free for a while")
 
 
 def connection_options(application_name: str) -> dict[str, object]:
@@ -32,21 +44,83 @@ async def connect(database_url: str, *, application_name: str) -> psycopg.AsyncC
     return await psycopg.AsyncConnection.connect(database_url, **connection_options(application_name))  # type: ignore[arg-type]
 
 
-def connection_pool(database_url: str, *, size: int, application_name: str) -> AsyncConnectionPool:
+def connection_pool(
+    database_url: str, *, size: int, application_name: str, patience: float | None = None
+) -> AsyncConnectionPool:
     """A pool, not yet open, for reads and for transactions of a command.
 
     Who waits two seconds for a connection, or finds fifty waiting for each, is turned away
     (`psycopg.OperationalError`): overload is answered early instead of piling up.
+
+    Args:
+        patience: seconds without any connection given after which those who wait are turned away, too.
     """
-    return AsyncConnectionPool(
-        database_url,
-        min_size=min(2, size),
-        max_size=size,
-        max_waiting=size * 50,
-        timeout=2.0,
-        # Afterwards whoever asks for a connection starts the next attempt; the pauses within grow.
-        reconnect_timeout=5.0,
-        kwargs=connection_options(application_name),
-        open=False,
-        name=application_name,
-    )
+    options: dict[str, Any] = {
+        "min_size": min(2, size),
+        "max_size": size,
+        "max_waiting": size * 50,
+        "timeout": 2.0,
+        "reconnect_timeout": 60.0,
+        "kwargs": connection_options(application_name),
+        "open": False,
+        "name": application_name,
+    }
+    if patience is None:
+        return AsyncConnectionPool(database_url, **options)
+    return ImpatientPool(database_url, patience=patience, **options)
+
+
+class ImpatientPool(AsyncConnectionPool):
+    """A pool that turns away those who wait in vain, instead of letting a queue stand.
+
+    A queue that moves is left alone. When nobody was given a connection for a while, all who wait are turned
+    away, and from then on whoever comes while another still finds out whether there are connections again.
+    The while is counted in turns of the event loop: a process that is slow itself does not take the pool for
+    stalled.
+    """
+
+    def __init__(self, conninfo: str, *, patience: float, **options: Any) -> None:
+        super().__init__(conninfo, **options)
+        self._seconds = patience / TICKS
+        self._waits: set[asyncio.Timeout] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._given = self._given_before = self._quiet = 0
+
+    async def getconn(self, timeout: float | None = None) -> psycopg.AsyncConnection[Any]:  # noqa: ASYNC109
+        """As the pool's own.
+
+        Raises:
+            PoolStalled: see there.
+        """
+        if self._quiet >= TICKS and self._waits:
+            raise PoolStalled
+        try:
+            async with asyncio.timeout(None) as wait:
+                self._waits.add(wait)
+                if self._timer is None:
+                    self._look_later()
+                try:
+                    connection = await super().getconn(timeout)
+                finally:
+                    self._waits.discard(wait)
+        except TimeoutError:
+            raise PoolStalled from None
+        self._given += 1
+        self._quiet = 0
+        return connection
+
+    def _look_later(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(self._seconds, self._look)
+
+    def _look(self) -> None:
+        self._timer = None
+        if not self._waits:
+            self._quiet = 0
+            return
+        self._quiet = self._quiet + 1 if self._given == self._given_before else 0
+        self._given_before = self._given
+        if self._quiet >= TICKS:
+            waits, self._waits = self._waits, set()
+            for wait in waits:
+                wait.reschedule(asyncio.get_running_loop().time())
+        self._look_later()

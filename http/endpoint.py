@@ -3,6 +3,7 @@
 import asyncio
 import re
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 from uuid import UUID
 
@@ -66,17 +67,35 @@ def _too_late(request: web.Request) -> Problem:
 
 async def _answer(route: Route, request: web.Request, *, wait: int) -> web.StreamResponse:
     services = request.app[SERVICES]
-    caller = Caller("system")
-    if route.auth is not None:
-        caller = await authenticate(request, auth=route.auth, services=services)
-        structlog.contextvars.bind_contextvars(actor=caller.actor)
-        if caller.merchant_id is not None:
-            structlog.contextvars.bind_contextvars(merchant_id=str(caller.merchant_id))
-    await _try_from_address(route, request)
+    with _admitted(route, services):
+        caller = await _caller(route, request)
+        await _try_from_address(route, request)
     raw = await _read(request, route) if route.body is not None or route.signed_by else b""
-    body = await _body(route, raw)
-    await _try_account(route, body, caller, services=services)
-    call: Call[Any, Any] = Call(
+    with _admitted(route, services, waits=wait > 0):
+        body = await _body(route, raw)
+        await _try_account(route, body, caller, services=services)
+        return await _answer_call(_call(route, request, body=body, raw=raw, caller=caller, wait=wait))
+
+
+def _admitted(route: Route, services: Services, *, waits: bool = False) -> AbstractContextManager[None]:
+    return services.admission.admit(waits=waits) if route.sheds else nullcontext()
+
+
+async def _caller(route: Route, request: web.Request) -> Caller:
+    if route.auth is None:
+        return Caller("system")
+    caller = await authenticate(request, auth=route.auth, services=request.app[SERVICES])
+    structlog.contextvars.bind_contextvars(actor=caller.actor)
+    if caller.merchant_id is not None:
+        structlog.contextvars.bind_contextvars(merchant_id=str(caller.merchant_id))
+    return caller
+
+
+def _call(
+    route: Route, request: web.Request, *, body: BaseModel | None, raw: bytes, caller: Caller, wait: int
+) -> Call[Any, Any]:
+    services = request.app[SERVICES]
+    return Call(
         services=services,
         route=route,
         request=request,
@@ -88,15 +107,19 @@ async def _answer(route: Route, request: web.Request, *, wait: int) -> web.Strea
         raw=raw,
         wait=wait,
     )
+
+
+async def _answer_call(call: Call[Any, Any]) -> web.StreamResponse:
+    route, request = call.route, call.request
     key = _idempotency_key(request) if route.idempotent else None
     if key is None:
         answer = await (route.handler(call) if call.staff_id is None else _shown_to_staff(call))
         return _response(call, route.render(answer))
     reservation = await reserve(
-        services.store.pool,
+        call.services.store.pool,
         merchant_id=call.merchant_id,
         key=key,
-        fingerprint=fingerprint(request.method, request.path_qs, raw),
+        fingerprint=fingerprint(request.method, request.path_qs, call.raw),
     )
     if isinstance(reservation, Replay):
         return _replay(reservation)

@@ -27,7 +27,9 @@ class ReadinessAnswer(AnswerModel):
     correlation_id: str
 
 
-@route("GET", "/health", auth=None, query=None, answers=HealthAnswer, summary="Is the process up")
+@route(
+    "GET", "/health", auth=None, query=None, answers=HealthAnswer, sheds=False, summary="Is the process up"
+)
 async def health(call: Call[None]) -> HealthAnswer:
     return HealthAnswer(timestamp=call.by.at, correlation_id=call.by.correlation_id)
 
@@ -39,6 +41,7 @@ async def health(call: Call[None]) -> HealthAnswer:
     query=None,
     answers=ReadinessAnswer,
     also=(503,),
+    sheds=False,
     summary="Can requests be sent here: 503 while a dependency is down or the process is ending",
 )
 async def ready(call: Call[None]) -> ReadinessAnswer:

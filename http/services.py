@@ -15,6 +15,7 @@ from payloops.commands.tokens import Tokens
 from payloops.commands.watch_orders import OrderWatch
 from payloops.events.event_store import EventStore
 from payloops.events.timestamps import utc_now
+from payloops.http.admission import Admission
 from payloops.http.rate_limits import RateLimits
 
 
@@ -23,6 +24,7 @@ class Services:
     """
     Attributes:
         gate: tells whom an API key stands for.
+        admission: how many requests are worked on at a time.
         limits: how often passwords may be tried, and accounts opened.
         trusted_proxies: how many stand before this process (`X-Forwarded-For`).
         key_mode: of the API keys issued here.
@@ -43,6 +45,7 @@ class Services:
     cipher: Cipher
     watch: OrderWatch
     limits: RateLimits
+    admission: Admission
     probes: Mapping[str, Callable[[], Awaitable[object]]]
     cors_origins: tuple[str, ...] = ()
     trusted_proxies: int = 0

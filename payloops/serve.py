@@ -26,6 +26,7 @@ from payloops.commands.hashing import Hasher
 from payloops.commands.tokens import STAFF_AUDIENCE, Tokens
 from payloops.commands.watch_orders import OrderWatch
 from payloops.events.event_store import EventStore
+from payloops.http.admission import Admission
 from payloops.http.app import create_app
 from payloops.http.connections import connection_factory, finish_requests
 from payloops.http.services import Services
@@ -161,7 +162,9 @@ async def serving(settings: Settings, listener: socket.socket) -> AsyncIterator[
 async def open_services(settings: Settings) -> AsyncIterator[Services]:
     """What the handlers need, opened; also while PostgreSQL, Redis or Temporal are down."""
     async with AsyncExitStack() as stack:
-        store = await stack.enter_async_context(open_store(settings, application_name="payloops api"))
+        store = await stack.enter_async_context(
+            open_store(settings, application_name="payloops api", patience=settings.database_patience)
+        )
         redis: Redis = Redis.from_url(
             settings.redis_url.get_secret_value(), socket_timeout=1.0, socket_connect_timeout=1.0
         )
@@ -189,6 +192,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             cipher=Cipher(secret=settings.encryption_key.get_secret_value()),
             watch=watch,
             limits=limits,
+            admission=Admission(limit=settings.max_in_flight),
             probes={
                 "postgres": lambda: _ask_postgres(store),
                 "redis": redis.ping,

@@ -46,6 +46,14 @@ class Settings(BaseSettings):
         default="http://localhost:3000", description="where checkout pages are; the start of a session's url"
     )
     database_pool_size: int = Field(default=10, ge=2, le=200, description="connections per process")
+    database_patience: float = Field(
+        default=0.08,
+        gt=0,
+        description="seconds in which nobody is given a connection, after which who waits for one gets 503",
+    )
+    max_in_flight: int = Field(
+        default=1_000, ge=1, description="requests a process works on at a time before it answers 503"
+    )
     append_queue_size: int = Field(
         default=2_000, ge=1, description="appends that may wait in a process before it answers 503"
     )

@@ -18,14 +18,22 @@ REDIS_CONNECTIONS = 16
 
 
 @asynccontextmanager
-async def open_store(settings: Settings, *, application_name: str) -> AsyncIterator[EventStore]:
+async def open_store(
+    settings: Settings, *, application_name: str, patience: float | None = None
+) -> AsyncIterator[EventStore]:
     """The event store over a pool of connections. It opens also while the database is down, and finds it later.
 
     Args:
         application_name: what PostgreSQL shows in pg_stat_activity.
+        patience: seconds without any connection given after which those who wait for one are turned away.
     """
     database_url = settings.database_url.get_secret_value()
-    pool = connection_pool(database_url, size=settings.database_pool_size, application_name=application_name)
+    pool = connection_pool(
+        database_url,
+        size=settings.database_pool_size,
+        application_name=application_name,
+        patience=patience,
+    )
     await pool.open(wait=False)
     try:
         async with EventStore(database_url, pool, queue_size=settings.append_queue_size) as store:

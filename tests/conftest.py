@@ -98,6 +98,7 @@ def settings(servers: EmbeddedServers, database_url: str) -> Settings:
             "port": 0,
             "bcrypt_rounds": 4,
             "shutdown_grace": 0.0,
+            "database_patience": 2.0,  # several tests at a time make the machine slow
             "rate_limits": False,  # all tests come from one address
             "log_level": "warning",
         }

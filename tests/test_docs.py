@@ -39,7 +39,7 @@ def _as_written(default: object) -> str:
         case bool():
             return str(default).lower()
         case float():
-            return str(int(default))
+            return f"{default:g}"
         case _:
             return str(default)
 
