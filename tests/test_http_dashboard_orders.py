@@ -141,7 +141,7 @@ async def test_the_search_takes_any_part_of_id_external_id_and_email(
         (one.upper(), [one]),
         (one[-12:], [one]),
         (f"  {two} ", [two]),
-        ("x\u2028y", None),
+        ("x\u0085y", None),
         ("nobody", []),
         ("100xada", []),
         ("'; DROP TABLE orders; --", []),
