@@ -1,0 +1,249 @@
+"""The activities of `backend-operations`, for a worker that knows nothing but their names and shapes."""
+
+import ast
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import foreign
+import pytest
+from receiving import Endpoint, receiving, sdk_accepts
+from standardwebhooks import Webhook
+from telling import AMOUNT, BY, CIPHER, Shop, delivering, open_shop
+from temporalio.client import Client, WorkflowFailureError
+from temporalio.exceptions import ActivityError, ApplicationError
+from temporalio.worker import Worker
+
+from payloops.commands.configure_processor import configure_processor
+from payloops.commands.refund_payment import refund_payment
+from payloops.embedded import EmbeddedServers
+from payloops.events.event_store import EventStore
+from payloops.events.orders import Order
+from payloops.events.timestamps import parse_timestamp, utc_now
+from payloops.workflows_client.connection import connect
+
+PAYLOAD = {"id": "of theirs", "type": "invoice.sent", "nested": {"a": [1, None, "ü"]}}
+
+
+@pytest.fixture(scope="module")
+def temporal_namespace(namespaces: Iterator[str]) -> str:
+    """One for all of these tests: workflows of their own keep them apart."""
+    return next(namespaces)
+
+
+@pytest.fixture
+async def client(
+    servers: EmbeddedServers, temporal_namespace: str, store: EventStore
+) -> AsyncIterator[Client]:
+    """With both workers: that of `backend-operations`, and the foreign one."""
+    client = await connect(address=servers.temporal_address, namespace=temporal_namespace, codec_key=None)
+    async with (
+        delivering(store, client),
+        Worker(client, task_queue="stripe-payments", workflows=[foreign.ForeignWorkflow]),
+    ):
+        yield client
+
+
+@pytest.fixture
+async def endpoint() -> AsyncIterator[Endpoint]:
+    async with receiving() as opened:
+        yield opened
+
+
+@pytest.fixture
+async def shop(store: EventStore, endpoint: Endpoint) -> Shop:
+    return await open_shop(store, url=endpoint.url)
+
+
+async def call(client: Client, *calls: tuple[str, dict[str, Any]], id: str | None = None) -> list[Any]:
+    """What a workflow of theirs gets for these calls."""
+    handle = await client.start_workflow(
+        "ForeignWorkflow",
+        [list(each) for each in calls],
+        id=id or f"theirs-{uuid4()}",
+        task_queue="stripe-payments",
+    )
+    return list(await handle.result())
+
+
+async def refused(client: Client, name: str, argument: dict[str, Any]) -> ApplicationError:
+    with pytest.raises(WorkflowFailureError) as failed:
+        await call(client, (name, argument))
+    assert isinstance(failed.value.cause, ActivityError)
+    cause = failed.value.cause.cause
+    assert isinstance(cause, ApplicationError)
+    return cause
+
+
+def test_the_foreign_worker_imports_nothing_of_ours() -> None:
+    imported = {
+        name.name if isinstance(node, ast.Import) else node.module
+        for node in ast.walk(ast.parse(Path(foreign.__file__).read_text()))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in node.names
+    }
+    assert imported == {"datetime", "typing", "temporalio", "temporalio.common"}
+
+
+async def test_get_processor_config(client: Client, store: EventStore, shop: Shop) -> None:
+    asked = {"merchantId": str(shop.merchant_id), "processor": "stripe"}
+    assert await call(client, ("getProcessorConfig", asked)) == [None]
+    await configure_processor(
+        store,
+        merchant_id=shop.merchant_id,
+        processor="stripe",
+        credentials={"secretKey": "sk"},
+        enabled=True,
+        priority=1,
+        test_mode=True,
+        cipher=CIPHER,
+        by=BY,
+    )
+    [config] = await call(client, ("getProcessorConfig", asked))
+    assert config == asked | {"testMode": True, "credentials": {"secretKey": "sk"}}
+
+
+async def test_a_payment_is_reported_refunded_and_read(client: Client, store: EventStore, shop: Shop) -> None:
+    order_id = await shop.paid()
+    ids = {"orderId": str(order_id)}
+    reported: dict[str, Any] = {"processorOrderId": "po", "processorTransactionId": "pt"}
+    action = ids | {"status": "requires_action", "redirectUrl": "https://bank.example", "clientSecret": "cs"}
+    captured = ids | reported | {"status": "captured"}
+    calls = [("updateOrderStatus", action), *[("updateOrderStatus", captured)] * 2, ("getOrder", ids)]
+    *nothing, order = await call(client, *calls, id=f"payment-{order_id}")
+    assert nothing == [None] * 3
+    assert (order["status"], order["amountCaptured"], order["processorOrderId"]) == ("captured", AMOUNT, "po")
+    assert set(order) == {
+        *("id", "externalId", "amount", "currency", "status", "processor", "processorOrderId", "metadata"),
+        *("customerId", "customerEmail", "description", "returnUrl", "cancelUrl", "amountCaptured"),
+        *("amountRefunded", "attempt", "lastError", "createdAt", "updatedAt"),
+    }
+    _, refund = await refund_payment(
+        store, order_id=order_id, merchant_id=shop.merchant_id, amount=1_000, by=BY
+    )
+    success = ids | {"refundId": refund.id, "status": "success", "processorTransactionId": "re"}
+    calls = [*[("updateRefundStatus", success)] * 2, ("getOrder", ids)]
+    *nothing, order = await call(client, *calls, id=f"refund-{refund.id}")
+    assert nothing == [None] * 2
+    assert (order["status"], order["amountRefunded"]) == ("partially_refunded", 1_000)
+    folded = await store.load(Order, order_id)
+    assert folded is not None
+    assert (
+        folded.version == 6
+    )  # created, requested, action, captured, refund requested and succeeded: each once
+
+
+async def test_get_order_of_an_unknown_order_is_null(client: Client) -> None:
+    assert await call(client, ("getOrder", {"orderId": str(uuid4())})) == [None]
+
+
+async def test_get_merchant_webhook_url(client: Client, shop: Shop, endpoint: Endpoint) -> None:
+    asked = {"merchantId": str(shop.merchant_id)}
+    secret = (await shop.secret()).secret
+    assert await call(client, ("getMerchantWebhookUrl", asked)) == [{"url": endpoint.url, "secret": secret}]
+    await shop.listen_at(None)
+    assert await call(client, ("getMerchantWebhookUrl", asked)) == [{"url": None, "secret": secret}]
+    unknown = {"merchantId": str(uuid4())}
+    assert await call(client, ("getMerchantWebhookUrl", unknown)) == [{"url": None, "secret": None}]
+
+
+def new_webhook(shop: Shop, order_id: UUID, **changed: Any) -> tuple[str, dict[str, Any]]:
+    asked = {
+        "merchantId": str(shop.merchant_id),
+        "orderId": str(order_id),
+        "eventType": "invoice.sent",
+        "payload": PAYLOAD,
+    }
+    return "createWebhookEvent", asked | changed
+
+
+async def test_a_webhook_of_theirs_is_made_once_and_delivered_once(
+    client: Client, shop: Shop, endpoint: Endpoint
+) -> None:
+    order_id = await shop.order()
+    made = new_webhook(shop, order_id)
+    first, again, other = await call(client, made, made, new_webhook(shop, order_id, payload={"b": 1}))
+    assert first == again != other
+    assert await call(client, made) != [first]  # another workflow tells it anew
+    webhook = await shop.webhook(UUID(first))
+    assert (webhook.event_type, webhook.payload, webhook.status) == ("invoice.sent", PAYLOAD, "pending")
+
+    secret = (await shop.secret()).secret
+    delivery = {
+        "webhookEventId": first,
+        "webhookUrl": endpoint.url,
+        "webhookSecret": secret,
+        "payload": PAYLOAD,
+    }
+    result, second = await call(client, *[("deliverWebhook", delivery)] * 2)
+    assert set(result) == {"success", "statusCode", "attempts", "deliveredAt"}
+    assert (result["success"], result["statusCode"], result["attempts"]) == (True, 200, 1)
+    assert abs((parse_timestamp(result["deliveredAt"]) - utc_now()).total_seconds()) < 20
+    assert second == {"success": True, "attempts": 1, "deliveredAt": result["deliveredAt"]}
+    [received] = endpoint.received
+    assert received.json == PAYLOAD
+    assert received.headers["webhook-id"] == first
+    assert Webhook(secret).verify(received.body, dict(received.headers)) == PAYLOAD
+    now = int(utc_now().timestamp() * 1000)
+    assert sdk_accepts(received.body, received.headers["X-PayLoops-Signature"], secret, now_ms=now)
+    assert (await shop.webhook(UUID(first))).status == "delivered"
+
+
+async def test_a_secret_that_is_not_named_is_looked_up_and_one_that_is_signs_too(
+    client: Client, shop: Shop, endpoint: Endpoint
+) -> None:
+    order_id = await shop.order()
+    for number, named in enumerate((None, "their own secret")):
+        [webhook_id] = await call(client, new_webhook(shop, order_id, payload={"n": number}))
+        asked = {"webhookEventId": webhook_id, "webhookUrl": endpoint.url, "payload": {"n": number}}
+        await call(client, ("deliverWebhook", asked if named is None else asked | {"webhookSecret": named}))
+        received = endpoint.received[-1]
+        secret = (await shop.secret()).secret
+        assert Webhook(secret).verify(received.body, dict(received.headers)) == {"n": number}
+        now = int(utc_now().timestamp() * 1000)
+        signature = received.headers["X-PayLoops-Signature"]
+        assert sdk_accepts(received.body, signature, named or secret, now_ms=now)
+
+
+async def test_a_failed_delivery_is_a_result_and_no_error(
+    client: Client, shop: Shop, endpoint: Endpoint
+) -> None:
+    endpoint.answer = lambda _: 503
+    [webhook_id] = await call(client, new_webhook(shop, await shop.order()))
+    asked = {"webhookEventId": webhook_id, "webhookUrl": endpoint.url, "payload": PAYLOAD}
+    for attempts in (1, 2):
+        [result] = await call(client, ("deliverWebhook", asked))
+        assert result == {
+            "success": False,
+            "statusCode": 503,
+            "attempts": attempts,
+            "errorMessage": "Answered 503",
+        }
+    [result] = await call(client, ("deliverWebhook", asked | {"webhookUrl": "http://169.254.169.254/"}))
+    assert result == {
+        "success": False,
+        "attempts": 3,
+        "errorMessage": "The address is not a public one",
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "argument", "type"),
+    [
+        ("updateOrderStatus", {"orderId": str(uuid4()), "status": "captured"}, "OrderNotFound"),
+        ("updateOrderStatus", {"status": "captured"}, "InvalidInput"),
+        ("getMerchantWebhookUrl", {}, "InvalidInput"),
+        ("createWebhookEvent", {"merchantId": str(uuid4())}, "InvalidInput"),
+        (
+            "deliverWebhook",
+            {"webhookEventId": str(uuid4()), "webhookUrl": "http://127.0.0.1/", "payload": {}},
+            "WebhookNotFound",
+        ),
+    ],
+)
+async def test_what_can_never_succeed_fails_at_once(
+    client: Client, name: str, argument: dict[str, Any], type: str
+) -> None:
+    error = await refused(client, name, argument)
+    assert (error.type, error.non_retryable) == (type, True)
