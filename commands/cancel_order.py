@@ -86,7 +86,7 @@ def request_void(order: Order, payment: Payment, *, by: Metadata) -> None:
         by=by,
         status=order.status.value,
         attempt=payment.attempt,
-        sequence=payment.voids_requested + 1,
+        sequence=order.voids_requested + 1,
         transaction_id=str(uuid7()),
         amount=payment.amount,
         currency=order.currency,

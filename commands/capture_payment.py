@@ -66,7 +66,7 @@ def request_capture(order: Order, *, amount: int | None, by: Metadata) -> None:
         by=by,
         status=order.status.value,
         attempt=payment.attempt,
-        sequence=payment.captures_requested + 1,
+        sequence=order.captures_requested + 1,
         transaction_id=opened[0].id if opened else str(uuid7()),
         amount=payment.amount if amount is None else amount,
         currency=order.currency,

@@ -97,8 +97,6 @@ class Payment:
     redirect_url: str | None = None
     cancel_requested: bool = False
     capture_pending: bool = False
-    captures_requested: int = 0
-    voids_requested: int = 0
     told: set[str] = field(default_factory=set)
     """Outcomes that the processor has told by events of its own, in whatever order they came."""
     told_refunded: int = 0
@@ -246,9 +244,8 @@ class PaymentCaptureRequested(OrderFact):
     processor_order_id: str | None
 
     def fold(self, order: "Order") -> None:
-        payment = order.payments[self.attempt]
-        payment.captures_requested = self.sequence
-        payment.capture_pending = True
+        order.captures_requested = self.sequence
+        order.payments[self.attempt].capture_pending = True
         order.open_transaction(self.transaction_id, TransactionType.CAPTURE, self)
 
 
@@ -381,7 +378,7 @@ class PaymentVoidRequested(OrderFact):
     processor_order_id: str | None
 
     def fold(self, order: "Order") -> None:
-        order.payments[self.attempt].voids_requested = self.sequence
+        order.voids_requested = self.sequence
         order.open_transaction(self.transaction_id, TransactionType.VOID, self)
 
 
@@ -591,6 +588,8 @@ class Order(Stream):
         self.amount_captured = 0
         self.amount_refunded = 0
         self.last_error: LastError | None = None
+        self.captures_requested = 0
+        self.voids_requested = 0
         self.payments: dict[int, Payment] = {}
         self.transactions: dict[str, Transaction] = {}
         self.processor_events: dict[str, str] = {}

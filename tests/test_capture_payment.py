@@ -6,7 +6,7 @@ from ordering import AMOUNT, BY, facts, new_order, pay, report, transactions
 from payloops.commands.cancel_order import cancel
 from payloops.commands.capture_payment import request_capture
 from payloops.commands.refusals import CaptureExceedsAuthorized, InvalidStatus
-from payloops.events.orders import Order, OrderStatus
+from payloops.events.orders import Order, OrderStatus, PaymentCaptureRequested
 
 
 def authorized() -> Order:
@@ -54,7 +54,7 @@ def test_a_refused_capture_leaves_the_authorization_to_be_captured_again() -> No
     assert order.status is OrderStatus.AUTHORIZED
     assert order.last_error is not None
     request_capture(order, amount=300, by=BY)
-    assert order.payments[1].captures_requested == 2
+    assert order.captures_requested == 2
     report(order, "captured")
     assert transactions(order)[1:] == [("capture", "failed", 400), ("capture", "success", 300)]
 
@@ -68,6 +68,16 @@ def test_only_an_authorized_order_is_captured(reports: list[str]) -> None:
     with pytest.raises(InvalidStatus):
         request_capture(order, amount=None, by=BY)
     assert facts(order, after=version) == []
+
+
+def test_captures_are_numbered_over_all_attempts_because_their_workflows_are_named_by_the_order() -> None:
+    order = authorized()
+    request_capture(order, amount=None, by=BY)
+    report(report(order, "failed"), "failed")
+    report(pay(order, capture="manual"), "authorized")
+    request_capture(order, amount=None, by=BY)
+    numbers = [e.sequence for e in order.pending_events if isinstance(e, PaymentCaptureRequested)]
+    assert numbers == [1, 2]
 
 
 def test_an_order_that_is_being_cancelled_is_not_captured() -> None:

@@ -11,7 +11,7 @@ from payloops.commands.refusals import OrderNotFound, UnknownAttempt
 from payloops.commands.update_order_status import find_payment, update_order_status
 from payloops.events.event_store import EventStore
 from payloops.events.metadata import Metadata
-from payloops.events.orders import Order, OrderStatus
+from payloops.events.orders import Order, OrderStatus, PaymentVoidRequested
 
 
 def after(*reports: str) -> Order:
@@ -102,6 +102,13 @@ def test_a_late_authorization_that_nobody_wants_is_voided() -> None:
     report(order, "cancelled", attempt=1)
     assert order.status is OrderStatus.PROCESSING
     assert transactions(order)[-1] == ("void", "success", AMOUNT)
+
+
+def test_voids_are_numbered_over_all_attempts_because_their_workflows_are_named_by_the_order() -> None:
+    order = report(pay(after("failed")), "authorized", attempt=1)
+    cancel(report(order, "authorized"), by=BY)
+    voids = [event.sequence for event in order.pending_events if isinstance(event, PaymentVoidRequested)]
+    assert voids == [1, 2]
 
 
 def test_an_authorization_beside_a_captured_attempt_is_voided() -> None:
