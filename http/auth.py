@@ -9,7 +9,7 @@ from payloops.commands.change_password import change_password as replace_passwor
 from payloops.commands.log_in import log_in as check_password
 from payloops.commands.merchants import MerchantRow
 from payloops.commands.register_merchant import register_merchant
-from payloops.http.fields import Email, Password, Timestamp
+from payloops.http.fields import Email, Password, PresentedEmail, Timestamp
 from payloops.http.routing import AnswerModel, Call, RequestModel, route
 
 MerchantName = Annotated[str, StringConstraints(strip_whitespace=True, min_length=2, max_length=255)]
@@ -24,7 +24,7 @@ class Registration(RequestModel):
 
 
 class Login(RequestModel):
-    email: Annotated[str, StringConstraints(max_length=255)]
+    email: PresentedEmail
     password: PresentedPassword
 
 

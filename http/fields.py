@@ -53,6 +53,13 @@ def _email(address: str) -> str:
         raise ValueError("Must be an email address") from None
 
 
+def _presented_email(address: str) -> str:
+    try:
+        return _email(address)
+    except ValueError:
+        return address  # and nobody's
+
+
 def _http_url(url: str) -> str:
     try:
         parsed = _url.validate_python(url)
@@ -130,6 +137,8 @@ Email = Annotated[
     AfterValidator(_email),
     Field(examples=["ada@example.com"], json_schema_extra={"format": "email"}),
 ]
+PresentedEmail = Annotated[str, StringConstraints(max_length=255), AfterValidator(_presented_email)]
+"""By which an account is looked for: in the form in which `Email` keeps it. What is no address is only wrong."""
 Url = Annotated[
     str,
     StringConstraints(max_length=MAX_URL),

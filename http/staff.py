@@ -9,7 +9,7 @@ from uuid import UUID
 from pydantic import Field, StringConstraints
 
 from payloops.commands.log_in_staff import log_in_staff as check_password
-from payloops.http.fields import QueryNumber
+from payloops.http.fields import PresentedEmail, QueryNumber
 from payloops.http.orders import OrderAnswer, OrderEventAnswer, event_answer, order_answer
 from payloops.http.payments import TransactionAnswer, transaction_answer
 from payloops.http.problems import not_found
@@ -20,7 +20,7 @@ from payloops.projections.transactions import list_transactions
 
 
 class StaffLogin(RequestModel):
-    email: Annotated[str, StringConstraints(max_length=255)]
+    email: PresentedEmail
     password: Annotated[str, StringConstraints(max_length=1_000), Field(repr=False)]
 
 

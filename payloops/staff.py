@@ -19,7 +19,7 @@ from payloops.commands.staff import StaffRow, list_staff
 from payloops.commands.staff_views import StaffView, list_staff_views
 from payloops.events.connections import connect, connection_pool
 from payloops.events.timestamps import timestamp_text, utc_now
-from payloops.http.fields import Email, Password
+from payloops.http.fields import Email, Password, PresentedEmail
 
 BCRYPT_ROUNDS = 12
 """Cost of the passwords' hashes."""
@@ -75,6 +75,7 @@ async def remove(*, database_url: str, email: str) -> None:
     Raises:
         StaffNotFound: see there.
     """
+    email = TypeAdapter(PresentedEmail).validate_python(email)
     async with _pool(database_url) as pool:
         await remove_staff(pool, email=email, at=utc_now())
 
@@ -103,6 +104,7 @@ async def show_views(
     merchant_id: UUID | None,
 ) -> None:
     """Print what staff looked at, newest first."""
+    email = TypeAdapter(PresentedEmail | None).validate_python(email)
     async with _pool(database_url) as pool:
         views = await list_staff_views(
             pool, limit=limit, email=email, order_id=order_id, merchant_id=merchant_id

@@ -61,6 +61,23 @@ async def test_an_email_has_one_account_whatever_its_case(api: Api, email: str) 
     assert (answer.status, answer.code) == (400, "email_exists")
 
 
+@pytest.mark.parametrize(
+    ("typed", "kept"),
+    [
+        ("ada@b\u00fccher.example", "ada@b\u00fccher.example"),
+        ("ada@xn--bcher-kva.example", "ada@b\u00fccher.example"),
+        ("Ren\u00e9@Example.com", "Ren\u00e9@example.com"),
+        ("rene\u0301@example.com", "ren\u00e9@example.com"),
+    ],
+)
+async def test_an_email_opens_its_account_as_typed_and_as_kept(api: Api, typed: str, kept: str) -> None:
+    registered = await api.anyone.post("/api/auth/register", registration(email=typed))
+    assert (registered.status, registered.json["merchant"]["email"]) == (201, kept)
+    for email in (typed, kept):
+        logged_in = await api.anyone.post("/api/auth/login", {"email": email, "password": PASSWORD})
+        assert logged_in.status == 200, email
+
+
 async def test_of_many_registrations_at_once_one_succeeds(api: Api, pool: AsyncConnectionPool) -> None:
     answers = await asyncio.gather(
         *(api.anyone.post("/api/auth/register", registration()) for _ in range(10))

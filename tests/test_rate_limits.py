@@ -61,6 +61,17 @@ async def test_an_account_is_the_same_in_whatever_case(limited: Settings) -> Non
         assert (await try_password(api, "Kim@example.com")).status == 429
 
 
+async def test_an_account_is_the_same_in_whatever_writing(limited: Settings) -> None:
+    async with running_api(limited.model_copy(update={"login_limit_per_account": "3/minute"})) as api:
+        for email in (
+            "ren\u00e9@xn--bcher-kva.example",
+            "rene\u0301@b\u00fccher.example",
+            "ren\u00e9@b\u00fccher.example",
+        ):
+            assert (await try_password(api, email)).status == 401
+        assert (await try_password(api, "rene\u0301@xn--bcher-kva.example")).status == 429
+
+
 def test_case_is_folded_as_the_database_folds_it() -> None:
     assert fold_case("K\u0130M\u03a3@X") == "kim\u03c3@x"
     assert fold_case("") == ""

@@ -65,6 +65,13 @@ async def desk(api: Api, pool: AsyncConnectionPool) -> Desk:
     return Desk(member, token, Caller(api.anyone.session, {"Authorization": f"Bearer {token}"}))
 
 
+async def test_staff_log_in_with_their_email_as_typed(api: Api, pool: AsyncConnectionPool) -> None:
+    await hire(pool, "grace@b\u00fccher.example")
+    for email in ("grace@b\u00fccher.example", "grace@xn--bcher-kva.example"):
+        answer = await api.anyone.post("/api/staff/login", {"email": email, "password": PASSWORD})
+        assert answer.status == 200, email
+
+
 PATHS = ("", "/transactions", "/events")
 
 
