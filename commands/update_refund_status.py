@@ -139,23 +139,31 @@ def settle_told_refunds(order: Order, payment: Payment, *, amount_refunded: int 
         return True
     fits = True
     told = {name: each for name, each in order.told_refunds.items() if each.attempt == payment.attempt}
+    matched: dict[str, int] = {}
     unknown = []
     for reference, each in told.items():
         refund = _refund_told(order, capture, reference, each)
         if refund is not None:
+            matched[refund.id] = each.amount
             fits &= _settle(order, refund, reference, each, by=by)
         elif each.succeeded:
             unknown.append((reference, each.amount))
-    refunds = _refunds_of(order, capture)
-    nameless = [t.amount for t in refunds if t.processor_transaction_id is None and not t.discovered]
-    discovered = sum(t.amount for t in refunds if t.processor_transaction_id is None and t.discovered)
+    unmatched = [t for t in _refunds_of(order, capture) if t.id not in matched]
+    ours = [t.amount for t in unmatched if not t.discovered and t.processor_transaction_id is None]
+    # What was discovered by sums alone; of it, some may be known by reference since.
+    nameless = sum(t.amount for t in unmatched if t.discovered) - sum(
+        amount - order.transactions[id].amount
+        for id, amount in matched.items()
+        if order.transactions[id].discovered
+    )
     for reference, amount in unknown:
-        if amount in nameless:
-            nameless.remove(amount)
-        elif amount <= discovered:
-            discovered -= amount
-        else:
-            fits &= _discover(order, capture, amount=amount, reference=reference, by=by)
+        if amount in ours:
+            ours.remove(amount)
+            continue
+        part = min(amount, nameless)
+        nameless -= part
+        if amount > part:
+            fits &= _discover(order, capture, amount=amount - part, reference=reference, by=by)
     known = sum(t.amount for t in _refunds_of(order, capture))
     if amount_refunded is not None and amount_refunded > known:
         fits &= _discover(order, capture, amount=amount_refunded - known, reference=None, by=by)

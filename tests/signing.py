@@ -39,7 +39,9 @@ class Labels:
         return {"merchant_id": str(self.merchant_id), "order_id": self.order_id}
 
 
-def stripe_payment(kind: str, labels: Labels, *, id: str | None = None, **fields: Any) -> dict[str, Any]:
+def stripe_payment(
+    kind: str, labels: Labels, *, event_id: str | None = None, **fields: Any
+) -> dict[str, Any]:
     intent = {
         "id": "pi_1",
         "object": "payment_intent",
@@ -51,7 +53,7 @@ def stripe_payment(kind: str, labels: Labels, *, id: str | None = None, **fields
         "metadata": labels.json,
         **fields,
     }
-    return stripe_event(f"payment_intent.{kind}", intent, id=id)
+    return stripe_event(f"payment_intent.{kind}", intent, id=event_id)
 
 
 def stripe_event(kind: str, subject: dict[str, Any], *, id: str | None = None) -> dict[str, Any]:

@@ -371,9 +371,9 @@ async def test_card_numbers_are_masked_in_what_is_kept(
     body = orjson.dumps(
         stripe_payment("succeeded", labels, description="4242 4242 4242 4242", n=4242424242424242)
     )
-    escaped = orjson.dumps(stripe_payment("succeeded", labels, description="CARD", id="evt_2"))
+    escaped = orjson.dumps(stripe_payment("succeeded", labels, description="CARD", event_id="evt_2"))
     escaped = escaped.replace(b"CARD", b"\\u0034242424242424242")
-    plain = orjson.dumps(stripe_payment("succeeded", labels, description="4242", id="evt_3"))
+    plain = orjson.dumps(stripe_payment("succeeded", labels, description="4242", event_id="evt_3"))
     for each in (body, escaped, plain):
         assert (await processors.stripe(each)).status == 200
     async with pool.connection() as connection:
@@ -419,7 +419,7 @@ async def test_a_payment_that_failed_can_be_made_again_and_late_news_of_it_chang
     await processors.stripe(stripe_payment("payment_failed", labels))
     await processors.stripe(stripe_payment("canceled", labels))
     assert (await order_of(merchant, labels))["status"] == "processing"
-    await processors.stripe(stripe_payment("succeeded", labels, id="evt_second") | _renamed(labels, "pi_2"))
+    await processors.stripe(_renamed(labels, "pi_2"))
     order = await order_of(merchant, labels)
     assert (order["status"], order["attempt"], order["processorOrderId"]) == ("captured", 2, "pi_2")
 

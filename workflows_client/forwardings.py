@@ -16,10 +16,11 @@ class StartWorkflow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SignalWorkflow:
-    """Signal it if it is still running."""
+    """Signal it if it is still running. `argument`: the signal's only one, None where it has none."""
 
     workflow_id: str
     signal: str
+    argument: dict[str, Any] | None = None
 
 
 Forwarding = StartWorkflow | SignalWorkflow

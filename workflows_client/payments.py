@@ -11,6 +11,7 @@ from payloops.events.orders import (
     PaymentCaptureRequested,
     PaymentRequested,
     PaymentVoidRequested,
+    ProcessorEventReceived,
     RefundRequested,
 )
 from payloops.events.stream import StreamEvent, topic_of
@@ -34,6 +35,7 @@ TOPICS = frozenset(
         PaymentCaptureRequested,
         PaymentVoidRequested,
         PaymentCancelRequested,
+        ProcessorEventReceived,
         RefundRequested,
     )
 )
@@ -44,12 +46,12 @@ def payments() -> Subscription:
     return Subscription(name=READER, topics=TOPICS, plan=_plan)
 
 
-async def _plan(recorded: RecordedEvent) -> Forwarding:
+async def _plan(recorded: RecordedEvent) -> Forwarding | None:
     return forwarding_of(recorded.event)
 
 
-def forwarding_of(fact: StreamEvent) -> Forwarding:
-    """What a fact of one of `TOPICS` means to Temporal.
+def forwarding_of(fact: StreamEvent) -> Forwarding | None:
+    """What a fact of one of `TOPICS` means to Temporal; None where this one means nothing.
 
     Raises:
         NothingToForwardError: a fact of any other topic.
@@ -79,6 +81,16 @@ def forwarding_of(fact: StreamEvent) -> Forwarding:
             return SignalWorkflow(
                 workflow_id=payment_workflow_id(order_id=order_id, attempt=fact.attempt),
                 signal="cancelPayment",
+            )
+        case ProcessorEventReceived():
+            if fact.attempt is None or fact.completes is None:
+                return None
+            return SignalWorkflow(
+                workflow_id=payment_workflow_id(order_id=order_id, attempt=fact.attempt),
+                signal="completePayment",
+                argument=_present(
+                    success=fact.completes, processorTransactionId=fact.processor_transaction_id
+                ),
             )
         case RefundRequested():
             return StartWorkflow(

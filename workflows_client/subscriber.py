@@ -287,7 +287,8 @@ async def _start(start: StartWorkflow, client: Client, *, correlation_id: str) -
 async def _signal(signal: SignalWorkflow, client: Client) -> str:
     try:
         handle = client.get_workflow_handle(signal.workflow_id)
-        await handle.signal(signal.signal, rpc_timeout=RPC_TIMEOUT)
+        arguments = [] if signal.argument is None else [signal.argument]
+        await handle.signal(signal.signal, args=arguments, rpc_timeout=RPC_TIMEOUT)
     except RPCError as error:
         if error.status is not RPCStatusCode.NOT_FOUND or _namespace_is_missing(error):
             raise

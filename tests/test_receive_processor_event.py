@@ -1,0 +1,281 @@
+"""What processors tell comes late, twice and in any order: the order ends in the same state."""
+
+import itertools
+from dataclasses import replace
+from typing import Any, cast
+
+import pytest
+from eventsourcing.domain import AggregateEvent
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from ordering import AMOUNT, BY, facts, new_order, pay, report, transactions
+
+from payloops.commands.cancel_order import cancel
+from payloops.commands.receive_processor_event import Outcome, ProcessorEvent, receive
+from payloops.commands.refund_payment import request_refund
+from payloops.commands.update_refund_status import fail_refund, settle_told_refunds, succeed_refund
+from payloops.events.orders import (
+    CaptureMethod,
+    Order,
+    OrderStatus,
+    PaymentStatus,
+    ProcessorEventReceived,
+    TransactionStatus,
+    TransactionType,
+)
+from payloops.events.stream import mapper
+
+PAYMENT_OUTCOMES: tuple[Outcome, ...] = ("requires_action", "failed", "authorized", "cancelled", "captured")
+REASONABLE = hypothesis_settings(max_examples=300, deadline=None)
+
+
+def told(outcome: Outcome, **fields: Any) -> ProcessorEvent:
+    """An event of the first attempt."""
+    known: dict[str, Any] = {
+        "processor": "stripe",
+        "event_id": f"evt_{outcome}",
+        "type": outcome,
+        "processor_order_id": "po_1",
+        "processor_transaction_id": "pt_1",
+        "currency": "usd",
+        "amount": AMOUNT if outcome == "captured" else None,
+    }
+    return ProcessorEvent(outcome=outcome, **(known | fields))
+
+
+def refunded(reference: str, amount: int, **fields: Any) -> ProcessorEvent:
+    return told("refunded", event_id=f"evt_{reference}", refund_reference=reference, amount=amount, **fields)
+
+
+def summed(total: int) -> ProcessorEvent:
+    return told("refunded", event_id=f"evt_sum_{total}", amount_refunded=total)
+
+
+def after(*events: ProcessorEvent, capture: CaptureMethod = "automatic") -> Order:
+    order = pay(new_order(), capture=capture)
+    for event in events:
+        receive(order, event, by=BY)
+    return order
+
+
+def state(order: Order) -> tuple[Any, ...]:
+    return (
+        order.status,
+        order.amount_captured,
+        order.amount_refunded,
+        *(
+            (payment.attempt, payment.status, payment.processor_order_id)
+            for payment in order.payments.values()
+        ),
+    )
+
+
+def refunds(order: Order) -> list[tuple[int, str]]:
+    return sorted(
+        (t.amount, t.status.value) for t in order.transactions.values() if t.type is TransactionType.REFUND
+    )
+
+
+@given(data=st.data(), capture=st.sampled_from(["automatic", "manual"]))
+@REASONABLE
+def test_any_order_of_arrival_with_any_duplicates_ends_in_the_same_state(
+    data: st.DataObject, capture: CaptureMethod
+) -> None:
+    events = [told(outcome) for outcome in data.draw(st.sets(st.sampled_from(PAYMENT_OUTCOMES), min_size=1))]
+    if data.draw(st.booleans()):
+        events += [refunded("re_1", 300), summed(300)]
+    once = after(*data.draw(st.permutations(events)), capture=capture)
+    again = after(*data.draw(st.permutations(events * data.draw(st.integers(1, 10)))), capture=capture)
+    assert state(once) == state(again)
+    assert refunds(once) == refunds(again)
+    captured = any(event.outcome == "captured" for event in events)
+    assert (once.amount_captured == AMOUNT) == captured
+    stored = None
+    for event in again.pending_events:
+        decoded = mapper.to_domain_event(mapper.to_stored_event(cast("AggregateEvent", event)))
+        stored = cast("AggregateEvent", decoded).mutate(stored)
+    assert stored is not None
+    stored.pending_events.extend(again.pending_events)
+    assert stored == again, "what is stored folds to the order that recorded it"
+
+
+@pytest.mark.parametrize("capture", ["automatic", "manual"])
+def test_all_orders_of_arrival_of_all_payment_events(capture: CaptureMethod) -> None:
+    for number in range(1, len(PAYMENT_OUTCOMES) + 1):
+        for outcomes in itertools.combinations(PAYMENT_OUTCOMES, number):
+            ends = {
+                state(after(*map(told, order), capture=capture)) for order in itertools.permutations(outcomes)
+            }
+            assert len(ends) == 1, outcomes
+
+
+def test_what_the_workflow_reports_beside_the_events_changes_nothing_about_the_end() -> None:
+    """The workflow's own report comes before, between or after the events of the processor."""
+    for end, events in (
+        ("captured", ("requires_action", "captured")),
+        ("failed", ("requires_action", "failed")),
+    ):
+        steps = [*events, "workflow"]
+        ends = set()
+        for order_of_steps in itertools.permutations(steps):
+            order = pay(new_order())
+            for step in order_of_steps:
+                if step == "workflow":
+                    report(order, end)
+                else:
+                    receive(order, told(cast("Outcome", step)), by=BY)
+            ends.add((order.status, order.amount_captured))
+        assert len(ends) == 1
+
+
+def test_a_captured_payment_never_goes_back() -> None:
+    order = after(told("captured"))
+    for outcome in PAYMENT_OUTCOMES:
+        assert receive(order, told(outcome, event_id=f"late_{outcome}"), by=BY) == "none"
+    assert order.status is OrderStatus.CAPTURED
+
+
+def test_a_repeated_event_records_nothing() -> None:
+    order = after(told("captured"))
+    version = order.version
+    assert receive(order, told("captured"), by=BY) == "applied"
+    assert receive(order, told("captured", event_id="other", body_hash="b"), by=BY) == "none"
+    assert receive(order, told("failed", event_id="third", body_hash="b"), by=BY) == "none"
+    assert facts(order, after=version) == ["processor.event_received"]
+
+
+def test_what_is_late_does_not_bring_back_an_authorization_that_is_over() -> None:
+    order = after(told("cancelled"), capture="manual")
+    report(order, "authorized")
+    assert order.status is OrderStatus.FAILED
+
+
+def test_a_payment_that_the_merchant_cancelled_is_cancelled_when_the_processor_says_so() -> None:
+    order = pay(new_order())
+    cancel(order, by=BY)
+    receive(order, told("cancelled"), by=BY)
+    assert order.status is OrderStatus.CANCELLED
+    authorized = after(told("authorized"), capture="manual")
+    cancel(authorized, by=BY)
+    receive(authorized, told("cancelled"), by=BY)
+    assert authorized.status is OrderStatus.CANCELLED
+    assert transactions(authorized)[-1] == ("void", "success", AMOUNT)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "capture", "completes"),
+    [
+        ("captured", "automatic", True),
+        ("authorized", "manual", True),
+        ("failed", "automatic", False),
+        ("cancelled", "automatic", False),
+        ("requires_action", "automatic", None),
+    ],
+)
+def test_the_fact_says_what_a_waiting_workflow_is_to_know(
+    outcome: Outcome, capture: CaptureMethod, completes: bool | None
+) -> None:
+    order = after(told(outcome), capture=capture)
+    [fact] = [event for event in order.pending_events if isinstance(event, ProcessorEventReceived)]
+    assert fact.completes is completes
+
+
+def test_razorpays_authorization_of_what_it_captures_by_itself_completes_nothing() -> None:
+    order = new_order()
+    pay(order)
+    order.payments[1].processor = "razorpay"
+    receive(order, told("authorized", processor="razorpay"), by=BY)
+    assert order.status is OrderStatus.PROCESSING
+    assert isinstance(order.pending_events[-2], ProcessorEventReceived)
+    assert order.pending_events[-2].completes is None
+
+
+def test_the_payment_meant_is_found_by_reference_by_label_and_else_is_the_one_without_a_reference() -> None:
+    order = pay(after(told("failed")))
+    other = told("captured", processor_order_id="po_2", processor_transaction_id="pt_2")
+    assert receive(order, told("failed", event_id="again"), by=BY) == "none"
+    assert order.payments[2].status is PaymentStatus.PROCESSING
+    assert receive(order, replace(other, processor="razorpay"), by=BY) == "unmatched"
+    assert receive(order, other, by=BY) == "applied"
+    assert order.payments[2].status is PaymentStatus.CAPTURED
+    third = told("captured", event_id="third", processor_order_id="po_3", processor_transaction_id=None)
+    assert receive(order, third, by=BY) == "unmatched"
+    assert receive(order, replace(third, event_id="fourth", attempt=1), by=BY) == "applied"
+    assert order.payments[1].status is PaymentStatus.CAPTURED
+
+
+# -- refunds
+
+
+@given(data=st.data())
+@REASONABLE
+def test_refunds_made_at_the_processor_appear_exactly_once_in_any_order(data: st.DataObject) -> None:
+    """Each refund is told by reference, and as the sum so far; the capture is told at some time among them."""
+    amounts = data.draw(
+        st.lists(st.integers(1, 400), min_size=1, max_size=4).filter(lambda a: sum(a) <= AMOUNT)
+    )
+    events = [told("captured")]
+    total = 0
+    for number, amount in enumerate(amounts):
+        total += amount
+        events += [refunded(f"re_{number}", amount), summed(total)]
+    order = after(*data.draw(st.permutations(events * 2)))
+    assert order.amount_refunded == total
+    assert sum(amount for amount, _ in refunds(order)) == total
+    assert order.status is (OrderStatus.REFUNDED if total == AMOUNT else OrderStatus.PARTIALLY_REFUNDED)
+
+
+@given(data=st.data(), labelled=st.booleans(), referenced=st.booleans())
+@REASONABLE
+def test_refunds_made_there_and_refunds_that_started_here_are_told_apart(
+    data: st.DataObject, labelled: bool, referenced: bool
+) -> None:
+    """One refund of ours and one of theirs, perhaps of equal amounts; our workflow reports at some time."""
+    ours_amount, theirs = data.draw(st.integers(1, 500)), data.draw(st.integers(1, 500))
+    order = after(told("captured"))
+    ours = request_refund(order, amount=ours_amount, reason=None, by=BY)
+    sums = data.draw(st.sampled_from([(ours_amount, ours_amount + theirs), (theirs, ours_amount + theirs)]))
+    steps = [
+        refunded("re_ours", ours_amount, refund_id=ours.id if labelled else None),
+        refunded("re_theirs", theirs),
+        *map(summed, sums),
+        "workflow",
+    ]
+    for step in data.draw(st.permutations(steps)):
+        if step == "workflow":
+            reference = "re_ours" if referenced else None
+            succeed_refund(order, ours.id, processor_transaction_id=reference, by=BY)
+            settle_told_refunds(order, order.payments[1], amount_refunded=None, by=BY)
+        else:
+            receive(order, cast("ProcessorEvent", step), by=BY)
+    assert order.amount_refunded == ours_amount + theirs
+    assert {status for _, status in refunds(order)} == {"success"}
+
+
+def test_a_refund_there_that_was_taken_for_ours_comes_out_when_ours_fails() -> None:
+    order = after(told("captured"))
+    ours = request_refund(order, amount=300, reason=None, by=BY)
+    receive(order, refunded("re_theirs", 300), by=BY)
+    assert order.amount_refunded == 0
+    fail_refund(order, ours.id, processor_transaction_id=None, error_code="no", error_message=None, by=BY)
+    settle_told_refunds(order, order.payments[1], amount_refunded=None, by=BY)
+    assert refunds(order) == [(300, "failed"), (300, "success")]
+
+
+def test_more_refunds_than_money_are_not_recorded_and_leave_nothing_to_refund() -> None:
+    order = after(told("captured"))
+    request_refund(order, amount=700, reason=None, by=BY)
+    assert receive(order, refunded("re_1", 600), by=BY) == "applied"
+    assert order.refundable == 0
+    assert receive(order, refunded("re_2", 500), by=BY) == "contradiction"
+    assert order.amount_refunded == 600
+
+
+def test_a_refund_that_failed_there_frees_its_amount() -> None:
+    order = after(told("captured"))
+    ours = request_refund(order, amount=None, reason=None, by=BY)
+    failed = told("refund_failed", refund_reference="re_1", refund_id=ours.id, amount=AMOUNT, error_code="no")
+    receive(order, failed, by=BY)
+    assert order.transactions[ours.id].status is TransactionStatus.FAILED
+    assert order.refundable == AMOUNT
