@@ -1,10 +1,10 @@
 """A merchant configures a processor, or adjusts one that is configured."""
 
+from typing import Any, LiteralString
 from uuid import UUID
 
 from psycopg import AsyncConnection
-from psycopg.rows import TupleRow
-from psycopg_pool import AsyncConnectionPool
+from psycopg.rows import TupleRow, class_row
 from uuid_utils.compat import uuid7
 
 from payloops.commands.cipher import Cipher
@@ -15,7 +15,6 @@ from payloops.commands.processors import (
     ProcessorConfig,
     ProcessorNotConfigured,
     ProcessorUnknown,
-    find_processor,
 )
 from payloops.events.event_store import EventStore
 from payloops.events.merchants import Merchant, ProcessorAdjusted, ProcessorConfigured
@@ -49,6 +48,8 @@ async def configure_processor(
         raise ProcessorUnknown
     sealed = seal_credentials(credentials, merchant_id=merchant_id, processor=processor, cipher=cipher)
 
+    config: ProcessorConfig | None = None
+
     def decide(account: Merchant) -> None:
         account.record(
             ProcessorConfigured,
@@ -60,6 +61,7 @@ async def configure_processor(
         )
 
     async def write(connection: AsyncConnection[TupleRow]) -> None:
+        nonlocal config
         await keep_webhook_secret(
             connection,
             merchant_id=merchant_id,
@@ -68,14 +70,16 @@ async def configure_processor(
             cipher=cipher,
             at=by.at,
         )
-        await connection.execute(
+        config = await _written(
+            connection,
             "INSERT INTO processor_configs"
             " (id, merchant_id, processor, enabled, priority, test_mode, credentials, created_at, updated_at)"
             " VALUES (%(id)s, %(merchant)s, %(processor)s, %(enabled)s, %(priority)s, %(test_mode)s,"
             "         %(credentials)s, %(at)s, %(at)s)"
             " ON CONFLICT (merchant_id, processor) DO UPDATE SET enabled = excluded.enabled,"
             "  priority = excluded.priority, test_mode = excluded.test_mode,"
-            "  credentials = excluded.credentials, updated_at = excluded.updated_at",
+            "  credentials = excluded.credentials, updated_at = excluded.updated_at"
+            " RETURNING id, processor, enabled, priority, test_mode, created_at, updated_at",
             {
                 "id": uuid7(),
                 "merchant": merchant_id,
@@ -89,7 +93,8 @@ async def configure_processor(
         )
 
     await change_account(store, merchant_id=merchant_id, decide=decide, write=write)
-    return await _configured(store.pool, merchant_id=merchant_id, processor=processor)
+    assert config is not None
+    return config
 
 
 async def adjust_processor(
@@ -107,32 +112,50 @@ async def adjust_processor(
     Raises:
         ProcessorNotConfigured: there is nothing to adjust.
     """
-    current = await _configured(store.pool, merchant_id=merchant_id, processor=processor)
-    wanted = {
-        "enabled": current.enabled if enabled is None else enabled,
-        "priority": current.priority if priority is None else priority,
-        "test_mode": current.test_mode if test_mode is None else test_mode,
-    }
+    config: ProcessorConfig | None = None
 
     def decide(account: Merchant) -> None:
-        if processor not in account.processors:
+        current = account.processors.get(processor)
+        if current is None:
             raise ProcessorNotConfigured(merchant_id=merchant_id, processor=processor)
-        account.record(ProcessorAdjusted, by=by, processor=processor, **wanted)
+        account.record(
+            ProcessorAdjusted,
+            by=by,
+            processor=processor,
+            enabled=current.enabled if enabled is None else enabled,
+            priority=current.priority if priority is None else priority,
+            test_mode=current.test_mode if test_mode is None else test_mode,
+        )
 
     async def write(connection: AsyncConnection[TupleRow]) -> None:
-        await connection.execute(
-            "UPDATE processor_configs SET enabled = %(enabled)s, priority = %(priority)s,"
-            " test_mode = %(test_mode)s, updated_at = %(at)s"
-            " WHERE merchant_id = %(merchant)s AND processor = %(processor)s",
-            {**wanted, "at": by.at, "merchant": merchant_id, "processor": processor},
+        nonlocal config
+        config = await _written(
+            connection,
+            "UPDATE processor_configs SET enabled = coalesce(%(enabled)s, enabled),"
+            " priority = coalesce(%(priority)s, priority), test_mode = coalesce(%(test_mode)s, test_mode),"
+            " updated_at = %(at)s WHERE merchant_id = %(merchant)s AND processor = %(processor)s"
+            " RETURNING id, processor, enabled, priority, test_mode, created_at, updated_at",
+            {
+                "enabled": enabled,
+                "priority": priority,
+                "test_mode": test_mode,
+                "at": by.at,
+                "merchant": merchant_id,
+                "processor": processor,
+            },
         )
 
     await change_account(store, merchant_id=merchant_id, decide=decide, write=write)
-    return await _configured(store.pool, merchant_id=merchant_id, processor=processor)
+    assert config is not None
+    return config
 
 
-async def _configured(pool: AsyncConnectionPool, *, merchant_id: UUID, processor: str) -> ProcessorConfig:
-    config = await find_processor(pool, merchant_id=merchant_id, processor=processor)
-    if config is None:
-        raise ProcessorNotConfigured(merchant_id=merchant_id, processor=processor)
+async def _written(
+    connection: AsyncConnection[TupleRow], statement: LiteralString, parameters: dict[str, Any]
+) -> ProcessorConfig:
+    """The row as a statement has written it."""
+    async with connection.cursor(row_factory=class_row(ProcessorConfig)) as cursor:
+        await cursor.execute(statement, parameters)
+        config = await cursor.fetchone()
+    assert config is not None
     return config

@@ -80,12 +80,11 @@ async def change_account(
         if not events:
             return
         try:
-            async with store.pool.connection() as connection, connection.transaction():
+            async with store.transaction() as connection:
                 await write(connection)
                 await store.append_in(connection, events)
         except VersionConflict:
             if attempt == ATTEMPTS:
                 raise
         else:
-            store.notify()
             return

@@ -53,11 +53,3 @@ async def list_processors(pool: AsyncConnectionPool, *, merchant_id: UUID) -> li
             (merchant_id,),
         )
         return await cursor.fetchall()
-
-
-async def find_processor(
-    pool: AsyncConnectionPool, *, merchant_id: UUID, processor: str
-) -> ProcessorConfig | None:
-    """One of the merchant's processors, None where it is not configured."""
-    configs = await list_processors(pool, merchant_id=merchant_id)
-    return next((config for config in configs if config.processor == processor), None)

@@ -51,7 +51,7 @@ async def register_merchant(
         MerchantRegistered, id=merchant_id, merchant_id=str(merchant_id), by=by, name=name, email=email
     )
     try:
-        async with store.pool.connection() as connection, connection.transaction():
+        async with store.transaction() as connection:
             await connection.execute(
                 "INSERT INTO merchants (id, name, email, password_hash, created_at, updated_at)"
                 " VALUES (%s, %s, %s, %s, %s, %s)",
@@ -60,7 +60,6 @@ async def register_merchant(
             await store.append_in(connection, cast("Sequence[StreamEvent]", account.collect_events()))
     except UniqueViolation:
         raise EmailTaken from None
-    store.notify()
     return MerchantRow(
         id=merchant_id,
         name=name,

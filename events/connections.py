@@ -66,11 +66,29 @@ def connection_pool(
         "name": application_name,
     }
     if patience is None:
-        return AsyncConnectionPool(database_url, **options)
+        return Pool(database_url, **options)
     return ImpatientPool(database_url, patience=patience, **options)
 
 
-class ImpatientPool(AsyncConnectionPool):
+class Pool(AsyncConnectionPool):
+    """A pool that finds a database that was away for long.
+
+    psycopg's own keeps those who gave up in its queue until a connection comes back. Once it has given up
+    reconnecting, too, only a new request would make it try again, and each is turned away for the queue's length.
+    """
+
+    async def getconn(self, timeout: float | None = None) -> psycopg.AsyncConnection[Any]:  # noqa: ASYNC109
+        """As the pool's own."""
+        try:
+            return await super().getconn(timeout)
+        except BaseException:
+            waiting = [client for client in self._waiting if client.error is None]
+            self._waiting.clear()
+            self._waiting.extend(waiting)
+            raise
+
+
+class ImpatientPool(Pool):
     """A pool that turns away those who wait in vain, instead of letting a queue stand.
 
     A queue that moves is left alone. When nobody was given a connection for a while, all who wait are turned

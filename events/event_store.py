@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Self, TypeVar, cast
@@ -14,7 +15,7 @@ from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool
 
 from payloops.events.appender import Appender, Receipt, content_hash
-from payloops.events.errors import StreamNotFound, VersionConflict
+from payloops.events.errors import OutcomeUnknown, StoreUnavailable, StreamNotFound, VersionConflict
 from payloops.events.stream import S, StreamEvent, mapper
 from payloops.events.wakeups import POLL_SECONDS, Notifier, Wakeups
 
@@ -40,7 +41,7 @@ HEAD = "SELECT coalesce(max(notification_id), 0) FROM stored_events"
 APPEND_ONE = """
     SELECT outcome, last_position FROM append_events(
         %s::int[], %s::uuid[], %s::bigint[], %s::text[], %b::bytea[], %s::uuid[], %b::bytea[],
-        '{}', '{}', '{}', '{}', '{}', '{}')
+        '{}', '{}', '{}', '{}', '{}', '{}'), set_config('idle_in_transaction_session_timeout', '1s', true)
 """
 ANSWER = """
     UPDATE idempotency_keys SET response_status = %s, response_body = %s
@@ -105,13 +106,34 @@ class EventStore:
         self._notifier.notify()
         return position
 
+    @asynccontextmanager
+    async def transaction(self) -> AsyncGenerator[psycopg.AsyncConnection[TupleRow]]:
+        """A transaction for what changes tables and, by `append_in`, tells the log of it.
+
+        Raises:
+            StoreUnavailable: the process stalled with the log in its hands; nothing was done.
+            OutcomeUnknown: the connection was lost at the commit: it was done or it was not.
+        """
+        finished = False
+        try:
+            async with self.pool.connection() as connection, connection.transaction():
+                yield connection
+                finished = True
+        except psycopg.errors.IdleInTransactionSessionTimeout as error:
+            raise StoreUnavailable("the transaction stalled, and was ended before its commit") from error
+        except psycopg.OperationalError as error:
+            if finished:
+                raise OutcomeUnknown from error
+            raise
+        self._notifier.notify()
+
     async def append_in(
         self, connection: psycopg.AsyncConnection[TupleRow], events: Sequence[StreamEvent]
     ) -> int:
-        """Append inside the caller's transaction, for facts about what the same transaction changes in tables.
+        """Append inside a `transaction`, for facts about what the same transaction changes in tables.
 
-        Make it the last statement: from here to the commit, every other append waits.
-        `notify` after the commit.
+        Make it the last statement: from here to the commit, every other append waits. A process that stops
+        in between is thrown out by the database after a second, sooner than the others give up.
 
         Raises:
             VersionConflict: the stream has moved on; roll back.
@@ -134,10 +156,6 @@ class EventStore:
         if row[0] != "appended":
             raise VersionConflict(events[0].originator_id)
         return cast("int", row[1])
-
-    def notify(self) -> None:
-        """Wake the readers of the log, after a commit that was made by `append_in`."""
-        self._notifier.notify()
 
     async def load(self, stream: type[S], id: UUID, *, up_to_version: int | None = None) -> S | None:
         """Fold a stream, up to a version where one is given; None where there is no such stream."""

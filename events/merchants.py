@@ -4,6 +4,8 @@ The secrets themselves (password and key hashes, processor credentials) stand in
 be replaceable. What happened to them stands here, without the secret, appended in the same transaction.
 """
 
+from dataclasses import dataclass
+
 from payloops.events.stream import Stream, StreamCreated, StreamEvent, stream_topic
 
 
@@ -109,7 +111,7 @@ class ProcessorConfigured(StreamEvent):
     test_mode: bool
 
     def apply(self, aggregate: "Merchant") -> None:
-        aggregate.processors.add(self.processor)
+        aggregate.processors[self.processor] = ProcessorChoice(self.enabled, self.priority, self.test_mode)
 
 
 class ProcessorAdjusted(StreamEvent):
@@ -121,13 +123,25 @@ class ProcessorAdjusted(StreamEvent):
     priority: int
     test_mode: bool
 
+    def apply(self, aggregate: "Merchant") -> None:
+        aggregate.processors[self.processor] = ProcessorChoice(self.enabled, self.priority, self.test_mode)
+
 
 class ProcessorRemoved(StreamEvent):
     TOPIC = "processor.removed"
     processor: str
 
     def apply(self, aggregate: "Merchant") -> None:
-        aggregate.processors.discard(self.processor)
+        aggregate.processors.pop(self.processor, None)
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessorChoice:
+    """How a processor stands among the merchant's; a lower priority number is tried first."""
+
+    enabled: bool
+    priority: int
+    test_mode: bool
 
 
 @stream_topic("merchant")
@@ -136,7 +150,7 @@ class Merchant(Stream):
 
     Attributes:
         api_keys: ids of the keys that are not revoked.
-        processors: names of the processors that are configured, enabled or not.
+        processors: those that are configured, enabled or not, by name.
         webhooks_off: whether the endpoint was switched off; nothing is sent to it.
     """
 
@@ -147,4 +161,4 @@ class Merchant(Stream):
         self.webhook_url: str | None = None
         self.webhooks_off = False
         self.api_keys: set[str] = set()
-        self.processors: set[str] = set()
+        self.processors: dict[str, ProcessorChoice] = {}

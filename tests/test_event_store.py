@@ -17,7 +17,7 @@ from uuid_utils.compat import uuid7
 from payloops.events import appender as appender_module
 from payloops.events.appender import content_hash
 from payloops.events.connections import connection_pool
-from payloops.events.errors import StoreUnavailable, VersionConflict
+from payloops.events.errors import OutcomeUnknown, StoreUnavailable, VersionConflict
 from payloops.events.event_store import EventStore, RecordedEvent
 from payloops.events.metadata import Metadata
 from payloops.events.stream import Stream, StreamCreated, StreamEvent, mapper, stream_topic
@@ -377,3 +377,28 @@ async def test_after_a_restart_of_the_database_no_reader_is_given_a_broken_conne
         )
     await asyncio.wait_for(anext(wakeups), 10)  # this process listens again
     assert await asyncio.gather(*(store.head() for _ in range(5))) == [0] * 5
+
+
+async def test_a_process_that_stalls_with_the_log_in_its_hands_is_thrown_out(store: EventStore) -> None:
+    stalled, other = begun(), begun()
+
+    async def stall() -> None:
+        async with store.transaction() as connection:
+            await store.append_in(connection, collected(stalled))
+            await store.append(collected(other))  # goes through as soon as the database has ended the stalled
+
+    with pytest.raises(StoreUnavailable):
+        await stall()
+    assert [stream for stream, _ in await stored_versions(store.pool)] == [other.id]
+
+
+async def test_a_connection_lost_at_the_commit_leaves_the_outcome_unknown(
+    store: EventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def lose(*_: object) -> None:
+        raise psycopg.OperationalError("connection lost")
+
+    monkeypatch.setattr(psycopg.AsyncTransaction, "__aexit__", lose)
+    with pytest.raises(OutcomeUnknown):
+        async with store.transaction() as connection:
+            await store.append_in(connection, collected(begun()))

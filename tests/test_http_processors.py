@@ -1,5 +1,6 @@
 """Processors: configured, ranked and removed; their credentials never leave, and are unreadable at rest."""
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
@@ -174,3 +175,17 @@ async def test_an_unheard_of_processor_is_refused(merchant: Merchant) -> None:
     by_path = await merchant.dashboard.post("/api/processors/paypal", {"credentials": {}})
     by_body = await merchant.dashboard.post("/api/processors", {"processor": "paypal", "credentials": {}})
     assert {(answer.status, answer.code) for answer in (by_path, by_body)} == {(400, "invalid_processor")}
+
+
+async def test_adjustments_at_the_same_time_lose_nothing(merchant: Merchant) -> None:
+    stripe = {"processor": "stripe", "credentials": {"secretKey": "sk_stripe"}}
+    assert (await merchant.dashboard.post("/api/processors", stripe)).status == 200
+    for number in range(2, 10):
+        enabled = number % 2 == 0
+        answers = await asyncio.gather(
+            merchant.dashboard.call("PATCH", "/api/processors/stripe", {"enabled": enabled}),
+            merchant.dashboard.call("PATCH", "/api/processors/stripe", {"priority": number}),
+        )
+        assert [answer.status for answer in answers] == [200, 200]
+        [kept] = (await merchant.dashboard.get("/api/processors")).json
+        assert (kept["enabled"], kept["priority"]) == (enabled, number)
