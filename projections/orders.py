@@ -385,6 +385,41 @@ async def order_events(store: EventStore, *, order_id: UUID, merchant_id: UUID) 
     return [_order_event(*values) for values in found]
 
 
+@dataclass(frozen=True, slots=True)
+class MerchantEvent:
+    """An event among all of a merchant's."""
+
+    order_id: UUID
+    event: OrderEvent
+
+
+MERCHANT_EVENTS = """
+    SELECT originator_id, notification_id, originator_version, topic, recorded_at, state FROM stored_events
+    WHERE merchant_id = %(merchant_id)s AND notification_id > %(after)s
+      AND (topic LIKE 'order.%%' OR topic LIKE 'payment.%%' OR topic LIKE 'refund.%%')
+      AND (%(type)s::text IS NULL OR topic = %(type)s)
+    ORDER BY notification_id LIMIT %(limit)s
+"""
+
+
+async def merchant_events(
+    store: EventStore, *, merchant_id: UUID, after: int, limit: int, type: str | None = None
+) -> tuple[list[MerchantEvent], bool]:
+    """What happened to a merchant's orders after a position, in the order of the log, and whether there is more.
+
+    Who has seen an event never sees one appear before it: positions are given in the order of commits.
+
+    Args:
+        after: position of the last event that is known, 0 for all.
+        type: only events of this one.
+    """
+    arguments = {"merchant_id": merchant_id, "after": after, "type": type, "limit": limit + 1}
+    async with store.pool.connection() as connection:
+        found = await (await connection.execute(MERCHANT_EVENTS, arguments)).fetchall()
+    events = [MerchantEvent(order_id, _order_event(*values)) for order_id, *values in found[:limit]]
+    return events, len(found) > limit
+
+
 def _order_event(position: int, version: int, topic: str, recorded_at: datetime, stored: bytes) -> OrderEvent:
     state = orjson.loads(stored)
     return OrderEvent(

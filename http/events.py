@@ -1,0 +1,73 @@
+"""What happened to all of a merchant's orders, in order: for catching up after missed webhooks. `/v1`, by API key."""
+
+import re
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+from pydantic import BeforeValidator, Field, StringConstraints
+
+from payloops.http.fields import QueryNumber
+from payloops.http.orders import OrderEventAnswer, event_answer
+from payloops.http.routing import AnswerModel, Call, RequestModel, route
+from payloops.projections.orders import merchant_events
+
+_POSITION_FORM = re.compile("[0-9]{1,18}")
+
+
+def _position(text: Any) -> Any:
+    if isinstance(text, str) and _POSITION_FORM.fullmatch(text) is None:
+        raise ValueError("Must be the id of an event")
+    return text
+
+
+Position = Annotated[
+    int,
+    BeforeValidator(_position),
+    Field(ge=0, lt=10**18, description="The `id` of the last event that is known; 0 for all"),
+]
+EventType = Annotated[
+    str,
+    StringConstraints(pattern=r"^(order|payment|refund)\.[a-z_]{1,64}$"),
+    Field(examples=["payment.captured"]),
+]
+
+
+class EventQuery(RequestModel):
+    after: Position = 0
+    limit: Annotated[QueryNumber, Field(ge=1, le=100)] = 10
+    type: EventType | None = None
+
+
+class MerchantEventAnswer(OrderEventAnswer):
+    order_id: UUID
+
+
+class EventList(AnswerModel):
+    object: Literal["list"] = "list"
+    data: list[MerchantEventAnswer]
+    has_more: bool
+
+
+@route(
+    "GET",
+    "/v1/events",
+    auth="api_key",
+    query=EventQuery,
+    answers=EventList,
+    summary="Read what happened to all orders, oldest first, from where the caller left off",
+)
+async def read_events(call: Call[None, EventQuery]) -> EventList:
+    found, has_more = await merchant_events(
+        call.services.store,
+        merchant_id=call.merchant_id,
+        after=call.query.after,
+        limit=call.query.limit,
+        type=call.query.type,
+    )
+    return EventList(
+        data=[
+            MerchantEventAnswer(**event_answer(each.event).model_dump(by_alias=False), order_id=each.order_id)
+            for each in found
+        ],
+        has_more=has_more,
+    )
