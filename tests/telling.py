@@ -37,7 +37,7 @@ from payloops.workflows_client.delivery import open_sender
 from payloops.workflows_client.endpoint_places import EndpointPlaces
 from payloops.workflows_client.subscriber import run_subscriber
 from payloops.workflows_client.webhooks import READER, webhooks
-from payloops.workflows_client.worker import backend_worker
+from payloops.workflows_client.worker import ACTIVITIES, backend_worker
 
 SECONDS = 20
 AMOUNT = 5_000
@@ -190,7 +190,12 @@ async def backend(
 
 
 @contextlib.asynccontextmanager
-async def delivering(store: EventStore, client: Client, **options: Any) -> AsyncIterator[BackendActivities]:
+async def delivering(
+    store: EventStore, client: Client, *, slots: int = ACTIVITIES, **options: Any
+) -> AsyncIterator[BackendActivities]:
     """The worker of `backend-operations`."""
-    async with backend(store, **options) as activities, backend_worker(client=client, activities=activities):
+    async with (
+        backend(store, **options) as activities,
+        backend_worker(client=client, activities=activities, slots=slots),
+    ):
         yield activities

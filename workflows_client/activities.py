@@ -18,7 +18,7 @@ import orjson
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 from temporalio import activity
-from temporalio.exceptions import ApplicationError
+from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
 from payloops.commands.cipher import Cipher
 from payloops.commands.client_secrets import ClientSecrets
@@ -38,6 +38,7 @@ from payloops.commands.webhook_deliveries import (
 )
 from payloops.commands.webhook_endpoints import WebhookEndpoint, find_webhook_endpoint
 from payloops.commands.webhook_secrets import get_webhook_secret
+from payloops.commands.workflow_ids import attempt_of
 from payloops.events.event_store import EventStore
 from payloops.events.metadata import Metadata
 from payloops.events.orders import Order
@@ -45,7 +46,6 @@ from payloops.events.timestamps import timestamp_text, utc_now
 from payloops.projections.orders import OrderRow, row_from_order
 from payloops.workflows_client.delivery import Sender
 from payloops.workflows_client.endpoint_places import EndpointBusy, EndpointPlaces
-from payloops.workflows_client.payments import attempt_of
 from payloops.workflows_client.webhook_delivery import SUPERSEDED
 
 REFUSALS = (OrderNotFound, UnknownAttempt, UnknownRefund, ContradictsRecord, WebhookNotFound)
@@ -306,7 +306,12 @@ class BackendActivities:
             tries = min(activity.info().attempt, 12)
             longest = min((2.0 if suspect else 0.25) * 2.0**tries, LONGEST_BUSY_SECONDS)
             delay = timedelta(seconds=longest * random.uniform(0.5, 1.0))  # noqa: S311  # jitter
-            raise ApplicationError(str(busy), type="EndpointBusy", next_retry_delay=delay) from None
+            raise ApplicationError(
+                str(busy),
+                type="EndpointBusy",
+                next_retry_delay=delay,
+                category=ApplicationErrorCategory.BENIGN,  # no fault: not for the log
+            ) from None
 
     async def _secrets_with(
         self, given: str | None, merchant_id: UUID, endpoint: WebhookEndpoint | None

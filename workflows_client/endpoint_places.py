@@ -4,6 +4,10 @@ A worker has a number of slots for activities. An endpoint that never answers ho
 deadline: were there no bounds, one dead endpoint with a backlog would soon hold them all, and nobody else's
 webhooks, nor the reports of payments that come the same way, would get through.
 
+That an endpoint hangs is known only after its deadline. Until then many new ones could hold all places, so what
+one may hold shrinks with what is free: those that come first never take all, and there is a first place for
+whoever holds none.
+
 Who finds no place is not kept waiting here, which would take a slot: it comes again, later and later.
 """
 
@@ -12,12 +16,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from uuid import UUID
 
-DELIVERIES = 160
+DELIVERIES = 400
 """At once, in a process."""
-SUSPECTS = 80
+SUSPECTS = 200
 """Of these, to endpoints that are failing."""
 PER_ENDPOINT = 8
 PER_SUSPECT = 2
+SHARE = 32
+"""An endpoint that holds places gets another only while it holds less than this part of those that are free."""
 
 
 class EndpointBusy(Exception):
@@ -57,11 +63,11 @@ class EndpointPlaces:
         Raises:
             EndpointBusy: there is none.
         """
-        if (
-            self._taken.total() >= self._deliveries
-            or self._taken[merchant_id] >= (self._per_suspect if suspect else self._per_endpoint)
-            or (suspect and self._suspected.total() >= self._suspects)
-        ):
+        free = self._deliveries - self._taken.total()
+        if suspect:
+            free = min(free, self._suspects - self._suspected.total())
+        most = min(self._per_suspect if suspect else self._per_endpoint, max(1, free // SHARE))
+        if free <= 0 or self._taken[merchant_id] >= most:
             raise EndpointBusy(merchant_id=merchant_id)
         held = [self._taken, self._suspected] if suspect else [self._taken]
         for each in held:

@@ -12,7 +12,7 @@ from payloops.workflows_client.webhook_delivery import WebhookDeliveryWorkflow
 
 TASK_QUEUE = "backend-operations"
 GRACE = timedelta(seconds=10)
-ACTIVITIES = 250
+ACTIVITIES = 500
 """At once. More than webhooks may be under way (`endpoint_places.py`), so that payments always find a slot."""
 
 
@@ -21,13 +21,13 @@ async def serve_backend(*, client: Client, activities: BackendActivities, stop: 
     await keep_serving(lambda: backend_worker(client=client, activities=activities), stop=stop)
 
 
-def backend_worker(*, client: Client, activities: BackendActivities) -> Worker:
-    """The worker, not yet running."""
+def backend_worker(*, client: Client, activities: BackendActivities, slots: int = ACTIVITIES) -> Worker:
+    """The worker, not yet running. `slots`: activities at once."""
     return Worker(
         client,
         task_queue=TASK_QUEUE,
         workflows=[WebhookDeliveryWorkflow],
         activities=activities.all(),
-        max_concurrent_activities=ACTIVITIES,
+        max_concurrent_activities=slots,
         graceful_shutdown_timeout=GRACE,
     )

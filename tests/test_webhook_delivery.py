@@ -1,0 +1,433 @@
+"""The schedule by which a webhook is delivered, what ends it, and that nobody waits for somebody else's endpoint."""
+
+import asyncio
+import contextlib
+import dataclasses
+import itertools
+import sys
+import time
+from collections.abc import AsyncIterator
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+from foreign import ForeignWorkflow
+from receiving import Endpoint, Received, receiving
+from standardwebhooks import Webhook
+from telling import BY, CIPHER, Shop, backend, caught_up, delivering, open_shop, subscribing
+from temporalio.client import Client, WorkflowHandle
+from temporalio.exceptions import ApplicationError
+from temporalio.testing import ActivityEnvironment, WorkflowEnvironment
+from temporalio.worker import Worker
+from uuid_utils.compat import uuid7
+
+from payloops.commands.queue_webhook import queue_webhook
+from payloops.commands.retry_webhook import WebhooksOff, retry_webhook
+from payloops.commands.rotate_webhook_secret import rotate_webhook_secret
+from payloops.commands.webhook_endpoints import find_webhook_endpoint
+from payloops.embedded import EmbeddedServers
+from payloops.events.event_store import EventStore
+from payloops.events.timestamps import utc_now
+from payloops.settings import Settings
+from payloops.workflows_client.activities import BackendActivities
+from payloops.workflows_client.connection import connect
+from payloops.workflows_client.endpoint_places import EndpointBusy, EndpointPlaces
+
+TEST_SERVER = str(Path(sys.executable).with_name("temporal-test-server"))
+PAYLOAD = {"type": "payment.captured"}
+SCHEDULE = [
+    timedelta(minutes=1),
+    timedelta(minutes=5),
+    timedelta(minutes=30),
+    timedelta(hours=2),
+    timedelta(hours=24),
+]
+
+
+@pytest.fixture
+async def endpoint() -> AsyncIterator[Endpoint]:
+    async with receiving() as opened:
+        yield opened
+
+
+@pytest.fixture
+async def shop(store: EventStore, endpoint: Endpoint) -> Shop:
+    return await open_shop(store, url=endpoint.url)
+
+
+@pytest.fixture
+async def skipping() -> AsyncIterator[Client]:
+    """A Temporal that skips time while nothing happens."""
+    async with await WorkflowEnvironment.start_time_skipping(
+        test_server_existing_path=TEST_SERVER
+    ) as environment:
+        yield environment.client
+
+
+async def queue(shop: Shop) -> UUID:
+    webhook_id: UUID = uuid7()
+    await queue_webhook(
+        shop.store.pool,
+        webhook_id=webhook_id,
+        merchant_id=shop.merchant_id,
+        order_id=uuid7(),
+        event_type="payment.captured",
+        payload=PAYLOAD,
+        source_position=None,
+        at=utc_now(),
+    )
+    return webhook_id
+
+
+async def start(
+    client: Client, shop: Shop, webhook_id: UUID, *, url: str = "http://the.former.example", suffix: str = ""
+) -> WorkflowHandle[Any, Any]:
+    return await client.start_workflow(
+        "WebhookDeliveryWorkflow",
+        {
+            "webhookEventId": str(webhook_id),
+            "merchantId": str(shop.merchant_id),
+            "webhookUrl": url,
+            "payload": PAYLOAD,
+        },
+        id=f"webhook-{webhook_id}{suffix}",
+        task_queue="backend-operations",
+    )
+
+
+async def pauses(handle: WorkflowHandle[Any, Any]) -> list[timedelta]:
+    """Between the deliveries that a workflow had tried."""
+    times: list[datetime] = [
+        event.event_time.ToDatetime()
+        for event in (await handle.fetch_history()).events
+        if event.activity_task_scheduled_event_attributes.activity_type.name == "deliverWebhook"
+    ]
+    return [after - before for before, after in itertools.pairwise(times)]
+
+
+# -- the schedule
+
+
+async def test_a_dead_endpoint_is_tried_six_times_in_26_hours(
+    store: EventStore, skipping: Client, shop: Shop, endpoint: Endpoint
+) -> None:
+    endpoint.answer = lambda _: 500
+    webhook_id = await queue(shop)
+    async with delivering(store, skipping):
+        handle = await start(skipping, shop, webhook_id)
+        result = await handle.result()
+    assert result == {
+        "success": False,
+        "statusCode": 500,
+        "attempts": 6,
+        "errorMessage": "Answered 500",
+    }
+    for pause, planned in zip(await pauses(handle), SCHEDULE, strict=True):
+        assert planned <= pause < planned + timedelta(seconds=30)
+    webhook = await shop.webhook(webhook_id)
+    assert (webhook.status, webhook.attempts, webhook.error) == ("failed", 6, "Answered 500")
+    attempts = await shop.attempts(webhook_id)
+    assert [each.number for each in attempts] == [1, 2, 3, 4, 5, 6]
+    assert {(each.url, each.attempt.status_code, each.attempt.answer) for each in attempts} == {
+        (endpoint.url, 500, "thanks")
+    }
+    assert len({each.headers["webhook-signature"] for each in endpoint.received}) >= 1
+    assert {each.headers["webhook-id"] for each in endpoint.received} == {str(webhook_id)}
+
+
+async def test_it_ends_with_the_first_success(
+    store: EventStore, skipping: Client, shop: Shop, endpoint: Endpoint
+) -> None:
+    answers = iter([500, 302, 204])
+    endpoint.answer = lambda _: next(answers)
+    webhook_id = await queue(shop)
+    async with delivering(store, skipping):
+        result = await (await start(skipping, shop, webhook_id)).result()
+    assert (result["success"], result["attempts"]) == (True, 3)
+    webhook = await shop.webhook(webhook_id)
+    assert (webhook.status, webhook.attempts, webhook.error) == ("delivered", 3, None)
+    assert webhook.delivered_at == (await shop.attempts(webhook_id))[-1].attempt.attempted_at
+
+
+async def test_after_the_end_a_retry_begins_the_schedule_anew(
+    store: EventStore, skipping: Client, shop: Shop, endpoint: Endpoint
+) -> None:
+    endpoint.answer = lambda _: 500
+    webhook_id = await queue(shop)
+    async with delivering(store, skipping):
+        await (await start(skipping, shop, webhook_id)).result()
+        await retry_webhook(store, webhook_id=webhook_id, merchant_id=shop.merchant_id, by=BY)
+        assert (await shop.webhook(webhook_id)).status == "pending"
+        handle = await start(skipping, shop, webhook_id, suffix="-1")
+        assert (await handle.result())["attempts"] == 12
+        assert len(await pauses(handle)) == 5
+    assert (await shop.webhook(webhook_id)).status == "failed"
+
+
+async def test_a_schedule_gives_way_to_the_one_after_it(
+    store: EventStore, skipping: Client, shop: Shop, endpoint: Endpoint
+) -> None:
+    """It sends nothing more, and its end does not call the later one failed."""
+    endpoint.answer = lambda _: 500
+    webhook_id = await queue(shop)
+    await retry_webhook(store, webhook_id=webhook_id, merchant_id=shop.merchant_id, by=BY)
+    async with delivering(store, skipping):
+        result = await (await start(skipping, shop, webhook_id)).result()
+    assert result["errorMessage"] == "The merchant had the delivery begin anew"
+    assert endpoint.received == []
+    assert (await shop.webhook(webhook_id)).status == "pending"
+
+
+async def test_each_attempt_goes_where_the_merchant_wants_it_then_under_the_secret_of_then(
+    store: EventStore, skipping: Client, shop: Shop, endpoint: Endpoint
+) -> None:
+    async with receiving() as second:
+        webhook_id = await queue(shop)
+        before = (await shop.secret()).secret
+
+        async def moves(_: Received) -> int:
+            await shop.listen_at(second.url)
+            await rotate_webhook_secret(store, merchant_id=shop.merchant_id, cipher=CIPHER, by=BY)
+            return 500
+
+        endpoint.answer = moves
+        async with delivering(store, skipping):
+            result = await (await start(skipping, shop, webhook_id)).result()
+        assert result["success"]
+        assert (len(endpoint.received), len(second.received)) == (1, 1)
+        now = (await shop.secret()).secret
+        assert now != before
+        for secret in (now, before):
+            [received] = second.received
+            assert Webhook(secret).verify(received.body, dict(received.headers)) == PAYLOAD
+
+
+async def test_without_a_url_it_ends(
+    store: EventStore, skipping: Client, shop: Shop, endpoint: Endpoint
+) -> None:
+    webhook_id = await queue(shop)
+    await shop.listen_at(None)
+    async with delivering(store, skipping):
+        result = await (await start(skipping, shop, webhook_id)).result()
+    assert not result["success"]
+    webhook = await shop.webhook(webhook_id)
+    assert (webhook.status, webhook.attempts, webhook.error) == ("failed", 0, result["errorMessage"])
+
+
+# -- endpoints that are of no more use
+
+
+async def test_410_switches_the_endpoint_off_and_setting_the_url_on_again(
+    store: EventStore, skipping: Client, shop: Shop, endpoint: Endpoint
+) -> None:
+    endpoint.answer = lambda _: 410
+    webhook_id, waiting = await queue(shop), await queue(shop)
+    async with delivering(store, skipping):
+        result = await (await start(skipping, shop, webhook_id)).result()
+        assert (result["statusCode"], result["attempts"]) == (410, 1)
+        off = await find_webhook_endpoint(store.pool, merchant_id=shop.merchant_id)
+        assert off is not None
+        assert (off.url, off.url_in_use, off.off_reason) == (
+            endpoint.url,
+            None,
+            "The endpoint answered 410 Gone",
+        )
+        await (await start(skipping, shop, waiting)).result()
+        assert len(endpoint.received) == 1
+        with pytest.raises(WebhooksOff, match="410"):
+            await retry_webhook(store, webhook_id=webhook_id, merchant_id=shop.merchant_id, by=BY)
+
+        await shop.listen_at(endpoint.url)
+        on = await find_webhook_endpoint(store.pool, merchant_id=shop.merchant_id)
+        assert on is not None
+        assert (on.url_in_use, on.failing_since, on.off_at) == (endpoint.url, None, None)
+        endpoint.answer = lambda _: 200
+        await retry_webhook(store, webhook_id=webhook_id, merchant_id=shop.merchant_id, by=BY)
+        assert (await (await start(skipping, shop, webhook_id, suffix="-1")).result())["success"]
+    topics = [each.stored.topic for each in await store.read(after=0, limit=100)]
+    assert topics.count("webhooks.switched_off") == topics.count("webhooks.switched_on") == 1
+
+
+async def test_while_it_is_off_nothing_is_queued(
+    store: EventStore, settings: Settings, servers: EmbeddedServers, temporal_namespace: str, shop: Shop
+) -> None:
+    async with receiving(lambda _: 410) as gone:
+        await shop.listen_at(gone.url)
+        client = await connect(address=servers.temporal_address, namespace=temporal_namespace, codec_key=None)
+        async with subscribing(store, settings, client), delivering(store, client):
+            await shop.paid()
+            await caught_up(store)
+            [(webhook_id, _)] = await shop.queued()
+            await shop.becomes(webhook_id, "failed")
+            await shop.paid()
+            await caught_up(store)
+            assert len(await shop.queued()) == 1
+
+
+@dataclasses.dataclass
+class Calls:
+    """Deliveries without a workflow, at whatever time it is."""
+
+    activities: BackendActivities
+    shop: Shop
+    url: str
+    turn: int = 0
+
+    async def deliver(self, webhook_id: UUID, *, activity_id: str | None = None) -> dict[str, Any]:
+        self.turn += 1
+        environment = ActivityEnvironment()
+        environment.info = dataclasses.replace(
+            environment.info,
+            workflow_id=f"webhook-{webhook_id}",
+            activity_id=activity_id or str(self.turn),
+        )
+        given = {"webhookEventId": str(webhook_id), "webhookUrl": self.url, "payload": PAYLOAD}
+        result: dict[str, Any] = await environment.run(self.activities.deliver_webhook, given)
+        return result
+
+    async def is_off(self) -> bool:
+        endpoint = await find_webhook_endpoint(self.shop.store.pool, merchant_id=self.shop.merchant_id)
+        assert endpoint is not None
+        return endpoint.off_at is not None
+
+
+@pytest.mark.parametrize(("recovers", "off"), [(False, True), (True, False)])
+async def test_five_days_of_failures_switch_the_endpoint_off(
+    store: EventStore, shop: Shop, endpoint: Endpoint, recovers: bool, off: bool
+) -> None:
+    began = utc_now()
+    now = began
+    async with backend(store, now=lambda: now) as activities:
+        calls = Calls(activities, shop, endpoint.url)
+        for hours in (0, 24, 48, 72, 96, 119):
+            now = began + timedelta(hours=hours)
+            endpoint.answer = lambda _, hours=hours: 200 if recovers and hours == 72 else 500  # type: ignore[misc]
+            await calls.deliver(await queue(shop))
+            assert not await calls.is_off()
+        now = began + timedelta(hours=120)
+        await calls.deliver(await queue(shop))
+        assert await calls.is_off() is off
+        count = len(endpoint.received)
+        result = await calls.deliver(await queue(shop))
+        assert len(endpoint.received) == (count if off else count + 1)
+        assert ("switched off" in result["errorMessage"]) is off
+
+
+async def test_failures_at_a_former_url_say_nothing_of_the_present_one(
+    store: EventStore, shop: Shop, endpoint: Endpoint
+) -> None:
+    await shop.listen_at("https://moved.example/hooks")
+    endpoint.answer = lambda _: 410
+    async with backend(store) as activities:
+        calls = Calls(activities, shop, endpoint.url)
+        await calls.deliver(await queue(shop))
+        assert not await calls.is_off()
+
+
+async def test_an_activity_that_runs_again_sends_nothing_again(
+    store: EventStore, shop: Shop, endpoint: Endpoint
+) -> None:
+    """Its worker died after the attempt was kept: Temporal calls it once more."""
+    endpoint.answer = lambda _: 500
+    async with backend(store) as activities:
+        calls = Calls(activities, shop, endpoint.url)
+        webhook_id = await queue(shop)
+        first = await calls.deliver(webhook_id, activity_id="7")
+        assert await calls.deliver(webhook_id, activity_id="7") == first
+        assert len(endpoint.received) == 1
+        assert (await calls.deliver(webhook_id, activity_id="8"))["attempts"] == 2
+
+
+# -- nobody waits for somebody else's endpoint
+
+
+def hold(stack: contextlib.ExitStack, places: EndpointPlaces, merchant_id: UUID, *, suspect: bool) -> int:
+    """Take all the places that one endpoint gets; how many these are."""
+    for count in itertools.count():
+        try:
+            stack.enter_context(places.place(merchant_id=merchant_id, suspect=suspect))
+        except EndpointBusy:
+            return count
+    raise AssertionError("unreachable")
+
+
+def test_one_endpoint_gets_a_few_places_and_gives_them_back() -> None:
+    places, one = EndpointPlaces(), uuid7()
+    for _ in range(2):
+        with contextlib.ExitStack() as stack:
+            assert hold(stack, places, one, suspect=False) == 8
+            assert hold(stack, places, uuid7(), suspect=True) == 2
+
+
+def test_however_many_endpoints_hang_there_is_a_place_for_another() -> None:
+    with contextlib.ExitStack() as stack:
+        places = EndpointPlaces()
+        held = [hold(stack, places, uuid7(), suspect=False) for _ in range(100)]
+        assert (held[0], held[-1]) == (8, 1)
+        assert sum(held) < 400
+        assert hold(stack, places, uuid7(), suspect=False) >= 1
+
+
+def test_all_that_fail_together_leave_places_to_those_that_work() -> None:
+    with contextlib.ExitStack() as stack:
+        places = EndpointPlaces()
+        assert sum(hold(stack, places, uuid7(), suspect=True) for _ in range(300)) == 200
+        assert hold(stack, places, uuid7(), suspect=False) >= 4
+
+
+async def test_without_a_place_the_delivery_comes_again_later(
+    store: EventStore, shop: Shop, endpoint: Endpoint
+) -> None:
+    async with backend(store, places=EndpointPlaces(per_endpoint=0)) as activities:
+        with pytest.raises(ApplicationError) as busy:
+            await Calls(activities, shop, endpoint.url).deliver(await queue(shop))
+    assert busy.value.type == "EndpointBusy"
+    assert not busy.value.non_retryable
+    assert busy.value.next_retry_delay is not None
+    assert endpoint.received == []
+
+
+async def test_endpoints_that_hang_delay_no_one_elses_webhooks(
+    store: EventStore, settings: Settings, servers: EmbeddedServers, temporal_namespace: str
+) -> None:
+    """Ten merchants' endpoints never answer, with 200 webhooks between them, all queued before the others'."""
+    client = await connect(address=servers.temporal_address, namespace=temporal_namespace, codec_key=None)
+
+    over = asyncio.Event()
+
+    async def hang(_: Received) -> int:
+        await over.wait()
+        return 200
+
+    async with receiving(hang) as hanging, receiving() as working:
+        dead = [await open_shop(store, url=f"{hanging.url}/{number}") for number in range(10)]
+        alive = [await open_shop(store, url=f"{working.url}/{number}") for number in range(5)]
+        async with subscribing(store, settings, client):
+            for shop in dead:
+                await asyncio.gather(*(shop.paid() for _ in range(20)))
+            await caught_up(store)
+            for shop in alive:
+                await asyncio.gather(*(shop.paid() for _ in range(10)))
+            await caught_up(store)
+        # Thirty slots: without bounds, those that hang would hold them all, seven times over.
+        places = EndpointPlaces(deliveries=24, per_endpoint=2)
+        async with (
+            delivering(store, client, deadline=30, places=places, slots=30),
+            Worker(client, task_queue="stripe-payments", workflows=[ForeignWorkflow]),
+        ):
+            began = time.monotonic()
+            await working.has(50, seconds=25)
+            assert time.monotonic() - began < 25
+            assert 10 <= len(hanging.received) <= 24
+            # A payment is reported by the same worker, and is not held up either.
+            order_id = await alive[0].paid()
+            await client.execute_workflow(
+                "ForeignWorkflow",
+                [["updateOrderStatus", {"orderId": str(order_id), "status": "captured"}]],
+                id=f"payment-{order_id}",
+                task_queue="stripe-payments",
+                execution_timeout=timedelta(seconds=10),
+            )
+            over.set()
