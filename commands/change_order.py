@@ -36,3 +36,15 @@ async def change_order(
         return await store.change(Order, order_id, decide_for_owner, receipt=receipt)
     except StreamNotFound:
         raise OrderNotFound(order_id) from None
+
+
+async def load_order(store: EventStore, *, order_id: UUID) -> Order:
+    """An order as it is.
+
+    Raises:
+        OrderNotFound: no such order.
+    """
+    order = await store.load(Order, order_id)
+    if order is None:
+        raise OrderNotFound(order_id)
+    return order

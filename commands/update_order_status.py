@@ -13,7 +13,7 @@ from uuid_utils.compat import uuid7
 
 from payloops.commands.acting_for import in_the_name_of
 from payloops.commands.cancel_order import request_void
-from payloops.commands.change_order import change_order
+from payloops.commands.change_order import change_order, load_order
 from payloops.commands.client_secrets import ClientSecrets
 from payloops.commands.refund_payment import refund_from
 from payloops.commands.refusals import UnknownAttempt
@@ -72,13 +72,16 @@ async def update_order_status(
         OrderNotFound, UnknownAttempt.
     """
 
-    def decide(order: Order) -> None:
-        payment = find_payment(
+    def payment_of(order: Order) -> Payment:
+        return find_payment(
             order,
             attempt=attempt,
             processor_order_id=processor_order_id,
             processor_transaction_id=processor_transaction_id,
         )
+
+    def decide(order: Order) -> None:
+        payment = payment_of(order)
         who = in_the_name_of(order, by)
         match status:
             case "processing":
@@ -120,7 +123,9 @@ async def update_order_status(
                 raise ValueError(f"no such status: {status}")
 
     if client_secret is not None and client_secrets is not None:
-        await client_secrets.keep(order_id=order_id, secret=client_secret)
+        # Before the fact is told: whoever hears of it and asks for the secret has to find it.
+        order = await load_order(store, order_id=order_id)
+        await client_secrets.keep(order_id=order_id, attempt=payment_of(order).attempt, secret=client_secret)
     await change_order(store, order_id=order_id, merchant_id=None, decide=decide)
 
 

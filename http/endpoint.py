@@ -122,7 +122,7 @@ async def _answer_call(call: Call[Any, Any]) -> web.StreamResponse:
         fingerprint=fingerprint(request.method, request.path_qs, call.raw),
     )
     if isinstance(reservation, Replay):
-        return _replay(reservation)
+        return await _replay(call, reservation)
     return await _answer_once(call, reservation)
 
 
@@ -193,11 +193,14 @@ def _response(call: Call[Any, Any], body: bytes) -> web.Response:
     )
 
 
-def _replay(replay: Replay) -> web.Response:
+async def _replay(call: Call[Any, Any], replay: Replay) -> web.Response:
     failed = replay.status >= 400  # noqa: PLR2004  # HTTP
+    body = replay.body
+    if call.route.replays is not None and not failed:
+        body = call.route.render(await call.route.replays(call, body))
     return web.Response(
         status=replay.status,
-        body=replay.body or None,
+        body=body or None,
         content_type=CONTENT_TYPE if failed else JSON,
         headers={"Idempotent-Replayed": "true"},
     )

@@ -1,6 +1,6 @@
 """Payments, in the order of their life: pay, capture, cancel, and the transactions they make. `/v1`, by API key."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from pydantic import Field
@@ -10,6 +10,7 @@ from payloops.commands.capture_payment import capture_payment as capture
 from payloops.commands.client_secrets import ClientSecrets
 from payloops.commands.pay_order import pay_order as pay
 from payloops.commands.processors import Processor
+from payloops.commands.workflow_ids import attempt_of, payment_workflow_id
 from payloops.events.orders import Order, OrderStatus, TransactionStatus, TransactionType
 from payloops.http.fields import Amount, PaymentToken, Timestamp
 from payloops.http.orders import OrderAnswer, answer_from
@@ -31,22 +32,22 @@ class Payment(RequestModel):
 
 
 class ProcessorData(AnswerModel):
-    processor_order_id: str | None
-    processor_transaction_id: str | None
+    processor_order_id: Annotated[str | None, Field(examples=["pi_3Q"])]
+    processor_transaction_id: Annotated[str | None, Field(examples=["ch_3Q"])]
 
 
 class PaymentAnswer(AnswerModel):
     order_id: UUID
-    status: OrderStatus
-    processor: str
-    workflow_id: str
+    status: Annotated[OrderStatus, Field(examples=["processing"])]
+    processor: Annotated[str, Field(examples=["stripe"])]
+    workflow_id: Annotated[str, Field(examples=["payment-019ab3c8-8f4c-7cc1-b7c1-1f0a5d9e2b64"])]
     redirect_url: str | None
     client_secret: str | None
     processor_data: ProcessorData | None
 
 
-def payment_answer(order: Order, *, client_secret: str | None = None) -> PaymentAnswer:
-    """The latest payment of an order, as clients see it."""
+def payment_answer(order: Order) -> PaymentAnswer:
+    """The latest payment of an order, as clients see it, but for its client secret."""
     payment = order.payment
     assert payment is not None
     acting = order.status is OrderStatus.REQUIRES_ACTION
@@ -55,15 +56,33 @@ def payment_answer(order: Order, *, client_secret: str | None = None) -> Payment
         order_id=order.id,
         status=order.status,
         processor=payment.processor,
-        workflow_id=f"payment-{order.id}" + (f"-{payment.attempt}" if payment.attempt > 1 else ""),
+        workflow_id=payment_workflow_id(order_id=str(order.id), attempt=payment.attempt),
         redirect_url=payment.redirect_url if acting else None,
-        client_secret=client_secret if acting else None,
+        client_secret=None,
         processor_data=ProcessorData(
             processor_order_id=payment.processor_order_id,
             processor_transaction_id=payment.processor_transaction_id,
         )
         if known
         else None,
+    )
+
+
+async def with_client_secret(call: Call[Any, Any], answer: PaymentAnswer) -> PaymentAnswer:
+    """The answer with what is never stored with it: what the customer's browser needs to act."""
+    if answer.status is not OrderStatus.REQUIRES_ACTION:
+        return answer
+    attempt = attempt_of(answer.workflow_id, order_id=str(answer.order_id))
+    assert attempt is not None
+    secrets = ClientSecrets(call.services.store.pool, call.services.cipher)
+    secret = await secrets.find(order_id=answer.order_id, attempt=attempt)
+    return answer.model_copy(update={"client_secret": secret})
+
+
+async def replay_payment(call: Call[Any, Any], stored: bytes) -> PaymentAnswer:
+    """A stored answer, completed."""
+    return await with_client_secret(
+        call, PaymentAnswer.model_validate_json(stored, by_alias=True, by_name=False)
     )
 
 
@@ -77,6 +96,7 @@ def payment_answer(order: Order, *, client_secret: str | None = None) -> Payment
     errors=("not_found", "invalid_status", "no_processor", "invalid_processor"),
     idempotent=True,
     waits=True,
+    replays=replay_payment,
     summary="Pay an order",
 )
 async def pay_order(call: Call[Payment]) -> PaymentAnswer:
@@ -93,12 +113,10 @@ async def pay_order(call: Call[Payment]) -> PaymentAnswer:
     )
 
     async def answer(seen: Order) -> PaymentAnswer:
-        if seen.status is not OrderStatus.REQUIRES_ACTION:
-            return payment_answer(seen)
-        secrets = ClientSecrets(call.services.store.pool, call.services.cipher)
-        return payment_answer(seen, client_secret=await secrets.find(order_id=seen.id))
+        return payment_answer(seen)
 
-    return await answer_after(call, order, lambda seen: seen.status is not OrderStatus.PROCESSING, answer)
+    answered = await answer_after(call, order, lambda seen: seen.status is not OrderStatus.PROCESSING, answer)
+    return await with_client_secret(call, answered)
 
 
 class Capture(RequestModel):
@@ -175,10 +193,10 @@ def is_cancelled_or_refused(order: Order) -> bool:
 class TransactionAnswer(AnswerModel):
     id: UUID
     order_id: UUID
-    type: TransactionType
-    amount: int
-    status: TransactionStatus
-    processor_transaction_id: str | None
+    type: Annotated[TransactionType, Field(examples=["capture"])]
+    amount: Annotated[int, Field(examples=[4999])]
+    status: Annotated[TransactionStatus, Field(examples=["success"])]
+    processor_transaction_id: Annotated[str | None, Field(examples=["ch_3Q"])]
     error_code: str | None
     error_message: str | None
     created_at: Timestamp

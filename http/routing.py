@@ -154,6 +154,7 @@ class Route:
         named: what may stand in the path, by parameter, where it is one of a few names and no id.
         idempotent: whether `Idempotency-Key` is honoured.
         waits: whether `Prefer: wait=N` is honoured.
+        replays: completes an answer stored under an idempotency key with what is not stored: secrets.
     """
 
     method: str
@@ -175,6 +176,7 @@ class Route:
     named: Mapping[str, Sequence[str]]
     idempotent: bool
     waits: bool
+    replays: Callable[["Call[Any, Any]", bytes], Awaitable[Any]] | None
     adapter: TypeAdapter[Any] | None
 
     def render(self, answer: Any) -> bytes:
@@ -204,6 +206,7 @@ def route(
     named: Mapping[str, Sequence[str]] = NO_NAMES,
     idempotent: bool = False,
     waits: bool = False,
+    replays: Callable[[Call[Any, Any], bytes], Awaitable[Any]] | None = None,
 ) -> Callable[[Handler], Route]:
     """Declare a route; the handler below becomes its `Route`. See there for what the arguments mean."""
 
@@ -228,6 +231,7 @@ def route(
             named=named,
             idempotent=idempotent,
             waits=waits,
+            replays=replays,
             adapter=None if answers is None else TypeAdapter(answers),
         )
 

@@ -139,7 +139,7 @@ async def test_a_client_secret_is_kept_beside_the_log_and_not_in_it(
         "clientSecret": "only for the browser",
     }
     await call(activities.update_order_status, report)
-    assert await client_secrets.find(order_id=order_id) == "only for the browser"
+    assert await client_secrets.find(order_id=order_id, attempt=1) == "only for the browser"
     events = await store.read(after=0, limit=10)
     assert not any(b"only for the browser" in event.stored.state for event in events)
     payment = (await loaded(store, order_id)).payment

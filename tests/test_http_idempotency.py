@@ -2,12 +2,14 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from uuid import UUID
 
 import pytest
 from calling import Api, Merchant, running_api
 from psycopg_pool import AsyncConnectionPool
-from uuid_utils.compat import uuid7
 
+from payloops.commands.cipher import Cipher
+from payloops.commands.client_secrets import ClientSecrets
 from payloops.commands.update_order_status import update_order_status
 from payloops.events.event_store import EventStore
 from payloops.events.metadata import Metadata
@@ -139,3 +141,26 @@ async def test_a_payment_that_was_waited_for_is_replayed_as_it_was_answered(
     assert (paid.json["status"], paid.headers["Preference-Applied"]) == ("captured", "wait=20")
     again = await merchant.shop.post(f"/v1/orders/{order_id}/pay", key="one", Prefer="wait=20")
     assert again.raw == paid.raw
+
+
+async def test_a_client_secret_is_not_stored_with_the_answer_and_yet_replayed(
+    merchant: Merchant, settings: Settings, store: EventStore, by: Metadata
+) -> None:
+    order_id = await merchant.order()
+    path = f"/v1/orders/{order_id}/pay"
+    paying = asyncio.create_task(merchant.shop.post(path, key="once", Prefer="wait=20"))
+    while (await merchant.shop.get(f"/v1/orders/{order_id}")).json["status"] != "processing":
+        await asyncio.sleep(0.01)
+    cipher = Cipher(secret=settings.encryption_key.get_secret_value())
+    await ClientSecrets(store.pool, cipher).keep(order_id=UUID(order_id), attempt=1, secret="for the browser")
+    await update_order_status(
+        store, order_id=UUID(order_id), status="requires_action", redirect_url="https://bank.example", by=by
+    )
+    first = await paying
+    assert (first.json["status"], first.json["clientSecret"]) == ("requires_action", "for the browser")
+    again = await merchant.shop.post(path, key="once", Prefer="wait=20")
+    assert (again.json, again.headers["Idempotent-Replayed"]) == (first.json, "true")
+    async with store.pool.connection() as connection:
+        cursor = await connection.execute("SELECT response_body FROM idempotency_keys")
+        bodies = [bytes(body) for (body,) in await cursor.fetchall()]
+    assert all(b"for the browser" not in body for body in bodies)

@@ -19,13 +19,14 @@ from payloops.commands.pay_order import request_payment
 from payloops.commands.refund_payment import refund_payment
 from payloops.commands.route_payment import Route
 from payloops.commands.update_order_status import update_order_status
+from payloops.commands.workflow_ids import attempt_of, payment_workflow_id
 from payloops.embedded import EmbeddedServers
 from payloops.events.event_store import EventStore
 from payloops.events.metadata import Metadata
 from payloops.events.orders import Order
 from payloops.settings import Settings
 from payloops.workflows_client.connection import connect
-from payloops.workflows_client.payments import READER, attempt_of, payment_workflow_id, payments
+from payloops.workflows_client.payments import READER, payments
 from payloops.workflows_client.subscriber import run_subscriber
 
 AMOUNT = 5_000

@@ -5,6 +5,7 @@ Inputs are plain JSON in camelCase; an optional field that has no value is absen
 
 from typing import Any
 
+from payloops.commands.workflow_ids import numbered, payment_workflow_id
 from payloops.events.event_store import RecordedEvent
 from payloops.events.orders import (
     PaymentCancelRequested,
@@ -74,9 +75,9 @@ def forwarding_of(fact: StreamEvent) -> Forwarding | None:
                 ),
             )
         case PaymentCaptureRequested():
-            return _operation("CaptureWorkflow", _suffixed(f"capture-{order_id}", fact.sequence), fact)
+            return _operation("CaptureWorkflow", numbered(f"capture-{order_id}", fact.sequence), fact)
         case PaymentVoidRequested():
-            return _operation("VoidWorkflow", _suffixed(f"void-{order_id}", fact.sequence), fact)
+            return _operation("VoidWorkflow", numbered(f"void-{order_id}", fact.sequence), fact)
         case PaymentCancelRequested():
             return SignalWorkflow(
                 workflow_id=payment_workflow_id(order_id=order_id, attempt=fact.attempt),
@@ -112,20 +113,6 @@ def forwarding_of(fact: StreamEvent) -> Forwarding | None:
             raise NothingToForwardError(topic=topic_of(fact))
 
 
-def payment_workflow_id(*, order_id: str, attempt: int) -> str:
-    """`payment-{order}`; from the second attempt on with its number."""
-    return _suffixed(f"payment-{order_id}", attempt)
-
-
-def attempt_of(workflow_id: str, *, order_id: str) -> int | None:
-    """The attempt whose payment workflow this is, None where it is another kind of workflow."""
-    first = payment_workflow_id(order_id=order_id, attempt=1)
-    if workflow_id == first:
-        return 1
-    number = workflow_id.removeprefix(f"{first}-")
-    return int(number) if number != workflow_id and number.isdecimal() else None
-
-
 def _operation(
     workflow: str, workflow_id: str, fact: PaymentCaptureRequested | PaymentVoidRequested
 ) -> StartWorkflow:
@@ -154,10 +141,6 @@ def _known(processor_order_id: str | None) -> str:
     if processor_order_id is None:
         raise ProcessorReferenceMissingError
     return processor_order_id
-
-
-def _suffixed(workflow_id: str, number: int) -> str:
-    return workflow_id if number == 1 else f"{workflow_id}-{number}"
 
 
 def _queue(processor: str) -> str:
