@@ -10,6 +10,7 @@ import json
 import math
 import re
 from collections.abc import Iterator
+from decimal import Decimal
 from typing import Any, TypeVar
 
 import orjson
@@ -17,7 +18,7 @@ from aiohttp import web
 from multidict import MultiMapping
 from pydantic import BaseModel, ValidationError
 
-from payloops.http.cards import holds_card_number
+from payloops.http.cards import LONGEST, holds_card_number
 from payloops.http.problems import FieldError, validation_error
 
 M = TypeVar("M", bound=BaseModel)
@@ -132,7 +133,12 @@ def _integer(digits: str) -> Any:
 
 def _float(text: str) -> Any:
     number = float(text)
-    return number if math.isfinite(number) else _Refused("Must be a finite number")
+    if not math.isfinite(number):
+        return _Refused("Must be a finite number")
+    # As it was written: a float is exact for sixteen digits at the most.
+    if number.is_integer() and abs(number) < 10**LONGEST and holds_card_number(str(int(Decimal(text)))):
+        return _Refused(CARD)
+    return number
 
 
 def _check_depth(text: str) -> None:

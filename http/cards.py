@@ -2,16 +2,31 @@
 
 import re
 import unicodedata
+from urllib.parse import unquote
 
 SHORTEST, LONGEST = 13, 19
 
-# Identifiers that are digits by chance: a UUID, or a digest.
+# What is digits by chance: a UUID, a digest, a time of day, or an address of the Internet.
 _IDENTIFIER = re.compile(
-    r"(?<![0-9a-f])(?:[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}|(?=[0-9]*[a-f])[0-9a-f]{32,})(?![0-9a-f])",
+    r"(?<![0-9a-f])(?:[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}|(?=[0-9]*[a-f])[0-9a-f]{32,})(?![0-9a-f])"
+    r"|(?<![0-9:])(?:[01]?[0-9]|2[0-3]):[0-5][0-9](?::[0-5][0-9](?:[.,][0-9]{1,9})?)?(?![0-9:])"
+    r"|(?<![0-9.])(?:(?:25[0-5]|2[0-4][0-9]|1?[0-9]{1,2})\.){3}(?:25[0-5]|2[0-4][0-9]|1?[0-9]{1,2})"
+    r"(?::[0-9]{1,5})?(?!\.?[0-9])",
     re.IGNORECASE,
 )
-_RUN = re.compile(r"[0-9](?:[\s.\-_]?[0-9]){12,}")
-_SEPARATOR = re.compile(r"[^0-9]")
+_RUN = re.compile(r"[0-9](?:[\W_]{0,3}[0-9]){12,}")
+_GROUP = re.compile(r"[0-9]+")
+_SEPARATOR = re.compile(r"[^0-9]+")
+_PLAIN_SEPARATOR = re.compile(r"[\s.\-_]")
+_NOT_ASCII = re.compile(r"[^\x00-\x7f]")
+# How cards have their digits printed: fours with a rest, or as American Express and Diners do.
+_PRINTED = {
+    *((4, 4, 4, rest) for rest in (1, 2, 3, 4)),
+    *((4, 4, 4, 4, rest) for rest in (1, 2, 3)),
+    *((4, 6, 5), (4, 6, 4)),
+}
+LONG_GROUP = 6
+"""Digits; where all groups are longer, they are numbers side by side."""
 
 # First digits that card networks issue, by length (ISO/IEC 7812 ranges as the networks publish them). They
 # keep timestamps and order numbers, a tenth of which pass the Luhn check, from being taken for cards.
@@ -29,8 +44,10 @@ _ISSUED = {
 def holds_card_number(text: str, *, any_issuer: bool = False) -> bool:
     """Whether a text holds something that is a card number to all appearances.
 
-    That is 13 to 19 digits, spaces, dots, dashes and underscores between them allowed, that pass the Luhn check
-    (ISO/IEC 7812-1) and begin as issued cards do.
+    That is 13 to 19 digits of any script that pass the Luhn check (ISO/IEC 7812-1) and begin as issued cards do.
+    Between them may be a space, dot, dash or underscore anywhere; up to three of whatever is no letter where they
+    are grouped as on a card, or where it is always the same and there are no other digits around. The same
+    counts as it is written in URLs.
 
     Args:
         any_issuer: whatever the number begins with, where no honest value is such a number: a token.
@@ -38,17 +55,55 @@ def holds_card_number(text: str, *, any_issuer: bool = False) -> bool:
     if len(text) < SHORTEST:
         return False
     if not text.isascii():
-        text = unicodedata.normalize("NFKC", text)
-    for run in _RUN.finditer(_IDENTIFIER.sub(" x ", text)):
-        groups = _SEPARATOR.split(run.group())
-        for first in range(len(groups)):
-            digits = ""
-            for group in groups[first:]:
-                digits += group
-                if len(digits) > LONGEST:
-                    break
-                if len(digits) >= SHORTEST and _is_card(digits, any_issuer=any_issuer):
-                    return True
+        text = unicodedata.normalize("NFKD", text)
+        if sum(map(str.isdigit, text)) < SHORTEST and "%" not in text:
+            return False
+        text = _NOT_ASCII.sub(_in_ascii, text)
+    if _holds(text, any_issuer=any_issuer):
+        return True
+    return "%" in text and _holds(unquote(text), any_issuer=any_issuer)
+
+
+def _in_ascii(character: re.Match[str]) -> str:
+    symbol = character.group()
+    digit = unicodedata.digit(symbol, None)
+    if digit is not None:
+        return str(digit)
+    match unicodedata.category(symbol):
+        case "Cf" | "Mn":  # nobody sees them
+            return ""
+        case "Pd":
+            return "-"
+        case _:
+            return symbol
+
+
+def _holds(text: str, *, any_issuer: bool) -> bool:
+    if _RUN.search(text) is None:
+        return False
+    return any(
+        _run_holds(run.group(), any_issuer=any_issuer) for run in _RUN.finditer(_IDENTIFIER.sub(" x ", text))
+    )
+
+
+def _run_holds(run: str, *, any_issuer: bool) -> bool:
+    groups, separators = _GROUP.findall(run), _SEPARATOR.findall(run)
+    lengths = tuple(map(len, groups))
+    plain = [_PLAIN_SEPARATOR.fullmatch(separator) is not None for separator in separators]
+    alone = len(set(separators)) == 1 and min(lengths) <= LONG_GROUP
+    for first in range(len(groups)):
+        digits, together = "", True
+        for end in range(first + 1, len(groups) + 1):
+            digits += groups[end - 1]
+            together = together and (end == first + 1 or plain[end - 2])
+            if len(digits) > LONGEST:
+                break
+            if (
+                len(digits) >= SHORTEST
+                and (together or lengths[first:end] in _PRINTED or (alone and end - first == len(groups)))
+                and _is_card(digits, any_issuer=any_issuer)
+            ):
+                return True
     return False
 
 

@@ -127,6 +127,8 @@ def test_a_refusal_does_not_repeat_the_value() -> None:
         {"paymentMethod": {"type": "card", "token": "tok 4242-4242-4242-4242"}},
         {"paymentMethod": {"type": "card", "number": "4242 4242 4242 4242"}},
         {"paymentMethod": {"type": "card", "number": 4242424242424242}},
+        {"paymentMethod": {"type": "card", "number": 4242424242424242.0}},
+        {"paymentMethod": {"type": "card", "number": -4242424242424242.0}},
         {"paymentMethod": {"type": "card", "token": "1111111111111117"}},
     ],
 )
@@ -136,6 +138,20 @@ def test_card_numbers_are_refused_and_not_repeated(body: dict[str, Any]) -> None
     answer = refusal.value.body(correlation_id="x").decode()
     assert "paymentMethod." in answer
     assert not any(digits in answer for digits in ("4242", "1111"))
+
+
+@pytest.mark.parametrize(
+    "number", ["4.242424242424242e15", "4242424242424242.00", "42424242424242420e-1", "6205500000000000004.0"]
+)
+def test_a_card_number_is_refused_however_json_writes_a_number(number: str) -> None:
+    assert refused(b'{"amount": 1, "metadata": {"pan": %s}}' % number.encode()) == {"metadata.pan"}
+
+
+def test_numbers_that_are_no_cards_are_left_alone() -> None:
+    body = (
+        b'{"amount": 1, "metadata": {"at": [52.52000659999999, 13.404953999999975], "n": 4.5e300, "z": 1e18}}'
+    )
+    assert parse_body(NewOrder, body).metadata is not None
 
 
 def test_a_card_number_as_a_name_is_hidden() -> None:

@@ -1,5 +1,8 @@
 """What is taken for a card number, and what is not."""
 
+import time
+from datetime import UTC, datetime, timedelta
+
 import pytest
 from uuid_utils.compat import uuid7
 
@@ -35,6 +38,38 @@ def test_a_card_number_is_found_wherever_it_stands(card: str, text: str) -> None
         "4 2 4 2 4 2 4 2 4 2 4 2 4 2 4 2",
         "\uff14\uff12\uff14\uff12 4242 4242 4242",
         "4242\u00a04242\u00a04242\u00a04242",
+        *(
+            separator.join(["4242"] * 4)
+            for separator in (
+                "\u2013",
+                "\u2014",
+                "/",
+                ",",
+                ", ",
+                "  ",
+                " - ",
+                "\u200b",
+                ")(",
+                " | ",
+                "+",
+                "\u2009",
+            )
+        ),
+        "3782/822463/10005",
+        "3056,930902,5904",
+        "4222/2222/2222/2",
+        "6205,5000,0000,0000,004",
+        "(4242) (4242) (4242) (4242) 12/27",
+        "424242/4242424242",
+        "4242 / 4242-4242 (4242)",
+        "4/2/4/2/4/2/4/2/4/2/4/2/4/2/4/2",
+        "\u200b".join("4242424242424242"),
+        "\u0664\u0662" * 8,
+        "\u096a\u0968" * 8,
+        "\u24f8\u24f6" * 8,
+        "https://shop.example/back?n=4242%204242%204242%204242&m=1",
+        "https://shop.example/%34242424242424242",
+        "%4242424242424242",
     ],
 )
 def test_a_card_number_is_found_however_it_is_written(text: str) -> None:
@@ -54,6 +89,17 @@ def test_a_card_number_is_found_however_it_is_written(text: str) -> None:
         "tok_visa",
         "+49 30 1234567890",
         "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+        "30.11.2026 16:44:08",
+        "30/11/2026, 16:44:08",
+        "2026-11-30 16:44:05.123459",
+        "51234567, 51234563",
+        "+49 30 1234567890, +49 30 1234567895",
+        "52.100.200.100:54327",
+        "[12, 15, 30, 11, 22, 33, 44, 5, 6, 47, 8, 9, 55, 61, 72, 34, 81, 90, 13, 62, 4, 42, 52, 63, 45, 40]",
+        "https://shop.example/a%2Fb?at=2026-11-23T16%3A44%3A05.123456Z",
+        "52.52000659999999, 13.404953999999975",
+        "48.787859,7.087734",
+        "+49 (0)30 / 93512638",
     ],
 )
 def test_other_digits_are_left_alone(text: str) -> None:
@@ -66,3 +112,39 @@ def test_ids_are_never_taken_for_cards() -> None:
 
 def test_times_in_milliseconds_are_never_taken_for_cards() -> None:
     assert not any(holds_card_number(str(1_795_450_392_000 + number)) for number in range(1_000))
+
+
+def test_dates_and_times_are_never_taken_for_cards() -> None:
+    start = datetime(2026, 11, 1, tzinfo=UTC)
+    for step in range(20_000):
+        moment = start + timedelta(seconds=step * 3_701, microseconds=step * 7_919)
+        for text in (moment.isoformat(), f"{moment:%Y-%m-%d %H:%M:%S.%f}", f"{moment:%d/%m/%Y %H:%M:%S}"):
+            assert not holds_card_number(text), text
+
+
+def test_addresses_of_the_internet_are_never_taken_for_cards() -> None:
+    for number in range(20_000):
+        octets = (40 + number % 30, number % 251, number % 241, 100 + number % 156)
+        text = f"connect to {'.'.join(map(str, octets))}:{20_000 + number % 40_000} failed"
+        assert not holds_card_number(text), text
+
+
+def test_places_and_telephone_numbers_are_never_taken_for_cards() -> None:
+    for number in range(20_000):
+        for text in (
+            f"{40 + number / 997:.6f},{5 + number / 991:.6f}",
+            f"+49 (0)30 / {1_000_000 + number * 4_001}",
+        ):
+            assert not holds_card_number(text), text
+
+
+@pytest.mark.parametrize("piece", ["1 ", "123456789012   ", "4242 - ", "1:", "\u0664", "%34", "1.", "f1"])
+def test_looking_takes_time_by_the_length_of_the_text_alone(piece: str) -> None:
+    def seconds(length: int) -> float:
+        text = (piece * length)[:length] + "x"
+        began = time.perf_counter()
+        holds_card_number(text)
+        return time.perf_counter() - began
+
+    seconds(1_000)
+    assert seconds(200_000) < 20 * max(seconds(20_000), 0.005)
