@@ -1,11 +1,15 @@
-"""Metadata of those who act on an order without a request of their own."""
+"""Metadata of processors, who answer what somebody else has asked for."""
 
 from dataclasses import replace
 
 from payloops.events.metadata import Metadata
-from payloops.events.orders import Order
+from payloops.events.orders import Asked
 
 
-def in_the_name_of(order: Order, by: Metadata) -> Metadata:
-    """`by`, under the correlation id of the order's own creation where it has none."""
-    return by if by.correlation_id else replace(by, correlation_id=order.correlation_id)
+def answering(asked: Asked, by: Metadata) -> Metadata:
+    """`by`, as a consequence of what was asked, and under its correlation id where `by` has none of its own."""
+    return replace(
+        by,
+        correlation_id=by.correlation_id or asked.correlation_id,
+        causation_id=by.causation_id or asked.event,
+    )

@@ -11,7 +11,7 @@ from uuid import UUID
 
 from uuid_utils.compat import uuid7
 
-from payloops.commands.acting_for import in_the_name_of
+from payloops.commands.acting_for import answering
 from payloops.commands.cancel_order import request_void
 from payloops.commands.change_order import change_order, load_order
 from payloops.commands.client_secrets import ClientSecrets
@@ -82,7 +82,7 @@ async def update_order_status(
 
     def decide(order: Order) -> None:
         payment = payment_of(order)
-        who = in_the_name_of(order, by)
+        who = answering(payment.asked, by)
         match status:
             case "processing":
                 report_processing(order, payment, processor_order_id=processor_order_id, by=who)

@@ -4,7 +4,7 @@ from uuid import UUID
 
 from uuid_utils.compat import uuid7
 
-from payloops.commands.acting_for import in_the_name_of
+from payloops.commands.acting_for import answering
 from payloops.commands.change_order import change_order
 from payloops.commands.refusals import ContradictsRecord, UnknownRefund
 from payloops.events.event_store import EventStore
@@ -46,7 +46,7 @@ async def update_refund_status(
         refund = order.transactions.get(refund_id)
         if refund is None or refund.type is not TransactionType.REFUND:
             raise UnknownRefund(order_id, refund_id)
-        who = in_the_name_of(order, by)
+        who = answering(refund.asked, by)
         if succeeded:
             succeed_refund(order, refund_id, processor_transaction_id=processor_transaction_id, by=who)
         else:
@@ -59,6 +59,22 @@ async def update_refund_status(
                 by=who,
             )
         settle_told_refunds(order, order.payments[refund.attempt], amount_refunded=None, by=who)
+
+    await change_order(store, order_id=order_id, merchant_id=None, decide=decide)
+
+
+async def update_refunded_amount(
+    store: EventStore, *, order_id: UUID, attempt: int, amount_refunded: int, by: Metadata
+) -> None:
+    """Record what a processor, when asked, says was refunded of a payment in all, where that is more than known.
+
+    Raises:
+        OrderNotFound.
+    """
+
+    def decide(order: Order) -> None:
+        who = in_the_name_of(order, by)
+        settle_told_refunds(order, order.payments[attempt], amount_refunded=amount_refunded, by=who)
 
     await change_order(store, order_id=order_id, merchant_id=None, decide=decide)
 

@@ -13,7 +13,7 @@ class Metadata:
         actor: who: `api_key:<id>`, `merchant:<id>`, `processor:<name>`, `workflow:<workflow id>`, `staff:<id>`
             or `system`.
         correlation_id: the request that all of this belongs to.
-        causation_id: the event or workflow that led to this one, None where a person or program asked.
+        causation_id: the event that led to this one, `<stream id>:<version>`; None where a person or program asked.
     """
 
     at: datetime

@@ -53,6 +53,18 @@ class TransactionStatus(StrEnum):
 CaptureMethod = Literal["automatic", "manual"]
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What asked for something that ends later: what is told of its end belongs to it."""
+
+    correlation_id: str
+    event: str
+
+    @classmethod
+    def by(cls, fact: StreamEvent) -> Self:
+        return cls(fact.correlation_id, fact.reference)
+
+
 @dataclass(slots=True, kw_only=True)
 class Transaction:
     """A movement of money, or an attempt at one: what `GET /v1/orders/{id}/transactions` lists."""
@@ -62,6 +74,7 @@ class Transaction:
     attempt: int
     amount: int
     created_at: datetime
+    asked: Asked
     status: TransactionStatus = TransactionStatus.PENDING
     processor_transaction_id: str | None = None
     error_code: str | None = None
@@ -91,6 +104,8 @@ class Payment:
     processor: str
     capture: CaptureMethod
     amount: int
+    asked: Asked
+    """The latest request of it: to pay, capture, void or cancel."""
     status: PaymentStatus = PaymentStatus.PROCESSING
     processor_order_id: str | None = None
     processor_transaction_id: str | None = None
@@ -176,7 +191,11 @@ class PaymentRequested(OrderFact):
 
     def fold(self, order: "Order") -> None:
         order.payments[self.attempt] = Payment(
-            attempt=self.attempt, processor=self.processor, capture=self.capture, amount=self.amount
+            attempt=self.attempt,
+            processor=self.processor,
+            capture=self.capture,
+            amount=self.amount,
+            asked=Asked.by(self),
         )
         order.processor = self.processor
         order.processor_order_id = None
@@ -245,7 +264,9 @@ class PaymentCaptureRequested(OrderFact):
 
     def fold(self, order: "Order") -> None:
         order.captures_requested = self.sequence
-        order.payments[self.attempt].capture_pending = True
+        payment = order.payments[self.attempt]
+        payment.capture_pending = True
+        payment.asked = Asked.by(self)
         order.open_transaction(self.transaction_id, TransactionType.CAPTURE, self)
 
 
@@ -379,6 +400,7 @@ class PaymentVoidRequested(OrderFact):
 
     def fold(self, order: "Order") -> None:
         order.voids_requested = self.sequence
+        order.payments[self.attempt].asked = Asked.by(self)
         order.open_transaction(self.transaction_id, TransactionType.VOID, self)
 
 
@@ -445,7 +467,9 @@ class PaymentCancelRequested(OrderFact):
     attempt: int
 
     def fold(self, order: "Order") -> None:
-        order.payments[self.attempt].cancel_requested = True
+        payment = order.payments[self.attempt]
+        payment.cancel_requested = True
+        payment.asked = Asked.by(self)
 
 
 class PaymentCancelled(OrderFact):
@@ -569,7 +593,6 @@ class Order(Stream):
         metadata: dict[str, Any],
         return_url: str | None,
         cancel_url: str | None,
-        correlation_id: str,
     ) -> None:
         self.merchant_id = merchant_id
         self.external_id = external_id
@@ -581,7 +604,6 @@ class Order(Stream):
         self.metadata = metadata
         self.return_url = return_url
         self.cancel_url = cancel_url
-        self.correlation_id = correlation_id
         self.status = OrderStatus.PENDING
         self.processor: str | None = None
         self.processor_order_id: str | None = None
@@ -645,7 +667,12 @@ class Order(Stream):
         transaction = self.transactions.get(id)
         if transaction is None:
             transaction = self.transactions[id] = Transaction(
-                id=id, type=kind, attempt=fact.attempt, amount=fact.amount, created_at=fact.timestamp
+                id=id,
+                type=kind,
+                attempt=fact.attempt,
+                amount=fact.amount,
+                created_at=fact.timestamp,
+                asked=Asked.by(fact),
             )
         transaction.amount = fact.amount
         return transaction

@@ -32,6 +32,11 @@ class StreamEvent(AggregateEvent):
     correlation_id: str
     causation_id: str | None
 
+    @property
+    def reference(self) -> str:
+        """`<stream id>:<version>`: how other events name this one as their cause."""
+        return f"{self.originator_id}:{self.originator_version}"
+
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if "TOPIC" in cls.__dict__:

@@ -1,5 +1,7 @@
 """Processors tell the truth late, twice and out of order."""
 
+from dataclasses import replace
+
 import pytest
 from ordering import AMOUNT, BY, facts, new_order, pay, report, transactions
 from uuid_utils.compat import uuid7
@@ -7,11 +9,14 @@ from uuid_utils.compat import uuid7
 from payloops.commands.cancel_order import cancel
 from payloops.commands.capture_payment import request_capture
 from payloops.commands.create_order import create_order
+from payloops.commands.pay_order import request_payment
 from payloops.commands.refusals import OrderNotFound, UnknownAttempt
+from payloops.commands.route_payment import Route
 from payloops.commands.update_order_status import find_payment, update_order_status
 from payloops.events.event_store import EventStore
 from payloops.events.metadata import Metadata
 from payloops.events.orders import Order, OrderStatus, PaymentVoidRequested
+from payloops.events.timestamps import utc_now
 
 
 def after(*reports: str) -> Order:
@@ -135,6 +140,24 @@ def test_the_payment_meant_is_found_by_its_references() -> None:
     assert find_payment(order, attempt=None, processor_transaction_id="unknown").attempt == 2
     with pytest.raises(UnknownAttempt):
         find_payment(order, attempt=3)
+
+
+async def test_a_report_without_a_request_of_its_own_belongs_to_the_request_it_answers(
+    store: EventStore,
+) -> None:
+    order = new_order()
+    request_payment(
+        order,
+        route=Route("stripe", "test"),
+        payment_method=None,
+        capture="automatic",
+        by=replace(BY, correlation_id="the request to pay"),
+    )
+    await store.append(order.collect_events())  # type: ignore[arg-type]
+    worker = Metadata(at=utc_now(), actor="workflow:payment-1", correlation_id="")
+    await update_order_status(store, order_id=order.id, status="captured", by=worker)
+    captured = (await store.read(after=2, limit=1))[0].event
+    assert (captured.correlation_id, captured.causation_id) == ("the request to pay", f"{order.id}:2")
 
 
 async def test_a_report_about_what_does_not_exist_is_refused(store: EventStore, by: Metadata) -> None:
