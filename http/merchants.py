@@ -1,8 +1,11 @@
 """The merchant's own account: profile and webhook secret. `/api/merchants/me`, by dashboard token."""
 
+from typing import Literal
+
 from payloops.commands.change_profile import UNCHANGED, change_profile
 from payloops.commands.merchants import MerchantNotFound, find_merchant
 from payloops.commands.rotate_webhook_secret import rotate_webhook_secret as rotate
+from payloops.commands.webhook_endpoints import WebhookEndpoint, find_webhook_endpoint
 from payloops.commands.webhook_secrets import WebhookSecret, get_webhook_secret
 from payloops.http.auth import MerchantAnswer, MerchantName, merchant_answer
 from payloops.http.fields import Timestamp, Url
@@ -20,6 +23,38 @@ class WebhookSecretAnswer(AnswerModel):
     secret: str
     previous_secret: str | None
     previous_expires_at: Timestamp | None
+
+
+class WebhookEndpointAnswer(AnswerModel):
+    """Where webhooks go. `failingSince`: of the first failed attempt after which none was successful.
+
+    Once an endpoint has failed for five days, or answers 410, it is switched off: nothing more is sent, until
+    `webhookUrl` is set again.
+    """
+
+    url: str | None
+    status: Literal["none", "working", "failing", "switched_off"]
+    failing_since: Timestamp | None
+    switched_off_at: Timestamp | None
+    switched_off_reason: str | None
+
+
+def endpoint_answer(endpoint: WebhookEndpoint) -> WebhookEndpointAnswer:
+    """A merchant's endpoint as the dashboard shows it."""
+    status: Literal["none", "working", "failing", "switched_off"] = "working"
+    if endpoint.url is None:
+        status = "none"
+    elif endpoint.off_at is not None:
+        status = "switched_off"
+    elif endpoint.failing_since is not None:
+        status = "failing"
+    return WebhookEndpointAnswer(
+        url=endpoint.url,
+        status=status,
+        failing_since=endpoint.failing_since,
+        switched_off_at=endpoint.off_at,
+        switched_off_reason=endpoint.off_reason,
+    )
 
 
 def secret_answer(secret: WebhookSecret) -> WebhookSecretAnswer:
@@ -63,6 +98,20 @@ async def set_profile(call: Call[ProfileChanges]) -> MerchantAnswer:
         by=call.by,
     )
     return merchant_answer(merchant)
+
+
+@route(
+    "GET",
+    "/api/merchants/me/webhook",
+    auth="bearer",
+    answers=WebhookEndpointAnswer,
+    summary="Tell where webhooks go, whether they arrive, and why they were switched off where they were",
+)
+async def read_webhook_endpoint(call: Call[None]) -> WebhookEndpointAnswer:
+    endpoint = await find_webhook_endpoint(call.services.store.pool, merchant_id=call.merchant_id)
+    if endpoint is None:
+        raise MerchantNotFound(merchant_id=call.merchant_id)
+    return endpoint_answer(endpoint)
 
 
 @route(

@@ -31,7 +31,9 @@ from payloops.commands.refusals import (
     RefundExceedsCaptured,
 )
 from payloops.commands.register_merchant import EmailTaken
+from payloops.commands.retry_webhook import WebhooksOff
 from payloops.commands.tokens import InvalidToken
+from payloops.commands.webhook_deliveries import WebhookNotFound
 from payloops.events.errors import (
     OutcomeUnknown,
     ReceiptConflict,
@@ -159,6 +161,8 @@ ANSWERS: dict[type[Exception], Answer] = {
     InvalidProcessor: Answer(400, "invalid_processor"),
     RefundExceedsCaptured: Answer(400, "refund_exceeds_captured"),
     CaptureExceedsAuthorized: Answer(400, "capture_exceeds_authorized"),
+    WebhookNotFound: Answer(404, "not_found", "Not found"),
+    WebhooksOff: Answer(400, "invalid_status"),
     # The pool's own refusals are operational errors, too.
     psycopg.OperationalError: Answer(503, "unavailable", BUSY),
     psycopg.InterfaceError: Answer(503, "unavailable", BUSY),

@@ -1,11 +1,14 @@
 """Webhooks to the merchant, as the dashboard shows them. `/api/webhooks`, by dashboard token."""
 
+from typing import Any
 from uuid import UUID
 
+from payloops.commands.retry_webhook import retry_webhook
+from payloops.commands.webhook_deliveries import RecordedAttempt, find_webhook, list_attempts
 from payloops.commands.webhook_events import WebhookEventRow, WebhookStatus, list_webhook_events
 from payloops.http.fields import Timestamp
 from payloops.http.pages import PageQuery, Pagination, pagination
-from payloops.http.routing import AnswerModel, Call, route
+from payloops.http.routing import AnswerModel, Call, Nothing, route
 
 
 class WebhookQuery(PageQuery):
@@ -61,3 +64,91 @@ async def read_webhooks(call: Call[None, WebhookQuery]) -> WebhookPage:
     return WebhookPage(
         data=[webhook_answer(row) for row in rows], pagination=pagination(call.query, total=total)
     )
+
+
+class AttemptAnswer(AnswerModel):
+    """One try to deliver. `response`: the first KiB of what was answered; null where nothing was."""
+
+    number: int
+    url: str
+    attempted_at: Timestamp
+    duration_ms: int
+    status_code: int | None
+    error: str | None
+    response: str | None
+
+
+class WebhookDetails(AnswerModel):
+    """A webhook with every attempt to deliver it, and what is sent. `error`: why its schedule ended in vain."""
+
+    id: UUID
+    order_id: UUID
+    event_type: str
+    status: WebhookStatus
+    attempts: list[AttemptAnswer]
+    retries: int
+    error: str | None
+    last_attempt_at: Timestamp | None
+    delivered_at: Timestamp | None
+    created_at: Timestamp
+    body: dict[str, Any]
+
+
+class RetryAnswer(AnswerModel):
+    success: bool
+
+
+def attempt_answer(recorded: RecordedAttempt) -> AttemptAnswer:
+    """An attempt as the dashboard shows it."""
+    attempt = recorded.attempt
+    return AttemptAnswer(
+        number=recorded.number,
+        url=recorded.url,
+        attempted_at=attempt.attempted_at,
+        duration_ms=attempt.duration_ms,
+        status_code=attempt.status_code,
+        error=attempt.error,
+        response=attempt.answer,
+    )
+
+
+@route(
+    "GET",
+    "/api/webhooks/{id}",
+    auth="bearer",
+    answers=WebhookDetails,
+    errors=("not_found",),
+    summary="Read a webhook with every attempt to deliver it",
+)
+async def read_webhook(call: Call[None]) -> WebhookDetails:
+    pool = call.services.store.pool
+    webhook = await find_webhook(pool, webhook_id=call.id(), merchant_id=call.merchant_id)
+    attempts = await list_attempts(pool, webhook_id=webhook.id)
+    return WebhookDetails(
+        id=webhook.id,
+        order_id=webhook.order_id,
+        event_type=webhook.event_type,
+        status=webhook.status,
+        attempts=[attempt_answer(each) for each in attempts],
+        retries=webhook.retries,
+        error=webhook.error,
+        last_attempt_at=webhook.last_attempt_at,
+        delivered_at=webhook.delivered_at,
+        created_at=webhook.created_at,
+        body=webhook.payload,
+    )
+
+
+@route(
+    "POST",
+    "/api/webhooks/{id}/retry",
+    auth="bearer",
+    body=Nothing,
+    body_required=False,
+    answers=RetryAnswer,
+    errors=("not_found", "invalid_status", "conflict"),
+    summary="Send a webhook again, now and by the schedule from its beginning",
+)
+async def send_webhook_again(call: Call[Nothing]) -> RetryAnswer:
+    await retry_webhook(call.services.store, webhook_id=call.id(), merchant_id=call.merchant_id, by=call.by)
+    return RetryAnswer(success=True)
