@@ -16,6 +16,7 @@ from payloops.commands.processors import (
     ProcessorNotConfigured,
     ProcessorUnknown,
 )
+from payloops.events.errors import VersionConflict
 from payloops.events.event_store import EventStore
 from payloops.events.merchants import Merchant, ProcessorAdjusted, ProcessorConfigured
 from payloops.events.metadata import Metadata
@@ -153,9 +154,14 @@ async def adjust_processor(
 async def _written(
     connection: AsyncConnection[TupleRow], statement: LiteralString, parameters: dict[str, Any]
 ) -> ProcessorConfig:
-    """The row as a statement has written it."""
+    """The row as a statement has written it.
+
+    Raises:
+        VersionConflict: there is none: it was removed after the decision, so that the decision is due again.
+    """
     async with connection.cursor(row_factory=class_row(ProcessorConfig)) as cursor:
         await cursor.execute(statement, parameters)
         config = await cursor.fetchone()
-    assert config is not None
+    if config is None:
+        raise VersionConflict(parameters["merchant"])
     return config

@@ -189,3 +189,21 @@ async def test_adjustments_at_the_same_time_lose_nothing(merchant: Merchant) -> 
         assert [answer.status for answer in answers] == [200, 200]
         [kept] = (await merchant.dashboard.get("/api/processors")).json
         assert (kept["enabled"], kept["priority"]) == (enabled, number)
+
+
+async def test_a_processor_that_is_removed_while_it_is_adjusted_is_adjusted_before_or_not_found(
+    merchant: Merchant,
+) -> None:
+    stripe = {"processor": "stripe", "credentials": {"secretKey": "sk_stripe"}}
+    for number in range(1, 21):
+        assert (await merchant.dashboard.post("/api/processors", stripe)).status == 200
+        removed, *adjusted = await asyncio.gather(
+            merchant.dashboard.call("DELETE", "/api/processors/stripe"),
+            *(
+                merchant.dashboard.call("PATCH", "/api/processors/stripe", {"priority": number})
+                for _ in range(3)
+            ),
+        )
+        assert removed.status == 204
+        assert {answer.status for answer in adjusted} <= {200, 404}
+        assert (await merchant.dashboard.get("/api/processors")).json == []
