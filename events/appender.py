@@ -251,7 +251,9 @@ class Appender:
                     try:
                         connection = await self._connected()
                         # Once its server process is gone, an append that is not there never will be.
-                        await connection.execute(END_BACKEND, backend)
+                        ended = await (await connection.execute(END_BACKEND, backend)).fetchone()
+                        if ended is not None and not ended[0]:
+                            continue  # it is still there: ask again
                         for append in batch:
                             await self._look_up(append, connection)
                     except (psycopg.Error, OSError):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Self, TypeVar, cast
 from uuid import UUID
+from weakref import WeakValueDictionary
 
 import psycopg
 from eventsourcing.persistence import StoredEvent
@@ -74,6 +75,7 @@ class EventStore:
         self.pool = pool
         self._appender = Appender(database_url, queue_size=queue_size)
         self._notifier = Notifier(database_url)
+        self._turns: WeakValueDictionary[UUID, asyncio.Lock] = WeakValueDictionary()
         # Where the listener lost the database, the pool's idle connections did, too: replaced before they are used.
         self._wakeups = Wakeups(database_url, reconnected=pool.check)
 
@@ -189,6 +191,18 @@ class EventStore:
         Raises:
             StreamNotFound: no such stream. Besides: as `append`, VersionConflict after 5 decisions.
         """
+        # Commands of this process take turns on a stream: those of others are met as conflicts.
+        async with self._turns.setdefault(id, asyncio.Lock()):
+            return await self._change(stream, id, decide, receipt=receipt)
+
+    async def _change(
+        self,
+        stream: type[S],
+        id: UUID,
+        decide: Callable[[S], R],
+        *,
+        receipt: Callable[[S, R], Receipt] | None,
+    ) -> tuple[S, R]:
         for turn in range(DECISIONS):
             aggregate = await self.load(stream, id)
             if aggregate is None:

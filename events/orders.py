@@ -593,6 +593,7 @@ class Order(Stream):
         metadata: dict[str, Any],
         return_url: str | None,
         cancel_url: str | None,
+        correlation_id: str,
     ) -> None:
         self.merchant_id = merchant_id
         self.external_id = external_id
@@ -604,6 +605,7 @@ class Order(Stream):
         self.metadata = metadata
         self.return_url = return_url
         self.cancel_url = cancel_url
+        self.correlation_id = correlation_id
         self.status = OrderStatus.PENDING
         self.processor: str | None = None
         self.processor_order_id: str | None = None

@@ -110,6 +110,19 @@ async def test_concurrent_refunds_never_exceed_what_was_captured(
     assert folded.refundable == 400
 
 
+async def test_many_small_refunds_at_once_are_all_taken(store: EventStore, merchant_id: UUID) -> None:
+    order = await stored(store, report(pay(new_order(merchant_id=merchant_id)), "captured"))
+    await asyncio.gather(
+        *(
+            refund_payment(store, order_id=order.id, merchant_id=merchant_id, amount=1, by=BY)
+            for _ in range(50)
+        )
+    )
+    folded = await store.load(Order, order.id)
+    assert folded is not None
+    assert folded.refundable == AMOUNT - 50
+
+
 async def test_a_report_about_a_refund_that_does_not_exist_is_refused(
     store: EventStore, by: Metadata
 ) -> None:
