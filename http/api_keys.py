@@ -3,7 +3,7 @@
 from typing import Annotated
 from uuid import UUID
 
-from pydantic import StringConstraints
+from pydantic import Field, StringConstraints
 
 from payloops.commands.api_keys import ApiKeyRow, list_api_keys
 from payloops.commands.issue_api_key import issue_api_key as issue
@@ -14,14 +14,18 @@ from payloops.http.routing import AnswerModel, Call, RequestModel, route
 
 
 class NewApiKey(RequestModel):
-    name: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=255)]
+    name: Annotated[
+        str,
+        StringConstraints(strip_whitespace=True, min_length=1, max_length=255),
+        Field(examples=["Web shop"]),
+    ]
     expires_at: Moment | None = None
 
 
 class ApiKeyAnswer(AnswerModel):
     id: UUID
-    name: str
-    prefix: str
+    name: Annotated[str, Field(examples=["Web shop"])]
+    prefix: Annotated[str, Field(examples=["sk_test_a1b2c3d4"])]
     expires_at: Timestamp | None
     created_at: Timestamp
 
@@ -32,7 +36,7 @@ class ListedApiKey(ApiKeyAnswer):
 
 class IssuedApiKeyAnswer(AnswerModel):
     api_key: ApiKeyAnswer
-    secret: str
+    secret: Annotated[str, Field(examples=["sk_test_a1b2c3d4_shown_this_once"])]
 
 
 @route(

@@ -12,7 +12,11 @@ from payloops.commands.register_merchant import register_merchant
 from payloops.http.fields import Email, Password, PresentedEmail, Timestamp
 from payloops.http.routing import AnswerModel, Call, RequestModel, route
 
-MerchantName = Annotated[str, StringConstraints(strip_whitespace=True, min_length=2, max_length=255)]
+MerchantName = Annotated[
+    str,
+    StringConstraints(strip_whitespace=True, min_length=2, max_length=255),
+    Field(examples=["Ada's shop"]),
+]
 PresentedPassword = Annotated[str, StringConstraints(max_length=1_000), Field(repr=False)]
 """To be compared with the one that counts: what no password may be is only wrong."""
 
@@ -35,15 +39,15 @@ class PasswordChange(RequestModel):
 
 class MerchantAnswer(AnswerModel):
     id: UUID
-    name: str
-    email: str
-    webhook_url: str | None
+    name: Annotated[str, Field(examples=["Ada's shop"])]
+    email: Annotated[str, Field(examples=["ada@example.com"])]
+    webhook_url: Annotated[str | None, Field(examples=["https://shop.example/webhooks"])]
     created_at: Timestamp
     updated_at: Timestamp
 
 
 class SessionAnswer(AnswerModel):
-    token: str
+    token: Annotated[str, Field(examples=["eyJhbGciOiJIUzI1NiJ9.e30.signature"])]
     merchant: MerchantAnswer
 
 

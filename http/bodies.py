@@ -31,6 +31,8 @@ WHOLE = "body"
 
 _SYMBOL = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[{}\[\]]', re.DOTALL)
 _SURROGATE = re.compile("[\ud800-\udfff]")
+# Control characters, and what stands for bytes that were no UTF-8.
+_NO_QUERY_TEXT = re.compile("[\x00-\x1f\x7f-\x9f\ufffd\ud800-\udfff]")
 
 
 class _Refused:
@@ -92,7 +94,7 @@ def parse_query(model: type[M], query: MultiMapping[str]) -> M:
     ] + [
         FieldError(_name((key,)), "Must be text without control characters")
         for key, value in values.items()
-        if any(not character.isprintable() for character in key + value) or "\ufffd" in value
+        if _NO_QUERY_TEXT.search(key + value)
     ]
     if errors:
         raise validation_error(*errors[:MAX_ERRORS])

@@ -67,11 +67,11 @@ UUID_SCHEMA = {"type": "string", "format": "uuid", "examples": ["019ab3c8-8f4c-7
 
 # As `bodies` has it: no NUL in a body's text; in a query, no control character and nothing that stands for
 # bytes that were no UTF-8.
-BODY_TEXT = r"^[^\u0000]*$"
-QUERY_TEXT = r"^[^\u0000-\u001f\u007f-\u009f\ufffd]*$"
+NOT_IN_BODIES = r"\u0000"
+NOT_IN_QUERIES = r"\u0000-\u001f\u007f-\u009f\ufffd"
 BEYOND_NUMBERS = 10**MAX_INTEGER_DIGITS
-# What is left of a text that is stripped: Unicode's White_Space, which regular expressions disagree on.
-NOT_SPACE = r"[^\u0000\t-\r \u0085\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]"
+# What stripping leaves: all but Unicode's White_Space, which regular expressions disagree on.
+SPACES = r"\t-\r \u0085\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
 
 STATUSES = {answer.code: answer.status for answer in ANSWERS.values()} | {
     "validation_error": 400,
@@ -208,12 +208,14 @@ class Schemas:
         self.responses: dict[str, Json] = {}
         self._bodies, taken = _generate(bodies, mode="validation")
         # A query's parameters stand apart, and what they refer to has rules of its own: nothing is shared.
-        self._queries, asked = _generate(queries, mode="validation")
+        self._queries, asked = _generate(queries, mode="validation", generator=_QueryGenerator)
         self._answers, given = _generate([*answers, ("problem", TypeAdapter(Problem))], mode="serialization")
-        self._asked = {name: _tidy(_narrow(schema, text=QUERY_TEXT)) for name, schema in asked.items()}
+        self._asked = {
+            name: _tidy(_narrow(schema, excluded=NOT_IN_QUERIES)) for name, schema in asked.items()
+        }
         self.components = {name: _tidy(schema) for name, schema in given.items()}
         for name, schema in taken.items():
-            self.components[name] = _tidy(_narrow(schema, text=BODY_TEXT))
+            self.components[name] = _tidy(_narrow(schema, excluded=NOT_IN_BODIES))
         if "JsonValue" in taken:
             self.components["JsonValue"] = JSON_VALUE
 
@@ -243,8 +245,11 @@ class Schemas:
 
     def _resolved(self, schema: Json) -> Json:
         if "$ref" in schema:
+            name = schema["$ref"].removeprefix(SCHEMAS)
+            if self._asked[name] == self.components.get(name):
+                return schema
             return {
-                **self._asked[schema["$ref"].removeprefix(SCHEMAS)],
+                **self._asked[name],
                 **{name: value for name, value in schema.items() if name != "$ref"},
             }
         return schema
@@ -291,6 +296,8 @@ class Schemas:
 class _Generator(GenerateJsonSchema):
     """pydantic's, without a title at every field, and with what stripping means."""
 
+    excluded = NOT_IN_BODIES
+
     def field_title_should_be_set(self, schema: Any) -> bool:  # noqa: ARG002  # as pydantic calls it
         return False
 
@@ -298,20 +305,28 @@ class _Generator(GenerateJsonSchema):
         made = super().str_schema(schema)
         if self.mode == "validation" and schema.get("strip_whitespace") and schema.get("min_length"):
             # The first and the last character that are left, and what is between them.
-            ends = NOT_SPACE if schema["min_length"] == 1 else rf"{NOT_SPACE}[^\u0000]*{NOT_SPACE}"
-            made["pattern"] = rf"^[^\u0000]*{ends}[^\u0000]*$"
+            end, any_ = f"[^{self.excluded}{SPACES}]", f"[^{self.excluded}]*"
+            ends = end if schema["min_length"] == 1 else f"{end}{any_}{end}"
+            made["pattern"] = f"^{any_}{ends}{any_}$"
         return made
 
 
+class _QueryGenerator(_Generator):
+    excluded = NOT_IN_QUERIES
+
+
 def _generate(
-    inputs: Sequence[tuple[str, TypeAdapter[Any]]], *, mode: JsonSchemaMode
+    inputs: Sequence[tuple[str, TypeAdapter[Any]]],
+    *,
+    mode: JsonSchemaMode,
+    generator: type[_Generator] = _Generator,
 ) -> tuple[dict[str, Json], Json]:
     """Schemas by key, and the definitions that they refer to."""
     made, definitions = TypeAdapter.json_schemas(
         [(key, mode, adapter) for key, adapter in inputs],
         by_alias=True,
         ref_template=SCHEMAS + "{model}",
-        schema_generator=_Generator,
+        schema_generator=generator,
     )
     return {key: schema for (key, _), schema in made.items()}, definitions.get("$defs", {})
 
@@ -324,33 +339,33 @@ def _key(route: Route) -> str:
 JSON_VALUE: Json = {
     "description": "Any JSON, with text and numbers as everywhere, nested at most 32 deep",
     "type": ["object", "array", "string", "number", "boolean", "null"],
-    "pattern": BODY_TEXT,
+    "pattern": f"^[^{NOT_IN_BODIES}]*$",
     "exclusiveMinimum": -BEYOND_NUMBERS,
     "exclusiveMaximum": BEYOND_NUMBERS,
     "items": {"$ref": SCHEMAS + "JsonValue"},
-    "propertyNames": {"pattern": BODY_TEXT},
+    "propertyNames": {"pattern": f"^[^{NOT_IN_BODIES}]*$"},
     "additionalProperties": {"$ref": SCHEMAS + "JsonValue"},
 }
 
 
-def _narrow(schema: Any, *, text: str) -> Any:
+def _narrow(schema: Any, *, excluded: str) -> Any:
     """The schema of what is taken, with the rules that hold for any text, name and number."""
     if isinstance(schema, list):
-        return [_narrow(each, text=text) for each in schema]
+        return [_narrow(each, excluded=excluded) for each in schema]
     if not isinstance(schema, dict):
         return schema
     narrowed = {
-        name: {key: _narrow(each, text=text) for key, each in value.items()}
+        name: {key: _narrow(each, excluded=excluded) for key, each in value.items()}
         if name == "properties"
         else value
         if name in ("examples", "default", "enum", "const")
-        else _narrow(value, text=text)
+        else _narrow(value, excluded=excluded)
         for name, value in schema.items()
     }
     if narrowed.get("type") == "string" and not narrowed.keys() & {"enum", "const", "format", "pattern"}:
-        narrowed["pattern"] = text
+        narrowed["pattern"] = f"^[^{excluded}]*$"
     if narrowed.get("type") == "object" and narrowed.get("additionalProperties", True) is not False:
-        narrowed.setdefault("propertyNames", {"pattern": text})
+        narrowed.setdefault("propertyNames", {"pattern": f"^[^{excluded}]*$"})
     if narrowed.get("type") == "integer":
         # Under a function that runs before it, pydantic leaves a limit in its own words.
         for word, keyword in (("ge", "minimum"), ("le", "maximum")):

@@ -21,7 +21,7 @@ from payloops.http.fields import (
     Timestamp,
     Url,
 )
-from payloops.http.problems import FieldError, not_found, validation_error
+from payloops.http.problems import not_found
 from payloops.http.routing import AnswerModel, Call, RequestModel, route
 from payloops.projections.orders import (
     OrderEvent,
@@ -39,38 +39,38 @@ DEFAULT_CURRENCY = "USD"
 class NewOrder(RequestModel):
     amount: Amount
     currency: Currency | None = None
-    external_id: Identifier | None = None
-    customer_id: Identifier | None = None
+    external_id: Annotated[Identifier, Field(examples=["cart-7"])] | None = None
+    customer_id: Annotated[Identifier, Field(examples=["customer-42"])] | None = None
     customer_email: Email | None = None
-    description: Text | None = None
+    description: Annotated[Text, Field(examples=["Two tickets"])] | None = None
     metadata: Metadata | None = None
     return_url: Url | None = None
     cancel_url: Url | None = None
 
 
 class LastErrorAnswer(AnswerModel):
-    code: str | None
-    message: str | None
+    code: Annotated[str | None, Field(examples=["card_declined"])]
+    message: Annotated[str | None, Field(examples=["The card was declined"])]
 
 
 class OrderAnswer(AnswerModel):
     id: UUID
-    external_id: str
-    amount: int
-    currency: str
-    status: OrderStatus
-    processor: str | None
-    processor_order_id: str | None
-    metadata: dict[str, Any]
-    customer_id: str | None
-    customer_email: str | None
-    description: str | None
-    return_url: str | None
-    cancel_url: str | None
-    amount_captured: int
-    amount_refunded: int
+    external_id: Annotated[str, Field(examples=["cart-7"])]
+    amount: Annotated[int, Field(examples=[4999])]
+    currency: Annotated[str, Field(examples=["USD"])]
+    status: Annotated[OrderStatus, Field(examples=["captured"])]
+    processor: Annotated[str | None, Field(examples=["stripe"])]
+    processor_order_id: Annotated[str | None, Field(examples=["pi_3Q"])]
+    metadata: Annotated[dict[str, Any], Field(examples=[{"cart": "7"}])]
+    customer_id: Annotated[str | None, Field(examples=["customer-42"])]
+    customer_email: Annotated[str | None, Field(examples=["ada@example.com"])]
+    description: Annotated[str | None, Field(examples=["Two tickets"])]
+    return_url: Annotated[str | None, Field(examples=["https://shop.example/return"])]
+    cancel_url: Annotated[str | None, Field(examples=["https://shop.example/cancel"])]
+    amount_captured: Annotated[int, Field(examples=[4999])]
+    amount_refunded: Annotated[int, Field(examples=[0])]
     attempt: int
-    last_error: LastErrorAnswer | None
+    last_error: Annotated[LastErrorAnswer | None, Field(examples=[None])]
     created_at: Timestamp
     updated_at: Timestamp
 
@@ -169,7 +169,8 @@ class OrderList(AnswerModel):
     auth="api_key",
     query=OrderQuery,
     answers=OrderList,
-    summary="List orders, newest first",
+    errors=("not_found",),
+    summary="List orders, newest first; a cursor that is no order of the caller's is not found",
 )
 async def read_orders(call: Call[None, OrderQuery]) -> OrderList:
     query = call.query
@@ -187,8 +188,7 @@ async def read_orders(call: Call[None, OrderQuery]) -> OrderList:
             created_to=query.created_to,
         )
     except UnknownCursor:
-        field = "starting_after" if query.starting_after is not None else "ending_before"
-        raise validation_error(FieldError(field, "There is no such order")) from None
+        raise not_found() from None
     return OrderList(data=[order_answer(row) for row in rows], has_more=has_more)
 
 
@@ -203,13 +203,13 @@ async def read_order(call: Call[None]) -> OrderAnswer:
 class OrderEventAnswer(AnswerModel):
     id: int
     version: int
-    type: str
+    type: Annotated[str, Field(examples=["payment.captured"])]
     occurred_at: Timestamp
     recorded_at: Timestamp
-    actor: str
-    correlation_id: str
-    causation_id: str | None
-    data: dict[str, Any]
+    actor: Annotated[str, Field(examples=["workflow:payment-019ab3c8-8f4c-7cc1-b7c1-1f0a5d9e2b64"])]
+    correlation_id: Annotated[str, Field(examples=["checkout-7"])]
+    causation_id: Annotated[str | None, Field(examples=["pay-1"])]
+    data: Annotated[dict[str, Any], Field(examples=[{"attempt": 1, "amount": 4999}])]
 
 
 def event_answer(event: OrderEvent) -> OrderEventAnswer:

@@ -64,7 +64,7 @@ class ProcessorChanges(RequestModel):
 
 class ProcessorAnswer(AnswerModel):
     id: UUID
-    processor: str
+    processor: Annotated[str, Field(examples=["stripe"])]
     enabled: bool
     priority: int
     test_mode: bool

@@ -1,6 +1,9 @@
 """Refunds of captured orders. `/v1`, by API key."""
 
+from typing import Annotated
 from uuid import UUID
+
+from pydantic import Field
 
 from payloops.commands.refund_payment import refund_payment as refund
 from payloops.events.orders import Order, Transaction, TransactionStatus
@@ -12,15 +15,15 @@ from payloops.projections.transactions import list_refunds
 
 class Refund(RequestModel):
     amount: Amount | None = None
-    reason: Text | None = None
+    reason: Annotated[Text, Field(examples=["damaged"])] | None = None
 
 
 class RefundAnswer(AnswerModel):
     refund_id: UUID
     order_id: UUID
-    amount: int
+    amount: Annotated[int, Field(examples=[1500])]
     status: TransactionStatus
-    reason: str | None
+    reason: Annotated[str | None, Field(examples=["damaged"])]
     created_at: Timestamp
 
 

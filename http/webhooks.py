@@ -38,7 +38,7 @@ LONGEST_EVENT_ID = 255
 log = structlog.get_logger()
 
 
-class WebhookAnswer(AnswerModel):
+class ReceivedAnswer(AnswerModel):
     received: Literal[True] = True
 
 
@@ -63,11 +63,11 @@ DIALECTS = {
     auth=None,
     query=None,
     signed_by=(STRIPE_SIGNATURE,),
-    answers=WebhookAnswer,
+    answers=ReceivedAnswer,
     errors=REFUSALS,
     summary="Events of Stripe; the payment's metadata names merchant and order",
 )
-async def receive_stripe_webhook(call: Call[None]) -> WebhookAnswer:
+async def receive_stripe_webhook(call: Call[None]) -> ReceivedAnswer:
     return await _receive(call, "stripe", named=None)
 
 
@@ -77,11 +77,11 @@ async def receive_stripe_webhook(call: Call[None]) -> WebhookAnswer:
     auth=None,
     query=None,
     signed_by=(RAZORPAY_SIGNATURE,),
-    answers=WebhookAnswer,
+    answers=ReceivedAnswer,
     errors=REFUSALS,
     summary="Events of Razorpay; the payment's notes name merchant and order",
 )
-async def receive_razorpay_webhook(call: Call[None]) -> WebhookAnswer:
+async def receive_razorpay_webhook(call: Call[None]) -> ReceivedAnswer:
     return await _receive(call, "razorpay", named=None)
 
 
@@ -92,18 +92,18 @@ async def receive_razorpay_webhook(call: Call[None]) -> WebhookAnswer:
     query=None,
     named={"processor": PROCESSORS},
     signed_by=(STRIPE_SIGNATURE, RAZORPAY_SIGNATURE),
-    answers=WebhookAnswer,
+    answers=ReceivedAnswer,
     errors=REFUSALS,
     summary="Events of a processor, of a merchant that the path names",
 )
-async def receive_merchant_webhook(call: Call[None]) -> WebhookAnswer:
+async def receive_merchant_webhook(call: Call[None]) -> ReceivedAnswer:
     processor = call.request.match_info["processor"]
     if processor not in DIALECTS:
         raise not_found()
     return await _receive(call, processor, named=call.request.match_info["merchantId"])
 
 
-async def _receive(call: Call[None], processor: str, *, named: str | None) -> WebhookAnswer:
+async def _receive(call: Call[None], processor: str, *, named: str | None) -> ReceivedAnswer:
     dialect = DIALECTS[processor]
     signatures = call.request.headers.getall(dialect.signature, [])
     if not any(signatures):
@@ -152,7 +152,7 @@ async def _receive(call: Call[None], processor: str, *, named: str | None) -> We
         order_id=str(event.order_id) if event.order_id is not None else None,
         effect=effect,
     )
-    return WebhookAnswer()
+    return ReceivedAnswer()
 
 
 def _parsed(raw: bytes) -> Any:

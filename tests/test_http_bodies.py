@@ -50,6 +50,7 @@ def test_an_amount_may_reach_its_limits(amount: int) -> None:
         (b'{"amount": 1, "metadata": {"a": 1, "a": 1}}', "metadata.a"),
         (b'{"amount": 1, "metadata": {"a": [0, {"b": NaN}]}}', "metadata.a.1.b"),
         (b'{"amount": 1, "metadata": {"a": 1e999}}', "metadata.a"),
+        (b'{"amount": 1, "metadata": {"a": -1e18}}', "metadata.a"),
         (b'{"amount": 1, "metadata": {"a": %s}}' % (b"9" * 5_000), "metadata.a"),
         (b'{"amount": 1, "metadata": %s1%s}' % (b'{"a":' * 40, b"}" * 40), "metadata"),
         (b'{"amount": 1, "metadata": {"a": %s%s}}' % (b"[" * 100_000, b"]" * 100_000), "metadata"),
@@ -203,6 +204,8 @@ def test_whatever_bytes_are_sent_fit_or_are_refused(raw: bytes) -> None:
         ([("createdFrom", "1700000000")], "createdFrom"),
         ([("externalId", "\0")], "externalId"),
         ([("externalId", "\ufffd")], "externalId"),
+        ([("externalId", "a\nb")], "externalId"),
+        ([("externalId", "\x9b")], "externalId"),
     ],
 )
 def test_a_query_that_does_not_fit_is_refused_by_the_name_of_its_parameter(
@@ -211,6 +214,12 @@ def test_a_query_that_does_not_fit_is_refused_by_the_name_of_its_parameter(
     with pytest.raises(Problem) as refusal:
         parse_query(OrderQuery, MultiDict(query))
     assert {error.field for error in refusal.value.errors or ()} == {field}
+
+
+@pytest.mark.parametrize("text", ["\u200d", "a\u00a0b", "\U000f0000", "\u0378", "ü"])
+def test_what_an_order_may_be_called_can_be_asked_for(text: str) -> None:
+    assert parse_body(NewOrder, json.dumps({"amount": 1, "externalId": text}).encode()).external_id == text
+    assert parse_query(OrderQuery, MultiDict(externalId=text)).external_id == text
 
 
 def test_spacing_and_order_of_keys_make_no_other_request() -> None:
