@@ -137,6 +137,8 @@ def _float(text: str) -> Any:
     number = float(text)
     if not math.isfinite(number):
         return _Refused("Must be a finite number")
+    if abs(number) >= 10**MAX_INTEGER_DIGITS:
+        return _Refused("The number is too large")
     # As it was written: a float is exact for sixteen digits at the most.
     if number.is_integer() and abs(number) < 10**LONGEST and holds_card_number(str(int(Decimal(text)))):
         return _Refused(CARD)
