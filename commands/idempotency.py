@@ -44,7 +44,13 @@ RELEASE = """
     DELETE FROM idempotency_keys
     WHERE merchant_id = %s AND key = %s AND owner = %s AND response_status IS NULL
 """
-DELETE_OLD = "DELETE FROM idempotency_keys WHERE created_at < now() - make_interval(hours => %s)"
+DELETE_BATCH = 1_000
+DELETE_OLD = """
+    DELETE FROM idempotency_keys WHERE ctid = ANY (ARRAY (
+        SELECT ctid FROM idempotency_keys WHERE created_at < now() - make_interval(hours => %s)
+        ORDER BY created_at LIMIT %s FOR UPDATE SKIP LOCKED
+    ))
+"""
 
 
 class IdempotencyInProgress(Exception):
@@ -129,7 +135,11 @@ async def reserve(
 
 
 async def delete_expired(pool: AsyncConnectionPool) -> int:
-    """Delete the keys that are older than they are kept; how many."""
-    async with pool.connection() as connection:
-        cursor = await connection.execute(DELETE_OLD, (KEPT_HOURS,))
-        return cursor.rowcount
+    """Delete the keys that are older than they are kept, a batch at a time; how many there were."""
+    deleted = 0
+    while True:
+        async with pool.connection() as connection:
+            cursor = await connection.execute(DELETE_OLD, (KEPT_HOURS, DELETE_BATCH))
+        deleted += cursor.rowcount
+        if cursor.rowcount < DELETE_BATCH:
+            return deleted

@@ -26,6 +26,7 @@ from payloops.commands.hashing import Hasher
 from payloops.commands.tokens import STAFF_AUDIENCE, Tokens
 from payloops.commands.watch_orders import OrderWatch
 from payloops.events.event_store import EventStore
+from payloops.housekeeping import housekeeping
 from payloops.http.admission import Admission
 from payloops.http.app import create_app
 from payloops.http.connections import connection_factory, finish_requests
@@ -172,6 +173,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         passwords = await stack.enter_async_context(Hasher(rounds=settings.bcrypt_rounds))
         keys = await stack.enter_async_context(Hasher(rounds=settings.bcrypt_rounds))
         watch = await stack.enter_async_context(OrderWatch(store))
+        await stack.enter_async_context(housekeeping(store))
         limits = await stack.enter_async_context(open_rate_limits(settings))
         temporal = await Client.connect(
             settings.temporal_address, namespace=settings.temporal_namespace, lazy=True

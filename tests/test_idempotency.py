@@ -19,6 +19,7 @@ from payloops.commands.idempotency import (
 from payloops.events.errors import ReceiptConflict
 from payloops.events.event_store import EventStore
 from payloops.events.metadata import Metadata
+from payloops.housekeeping import housekeeping
 
 
 async def take(pool: AsyncConnectionPool, merchant_id: UUID, *, fingerprint: bytes = b"f") -> Reserved:
@@ -118,3 +119,20 @@ async def test_keys_are_kept_for_a_day(store: EventStore, merchant_id: UUID, by:
     await take(store.pool, merchant_id, fingerprint=b"other")
     await age(store.pool, "created_at", "25 hours")
     assert await delete_expired(store.pool) == 1
+
+
+async def test_old_keys_are_deleted_while_the_service_runs(
+    store: EventStore, merchant_id: UUID, by: Metadata
+) -> None:
+    await create(store, merchant_id, by, await take(store.pool, merchant_id))
+    await age(store.pool, "created_at", "25 hours")
+    async with housekeeping(store, every_seconds=0.05), asyncio.timeout(10):
+        while await count(store.pool) > 0:
+            await asyncio.sleep(0.01)
+
+
+async def count(pool: AsyncConnectionPool) -> int:
+    async with pool.connection() as connection:
+        row = await (await connection.execute("SELECT count(*) FROM idempotency_keys")).fetchone()
+    assert row is not None
+    return int(row[0])

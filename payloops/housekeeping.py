@@ -1,0 +1,38 @@
+"""What has to be tidied up now and then, by whichever process of the API comes to it."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import psycopg
+import structlog
+
+from payloops.commands.idempotency import delete_expired
+from payloops.events.event_store import EventStore
+
+EVERY_SECONDS = 3600.0
+
+log = structlog.get_logger()
+
+
+@asynccontextmanager
+async def housekeeping(store: EventStore, *, every_seconds: float = EVERY_SECONDS) -> AsyncIterator[None]:
+    """Delete what is kept for a time only, for as long as the context lasts."""
+    task = asyncio.create_task(_keep_house(store, every_seconds), name="housekeeping")
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def _keep_house(store: EventStore, every_seconds: float) -> None:
+    while True:
+        await asyncio.sleep(every_seconds * random.uniform(0.5, 1.5))  # noqa: S311  # processes come one by one
+        try:
+            deleted = await delete_expired(store.pool)
+        except psycopg.Error as error:
+            log.warning("housekeeping.failed", error=type(error).__name__)
+        else:
+            log.info("housekeeping.done", idempotency_keys=deleted)
