@@ -7,6 +7,7 @@ takes an id which is not known here fails, as does one that lets in who shows no
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 from urllib.parse import urlencode
 from uuid import UUID
@@ -80,8 +81,12 @@ async def an_api_key(world: World) -> str:
     return str(issued.json["apiKey"]["id"])
 
 
+POSITIONS = count(1)
+"""Of the events that webhooks tell of, each its own."""
+
+
 async def a_webhook(world: World) -> str:
-    [webhook] = await told(world.pool, merchant_id=world.owner.id, count=1)
+    [webhook] = await told(world.pool, merchant_id=world.owner.id, count=1, first=next(POSITIONS))
     return str(webhook["id"])
 
 
