@@ -1,10 +1,11 @@
 """Connections of clients that are slow, or do not speak HTTP.
 
-aiohttp waits for a request's head as long as the connection lives; here it has a deadline. What aiohttp answers
-itself, before any handler, becomes problem+json like every other refusal.
+aiohttp waits for a request's head as long as the connection lives, and for a client to take its answer; here both
+have a deadline. What aiohttp answers itself, before any handler, becomes problem+json like every other refusal.
 """
 
 import asyncio
+import socket
 import time
 from typing import Any
 
@@ -17,6 +18,8 @@ from payloops.http.problems import FieldError, internal_error, validation_error
 
 HEAD_DEADLINE = 10.0
 """Seconds in which the request line and all headers have to arrive."""
+TAKE_DEADLINE = 20.0
+"""Seconds in which a client has to take what was sent, once more of it waits than a connection buffers."""
 KEEPALIVE = 75.0
 """Seconds that a connection may be idle between requests."""
 
@@ -29,7 +32,7 @@ log = structlog.get_logger()
 class Connection(RequestHandler):
     """One client's connection."""
 
-    __slots__ = ("_head_timer",)
+    __slots__ = ("_head_timer", "_take_timer")
 
     def __init__(self, server: web.Server, *, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(
@@ -41,6 +44,7 @@ class Connection(RequestHandler):
             auto_decompress=False,  # compressed bodies are refused, not unpacked
         )
         self._head_timer: asyncio.TimerHandle | None = None
+        self._take_timer: asyncio.TimerHandle | None = None
 
     @property
     def busy(self) -> bool:
@@ -50,6 +54,10 @@ class Connection(RequestHandler):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         self._start_timer()
+        sock = transport.get_extra_info("socket")
+        if hasattr(socket, "TCP_USER_TIMEOUT") and sock.family != socket.AF_UNIX:
+            # What is less than the connection buffers, the kernel waits for: also after the end, and no longer.
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(TAKE_DEADLINE * 2_000))
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
@@ -61,7 +69,27 @@ class Connection(RequestHandler):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._stop_timer()
+        self._stop_take_timer()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self.transport is not None:
+            self._take_timer = self._loop.call_later(TAKE_DEADLINE, self._not_taken, self.transport)
+
+    def resume_writing(self) -> None:
+        self._stop_take_timer()
+        super().resume_writing()
+
+    def _not_taken(self, transport: asyncio.Transport) -> None:
+        self._take_timer = None
+        log.info("http.not_taken", bytes=transport.get_write_buffer_size())
+        transport.abort()
+
+    def _stop_take_timer(self) -> None:
+        if self._take_timer is not None:
+            self._take_timer.cancel()
+            self._take_timer = None
 
     def _start_timer(self) -> None:
         self._head_timer = self._loop.call_later(HEAD_DEADLINE, self._too_slow)

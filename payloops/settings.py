@@ -47,7 +47,7 @@ class Settings(BaseSettings):
     )
     database_pool_size: int = Field(default=10, ge=2, le=200, description="connections per process")
     database_patience: float = Field(
-        default=0.08,
+        default=0.06,
         gt=0,
         description="seconds in which nobody is given a connection, after which who waits for one gets 503",
     )

@@ -1,0 +1,400 @@
+"""Too much to do: who would wait in vain is told at once, and the process still says that it lives."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import psycopg
+import pytest
+import structlog
+from calling import PASSWORD, Answer, Api, Merchant, running_api
+from psycopg.rows import TupleRow
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
+
+from payloops.events import appender
+from payloops.events import connections as pools
+from payloops.events.connections import ImpatientPool, PoolStalled, connection_pool
+from payloops.http import connections
+from payloops.http.app import ROUTES
+from payloops.http.problems import BUSY
+from payloops.settings import Settings
+
+LOCK_APPENDS = "SELECT pg_advisory_lock(1885431908)"
+"""What `append_events` takes: migration 0001."""
+LOCK_AWAITED = """
+    SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND objid = 1885431908 AND NOT granted
+    AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+"""
+
+
+@pytest.fixture
+async def api(settings: Settings) -> AsyncIterator[Api]:
+    async with running_api(settings.model_copy(update={"database_patience": 0.06})) as api:
+        # Whoever waits for the pool's own deadline does so for longer than a test may take.
+        api.services.store.pool.timeout = 600.0
+        yield api
+
+
+@asynccontextmanager
+async def all_taken(pool: AsyncConnectionPool) -> AsyncIterator[None]:
+    """Somebody holds every connection of the pool."""
+    async with AsyncExitStack() as stack:
+        for _ in range(pool.max_size):
+            await stack.enter_async_context(pool.connection())
+        yield
+
+
+def assert_told_to_come_again(answer: Answer) -> None:
+    assert (answer.status, answer.code) == (503, "unavailable")
+    assert answer.json["message"] == BUSY
+    assert int(answer.headers["Retry-After"]) >= 1
+
+
+async def test_while_all_connections_are_taken_nobody_waits_for_one(api: Api) -> None:
+    merchant = await api.merchant()
+    order = await merchant.order()
+    pool = api.services.store.pool
+    async with asyncio.timeout(20), all_taken(pool):
+        for _ in range(3):
+            answers = await asyncio.gather(
+                *(merchant.shop.get(f"/v1/orders/{order}") for _ in range(30)),
+                *(merchant.dashboard.get("/api/processors") for _ in range(30)),
+                api.anyone.post("/api/auth/login", {"email": merchant.email, "password": PASSWORD}),
+            )
+            for answer in answers:
+                assert_told_to_come_again(answer)
+            assert (await api.anyone.get("/health")).status == 200
+        ready = await api.anyone.get("/ready")
+        assert (ready.status, ready.json["dependencies"]["postgres"]) == (503, "down")
+        assert pool.get_stats()["requests_waiting"] == 0
+    assert (await merchant.shop.get(f"/v1/orders/{order}")).status == 200
+    assert (await api.anyone.get("/ready")).status == 200
+
+
+async def test_health_is_answered_before_those_who_wait_are(api: Api) -> None:
+    merchant = await api.merchant()
+    async with asyncio.timeout(20), all_taken(api.services.store.pool):
+        waiting = [asyncio.create_task(merchant.dashboard.get("/api/processors")) for _ in range(20)]
+        await asyncio.sleep(0)
+        assert (await api.anyone.get("/health")).status == 200
+        assert not any(task.done() for task in waiting)
+        for task in waiting:
+            assert_told_to_come_again(await task)
+
+
+@asynccontextmanager
+async def impatient(settings: Settings, *, size: int, patience: float) -> AsyncIterator[ImpatientPool]:
+    database_url = settings.database_url.get_secret_value()
+    pool = connection_pool(database_url, size=size, application_name="test", patience=patience)
+    assert isinstance(pool, ImpatientPool)
+    pool.timeout = 600.0
+    await pool.open(wait=True)
+    try:
+        yield pool
+    finally:
+        await pool.close()
+
+
+async def hold(pool: AsyncConnectionPool, seconds: float = 0.0) -> None:
+    async with pool.connection():
+        await asyncio.sleep(seconds)
+
+
+async def test_a_queue_that_moves_is_left_alone(settings: Settings) -> None:
+    """The last waits three times as long as patience lasts, and is served."""
+    async with impatient(settings, size=2, patience=0.4) as pool:
+        await asyncio.gather(*(hold(pool, 0.1) for _ in range(24)))
+
+
+async def test_who_comes_to_a_stalled_queue_is_turned_away_before_who_waits(settings: Settings) -> None:
+    async with asyncio.timeout(20), impatient(settings, size=2, patience=0.4) as pool:
+        async with all_taken(pool):
+            with pytest.raises(PoolStalled):
+                await hold(pool)
+            asking = asyncio.create_task(hold(pool))
+            await asyncio.sleep(0)
+            for _ in range(100):
+                with pytest.raises(PoolStalled):
+                    await hold(pool)
+            assert not asking.done()
+            with pytest.raises(PoolStalled):
+                await asking
+        await hold(pool)
+        await asyncio.gather(*(hold(pool, 0.05) for _ in range(10)))
+
+
+async def test_one_who_asks_learns_that_there_are_connections_again(settings: Settings) -> None:
+    async with asyncio.timeout(20), impatient(settings, size=2, patience=0.4) as pool:
+        async with all_taken(pool):
+            with pytest.raises(PoolStalled):
+                await hold(pool)
+            asking = asyncio.create_task(hold(pool))
+            await asyncio.sleep(0)
+        await asking
+
+
+async def test_a_process_that_is_slow_itself_is_not_taken_for_a_stalled_pool(settings: Settings) -> None:
+    import time  # noqa: PLC0415
+
+    async with impatient(settings, size=2, patience=0.1) as pool:
+        waiting = [asyncio.create_task(hold(pool, 0.02)) for _ in range(10)]
+        for _ in range(3):
+            await asyncio.sleep(0.01)
+            time.sleep(0.3)  # the loop stands still
+        await asyncio.gather(*waiting)
+
+
+async def test_no_connection_is_lost_to_those_who_were_turned_away(settings: Settings) -> None:
+    """Connections come back just when those who wait for them are turned away."""
+    async with asyncio.timeout(60), impatient(settings, size=2, patience=0.02) as pool:
+        for _ in range(40):
+            async with all_taken(pool):
+                waiting = [asyncio.create_task(hold(pool)) for _ in range(6)]
+                await asyncio.sleep(0.019)
+            outcomes = await asyncio.gather(*waiting, return_exceptions=True)
+            assert {type(outcome) for outcome in outcomes} <= {type(None), PoolStalled}
+        await asyncio.gather(hold(pool, 0.001), hold(pool, 0.001))
+        stats = pool.get_stats()
+        assert (stats["pool_size"], stats["pool_available"]) == (2, 2)
+
+
+@pytest.mark.parametrize("patience", [None, 0.02])
+async def test_a_database_that_was_away_for_long_is_found_again(
+    settings: Settings, patience: float | None
+) -> None:
+    """Longer than the pool tries to reconnect, and asked for more often than may wait."""
+    database_url = settings.database_url.get_secret_value()
+    pool = connection_pool(
+        "postgresql://nobody@127.0.0.1:1/none", size=2, application_name="test", patience=patience
+    )
+    pool.reconnect_timeout, pool.timeout, pool.max_waiting = 0.2, 0.05, 5
+    await pool.open()
+    async with asyncio.timeout(30):
+        while pool.get_stats()["pool_size"] > 0:
+            refused = await asyncio.gather(*(hold(pool) for _ in range(5)), return_exceptions=True)
+            assert all(isinstance(refusal, psycopg.OperationalError) for refusal in refused)
+        pool.conninfo = database_url
+        while True:
+            try:
+                await hold(pool)
+            except psycopg.OperationalError:
+                await asyncio.sleep(0.02)
+            else:
+                break
+    await pool.close()
+
+
+async def test_other_processes_wait_for_their_connections(settings: Settings) -> None:
+    pool = connection_pool(settings.database_url.get_secret_value(), size=2, application_name="test")
+    async with pool:
+        pool.timeout = 0.5
+        async with all_taken(pool):
+            with pytest.raises(PoolTimeout):
+                await hold(pool)
+
+
+async def test_with_the_database_away_nobody_waits_for_it(settings: Settings) -> None:
+    broken = Settings.model_validate(
+        {
+            **settings.model_dump(),
+            "database_url": "postgresql://nobody@127.0.0.1:1/none",
+            "database_patience": 0.06,
+        }
+    )
+    async with asyncio.timeout(20), running_api(broken) as api:
+        api.services.store.pool.timeout = 600.0
+        login = {"email": "a@example.com", "password": PASSWORD}
+        answers = await asyncio.gather(*(api.anyone.post("/api/auth/login", login) for _ in range(20)))
+        for answer in answers:
+            assert_told_to_come_again(answer)
+
+
+async def test_more_than_fit_into_flight_are_turned_away(settings: Settings) -> None:
+    configured = settings.model_copy(update={"max_in_flight": 3, "database_patience": 60.0})
+    async with asyncio.timeout(30), running_api(configured) as api:
+        merchant = await api.merchant()
+        pool = api.services.store.pool
+        async with all_taken(pool):
+            working = [asyncio.create_task(merchant.dashboard.get("/api/processors")) for _ in range(3)]
+            while pool.get_stats()["requests_waiting"] < 3:
+                await asyncio.sleep(0.01)
+            for _ in range(3):
+                assert_told_to_come_again(await merchant.dashboard.get("/api/processors"))
+                assert_told_to_come_again(await api.anyone.post("/api/auth/login", {}))
+                assert (await api.anyone.get("/health")).status == 200
+            assert not any(task.done() for task in working)
+        assert {answer.status for answer in await asyncio.gather(*working)} == {200}
+        assert (await merchant.dashboard.get("/api/processors")).status == 200
+
+
+async def test_who_sends_a_body_slowly_takes_nobodys_place(settings: Settings) -> None:
+    async with running_api(settings.model_copy(update={"max_in_flight": 2})) as api:
+        head = b"POST /api/auth/login HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        writers = []
+        for _ in range(10):
+            _, writer = await asyncio.open_connection("127.0.0.1", api.port)
+            writer.write(head + b"Content-Length: 100\r\n\r\n{")
+            writers.append(writer)
+        await asyncio.sleep(0.2)
+        assert (await api.anyone.post("/api/auth/login", {})).status == 400
+        for writer in writers:
+            writer.close()
+
+
+async def test_who_waits_for_a_payment_takes_nobodys_place(settings: Settings) -> None:
+    async with running_api(settings.model_copy(update={"max_in_flight": 2})) as api:
+        merchant = await api.merchant()
+        orders = [await merchant.order() for _ in range(9)]
+        waiting = [
+            asyncio.create_task(merchant.shop.post(f"/v1/orders/{order}/pay", Prefer="wait=30"))
+            for order in orders[:8]
+        ]
+        for order in orders[:8]:
+            while (await merchant.shop.get(f"/v1/orders/{order}")).json["status"] != "processing":
+                await asyncio.sleep(0.01)
+        assert (await merchant.shop.post(f"/v1/orders/{orders[8]}/pay")).status == 200
+        refused = await merchant.shop.post(f"/v1/orders/{orders[8]}/pay", Prefer="wait=30")
+        assert_told_to_come_again(refused)
+        api.services.watch.stop_waiting()
+        assert {answer.status for answer in await asyncio.gather(*waiting)} == {200}
+
+
+def test_only_what_tells_of_the_process_is_never_turned_away() -> None:
+    kept = {route.path for route in ROUTES if not route.sheds}
+    assert {"/health", "/ready"} <= kept
+    assert not any(path.startswith(("/v1", "/api", "/webhooks")) for path in kept)
+
+
+async def create(merchant: Merchant) -> Answer:
+    return await merchant.shop.post("/v1/orders", {"amount": 1})
+
+
+@pytest.fixture
+async def other(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[psycopg.AsyncConnection[TupleRow]]:
+    """Another connection, which may make appends wait for longer than they usually would."""
+    monkeypatch.setattr(pools, "STATEMENT_TIMEOUT", 60)
+    monkeypatch.setattr(appender, "SEND_SECONDS", 60.0)
+    monkeypatch.setattr(appender, "QUEUE_SECONDS", 60.0)
+    database_url = settings.database_url.get_secret_value()
+    async with await psycopg.AsyncConnection.connect(database_url, autocommit=True) as connection:
+        await connection.execute("ALTER FUNCTION append_events SET lock_timeout = '60s'")
+        yield connection
+
+
+async def an_append_waits(connection: psycopg.AsyncConnection[TupleRow]) -> None:
+    """Until the database has an append that waits for the lock."""
+    while True:
+        found = await (await connection.execute(LOCK_AWAITED)).fetchone()
+        if found is not None:
+            return
+        await asyncio.sleep(0.01)
+
+
+async def test_a_full_queue_of_appends_takes_nobody_in(
+    settings: Settings, other: psycopg.AsyncConnection[TupleRow]
+) -> None:
+    configured = settings.model_copy(update={"append_queue_size": 3})
+    async with asyncio.timeout(30), running_api(configured) as api:
+        merchant = await api.merchant()
+        async with other:
+            await other.execute(LOCK_APPENDS)
+            sent = asyncio.create_task(create(merchant))
+            await an_append_waits(other)
+            queued = [asyncio.create_task(create(merchant)) for _ in range(3)]
+            while len(api.services.store._appender._queue) < 3:
+                await asyncio.sleep(0.01)
+            for _ in range(5):
+                assert_told_to_come_again(await create(merchant))
+            assert not any(task.done() for task in (sent, *queued))
+            assert (await api.anyone.get("/health")).status == 200
+        answers = await asyncio.gather(sent, *queued)
+        assert {answer.status for answer in answers} == {201}
+
+
+async def test_a_queue_of_appends_that_stands_takes_nobody_in(
+    settings: Settings, other: psycopg.AsyncConnection[TupleRow], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(appender, "STALLED_SECONDS", 0.2)
+    async with asyncio.timeout(30), running_api(settings) as api:
+        merchant = await api.merchant()
+        async with other:
+            await other.execute(LOCK_APPENDS)
+            waiting = [asyncio.create_task(create(merchant))]
+            await an_append_waits(other)
+            waiting.append(asyncio.create_task(create(merchant)))
+            while not api.services.store._appender._queue:
+                await asyncio.sleep(0.01)
+            since = asyncio.get_running_loop().time()
+            while asyncio.get_running_loop().time() - since < 0.3:
+                await asyncio.sleep(0.02)
+            assert_told_to_come_again(await create(merchant))
+            assert not any(task.done() for task in waiting)
+        assert {answer.status for answer in await asyncio.gather(*waiting)} == {201}
+        assert (await create(merchant)).status == 201
+
+
+REQUEST = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
+REQUESTS = 20_000
+"""So many that their answers fit into no buffer between here and there."""
+
+
+async def small_buffers(api: Api) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+    sock.setblocking(False)
+    await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", api.port))
+    return await asyncio.open_connection(sock=sock, limit=1_024)
+
+
+async def test_who_never_takes_the_answers_is_cut_off(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "TAKE_DEADLINE", 0.3)
+    with structlog.testing.capture_logs() as lines:
+        reader, writer = await small_buffers(api)
+        writer.write(REQUEST * REQUESTS)
+        async with asyncio.timeout(30):
+            while not any(line["event"] == "http.not_taken" for line in lines):
+                await asyncio.sleep(0.05)
+    assert 0 < await answers_until_the_end(reader) < REQUESTS
+    writer.close()
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="the kernel has no such deadline")
+async def test_the_kernel_cuts_off_who_takes_nothing_of_little(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "TAKE_DEADLINE", 0.2)
+    reader, writer = await small_buffers(api)
+    few = 300
+    writer.write(REQUEST * few)
+    await asyncio.sleep(3)
+    assert await answers_until_the_end(reader) < few
+    writer.close()
+
+
+async def answers_until_the_end(reader: asyncio.StreamReader) -> int:
+    received = 0
+    async with asyncio.timeout(30):
+        try:
+            while data := await reader.read(65_536):
+                received += data.count(b"HTTP/1.1 200")
+        except (ConnectionError, OSError):
+            pass
+    return received
+
+
+async def test_who_takes_the_answers_slowly_gets_them_all(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "TAKE_DEADLINE", 5.0)
+    reader, writer = await small_buffers(api)
+    writer.write(REQUEST * REQUESTS)
+    received, rest = 0, b""
+    async with asyncio.timeout(60):
+        while received < REQUESTS:
+            data = rest + await reader.read(65_536)
+            received += data.count(b"HTTP/1.1 200")
+            rest = data[-11:]
+            if received < 2_000:
+                await asyncio.sleep(0.01)
+    writer.close()
