@@ -31,7 +31,7 @@ async def run_subscriber(settings: Settings) -> None:
             open_store(settings, application_name="payloops subscriber") as store,
             asyncio.TaskGroup() as group,
         ):
-            for subscription in (payments(), webhooks(store)):
+            for subscription in (payments(store), webhooks(store)):
                 group.create_task(
                     subscriber.run_subscriber(
                         subscription=subscription,

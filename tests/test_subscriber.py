@@ -104,7 +104,7 @@ async def subscribing(
     stop = asyncio.Event()
     url = settings.database_url.get_secret_value()
     task = asyncio.create_task(
-        run_subscriber(subscription=payments(), store=store, database_url=url, client=client, stop=stop)
+        run_subscriber(subscription=payments(store), store=store, database_url=url, client=client, stop=stop)
     )
     try:
         yield task
@@ -277,7 +277,24 @@ async def test_a_cancellation_signals_the_attempt_that_runs_after_its_start(
             assert await signals(client, f"payment-{order_id}") == ["cancelPayment"]
 
 
-async def test_a_cancellation_of_a_workflow_that_is_gone_is_no_error(
+async def test_a_cancellation_that_came_too_late_is_no_error(
+    store: EventStore, settings: Settings, client: Client, orders: Orders, merchant_id: UUID, by: Metadata
+) -> None:
+    order_id = await orders.paid()
+    await cancel_order(store, order_id=order_id, merchant_id=merchant_id, by=by)
+    await update_order_status(store, order_id=order_id, status="captured", by=by)
+    async with subscribing(store, settings, client):
+        await started(client, f"payment-{order_id}")
+        await client.get_workflow_handle(f"payment-{order_id}").terminate()
+        await caught_up(store)
+        async with store.pool.connection() as connection:
+            await connection.execute("UPDATE checkpoints SET position = 0 WHERE name = %s", (READER,))
+    async with subscribing(store, settings, client):
+        await caught_up(store)
+    assert await parked(store) == []
+
+
+async def test_a_cancellation_of_an_open_payment_whose_workflow_is_gone_is_parked_to_be_seen(
     store: EventStore, settings: Settings, client: Client, orders: Orders, merchant_id: UUID, by: Metadata
 ) -> None:
     async with subscribing(store, settings, client):
@@ -286,7 +303,9 @@ async def test_a_cancellation_of_a_workflow_that_is_gone_is_no_error(
         await client.get_workflow_handle(f"payment-{order_id}").terminate()
         await cancel_order(store, order_id=order_id, merchant_id=merchant_id, by=by)
         await caught_up(store)
-    assert await parked(store) == []
+    [(topic, error)] = await parked(store)
+    assert topic == "payment.cancel_requested"
+    assert "payloops reconcile" in error
 
 
 # -- once, whatever happens

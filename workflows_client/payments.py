@@ -6,11 +6,13 @@ Inputs are plain JSON in camelCase; an optional field that has no value is absen
 from typing import Any
 
 from payloops.commands.workflow_ids import numbered, payment_workflow_id
-from payloops.events.event_store import RecordedEvent
+from payloops.events.event_store import EventStore, RecordedEvent
 from payloops.events.orders import (
+    Order,
     PaymentCancelRequested,
     PaymentCaptureRequested,
     PaymentRequested,
+    PaymentStatus,
     PaymentVoidRequested,
     ProcessorEventReceived,
     RefundRequested,
@@ -29,6 +31,7 @@ class NothingToForwardError(Exception):
 
 
 READER = "temporal"
+OPEN_PAYMENT = {PaymentStatus.PROCESSING, PaymentStatus.REQUIRES_ACTION}
 TOPICS = frozenset(
     topic_of(fact)
     for fact in (
@@ -42,9 +45,18 @@ TOPICS = frozenset(
 )
 
 
-def payments() -> Subscription:
+def payments(store: EventStore) -> Subscription:
     """The subscription that has processors move money."""
-    return Subscription(name=READER, topics=TOPICS, plan=_plan)
+
+    async def strands(recorded: RecordedEvent) -> bool:
+        """A cancellation that found no workflow, of a payment that is still open."""
+        fact = recorded.event
+        if not isinstance(fact, PaymentCancelRequested):
+            return False
+        order = await store.load(Order, fact.originator_id)
+        return order is not None and order.payments[fact.attempt].status in OPEN_PAYMENT
+
+    return Subscription(name=READER, topics=TOPICS, plan=_plan, strands=strands)
 
 
 async def _plan(recorded: RecordedEvent) -> Forwarding | None:

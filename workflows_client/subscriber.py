@@ -38,10 +38,17 @@ RPC_TIMEOUT = timedelta(seconds=5)
 LONGEST_RETRY_SECONDS = 3.0
 STOP_SECONDS = 5.0
 
+GONE = "workflow.gone"
+"""The outcome of a signal to a workflow that has ended."""
+
 UNFORWARDABLE = {RPCStatusCode.INVALID_ARGUMENT, RPCStatusCode.OUT_OF_RANGE}
 """What Temporal answers where no repetition helps. All else may be its own trouble, and is tried again."""
 
 log = structlog.get_logger(__name__)
+
+
+async def _never(_: RecordedEvent) -> bool:
+    return False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,11 +61,23 @@ class Subscription:
         plan: what one of them means to Temporal, None for nothing. It may first write what the workflow reads,
             and has to change nothing when it is asked again. What it raises parks the event, unless it is
             trouble with the database: then it is asked again.
+        strands: whether something is left undone where the workflow that an event signals is gone; the event
+            is then parked, for somebody to see.
     """
 
     name: str
     topics: frozenset[str]
     plan: Callable[[RecordedEvent], Awaitable[Forwarding | None]]
+    strands: Callable[[RecordedEvent], Awaitable[bool]] = _never
+
+
+class WorkflowGoneError(Exception):
+    """A workflow was to be told something that still matters, and has ended without it."""
+
+    def __init__(self, workflow_id: str) -> None:
+        super().__init__(
+            f"{workflow_id} has ended, and its payment is still open: ask the processor (payloops reconcile)"
+        )
 
 
 async def run_subscriber(
@@ -246,6 +265,9 @@ async def _forward_or_park(leader: _Leader, recorded: RecordedEvent) -> None:
                 raise _StoppedError from error
             failures += 1
         else:
+            if outcome == GONE and await leader.subscription.strands(recorded):
+                await _park(leader, recorded, WorkflowGoneError(forwarding.workflow_id))
+                return
             log.info(
                 outcome,
                 workflow_id=forwarding.workflow_id,
@@ -292,7 +314,7 @@ async def _signal(signal: SignalWorkflow, client: Client) -> str:
     except RPCError as error:
         if error.status is not RPCStatusCode.NOT_FOUND or _namespace_is_missing(error):
             raise
-        return "workflow.gone"
+        return GONE
     return "workflow.signalled"
 
 
