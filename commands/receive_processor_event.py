@@ -261,7 +261,7 @@ def _apply(order: Order, payment: Payment, event: ProcessorEvent, *, by: Metadat
     match event.outcome:
         case "captured":
             report_captured(order, payment, captured=event.amount, **references, by=by)
-        case "authorized" if not _awaits_capture(payment, event):
+        case "authorized" if not awaits_capture(payment):
             report_processing(order, payment, processor_order_id=references["processor_order_id"], by=by)
         case "authorized":
             report_authorized(order, payment, **references, by=by)
@@ -283,9 +283,9 @@ def _apply(order: Order, payment: Payment, event: ProcessorEvent, *, by: Metadat
     return True
 
 
-def _awaits_capture(payment: Payment, event: ProcessorEvent) -> bool:
+def awaits_capture(payment: Payment) -> bool:
     """Whether an authorization is an end. Razorpay authorizes also what it is going to capture by itself."""
-    return payment.capture == "manual" or event.processor != "razorpay"
+    return payment.capture == "manual" or payment.processor != "razorpay"
 
 
 def _cancelling(order: Order, payment: Payment) -> bool:

@@ -73,8 +73,7 @@ async def update_refunded_amount(
     """
 
     def decide(order: Order) -> None:
-        who = in_the_name_of(order, by)
-        settle_told_refunds(order, order.payments[attempt], amount_refunded=amount_refunded, by=who)
+        settle_told_refunds(order, order.payments[attempt], amount_refunded=amount_refunded, by=by)
 
     await change_order(store, order_id=order_id, merchant_id=None, decide=decide)
 

@@ -198,6 +198,49 @@ def migrate() -> None:
     typer.echo("\n".join(f"applied {revision}" for revision in applied) or "nothing to apply")
 
 
+@app.command()
+def reconcile(
+    *,
+    older_than: Annotated[
+        str, typer.Option(help="Ask about payments that are under way for longer: 90s, 10m, 24h, 7d.")
+    ] = "10m",
+    since: Annotated[
+        str, typer.Option(help="And about all payments of orders that changed within this time.")
+    ] = "24h",
+    sandbox: Annotated[
+        bool, typer.Option("--sandbox", help="Ask the sandbox in place of Stripe and Razorpay.")
+    ] = False,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Ask the processors what became of payments, record it, and report what does not agree.
+
+    Ends with 1 where something is left to look at. Takes the settings of a `payloops dev` on the data directory
+    where the environment has none.
+    """
+    import asyncio  # noqa: PLC0415
+
+    import psycopg  # noqa: PLC0415
+    from psycopg_pool import PoolTimeout  # noqa: PLC0415
+
+    from payloops.dev_environment import read_environment  # noqa: PLC0415
+    from payloops.reconcile import duration, run_reconcile  # noqa: PLC0415
+
+    try:
+        times = {"older_than": duration(older_than), "since": duration(since)}
+    except ValueError as error:
+        _fail(str(error), status=WRONG_SETTINGS)
+    for name, value in read_environment(data_dir=data_dir).items():
+        os.environ.setdefault(name, value)
+    settings = _settings()
+    try:
+        agrees = asyncio.run(run_reconcile(settings, **times, sandbox=sandbox, as_json=as_json))
+    except (psycopg.Error, PoolTimeout) as error:
+        _fail(f"the database does not answer: {error}")
+    if not agrees:
+        raise typer.Exit(1)
+
+
 @projections.command("status")
 def projections_status(
     *,

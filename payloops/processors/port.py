@@ -1,0 +1,55 @@
+"""What can be asked of any processor, and how it answers. Amounts in minor units."""
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+ProcessorStatus = Literal["processing", "requires_action", "authorized", "captured", "failed", "cancelled"]
+
+DEADLINE = 10.0
+"""Seconds that a processor has for an answer."""
+
+
+class ProcessorUnreachableError(Exception):
+    """The processor did not answer in time, or refused to."""
+
+    def __init__(self, *, processor: str, reason: str) -> None:
+        super().__init__(f"{processor} does not answer: {reason}")
+        self.processor = processor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PaymentQuestion:
+    """A payment, by all that we know of it.
+
+    Attributes:
+        processor_order_id: None where the processor's reference was never reported.
+    """
+
+    order_id: str
+    attempt: int
+    processor_order_id: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProcessorPayment:
+    """A payment as the processor's books have it."""
+
+    status: ProcessorStatus
+    processor_order_id: str | None
+    processor_transaction_id: str | None
+    currency: str
+    amount_captured: int
+    amount_refunded: int
+    error_code: str | None = None
+    error_message: str | None = None
+
+
+class Processor(Protocol):
+    """A processor, asked in a merchant's name."""
+
+    async def look_up(self, question: PaymentQuestion) -> ProcessorPayment | None:
+        """How a payment stands; None where the processor knows of none.
+
+        Raises:
+            ProcessorUnreachableError.
+        """

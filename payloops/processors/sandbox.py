@@ -1,0 +1,36 @@
+"""The sandbox, asked by its ledger."""
+
+import psycopg
+
+from payloops.processors.port import (
+    PaymentQuestion,
+    ProcessorPayment,
+    ProcessorUnreachableError,
+)
+from payloops.sandbox.ledger import Pool, find_charge
+
+
+class SandboxProcessor:
+    """The books of the sandbox, whatever processor it plays."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    async def look_up(self, question: PaymentQuestion) -> ProcessorPayment | None:
+        try:
+            charge = await find_charge(self._pool, order_id=question.order_id, attempt=question.attempt)
+        except psycopg.errors.UndefinedTable:
+            reason = "its books were never opened; run `payloops worker --sandbox`"
+            raise ProcessorUnreachableError(processor="sandbox", reason=reason) from None
+        if charge is None:
+            return None
+        return ProcessorPayment(
+            status="failed" if charge.status == "declined" else charge.status,
+            processor_order_id=charge.processor_order_id,
+            processor_transaction_id=charge.processor_transaction_id,
+            currency=charge.currency,
+            amount_captured=charge.amount_captured,
+            amount_refunded=charge.amount_refunded,
+            error_code=charge.error_code,
+            error_message=charge.error_message,
+        )

@@ -1,0 +1,96 @@
+"""Stripe, asked by its own library: https://docs.stripe.com/api/payment_intents."""
+
+from typing import Any
+
+from stripe import AIOHTTPClient, InvalidRequestError, StripeClient, StripeError
+
+from payloops.processors.port import (
+    DEADLINE,
+    PaymentQuestion,
+    ProcessorPayment,
+    ProcessorStatus,
+    ProcessorUnreachableError,
+)
+
+STATUSES: dict[str, ProcessorStatus] = {
+    "requires_confirmation": "processing",
+    "requires_payment_method": "processing",
+    "requires_action": "requires_action",
+    "processing": "processing",
+    "requires_capture": "authorized",
+    "succeeded": "captured",
+    "canceled": "cancelled",
+}
+EXPANDED = ["latest_charge"]
+
+
+class StripeProcessor:
+    """A merchant's account at Stripe. Close it after use."""
+
+    def __init__(self, *, secret_key: str, base_url: str | None = None) -> None:
+        """
+        Args:
+            base_url: of the API, where it is not Stripe's own.
+        """
+        self._http = AIOHTTPClient(timeout=DEADLINE)
+        self._client = StripeClient(
+            secret_key,
+            http_client=self._http,
+            base_addresses={"api": base_url} if base_url is not None else {},
+            max_network_retries=1,
+        )
+
+    async def close(self) -> None:
+        await self._http.close_async()  # type: ignore[no-untyped-call]
+
+    async def look_up(self, question: PaymentQuestion) -> ProcessorPayment | None:
+        try:
+            intents = await self._intents(question)
+        except InvalidRequestError as error:
+            if error.code == "resource_missing":
+                return None
+            raise _unreachable(error) from error
+        except StripeError as error:
+            raise _unreachable(error) from error
+        label = str(question.attempt)
+        labelled = [i for i in intents if (i.get("metadata") or {}).get("attempt", label) == label]
+        # A payment may have been tried more than once at Stripe: the one with money in it counts.
+        best = max(labelled, key=lambda i: (i["status"] == "succeeded", i["created"]), default=None)
+        return None if best is None else _payment(best)
+
+    async def _intents(self, question: PaymentQuestion) -> list[dict[str, Any]]:
+        intents = self._client.v1.payment_intents
+        if question.processor_order_id is not None:
+            known = await intents.retrieve_async(question.processor_order_id, {"expand": EXPANDED})
+            return [known.to_dict()]
+        found = await intents.search_async(
+            {
+                "query": f"metadata['order_id']:'{question.order_id}'",
+                "expand": [f"data.{name}" for name in EXPANDED],
+            }
+        )
+        return [each.to_dict() for each in found.data]
+
+
+def _payment(intent: dict[str, Any]) -> ProcessorPayment:
+    charge = intent.get("latest_charge")
+    if not isinstance(charge, dict):
+        charge = {"id": charge}
+    error = intent.get("last_payment_error")
+    status = STATUSES.get(intent["status"], "processing")
+    if intent["status"] == "requires_payment_method" and error is not None:
+        status = "failed"
+    return ProcessorPayment(
+        status=status,
+        processor_order_id=intent["id"],
+        processor_transaction_id=charge["id"],
+        currency=intent["currency"].upper(),
+        amount_captured=intent["amount_received"] if status == "captured" else 0,
+        amount_refunded=charge.get("amount_refunded") or 0,
+        error_code=(error or {}).get("code"),
+        error_message=(error or {}).get("message"),
+    )
+
+
+def _unreachable(error: StripeError) -> ProcessorUnreachableError:
+    return ProcessorUnreachableError(processor="stripe", reason=type(error).__name__)

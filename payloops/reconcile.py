@@ -1,0 +1,330 @@
+"""`payloops reconcile`: ask the processors what became of payments, record it, and report what does not agree."""
+
+import asyncio
+import contextlib
+import json
+import re
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
+from typing import Literal
+from uuid import UUID
+
+from rich.console import Console
+from rich.table import Table
+
+from payloops.commands.cipher import Cipher, SealBroken
+from payloops.commands.credentials import get_processor_credentials
+from payloops.commands.processor_events import ProcessorEventCount, count_processor_events
+from payloops.commands.receive_processor_event import awaits_capture
+from payloops.commands.update_order_status import OPEN, update_order_status
+from payloops.commands.update_refund_status import update_refunded_amount
+from payloops.events.event_store import EventStore
+from payloops.events.metadata import Metadata
+from payloops.events.orders import Order, Payment, PaymentStatus, TransactionStatus, TransactionType
+from payloops.events.timestamps import utc_now
+from payloops.processors.port import PaymentQuestion, Processor, ProcessorPayment, ProcessorUnreachableError
+from payloops.processors.razorpay import RazorpayProcessor
+from payloops.processors.sandbox import SandboxProcessor
+from payloops.processors.stripe import StripeProcessor
+from payloops.settings import Settings
+from payloops.wiring import open_store
+
+AT_ONCE = 8
+"""Payments that are asked about at the same time."""
+UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+
+Outcome = Literal["agrees", "waits", "recorded", "differs", "unknown", "unreachable"]
+"""`waits`: the processor has not finished either. `unknown`: the processor knows of no such payment."""
+LEFT = {"differs", "unknown", "unreachable"}
+
+TO_LOOK_AT = """
+    SELECT id FROM orders
+    WHERE (status IN ('processing', 'requires_action') AND updated_at < %(stuck_before)s)
+       OR (attempt > 0 AND updated_at >= %(changed_since)s)
+    ORDER BY id
+"""
+
+Find = Callable[[UUID, str], Awaitable[Processor]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """A payment as one side has it. Amounts in minor units."""
+
+    status: str
+    captured: int
+    refunded: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """What asking about a payment came to. `theirs` is None where the processor said nothing."""
+
+    order_id: str
+    merchant_id: str
+    attempt: int
+    processor: str
+    currency: str
+    outcome: Outcome
+    ours: Standing
+    theirs: Standing | None
+    detail: str | None
+
+
+def duration(text: str) -> timedelta:
+    """`10m`, `24h`, `90s` or `7d`.
+
+    Raises:
+        ValueError.
+    """
+    form = re.fullmatch(r"([0-9]{1,6})([smhd])", text)
+    if form is None:
+        raise ValueError(f"{text!r} is no duration: write 90s, 10m, 24h or 7d")
+    return timedelta(**{UNITS[form[2]]: int(form[1])})
+
+
+async def run_reconcile(
+    settings: Settings, *, older_than: timedelta, since: timedelta, sandbox: bool, as_json: bool
+) -> bool:
+    """Reconcile and print; whether everything agrees now.
+
+    Args:
+        older_than: payments that are under way for longer are asked about.
+        since: and all payments of orders that changed within this.
+        sandbox: ask the sandbox's books in place of Stripe and Razorpay.
+    """
+    # The library of Razorpay prints: that must not stand between the lines of a report.
+    with contextlib.redirect_stdout(sys.stderr):
+        async with (
+            open_store(settings, application_name="payloops reconcile") as store,
+            _processors(settings, store, sandbox=sandbox) as find,
+        ):
+            findings = await reconcile(store, find=find, older_than=older_than, since=since, now=utc_now())
+            received = await count_processor_events(store.pool)
+    if as_json:
+        report = {"payments": [asdict(each) for each in findings], "events": [asdict(e) for e in received]}
+        print(json.dumps(report, indent=2))  # noqa: T201  the command's output
+    else:
+        _show(findings, received)
+    return not any(each.outcome in LEFT for each in findings)
+
+
+@asynccontextmanager
+async def _processors(settings: Settings, store: EventStore, *, sandbox: bool) -> AsyncIterator[Find]:
+    """Finds a merchant's processor."""
+    cipher = Cipher(secret=settings.encryption_key.get_secret_value())
+    opened: dict[tuple[UUID, str], Processor] = {}
+    async with AsyncExitStack() as stack:
+
+        async def find(merchant_id: UUID, name: str) -> Processor:
+            if sandbox:
+                return SandboxProcessor(store.pool)
+            try:
+                config = await get_processor_credentials(
+                    store.pool, merchant_id=merchant_id, processor=name, cipher=cipher
+                )
+            except SealBroken:
+                raise ProcessorUnreachableError(
+                    processor=name, reason="its credentials cannot be read"
+                ) from None
+            if config is None:
+                raise ProcessorUnreachableError(processor=name, reason="the merchant has removed it")
+            keys = config.credentials
+            if (merchant_id, name) not in opened:
+                if name == "stripe":
+                    stripe = StripeProcessor(secret_key=keys["secretKey"])
+                    stack.push_async_callback(stripe.close)
+                    opened[merchant_id, name] = stripe
+                else:
+                    opened[merchant_id, name] = RazorpayProcessor(
+                        key_id=keys["keyId"], key_secret=keys["keySecret"]
+                    )
+            return opened[merchant_id, name]
+
+        yield find
+
+
+async def reconcile(
+    store: EventStore, *, find: Find, older_than: timedelta, since: timedelta, now: datetime
+) -> list[Finding]:
+    """Ask about payments, record what the processors say, and return what was found, by order and attempt."""
+    places = asyncio.Semaphore(AT_ONCE)
+
+    async def of_order(order_id: UUID) -> list[Finding]:
+        async with places:
+            order = await store.load(Order, order_id)
+            attempts = list(order.payments) if order is not None else []
+            return [await _of_payment(store, order_id, attempt, find=find) for attempt in attempts]
+
+    async with store.pool.connection() as connection:
+        cursor = await connection.execute(
+            TO_LOOK_AT, {"stuck_before": now - older_than, "changed_since": now - since}
+        )
+        order_ids = [row[0] for row in await cursor.fetchall()]
+    found = await asyncio.gather(*(of_order(order_id) for order_id in order_ids))
+    return [finding for findings in found for finding in findings]
+
+
+async def _of_payment(store: EventStore, order_id: UUID, attempt: int, *, find: Find) -> Finding:
+    order = await _loaded(store, order_id)
+    payment = order.payments[attempt]
+    before = _standing(order, payment)
+    question = PaymentQuestion(
+        order_id=str(order_id), attempt=attempt, processor_order_id=payment.processor_order_id
+    )
+    try:
+        processor = await find(UUID(order.merchant_id), payment.processor)
+        theirs = await processor.look_up(question)
+    except ProcessorUnreachableError as error:
+        return _finding(order, payment, "unreachable", theirs=None, detail=str(error))
+    if theirs is None:
+        # A payment that failed may never have reached the processor.
+        over = payment.status in {PaymentStatus.FAILED, PaymentStatus.CANCELLED}
+        return _finding(order, payment, "agrees" if over else "unknown", theirs=None, detail=None)
+    if theirs.currency != order.currency or theirs.amount_captured > payment.amount:
+        detail = f"{theirs.amount_captured} {theirs.currency} of {payment.amount} {order.currency}"
+        return _finding(order, payment, "differs", theirs=theirs, detail=detail)
+    await _record(store, order, payment, theirs)
+    order = await _loaded(store, order_id)
+    payment = order.payments[attempt]
+    after = _standing(order, payment)
+    difference = _difference(order, payment, theirs)
+    if difference is not None:
+        return _finding(order, payment, "differs", theirs=theirs, detail=difference)
+    if after != before:
+        return _finding(order, payment, "recorded", theirs=theirs, detail=f"was {before.status}")
+    return _finding(
+        order, payment, "waits" if payment.status in OPEN else "agrees", theirs=theirs, detail=None
+    )
+
+
+async def _loaded(store: EventStore, order_id: UUID) -> Order:
+    order = await store.load(Order, order_id)
+    assert order is not None, "orders are never deleted"
+    return order
+
+
+async def _record(store: EventStore, order: Order, payment: Payment, theirs: ProcessorPayment) -> None:
+    """Record what is news: anything of a payment under way, the end of an authorization, and money anyway."""
+    by = Metadata(
+        at=utc_now(),
+        actor=f"processor:{payment.processor}",
+        correlation_id=order.correlation_id,
+        causation_id="reconcile",
+    )
+    expired = payment.status is PaymentStatus.AUTHORIZED and theirs.status in {"failed", "cancelled"}
+    if payment.status in OPEN or expired or theirs.status == "captured":
+        status: str = theirs.status
+        if status == "authorized" and not awaits_capture(payment):
+            status = "processing"
+        if status == "cancelled" and not payment.cancel_requested:
+            status = "failed"  # not by the merchant's wish: it can be paid again
+        known = payment.processor_order_id is not None
+        await update_order_status(
+            store,
+            order_id=order.id,
+            attempt=payment.attempt,
+            status=status,
+            processor_order_id=None if known else theirs.processor_order_id,
+            processor_transaction_id=theirs.processor_transaction_id,
+            amount=theirs.amount_captured if status == "captured" else None,
+            error_code=theirs.error_code,
+            error_message=theirs.error_message,
+            by=by,
+        )
+    if theirs.amount_refunded:
+        await update_refunded_amount(
+            store,
+            order_id=order.id,
+            attempt=payment.attempt,
+            amount_refunded=theirs.amount_refunded,
+            by=by,
+        )
+
+
+def _standing(order: Order, payment: Payment) -> Standing:
+    return Standing(
+        status=payment.status.value,
+        captured=_sum(order, payment, TransactionType.CAPTURE, TransactionStatus.SUCCESS),
+        refunded=_sum(order, payment, TransactionType.REFUND, TransactionStatus.SUCCESS),
+    )
+
+
+def _sum(order: Order, payment: Payment, kind: TransactionType, status: TransactionStatus) -> int:
+    return sum(
+        t.amount
+        for t in order.transactions.values()
+        if t.attempt == payment.attempt and t.type is kind and t.status is status
+    )
+
+
+def _difference(order: Order, payment: Payment, theirs: ProcessorPayment) -> str | None:
+    """What still does not agree; what is under way here may be done there already."""
+    ours = _standing(order, payment)
+    if ours.captured != theirs.amount_captured:
+        return f"captured: {ours.captured} here, {theirs.amount_captured} there"
+    pending = _sum(order, payment, TransactionType.REFUND, TransactionStatus.PENDING)
+    if not ours.refunded <= theirs.amount_refunded <= ours.refunded + pending:
+        return f"refunded: {ours.refunded} here, {theirs.amount_refunded} there"
+    over = {"failed", "cancelled"}
+    if "authorized" in {payment.status, theirs.status} and not over.isdisjoint(
+        {payment.status, theirs.status}
+    ):
+        return f"{payment.status} here, {theirs.status} there"
+    return None
+
+
+def _finding(
+    order: Order, payment: Payment, outcome: Outcome, *, theirs: ProcessorPayment | None, detail: str | None
+) -> Finding:
+    return Finding(
+        order_id=str(order.id),
+        merchant_id=order.merchant_id,
+        attempt=payment.attempt,
+        processor=payment.processor,
+        currency=order.currency,
+        outcome=outcome,
+        ours=_standing(order, payment),
+        theirs=None
+        if theirs is None
+        else Standing(status=theirs.status, captured=theirs.amount_captured, refunded=theirs.amount_refunded),
+        detail=detail,
+    )
+
+
+COLOURS = {"agrees": "green", "waits": "dim", "recorded": "cyan"}
+
+
+def _show(findings: list[Finding], received: list[ProcessorEventCount]) -> None:
+    console = Console(highlight=False)
+    told = [each for each in findings if each.outcome != "agrees"]
+    if told:
+        table = Table("Order", "Attempt", "Processor", "Outcome", "Here", "There", "")
+        for each in told:
+            colour = COLOURS.get(each.outcome, "red")
+            table.add_row(
+                each.order_id,
+                str(each.attempt),
+                each.processor,
+                f"[{colour}]{each.outcome}[/]",
+                _shown(each.ours, each.currency),
+                _shown(each.theirs, each.currency) if each.theirs is not None else "-",
+                each.detail or "",
+            )
+        console.print(table)
+    counts = {name: sum(e.outcome == name for e in findings) for name in ("agrees", "waits", "recorded")}
+    left = sum(each.outcome in LEFT for each in findings)
+    console.print(
+        f"{len(findings)} payments: {counts['agrees']} agree, {counts['waits']} wait at the processor too,"
+        f" {counts['recorded']} recorded, {left} to look at"
+    )
+    for count in received:
+        if count.effect in {"received", "unknown_order", "unmatched", "contradiction"}:
+            console.print(f"{count.events} events of {count.processor} without effect: {count.effect}")
+
+
+def _shown(standing: Standing, currency: str) -> str:
+    return f"{standing.status} {standing.captured}/{standing.refunded} {currency}"

@@ -1,0 +1,433 @@
+"""The processors are asked what became of payments; what they say is recorded, and what does not agree is shown."""
+
+import asyncio
+import contextlib
+import json
+import os
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+from calling import Api, Merchant, running_api
+from processes import environment_of
+from projecting import project_all
+from psycopg_pool import AsyncConnectionPool
+from uuid_utils.compat import uuid7
+
+from payloops.commands.update_order_status import update_order_status
+from payloops.events.event_store import EventStore
+from payloops.events.metadata import Metadata
+from payloops.events.orders import Order
+from payloops.events.timestamps import utc_now
+from payloops.processors.port import PaymentQuestion, Processor, ProcessorPayment, ProcessorUnreachableError
+from payloops.processors.razorpay import RazorpayProcessor
+from payloops.processors.sandbox import SandboxProcessor
+from payloops.processors.stripe import StripeProcessor
+from payloops.reconcile import Finding, duration, reconcile
+from payloops.sandbox import ledger
+from payloops.settings import Settings
+
+DAY = timedelta(days=1)
+NOW = timedelta(0)
+
+
+@pytest.fixture
+async def api(settings: Settings) -> AsyncIterator[Api]:
+    async with running_api(settings) as api:
+        yield api
+
+
+@pytest.fixture
+async def merchant(api: Api) -> Merchant:
+    return await api.merchant()
+
+
+async def paying(merchant: Merchant, store: EventStore, **fields: Any) -> str:
+    order_id = await merchant.order()
+    paid = await merchant.shop.post(f"/v1/orders/{order_id}/pay", {"processor": "stripe", **fields})
+    assert paid.status == 200
+    return order_id
+
+
+async def charged(
+    store: EventStore, order_id: str, token: str | None = None, *, manual: bool = False
+) -> ledger.Charge:
+    await ledger.open_books(store.pool)
+    charge, _ = await ledger.charge(
+        store.pool,
+        order_id=order_id,
+        attempt=1,
+        processor="stripe",
+        amount=1_000,
+        currency="USD",
+        token=token,
+        manual_capture=manual,
+    )
+    return charge
+
+
+async def reconciled(
+    store: EventStore, processor: Processor, *, older_than: timedelta = NOW
+) -> dict[str, Finding]:
+    """What was found, by order."""
+
+    async def find(merchant_id: UUID, name: str) -> Processor:
+        return processor
+
+    findings = await reconcile(store, find=find, older_than=older_than, since=DAY, now=utc_now())
+    return {each.order_id: each for each in findings}
+
+
+async def status_of(store: EventStore, order_id: str) -> str:
+    order = await store.load(Order, UUID(order_id))
+    assert order is not None
+    return order.status.value
+
+
+async def test_what_the_sandbox_did_without_telling_is_recorded(
+    merchant: Merchant, store: EventStore, settings: Settings
+) -> None:
+    """The workers died after they had charged."""
+    orders = {token: await paying(merchant, store) for token in ("tok_visa", "tok_chargeDeclined", "tok_3ds")}
+    orders["nothing"] = await paying(merchant, store)
+    for token, order_id in orders.items():
+        if token != "nothing":
+            await charged(store, order_id, token)
+    orders["manual"] = await paying(merchant, store, capture="manual")
+    await charged(store, orders["manual"], manual=True)
+    await project_all(settings.database_url.get_secret_value())
+    found = await reconciled(store, SandboxProcessor(store.pool))
+    ended = {token: (found[id].outcome, await status_of(store, id)) for token, id in orders.items()}
+    assert ended == {
+        "tok_visa": ("recorded", "captured"),
+        "tok_chargeDeclined": ("recorded", "failed"),
+        "tok_3ds": ("recorded", "requires_action"),
+        "nothing": ("unknown", "processing"),
+        "manual": ("recorded", "authorized"),
+    }
+    order = await store.load(Order, UUID(orders["tok_visa"]))
+    assert order is not None
+    assert order.processor_order_id is not None
+    again = await reconciled(store, SandboxProcessor(store.pool))
+    assert again[orders["tok_visa"]].outcome == "agrees"
+    assert again[orders["tok_3ds"]].outcome == "waits"
+
+
+async def test_money_that_a_failed_payment_has_after_all_and_refunds_made_there_are_recorded(
+    merchant: Merchant, store: EventStore, settings: Settings, by: Metadata
+) -> None:
+    order_id = await paying(merchant, store)
+    charge = await charged(store, order_id)
+    await update_order_status(store, order_id=UUID(order_id), status="failed", by=by)
+    await ledger.operate(
+        store.pool,
+        kind="refund",
+        request_id="in the dashboard",
+        order_id=order_id,
+        processor_order_id=charge.processor_order_id,
+        amount=400,
+        currency="USD",
+    )
+    await project_all(settings.database_url.get_secret_value())
+    found = (await reconciled(store, SandboxProcessor(store.pool)))[order_id]
+    assert (found.outcome, found.ours) == ("recorded", found.theirs)
+    order = await store.load(Order, UUID(order_id))
+    assert order is not None
+    assert (order.status, order.amount_captured, order.amount_refunded) == ("partially_refunded", 1_000, 400)
+
+
+class Saying:
+    """A processor that says the same of every payment."""
+
+    def __init__(self, answer: ProcessorPayment | Exception | None) -> None:
+        self.answer = answer
+
+    async def look_up(self, question: PaymentQuestion) -> ProcessorPayment | None:
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+
+def says(status: Any, **fields: Any) -> Saying:
+    known: dict[str, Any] = {
+        "processor_order_id": "pi_1",
+        "processor_transaction_id": "ch_1",
+        "currency": "USD",
+        "amount_captured": 1_000 if status == "captured" else 0,
+        "amount_refunded": 0,
+    }
+    return Saying(ProcessorPayment(status=status, **(known | fields)))
+
+
+@pytest.mark.parametrize(
+    ("before", "processor", "outcome", "after"),
+    [
+        ("processing", says("captured"), "recorded", "captured"),
+        ("processing", says("captured", currency="EUR"), "differs", "processing"),
+        ("processing", says("captured", amount_captured=1_001), "differs", "processing"),
+        ("processing", says("processing"), "recorded", "processing"),
+        ("processing", says("cancelled"), "recorded", "failed"),
+        ("processing", Saying(None), "unknown", "processing"),
+        (
+            "processing",
+            Saying(ProcessorUnreachableError(processor="stripe", reason="x")),
+            "unreachable",
+            "processing",
+        ),
+        ("failed", Saying(None), "agrees", "failed"),
+        ("failed", says("failed"), "agrees", "failed"),
+        ("failed", says("captured"), "recorded", "captured"),
+        ("failed", says("authorized"), "differs", "failed"),
+        ("authorized", says("cancelled"), "recorded", "failed"),
+        ("authorized", says("authorized"), "agrees", "authorized"),
+        ("captured", says("captured"), "agrees", "captured"),
+        ("captured", says("failed"), "differs", "captured"),
+        ("captured", says("captured", amount_captured=600), "differs", "captured"),
+        ("captured", says("captured", amount_refunded=2_000), "differs", "captured"),
+    ],
+)
+async def test_each_side_against_the_other(
+    merchant: Merchant,
+    store: EventStore,
+    settings: Settings,
+    by: Metadata,
+    before: str,
+    processor: Saying,
+    outcome: str,
+    after: str,
+) -> None:
+    order_id = await paying(merchant, store, capture="manual" if before == "authorized" else "automatic")
+    if before != "processing":
+        await update_order_status(store, order_id=UUID(order_id), status=before, by=by)
+    await project_all(settings.database_url.get_secret_value())
+    found = (await reconciled(store, processor))[order_id]
+    expected = "waits" if outcome == "recorded" and before == after else outcome
+    assert (found.outcome, await status_of(store, order_id)) == (expected, after), found
+
+
+def test_durations() -> None:
+    assert [duration(text) for text in ("90s", "10m", "24h", "7d")] == [
+        timedelta(seconds=90),
+        timedelta(minutes=10),
+        DAY,
+        timedelta(days=7),
+    ]
+    for text in ("", "10", "m", "-1m", "1.5h", "1w"):
+        with pytest.raises(ValueError, match="no duration"):
+            duration(text)
+
+
+# -- the libraries of the processors, against servers that answer as their documentation says
+
+
+@contextlib.asynccontextmanager
+async def answering(
+    *routes: tuple[str, Callable[[web.Request], Awaitable[web.StreamResponse]]],
+) -> AsyncIterator[str]:
+    app = web.Application()
+    for path, handler in routes:
+        app.router.add_get(path, handler)
+    async with TestServer(app) as server:
+        yield str(server.make_url("")).rstrip("/")
+
+
+def intent(**fields: Any) -> dict[str, Any]:
+    return {
+        "id": "pi_1",
+        "object": "payment_intent",
+        "amount": 1_000,
+        "amount_received": 1_000,
+        "currency": "usd",
+        "status": "succeeded",
+        "created": 1,
+        "metadata": {},
+        "last_payment_error": None,
+        "latest_charge": {"id": "ch_1", "object": "charge", "amount_refunded": 300},
+        **fields,
+    }
+
+
+def asked(reference: str | None = "pi_1") -> PaymentQuestion:
+    return PaymentQuestion(order_id=str(uuid7()), attempt=2, processor_order_id=reference)
+
+
+async def ask_stripe(url: str, question: PaymentQuestion) -> ProcessorPayment | None:
+    stripe = StripeProcessor(secret_key="sk_test", base_url=url)
+    try:
+        return await stripe.look_up(question)
+    finally:
+        await stripe.close()
+
+
+async def test_stripe_is_asked_by_reference() -> None:
+    answers = iter(
+        [
+            intent(),
+            intent(status="canceled", latest_charge=None),
+            intent(
+                status="requires_payment_method",
+                last_payment_error={"code": "card_declined", "message": "No"},
+            ),
+            intent(status="requires_capture", latest_charge="ch_2"),
+        ]
+    )
+
+    async def retrieve(request: web.Request) -> web.Response:
+        assert request.headers["Authorization"] == "Bearer sk_test"
+        assert request.query["expand[0]"] == "latest_charge"
+        return web.json_response(next(answers))
+
+    async with answering(("/v1/payment_intents/pi_1", retrieve)) as url:
+        captured, cancelled, failed, authorized = [await ask_stripe(url, asked()) for _ in range(4)]
+    assert captured == ProcessorPayment(
+        status="captured",
+        processor_order_id="pi_1",
+        processor_transaction_id="ch_1",
+        currency="USD",
+        amount_captured=1_000,
+        amount_refunded=300,
+    )
+    assert cancelled is not None
+    assert failed is not None
+    assert authorized is not None
+    assert (cancelled.status, cancelled.amount_captured) == ("cancelled", 0)
+    assert (failed.status, failed.error_code, failed.error_message) == ("failed", "card_declined", "No")
+    assert (authorized.status, authorized.processor_transaction_id) == ("authorized", "ch_2")
+
+
+async def test_stripe_is_asked_by_label_where_no_reference_was_reported() -> None:
+    question = asked(None)
+    found = [
+        intent(id="pi_other", metadata={"attempt": "1"}),
+        intent(id="pi_failed", status="requires_payment_method", created=9, metadata={"attempt": "2"}),
+        intent(id="pi_right", created=5),
+    ]
+
+    async def search(request: web.Request) -> web.Response:
+        assert request.query["query"] == f"metadata['order_id']:'{question.order_id}'"
+        return web.json_response({"object": "search_result", "data": found, "has_more": False, "url": ""})
+
+    async with answering(("/v1/payment_intents/search", search)) as url:
+        payment = await ask_stripe(url, question)
+    assert payment is not None
+    assert payment.processor_order_id == "pi_right"
+
+
+async def test_what_stripe_does_not_know_and_when_it_does_not_answer(unused_tcp_port: int) -> None:
+    async def missing(request: web.Request) -> web.Response:
+        error = {
+            "code": "resource_missing",
+            "message": "No such payment_intent",
+            "type": "invalid_request_error",
+        }
+        return web.json_response({"error": error}, status=404)
+
+    async def refuse(request: web.Request) -> web.Response:
+        return web.json_response(
+            {"error": {"message": "Invalid API Key", "type": "invalid_request_error"}}, status=401
+        )
+
+    async with answering(("/v1/payment_intents/pi_1", missing), ("/v1/payment_intents/pi_2", refuse)) as url:
+        assert await ask_stripe(url, asked()) is None
+        with pytest.raises(ProcessorUnreachableError):
+            await ask_stripe(url, asked("pi_2"))
+    with pytest.raises(ProcessorUnreachableError):
+        await ask_stripe(f"http://127.0.0.1:{unused_tcp_port}", asked())
+
+
+def attempt_at_razorpay(id: str, status: str, **fields: Any) -> dict[str, Any]:
+    return {
+        "id": id,
+        "entity": "payment",
+        "status": status,
+        "amount": 1_000,
+        "currency": "INR",
+        "amount_refunded": 0,
+        "created_at": 1,
+        **fields,
+    }
+
+
+async def test_razorpay_is_asked_by_its_order() -> None:
+    answers = iter(
+        [
+            [
+                attempt_at_razorpay("pay_1", "failed"),
+                attempt_at_razorpay("pay_2", "refunded", amount_refunded=300),
+            ],
+            [attempt_at_razorpay("pay_1", "failed", error_code="BAD", error_description="No")],
+            [],
+        ]
+    )
+
+    async def payments(request: web.Request) -> web.Response:
+        assert request.headers["Authorization"].startswith("Basic ")
+        return web.json_response({"entity": "collection", "items": next(answers)})
+
+    async with answering(("/v1/orders/order_1/payments", payments)) as url:
+        razorpay = RazorpayProcessor(key_id="id", key_secret="secret", base_url=url)
+        captured, failed, nothing = [await razorpay.look_up(asked("order_1")) for _ in range(3)]
+        assert await razorpay.look_up(asked(None)) is None
+    assert captured is not None
+    assert (captured.status, captured.processor_transaction_id) == ("captured", "pay_2")
+    assert (captured.amount_captured, captured.amount_refunded, captured.currency) == (1_000, 300, "INR")
+    assert failed is not None
+    assert (failed.status, failed.error_code, failed.error_message) == ("failed", "BAD", "No")
+    assert nothing is None
+
+
+async def test_what_razorpay_does_not_know_and_when_it_does_not_answer(unused_tcp_port: int) -> None:
+    async def missing(request: web.Request) -> web.Response:
+        error = {"code": "BAD_REQUEST_ERROR", "description": "The id provided does not exist"}
+        return web.json_response({"error": error}, status=400)
+
+    async with answering(("/v1/orders/order_1/payments", missing)) as url:
+        razorpay = RazorpayProcessor(key_id="id", key_secret="secret", base_url=url)
+        assert await razorpay.look_up(asked("order_1")) is None
+    away = RazorpayProcessor(key_id="id", key_secret="secret", base_url=f"http://127.0.0.1:{unused_tcp_port}")
+    with pytest.raises(ProcessorUnreachableError):
+        await away.look_up(asked("order_1"))
+
+
+# -- the command
+
+
+async def test_the_command_reports_and_says_by_its_status_whether_all_agrees(
+    merchant: Merchant, store: EventStore, settings: Settings, pool: AsyncConnectionPool
+) -> None:
+    order_id = await paying(merchant, store)
+    await charged(store, order_id)
+    lost = await paying(merchant, store)
+    await project_all(settings.database_url.get_secret_value())
+    status, report, _ = await run(settings, "--sandbox", "--json", "--older-than", "0s")
+    assert status == 1
+    outcomes = {each["order_id"]: each["outcome"] for each in json.loads(report)["payments"]}
+    assert outcomes == {order_id: "recorded", lost: "unknown"}
+    await charged(store, lost, "tok_chargeDeclined")
+    await project_all(settings.database_url.get_secret_value())
+    assert (await run(settings, "--sandbox", "--older-than", "0s"))[0] == 0
+    status, report, _ = await run(settings, "--sandbox")
+    assert (status, "2 payments: 2 agree" in report) == (0, True)
+    assert (await merchant.dashboard.call("DELETE", "/api/processors/stripe")).status == 204
+    status, report, _ = await run(settings, "--json")  # of a merchant that can be asked in nobody's name
+    assert status == 1
+    assert {each["outcome"] for each in json.loads(report)["payments"]} == {"unreachable"}
+    status, _, said = await run(settings, "--older-than", "soon")
+    assert (status, "no duration" in said) == (2, True)
+
+
+async def run(settings: Settings, *arguments: str) -> tuple[int, str, str]:
+    child = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "payloops", "reconcile", *arguments),
+        env=os.environ | environment_of(settings),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    output, errors = await asyncio.wait_for(child.communicate(), 60)
+    assert child.returncode is not None
+    return child.returncode, output.decode(), errors.decode()
