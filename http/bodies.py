@@ -89,13 +89,12 @@ def parse_query(model: type[M], query: MultiMapping[str]) -> M:
         Problem: 400 validation_error, naming each parameter.
     """
     values = dict(query)
-    errors = [
-        FieldError(_name((key,)), "Must be given once") for key in values if len(query.getall(key)) > 1
-    ] + [
-        FieldError(_name((key,)), "Must be text without control characters")
-        for key, value in values.items()
-        if _NO_QUERY_TEXT.search(key + value)
-    ]
+    errors = [FieldError(_name((key,)), "Must be given once") for key in values if len(query.getall(key)) > 1]
+    for key, value in values.items():
+        if _NO_QUERY_TEXT.search(key + value):
+            errors.append(FieldError(_name((key,)), "Must be text without control characters"))
+        elif holds_card_number(key) or holds_card_number(value):
+            errors.append(FieldError(_name((key,)), CARD))
     if errors:
         raise validation_error(*errors[:MAX_ERRORS])
     try:
