@@ -187,6 +187,7 @@ def migrate() -> None:
     database_url = os.environ.get("DATABASE_URL")
     if not database_url:
         _fail("DATABASE_URL: required", status=WRONG_SETTINGS)
+    _check_database_url(database_url)
     from sqlalchemy.exc import SQLAlchemyError  # noqa: PLC0415
 
     from payloops.migrate import migrate as apply  # noqa: PLC0415
@@ -331,9 +332,11 @@ def staff_views(
 def _run(work: "Coroutine[Any, Any, T]") -> "T":
     """Run what needs the database."""
     import asyncio  # noqa: PLC0415
+    import logging  # noqa: PLC0415
 
     import psycopg  # noqa: PLC0415
 
+    logging.getLogger("psycopg").addHandler(logging.NullHandler())  # our line says what there is to say
     try:
         return asyncio.run(work)
     except psycopg.Error as error:
@@ -347,7 +350,17 @@ def _database_url(data_dir: Path) -> str:
     database_url = os.environ.get("DATABASE_URL") or read_environment(data_dir=data_dir).get("DATABASE_URL")
     if not database_url:
         _fail("DATABASE_URL: required", status=WRONG_SETTINGS)
+    _check_database_url(database_url)
     return database_url
+
+
+def _check_database_url(database_url: str) -> None:
+    from payloops.settings import check_database_url  # noqa: PLC0415
+
+    try:
+        check_database_url(database_url)
+    except ValueError as error:
+        _fail(f"DATABASE_URL: {error}", status=WRONG_SETTINGS)
 
 
 def _settings() -> "Settings":

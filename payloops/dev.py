@@ -138,7 +138,7 @@ def _environment(
 
 def _url(options: DevOptions) -> str:
     host = "127.0.0.1" if options.host in {"0.0.0.0", "::"} else options.host  # noqa: S104
-    return f"http://{host}:{options.port}"
+    return f"http://[{host}]:{options.port}" if ":" in host else f"http://{host}:{options.port}"
 
 
 @contextmanager

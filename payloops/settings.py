@@ -1,13 +1,19 @@
 """Settings: read from the environment once, in the composition root, and passed on as values."""
 
+import re
 from enum import StrEnum
-from typing import Annotated, Any, Self
+from typing import Annotated, Any
+from urllib.parse import SplitResult, urlsplit
 
+import psycopg
 from limits import parse_many
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from psycopg.conninfo import conninfo_to_dict
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from redis.connection import parse_url
 
+HIGHEST_PORT = 65_535
 Secret32 = Annotated[SecretStr, Field(min_length=32)]
 
 
@@ -116,11 +122,77 @@ class Settings(BaseSettings):
             raise ValueError("a limit allows one at the least")
         return value
 
-    @model_validator(mode="after")
-    def _no_wildcard_in_production(self) -> Self:
-        if self.environment is Environment.PRODUCTION and "*" in self.cors_origins:
-            raise ValueError("CORS_ORIGINS must name origins in production, not *")
-        return self
+    @field_validator("cors_origins")
+    @classmethod
+    def _origins(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        if "*" in value and info.data.get("environment") is Environment.PRODUCTION:
+            raise ValueError("in production name each origin, not *")
+        for origin in value:
+            parts = _url_parts(origin)
+            if origin != "*" and (
+                parts is None or f"{parts.scheme}://{parts.netloc}".lower() != origin.lower()
+            ):
+                raise ValueError(
+                    "write origins as browsers do, https://dashboard.example:8443, without a path"
+                )
+        return tuple(origin.lower() for origin in value)
+
+    @field_validator("database_url")
+    @classmethod
+    def _database_url(cls, value: SecretStr) -> SecretStr:
+        check_database_url(value.get_secret_value())
+        return value
+
+    @field_validator("redis_url")
+    @classmethod
+    def _redis_url(cls, value: SecretStr) -> SecretStr:
+        try:
+            parse_url(value.get_secret_value())  # type: ignore[no-untyped-call]
+        except ValueError:
+            raise ValueError(
+                "write it as redis://user:password@host:6379/0, or with rediss:// or unix://"
+            ) from None
+        return value
+
+    @field_validator("temporal_address")
+    @classmethod
+    def _temporal_address(cls, value: str) -> str:
+        address = re.fullmatch(r"(?:\[[0-9a-fA-F:.]+\]|[\w.-]+):([0-9]{1,5})", value)
+        if address is None or not 0 < int(address[1]) <= HIGHEST_PORT:
+            raise ValueError("write it as host:port, as in temporal.internal:7233")
+        return value
+
+    @field_validator("checkout_base_url")
+    @classmethod
+    def _checkout_base_url(cls, value: str) -> str:
+        parts = _url_parts(value)
+        if parts is None or parts.scheme not in ("http", "https") or parts.query or parts.fragment:
+            raise ValueError("write it as https://checkout.example, without ? and #")
+        return value
+
+
+def check_database_url(value: str) -> None:
+    """
+    Raises:
+        ValueError: nobody could connect by it; the message says how to write one.
+    """
+    try:
+        given = conninfo_to_dict(value)
+    except psycopg.ProgrammingError:
+        given = {}
+    ports = str(given.get("port", "")).split(",")
+    if not given or any(port and not (port.isdecimal() and 0 < int(port) <= HIGHEST_PORT) for port in ports):
+        raise ValueError("write it as postgresql://user:password@host:5432/name")
+
+
+def _url_parts(url: str) -> SplitResult | None:
+    """None where it is no URL with a host."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # its own check
+    except ValueError:
+        return None
+    return parts if parts.scheme and parts.hostname and parts.username is None and url.isprintable() else None
 
 
 class SettingsError(Exception):
@@ -149,5 +221,7 @@ def _what_is_wrong(item: ErrorDetails) -> str:
             return "required"
         case "too_short":
             return f"must have at least {item['ctx']['min_length']} characters"
+        case "value_error":
+            return item["msg"].removeprefix("Value error, ")
         case _:
             return item["msg"]

@@ -1,0 +1,130 @@
+"""Settings: what is missing or wrong is said at the start, one line for each variable, without its value."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from payloops.settings import Settings, SettingsError, read_settings
+
+NAMES = {name.upper() for name in Settings.model_fields}
+
+
+def wrong(settings: Settings, **fields: object) -> str:
+    with pytest.raises(SettingsError) as refusal:
+        read_settings(**{**settings.model_dump(), **fields})
+    return str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("database_url", value) for value in ("x", "", "http://db/x", "postgresql://u:hunter2@h:x/db")),
+        *(("database_url", value) for value in ("postgresql://h:70000/db", "host=h port=0")),
+        *(
+            ("redis_url", value)
+            for value in ("http://x", "x", "", "redis://h:x/0", "redis://h?socket_timeout=x")
+        ),
+        *(
+            ("temporal_address", value)
+            for value in ("nonsense", "", "h:", ":7233", "h:0", "h:70000", "http://h:1")
+        ),
+        *(
+            ("cors_origins", value)
+            for value in ("foo", "https://a.example,foo", "https://a.example/", "http://")
+        ),
+        *(
+            ("cors_origins", value)
+            for value in ("https://a.example/x", "https://a.example:x", "https://u@a.example")
+        ),
+        *(("checkout_base_url", value) for value in ("nope", "", "ftp://h", "http://", "https://h/?a=1")),
+    ],
+)
+def test_what_nobody_could_connect_by_is_named_with_a_remedy(
+    settings: Settings, name: str, value: str
+) -> None:
+    said = wrong(settings, **{name: value})
+    assert said.startswith(f"{name.upper()}: ")
+    assert "write" in said
+    assert "\n" not in said
+    assert "Value error" not in said
+    assert "hunter2" not in said
+
+
+def test_production_has_no_wildcard_for_origins(settings: Settings) -> None:
+    said = wrong(settings, environment="production", cors_origins="*")
+    assert said == "CORS_ORIGINS: in production name each origin, not *"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(
+            ("database_url", value)
+            for value in ("postgresql://u:p@[::1]:5432/db?sslmode=require", "host=/run dbname=x")
+        ),
+        ("database_url", "postgres://u@one:5432,two:5433/db"),
+        *(("redis_url", value) for value in ("redis://:p@h:6379/0", "rediss://h", "unix:///run/valkey.sock")),
+        *(
+            ("temporal_address", value)
+            for value in ("127.0.0.1:7233", "[::1]:7233", "payloops.a1b2.tmprl.cloud:7233")
+        ),
+        *(
+            ("cors_origins", value)
+            for value in ("*", "https://a.example, http://localhost:5173", "", "http://[::1]:1")
+        ),
+        *(
+            ("checkout_base_url", value)
+            for value in ("http://localhost:3000", "https://pay.example/c/", "http://[::1]:1")
+        ),
+    ],
+)
+def test_what_somebody_could_connect_by_is_taken(settings: Settings, name: str, value: str) -> None:
+    read_settings(**{**settings.model_dump(), name: value})
+
+
+def test_origins_are_compared_as_browsers_write_them(settings: Settings) -> None:
+    taken = read_settings(**{**settings.model_dump(), "cors_origins": "https://Dashboard.Example"})
+    assert taken.cors_origins == ("https://dashboard.example",)
+
+
+def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-P", "-m", "payloops", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+        env={name: value for name, value in os.environ.items() if name not in NAMES} | variables,
+    )
+
+
+@pytest.mark.parametrize("arguments", [["serve"], ["projector"], ["subscriber"], ["worker"]])
+def test_a_process_does_not_start_with_wrong_settings(arguments: list[str]) -> None:
+    shown = run(
+        *arguments,
+        DATABASE_URL="x",
+        REDIS_URL="http://x",
+        TEMPORAL_ADDRESS="nonsense",
+        JWT_SECRET="j" * 32,
+        ENCRYPTION_KEY="e" * 32,
+    )
+    assert shown.returncode == 2
+    names = [line.split(": ")[1] for line in shown.stderr.splitlines()]
+    assert names == ["DATABASE_URL", "REDIS_URL", "TEMPORAL_ADDRESS"]
+
+
+@pytest.mark.parametrize("arguments", [["projections", "status"], ["migrate"], ["staff", "list"]])
+def test_commands_that_need_the_database_alone_say_it_in_one_line(arguments: list[str]) -> None:
+    shown = run(*arguments, DATABASE_URL="x")
+    assert (shown.returncode, shown.stderr) == (
+        2,
+        "payloops: DATABASE_URL: write it as postgresql://user:password@host:5432/name\n",
+    )
+
+
+def test_a_database_that_does_not_answer_is_said_without_the_librarys_lines() -> None:
+    shown = run("projections", "status", DATABASE_URL="postgresql://nobody@127.0.0.1:1/none")
+    assert shown.returncode == 1
+    assert all(line.startswith("payloops: ") for line in shown.stderr.splitlines()), shown.stderr
