@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from uuid import UUID, uuid5
 
 import orjson
+import structlog
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 from temporalio import activity
@@ -125,6 +126,8 @@ class FailedWebhookInput(Input):
     webhook_event_id: UUID
     error_message: Message
 
+
+log = structlog.get_logger(__name__)
 
 I = TypeVar("I", bound=Input)  # noqa: E741
 
@@ -281,6 +284,16 @@ class BackendActivities:
             )
         recorded = await record_webhook_attempt(
             self._store, delivery=delivery, key=key, url=asked.webhook_url, attempt=attempt, by=self._by()
+        )
+        log.info(
+            "webhook.delivered" if attempt.delivered else "webhook.not_delivered",
+            webhook_id=str(delivery.id),
+            merchant_id=str(delivery.merchant_id),
+            order_id=str(delivery.order_id),
+            attempt=recorded.number,
+            status=attempt.status_code,
+            error=attempt.error,
+            milliseconds=attempt.duration_ms,
         )
         return _delivery_result(recorded)
 
