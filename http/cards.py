@@ -111,14 +111,14 @@ def mask_card_numbers(text: str) -> str:
     """The text, with stars for the digits of whatever `holds_card_number` would take for a card number."""
     if not holds_card_number(text):
         return text
+    if not text.isascii():
+        text = unicodedata.normalize("NFKC", text)
     parts = []
     end = 0
     for identifier in _IDENTIFIER.finditer(text):
         parts += [_masked_runs(text[end : identifier.start()]), identifier.group()]
         end = identifier.end()
-    masked = "".join([*parts, _masked_runs(text[end:])])
-    # What looks like one only in another writing of its digits, or over an identifier, goes as a whole.
-    return masked if not holds_card_number(masked) else "*" * len(text)
+    return "".join([*parts, _masked_runs(text[end:])])
 
 
 def _masked_runs(text: str) -> str:

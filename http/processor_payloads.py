@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from payloops.http.cards import mask_card_numbers
+
 LONGEST_TEXT = 1_000
 MOST = 10**15
 """Beyond any amount of money, in minor units."""
@@ -15,17 +17,20 @@ def member(value: Any, *path: str) -> Any:
 
 
 def text(value: Any) -> str | None:
-    """A text as it can be stored; None where it is none, or empty."""
-    if not isinstance(value, str):
-        return None
-    return value.replace("\0", "")[:LONGEST_TEXT] or None
+    """A text as it can be stored, without card numbers; None where it is none, or empty."""
+    stored = _storable(value)
+    return None if stored is None else mask_card_numbers(stored)
 
 
 def reference(value: Any) -> str | None:
     """An id; where the processor expanded it to the whole object, its id."""
-    return text(member(value, "id")) if isinstance(value, dict) else text(value)
+    return _storable(member(value, "id") if isinstance(value, dict) else value)
 
 
 def amount(value: Any) -> int | None:
     """An amount in minor units."""
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < MOST else None
+
+
+def _storable(value: Any) -> str | None:
+    return value.replace("\0", "")[:LONGEST_TEXT] or None if isinstance(value, str) else None

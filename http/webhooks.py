@@ -182,32 +182,13 @@ def _number(label: Any) -> int | None:
 
 
 def _kept(raw: bytes, parsed: Any) -> str:
-    """The body as it is kept for support: as it arrived, card numbers masked."""
-    if any(holds_card_number(value) for value in _texts(parsed)):
-        # Digits may also be written as escapes: kept is then what was meant, and not how it was written.
-        return mask_card_numbers(orjson.dumps(_masked(parsed)).decode())
-    return mask_card_numbers(raw.decode())
+    """The body as it is kept for support: as it arrived, or without its card numbers.
 
-
-def _texts(value: Any) -> list[str]:
-    match value:
-        case str():
-            return [value]
-        case dict():
-            return [text for pair in value.items() for each in pair for text in _texts(each)]
-        case list():
-            return [text for each in value for text in _texts(each)]
-        case _:
-            return []
-
-
-def _masked(value: Any) -> Any:
-    match value:
-        case str():
-            return mask_card_numbers(value)
-        case dict():
-            return {mask_card_numbers(name): _masked(each) for name, each in value.items()}
-        case list():
-            return [_masked(each) for each in value]
-        case _:
-            return value
+    Raises:
+        Problem: 400 validation_error where it is nested deeper than any event is.
+    """
+    try:
+        written = orjson.dumps(parsed).decode()  # in one way only: digits may arrive as escapes, too
+    except orjson.JSONEncodeError:
+        raise validation_error(FieldError("body", "Nested too deep")) from None
+    return mask_card_numbers(written) if holds_card_number(written) else raw.decode()
