@@ -39,7 +39,7 @@ class ApiKeyNotFound(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiKeyRow:
-    """A key as its merchant sees it. `last_used_at` is exact to the minute."""
+    """A key as its merchant sees it. `last_used_at` may be a minute old."""
 
     id: UUID
     name: str

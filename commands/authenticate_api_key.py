@@ -3,29 +3,38 @@
 bcrypt is meant to be slow, and so happens once: a key that was verified is remembered, by a digest under a
 key of this process, never in the clear. What may change about a key afterwards (revoked, expired) is read
 again from its row when the memory of it is older than half a second, once for all requests that wait for it.
+
+Wrong keys are to cost little and hold up nobody. Rows are looked up for all keys that wait at a time by one
+query, on one connection, so that a flood of made-up keys takes one connection from the pool. Of each prefix one
+key at a time goes to the hasher, and a key that was right before goes past the guesses at it.
 """
 
 import asyncio
 import hashlib
 import hmac
+import itertools
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+import psycopg
+import structlog
 from psycopg.rows import class_row
 from psycopg_pool import AsyncConnectionPool
 
 from payloops.commands.api_keys import KEY_FORM, KeyMode
 from payloops.commands.hashing import Hasher
+from payloops.commands.note_key_use import KeyUses
 from payloops.events.timestamps import utc_now
 
 VERIFIED_FOR = 600.0
-"""Seconds that a verified key is remembered before bcrypt is asked again."""
+"""Seconds that a verified key is remembered before bcrypt is asked again, in the background."""
+TRUSTED_FOR = 2 * VERIFIED_FOR
+"""Seconds after which requests wait for what bcrypt says."""
 FRESH_FOR = 0.5
 """Seconds that a key's row counts as read just now."""
 REFUSED_FOR = 60.0
@@ -34,8 +43,12 @@ ROW_DEADLINE = 1.0
 """Seconds to wait for a key's row: nobody is let in on an old one."""
 REMEMBERED = 10_000
 """Verified keys, and as many wrong ones, that a process remembers."""
+LOOKUPS = 500
+"""Rows looked up by one query."""
 WRONG_AT_A_TIME = 8
 """Different keys of one prefix that may wait at a time: a flood of guesses holds up nobody but its target."""
+
+log = structlog.get_logger()
 
 
 class InvalidApiKey(Exception):
@@ -69,6 +82,7 @@ class KeyOwner:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Row:
+    prefix: str
     id: UUID
     merchant_id: UUID
     key_hash: str
@@ -78,11 +92,11 @@ class _Row:
 
 @dataclass(slots=True, kw_only=True)
 class _Verified:
+    prefix: str
     owner: KeyOwner
     expires_at: datetime | None
     verified_at: float
     read_at: float
-    reading: asyncio.Task[bool] | None = None
 
 
 class ApiKeyGate:
@@ -94,6 +108,7 @@ class ApiKeyGate:
         *,
         keys: Hasher,
         mode: KeyMode,
+        uses: KeyUses | None = None,
         now: Callable[[], datetime] = utc_now,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -101,8 +116,10 @@ class ApiKeyGate:
         Args:
             keys: checks hashes; not the one that checks passwords.
             mode: keys of the other mode are refused: a test key opens nothing in production.
+            uses: is told of each key that was let in.
         """
-        self._pool = pool
+        self._rows = _Rows(pool)
+        self._uses = uses
         self._keys = keys
         self._mode = mode
         self._now = now
@@ -113,6 +130,7 @@ class ApiKeyGate:
         self._checks: dict[bytes, asyncio.Task[_Verified | None]] = {}
         self._checking: dict[str, int] = {}
         self._turns: dict[str, asyncio.Lock] = {}
+        self._renewals: dict[bytes, asyncio.Task[_Verified | None]] = {}
 
     async def authenticate(self, key: str) -> KeyOwner:
         """Whom the key stands for.
@@ -126,13 +144,23 @@ class ApiKeyGate:
             raise InvalidApiKey
         digest = hmac.digest(self._digest_key, key.encode(), hashlib.sha256)
         verified = self._verified.get(digest)
-        if verified is None or self._clock() - verified.verified_at >= VERIFIED_FOR:
+        if verified is None:
             verified = await self._check(digest, key, form["prefix"])
-        elif self._clock() - verified.read_at >= FRESH_FOR and not await self._read_again(verified):
-            self._verified.pop(digest, None)
+        else:
+            age = self._clock() - verified.verified_at
+            renewal = self._renew(digest, key, form["prefix"]) if age >= VERIFIED_FOR else None
+            if renewal is not None and age >= TRUSTED_FOR:
+                verified = await asyncio.shield(renewal)
+            elif self._clock() - verified.read_at >= FRESH_FOR and not await self._read_again(verified):
+                verified = None
+            if verified is None:
+                self._verified.pop(digest, None)
+                raise InvalidApiKey
+        now = self._now()
+        if verified.expires_at is not None and now >= verified.expires_at:
             raise InvalidApiKey
-        if verified.expires_at is not None and self._now() >= verified.expires_at:
-            raise InvalidApiKey
+        if self._uses is not None:
+            self._uses.note(verified.owner.api_key_id, at=now)
         return verified.owner
 
     async def _check(self, digest: bytes, key: str, prefix: str) -> _Verified:
@@ -143,7 +171,9 @@ class ApiKeyGate:
         if check is None:
             if self._checking.get(prefix, 0) >= WRONG_AT_A_TIME:
                 raise TooManyGuesses
-            check = asyncio.create_task(self._verify(digest, key, prefix))
+            # One at a time of each prefix: guesses at one key do not keep others from the hasher.
+            turn = self._turns.setdefault(prefix, asyncio.Lock())
+            check = asyncio.create_task(self._verify(digest, key, prefix, turn))
             self._checks[digest] = check
             self._checking[prefix] = self._checking.get(prefix, 0) + 1
             check.add_done_callback(lambda _: self._checked(digest, prefix))
@@ -152,6 +182,20 @@ class ApiKeyGate:
             raise InvalidApiKey
         return verified
 
+    def _renew(self, digest: bytes, key: str, prefix: str) -> asyncio.Task[_Verified | None]:
+        """Check a key anew that was right before: it does not queue with the guesses at it."""
+        renewal = self._renewals.get(digest)
+        if renewal is None:
+            renewal = asyncio.create_task(self._verify(digest, key, prefix, asyncio.Lock()))
+            self._renewals[digest] = renewal
+            renewal.add_done_callback(lambda _: self._renewed(digest))
+        return renewal
+
+    def _renewed(self, digest: bytes) -> None:
+        renewal = self._renewals.pop(digest)
+        if not renewal.cancelled() and isinstance(error := renewal.exception(), Exception):
+            log.info("api_keys.not_renewed", error=type(error).__name__)  # tried again with its next use
+
     def _checked(self, digest: bytes, prefix: str) -> None:
         del self._checks[digest]
         self._checking[prefix] -= 1
@@ -159,74 +203,89 @@ class ApiKeyGate:
             del self._checking[prefix]
             self._turns.pop(prefix, None)
 
-    async def _verify(self, digest: bytes, key: str, prefix: str) -> _Verified | None:
+    async def _verify(self, digest: bytes, key: str, prefix: str, turn: asyncio.Lock) -> _Verified | None:
         read_at = self._clock()
-        row = await self._find(prefix)
+        row = await self._rows.find(prefix)
         if row is not None and row.revoked_at is None:
-            # One at a time of each prefix: guesses at one key do not keep others from the hasher.
-            async with self._turns.setdefault(prefix, asyncio.Lock()):
+            async with turn:
                 right = await self._keys.matches(key, row.key_hash)
             if right:
                 verified = _Verified(
+                    prefix=prefix,
                     owner=KeyOwner(api_key_id=row.id, merchant_id=row.merchant_id),
                     expires_at=row.expires_at,
                     verified_at=self._clock(),
                     read_at=read_at,
                 )
                 # bcrypt took its time: the row may have changed since it was read.
-                if await self._read(verified):
+                if await self._read_again(verified):
                     _remember(self._verified, digest, verified)
                     return verified
         _remember(self._refused, digest, self._clock())
         return None
 
     async def _read_again(self, verified: _Verified) -> bool:
-        if verified.reading is None:
-            verified.reading = asyncio.create_task(self._read(verified))
-
-            def done(_: object) -> None:
-                verified.reading = None
-
-            verified.reading.add_done_callback(done)
-        return await asyncio.shield(verified.reading)
-
-    async def _find(self, prefix: str) -> _Row | None:
-        async with (
-            _deadline(),
-            self._pool.connection() as connection,
-            connection.cursor(row_factory=class_row(_Row)) as cursor,
-        ):
-            await cursor.execute(
-                "SELECT id, merchant_id, key_hash, expires_at, revoked_at FROM api_keys WHERE prefix = %s",
-                (prefix,),
-            )
-            return await cursor.fetchone()
-
-    async def _read(self, verified: _Verified) -> bool:
-        """Whether the key is still good, as of now; notes its use, once a minute."""
+        """Whether the key is still good, as of now."""
         read_at = self._clock()
-        async with _deadline(), self._pool.connection() as connection:
-            cursor = await connection.execute(
-                "SELECT last_used_at IS NULL OR last_used_at < now() - interval '1 minute' FROM api_keys"
-                " WHERE id = %s AND revoked_at IS NULL",
-                (verified.owner.api_key_id,),
-            )
-            row = await cursor.fetchone()
-            if row is not None and row[0]:
-                await connection.execute(
-                    "UPDATE api_keys SET last_used_at = now() WHERE id = %s", (verified.owner.api_key_id,)
+        row = await self._rows.find(verified.prefix)
+        verified.read_at = max(verified.read_at, read_at)
+        return row is not None and row.id == verified.owner.api_key_id and row.revoked_at is None
+
+
+class _Rows:
+    """Reads the rows of `api_keys`: one query at a time, for all who wait."""
+
+    def __init__(self, pool: AsyncConnectionPool) -> None:
+        self._pool = pool
+        self._waiting: dict[str, asyncio.Future[_Row | None]] = {}
+        self._reader: asyncio.Task[None] | None = None
+
+    async def find(self, prefix: str) -> _Row | None:
+        """The row of a prefix as it is after now, None where there is none.
+
+        Raises:
+            KeyCheckUnavailable: it could not be read in time.
+        """
+        found = self._waiting.get(prefix)
+        if found is None:
+            found = self._waiting[prefix] = asyncio.get_running_loop().create_future()
+        if self._reader is None:
+            self._reader = asyncio.create_task(self._read_all(), name="api keys")
+        try:
+            async with asyncio.timeout(ROW_DEADLINE):
+                return await asyncio.shield(found)
+        except TimeoutError:
+            raise KeyCheckUnavailable from None
+
+    async def _read_all(self) -> None:
+        try:
+            while self._waiting:
+                # Whoever comes from here on waits for the next query: what this one reads may be older.
+                batch = dict(itertools.islice(self._waiting.items(), LOOKUPS))
+                for prefix in batch:
+                    del self._waiting[prefix]
+                await self._read(batch)
+        finally:
+            self._reader = None
+
+    async def _read(self, batch: dict[str, asyncio.Future[_Row | None]]) -> None:
+        try:
+            async with asyncio.timeout(ROW_DEADLINE), self._pool.connection() as connection:
+                cursor = connection.cursor(row_factory=class_row(_Row))
+                await cursor.execute(
+                    "SELECT prefix, id, merchant_id, key_hash, expires_at, revoked_at FROM api_keys"
+                    " WHERE prefix = ANY(%s)",
+                    (list(batch),),
                 )
-        verified.read_at = read_at
-        return row is not None
-
-
-@asynccontextmanager
-async def _deadline() -> AsyncIterator[None]:
-    try:
-        async with asyncio.timeout(ROW_DEADLINE):
-            yield
-    except TimeoutError:
-        raise KeyCheckUnavailable from None
+                rows = {row.prefix: row for row in await cursor.fetchall()}
+        except (psycopg.Error, TimeoutError) as error:
+            log.warning("api_keys.unreadable", error=type(error).__name__, keys=len(batch))
+            for found in batch.values():
+                found.set_exception(KeyCheckUnavailable())
+                found.exception()  # nobody may wait for it any more
+            return
+        for prefix, found in batch.items():
+            found.set_result(rows.get(prefix))
 
 
 def _remember(memory: dict[bytes, Any], digest: bytes, value: Any) -> None:

@@ -23,6 +23,7 @@ from payloops.commands.api_keys import KeyMode
 from payloops.commands.authenticate_api_key import ApiKeyGate
 from payloops.commands.cipher import Cipher
 from payloops.commands.hashing import Hasher
+from payloops.commands.note_key_use import KeyUses
 from payloops.commands.tokens import STAFF_AUDIENCE, Tokens
 from payloops.commands.watch_orders import OrderWatch
 from payloops.events.event_store import EventStore
@@ -172,6 +173,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         stack.push_async_callback(redis.aclose)
         passwords = await stack.enter_async_context(Hasher(rounds=settings.bcrypt_rounds))
         keys = await stack.enter_async_context(Hasher(rounds=settings.bcrypt_rounds))
+        uses = await stack.enter_async_context(KeyUses(store.pool))
         watch = await stack.enter_async_context(OrderWatch(store))
         await stack.enter_async_context(housekeeping(store))
         limits = await stack.enter_async_context(open_rate_limits(settings))
@@ -181,7 +183,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         mode: KeyMode = "live" if settings.environment is Environment.PRODUCTION else "test"
         yield Services(
             store=store,
-            gate=ApiKeyGate(store.pool, keys=keys, mode=mode),
+            gate=ApiKeyGate(store.pool, keys=keys, mode=mode, uses=uses),
             key_mode=mode,
             passwords=passwords,
             key_hasher=keys,

@@ -2,17 +2,25 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from datetime import timedelta
+from datetime import datetime, timedelta
+from uuid import UUID
 
+import psycopg
 import pytest
 from calling import Api, Caller, running_api
 from psycopg_pool import AsyncConnectionPool
 from uuid_utils.compat import uuid7
 
-from payloops.commands import authenticate_api_key
+from payloops.commands import authenticate_api_key, note_key_use
 from payloops.commands.api_keys import make_key
-from payloops.commands.authenticate_api_key import ApiKeyGate, InvalidApiKey, TooManyGuesses
-from payloops.commands.hashing import Hasher
+from payloops.commands.authenticate_api_key import (
+    ApiKeyGate,
+    InvalidApiKey,
+    KeyCheckUnavailable,
+    TooManyGuesses,
+)
+from payloops.commands.hashing import Hasher, HashingOverloaded
+from payloops.commands.note_key_use import KeyUses
 from payloops.events.timestamps import timestamp_text, utc_now
 from payloops.settings import Environment, Settings
 
@@ -146,7 +154,88 @@ async def test_a_key_is_checked_anew_when_the_memory_of_it_is_old(
         await gate.authenticate(key)
         now = authenticate_api_key.VERIFIED_FOR + 1
         await gate.authenticate(key)
-        assert keys.checks == 2
+        async with asyncio.timeout(10):
+            while keys.checks < 2:  # in the background
+                await asyncio.sleep(0.01)
+        await gate.authenticate(key)
+        now = now + authenticate_api_key.TRUSTED_FOR + 1
+        await gate.authenticate(key)
+        assert keys.checks == 3
+
+
+async def test_a_right_key_is_checked_anew_past_all_guesses(api: Api, pool: AsyncConnectionPool) -> None:
+    key = (await api.merchant(processors=False)).shop.headers["X-API-Key"]
+    now = 0.0
+    async with CountingHasher(seconds=0.2) as keys:
+        gate = ApiKeyGate(pool, keys=keys, mode="test", clock=lambda: now)
+        await gate.authenticate(key)
+        now = authenticate_api_key.TRUSTED_FOR + 1
+        guesses = [asyncio.create_task(gate.authenticate(key[:-32] + f"{n:032}")) for n in range(50)]
+        await asyncio.sleep(0.05)
+        await gate.authenticate(key)
+        assert sum(not guess.done() for guess in guesses) >= authenticate_api_key.WRONG_AT_A_TIME - 2
+        refusals = await asyncio.gather(*guesses, return_exceptions=True)
+        assert {type(refusal) for refusal in refusals} == {InvalidApiKey, TooManyGuesses}
+
+
+class FullHasher(CountingHasher):
+    """A hasher with a long queue."""
+
+    async def matches(self, secret: str, hashed: str | None) -> bool:
+        if self.checks > 0:
+            raise HashingOverloaded("too many secrets wait to be checked")
+        return await super().matches(secret, hashed)
+
+
+async def test_a_known_key_does_not_depend_on_the_hasher(api: Api, pool: AsyncConnectionPool) -> None:
+    merchant = await api.merchant(processors=False)
+    key = merchant.shop.headers["X-API-Key"]
+    now = 0.0
+    async with FullHasher() as keys:
+        gate = ApiKeyGate(pool, keys=keys, mode="test", clock=lambda: now)
+        await gate.authenticate(key)
+        now = authenticate_api_key.VERIFIED_FOR + 1
+        for _ in range(3):
+            await gate.authenticate(key)
+            await asyncio.sleep(0.01)
+        [row] = (await merchant.dashboard.get("/api/api-keys")).json
+        await merchant.dashboard.call("DELETE", f"/api/api-keys/{row['id']}")
+        now += authenticate_api_key.FRESH_FOR
+        with pytest.raises(InvalidApiKey):
+            await gate.authenticate(key)
+
+
+async def test_many_made_up_keys_take_one_connection_and_few_queries(
+    api: Api, pool: AsyncConnectionPool
+) -> None:
+    key = (await api.merchant(processors=False)).shop.headers["X-API-Key"]
+    async with CountingHasher() as keys:
+        gate = ApiKeyGate(pool, keys=keys, mode="test")
+        before = pool.get_stats()
+        flood = [asyncio.create_task(gate.authenticate(make_key("test")[0])) for _ in range(2_000)]
+        await asyncio.sleep(0)
+        await gate.authenticate(key)
+        refusals = await asyncio.gather(*flood, return_exceptions=True)
+        assert {type(refusal) for refusal in refusals} == {InvalidApiKey}
+        after = pool.get_stats()
+    assert after["requests_num"] - before.get("requests_num", 0) <= 2_000 // authenticate_api_key.LOOKUPS + 2
+    assert after.get("requests_queued", 0) == before.get("requests_queued", 0)
+
+
+async def test_rows_that_cannot_be_read_let_nobody_in_and_are_read_again(
+    api: Api, pool: AsyncConnectionPool
+) -> None:
+    key = (await api.merchant(processors=False)).shop.headers["X-API-Key"]
+    async with CountingHasher() as keys:
+        gate = ApiKeyGate(pool, keys=keys, mode="test")
+        async with pool.connection() as connection:
+            await connection.execute("ALTER TABLE api_keys RENAME TO elsewhere")
+        for _ in range(2):
+            with pytest.raises(KeyCheckUnavailable):
+                await gate.authenticate(key)
+        async with pool.connection() as connection:
+            await connection.execute("ALTER TABLE elsewhere RENAME TO api_keys")
+        await gate.authenticate(key)
 
 
 async def test_made_up_keys_never_reach_bcrypt_and_wrong_ones_only_once(
@@ -184,8 +273,101 @@ async def test_a_flood_of_guesses_at_one_key_holds_up_no_other(api: Api, pool: A
 
 async def test_use_of_a_key_is_noted(api: Api) -> None:
     merchant = await api.merchant(processors=False)
-    [unused] = (await merchant.dashboard.get("/api/api-keys")).json
+    [key] = (await merchant.dashboard.get("/api/api-keys")).json
+    assert key["lastUsedAt"] is None
     await merchant.shop.get("/v1/orders/x")
-    [used] = (await merchant.dashboard.get("/api/api-keys")).json
-    assert unused["lastUsedAt"] is None
-    assert used["lastUsedAt"].endswith("Z")
+    async with asyncio.timeout(10):
+        while key["lastUsedAt"] is None:
+            await asyncio.sleep(0.05)
+            [key] = (await merchant.dashboard.get("/api/api-keys")).json
+    assert key["lastUsedAt"].endswith("Z")
+
+
+async def test_what_was_noted_is_written_when_the_process_ends(
+    settings: Settings, pool: AsyncConnectionPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(note_key_use, "PAUSE", 600.0)
+    async with running_api(settings) as api:
+        merchant = await api.merchant(processors=False)
+        await merchant.shop.get("/v1/orders/x")
+        assert await last_uses(pool) == [None]
+    [used_at] = await last_uses(pool)
+    assert used_at is not None
+    assert timedelta() <= utc_now() - used_at < timedelta(seconds=60)
+
+
+async def last_uses(pool: AsyncConnectionPool) -> list[datetime | None]:
+    async with pool.connection() as connection:
+        rows = await (await connection.execute("SELECT last_used_at FROM api_keys ORDER BY id")).fetchall()
+    return [row[0] for row in rows]
+
+
+async def key_ids(api: Api, pool: AsyncConnectionPool, count: int) -> list[UUID]:
+    for _ in range(count):
+        await api.merchant(processors=False)
+    async with pool.connection() as connection:
+        rows = await (await connection.execute("SELECT id FROM api_keys ORDER BY id")).fetchall()
+    return [row[0] for row in rows]
+
+
+async def test_many_uses_of_many_keys_are_one_statement_and_a_minute_apart(
+    api: Api, pool: AsyncConnectionPool
+) -> None:
+    ids = await key_ids(api, pool, 3)
+    now, at = 0.0, utc_now()
+    uses = KeyUses(pool, clock=lambda: now)
+    before = pool.get_stats()["requests_num"]
+    for second in range(1_000):
+        uses.note(ids[second % 3], at=at + timedelta(microseconds=second))
+    await uses.write_due()
+    assert pool.get_stats()["requests_num"] == before + 1
+    assert await last_uses(pool) == [at + timedelta(microseconds=n) for n in (999, 997, 998)]
+    later = at + timedelta(seconds=30)
+    uses.note(ids[0], at=later)
+    now = 59.0
+    await uses.write_due()
+    assert (await last_uses(pool))[0] != later
+    now = 60.0
+    await uses.write_due()
+    assert (await last_uses(pool))[0] == later
+    assert uses._uses == {}
+    uses.note(ids[0], at=at)  # another process was later
+    now = 200.0
+    await uses.write_due()
+    assert (await last_uses(pool))[0] == later
+
+
+async def test_a_row_that_somebody_holds_is_written_later_and_keeps_no_other(
+    api: Api, pool: AsyncConnectionPool
+) -> None:
+    held, free = await key_ids(api, pool, 2)
+    at = utc_now()
+    uses = KeyUses(pool)
+    async with asyncio.timeout(10):
+        async with pool.connection() as connection, connection.transaction():
+            await connection.execute("SELECT FROM api_keys WHERE id = %s FOR UPDATE", (held,))
+            for id in (held, free):
+                uses.note(id, at=at)
+            await uses.write_due()
+            assert await last_uses(pool) == [None, at]
+        await uses.write_due()
+        assert await last_uses(pool) == [at, at]
+
+
+async def test_what_is_noted_is_bounded_and_outlives_a_failure(
+    api: Api, pool: AsyncConnectionPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = await key_ids(api, pool, 3)
+    monkeypatch.setattr(note_key_use, "REMEMBERED", 2)
+    at = utc_now()
+    uses = KeyUses(pool)
+    for id in (*ids, ids[0]):
+        uses.note(id, at=at)
+    assert list(uses._uses) == ids[:2]
+    async with pool.connection() as connection:
+        await connection.execute("ALTER TABLE api_keys RENAME TO elsewhere")
+        with pytest.raises(psycopg.Error):
+            await uses.write_due()
+        await connection.execute("ALTER TABLE elsewhere RENAME TO api_keys")
+    await uses.write_due()
+    assert await last_uses(pool) == [at, at, None]
