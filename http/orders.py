@@ -3,7 +3,7 @@
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator
 from pydantic.alias_generators import to_camel
 from uuid_utils.compat import uuid7
 
@@ -149,11 +149,12 @@ class OrderQuery(RequestModel):
     created_from: Moment | None = None
     created_to: Moment | None = None
 
-    @model_validator(mode="after")
-    def _one_direction(self) -> "OrderQuery":
-        if self.starting_after is not None and self.ending_before is not None:
+    @field_validator("ending_before")
+    @classmethod
+    def _one_direction(cls, ending_before: UUID | None, info: ValidationInfo) -> UUID | None:
+        if ending_before is not None and info.data.get("starting_after") is not None:
             raise ValueError("Give starting_after or ending_before, not both")
-        return self
+        return ending_before
 
 
 class OrderList(AnswerModel):

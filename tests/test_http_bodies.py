@@ -2,6 +2,7 @@
 
 import json
 from typing import Any
+from uuid import UUID
 
 import pytest
 from hypothesis import given
@@ -149,9 +150,7 @@ def test_a_card_number_is_refused_however_json_writes_a_number(number: str) -> N
 
 
 def test_numbers_that_are_no_cards_are_left_alone() -> None:
-    body = (
-        b'{"amount": 1, "metadata": {"at": [52.52000659999999, 13.404953999999975], "n": 4.5e-300, "z": 9e17}}'
-    )
+    body = b'{"amount": 1, "metadata": {"at": [52.52000659999999, 13.404953999999975], "n": 4.5e-300, "z": 9e17}}'
     assert parse_body(NewOrder, body).metadata is not None
 
 
@@ -199,6 +198,7 @@ def test_whatever_bytes_are_sent_fit_or_are_refused(raw: bytes) -> None:
         ([("status", "paid")], "status"),
         ([("currency", "nope")], "currency"),
         ([("starting_after", "no-uuid")], "starting_after"),
+        ([("starting_after", str(UUID(int=1))), ("ending_before", str(UUID(int=2)))], "ending_before"),
         ([("createdFrom", "2026-01-01T00:00:00")], "createdFrom"),
         ([("createdFrom", "0001-01-01T00:00:00+14:00")], "createdFrom"),
         ([("createdFrom", "1700000000")], "createdFrom"),
