@@ -40,7 +40,7 @@ MAX_WAIT = 30
 """Seconds."""
 
 _KEY_FORM = re.compile(r"[\x20-\x7e]{1,255}")
-_WAIT_FORM = re.compile(r"wait\s*=\s*\"?([0-9]{1,9})\"?", re.IGNORECASE)
+_WAIT_FORM = re.compile(r"wait\s*=\s*\"?0*([0-9]{1,9})[0-9]*\"?", re.IGNORECASE)
 
 
 def endpoint(route: Route) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:

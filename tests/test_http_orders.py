@@ -7,6 +7,7 @@ from uuid import UUID
 
 import psycopg
 import pytest
+from aiohttp.test_utils import make_mocked_request
 from calling import Answer, Api, Merchant, running_api
 from uuid_utils.compat import uuid7
 
@@ -16,6 +17,7 @@ from payloops.commands.update_order_status import update_order_status
 from payloops.commands.update_refund_status import update_refund_status
 from payloops.events.event_store import EventStore
 from payloops.events.metadata import Metadata
+from payloops.http.endpoint import _wait
 from payloops.projections.projector import run_projections
 from payloops.settings import Settings
 
@@ -305,6 +307,27 @@ async def test_waiting_ends_when_the_time_is_over(merchant: Merchant) -> None:
     paid = await merchant.shop.post(f"/v1/orders/{order_id}/pay", Prefer="respond-async, wait=1")
     assert (paid.status, paid.json["status"]) == (200, "processing")
     assert paid.headers["Preference-Applied"] == "wait=1"
+
+
+@pytest.mark.parametrize(
+    ("prefer", "seconds"),
+    [
+        ("wait=0", 0),
+        ("wait=00", 0),
+        ("wait=7", 7),
+        ('Wait = "007"', 7),
+        ("wait=30", 30),
+        ("wait=31", 30),
+        ("wait=99999999999", 30),
+        ("wait=" + "9" * 5_000, 30),
+        ("wait=" + "0" * 50 + "5", 5),
+        ("wait=-1", 0),
+        ("wait=1.5", 0),
+    ],
+)
+def test_a_client_may_ask_to_wait_for_half_a_minute_at_the_most(prefer: str, seconds: int) -> None:
+    request = make_mocked_request("POST", "/v1/orders/1/pay", headers={"Prefer": prefer})
+    assert _wait(request) == seconds
 
 
 async def test_a_preference_that_is_not_understood_is_ignored(
