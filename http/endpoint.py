@@ -53,13 +53,13 @@ def endpoint(route: Route) -> Callable[[web.Request], Awaitable[web.StreamRespon
             async with asyncio.timeout(services.request_timeout + wait):
                 return await _answer(route, request, wait=wait)
         except TimeoutError:
-            raise _too_late(request) from None
+            raise _too_late(route, request) from None
 
     return handle
 
 
-def _too_late(request: web.Request) -> Problem:
-    if request.method in ("GET", "HEAD") or "Idempotency-Key" in request.headers:
+def _too_late(route: Route, request: web.Request) -> Problem:
+    if route.method == "GET" or (route.idempotent and "Idempotency-Key" in request.headers):
         # Under a key, what was still under way has lost its reservation: it is not appended any more.
         return Problem(503, "unavailable", "The request took too long; try again")
     return Problem(504, "outcome_unknown", OUTCOME_UNKNOWN)

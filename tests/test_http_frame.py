@@ -164,7 +164,7 @@ async def test_without_origins_no_browser_may_call(api: Api) -> None:
 
 @pytest.fixture
 async def broken(settings: Settings) -> AsyncIterator[Api]:
-    """The API with two routes more: one that fails, one that does not end."""
+    """The API with three routes more: one that fails, two that do not end."""
 
     @route("GET", "/bug", auth=None, summary="Fails")
     async def bug(call: Call[None]) -> None:
@@ -174,9 +174,13 @@ async def broken(settings: Settings) -> AsyncIterator[Api]:
     async def endless(call: Call[None]) -> None:
         await asyncio.sleep(60)
 
+    @route("POST", "/endless", auth=None, summary="Does not end, and keeps no answers by key")
+    async def endless_change(call: Call[None]) -> None:
+        await asyncio.sleep(60)
+
     async with running_api(settings.model_copy(update={"request_timeout": 0.2})) as api:
         app = create_app(api.services)
-        for each in (bug, endless):
+        for each in (bug, endless, endless_change):
             app.router.add_route(each.method, each.path, endpoint.endpoint(each))
         runner = web.AppRunner(app, access_log=None)
         await runner.setup()
@@ -208,6 +212,11 @@ async def test_a_request_that_takes_too_long_is_ended(broken: Api) -> None:
     answer = await broken.anyone.get("/endless")
     assert (answer.status, answer.code) == (503, "unavailable")
     assert answer.headers["Retry-After"]
+
+
+async def test_a_key_promises_nothing_where_no_answers_are_kept(broken: Api) -> None:
+    answer = await broken.anyone.post("/endless", **{"Idempotency-Key": "k"})
+    assert (answer.status, answer.code) == (504, "outcome_unknown")
 
 
 async def test_a_head_that_drips_is_cut_off(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
