@@ -290,7 +290,7 @@ class ProcessorEventReceived(OrderFact):
         effect: `applied`, `none` (it told nothing new), `unmatched` or `contradiction`.
     """
 
-    TOPIC = "processor.event_received"
+    TOPIC = "order.processor_event_received"
     processor: str
     event_id: str
     body_hash: str | None

@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
-from typing import cast
+from typing import cast, get_args
 from uuid import UUID
 
 import psycopg
@@ -17,6 +17,7 @@ from uuid_utils.compat import uuid7
 from payloops.commands.cancel_order import cancel
 from payloops.commands.capture_payment import request_capture
 from payloops.commands.pay_order import request_payment
+from payloops.commands.receive_processor_event import Outcome, ProcessorEvent, receive
 from payloops.commands.refund_payment import request_refund
 from payloops.commands.refusals import (
     CaptureExceedsAuthorized,
@@ -37,7 +38,7 @@ from payloops.commands.update_refund_status import succeed_refund
 from payloops.events.connections import connect
 from payloops.events.event_store import EventStore
 from payloops.events.metadata import Metadata
-from payloops.events.orders import Order, RefundFailed, TransactionType
+from payloops.events.orders import Order, Payment, RefundFailed, TransactionType
 from payloops.events.stream import StreamEvent
 from payloops.events.timestamps import utc_now
 from payloops.projections.orders import CHECKPOINT
@@ -111,7 +112,7 @@ def _step(chance: random.Random, order: Order, by: Metadata) -> None:  # noqa: C
     }
     payment = chance.choice([*order.payments.values(), order.payment])
     refunds = [t.id for t in order.transactions.values() if t.type is TransactionType.REFUND]
-    match chance.randrange(12 if payment else 1):
+    match chance.randrange(14 if payment else 1):
         case 0:
             request_payment(
                 order,
@@ -164,6 +165,32 @@ def _step(chance: random.Random, order: Order, by: Metadata) -> None:  # noqa: C
                     processor_transaction_id=None,
                     **error,
                 )
+        case 12 | 13 if payment:
+            _tell(chance, order, payment, references, by)
+
+
+def _tell(
+    chance: random.Random, order: Order, payment: Payment, references: dict[str, str | None], by: Metadata
+) -> None:
+    """An event of the processor arrives."""
+    outcome = chance.choice(get_args(Outcome))
+    money = outcome in {"captured", "refunded"}
+    receive(
+        order,
+        ProcessorEvent(
+            processor=payment.processor,
+            event_id=f"evt_{chance.randrange(1_000)}",
+            type=outcome,
+            order_id=order.id,
+            attempt=chance.choice([None, payment.attempt]),
+            outcome=outcome,
+            amount=chance.choice([100, 1_000]) if money else None,
+            currency=order.currency if money else None,
+            refund_reference=f"re_{chance.randrange(3)}" if outcome.startswith("refund") else None,
+            **references,
+        ),
+        by=by,
+    )
 
 
 def recorded(order: Order) -> list[StreamEvent]:

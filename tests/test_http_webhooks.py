@@ -106,7 +106,7 @@ async def test_what_stripe_says_by_a_right_signature_becomes_the_orders_truth(
         1_000,
         "pi_1",
     )
-    assert (await trail(merchant, labels))[-2:] == ["processor.event_received", "payment.captured"]
+    assert (await trail(merchant, labels))[-2:] == ["order.processor_event_received", "payment.captured"]
     audit = (await merchant.shop.get(f"/v1/orders/{labels.order_id}/events")).json[-1]
     assert (audit["actor"], audit["causationId"]) == ("processor:stripe", event["id"])
     assert await kept(pool) == [("payment_intent.succeeded", "applied", labels.order_id, 1)]
@@ -295,8 +295,35 @@ async def test_ten_duplicates_at_once_have_one_effect(
     answers = await asyncio.gather(*(processors.stripe(event) for _ in range(10)))
     assert {answer.status for answer in answers} == {200}
     topics = await trail(merchant, labels)
-    assert topics == ["order.created", "payment.requested", "processor.event_received", "payment.captured"]
+    assert topics == [
+        "order.created",
+        "payment.requested",
+        "order.processor_event_received",
+        "payment.captured",
+    ]
     assert await kept(pool) == [("payment_intent.succeeded", "applied", labels.order_id, 10)]
+
+
+async def test_duplicates_that_arrive_at_different_processes_have_one_effect(
+    settings: Settings, merchant: Merchant, processors: Processors
+) -> None:
+    """Two APIs, each with its own connections and appender, as two processes have them."""
+    labels = await paying(merchant)
+    event = stripe_payment("succeeded", labels)
+    refund = charge_refunded(labels, 300)
+    async with running_api(settings) as other:
+        both = [processors, Processors(other)] * 10
+        for each in (event, refund):
+            answers = await asyncio.gather(*(api.stripe(each) for api in both))
+            assert {answer.status for answer in answers} == {200}
+    topics = await trail(merchant, labels)
+    assert topics[2:] == [
+        "processor.event_received",
+        "payment.captured",
+        "processor.event_received",
+        "refund.discovered",
+        "refund.succeeded",
+    ]
 
 
 async def test_many_events_of_one_order_at_once_are_all_kept(
@@ -308,7 +335,7 @@ async def test_many_events_of_one_order_at_once_are_all_kept(
     assert {answer.status for answer in answers} == {200}
     order = await order_of(merchant, labels)
     assert (order["status"], order["amountCaptured"]) == ("captured", 1_000)
-    assert (await trail(merchant, labels)).count("processor.event_received") == 20
+    assert (await trail(merchant, labels)).count("order.processor_event_received") == 20
     assert len(await kept(pool)) == 20
 
 
@@ -321,7 +348,7 @@ async def test_an_event_of_razorpay_counts_once_per_id_and_once_per_body(
         assert (await processors.razorpay(body, id=id)).status == 200
     changed = razorpay_payment("captured", labels) | {"created_at": 5}
     assert (await processors.razorpay(changed, id="evt_1")).status == 200
-    assert (await trail(merchant, labels)).count("processor.event_received") == 1
+    assert (await trail(merchant, labels)).count("order.processor_event_received") == 1
 
 
 async def test_an_event_whose_effect_was_not_noted_is_dealt_with_when_it_comes_again(

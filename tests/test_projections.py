@@ -59,7 +59,7 @@ async def test_rows_equal_the_fold_on_every_path(
     store: EventStore, database_url: str, merchant_id: UUID, limit: int
 ) -> None:
     chance = random.Random(limit)
-    orders = [random_order(chance, merchant_id) for _ in range(250)]
+    orders = [random_order(chance, merchant_id) for _ in range(500)]
     seen = {type(event) for order in orders for event in order.pending_events}
     assert seen == {OrderCreated, *OrderFact.__subclasses__()}
     await append_interleaved(store, chance, orders)

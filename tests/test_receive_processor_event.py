@@ -1,6 +1,7 @@
 """What processors tell comes late, twice and in any order: the order ends in the same state."""
 
 import itertools
+import random
 from dataclasses import replace
 from typing import Any, cast
 
@@ -10,6 +11,8 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from ordering import AMOUNT, BY, facts, new_order, pay, report, transactions
+from projecting import random_order
+from uuid_utils.compat import uuid7
 
 from payloops.commands.cancel_order import cancel
 from payloops.commands.receive_processor_event import Outcome, ProcessorEvent, receive
@@ -142,7 +145,7 @@ def test_a_repeated_event_records_nothing() -> None:
     assert receive(order, told("captured"), by=BY) == "applied"
     assert receive(order, told("captured", event_id="other", body_hash="b"), by=BY) == "none"
     assert receive(order, told("failed", event_id="third", body_hash="b"), by=BY) == "none"
-    assert facts(order, after=version) == ["processor.event_received"]
+    assert facts(order, after=version) == ["order.processor_event_received"]
 
 
 def test_what_is_late_does_not_bring_back_an_authorization_that_is_over() -> None:
@@ -203,6 +206,20 @@ def test_the_payment_meant_is_found_by_reference_by_label_and_else_is_the_one_wi
     assert receive(order, third, by=BY) == "unmatched"
     assert receive(order, replace(third, event_id="fourth", attempt=1), by=BY) == "applied"
     assert order.payments[1].status is PaymentStatus.CAPTURED
+
+
+def test_whatever_merchants_ask_workflows_report_and_processors_tell_the_books_agree() -> None:
+    has_money = {OrderStatus.CAPTURED, OrderStatus.PARTIALLY_REFUNDED, OrderStatus.REFUNDED}
+    for seed in range(600):
+        order = random_order(random.Random(seed), uuid7())
+        made = [t for t in order.transactions.values() if t.status is TransactionStatus.SUCCESS]
+        captures = [t for t in made if t.type is TransactionType.CAPTURE]
+        given_back = [t for t in made if t.type is TransactionType.REFUND]
+        assert order.amount_captured == sum(t.amount for t in captures), seed
+        assert order.amount_refunded == sum(t.amount for t in given_back), seed
+        assert (order.status in has_money) == bool(captures), seed
+        for capture in captures:
+            assert sum(t.amount for t in given_back if t.refunds == capture.id) <= capture.amount, seed
 
 
 # -- refunds

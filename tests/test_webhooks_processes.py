@@ -93,7 +93,7 @@ async def test_a_workflow_that_waits_for_the_customer_is_told_and_ends(
         handle = client.get_workflow_handle(f"payment-{labels.order_id}")
         assert await asyncio.wait_for(handle.result(), SECONDS) == "failed"
     trail = await merchant.shop.get(f"/v1/orders/{labels.order_id}/events")
-    assert [each["type"] for each in trail.json][-2:] == ["processor.event_received", "payment.failed"]
+    assert [each["type"] for each in trail.json][-2:] == ["order.processor_event_received", "payment.failed"]
 
 
 async def test_where_no_workflow_waits_the_order_has_the_truth_all_the_same(
