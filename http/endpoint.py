@@ -72,9 +72,10 @@ async def _answer(route: Route, request: web.Request, *, wait: int) -> web.Strea
         await _try_from_address(route, request)
     raw = await _read(request, route) if route.body is not None or route.signed_by else b""
     with _admitted(route, services, waits=wait > 0):
-        body = await _body(route, raw)
+        body, digest = await _body(route, request, raw)
         await _try_account(route, body, caller, services=services)
-        return await _answer_call(_call(route, request, body=body, raw=raw, caller=caller, wait=wait))
+        call = _call(route, request, body=body, raw=raw, caller=caller, wait=wait)
+        return await _answer_call(call, digest=digest)
 
 
 def _admitted(route: Route, services: Services, *, waits: bool = False) -> AbstractContextManager[None]:
@@ -109,7 +110,7 @@ def _call(
     )
 
 
-async def _answer_call(call: Call[Any, Any]) -> web.StreamResponse:
+async def _answer_call(call: Call[Any, Any], *, digest: bytes) -> web.StreamResponse:
     route, request = call.route, call.request
     key = _idempotency_key(request) if route.idempotent else None
     if key is None:
@@ -119,7 +120,7 @@ async def _answer_call(call: Call[Any, Any]) -> web.StreamResponse:
         call.services.store.pool,
         merchant_id=call.merchant_id,
         key=key,
-        fingerprint=fingerprint(request.method, request.path_qs, call.raw),
+        fingerprint=digest,
     )
     if isinstance(reservation, Replay):
         return await _replay(call, reservation)
@@ -238,16 +239,21 @@ def _not_json() -> Problem:
     )
 
 
-async def _body(route: Route, raw: bytes) -> BaseModel | None:
-    if route.body is None:
-        return None
-    if not raw.strip():
-        if route.body_required:
-            raise validation_error(FieldError("body", "Required"))
-        raw = b"{}"
+async def _body(route: Route, request: web.Request, raw: bytes) -> tuple[BaseModel | None, bytes]:
+    """The body as its model, and the request's fingerprint where it has an idempotency key."""
     if len(raw) < LARGE_BODY:
-        return parse_body(route.body, raw)
-    return await asyncio.to_thread(parse_body, route.body, raw)
+        return _parsed(route, request, raw)
+    return await asyncio.to_thread(_parsed, route, request, raw)
+
+
+def _parsed(route: Route, request: web.Request, raw: bytes) -> tuple[BaseModel | None, bytes]:
+    body = None
+    if route.body is not None:
+        if not raw.strip() and route.body_required:
+            raise validation_error(FieldError("body", "Required"))
+        body = parse_body(route.body, raw if raw.strip() else b"{}")
+    keyed = route.idempotent and "Idempotency-Key" in request.headers
+    return body, fingerprint(request.method, request.path_qs, raw) if keyed else b""
 
 
 def _idempotency_key(request: web.Request) -> str | None:

@@ -1,6 +1,7 @@
 """A request sent twice under one Idempotency-Key is done once and answered twice."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from uuid import UUID
 
@@ -13,6 +14,8 @@ from payloops.commands.client_secrets import ClientSecrets
 from payloops.commands.update_order_status import update_order_status
 from payloops.events.event_store import EventStore
 from payloops.events.metadata import Metadata
+from payloops.http import endpoint
+from payloops.http.bodies import fingerprint
 from payloops.settings import Settings
 
 
@@ -164,3 +167,26 @@ async def test_a_client_secret_is_not_stored_with_the_answer_and_yet_replayed(
         cursor = await connection.execute("SELECT response_body FROM idempotency_keys")
         bodies = [bytes(body) for (body,) in await cursor.fetchall()]
     assert all(b"for the browser" not in body for body in bodies)
+
+
+@pytest.mark.parametrize("kib", [1, 900])
+async def test_a_large_body_keeps_nobody_waiting(
+    merchant: Merchant, monkeypatch: pytest.MonkeyPatch, kib: int
+) -> None:
+    threads: set[bool] = set()
+
+    def seen(method: str, path: str, raw: bytes) -> bytes:
+        threads.add(threading.current_thread() is threading.main_thread())
+        return fingerprint(method, path, raw)
+
+    monkeypatch.setattr(endpoint, "fingerprint", seen)
+    padding = " " * (kib * 1024)
+    for _ in range(2):
+        answer = await merchant.shop.call(
+            "POST",
+            "/v1/orders",
+            data=f'{{"amount": {padding} 4999}}'.encode(),
+            headers={"Idempotency-Key": "large"},
+        )
+        assert answer.status == 201, answer.raw
+    assert threads == {kib == 1}
