@@ -59,9 +59,10 @@ async def test_rows_equal_the_fold_on_every_path(
     store: EventStore, database_url: str, merchant_id: UUID, limit: int
 ) -> None:
     chance = random.Random(limit)
-    orders = [random_order(chance, merchant_id) for _ in range(500)]
-    seen = {type(event) for order in orders for event in order.pending_events}
-    assert seen == {OrderCreated, *OrderFact.__subclasses__()}
+    orders = [random_order(chance, merchant_id) for _ in range(100)]
+    unseen = {OrderCreated, *OrderFact.__subclasses__()}
+    while unseen := unseen - {type(event) for event in orders[-1].pending_events}:
+        orders.append(random_order(chance, merchant_id))
     await append_interleaved(store, chance, orders)
 
     await project_all(database_url, limit=limit)
