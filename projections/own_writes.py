@@ -4,10 +4,13 @@ import asyncio
 import time
 from typing import cast
 from uuid import UUID
+from weakref import WeakKeyDictionary
 
 from payloops.events.event_store import EventStore
 
 WAIT_SECONDS = 1.0
+BRIEF_SECONDS = 0.01
+"""For a projection that stands still."""
 POLL_SECONDS = (0.003, 0.04)
 """Between looks at the checkpoint: at first, and at most."""
 
@@ -16,6 +19,9 @@ WRITTEN_AND_REACHED = """
            (SELECT position FROM checkpoints WHERE name = %s)
 """
 REACHED = "SELECT position FROM checkpoints WHERE name = %s"
+
+_standstills: WeakKeyDictionary[EventStore, dict[str, int]] = WeakKeyDictionary()
+"""Where projections were, by name, when they did not move for as long as anybody waits."""
 
 
 async def wait_for_own_writes(store: EventStore, *, merchant_id: UUID, projection: str) -> None:
@@ -28,13 +34,28 @@ async def wait_for_own_writes(store: EventStore, *, merchant_id: UUID, projectio
 
 
 async def wait_for_position(store: EventStore, *, position: int, projection: str) -> None:
-    """Wait until the projection has come to a position of the log, for a second at the most."""
-    deadline = time.monotonic() + WAIT_SECONDS
+    """Wait until the projection has come to a position of the log, for a second at the most.
+
+    Once it did not move for the whole of that second, nobody in this process waits as long again until it does:
+    without a projector, reads would hold up each other.
+    """
+    standstills = _standstills.setdefault(store, {})
+    begun = time.monotonic()
+    first: int | None = None
     pause, longest = POLL_SECONDS
-    while time.monotonic() < deadline:
+    while True:
         await asyncio.sleep(pause)
         pause = min(pause * 2, longest)
         async with store.pool.connection() as connection:
             row = await (await connection.execute(REACHED, (projection,))).fetchone()
-        if row is not None and row[0] >= position:
+        reached = row[0] if row is not None else 0
+        stands = standstills.get(projection) == reached
+        if not stands:
+            standstills.pop(projection, None)
+        if reached >= position:
             return
+        first = reached if first is None else first
+        if time.monotonic() - begun >= (BRIEF_SECONDS if stands else WAIT_SECONDS):
+            break
+    if reached == first:
+        standstills[projection] = reached

@@ -122,6 +122,33 @@ async def test_a_list_without_a_projector_answers_what_there_is(
     assert time.monotonic() - begun < waited, "another merchant has nothing to wait for"
 
 
+async def test_nobody_waits_long_for_a_projector_that_stands_still_until_it_moves(
+    store: EventStore, database_url: str, merchant_id: UUID
+) -> None:
+    async def listed() -> tuple[int, float]:
+        begun = time.monotonic()
+        rows, _ = await list_orders(store, merchant_id=merchant_id, limit=100)
+        return len(rows), time.monotonic() - begun
+
+    await append(store, new_order(merchant_id))
+    count, waited = await listed()
+    assert (count, waited >= 1) == (0, True)
+    for _ in range(3):
+        await append(store, new_order(merchant_id))
+        count, waited = await listed()
+        assert count == 0
+        assert waited < 0.5
+    async with projector(database_url):
+        while (await listed())[0] < 4:
+            await asyncio.sleep(0.01)
+        for count in range(5, 15):
+            await append(store, new_order(merchant_id))
+            assert (await listed())[0] == count
+    await append(store, new_order(merchant_id))
+    assert (await listed())[1] >= 1, "it was seen to move, and may move again"
+    assert (await listed())[1] < 0.5
+
+
 async def test_pages_have_no_gap_and_no_double_while_orders_are_made(
     store: EventStore, database_url: str, merchant_id: UUID
 ) -> None:
