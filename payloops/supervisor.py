@@ -21,8 +21,11 @@ LEVEL = re.compile(r"\[(debug|info|warning|error|critical)\s*\]|\b(DEBUG|INFO|WA
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 LOUD = {"warning", "error", "critical"}
 COLOUR = {"info": "dim", "warning": "yellow", "error": "red", "critical": "red"}
-READABLE = re.compile(r"\S*T(?P<time>[\d:]{8})\S* \[\w+\s*\] (?P<event>\S+) *(?P<fields>.*)")
 FIELD = re.compile(r"(\w+)=('(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|\S+)")
+# An event of ours is one word, a message of a library's is many.
+READABLE = re.compile(
+    rf"\S*[T ](?P<time>[\d:]{{8}})\S* \[\w+\s*\] (?P<event>\S.*?)(?P<fields>(?:\s+{FIELD.pattern})*)\s*"
+)
 
 
 class Part:
@@ -171,7 +174,7 @@ class LogTail:
 
 def shortened(line: str, *, name: str) -> str:
     """For the terminal, where ids only push the news aside: they are in the log."""
-    match = READABLE.match(line)
+    match = READABLE.fullmatch(line)
     if match is None:
         return f"{name:<10} {line}"
     fields = {key: value.strip("'\"") for key, value in FIELD.findall(match["fields"])}
@@ -180,7 +183,7 @@ def shortened(line: str, *, name: str) -> str:
         says = says.format_map({"method": "", "route": "", "status": "?", "milliseconds": "?", **fields})
     else:
         kept = (f"{key}={value}" for key, value in fields.items() if key != "process")
-        says = " ".join((match["event"], *kept))
+        says = " ".join((match["event"].rstrip(), *kept))
     return f"{match['time']} {name:<10} {says}"
 
 
