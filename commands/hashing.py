@@ -1,6 +1,10 @@
 """bcrypt, off the event loop, in a bounded number of threads with a bounded queue."""
 
 import asyncio
+import contextlib
+import os
+import sys
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Self, TypeVar
@@ -13,8 +17,19 @@ BCRYPT_MAX_BYTES = 72
 """bcrypt reads no further; bcrypt 5 raises where older ones cut silently."""
 
 
+NICENESS = 10
+"""Of the threads that hash: who guesses keys or passwords pays with his own time, and not with that of others."""
+
+
 class HashingOverloaded(Exception):
     """More passwords or keys wait to be hashed than this process takes on; nothing was checked."""
+
+
+def _step_back() -> None:
+    # Linux has a niceness for each thread; elsewhere it would be the process's, or is not to be had.
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
 
 
 class Hasher:
@@ -33,7 +48,7 @@ class Hasher:
         self._rounds = rounds
         self._limit = threads + max_waiting
         self._pending = 0
-        self._executor = ThreadPoolExecutor(threads, thread_name_prefix="bcrypt")
+        self._executor = ThreadPoolExecutor(threads, thread_name_prefix="bcrypt", initializer=_step_back)
         self._decoy = bcrypt.hashpw(b"no secret has this hash", bcrypt.gensalt(rounds)).decode()
 
     async def hash(self, secret: str) -> str:
