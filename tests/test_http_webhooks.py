@@ -318,9 +318,9 @@ async def test_duplicates_that_arrive_at_different_processes_have_one_effect(
             assert {answer.status for answer in answers} == {200}
     topics = await trail(merchant, labels)
     assert topics[2:] == [
-        "processor.event_received",
+        "order.processor_event_received",
         "payment.captured",
-        "processor.event_received",
+        "order.processor_event_received",
         "refund.discovered",
         "refund.succeeded",
     ]
