@@ -57,7 +57,8 @@ class Part:
             name=self.name,
             command=[sys.executable, "-P", "-m", "payloops", *self._arguments],
             log=self.log.path,
-            death_signal=signal.SIGTERM,
+            # Whoever kills us is in a hurry, and the servers go with us: nothing is left to finish gracefully.
+            death_signal=signal.SIGKILL,
             environment=self._environment,
         )
         self.log.from_offset(self.child.log_offset)

@@ -1,7 +1,15 @@
 """The screen of `payloops dev`: what it makes of the lines that its processes write."""
 
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
 import pytest
 
+from payloops.embedded.processes import start_time
 from payloops.supervisor import shortened
 
 
@@ -37,3 +45,48 @@ def test_a_request_is_shown_in_short() -> None:
         " milliseconds=4.4 process=api remote=127.0.0.1 route=/health status=200"
     )
     assert shortened(line, name="api") == "16:44:05 api        GET /health → 200 in 4.4 ms"
+
+
+PARENT = """
+import os, sys, time
+from pathlib import Path
+from payloops.supervisor import Part
+
+part = Part(
+    name="worker", arguments=["worker"], environment=dict(os.environ), log=Path(sys.argv[1]), chatty=False,
+    started=lambda child: print(child.pid, flush=True),
+)
+part.start()
+time.sleep(60)
+"""
+
+
+def test_a_part_does_not_outlive_a_parent_that_was_killed_however_busy_it_is(tmp_path: Path) -> None:
+    environment = {
+        **os.environ,
+        "DATABASE_URL": "postgresql://nobody@127.0.0.1:1/none",
+        "REDIS_URL": "redis://127.0.0.1:1",
+        "TEMPORAL_ADDRESS": "127.0.0.1:1",
+        "JWT_SECRET": "j" * 32,
+        "ENCRYPTION_KEY": "e" * 32,
+    }
+    log = tmp_path / "worker.log"
+    with subprocess.Popen(
+        [sys.executable, "-c", PARENT, str(log)], env=environment, stdout=subprocess.PIPE, text=True
+    ) as parent:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        deadline = time.monotonic() + 20
+        while not log.read_text() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert "temporal.unavailable" in log.read_text()
+        os.kill(pid, signal.SIGSTOP)  # so busy that it takes no notice of anything else
+        parent.kill()
+    try:
+        deadline = time.monotonic() + 2
+        while start_time(pid) is not None and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert start_time(pid) is None
+    finally:
+        if start_time(pid) is not None:
+            os.kill(pid, signal.SIGKILL)
