@@ -13,6 +13,8 @@ STATEMENT_TIMEOUT = 5
 """Seconds that PostgreSQL gives a statement of ours, unless it is told otherwise."""
 TICKS = 4
 """So often a pool's queue is looked at before those who wait are turned away."""
+STALLED_TICKS = 16 * TICKS
+"""So many looks without anybody who waits it takes to forget that a pool was stalled."""
 
 
 class PoolStalled(psycopg.OperationalError):
@@ -132,12 +134,15 @@ class ImpatientPool(Pool):
 
     def _look(self) -> None:
         self._timer = None
+        quiet, self._given_before = self._given == self._given_before, self._given
         if not self._waits:
-            self._quiet = 0
+            self._quiet = max(0, self._quiet - 1)
+            if self._quiet > 0:
+                self._look_later()
             return
-        self._quiet = self._quiet + 1 if self._given == self._given_before else 0
-        self._given_before = self._given
+        self._quiet = self._quiet + 1 if quiet else 0
         if self._quiet >= TICKS:
+            self._quiet = STALLED_TICKS
             waits, self._waits = self._waits, set()
             for wait in waits:
                 wait.reschedule(asyncio.get_running_loop().time())
