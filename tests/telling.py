@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, cast
 from uuid import UUID
 
@@ -37,7 +37,7 @@ from payloops.workflows_client.delivery import open_sender
 from payloops.workflows_client.endpoint_places import EndpointPlaces
 from payloops.workflows_client.subscriber import run_subscriber
 from payloops.workflows_client.webhooks import READER, webhooks
-from payloops.workflows_client.worker import ACTIVITIES, backend_worker
+from payloops.workflows_client.worker import ACTIVITIES, GRACE, backend_worker
 
 SECONDS = 20
 AMOUNT = 5_000
@@ -191,11 +191,16 @@ async def backend(
 
 @contextlib.asynccontextmanager
 async def delivering(
-    store: EventStore, client: Client, *, slots: int = ACTIVITIES, **options: Any
+    store: EventStore,
+    client: Client,
+    *,
+    slots: int = ACTIVITIES,
+    grace: timedelta = GRACE,
+    **options: Any,
 ) -> AsyncIterator[BackendActivities]:
     """The worker of `backend-operations`."""
     async with (
         backend(store, **options) as activities,
-        backend_worker(client=client, activities=activities, slots=slots),
+        backend_worker(client=client, activities=activities, slots=slots, grace=grace),
     ):
         yield activities

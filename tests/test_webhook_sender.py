@@ -1,6 +1,8 @@
 """How a webhook is signed and sent, and what is made of whatever comes back."""
 
 import asyncio
+import socket
+import threading
 import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
@@ -154,6 +156,10 @@ async def raw_server(answer: bytes, *, drip: bytes = b"") -> asyncio.Server:
         (b"", b"H", None),
         (b"HTTP/1.1 200 OK\r\n", b"X-A: b\r\n", None),
         (b"HTTP/1.1 200 OK\r\nX-Long: ", b"a" * 1_000, None),
+        (b"", b"HTTP/1.1 100 Continue\r\n\r\n", None),
+        (b"HTTP/1.1 101 Switching Protocols\r\n\r\n", b"", 101),
+        (b"HTTP/1.1 200 OK\r\n" + b"X-A: b\r\n" * 100_000 + b"\r\n", b"", None),
+        (b"HTTP/1.1 200 OK\r\nX-Long: " + b"a" * 10_000_000 + b"\r\n\r\n", b"", None),
         (b"not http at all\r\n\r\n", b"", None),
         (b"", b"", None),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n", b"a", 200),
@@ -182,3 +188,33 @@ async def test_nobody_listening_and_unknown_names_are_told_in_words(sender: Send
     ]:
         attempt = await sender.send(webhook_id="i", url=url, secrets=[], turn=1, payload={})
         assert attempt.error == error
+
+
+async def test_names_that_nobody_answers_for_hold_up_no_other(
+    sender: Sender, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The system's resolver is a third party, and takes its time for some."""
+    answered = threading.Event()
+    real = socket.getaddrinfo
+
+    def lookup(host: str, *arguments: Any, **named: Any) -> Any:
+        if host == "dead.example":
+            answered.wait(5)
+            raise socket.gaierror
+        return real(host, *arguments, **named)
+
+    monkeypatch.setattr(socket, "getaddrinfo", lookup)
+    dead = [
+        asyncio.create_task(
+            sender.send(webhook_id="i", url="http://dead.example/", secrets=[], turn=1, payload={})
+        )
+        for _ in range(100)
+    ]
+    await asyncio.sleep(0.1)
+    began = time.monotonic()
+    url = endpoint.url.replace("127.0.0.1", "localhost")
+    attempt = await sender.send(webhook_id="i", url=url, secrets=[], turn=1, payload={})
+    assert attempt.delivered, attempt
+    assert time.monotonic() - began < 1
+    assert {each.error for each in await asyncio.gather(*dead)} == {"No answer within 1.5 s"}
+    answered.set()

@@ -53,7 +53,6 @@ REFUSALS = (OrderNotFound, UnknownAttempt, UnknownRefund, ContradictsRecord, Web
 LONGEST_MESSAGE = 1_000
 MADE_BY_WORKFLOWS = UUID("3f0c7d6e-52a4-5e0b-9d0e-6f6b8f2f4c11")
 """Namespace of the ids of webhooks that workflows make."""
-LONGEST_BUSY_SECONDS = 300.0
 
 
 def _storable(value: Any) -> Any:
@@ -310,19 +309,17 @@ class BackendActivities:
 
     @contextmanager
     def _place(self, delivery: WebhookDelivery, endpoint: WebhookEndpoint | None) -> Iterator[None]:
-        """A place to send from; without one, Temporal is to ask again: sooner where it clears up sooner."""
+        """A place to send from; without one, Temporal is to ask again when it is this delivery's turn."""
         suspect = endpoint is not None and endpoint.failing_since is not None
         try:
             with self._places.place(merchant_id=delivery.merchant_id, suspect=suspect):
                 yield
         except EndpointBusy as busy:
-            tries = min(activity.info().attempt, 12)
-            longest = min((2.0 if suspect else 0.25) * 2.0**tries, LONGEST_BUSY_SECONDS)
-            delay = timedelta(seconds=longest * random.uniform(0.5, 1.0))  # noqa: S311  # jitter
+            seconds = busy.seconds * random.uniform(0.8, 1.2)  # noqa: S311  # jitter
             raise ApplicationError(
                 str(busy),
                 type="EndpointBusy",
-                next_retry_delay=delay,
+                next_retry_delay=timedelta(seconds=seconds),
                 category=ApplicationErrorCategory.BENIGN,  # no fault: not for the log
             ) from None
 

@@ -34,8 +34,11 @@ BODY_SECONDS = 2.0
 """For an answer's body: whether a webhook was delivered is told by the status alone."""
 ANSWER_BYTES = 1024
 """Kept of an answer's body; more is not read."""
-LOOKUPS = 64
-"""Names looked up at the same time. A lookup cannot be stopped: it ends when the system's resolver gives up."""
+LOOKUPS = 256
+"""Names looked up at the same time. A lookup cannot be stopped: it ends when the system's resolver gives up.
+
+More than those that fail may hold places (`endpoint_places.py`), so that names nobody answers for take not all.
+"""
 USER_AGENT = "PayLoops-Webhooks/1"
 
 

@@ -8,12 +8,16 @@ That an endpoint hangs is known only after its deadline. Until then many new one
 one may hold shrinks with what is free: those that come first never take all, and there is a first place for
 whoever holds none.
 
-Who finds no place is not kept waiting here, which would take a slot: it comes again, later and later.
+Who finds no place is not kept waiting here, which would take a slot. It is told when to come again: at its turn,
+by how long this endpoint's deliveries take. So a backlog of an endpoint that answers is worked off at its pace,
+and one of an endpoint that hangs is asked about seldom.
 """
 
-from collections import Counter
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import count
 from uuid import UUID
 
 DELIVERIES = 400
@@ -24,18 +28,39 @@ PER_ENDPOINT = 8
 PER_SUSPECT = 2
 SHARE = 32
 """An endpoint that holds places gets another only while it holds less than this part of those that are free."""
+FIRST_GUESS = 0.1
+"""Seconds that a delivery takes, before the first has ended."""
+REMEMBERED = 10_000
+"""Endpoints whose pace is kept in mind."""
+LATEST = 300.0
+"""Seconds after which whoever found no place is to come again, at the latest."""
 
 
 class EndpointBusy(Exception):
-    """As many webhooks are under way as may be, to this endpoint or in all."""
+    """As many webhooks are under way as may be, to this endpoint or in all. `seconds`: when to come again."""
 
-    def __init__(self, *, merchant_id: UUID) -> None:
+    def __init__(self, *, merchant_id: UUID, seconds: float) -> None:
         super().__init__(f"too many webhooks are under way, to merchant {merchant_id} or in all")
         self.merchant_id = merchant_id
+        self.seconds = seconds
+
+
+@dataclass
+class _Endpoint:
+    """
+    Attributes:
+        began: when each delivery that is under way did.
+        takes: seconds, as of late.
+        last_turn: when the last of those who are to come again will.
+    """
+
+    began: dict[int, float] = field(default_factory=dict)
+    takes: float = FIRST_GUESS
+    last_turn: float = 0.0
 
 
 class EndpointPlaces:
-    """The places of one process."""
+    """The places of one process. `clock`: seconds that only grow."""
 
     def __init__(
         self,
@@ -44,13 +69,17 @@ class EndpointPlaces:
         suspects: int = SUSPECTS,
         per_endpoint: int = PER_ENDPOINT,
         per_suspect: int = PER_SUSPECT,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._deliveries = deliveries
         self._suspects = suspects
         self._per_endpoint = per_endpoint
         self._per_suspect = per_suspect
-        self._taken: Counter[UUID] = Counter()
-        self._suspected: Counter[UUID] = Counter()
+        self._clock = clock
+        self._numbers = count()
+        self._endpoints: dict[UUID, _Endpoint] = {}
+        self._taken = 0
+        self._suspected = 0
 
     @contextmanager
     def place(self, *, merchant_id: UUID, suspect: bool) -> Iterator[None]:
@@ -63,19 +92,35 @@ class EndpointPlaces:
         Raises:
             EndpointBusy: there is none.
         """
-        free = self._deliveries - self._taken.total()
+        now = self._clock()
+        endpoint = self._endpoint(merchant_id)
+        free = self._deliveries - self._taken
         if suspect:
-            free = min(free, self._suspects - self._suspected.total())
+            free = min(free, self._suspects - self._suspected)
         most = min(self._per_suspect if suspect else self._per_endpoint, max(1, free // SHARE))
-        if free <= 0 or self._taken[merchant_id] >= most:
-            raise EndpointBusy(merchant_id=merchant_id)
-        held = [self._taken, self._suspected] if suspect else [self._taken]
-        for each in held:
-            each[merchant_id] += 1
+        if free <= 0 or len(endpoint.began) >= most:
+            raise EndpointBusy(merchant_id=merchant_id, seconds=_turn(endpoint, places=max(1, most), now=now))
+        number = next(self._numbers)
+        endpoint.began[number] = now
+        self._taken += 1
+        self._suspected += suspect
         try:
             yield
         finally:
-            for each in held:
-                each[merchant_id] -= 1
-                if not each[merchant_id]:
-                    del each[merchant_id]
+            took = self._clock() - endpoint.began.pop(number)
+            endpoint.takes += (took - endpoint.takes) / 4
+            self._taken -= 1
+            self._suspected -= suspect
+
+    def _endpoint(self, merchant_id: UUID) -> _Endpoint:
+        if len(self._endpoints) >= REMEMBERED:
+            self._endpoints = {id: each for id, each in self._endpoints.items() if each.began}
+        return self._endpoints.setdefault(merchant_id, _Endpoint())
+
+
+def _turn(endpoint: _Endpoint, *, places: int, now: float) -> float:
+    """Seconds from now until the turn of one more who has found no place."""
+    hanging_for = max((now - began for began in endpoint.began.values()), default=0.0)
+    pace = max(endpoint.takes, hanging_for) / places
+    endpoint.last_turn = min(max(endpoint.last_turn, now) + pace, now + LATEST)
+    return endpoint.last_turn - now

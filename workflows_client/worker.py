@@ -21,13 +21,20 @@ async def serve_backend(*, client: Client, activities: BackendActivities, stop: 
     await keep_serving(lambda: backend_worker(client=client, activities=activities), stop=stop)
 
 
-def backend_worker(*, client: Client, activities: BackendActivities, slots: int = ACTIVITIES) -> Worker:
-    """The worker, not yet running. `slots`: activities at once."""
+def backend_worker(
+    *, client: Client, activities: BackendActivities, slots: int = ACTIVITIES, grace: timedelta = GRACE
+) -> Worker:
+    """The worker, not yet running.
+
+    Args:
+        slots: activities at once.
+        grace: for what runs when the worker is stopped; what takes longer is done again by another.
+    """
     return Worker(
         client,
         task_queue=TASK_QUEUE,
         workflows=[WebhookDeliveryWorkflow],
         activities=activities.all(),
         max_concurrent_activities=slots,
-        graceful_shutdown_timeout=GRACE,
+        graceful_shutdown_timeout=grace,
     )
