@@ -18,7 +18,7 @@ def upgrade() -> None:
     );
     CREATE UNIQUE INDEX staff_by_email ON staff (lower(email)) WHERE removed_at IS NULL;
     COMMENT ON TABLE staff IS
-        'People of the platform who may look at every merchant''s orders. Rows stay, for what staff_views says of them.';
+        'People of the platform who may look at every merchant''s orders. Rows stay: staff_views names them.';
     """)
     op.execute("""
     CREATE TABLE staff_views (
