@@ -17,6 +17,7 @@ import structlog
 from calling import PASSWORD, Api, running_api
 from ordering import new_order, pay, report
 from projecting import append, projector
+from test_http_webhook_events import told
 
 from payloops.commands.add_staff import add_staff
 from payloops.events.event_store import EventStore
@@ -63,6 +64,7 @@ async def tried(api: Api, store: EventStore, output: Path) -> int:
         given = orders_in_every_state(owner.id)
         await append(store, *given)
         orders[owner.id] = [str(order.id) for order in given]
+    webhooks = await told(store.pool, merchant_id=dashboard.id, count=9)
     await add_staff(
         store.pool,
         name="Grace",
@@ -82,11 +84,12 @@ async def tried(api: Api, store: EventStore, output: Path) -> int:
                 "/api/staff/login": {"email": STAFF_EMAIL, "password": PASSWORD},
             }
         ),
-        "CONTRACT_ORDERS": json.dumps(
+        "CONTRACT_IDS": json.dumps(
             {
                 "/v1/orders": orders[shop.id],
                 "/api/orders": orders[dashboard.id],
                 "/api/staff/orders": orders[shop.id],
+                "/api/webhooks": [webhook["id"] for webhook in webhooks],
             }
         ),
     }
