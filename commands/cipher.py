@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 VERSION = b"\x01"
 KEY_ID_BYTES = 4
 NONCE_BYTES = 12
+MARK_BYTES = len(VERSION) + KEY_ID_BYTES
 
 
 class SealBroken(Exception):
@@ -39,6 +40,11 @@ class Cipher:
         keys = [_derive(text) for text in (secret, *older)]
         self._ciphers = {_key_id(key): AESGCM(key) for key in reversed(keys)}
         self._current = _key_id(keys[0])
+
+    @property
+    def mark(self) -> bytes:
+        """The first bytes of every value that is sealed with the present key, and of no other."""
+        return VERSION + self._current
 
     def seal(self, plain: bytes, *, identity: str) -> bytes:
         """Encrypt a value for one row.

@@ -11,7 +11,7 @@ import typer
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
-    from payloops.settings import Settings
+    from payloops.settings import KeySettings, Settings
 
 app = typer.Typer(
     help="PayLoops backend: the API gateway of a payment platform.",
@@ -23,6 +23,8 @@ projections = typer.Typer(help="The tables folded from the event log.", no_args_
 app.add_typer(projections, name="projections")
 staff = typer.Typer(help="Support staff: who may look at every merchant's orders.", no_args_is_help=True)
 app.add_typer(staff, name="staff")
+keys = typer.Typer(help="The key that secrets in the database are encrypted with.", no_args_is_help=True)
+app.add_typer(keys, name="keys")
 
 DataDir = Annotated[
     Path,
@@ -255,6 +257,42 @@ def projections_status(
     from payloops.projections_status import show_projections_status  # noqa: PLC0415
 
     _run(show_projections_status(database_url=_database_url(data_dir), as_json=as_json))
+
+
+@keys.command("status")
+def keys_status(*, data_dir: DataDir = DEFAULT_DATA_DIR, as_json: AsJson = False) -> None:
+    """Show what is encrypted with ENCRYPTION_KEY and what with others. Ends with 1 where others are needed."""
+    from payloops.keys import show_status  # noqa: PLC0415
+
+    if not _run(show_status(_key_settings(data_dir), as_json=as_json)):
+        raise typer.Exit(1)
+
+
+@keys.command("rotate")
+def keys_rotate(*, data_dir: DataDir = DEFAULT_DATA_DIR, as_json: AsJson = False) -> None:
+    """Encrypt every secret with ENCRYPTION_KEY that is encrypted with one of ENCRYPTION_KEYS_OLDER.
+
+    While the service runs. May be interrupted and run again. Ends with 1 where something is left.
+    """
+    from payloops.keys import rotate  # noqa: PLC0415
+
+    if not _run(rotate(_key_settings(data_dir), as_json=as_json)):
+        raise typer.Exit(1)
+
+
+def _key_settings(data_dir: Path) -> "KeySettings":
+    """Of the environment; what it does not have, of the `payloops dev` on the data directory."""
+    from payloops.dev_environment import read_environment  # noqa: PLC0415
+    from payloops.settings import SettingsError, read_key_settings  # noqa: PLC0415
+
+    kept = read_environment(data_dir=data_dir)
+    missing = {name.lower(): kept[name] for name in ("DATABASE_URL", "ENCRYPTION_KEY") if name in kept}
+    try:
+        return read_key_settings(
+            **{name: value for name, value in missing.items() if name.upper() not in os.environ}
+        )
+    except SettingsError as error:
+        _wrong_settings(error)
 
 
 @staff.command("add")

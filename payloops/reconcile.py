@@ -15,7 +15,7 @@ from uuid import UUID
 from rich.console import Console
 from rich.table import Table
 
-from payloops.commands.cipher import Cipher, SealBroken
+from payloops.commands.cipher import SealBroken
 from payloops.commands.credentials import get_processor_credentials
 from payloops.commands.processor_events import ProcessorEventCount, count_processor_events
 from payloops.commands.receive_processor_event import awaits_capture
@@ -30,7 +30,7 @@ from payloops.processors.razorpay import RazorpayProcessor
 from payloops.processors.sandbox import SandboxProcessor
 from payloops.processors.stripe import StripeProcessor
 from payloops.settings import Settings
-from payloops.wiring import open_store
+from payloops.wiring import make_cipher, open_store
 
 AT_ONCE = 8
 """Payments that are asked about at the same time."""
@@ -115,7 +115,7 @@ async def run_reconcile(
 @asynccontextmanager
 async def _processors(settings: Settings, store: EventStore, *, sandbox: bool) -> AsyncIterator[Find]:
     """Finds a merchant's processor."""
-    cipher = Cipher(secret=settings.encryption_key.get_secret_value())
+    cipher = make_cipher(settings)
     opened: dict[tuple[UUID, str], Processor] = {}
     async with AsyncExitStack() as stack:
 

@@ -21,7 +21,6 @@ from temporalio.client import Client
 
 from payloops.commands.api_keys import KeyMode
 from payloops.commands.authenticate_api_key import ApiKeyGate
-from payloops.commands.cipher import Cipher
 from payloops.commands.hashing import Hasher
 from payloops.commands.note_key_use import KeyUses
 from payloops.commands.tokens import STAFF_AUDIENCE, Tokens
@@ -35,7 +34,7 @@ from payloops.http.services import Services
 from payloops.logs import configure_logs
 from payloops.settings import Environment, Settings
 from payloops.stopping import stop_on_signals
-from payloops.wiring import open_rate_limits, open_store
+from payloops.wiring import make_cipher, open_rate_limits, open_store
 
 BACKLOG = 1_024
 FINISH_SECONDS = 20.0
@@ -193,7 +192,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
                 expires_in=STAFF_SESSION,
                 audience=STAFF_AUDIENCE,
             ),
-            cipher=Cipher(secret=settings.encryption_key.get_secret_value()),
+            cipher=make_cipher(settings),
             watch=watch,
             limits=limits,
             admission=Admission(limit=settings.max_in_flight),

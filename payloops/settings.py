@@ -1,8 +1,9 @@
 """Settings: read from the environment once, in the composition root, and passed on as values."""
 
+import json
 import re
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 from urllib.parse import SplitResult, urlsplit
 
 import psycopg
@@ -22,14 +23,40 @@ class Environment(StrEnum):
     PRODUCTION = "production"
 
 
-class Settings(BaseSettings):
-    """One field per environment variable, of the same name in upper case."""
+class KeySettings(BaseSettings):
+    """What it takes to open sealed values."""
 
     model_config = SettingsConfigDict(env_prefix="", extra="ignore", frozen=True, hide_input_in_errors=True)
 
     database_url: SecretStr = Field(
         description="PostgreSQL 15 or later, `postgresql://user:password@host:port/name`"
     )
+    encryption_key: Secret32 = Field(description="encrypts processor credentials; at least 32 characters")
+    encryption_keys_older: Annotated[tuple[Secret32, ...], NoDecode] = Field(
+        default=(),
+        description="further keys that open what was encrypted with them; comma-separated, or a JSON array",
+    )
+
+    @field_validator("encryption_keys_older", mode="before")
+    @classmethod
+    def _split_keys(cls, value: Any) -> Any:
+        if isinstance(value, str) and value.strip().startswith("["):  # a key may have commas itself
+            try:
+                return tuple(json.loads(value))
+            except ValueError:
+                raise ValueError("write keys with commas between them, or as a JSON array") from None
+        return _parts_of(value)
+
+    @field_validator("database_url")
+    @classmethod
+    def _database_url(cls, value: SecretStr) -> SecretStr:
+        check_database_url(value.get_secret_value())
+        return value
+
+
+class Settings(KeySettings):
+    """One field per environment variable, of the same name in upper case."""
+
     redis_url: SecretStr = Field(description="Redis or Valkey, `redis://…`, `rediss://…` or `unix://…`")
     temporal_address: str = Field(description="host:port of the Temporal frontend")
     temporal_namespace: str = Field(default="loop", description="Temporal namespace")
@@ -37,7 +64,6 @@ class Settings(BaseSettings):
         default=None, description="encrypts workflow payloads where set; every worker needs the same"
     )
     jwt_secret: Secret32 = Field(description="signs dashboard tokens; at least 32 characters")
-    encryption_key: Secret32 = Field(description="encrypts processor credentials; at least 32 characters")
     jwt_expires_in: int = Field(default=604_800, ge=60, description="life of a dashboard token, seconds")
     environment: Environment = Field(
         default=Environment.PRODUCTION,
@@ -102,9 +128,7 @@ class Settings(BaseSettings):
     @field_validator("cors_origins", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
-        if isinstance(value, str):
-            return tuple(origin.strip() for origin in value.split(",") if origin.strip())
-        return value
+        return _parts_of(value)
 
     @field_validator(
         "login_limit_per_address",
@@ -137,12 +161,6 @@ class Settings(BaseSettings):
                 )
         return tuple(origin.lower() for origin in value)
 
-    @field_validator("database_url")
-    @classmethod
-    def _database_url(cls, value: SecretStr) -> SecretStr:
-        check_database_url(value.get_secret_value())
-        return value
-
     @field_validator("redis_url")
     @classmethod
     def _redis_url(cls, value: SecretStr) -> SecretStr:
@@ -169,6 +187,12 @@ class Settings(BaseSettings):
         if parts is None or parts.scheme not in ("http", "https") or parts.query or parts.fragment:
             raise ValueError("write it as https://checkout.example, without ? and #")
         return value
+
+
+def _parts_of(value: Any) -> Any:
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    return value
 
 
 def check_database_url(value: str) -> None:
@@ -205,8 +229,20 @@ def read_settings(**overrides: Any) -> Settings:
     Raises:
         SettingsError: one line for each variable that is missing or wrong, without its value.
     """
+    return _read(Settings, overrides)
+
+
+def read_key_settings(**overrides: Any) -> KeySettings:
+    """The same of the few that commands about keys need."""
+    return _read(KeySettings, overrides)
+
+
+S = TypeVar("S", bound=KeySettings)
+
+
+def _read(kind: type[S], overrides: dict[str, Any]) -> S:
     try:
-        return Settings(**overrides)
+        return kind(**overrides)
     except ValidationError as error:
         lines = [
             f"{'.'.join(str(part) for part in item['loc']).upper() or 'settings'}: {_what_is_wrong(item)}"

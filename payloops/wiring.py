@@ -8,10 +8,11 @@ from redis.asyncio import BlockingConnectionPool
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
+from payloops.commands.cipher import Cipher
 from payloops.events.connections import connection_pool
 from payloops.events.event_store import EventStore
 from payloops.http.rate_limits import REDIS_SECONDS, Limit, RateLimits
-from payloops.settings import Settings
+from payloops.settings import KeySettings, Settings
 
 REDIS_CONNECTIONS = 16
 """Of a process, for rate limits."""
@@ -40,6 +41,14 @@ async def open_store(
             yield store
     finally:
         await pool.close()
+
+
+def make_cipher(settings: KeySettings) -> Cipher:
+    """What seals secrets, and opens those that are sealed already."""
+    return Cipher(
+        secret=settings.encryption_key.get_secret_value(),
+        older=[key.get_secret_value() for key in settings.encryption_keys_older],
+    )
 
 
 @asynccontextmanager

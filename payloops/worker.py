@@ -4,14 +4,13 @@ import asyncio
 
 import structlog
 
-from payloops.commands.cipher import Cipher
 from payloops.commands.client_secrets import ClientSecrets
 from payloops.logs import configure_logs
 from payloops.sandbox.worker import serve_sandbox
 from payloops.settings import Settings
 from payloops.stopping import stop_on_signals
 from payloops.temporal import connect_unless_stopped
-from payloops.wiring import open_store
+from payloops.wiring import make_cipher, open_store
 from payloops.workflows_client.activities import BackendActivities
 from payloops.workflows_client.delivery import open_sender
 from payloops.workflows_client.worker import serve_backend
@@ -32,7 +31,7 @@ async def run_worker(settings: Settings, *, sandbox: bool) -> None:
             open_store(settings, application_name="payloops worker") as store,
             open_sender(allow_loopback=settings.webhook_allow_loopback) as sender,
         ):
-            cipher = Cipher(secret=settings.encryption_key.get_secret_value())
+            cipher = make_cipher(settings)
             activities = BackendActivities(
                 store=store,
                 cipher=cipher,

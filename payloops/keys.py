@@ -1,0 +1,100 @@
+"""The operator's hand on ENCRYPTION_KEY: `payloops keys`. Needs the database and the keys alone."""
+
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import asdict
+
+import orjson
+from psycopg_pool import AsyncConnectionPool
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from payloops.commands.rotate_keys import KeyUsage, key_usage, rotate_keys
+from payloops.events.connections import connect, connection_pool
+from payloops.settings import KeySettings
+from payloops.wiring import make_cipher
+
+SHOWN = 20
+"""Unreadable values that are named; all are counted."""
+
+
+@asynccontextmanager
+async def _pool(settings: KeySettings) -> AsyncIterator[AsyncConnectionPool]:
+    database_url = settings.database_url.get_secret_value()
+    # The pool would wait for a database that is not there.
+    await (await connect(database_url, application_name="payloops keys")).close()
+    pool = connection_pool(database_url, size=2, application_name="payloops keys")
+    await pool.open(wait=False)
+    try:
+        yield pool
+    finally:
+        await pool.close()
+
+
+async def show_status(settings: KeySettings, *, as_json: bool) -> bool:
+    """Print what each key is still needed for; whether older keys can be dropped."""
+    async with _pool(settings) as pool:
+        usage = await key_usage(pool, cipher=make_cipher(settings))
+    if as_json:
+        _print_json({"columns": [asdict(each) for each in usage]})
+    else:
+        _print_usage(usage)
+    return not any(each.older for each in usage)
+
+
+async def rotate(settings: KeySettings, *, as_json: bool) -> bool:
+    """Seal everything with ENCRYPTION_KEY, with progress on standard error; whether nothing is left.
+
+    May be interrupted and run again at any time, and by several at once.
+    """
+    cipher = make_cipher(settings)
+    rotated: dict[str, int] = {}
+    unreadable: list[str] = []
+    async with _pool(settings) as pool:
+        before = await key_usage(pool, cipher=cipher)
+        with Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+        ) as progress:
+            tasks = {
+                each.column: progress.add_task(each.column, total=each.older) for each in before if each.older
+            }
+            async for batch in rotate_keys(pool, cipher=cipher):
+                rotated[batch.column] = rotated.get(batch.column, 0) + batch.rotated
+                unreadable += batch.unreadable
+                if batch.column in tasks:
+                    progress.advance(tasks[batch.column], batch.rotated + len(batch.unreadable))
+        after = await key_usage(pool, cipher=cipher)
+    done = not any(each.older for each in after)
+    if as_json:
+        _print_json(
+            {
+                "rotated": sum(rotated.values()),
+                "unreadable": unreadable,
+                "columns": [{**asdict(each), "rotated": rotated.get(each.column, 0)} for each in after],
+            }
+        )
+        return done
+    print(f"{sum(rotated.values())} values are sealed with ENCRYPTION_KEY now")  # noqa: T201
+    _print_usage(after)
+    for identity in unreadable[:SHOWN]:
+        print(f"no key opens what is sealed for {identity}")  # noqa: T201
+    if len(unreadable) > SHOWN:
+        print(f"… and {len(unreadable) - SHOWN} more")  # noqa: T201
+    return done
+
+
+def _print_usage(usage: list[KeyUsage]) -> None:
+    table = Table("column", "of ENCRYPTION_KEY", "of another key")
+    for each in usage:
+        table.add_row(each.column, str(each.present), str(each.older))
+    Console(highlight=False).print(table)
+
+
+def _print_json(value: object) -> None:
+    sys.stdout.buffer.write(orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
