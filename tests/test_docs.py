@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -60,3 +61,15 @@ def test_links_lead_somewhere() -> None:
 def test_the_map_is_current() -> None:
     """`make map` writes it."""
     subprocess.run([sys.executable, ROOT / "docs/make_map.py", "--check"], check=True)
+
+
+@pytest.mark.parametrize("lock", ["requirements.lock", "requirements-production.lock"])
+def test_the_locks_hold_every_dependency(lock: str) -> None:
+    """`make lock` writes them."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = list(project["dependencies"])
+    if lock == "requirements.lock":
+        wanted += [each for extra in project["optional-dependencies"].values() for each in extra]
+    names = {re.split(r"[\[><=;]", each)[0].strip() for each in wanted} - {"payloops"}
+    locked = set(re.findall(r"^([a-z0-9_.-]+)==", (ROOT / lock).read_text(), re.MULTILINE))
+    assert names - locked == set()
