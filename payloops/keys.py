@@ -93,7 +93,8 @@ def _print_usage(usage: list[KeyUsage]) -> None:
     table = Table("column", "of ENCRYPTION_KEY", "of another key")
     for each in usage:
         table.add_row(each.column, str(each.present), str(each.older))
-    Console(highlight=False).print(table)
+    # Whole names, also where there is no terminal to fit into.
+    Console(width=None if sys.stdout.isatty() else 100, highlight=False).print(table)
 
 
 def _print_json(value: object) -> None:
