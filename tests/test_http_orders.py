@@ -433,7 +433,7 @@ async def test_a_page_starts_at_ones_own_order_only(api: Api, merchant: Merchant
             assert (answer.status, answer.code) == (404, "not_found")
     mine = await merchant.order()
     assert (await merchant.shop.get(f"/v1/orders?starting_after={mine}&ending_before={mine}")).fields == {
-        "body"
+        "ending_before"
     }
 
 
