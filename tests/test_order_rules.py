@@ -191,5 +191,5 @@ class OrderMachine(RuleBasedStateMachine):
         assert folded == self.order
 
 
-OrderMachine.TestCase.settings = hypothesis_settings(max_examples=200, stateful_step_count=40, deadline=None)
+OrderMachine.TestCase.settings = hypothesis_settings(max_examples=120, stateful_step_count=40, deadline=None)
 TestAnyOrderOfRequestsAndReports = OrderMachine.TestCase
