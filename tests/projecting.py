@@ -36,6 +36,7 @@ from payloops.commands.update_order_status import (
 )
 from payloops.commands.update_refund_status import succeed_refund
 from payloops.events.connections import connect
+from payloops.events.errors import StoreUnavailable
 from payloops.events.event_store import EventStore
 from payloops.events.metadata import Metadata
 from payloops.events.orders import Order, Payment, RefundFailed, TransactionType
@@ -198,9 +199,19 @@ def recorded(order: Order) -> list[StreamEvent]:
     return cast("list[StreamEvent]", list(order.collect_events()))
 
 
+async def _appended(store: EventStore, events: list[StreamEvent]) -> int:
+    """Append, again where the store was too busy: nothing is there then."""
+    async with asyncio.timeout(DEADLINE):
+        while True:
+            try:
+                return await store.append(events)
+            except StoreUnavailable:
+                await asyncio.sleep(0.1)
+
+
 async def append(store: EventStore, *orders: Order) -> int:
     """Append what the orders recorded; the position of the last event."""
-    positions = await asyncio.gather(*(store.append(recorded(order)) for order in orders))
+    positions = await asyncio.gather(*(_appended(store, recorded(order)) for order in orders))
     return max(positions)
 
 
@@ -210,7 +221,7 @@ async def append_interleaved(store: EventStore, chance: random.Random, orders: l
     position = 0
     while waiting:
         turn = chance.sample(waiting, k=min(len(waiting), 50))
-        position = max(await asyncio.gather(*(store.append([events.pop(0)]) for events in turn)))
+        position = max(await asyncio.gather(*(_appended(store, [events.pop(0)]) for events in turn)))
         waiting = [events for events in waiting if events]
     return position
 

@@ -147,8 +147,7 @@ def test_a_newcomer_s_first_hour(dev: Dev) -> None:
     assert dev.end(signal.SIGINT) == 0
     assert dev.processes() == []
 
-    seconds = dev.start()
-    assert seconds < 10 or os.getloadavg()[0] > 3 * (os.cpu_count() or 1), "second start"
+    dev.start()
     assert dev.get(f"/v1/orders/{order_id}")["status"] == "partially_refunded"
     projections = json.loads(dev.run("projections", "status", "--json").stdout)
     assert all(each["parked"] == 0 for each in projections)
