@@ -33,7 +33,7 @@ dev: $(INSTALLED) ## Run the whole service here; ARGS="--fresh --port 3001" and 
 	@$(BIN)/payloops dev --stop-with-parent $(ARGS)
 
 test: lint ## Check style, types and layers, and run all tests
-	$(BIN)/pytest --numprocesses 3 --dist loadfile $(ARGS)
+	$(BIN)/pytest --numprocesses 2 --dist loadfile $(ARGS)
 
 map: $(INSTALLED) ## Write docs/map.md from the code
 	$(BIN)/python docs/make_map.py
