@@ -5,6 +5,7 @@ Inputs are plain JSON in camelCase; an optional field that has no value is absen
 
 from typing import Any
 
+from payloops.commands.update_order_status import OPEN
 from payloops.commands.workflow_ids import numbered, payment_workflow_id
 from payloops.events.event_store import EventStore, RecordedEvent
 from payloops.events.orders import (
@@ -12,7 +13,6 @@ from payloops.events.orders import (
     PaymentCancelRequested,
     PaymentCaptureRequested,
     PaymentRequested,
-    PaymentStatus,
     PaymentVoidRequested,
     ProcessorEventReceived,
     RefundRequested,
@@ -31,7 +31,6 @@ class NothingToForwardError(Exception):
 
 
 READER = "temporal"
-OPEN_PAYMENT = {PaymentStatus.PROCESSING, PaymentStatus.REQUIRES_ACTION}
 TOPICS = frozenset(
     topic_of(fact)
     for fact in (
@@ -54,7 +53,7 @@ def payments(store: EventStore) -> Subscription:
         if not isinstance(fact, PaymentCancelRequested):
             return False
         order = await store.load(Order, fact.originator_id)
-        return order is not None and order.payments[fact.attempt].status in OPEN_PAYMENT
+        return order is not None and order.payments[fact.attempt].status in OPEN
 
     return Subscription(name=READER, topics=TOPICS, plan=_plan, strands=strands)
 
