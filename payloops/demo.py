@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from payloops.client import JSON, Answer, Client
+from payloops.events.money import money_text
 
 AMOUNT, REFUND = 4999, 1500  # minor units: 49.99 and 15.00
 CURRENCY = "USD"
@@ -45,7 +46,7 @@ class Demo:
                 "description": "Two coffees and a book",
                 "metadata": {"from": "payloops demo"},
             },
-            says=lambda body: f"{money(body['amount'], body['currency'])}, {body['status']}",
+            says=lambda body: f"{money_text(body['amount'], body['currency'])}, {body['status']}",
         )
         path = f"/v1/orders/{order['id']}"
         await self._post(
@@ -64,7 +65,7 @@ class Demo:
             "A part is refunded",
             f"{path}/refund",
             {"amount": REFUND, "reason": "One coffee was cold"},
-            says=lambda body: f"{money(body['amount'], CURRENCY)}, {body['status']}",
+            says=lambda body: f"{money_text(body['amount'], CURRENCY)}, {body['status']}",
         )
         order = await self._until(path, "The refund has gone through", {"partially_refunded"})
         transactions = await self._client.get(f"{path}/transactions")
@@ -105,12 +106,14 @@ class Demo:
                 )
             await asyncio.sleep(POLL)
         took = Answer(status=answer.status, body=order, milliseconds=(time.perf_counter() - began) * 1000)
-        refunded = f", {money(order['amountRefunded'], CURRENCY)} refunded" if order["amountRefunded"] else ""
+        refunded = (
+            f", {money_text(order['amountRefunded'], CURRENCY)} refunded" if order["amountRefunded"] else ""
+        )
         self._report(
             title,
             f"GET {path}",
             took,
-            f"{order['status']}, {money(order['amountCaptured'], CURRENCY)} captured{refunded}",
+            f"{order['status']}, {money_text(order['amountCaptured'], CURRENCY)} captured{refunded}",
         )
         return order
 
@@ -180,10 +183,5 @@ def _who(actor: str) -> str:
 
 def _details(data: JSON, *, currency: str) -> str:
     told = {name: data[name] for name in ("processor", "reason", "errorCode") if data.get(name) is not None}
-    amount = [money(data["amount"], currency)] if data.get("amount") is not None else []
+    amount = [money_text(data["amount"], currency)] if data.get("amount") is not None else []
     return ", ".join((*amount, *map(str, told.values())))
-
-
-def money(minor: int, currency: str) -> str:
-    """Of a currency with two decimals."""
-    return f"{minor / 100:.2f} {currency}"
