@@ -1,17 +1,23 @@
 """The command line. Each command imports what it runs, so that `--help` is quick."""
 
 import os
-import sys
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
+from typing import Annotated
 from uuid import UUID
 
 import typer
 
-if TYPE_CHECKING:
-    from collections.abc import Coroutine
-
-    from payloops.settings import KeySettings, Settings
+from payloops.command_line import (
+    DEFAULT_DATA_DIR,
+    WRONG_SETTINGS,
+    AsJson,
+    DataDir,
+    database_url_of,
+    fail,
+    key_settings_of,
+    refuse_unusable,
+    run_async,
+    settings_of_environment,
+)
 
 app = typer.Typer(
     help="PayLoops backend: the API gateway of a payment platform.",
@@ -25,17 +31,6 @@ staff = typer.Typer(help="Support staff: who may look at every merchant's orders
 app.add_typer(staff, name="staff")
 keys = typer.Typer(help="The key that secrets in the database are encrypted with.", no_args_is_help=True)
 app.add_typer(keys, name="keys")
-
-DataDir = Annotated[
-    Path,
-    typer.Option(
-        "--data-dir", envvar="PAYLOOPS_DATA_DIR", help="Where the embedded servers keep their data."
-    ),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-T = TypeVar("T")
-WRONG_SETTINGS = 2
-DEFAULT_DATA_DIR = Path(".payloops")
 
 
 def main() -> None:
@@ -83,9 +78,9 @@ def dev(
     try:
         run_dev(options)
     except SettingsError as error:
-        _wrong_settings(error)
+        fail(str(error), status=WRONG_SETTINGS)
     except StartError as error:
-        _fail(str(error))
+        fail(str(error))
 
 
 @app.command()
@@ -111,7 +106,7 @@ def demo(
     kept = read_demo_merchant(data_dir=data_dir)
     key = api_key or (kept.api_key if kept else None)
     if key is None:
-        _fail(
+        fail(
             f"no API key: give --api-key or PAYLOOPS_API_KEY, or run `payloops dev` first "
             f"(its key is kept in {data_dir}; --data-dir names another)"
         )
@@ -125,9 +120,9 @@ def demo(
             )
         )
     except ServiceAbsentError as error:
-        _fail(f"{error}: start one with `make dev`, or name another with --url")
+        fail(f"{error}: start one with `make dev`, or name another with --url")
     except (AnsweredError, DemoStuckError) as error:
-        _fail(str(error))
+        fail(str(error))
 
 
 @app.command()
@@ -135,7 +130,7 @@ def serve(
     *, workers: Annotated[int, typer.Option(min=1, max=64, help="Processes that share the port.")] = 1
 ) -> None:
     """Serve the HTTP API."""
-    settings = _settings()
+    settings = settings_of_environment()
     from payloops.serve import run  # noqa: PLC0415
 
     run(settings, workers=workers)
@@ -144,7 +139,7 @@ def serve(
 @app.command()
 def projector() -> None:
     """Fold the event log into the tables that queries read."""
-    settings = _settings()
+    settings = settings_of_environment()
     import asyncio  # noqa: PLC0415
 
     from payloops.logs import configure_logs  # noqa: PLC0415
@@ -157,7 +152,7 @@ def projector() -> None:
 @app.command()
 def subscriber() -> None:
     """Start and signal Temporal workflows for what the event log tells."""
-    settings = _settings()
+    settings = settings_of_environment()
     import asyncio  # noqa: PLC0415
 
     from payloops.stopping import leave  # noqa: PLC0415
@@ -173,7 +168,7 @@ def worker(
     sandbox: Annotated[bool, typer.Option("--sandbox", help="Also play the payment processors.")] = False,
 ) -> None:
     """Serve the activities by which Temporal workflows call back."""
-    settings = _settings()
+    settings = settings_of_environment()
     import asyncio  # noqa: PLC0415
 
     from payloops.stopping import leave  # noqa: PLC0415
@@ -188,8 +183,8 @@ def migrate() -> None:
     """Bring the database's schema up to date. Needs DATABASE_URL alone."""
     database_url = os.environ.get("DATABASE_URL")
     if not database_url:
-        _fail("DATABASE_URL: required", status=WRONG_SETTINGS)
-    _check_database_url(database_url)
+        fail("DATABASE_URL: required", status=WRONG_SETTINGS)
+    refuse_unusable(database_url)
     from sqlalchemy.exc import SQLAlchemyError  # noqa: PLC0415
 
     from payloops.migrate import migrate as apply  # noqa: PLC0415
@@ -197,7 +192,7 @@ def migrate() -> None:
     try:
         applied = apply(database_url=database_url)
     except SQLAlchemyError as error:
-        _fail(f"migration: {error}")
+        fail(f"migration: {error}")
     typer.echo("\n".join(f"applied {revision}" for revision in applied) or "nothing to apply")
 
 
@@ -232,14 +227,14 @@ def reconcile(
     try:
         times = {"older_than": duration(older_than), "since": duration(since)}
     except ValueError as error:
-        _fail(str(error), status=WRONG_SETTINGS)
+        fail(str(error), status=WRONG_SETTINGS)
     for name, value in read_environment(data_dir=data_dir).items():
         os.environ.setdefault(name, value)
-    settings = _settings()
+    settings = settings_of_environment()
     try:
         agrees = asyncio.run(run_reconcile(settings, **times, sandbox=sandbox, as_json=as_json))
     except (psycopg.Error, PoolTimeout) as error:
-        _fail(f"the database does not answer: {error}")
+        fail(f"the database does not answer: {error}")
     if not agrees:
         raise typer.Exit(1)
 
@@ -256,7 +251,7 @@ def projections_status(
     """
     from payloops.projections_status import show_projections_status  # noqa: PLC0415
 
-    _run(show_projections_status(database_url=_database_url(data_dir), as_json=as_json))
+    run_async(show_projections_status(database_url=database_url_of(data_dir), as_json=as_json))
 
 
 @keys.command("status")
@@ -264,7 +259,7 @@ def keys_status(*, data_dir: DataDir = DEFAULT_DATA_DIR, as_json: AsJson = False
     """Show what is encrypted with ENCRYPTION_KEY and what with others. Ends with 1 where others are needed."""
     from payloops.keys import show_status  # noqa: PLC0415
 
-    if not _run(show_status(_key_settings(data_dir), as_json=as_json)):
+    if not run_async(show_status(key_settings_of(data_dir), as_json=as_json)):
         raise typer.Exit(1)
 
 
@@ -276,23 +271,8 @@ def keys_rotate(*, data_dir: DataDir = DEFAULT_DATA_DIR, as_json: AsJson = False
     """
     from payloops.keys import rotate  # noqa: PLC0415
 
-    if not _run(rotate(_key_settings(data_dir), as_json=as_json)):
+    if not run_async(rotate(key_settings_of(data_dir), as_json=as_json)):
         raise typer.Exit(1)
-
-
-def _key_settings(data_dir: Path) -> "KeySettings":
-    """Of the environment; what it does not have, of the `payloops dev` on the data directory."""
-    from payloops.dev_environment import read_environment  # noqa: PLC0415
-    from payloops.settings import SettingsError, read_key_settings  # noqa: PLC0415
-
-    kept = read_environment(data_dir=data_dir)
-    missing = {name.lower(): kept[name] for name in ("DATABASE_URL", "ENCRYPTION_KEY") if name in kept}
-    try:
-        return read_key_settings(
-            **{name: value for name, value in missing.items() if name.upper() not in os.environ}
-        )
-    except SettingsError as error:
-        _wrong_settings(error)
 
 
 @staff.command("add")
@@ -309,11 +289,11 @@ def staff_add(
     from payloops.commands.add_staff import StaffEmailTaken  # noqa: PLC0415
     from payloops.staff import NotAcceptable, add, read_password  # noqa: PLC0415
 
-    database_url = _database_url(data_dir)
+    database_url = database_url_of(data_dir)
     try:
-        row = _run(add(database_url=database_url, email=email, name=name, password=read_password()))
+        row = run_async(add(database_url=database_url, email=email, name=name, password=read_password()))
     except (NotAcceptable, StaffEmailTaken) as error:
-        _fail(str(error))
+        fail(str(error))
     typer.echo(f"added {row.email} ({row.id})")
 
 
@@ -322,7 +302,7 @@ def staff_list(*, data_dir: DataDir = DEFAULT_DATA_DIR, as_json: AsJson = False)
     """Show who is on the staff, and who was."""
     from payloops.staff import show  # noqa: PLC0415
 
-    _run(show(database_url=_database_url(data_dir), as_json=as_json))
+    run_async(show(database_url=database_url_of(data_dir), as_json=as_json))
 
 
 @staff.command("remove")
@@ -336,9 +316,9 @@ def staff_remove(
     from payloops.staff import remove  # noqa: PLC0415
 
     try:
-        _run(remove(database_url=_database_url(data_dir), email=email))
+        run_async(remove(database_url=database_url_of(data_dir), email=email))
     except StaffNotFound as error:
-        _fail(str(error))
+        fail(str(error))
     typer.echo(f"removed {email}")
 
 
@@ -355,9 +335,9 @@ def staff_views(
     """Show what staff looked at, newest first."""
     from payloops.staff import show_views  # noqa: PLC0415
 
-    _run(
+    run_async(
         show_views(
-            database_url=_database_url(data_dir),
+            database_url=database_url_of(data_dir),
             as_json=as_json,
             limit=limit,
             email=email,
@@ -365,56 +345,3 @@ def staff_views(
             merchant_id=merchant_id,
         )
     )
-
-
-def _run(work: "Coroutine[Any, Any, T]") -> "T":
-    """Run what needs the database."""
-    import asyncio  # noqa: PLC0415
-    import logging  # noqa: PLC0415
-
-    import psycopg  # noqa: PLC0415
-
-    logging.getLogger("psycopg").addHandler(logging.NullHandler())  # our line says what there is to say
-    try:
-        return asyncio.run(work)
-    except psycopg.Error as error:
-        _fail(f"the database does not answer: {error}")
-
-
-def _database_url(data_dir: Path) -> str:
-    """Of the environment, else of the `payloops dev` on the data directory."""
-    from payloops.dev_environment import read_environment  # noqa: PLC0415
-
-    database_url = os.environ.get("DATABASE_URL") or read_environment(data_dir=data_dir).get("DATABASE_URL")
-    if not database_url:
-        _fail("DATABASE_URL: required", status=WRONG_SETTINGS)
-    _check_database_url(database_url)
-    return database_url
-
-
-def _check_database_url(database_url: str) -> None:
-    from payloops.settings import check_database_url  # noqa: PLC0415
-
-    try:
-        check_database_url(database_url)
-    except ValueError as error:
-        _fail(f"DATABASE_URL: {error}", status=WRONG_SETTINGS)
-
-
-def _settings() -> "Settings":
-    from payloops.settings import SettingsError, read_settings  # noqa: PLC0415
-
-    try:
-        return read_settings()
-    except SettingsError as error:
-        _wrong_settings(error)
-
-
-def _wrong_settings(error: Exception) -> NoReturn:
-    _fail(str(error), status=WRONG_SETTINGS)
-
-
-def _fail(message: str, *, status: int = 1) -> NoReturn:
-    lines = [line for line in message.splitlines() if line.strip()]
-    sys.stderr.write("".join(f"payloops: {line}\n" for line in lines))
-    raise typer.Exit(status)

@@ -1,0 +1,90 @@
+"""What the commands of the command line have in common: options, settings, errors in one line."""
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+    from payloops.settings import KeySettings, Settings
+
+DataDir = Annotated[
+    Path,
+    typer.Option(
+        "--data-dir", envvar="PAYLOOPS_DATA_DIR", help="Where the embedded servers keep their data."
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+T = TypeVar("T")
+WRONG_SETTINGS = 2
+DEFAULT_DATA_DIR = Path(".payloops")
+
+
+def run_async(work: "Coroutine[Any, Any, T]") -> "T":
+    """Run what needs the database."""
+    import asyncio  # noqa: PLC0415
+    import logging  # noqa: PLC0415
+
+    import psycopg  # noqa: PLC0415
+
+    logging.getLogger("psycopg").addHandler(logging.NullHandler())  # our line says what there is to say
+    try:
+        return asyncio.run(work)
+    except psycopg.Error as error:
+        fail(f"the database does not answer: {error}")
+
+
+def database_url_of(data_dir: Path) -> str:
+    """Of the environment, else of the `payloops dev` on the data directory."""
+    from payloops.dev_environment import read_environment  # noqa: PLC0415
+
+    database_url = os.environ.get("DATABASE_URL") or read_environment(data_dir=data_dir).get("DATABASE_URL")
+    if not database_url:
+        fail("DATABASE_URL: required", status=WRONG_SETTINGS)
+    refuse_unusable(database_url)
+    return database_url
+
+
+def refuse_unusable(database_url: str) -> None:
+    """End where nobody could connect by it."""
+    from payloops.settings import check_database_url  # noqa: PLC0415
+
+    try:
+        check_database_url(database_url)
+    except ValueError as error:
+        fail(f"DATABASE_URL: {error}", status=WRONG_SETTINGS)
+
+
+def settings_of_environment() -> "Settings":
+    from payloops.settings import SettingsError, read_settings  # noqa: PLC0415
+
+    try:
+        return read_settings()
+    except SettingsError as error:
+        fail(str(error), status=WRONG_SETTINGS)
+
+
+def key_settings_of(data_dir: Path) -> "KeySettings":
+    """Of the environment; what it does not have, of the `payloops dev` on the data directory."""
+    from payloops.dev_environment import read_environment  # noqa: PLC0415
+    from payloops.settings import SettingsError, read_key_settings  # noqa: PLC0415
+
+    kept = read_environment(data_dir=data_dir)
+    missing = {name.lower(): kept[name] for name in ("DATABASE_URL", "ENCRYPTION_KEY") if name in kept}
+    try:
+        return read_key_settings(
+            **{name: value for name, value in missing.items() if name.upper() not in os.environ}
+        )
+    except SettingsError as error:
+        fail(str(error), status=WRONG_SETTINGS)
+
+
+def fail(message: str, *, status: int = 1) -> NoReturn:
+    """End with a status, the message on standard error."""
+    lines = [line for line in message.splitlines() if line.strip()]
+    sys.stderr.write("".join(f"payloops: {line}\n" for line in lines))
+    raise typer.Exit(status)
