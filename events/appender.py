@@ -1,7 +1,7 @@
 """The appender: one per process, through which every command's events reach the log.
 
 Appends are gathered into batches: while one batch commits, the next gathers, and nothing waits on a timer. A
-batch is one call of the database function `append_events` (migrations/versions/0001_event_store.py), which
+batch is one call of the database function `append_events` (migrations/versions/0013_authentic_events.py), which
 takes each append whole or drops it whole.
 
 A lost answer is not a lost write. When the connection breaks after a batch was sent, the server process that
@@ -9,11 +9,10 @@ had it is ended, and then the log is read: the batch is there or it never will b
 """
 
 import asyncio
-import hashlib
 import random
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -23,8 +22,10 @@ import structlog
 from eventsourcing.persistence import StoredEvent
 from psycopg.rows import TupleRow
 
+from payloops.events.authenticity import content_hash, event_mac
 from payloops.events.connections import connect
 from payloops.events.errors import OutcomeUnknown, ReceiptConflict, StoreUnavailable, VersionConflict
+from payloops.events.personal_data import PersonalKey
 
 MAX_BATCH_APPENDS = 256
 MAX_BATCH_EVENTS = 2_000
@@ -37,11 +38,14 @@ SEND_SECONDS = 8.0
 RESOLVE_SECONDS = 10.0
 """How long the log is asked what became of a batch whose answer was lost."""
 
-APPEND = """
-    SELECT append, outcome, last_position FROM append_events(
-        %b::int[], %b::uuid[], %b::bigint[], %b::text[], %b::bytea[], %b::uuid[], %b::bytea[],
-        %b::int[], %b::uuid[], %b::text[], %b::uuid[], %b::int[], %b::bytea[])
+APPEND_EVENTS = """
+    append_events(
+        %b::int[], %b::uuid[], %b::bigint[], %b::text[], %b::bytea[], %b::uuid[], %b::bytea[], %b::bytea[],
+        %b::int[], %b::uuid[], %b::text[], %b::uuid[], %b::int[], %b::bytea[],
+        %b::int[], %b::uuid[], %b::uuid[], %b::bytea[], %b::bytea[], %b::bytea[])
 """
+"""The call, with `append_parameters`."""
+APPEND = f"SELECT append, outcome, last_position FROM {APPEND_EVENTS}"  # noqa: S608  # the text above
 WHO_AM_I = "SELECT pid, backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()"
 END_BACKEND = (
     "SELECT pg_terminate_backend(pid, 3000) FROM pg_stat_activity WHERE pid = %s AND backend_start = %s"
@@ -52,17 +56,6 @@ LOOK_UP = """
 """
 
 log = structlog.get_logger()
-
-
-def content_hash(event: StoredEvent) -> bytes:
-    """SHA-256 over what is stored: stream id, version (8 bytes, big endian), topic, a zero byte, state."""
-    assert isinstance(event.originator_id, UUID)
-    digest = hashlib.sha256(event.originator_id.bytes)
-    digest.update(event.originator_version.to_bytes(8, "big"))
-    digest.update(event.topic.encode())
-    digest.update(b"\0")
-    digest.update(event.state)
-    return digest.digest()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,13 +76,48 @@ class Receipt:
 
 
 @dataclass(slots=True, kw_only=True)
-class _Append:
+class Proposal:
+    """The events of one command, all or none of which are appended, and what is stored with them.
+
+    Attributes:
+        receipt: the answer, where the request has an idempotency key.
+        personal_keys: of the streams that these events begin.
+        hashes, macs: of each event: `payloops.events.authenticity`.
+    """
+
     events: Sequence[StoredEvent]
     merchant_id: UUID
     receipt: Receipt | None
+    personal_keys: Sequence[PersonalKey]
+    hashes: Sequence[bytes]
+    macs: Sequence[bytes]
+
+
+def propose(
+    events: Sequence[StoredEvent],
+    *,
+    merchant_id: UUID,
+    mac_key: bytes,
+    receipt: Receipt | None = None,
+    personal_keys: Sequence[PersonalKey] = (),
+) -> Proposal:
+    """Events with their hashes and MACs."""
+    hashes = [content_hash(event) for event in events]
+    return Proposal(
+        events=events,
+        merchant_id=merchant_id,
+        receipt=receipt,
+        personal_keys=personal_keys,
+        hashes=hashes,
+        macs=[event_mac(mac_key, content_hash=each, merchant_id=merchant_id) for each in hashes],
+    )
+
+
+@dataclass(slots=True, kw_only=True)
+class _Append:
+    proposal: Proposal
     queued_at: float
     done: asyncio.Future[int]
-    hashes: list[bytes] = field(default_factory=list)
     sent: bool = False
 
     def succeed(self, position: int) -> None:
@@ -108,8 +136,9 @@ class _Append:
 class Appender:
     """Gathers appends into batches and writes them over a connection of its own."""
 
-    def __init__(self, database_url: str, *, queue_size: int) -> None:
+    def __init__(self, database_url: str, *, mac_key: bytes, queue_size: int) -> None:
         self._database_url = database_url
+        self._mac_key = mac_key
         self._queue_size = queue_size
         self._queue: deque[_Append] = deque()
         self._waiting = asyncio.Event()
@@ -137,7 +166,12 @@ class Appender:
         await self._disconnect()
 
     async def append(
-        self, events: Sequence[StoredEvent], *, merchant_id: UUID, receipt: Receipt | None = None
+        self,
+        events: Sequence[StoredEvent],
+        *,
+        merchant_id: UUID,
+        receipt: Receipt | None = None,
+        personal_keys: Sequence[PersonalKey] = (),
     ) -> int:
         """Append the events of one command, all or none, and return the position of the last.
 
@@ -153,14 +187,14 @@ class Appender:
             raise StoreUnavailable("too many appends wait")
         if self._queue and now - self._queue[0].queued_at > STALLED_SECONDS:
             raise StoreUnavailable("appends wait for too long")
-        append = _Append(
-            events=events,
+        proposal = propose(
+            events,
             merchant_id=merchant_id,
+            mac_key=self._mac_key,
             receipt=receipt,
-            queued_at=now,
-            done=loop.create_future(),
+            personal_keys=personal_keys,
         )
-        append.hashes = [content_hash(event) for event in events]
+        append = _Append(proposal=proposal, queued_at=now, done=loop.create_future())
         self._queue.append(append)
         self._idle.clear()
         self._waiting.set()
@@ -194,7 +228,7 @@ class Appender:
             if append.done.done():
                 continue  # expired while it waited
             append.sent = True
-            size += len(append.events)
+            size += len(append.proposal.events)
             batch.append(append)
         return batch
 
@@ -208,7 +242,9 @@ class Appender:
             return
         try:
             async with asyncio.timeout(SEND_SECONDS):
-                cursor = await connection.execute(APPEND, _parameters(batch))
+                cursor = await connection.execute(
+                    APPEND, append_parameters([append.proposal for append in batch])
+                )
                 rows = await cursor.fetchall()
         except (psycopg.Error, OSError, TimeoutError) as error:
             if connection.closed or connection.broken or not isinstance(error, psycopg.Error):
@@ -267,10 +303,8 @@ class Appender:
                 append.fail(OutcomeUnknown())
 
     async def _look_up(self, append: _Append, connection: psycopg.AsyncConnection[TupleRow]) -> None:
-        last = append.events[-1]
-        cursor = await connection.execute(
-            LOOK_UP, (last.originator_id, last.originator_version, append.hashes[-1])
-        )
+        last, last_hash = append.proposal.events[-1], append.proposal.hashes[-1]
+        cursor = await connection.execute(LOOK_UP, (last.originator_id, last.originator_version, last_hash))
         row = await cursor.fetchone()
         if row is None:
             append.fail(StoreUnavailable("the database went away before the append"))
@@ -292,27 +326,39 @@ class Appender:
 
 
 def _stream(append: _Append) -> UUID:
-    stream = append.events[0].originator_id
+    stream = append.proposal.events[0].originator_id
     assert isinstance(stream, UUID)
     return stream
 
 
-def _parameters(batch: list[_Append]) -> list[list[Any]]:
-    """The batch in columns, as `append_events` takes it."""
-    events = [(n, a, e, h) for n, a in enumerate(batch) for e, h in zip(a.events, a.hashes, strict=True)]
-    receipts = [(n, a.receipt) for n, a in enumerate(batch) if a.receipt is not None]
+def append_parameters(proposals: Sequence[Proposal]) -> list[list[Any]]:
+    """The proposals in columns, as `append_events` takes them; it names each by its place among them."""
+    events = [
+        (n, p, event, digest, mac)
+        for n, p in enumerate(proposals)
+        for event, digest, mac in zip(p.events, p.hashes, p.macs, strict=True)
+    ]
+    receipts = [(n, p.receipt) for n, p in enumerate(proposals) if p.receipt is not None]
+    keys = [(n, p.merchant_id, key) for n, p in enumerate(proposals) for key in p.personal_keys]
     return [
-        [n for n, _, _, _ in events],
-        [e.originator_id for _, _, e, _ in events],
-        [e.originator_version for _, _, e, _ in events],
-        [e.topic for _, _, e, _ in events],
-        [e.state for _, _, e, _ in events],
-        [a.merchant_id for _, a, _, _ in events],
-        [h for _, _, _, h in events],
+        [n for n, *_ in events],
+        [e.originator_id for _, _, e, _, _ in events],
+        [e.originator_version for _, _, e, _, _ in events],
+        [e.topic for _, _, e, _, _ in events],
+        [e.state for _, _, e, _, _ in events],
+        [p.merchant_id for _, p, _, _, _ in events],
+        [digest for _, _, _, digest, _ in events],
+        [mac for _, _, _, _, mac in events],
         [n for n, _ in receipts],
         [r.merchant_id for _, r in receipts],
         [r.key for _, r in receipts],
         [r.owner for _, r in receipts],
         [r.status for _, r in receipts],
         [r.body for _, r in receipts],
+        [n for n, _, _ in keys],
+        [key.stream_id for _, _, key in keys],
+        [merchant_id for _, merchant_id, _ in keys],
+        [key.key for _, _, key in keys],
+        [key.customer_digest for _, _, key in keys],
+        [key.email_digest for _, _, key in keys],
     ]

@@ -15,7 +15,7 @@ from eventsourcing.persistence import StoredEvent
 from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool
 
-from payloops.events.appender import Appender, Receipt, content_hash
+from payloops.events.appender import APPEND_EVENTS, Appender, Receipt, append_parameters, propose
 from payloops.events.errors import OutcomeUnknown, StoreUnavailable, StreamNotFound, VersionConflict
 from payloops.events.stream import S, StreamEvent, mapper
 from payloops.events.wakeups import POLL_SECONDS, Notifier, Wakeups
@@ -39,11 +39,10 @@ READ_TOPICS = """
     WHERE notification_id > %s AND topic = ANY(%s) ORDER BY notification_id LIMIT %s
 """
 HEAD = "SELECT coalesce(max(notification_id), 0) FROM stored_events"
-APPEND_ONE = """
-    SELECT outcome, last_position FROM append_events(
-        %s::int[], %s::uuid[], %s::bigint[], %s::text[], %b::bytea[], %s::uuid[], %b::bytea[],
-        '{}', '{}', '{}', '{}', '{}', '{}'), set_config('idle_in_transaction_session_timeout', '1s', true)
-"""
+APPEND_ONE = (
+    f"SELECT outcome, last_position FROM {APPEND_EVENTS},"  # noqa: S608  # the text of the call
+    " set_config('idle_in_transaction_session_timeout', '1s', true)"
+)
 ANSWER = """
     UPDATE idempotency_keys SET response_status = %s, response_body = %s
     WHERE merchant_id = %s AND key = %s AND owner = %s AND response_status IS NULL
@@ -71,9 +70,16 @@ class RecordedEvent:
 class EventStore:
     """The log in PostgreSQL, for one process. Use as an async context manager."""
 
-    def __init__(self, database_url: str, pool: AsyncConnectionPool, *, queue_size: int = 2_000) -> None:
+    def __init__(
+        self, database_url: str, pool: AsyncConnectionPool, *, mac_key: bytes, queue_size: int = 2_000
+    ) -> None:
+        """
+        Args:
+            mac_key: of the events' MACs: `payloops.events.authenticity`.
+        """
         self.pool = pool
-        self._appender = Appender(database_url, queue_size=queue_size)
+        self._mac_key = mac_key
+        self._appender = Appender(database_url, mac_key=mac_key, queue_size=queue_size)
         self._notifier = Notifier(database_url)
         self._turns: WeakValueDictionary[UUID, asyncio.Lock] = WeakValueDictionary()
         # Where the listener lost the database, the pool's idle connections did, too: replaced before they are used.
@@ -141,18 +147,8 @@ class EventStore:
             VersionConflict: the stream has moved on; roll back.
         """
         stored = [mapper.to_stored_event(event) for event in events]
-        cursor = await connection.execute(
-            APPEND_ONE,
-            (
-                [0] * len(stored),
-                [e.originator_id for e in stored],
-                [e.originator_version for e in stored],
-                [e.topic for e in stored],
-                [e.state for e in stored],
-                [UUID(e.merchant_id) for e in events],
-                [content_hash(e) for e in stored],
-            ),
-        )
+        proposal = propose(stored, merchant_id=UUID(events[0].merchant_id), mac_key=self._mac_key)
+        cursor = await connection.execute(APPEND_ONE, append_parameters([proposal]))
         row = await cursor.fetchone()
         assert row is not None
         if row[0] != "appended":

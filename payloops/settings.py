@@ -64,6 +64,9 @@ class Settings(KeySettings):
         default=None, description="encrypts workflow payloads where set; every worker needs the same"
     )
     jwt_secret: Secret32 = Field(description="signs dashboard tokens; at least 32 characters")
+    audit_key: Secret32 = Field(
+        description="authenticates events, so that one written by hand is found; at least 32 characters"
+    )
     jwt_expires_in: int = Field(default=604_800, ge=60, description="life of a dashboard token, seconds")
     environment: Environment = Field(
         default=Environment.PRODUCTION,

@@ -9,6 +9,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from payloops.commands.cipher import Cipher
+from payloops.events.authenticity import derive_mac_key
 from payloops.events.connections import connection_pool
 from payloops.events.event_store import EventStore
 from payloops.http.rate_limits import REDIS_SECONDS, Limit, RateLimits
@@ -37,7 +38,12 @@ async def open_store(
     )
     await pool.open(wait=False)
     try:
-        async with EventStore(database_url, pool, queue_size=settings.append_queue_size) as store:
+        async with EventStore(
+            database_url,
+            pool,
+            mac_key=derive_mac_key(settings.audit_key.get_secret_value()),
+            queue_size=settings.append_queue_size,
+        ) as store:
             yield store
     finally:
         await pool.close()

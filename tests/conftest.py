@@ -94,6 +94,7 @@ def settings(servers: EmbeddedServers, database_url: str) -> Settings:
             "temporal_namespace": NAMESPACES[0],
             "jwt_secret": "a secret of tests, long enough to sign",
             "encryption_key": "a key of tests, long enough to encrypt",
+            "audit_key": "a key of tests, long enough to authenticate",
             "environment": Environment.DEVELOPMENT,
             "port": 0,
             "bcrypt_rounds": 4,

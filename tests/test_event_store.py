@@ -15,7 +15,7 @@ from psycopg_pool import AsyncConnectionPool
 from uuid_utils.compat import uuid7
 
 from payloops.events import appender as appender_module
-from payloops.events.appender import content_hash
+from payloops.events.authenticity import content_hash, derive_mac_key, event_mac, is_authentic
 from payloops.events.connections import connection_pool
 from payloops.events.errors import OutcomeUnknown, StoreUnavailable, VersionConflict
 from payloops.events.event_store import EventStore, RecordedEvent
@@ -44,6 +44,7 @@ class Counter_(Stream):  # noqa: N801
 
 
 MERCHANT = UUID("01900000-0000-7000-8000-000000000001")
+MAC_KEY = derive_mac_key("an audit key of tests, long enough")
 
 
 def by() -> Metadata:
@@ -82,7 +83,7 @@ async def _write(database_url: str, shared: list[UUID], number: int) -> list[tup
     pool = connection_pool(database_url, size=3, application_name=f"writer {number}")
     await pool.open()
     acknowledged: list[tuple[UUID, int]] = []
-    async with EventStore(database_url, pool) as store:
+    async with EventStore(database_url, pool, mac_key=MAC_KEY) as store:
 
         async def on_shared(stream_id: UUID) -> None:
             for _ in range(6):
@@ -250,6 +251,43 @@ async def test_an_event_is_stored_with_its_hash_under_a_stable_topic_as_readable
     assert bytes(row[2]) == content_hash(StoredEvent(stream.id, 1, row[0], bytes(row[3])))
 
 
+async def test_every_event_has_a_mac_that_takes_the_audit_key(store: EventStore, settings: Settings) -> None:
+    await store.append(collected(begun()))
+    async with store.transaction() as connection:
+        await store.append_in(connection, collected(begun()))
+    key = derive_mac_key(settings.audit_key.get_secret_value())
+    async with store.pool.connection() as connection:
+        found = await (
+            await connection.execute("SELECT content_hash, merchant_id, mac FROM stored_events")
+        ).fetchall()
+    assert len(found) == 2
+    for content, merchant, mac in found:
+        assert is_authentic(key, content_hash=content, merchant_id=merchant, mac=mac)
+        assert not is_authentic(MAC_KEY, content_hash=content, merchant_id=merchant, mac=mac)
+        assert not is_authentic(key, content_hash=content, merchant_id=uuid7(), mac=mac)
+        assert mac != event_mac(key, content_hash=mac, merchant_id=merchant)
+
+
+async def test_processes_of_the_version_before_macs_append_beside_this_one(store: EventStore) -> None:
+    await store.append(collected(begun()))
+    event = mapper.to_stored_event(cast("AggregateEvent", collected(begun())[0]))
+    async with store.pool.connection() as connection:
+        row = await (
+            await connection.execute(
+                "SELECT append, outcome, last_position FROM append_events("
+                " %s::int[], %s::uuid[], %s::bigint[], %s::text[], %b::bytea[], %s::uuid[], %b::bytea[],"
+                " '{}', '{}', '{}', '{}', '{}', '{}')",
+                (
+                    *([0], [event.originator_id], [1], [event.topic], [event.state], [MERCHANT]),
+                    [content_hash(event)],
+                ),
+            )
+        ).fetchone()
+    assert row == (0, "appended", 2)
+    await store.append(collected(begun()))
+    assert await store.head() == 3
+
+
 @pytest.mark.parametrize(
     "change", ["UPDATE stored_events SET topic = 'x'", "DELETE FROM stored_events", "TRUNCATE stored_events"]
 )
@@ -274,7 +312,7 @@ async def test_readers_are_woken_by_an_append_of_another_process(
             break
     wakeups = store.wakeups(poll_seconds=30)
     await anext(wakeups)
-    async with EventStore(url, store.pool) as other:
+    async with EventStore(url, store.pool, mac_key=MAC_KEY) as other:
         await other.append(collected(begun()))
         await asyncio.wait_for(anext(wakeups), 5)
 
@@ -337,7 +375,7 @@ async def test_more_appends_than_may_wait_are_turned_away_at_once(settings: Sett
     url = settings.database_url.get_secret_value()
     pool = connection_pool(url, size=2, application_name="test")
     await pool.open()
-    async with EventStore(url, pool, queue_size=5) as store:
+    async with EventStore(url, pool, mac_key=MAC_KEY, queue_size=5) as store:
         outcomes = await asyncio.gather(
             *(store.append(collected(begun())) for _ in range(9)), return_exceptions=True
         )

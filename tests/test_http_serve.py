@@ -38,6 +38,7 @@ class Server:
             "TEMPORAL_NAMESPACE": settings.temporal_namespace,
             "JWT_SECRET": settings.jwt_secret.get_secret_value(),
             "ENCRYPTION_KEY": settings.encryption_key.get_secret_value(),
+            "AUDIT_KEY": settings.audit_key.get_secret_value(),
             "ENVIRONMENT": "production",
             "BCRYPT_ROUNDS": "4",
             "SHUTDOWN_GRACE": str(grace),

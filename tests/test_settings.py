@@ -109,6 +109,7 @@ def test_a_process_does_not_start_with_wrong_settings(arguments: list[str]) -> N
         TEMPORAL_ADDRESS="nonsense",
         JWT_SECRET="j" * 32,
         ENCRYPTION_KEY="e" * 32,
+        AUDIT_KEY="a" * 32,
     )
     assert shown.returncode == 2
     names = [line.split(": ")[1] for line in shown.stderr.splitlines()]

@@ -69,6 +69,7 @@ def test_a_part_does_not_outlive_a_parent_that_was_killed_however_busy_it_is(tmp
         "TEMPORAL_ADDRESS": "127.0.0.1:1",
         "JWT_SECRET": "j" * 32,
         "ENCRYPTION_KEY": "e" * 32,
+        "AUDIT_KEY": "a" * 32,
     }
     log = tmp_path / "worker.log"
     with subprocess.Popen(

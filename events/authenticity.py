@@ -1,0 +1,44 @@
+"""What shows that the application wrote an event: its content hash, and a MAC that nobody else can make.
+
+Whoever may write rows can put any text there, and the right content hash beside it. The MAC takes AUDIT_KEY, which
+the database does not have.
+"""
+
+import hashlib
+import hmac
+from uuid import UUID
+
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from eventsourcing.persistence import StoredEvent
+
+
+def derive_mac_key(audit_key: str) -> bytes:
+    """The key of events' MACs.
+
+    Args:
+        audit_key: AUDIT_KEY, at least 32 characters.
+    """
+    kdf = HKDF(algorithm=SHA256(), length=32, salt=None, info=b"payloops event mac")
+    return kdf.derive(audit_key.encode())
+
+
+def content_hash(event: StoredEvent) -> bytes:
+    """SHA-256 over what is stored: stream id, version (8 bytes, big endian), topic, a zero byte, state."""
+    assert isinstance(event.originator_id, UUID)
+    digest = hashlib.sha256(event.originator_id.bytes)
+    digest.update(event.originator_version.to_bytes(8, "big"))
+    digest.update(event.topic.encode())
+    digest.update(b"\0")
+    digest.update(event.state)
+    return digest.digest()
+
+
+def event_mac(mac_key: bytes, *, content_hash: bytes, merchant_id: UUID) -> bytes:
+    """HMAC-SHA256 over an event's content hash and the merchant it is stored for."""
+    return hmac.digest(mac_key, content_hash + merchant_id.bytes, "sha256")
+
+
+def is_authentic(mac_key: bytes, *, content_hash: bytes, merchant_id: UUID, mac: bytes) -> bool:
+    """Whether a stored MAC is the application's."""
+    return hmac.compare_digest(event_mac(mac_key, content_hash=content_hash, merchant_id=merchant_id), mac)
