@@ -6,11 +6,14 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 ARGS ?=
 
+APT := DEBIAN_FRONTEND=noninteractive apt-get --quiet --quiet --yes --no-install-recommends \
+	-o Acquire::Retries=1 -o Acquire::http::Timeout=20 -o Acquire::https::Timeout=20
+
 # pip is told to keep quiet about itself, and about root, who may well want to try this.
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore
 
-.PHONY: help install dev test lint map openapi lock clean
+.PHONY: help install dev test browser lint map openapi lock clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -32,8 +35,16 @@ $(INSTALLED): requirements.lock pyproject.toml
 dev: $(INSTALLED) ## Run the whole service here; ARGS="--fresh --port 3001" and more: payloops dev --help
 	@$(BIN)/payloops dev --stop-with-parent $(ARGS)
 
-test: lint ## Check style, types and layers, and run all tests
+test: lint browser ## Check style, types and layers, and run all tests
 	$(BIN)/pytest --numprocesses 2 --dist loadfile $(ARGS)
+
+# Tests that look at pages need one; without it they are left out, and say so: no reason to fail here.
+browser: ## Install Chromium for the tests, where there is none and apt-get may do it
+	@for name in chromium chromium-browser google-chrome; do command -v $$name >/dev/null && exit 0; done; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		echo "Installing Chromium …"; \
+		$(APT) install chromium >/dev/null 2>&1 || { $(APT) update && $(APT) install chromium; } >/dev/null 2>&1; \
+	else false; fi || echo "No Chromium, and it cannot be installed here: tests that look at pages are left out" >&2
 
 map: $(INSTALLED) ## Write docs/map.md from the code
 	$(BIN)/python docs/make_map.py

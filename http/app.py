@@ -17,6 +17,7 @@ from payloops.http import (
     refunds,
     service,
     staff,
+    static_files,
     stats,
     webhook_events,
     webhooks,
@@ -77,6 +78,7 @@ ROUTES: tuple[Route, ...] = (
     documentation.read_openapi,
     documentation.read_docs,
     documentation.read_docs_file,
+    static_files.read_static_file,
 )
 
 

@@ -9,10 +9,9 @@ from aiohttp import web
 
 from payloops.http.openapi import openapi_document
 from payloops.http.problems import not_found
-from payloops.http.routing import Call, Route, route
+from payloops.http.routing import HTML, Call, Route, route
 
 ROUTES_KEY = web.AppKey("routes", tuple)
-PAGE = "text/html"
 FILES = {
     "swagger-ui.css": "text/css",
     "swagger-ui-bundle.js": "text/javascript",
@@ -58,7 +57,7 @@ async def read_openapi(call: Call[None]) -> bytes:
     auth=None,
     query=None,
     answers=str,
-    media=(PAGE,),
+    media=(HTML,),
     summary="This contract, to read in a browser",
 )
 async def read_docs(call: Call[None]) -> bytes:

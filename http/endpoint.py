@@ -17,9 +17,10 @@ from payloops.commands.idempotency import Replay, Reserved, reserve
 from payloops.commands.staff_views import record_staff_view
 from payloops.events.metadata import Metadata
 from payloops.http.authentication import Caller, authenticate
-from payloops.http.bodies import fingerprint, is_json, parse_body, parse_query
+from payloops.http.bodies import fingerprint, is_form, is_json, parse_body, parse_form, parse_query
 from payloops.http.cards import holds_card_number
-from payloops.http.middleware import CORRELATION_ID
+from payloops.http.html import PAGE_HEADERS, refuse_foreign_forms
+from payloops.http.middleware import CORRELATION_ID, PAGE
 from payloops.http.problems import (
     CONTENT_TYPE,
     OUTCOME_UNKNOWN,
@@ -29,7 +30,7 @@ from payloops.http.problems import (
     validation_error,
 )
 from payloops.http.rate_limits import client_address
-from payloops.http.routing import JSON, UUID_FORM, Call, Route
+from payloops.http.routing import FORM, HTML, JSON, UUID_FORM, Call, Route
 from payloops.http.services import SERVICES, Services
 
 BODY_DEADLINE = 10.0
@@ -48,6 +49,7 @@ def endpoint(route: Route) -> Callable[[web.Request], Awaitable[web.StreamRespon
 
     async def handle(request: web.Request) -> web.StreamResponse:
         services = request.app[SERVICES]
+        request[PAGE] = route.page
         wait = _wait(request) if route.waits else 0
         try:
             async with asyncio.timeout(services.request_timeout + wait):
@@ -67,10 +69,12 @@ def _too_late(route: Route, request: web.Request) -> Problem:
 
 async def _answer(route: Route, request: web.Request, *, wait: int) -> web.StreamResponse:
     services = request.app[SERVICES]
+    if route.page and route.method != "GET":
+        refuse_foreign_forms(request)
     with _admitted(route, services):
         caller = await _caller(route, request)
         await _try_from_address(route, request)
-    raw = await _read(request, route) if route.body is not None or route.signed_by else b""
+    raw = await _read(request, route) if route.model is not None or route.signed_by else b""
     with _admitted(route, services, waits=wait > 0):
         body, digest = await _body(route, request, raw)
         await _try_account(route, body, caller, services=services)
@@ -186,11 +190,13 @@ async def _answer_once(call: Call[Any, Any], reserved: Reserved) -> web.StreamRe
 
 
 def _response(call: Call[Any, Any], body: bytes) -> web.Response:
+    media = (call.media or call.route.media[0]) if body else None
     return web.Response(
         status=call.status or call.route.status,
         body=body or None,
-        content_type=(call.media or call.route.media[0]) if body else None,
-        headers=call.headers,
+        content_type=media,
+        charset="utf-8" if call.route.page and media == HTML else None,
+        headers={**PAGE_HEADERS, **call.headers} if call.route.page else call.headers,
     )
 
 
@@ -216,7 +222,7 @@ async def expect(request: web.Request) -> None:
 
 async def _read(request: web.Request, route: Route) -> bytes:
     if request.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
-        raise _not_json()
+        raise _wrong_media(route)
     try:
         async with asyncio.timeout(BODY_DEADLINE):
             raw = await request.read()
@@ -228,15 +234,15 @@ async def _read(request: web.Request, route: Route) -> bytes:
         raise
     except (HttpProcessingError, web.RequestPayloadError):
         raise validation_error(FieldError("body", "The body is not framed as its headers say")) from None
-    if raw.strip() and not route.signed_by and not is_json(request):
-        raise _not_json()
+    fits = is_form if route.form is not None else is_json
+    if raw.strip() and not route.signed_by and not fits(request):
+        raise _wrong_media(route)
     return raw
 
 
-def _not_json() -> Problem:
-    return Problem(
-        415, "unsupported_media_type", "Send application/json, in UTF-8 and without Content-Encoding"
-    )
+def _wrong_media(route: Route) -> Problem:
+    media = FORM if route.form is not None else JSON
+    return Problem(415, "unsupported_media_type", f"Send {media}, in UTF-8 and without Content-Encoding")
 
 
 async def _body(route: Route, request: web.Request, raw: bytes) -> tuple[BaseModel | None, bytes]:
@@ -247,6 +253,8 @@ async def _body(route: Route, request: web.Request, raw: bytes) -> tuple[BaseMod
 
 
 def _parsed(route: Route, request: web.Request, raw: bytes) -> tuple[BaseModel | None, bytes]:
+    if route.form is not None:
+        return parse_form(route.form, raw), b""
     body = None
     if route.body is not None:
         if not raw.strip() and route.body_required:

@@ -10,10 +10,13 @@ from aiohttp.typedefs import Handler, Middleware
 from multidict import CIMultiDict
 
 from payloops.http.cards import holds_card_number
+from payloops.http.html import refusal_page
 from payloops.http.problems import internal_error, problem_of
 from payloops.http.services import SERVICES
 
 CORRELATION_ID = web.RequestKey("correlation_id", str)
+PAGE = web.RequestKey("page", bool)
+"""Whether people look at the answer."""
 CORRELATION_HEADER = "X-Correlation-ID"
 _CORRELATION_FORM = re.compile("[A-Za-z0-9._-]{1,128}")
 
@@ -80,6 +83,8 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
         elif problem.status >= 500:  # noqa: PLR2004  # HTTP
             cause = error.__cause__ or error
             log.warning("http.unavailable", error=type(cause).__name__)
+        if request.get(PAGE, False):
+            return refusal_page(problem, request, correlation_id=request[CORRELATION_ID])
         return problem.response(correlation_id=request[CORRELATION_ID])
 
 

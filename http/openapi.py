@@ -16,7 +16,7 @@ from pydantic_core import core_schema
 from payloops.http.bodies import MAX_INTEGER_DIGITS
 from payloops.http.middleware import CORRELATION_HEADER
 from payloops.http.problems import ANSWERS, CONTENT_TYPE
-from payloops.http.routing import JSON, AnswerModel, Route
+from payloops.http.routing import FORM, HTML, JSON, AnswerModel, Route
 
 Json = dict[str, Any]
 
@@ -37,6 +37,7 @@ TAGS = {
     "Dashboard": "For people, by the token that `POST /api/auth/login` gives",
     "Support": "For support staff, who read and change nothing",
     "Webhooks": "For processors, who sign what they send",
+    "Pages": "For people, in a browser; forms are taken from these pages only",
     "Service": "The service itself",
 }
 
@@ -202,7 +203,7 @@ class Schemas:
     """The JSON Schema of every model that a route names."""
 
     def __init__(self, routes: Sequence[Route]) -> None:
-        bodies = [(_key(route), TypeAdapter(route.body)) for route in routes if route.body is not None]
+        bodies = [(_key(route), TypeAdapter(route.model)) for route in routes if route.model is not None]
         queries = [(_key(route), TypeAdapter(route.query)) for route in routes if route.query is not None]
         answers = [(_key(route), route.adapter) for route in routes if route.adapter is not None]
         self.responses: dict[str, Json] = {}
@@ -407,11 +408,12 @@ def _operation(route: Route, routes: Sequence[Route], schemas: Schemas) -> Json:
     parameters = [*_path_parameters(route), *_query_parameters(route, schemas), *_header_parameters(route)]
     operation["parameters"] = parameters
     operation["security"] = [] if route.auth is None else [{route.auth: []}]
-    if route.body is not None:
+    if route.model is not None:
         schema = schemas.body(route)
+        media = FORM if route.form is not None else JSON
         operation["requestBody"] = {
             "required": route.body_required,
-            "content": {JSON: {"schema": schema, "example": schemas.example(schema)}},
+            "content": {media: {"schema": schema, "example": schemas.example(schema)}},
         }
     if route.signed_by:
         operation["requestBody"] = {"required": True, "content": {JSON: {"schema": {"type": "object"}}}}
@@ -420,6 +422,8 @@ def _operation(route: Route, routes: Sequence[Route], schemas: Schemas) -> Json:
 
 
 def _tag(route: Route) -> str:
+    if route.page:
+        return "Pages"
     if route.auth == "staff" or route.path.startswith("/staff"):
         return "Support"
     starts = {"/v1/": "Merchants", "/api/": "Dashboard", "/webhooks": "Webhooks"}
@@ -476,7 +480,7 @@ def _responses(route: Route, routes: Sequence[Route], schemas: Schemas) -> Itera
         if status in answers:
             content |= _answer_content(route, schemas)
         if status in refusals:
-            content[CONTENT_TYPE] = _problem_content(status, refusals[status])
+            content |= PAGE_CONTENT if route.page else _problem_content(status, refusals[status])
         if content:
             response["content"] = content
         links = _links(route, routes, schemas) if status == HTTPStatus.CREATED else {}
@@ -487,6 +491,7 @@ def _responses(route: Route, routes: Sequence[Route], schemas: Schemas) -> Itera
         else:
             # The same for many routes: named by its codes.
             name = "_".join(code.title().replace("_", "") for code in refusals[status])
+            name += "_Page" if route.page else ""
             schemas.responses[name] = response
             yield str(status), _reference("responses", name)
 
@@ -504,7 +509,7 @@ def _codes(route: Route) -> Iterator[str]:
         (route.auth is not None, ("unauthorized", REFUSED_BY.get(str(route.auth), ""))),
         (bool(_names_in(route.path)), ("not_found",)),
         (
-            route.body is not None or bool(route.signed_by),
+            route.model is not None or bool(route.signed_by),
             ("request_timeout", "payload_too_large", "unsupported_media_type"),
         ),
         (changes, ("conflict", "outcome_unknown")),
@@ -539,23 +544,23 @@ def _answer_content(route: Route, schemas: Schemas) -> Json:
     return {JSON: {"schema": schema, "example": schemas.example(schema)}}
 
 
+PAGE_CONTENT: Json = {HTML: {"schema": {"type": "string"}}}
+
+
 def _problem_content(status: int, codes: Sequence[str]) -> Json:
     properties = {"status": {"const": status}, "code": {"enum": list(codes)}}
-    return {
-        "schema": {"allOf": [{"$ref": f"{SCHEMAS}Problem"}, {"type": "object", "properties": properties}]},
-        "example": {
-            "type": "about:blank",
-            "title": HTTPStatus(status).phrase,
-            "status": status,
-            "detail": MEANINGS[status],
-            "code": codes[0],
-            "message": MEANINGS[status],
-            "errors": [{"field": "amount", "message": "Required"}]
-            if codes[0] == "validation_error"
-            else None,
-            "correlationId": "checkout-7",
-        },
+    schema = {"allOf": [{"$ref": f"{SCHEMAS}Problem"}, {"type": "object", "properties": properties}]}
+    example = {
+        "type": "about:blank",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": MEANINGS[status],
+        "code": codes[0],
+        "message": MEANINGS[status],
+        "errors": [{"field": "amount", "message": "Required"}] if codes[0] == "validation_error" else None,
+        "correlationId": "checkout-7",
     }
+    return {CONTENT_TYPE: {"schema": schema, "example": example}}
 
 
 def _links(route: Route, routes: Sequence[Route], schemas: Schemas) -> Json:

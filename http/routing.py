@@ -6,6 +6,8 @@
 
 Everything that is said of the route is said there: what it takes, whom it asks for, what it answers. The
 server is made from it (`endpoint`), and so is the OpenAPI document.
+
+Pages that people look at are declared the same way, by `page`: they answer with HTML, also where they refuse.
 """
 
 import re
@@ -27,6 +29,8 @@ from payloops.http.problems import not_found
 from payloops.http.services import Services
 
 JSON = "application/json"
+HTML = "text/html"
+FORM = "application/x-www-form-urlencoded"
 NO_NAMES: Mapping[str, Sequence[str]] = MappingProxyType({})
 
 Auth = Literal["api_key", "bearer", "staff"]
@@ -142,6 +146,7 @@ class Route:
         auth: what has to be shown; None: nothing.
         body: model of the body; None: the method has none.
         body_required: where not, an empty body is as good as `{}`.
+        form: model of the body where it is a form that a page has sent, in place of JSON.
         query: model of the query; None: whatever it is, it is not looked at.
         answers: type of the answer; None: it has no body.
         also: statuses that the same answer may have beside `status`.
@@ -155,6 +160,7 @@ class Route:
         idempotent: whether `Idempotency-Key` is honoured.
         waits: whether `Prefer: wait=N` is honoured.
         replays: completes an answer stored under an idempotency key with what is not stored: secrets.
+        page: whether people look at it: refusals are HTML, too, and forms are taken from this origin's pages only.
     """
 
     method: str
@@ -164,6 +170,7 @@ class Route:
     auth: Auth | None
     body: type[BaseModel] | None
     body_required: bool
+    form: type[BaseModel] | None
     query: type[BaseModel] | None
     answers: Any
     status: int
@@ -177,7 +184,13 @@ class Route:
     idempotent: bool
     waits: bool
     replays: Callable[["Call[Any, Any]", bytes], Awaitable[Any]] | None
+    page: bool
     adapter: TypeAdapter[Any] | None
+
+    @property
+    def model(self) -> type[BaseModel] | None:
+        """Of the body, whichever way it is written; None: there is none, or it is taken in bytes."""
+        return self.body or self.form
 
     def render(self, answer: Any) -> bytes:
         """The answer's body as it is sent."""
@@ -194,6 +207,7 @@ def route(
     auth: Auth | None,
     body: type[BaseModel] | None = None,
     body_required: bool = True,
+    form: type[BaseModel] | None = None,
     query: type[BaseModel] | None = Nothing,
     answers: Any = None,
     status: int = 200,
@@ -207,6 +221,7 @@ def route(
     idempotent: bool = False,
     waits: bool = False,
     replays: Callable[[Call[Any, Any], bytes], Awaitable[Any]] | None = None,
+    page: bool = False,
 ) -> Callable[[Handler], Route]:
     """Declare a route; the handler below becomes its `Route`. See there for what the arguments mean."""
 
@@ -219,6 +234,7 @@ def route(
             auth=auth,
             body=body,
             body_required=body_required,
+            form=form,
             query=query,
             answers=answers,
             status=status,
@@ -232,7 +248,48 @@ def route(
             idempotent=idempotent,
             waits=waits,
             replays=replays,
+            page=page,
             adapter=None if answers is None else TypeAdapter(answers),
         )
 
     return declare
+
+
+def page(
+    method: Literal["GET", "POST"],
+    path: str,
+    *,
+    summary: str,
+    auth: Auth | None,
+    form: type[BaseModel] | None = None,
+    query: type[BaseModel] | None = None,
+    status: int = 200,
+    also: tuple[int, ...] = (),
+    errors: tuple[str, ...] = (),
+    limits: tuple[str, ...] = (),
+    named: Mapping[str, Sequence[str]] = NO_NAMES,
+) -> Callable[[Handler], Route]:
+    """Declare a page, or what a page's form is sent to; handlers answer with HTML in bytes (`html.rendered`).
+
+    After a form has done something, its handler returns `html.see_other(call, path)`, of a route with `status=303`:
+    what is seen then can be loaded again without doing it twice.
+
+    Args:
+        query: where it has no model it is not looked at: whoever hands links on hangs something to them.
+    """
+    return route(
+        method,
+        path,
+        summary=summary,
+        auth=auth,
+        form=form,
+        query=query,
+        answers=str,
+        status=status,
+        also=also,
+        media=(HTML,),
+        errors=(*errors, "forbidden") if method == "POST" else errors,
+        limits=limits,
+        named=named,
+        page=True,
+    )

@@ -1,5 +1,6 @@
 """The API for tests: served on a free port in this process, called over HTTP."""
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -10,8 +11,13 @@ from uuid import UUID
 
 import aiohttp
 import orjson
+from aiohttp import web
 from multidict import CIMultiDictProxy
 
+from payloops.http.app import create_app
+from payloops.http.connections import connection_factory
+from payloops.http.endpoint import endpoint
+from payloops.http.routing import Route
 from payloops.http.services import Services
 from payloops.serve import bind, serving
 from payloops.settings import Settings
@@ -146,3 +152,22 @@ async def running_api(settings: Settings) -> AsyncIterator[Api]:
         aiohttp.ClientSession(url, timeout=aiohttp.ClientTimeout(total=60)) as session,
     ):
         yield Api(url=url, port=port, anyone=Caller(session), services=services)
+
+
+@asynccontextmanager
+async def with_routes(api: Api, *routes: Route) -> AsyncIterator[Api]:
+    """The same API once more, with some routes that only a test has."""
+    app = create_app(api.services)
+    for each in routes:
+        app.router.add_route(each.method, each.path, endpoint(each))
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    assert runner.server is not None
+    listener = bind("127.0.0.1", 0)
+    port = listener.getsockname()[1]
+    server = await asyncio.get_running_loop().create_server(connection_factory(runner.server), sock=listener)
+    url = f"http://127.0.0.1:{port}"
+    async with aiohttp.ClientSession(url) as session:
+        yield Api(url=url, port=port, anyone=Caller(session), services=api.services)
+    server.close()
+    await runner.cleanup()

@@ -10,6 +10,8 @@ from uuid import UUID
 
 import psycopg
 import pytest
+from browsing import NO_BROWSER, chromium, running_browser
+from playwright.async_api import Browser
 from psycopg_pool import AsyncConnectionPool
 from uuid_utils.compat import uuid7
 
@@ -116,6 +118,26 @@ async def store(settings: Settings) -> AsyncIterator[EventStore]:
 @pytest.fixture
 def pool(store: EventStore) -> AsyncConnectionPool:
     return store.pool
+
+
+@pytest.fixture
+async def browser() -> AsyncIterator[Browser]:
+    """Chromium; without it, what needs it is left out, and the end of the run says so."""
+    path = chromium()
+    if path is None:
+        pytest.skip(NO_BROWSER)
+    async with running_browser(path) as browser:
+        yield browser
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    left_out = [each for each in terminalreporter.getreports("skipped") if NO_BROWSER in str(each.longrepr)]
+    if left_out:
+        terminalreporter.write_line(
+            f"WARNING: no page was looked at. {len(left_out)} tests were left out: {NO_BROWSER}",
+            yellow=True,
+            bold=True,
+        )
 
 
 @pytest.fixture

@@ -7,14 +7,12 @@ from collections.abc import AsyncIterator
 
 import pytest
 import structlog
-from aiohttp import web
-from calling import Api, running_api
+from calling import Api, running_api, with_routes
 from uuid_utils.compat import uuid7
 
 from payloops.events.event_store import EventStore
 from payloops.http import connections, endpoint
-from payloops.http.app import ROUTES, create_app
-from payloops.http.connections import connection_factory
+from payloops.http.app import ROUTES
 from payloops.http.routing import Call, route
 from payloops.settings import Settings
 
@@ -178,24 +176,11 @@ async def broken(settings: Settings) -> AsyncIterator[Api]:
     async def endless_change(call: Call[None]) -> None:
         await asyncio.sleep(60)
 
-    async with running_api(settings.model_copy(update={"request_timeout": 0.2})) as api:
-        app = create_app(api.services)
-        for each in (bug, endless, endless_change):
-            app.router.add_route(each.method, each.path, endpoint.endpoint(each))
-        runner = web.AppRunner(app, access_log=None)
-        await runner.setup()
-        assert runner.server is not None
-        server = await asyncio.get_running_loop().create_server(
-            connection_factory(runner.server), "127.0.0.1", 0
-        )
-        port = server.sockets[0].getsockname()[1]
-        url = f"http://127.0.0.1:{port}"
-        import aiohttp  # noqa: PLC0415
-
-        async with aiohttp.ClientSession(url) as session:
-            yield Api(url=url, port=port, anyone=api.anyone.__class__(session), services=api.services)
-        server.close()
-        await runner.cleanup()
+    async with (
+        running_api(settings.model_copy(update={"request_timeout": 0.2})) as api,
+        with_routes(api, bug, endless, endless_change) as broken,
+    ):
+        yield broken
 
 
 async def test_a_bug_is_answered_without_internals_and_logged_with_its_trace(broken: Api) -> None:

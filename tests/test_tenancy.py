@@ -133,7 +133,7 @@ def uses(routes: tuple[Route, ...], document: Json) -> list[Use]:
         for parameter in operation["parameters"]:
             if parameter.get("schema", {}).get("format") == "uuid":
                 found.append(Use(each, parameter["in"], parameter["name"]))  # noqa: PERF401
-        body = operation.get("requestBody", {}).get("content", {}).get("application/json", {})
+        [body] = operation.get("requestBody", {}).get("content", {}).values() or [{}]
         found += [Use(each, "body", name) for name in ids_in(body.get("schema", {}), document)]
     return found
 

@@ -1,0 +1,130 @@
+"""Pages for people: made from `templates/`, with strict rules for the browser, from this origin alone.
+
+There is no script and no style inside of a page, and nothing of another host, so that the policy below can forbid
+both. Text is escaped by the templates' engine; a name that a template uses and nobody gave it is an error.
+"""
+
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+from aiohttp import hdrs, web
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from payloops.http.problems import Problem
+from payloops.http.routing import HTML, Call
+from payloops.http.static_files import static_url
+
+PAGE_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self';"
+        " form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    ),
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
+    # Other sites never learn a page's address, which may be all it takes to see it; this one's forms say
+    # where they come from.
+    "Referrer-Policy": "same-origin",
+}
+
+_templates = Environment(
+    loader=FileSystemLoader(Path(__file__).with_name("templates")),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    auto_reload=False,
+)
+_templates.globals["static"] = static_url
+
+
+def rendered(template: str, **values: Any) -> bytes:
+    """A page.
+
+    Args:
+        template: its file in `templates/`.
+        values: what the template names.
+    """
+    return _templates.get_template(template).render(values).encode()
+
+
+def see_other(call: Call[Any, Any], path: str) -> bytes:
+    """The answer that sends a browser on to a path of this origin, which it then gets."""
+    call.status = 303
+    call.headers[hdrs.LOCATION] = path
+    return b""
+
+
+def refuse_foreign_forms(request: web.Request) -> None:
+    """Let in what a page of this origin sends, and what is no browser; not what another site makes a browser send.
+
+    The rule is that of Go's `http.CrossOriginProtection`: every browser of today says where a request comes from,
+    and no page can make it say something else.
+
+    Raises:
+        Problem: 403 forbidden.
+    """
+    site = request.headers.get("Sec-Fetch-Site")
+    if site is not None:
+        foreign = site not in ("same-origin", "none")
+    else:
+        origin = request.headers.get(hdrs.ORIGIN)
+        foreign = origin is not None and urlsplit(origin).netloc.lower() != request.host.lower()
+    if foreign:
+        raise Problem(403, "forbidden", "Forms are taken from this site's own pages only")
+
+
+class Excuse(NamedTuple):
+    """How a refusal is put to people."""
+
+    title: str
+    text: str
+
+
+EXCUSES = {
+    400: Excuse("That did not go through", "Something in the form does not fit."),
+    403: Excuse(
+        "That was not sent from here", "Forms are taken from our own pages only. Open the page again."
+    ),
+    404: Excuse("Page not found", "The link may be mistyped, or it is no longer in use."),
+    429: Excuse("Too many tries", "Please wait a moment, then try again."),
+    500: Excuse("Something went wrong", "The fault is on our side."),
+    503: Excuse("We are busy right now", "Nothing was done. Please try again in a few seconds."),
+    504: Excuse(
+        "That took too long", "Whether it was done is not known yet. Open the page again: it will show."
+    ),
+}
+"""By status; what stands for others is the one that begins with the same digit."""
+
+
+def refusal_page(problem: Problem, request: web.Request, *, correlation_id: str) -> web.Response:
+    """A refusal, for people. What it says of fields never repeats what was in them."""
+    excuse = EXCUSES.get(problem.status) or EXCUSES[problem.status // 100 * 100]
+    page = rendered(
+        "refusal.html",
+        status=problem.status,
+        excuse=excuse,
+        errors=problem.errors or (),
+        again=_again(request, problem),
+        reference=correlation_id,
+    )
+    return web.Response(
+        status=problem.status,
+        body=page,
+        content_type=HTML,
+        charset="utf-8",
+        headers={**PAGE_HEADERS, **problem.headers},
+    )
+
+
+def _again(request: web.Request, problem: Problem) -> str | None:
+    """Where it may go better: the page itself, or the page of this origin that the form was on."""
+    if request.method != hdrs.METH_POST:
+        return request.path_qs if problem.status != HTTPStatus.NOT_FOUND else None
+    try:
+        parts = urlsplit(request.headers.get(hdrs.REFERER, ""))
+    except ValueError:
+        return None
+    ours = parts.netloc.lower() == request.host.lower() and not parts.path.startswith("//")
+    return parts.path if ours else None

@@ -1,0 +1,54 @@
+"""What pages are made of, beside HTML: styles, scripts, pictures, from the files in `static/`.
+
+Each file's address names its content, so that browsers may keep it for ever and still never show an old one.
+"""
+
+import hashlib
+from functools import cache
+from pathlib import Path
+
+from payloops.http.problems import not_found
+from payloops.http.routing import Call, route
+
+TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+HASH_DIGITS = 16
+KEPT = "public, max-age=31536000, immutable"
+
+_FOLDER = Path(__file__).with_name("static")
+FILES = {path.name: TYPES[path.suffix] for path in sorted(_FOLDER.iterdir()) if path.suffix in TYPES}
+
+
+@cache
+def _file(name: str) -> bytes:
+    return (_FOLDER / name).read_bytes()
+
+
+@cache
+def _version(name: str) -> str:
+    return hashlib.sha256(_file(name)).hexdigest()[:HASH_DIGITS]
+
+
+def static_url(name: str) -> str:
+    """The address of a file of `static/`, for pages."""
+    return f"/static/{name}?v={_version(name)}"
+
+
+@route(
+    "GET",
+    "/static/{file}",
+    auth=None,
+    query=None,
+    answers=bytes,
+    media=tuple(TYPES.values()),
+    named={"file": tuple(FILES)},
+    summary="What pages are made of",
+)
+async def read_static_file(call: Call[None]) -> bytes:
+    name = call.request.match_info["file"]
+    if name not in FILES:
+        raise not_found()
+    call.media = FILES[name]
+    # While versions are replaced, a page of one may get the file of another: that is not to be kept.
+    if call.request.query.get("v") == _version(name):
+        call.headers["Cache-Control"] = KEPT
+    return _file(name)
