@@ -39,14 +39,11 @@ def make_map() -> str:
 def _row(route: Route) -> str:
     handler = route.handler
     path = Path(inspect.getfile(handler))
-    names = _names_used_by(handler.__name__, path)
     commands = {
-        module
-        for name, module in _imported_from("payloops.commands", path).items()
-        if name in names and _topics_of(module)
+        module for module in _modules_behind(handler.__name__, path, "commands") if _topics_of(module)
     }
     topics = {topic for command in commands for topic in _topics_of(command)}
-    read = {module for name, module in _imported_from("payloops.projections", path).items() if name in names}
+    read = _modules_behind(handler.__name__, path, "projections")
     projections = read | {reader for topic in topics for reader in _projections_of(topic)}
     cells = (
         f"`{route.method} {route.path}`",
@@ -56,6 +53,16 @@ def _row(route: Route) -> str:
         ", ".join(f"projections/{reader}.py" for reader in sorted(projections)) or "-",
     )
     return "| " + " | ".join(cells) + " |\n"
+
+
+def _modules_behind(function: str, path: Path, layer: str) -> set[str]:
+    """Modules of a layer that a function of http/ uses, itself or by what other files there read for it."""
+    names = _names_used_by(function, path)
+    found = {module for name, module in _imported_from(f"payloops.{layer}", path).items() if name in names}
+    for name, module in _imported_from("payloops.http", path).items():
+        if name in names and name.startswith("read_"):
+            found |= _modules_behind(name, ROOT / "http" / f"{module}.py", layer)
+    return found
 
 
 def _names_used_by(function: str, path: Path) -> set[str]:
@@ -87,13 +94,14 @@ def _topics_of(command: str) -> set[str]:
 
 
 def _projections_of(topic: str) -> list[str]:
-    """Projections that name the fact of a topic."""
+    """Projections, modules that define a table, that name the fact of a topic."""
     [name] = [name for name, of in _facts().items() if of == topic]
-    return [
-        path.stem
-        for path in (ROOT / "projections").glob("*.py")
-        if any(isinstance(n, ast.Name) and n.id == name for n in ast.walk(ast.parse(path.read_text())))
-    ]
+    found = []
+    for path in (ROOT / "projections").glob("*.py"):
+        names = {node.id for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Name)}
+        if {name, "Table"} <= names:
+            found.append(path.stem)
+    return found
 
 
 def _facts() -> dict[str, str]:

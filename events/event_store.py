@@ -34,6 +34,10 @@ READ = """
     SELECT notification_id, recorded_at, originator_id, originator_version, topic, state FROM stored_events
     WHERE notification_id > %s ORDER BY notification_id LIMIT %s
 """
+READ_STREAM = """
+    SELECT notification_id, recorded_at, originator_id, originator_version, topic, state FROM stored_events
+    WHERE originator_id = %s ORDER BY originator_version
+"""
 READ_TOPICS = """
     SELECT notification_id, recorded_at, originator_id, originator_version, topic, state FROM stored_events
     WHERE notification_id > %s AND topic = ANY(%s) ORDER BY notification_id LIMIT %s
@@ -235,10 +239,13 @@ class EventStore:
                 cursor = await connection.execute(READ, (after, limit))
             else:
                 cursor = await connection.execute(READ_TOPICS, (after, list(topics), limit))
-            return [
-                RecordedEvent(position=row[0], recorded_at=row[1], stored=StoredEvent(*row[2:]))
-                for row in await cursor.fetchall()
-            ]
+            return [_recorded(row) for row in await cursor.fetchall()]
+
+    async def read_stream(self, id: UUID) -> list[RecordedEvent]:
+        """All events of a stream, in its order; none where there is no such stream."""
+        async with self.pool.connection() as connection:
+            cursor = await connection.execute(READ_STREAM, (id,))
+            return [_recorded(row) for row in await cursor.fetchall()]
 
     async def head(self) -> int:
         """Position of the newest event, 0 where there is none."""
@@ -250,3 +257,7 @@ class EventStore:
     def wakeups(self, *, poll_seconds: float = POLL_SECONDS) -> AsyncGenerator[None]:
         """Yields now, then whenever the log may have grown, and every `poll_seconds` at the least."""
         return self._wakeups.ticks(poll_seconds=poll_seconds)
+
+
+def _recorded(row: TupleRow) -> RecordedEvent:
+    return RecordedEvent(position=row[0], recorded_at=row[1], stored=StoredEvent(*row[2:]))

@@ -70,6 +70,7 @@ ROUTES: tuple[Route, ...] = (
     staff.read_staff_order,
     staff.read_staff_transactions,
     staff.read_staff_order_events,
+    staff.read_staff_order_explanation,
     webhooks.receive_stripe_webhook,
     webhooks.receive_razorpay_webhook,
     webhooks.receive_merchant_webhook,

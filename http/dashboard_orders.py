@@ -1,27 +1,21 @@
 """Orders as the dashboard shows them: searched, read, and as they were. `/api/orders`, by dashboard token."""
 
-from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated
 
-from pydantic import Field, PlainValidator, StringConstraints, TypeAdapter, ValidationError, WithJsonSchema
+from pydantic import Field, StringConstraints
 
 from payloops.commands.processors import Processor
 from payloops.events.orders import OrderStatus
-from payloops.http.fields import Currency, Moment, QueryNumber
-from payloops.http.orders import OrderAnswer, OrderEventAnswer, event_answer, order_answer
+from payloops.http.fields import Currency, Moment
+from payloops.http.order_history import OrderAsOf, TrailQuery, read_trail
+from payloops.http.orders import OrderAnswer, OrderEventAnswer, order_answer
 from payloops.http.pages import PageQuery, Pagination, pagination
 from payloops.http.payments import TransactionAnswer, transaction_answer
-from payloops.http.problems import FieldError, not_found, validation_error
-from payloops.http.routing import AnswerModel, Call, RequestModel, route
+from payloops.http.problems import not_found
+from payloops.http.routing import AnswerModel, Call, route
 from payloops.projections.order_search import search_orders
-from payloops.projections.orders import (
-    NoSuchVersion,
-    get_order,
-    get_order_as_of,
-    order_events,
-    row_from_order,
-)
-from payloops.projections.transactions import list_transactions, rows_from_order
+from payloops.projections.orders import get_order
+from payloops.projections.transactions import list_transactions
 
 
 class OrderSearch(PageQuery):
@@ -97,46 +91,6 @@ async def read_dashboard_transactions(call: Call[None]) -> list[TransactionAnswe
     return [transaction_answer(row) for row in rows]
 
 
-_version = TypeAdapter(QueryNumber)
-_moment = TypeAdapter(Moment)
-
-
-def _as_of(text: Any) -> int | datetime:
-    for form in (_version, _moment):
-        try:
-            return form.validate_strings(text)
-        except ValidationError:
-            continue
-    raise ValueError("Must be a version, or a time as ISO 8601 has it, with a time zone")
-
-
-AsOf = Annotated[
-    int | datetime,
-    PlainValidator(_as_of),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"type": "integer", "minimum": 1, "maximum": 999_999_999},
-                {"type": "string", "format": "date-time"},
-            ],
-            "description": "A version of the order, or a time: ISO 8601 with a time zone",
-            "examples": [3, "2027-01-31T00:00:00Z"],
-        }
-    ),
-]
-
-
-class TrailQuery(RequestModel):
-    as_of: AsOf | None = None
-
-
-class OrderAsOf(OrderAnswer):
-    """The order after its first `version` events, and its transactions then, newest first."""
-
-    version: int
-    transactions: list[TransactionAnswer]
-
-
 @route(
     "GET",
     "/api/orders/{id}/events",
@@ -147,22 +101,9 @@ class OrderAsOf(OrderAnswer):
     summary="Read an order's audit trail, oldest first; with asOf the order itself, as it was then",
 )
 async def read_dashboard_order_events(call: Call[None, TrailQuery]) -> list[OrderEventAnswer] | OrderAsOf:
-    order_id, as_of = call.id(), call.query.as_of
-    if as_of is None:
-        events = await order_events(call.services.store, order_id=order_id, merchant_id=call.merchant_id)
-        if events is None:
-            raise not_found()
-        return [event_answer(event) for event in events]
-    try:
-        order = await get_order_as_of(
-            call.services.store, order_id=order_id, merchant_id=call.merchant_id, as_of=as_of
-        )
-    except NoSuchVersion:
-        raise validation_error(FieldError("asOf", "The order had no state then")) from None
-    if order is None:
-        raise not_found()
-    return OrderAsOf(
-        **dict(order_answer(row_from_order(order))),
-        version=order.version,
-        transactions=[transaction_answer(row) for row in rows_from_order(order)],
+    return await read_trail(
+        call.services.store,
+        order_id=call.id(),
+        merchant_id=call.merchant_id,
+        as_of=call.query.as_of,
     )

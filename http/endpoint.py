@@ -165,7 +165,7 @@ async def _record_view(call: Call[Any, Any]) -> None:
         route=f"{call.route.method} {call.route.path}",
         order_id=UUID(asked_for) if UUID_FORM.fullmatch(asked_for) else None,
         merchant_id=call.viewed_merchant,
-        query=call.query.model_dump(mode="json", by_alias=True) or None,
+        query=call.query.model_dump(mode="json", by_alias=True, exclude_none=True) or None,
         at=call.by.at,
         correlation_id=call.by.correlation_id,
     )

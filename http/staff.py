@@ -3,18 +3,25 @@
 What is shown is recorded before it leaves (`endpoint`, `commands/staff_views.py`).
 """
 
-from typing import Annotated
+from typing import Annotated, Any
 from uuid import UUID
 
 from pydantic import Field, StringConstraints
 
 from payloops.commands.log_in_staff import log_in_staff as check_password
 from payloops.http.fields import PresentedEmail, QueryNumber
-from payloops.http.orders import OrderAnswer, OrderEventAnswer, event_answer, order_answer
+from payloops.http.order_history import (
+    OrderAsOf,
+    OrderExplanationAnswer,
+    TrailQuery,
+    read_explanation,
+    read_trail,
+)
+from payloops.http.orders import OrderAnswer, OrderEventAnswer, order_answer
 from payloops.http.payments import TransactionAnswer, transaction_answer
 from payloops.http.problems import not_found
 from payloops.http.routing import AnswerModel, Call, RequestModel, route
-from payloops.projections.orders import OrderRow, get_order, order_events
+from payloops.projections.orders import OrderRow, get_order
 from payloops.projections.staff_orders import owner_of_order, search_orders
 from payloops.projections.transactions import list_transactions
 
@@ -139,19 +146,32 @@ async def read_staff_transactions(call: Call[None]) -> list[TransactionAnswer]:
     "GET",
     "/api/staff/orders/{id}/events",
     auth="staff",
-    answers=list[OrderEventAnswer],
+    query=TrailQuery,
+    answers=list[OrderEventAnswer] | OrderAsOf,
     errors=("not_found",),
-    summary="Read the audit trail of any merchant's order, oldest first",
+    summary="Read the audit trail of any merchant's order, oldest first; with asOf the order as it was then",
 )
-async def read_staff_order_events(call: Call[None]) -> list[OrderEventAnswer]:
+async def read_staff_order_events(call: Call[None, TrailQuery]) -> list[OrderEventAnswer] | OrderAsOf:
     owner = await _owner(call)
-    events = await order_events(call.services.store, order_id=call.id(), merchant_id=owner)
-    if events is None:
-        raise not_found()
-    return [event_answer(event) for event in events]
+    return await read_trail(
+        call.services.store, order_id=call.id(), merchant_id=owner, as_of=call.query.as_of
+    )
 
 
-async def _owner(call: Call[None]) -> UUID:
+@route(
+    "GET",
+    "/api/staff/orders/{id}/why",
+    auth="staff",
+    answers=OrderExplanationAnswer,
+    errors=("not_found",),
+    summary="Explain in sentences why any merchant's order stands as it does, and what is pending",
+)
+async def read_staff_order_explanation(call: Call[None]) -> OrderExplanationAnswer:
+    owner = await _owner(call)
+    return await read_explanation(call.services.store, order_id=call.id(), merchant_id=owner, now=call.by.at)
+
+
+async def _owner(call: Call[None, Any]) -> UUID:
     """Whose order the path names."""
     owner = await owner_of_order(call.services.store, order_id=call.id())
     if owner is None:

@@ -46,15 +46,6 @@ class UnknownCursor(Exception):
         self.cursor = cursor
 
 
-class NoSuchVersion(Exception):
-    """The order had no state at that version or moment."""
-
-    def __init__(self, order_id: UUID, as_of: int | datetime) -> None:
-        super().__init__(f"order {order_id} has no state as of {as_of}")
-        self.order_id = order_id
-        self.as_of = as_of
-
-
 @dataclass(frozen=True, slots=True)
 class OrderRow:
     """A row of `orders`. Amounts in the currency's minor unit.
@@ -312,30 +303,6 @@ async def _page(
         found = await (await connection.execute(query, arguments)).fetchall()
     written, reached = found[0][0] or 0, found[0][1] or 0
     return written, reached, [OrderRow(*values) for _, _, *values in found if values[0] is not None]
-
-
-async def get_order_as_of(
-    store: EventStore, *, order_id: UUID, merchant_id: UUID, as_of: int | datetime
-) -> Order | None:
-    """The order as it was, folded from its facts; None where it is unknown or another merchant's.
-
-    Args:
-        as_of: a version of its stream, or a moment: then nothing that happened later is in it.
-
-    Raises:
-        NoSuchVersion: it has not come to that version yet, or did not exist at that moment.
-    """
-    events = await order_events(store, order_id=order_id, merchant_id=merchant_id)
-    if events is None:
-        return None
-    if isinstance(as_of, int):
-        version = as_of
-    else:
-        later = (event.version for event in events if event.occurred_at > as_of)
-        version = next(later, events[-1].version + 1) - 1
-    if not 1 <= version <= events[-1].version:
-        raise NoSuchVersion(order_id, as_of)
-    return await store.load(Order, order_id, up_to_version=version)
 
 
 @dataclass(frozen=True, slots=True)

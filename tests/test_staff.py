@@ -72,14 +72,14 @@ async def test_staff_log_in_with_their_email_as_typed(api: Api, pool: AsyncConne
         assert answer.status == 200, email
 
 
-PATHS = ("", "/transactions", "/events")
+PATHS = ("", "/transactions", "/events", "/why")
 
 
 async def test_staff_see_what_each_merchant_sees(api: Api, desk: Desk) -> None:
     for merchant in (await api.merchant(), await api.merchant()):
         order = await merchant.order(customerEmail="ada@example.com")
         assert (await merchant.shop.post(f"/v1/orders/{order}/pay")).status == 200
-        for path in PATHS:
+        for path in ("", "/transactions", "/events"):
             shown = await desk.calls.get(f"/api/staff/orders/{order}{path}")
             own = await merchant.shop.get(f"/v1/orders/{order}{path}")
             assert shown.status == 200
@@ -88,6 +88,25 @@ async def test_staff_see_what_each_merchant_sees(api: Api, desk: Desk) -> None:
             else:
                 assert shown.json == own.json
                 assert shown.json
+
+
+async def test_staff_see_an_order_as_it_was_and_why_it_is_as_it_is(api: Api, desk: Desk) -> None:
+    merchant = await api.merchant()
+    order = await merchant.order(amount=4_999)
+    assert (await merchant.shop.post(f"/v1/orders/{order}/pay")).status == 200
+    path = f"/api/staff/orders/{order}"
+    for as_of in ("1", "2", "2999-01-01T00:00:00Z"):
+        own = await merchant.dashboard.get(f"/api/orders/{order}/events?asOf={as_of}")
+        assert (await desk.calls.get(f"{path}/events?asOf={as_of}")).json == own.json
+    assert (await desk.calls.get(f"{path}/events?asOf=3")).fields == {"asOf"}
+    why = (await desk.calls.get(f"{path}/why")).json
+    assert (why["orderId"], why["version"], why["status"]) == (order, 2, "processing")
+    assert why["state"] == "Attempt 1 at Stripe is under way: how it ends is not known yet."
+    assert "went to Stripe, because it is preferred for USD." in why["history"][1]
+    assert why["pending"][0].startswith("Attempt 1: Stripe's answer has been awaited since ")
+    assert why["next"] == [
+        "It cannot be paid again before this attempt has ended; the merchant can cancel it."
+    ]
 
 
 async def test_what_is_not_there_is_not_found_and_on_record(
@@ -100,7 +119,7 @@ async def test_what_is_not_there_is_not_found_and_on_record(
             answer = await desk.calls.get(f"/api/staff/orders/{id}{path}")
             assert (answer.status, answer.code) == (404, "not_found")
     views = await list_staff_views(pool, limit=100)
-    assert len(views) == 9
+    assert len(views) == 12
     assert {str(view.order_id) for view in views} == {unknown, str(merchant.id), "None"}
     assert {view.merchant_id for view in views} == {None}
 
@@ -119,16 +138,18 @@ async def test_each_look_is_on_record_before_it_is_answered(
         ("GET /api/staff/orders/{id}", order, merchant.id),
         ("GET /api/staff/orders/{id}/transactions", order, merchant.id),
         ("GET /api/staff/orders/{id}/events", order, merchant.id),
+        ("GET /api/staff/orders/{id}/why", order, merchant.id),
         ("GET /api/staff/orders", "None", merchant.id),
     ]
     assert {(view.staff_id, view.staff_email) for view in views} == {(desk.member.id, EMAIL)}
     assert views[-1].correlation_id == "look0"
     assert views[0].query == {"q": "ada@example.com", "merchantId": str(merchant.id), "page": 1, "limit": 20}
+    assert {view.query for view in views[1:]} == {None}
     assert all(since < view.viewed_at <= utc_now() for view in views)
     assert [view.route for view in await list_staff_views(pool, limit=1)] == ["GET /api/staff/orders"]
     assert await list_staff_views(pool, limit=9, email="nobody@example.com") == []
-    assert len(await list_staff_views(pool, limit=9, order_id=views[1].order_id)) == 3
-    assert len(await list_staff_views(pool, limit=9, merchant_id=merchant.id, email=EMAIL.upper())) == 4
+    assert len(await list_staff_views(pool, limit=9, order_id=views[1].order_id)) == 4
+    assert len(await list_staff_views(pool, limit=9, merchant_id=merchant.id, email=EMAIL.upper())) == 5
 
 
 async def test_what_cannot_be_recorded_is_not_shown(api: Api, desk: Desk, pool: AsyncConnectionPool) -> None:
@@ -249,7 +270,7 @@ async def test_a_staff_token_opens_staff_routes_only_and_no_other_token_does(
 
 async def test_routes_for_staff_change_nothing(api: Api) -> None:
     staff_routes = [each for each in ROUTES if each.path.startswith("/api/staff/")]
-    assert len(staff_routes) == 5
+    assert len(staff_routes) == 6
     for each in staff_routes:
         if each.path == "/api/staff/login":
             assert (each.auth, each.limits) == (None, ("staff_login",))

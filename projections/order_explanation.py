@@ -1,0 +1,370 @@
+"""Why an order stands as it does, in sentences: for support staff, from its facts alone.
+
+Nothing here reads a table or a clock, so that the command line, the API and pages say the same.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+from payloops.events.money import money_text
+from payloops.events.orders import (
+    Order,
+    OrderCancelled,
+    OrderStatus,
+    Payment,
+    PaymentActionRequired,
+    PaymentAuthorized,
+    PaymentCancelled,
+    PaymentCancelRequested,
+    PaymentCaptured,
+    PaymentCaptureFailed,
+    PaymentCaptureRequested,
+    PaymentFailed,
+    PaymentProcessing,
+    PaymentRequested,
+    PaymentStatus,
+    PaymentVoided,
+    PaymentVoidFailed,
+    PaymentVoidRequested,
+    ProcessorEventReceived,
+    RefundDiscovered,
+    RefundFailed,
+    RefundRequested,
+    RefundSucceeded,
+    Transaction,
+    TransactionStatus,
+    TransactionType,
+)
+from payloops.events.stream import StreamEvent
+from payloops.projections.order_history import fold
+
+CUSTOMER_TIME = timedelta(minutes=15)
+"""How long a payment's workflow waits for the customer, before it fails the payment."""
+ASK = "an operator can ask it with `payloops reconcile`"
+ROUTED_BY_PRIORITY = re.compile(
+    r"priority (?P<priority>\d+); (?P<preferred>\w+), (?P<why>.*), is not enabled"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OrderExplanation:
+    """
+    Attributes:
+        version: of the order's stream, up to which facts were told.
+        as_of: the moment that durations count to.
+        state: how it stands, in a sentence.
+        history: how it came to that, oldest first: each attempt to pay it, each refund, what did not fit.
+        pending: what is under way, and since when; empty where nothing is.
+        next: what the merchant can do.
+    """
+
+    order_id: UUID
+    version: int
+    status: OrderStatus
+    as_of: datetime
+    state: str
+    history: list[str]
+    pending: list[str]
+    next: list[str]
+
+
+def explain_order(facts: Sequence[StreamEvent], *, now: datetime) -> OrderExplanation:
+    """Explain an order.
+
+    Args:
+        facts: the first events of its stream, in their order; at least one.
+        now: up to when something that is pending has been so.
+    """
+    order = fold(facts)
+    teller = _Teller(order, facts, now)
+    return OrderExplanation(
+        order_id=order.id,
+        version=order.version,
+        status=order.status,
+        as_of=now,
+        state=teller.state(),
+        history=list(teller.history()),
+        pending=list(teller.pending()),
+        next=list(teller.next_steps()),
+    )
+
+
+@dataclass(frozen=True)
+class _Teller:
+    order: Order
+    facts: Sequence[StreamEvent]
+    now: datetime
+
+    def state(self) -> str:
+        order, payment = self.order, self.order.payment
+        captured, refunded = self.money(order.amount_captured), self.money(order.amount_refunded)
+        at = "" if payment is None else f"Attempt {payment.attempt} at {named(payment.processor)}"
+        match order.status:
+            case OrderStatus.PENDING:
+                return f"The order of {self.money(order.amount)} has not been paid, and no payment was asked for."
+            case OrderStatus.PROCESSING:
+                return f"{at} is under way: how it ends is not known yet."
+            case OrderStatus.REQUIRES_ACTION:
+                return f"{at} waits for the customer to act, to confirm the payment at the bank for example."
+            case OrderStatus.AUTHORIZED:
+                return f"{at} is authorized: the money is held for the merchant, and nothing is captured yet."
+            case OrderStatus.CAPTURED:
+                part = "" if order.amount_captured == order.amount else f" of {self.money(order.amount)}"
+                return f"The order is paid: {captured}{part} is captured, and nothing was refunded."
+            case OrderStatus.PARTIALLY_REFUNDED:
+                return f"The order is paid, and partly refunded: {refunded} of the {captured} captured."
+            case OrderStatus.REFUNDED:
+                return f"The order was paid, and all of the {captured} captured was refunded."
+            case OrderStatus.FAILED:
+                return f"{at} failed, and no money was taken."
+            case OrderStatus.CANCELLED:
+                return "The order is cancelled, and no money was taken."
+
+    def history(self) -> Iterator[str]:
+        created = self.facts[0].timestamp
+        yield f"The order of {self.money(self.order.amount)} was created on {time_text(created)}."
+        for payment in self.order.payments.values():
+            yield " ".join(self.attempt(payment))
+        for fact in self.facts:
+            match fact:
+                case OrderCancelled():
+                    yield f"The order was cancelled on {time_text(fact.timestamp)}."
+                case RefundRequested() | RefundDiscovered():
+                    refund = self.order.transactions[fact.refund_id]
+                    if refund.status is not TransactionStatus.PENDING:
+                        yield self.refund(fact, refund)
+                case ProcessorEventReceived(effect="contradiction" | "unmatched"):
+                    yield self.strange(fact)
+
+    def attempt(self, payment: Payment) -> Iterator[str]:  # noqa: C901  # a branch for each kind of fact
+        """What became of a payment, as far as it is known."""
+        facts = [fact for fact in self.facts if getattr(fact, "attempt", None) == payment.attempt]
+        at = named(payment.processor)
+        for fact in facts:
+            when = time_text(fact.timestamp)
+            match fact:
+                case PaymentRequested():
+                    yield self.requested(fact)
+                case PaymentActionRequired():
+                    yield f"{at} asked the customer to act on {when}."
+                case PaymentAuthorized():
+                    reference = referred(fact.processor_transaction_id, payment.processor_order_id)
+                    yield f"{at} authorized {self.money(fact.amount)} on {when}{reference}."
+                case PaymentCaptured():
+                    reference = referred(fact.processor_transaction_id, payment.processor_order_id)
+                    late = _late(facts, fact)
+                    yield f"{at} captured {self.money(fact.amount)} on {when}{reference}{late}."
+                case PaymentFailed():
+                    reference = referred(fact.processor_transaction_id, payment.processor_order_id)
+                    yield f"It failed on {when}{reference}: {said(fact, at)}."
+                case PaymentCaptureFailed():
+                    yield f"A capture failed on {when}: {said(fact, at)}; the authorization stood."
+                case PaymentVoidFailed():
+                    yield f"{at} did not release the authorization on {when}: {said(fact, at)}."
+                case PaymentVoided():
+                    reference = referred(fact.processor_transaction_id, payment.processor_order_id)
+                    yield f"{at} released the authorization on {when}{reference}."
+                case PaymentCancelRequested():
+                    yield f"Its cancellation was asked for on {when}."
+                case PaymentCancelled():
+                    yield f"{at} stopped it on {when}, before any money was taken."
+
+    def requested(self, fact: PaymentRequested) -> str:
+        kind = (fact.payment_method or {}).get("type")
+        by = f" by {kind}" if kind else ""
+        later = ", to be captured later" if fact.capture == "manual" else ""
+        return (
+            f"Attempt {fact.attempt}, {self.money(fact.amount)}{by}{later}, was asked for on"
+            f" {time_text(fact.timestamp)} and went to {named(fact.processor)}, {chosen(fact)}."
+        )
+
+    def refund(self, fact: RefundRequested | RefundDiscovered, refund: Transaction) -> str:
+        """A refund that has ended."""
+        at = named(fact.processor)
+        [*_, end] = (
+            each
+            for each in self.facts
+            if isinstance(each, RefundSucceeded | RefundFailed) and each.refund_id == fact.refund_id
+        )
+        when, amount = time_text(end.timestamp), self.money(refund.amount)
+        reference = referred(refund.processor_transaction_id)
+        if isinstance(fact, RefundDiscovered):
+            return f"{amount} was refunded at {at} itself, which was learned on {when}{reference}."
+        asked = f"A refund of {amount}, asked for on {time_text(fact.timestamp)}{_reason(fact.reason)},"
+        if isinstance(end, RefundFailed):
+            return f"{asked} failed on {when}: {said(end, at)}."
+        return f"{asked} was made by {at} on {when}{reference}."
+
+    def strange(self, fact: ProcessorEventReceived) -> str:
+        """An event of a processor that nothing followed from, and that somebody should look at."""
+        at, when = named(fact.processor), time_text(fact.timestamp)
+        what = "contradicts what is on record"
+        if fact.effect == "unmatched":
+            what = "is about a payment that the order does not have"
+        return f"On {when} {at} sent {fact.type} ({fact.event_id}), which {what}: it changed nothing."
+
+    def pending(self) -> Iterator[str]:
+        for payment in self.order.payments.values():
+            yield from self.pending_payment(payment)
+        for transaction in self.order.transactions.values():
+            if transaction.status is TransactionStatus.PENDING:
+                yield from self.pending_transaction(transaction)
+
+    def pending_payment(self, payment: Payment) -> Iterator[str]:
+        at = named(payment.processor)
+        attempt = f"Attempt {payment.attempt}"
+        match payment.status:
+            case PaymentStatus.PROCESSING:
+                fact = self.latest(payment, PaymentRequested, PaymentProcessing)
+                has = f"{at} has it{referred(payment.processor_order_id)}, and its"
+                what = f"{has} answer" if payment.processor_order_id is not None else f"{at}'s answer"
+                late = f"; that is long, and {ASK}" if self.now - fact.timestamp > CUSTOMER_TIME else ""
+                yield f"{attempt}: {what} has been awaited {self.since(fact)}{late}."
+            case PaymentStatus.REQUIRES_ACTION:
+                fact = self.latest(payment, PaymentActionRequired)
+                minutes = CUSTOMER_TIME // timedelta(minutes=1)
+                yield (
+                    f"{attempt}: the customer has been awaited {self.since(fact)}; it fails {minutes} minutes after"
+                    " that, where the customer does nothing."
+                )
+            case PaymentStatus.AUTHORIZED if not payment.capture_pending:
+                fact = self.latest(payment, PaymentAuthorized)
+                yield f"{attempt}: {at} has held {self.money(payment.amount)} {self.since(fact)}."
+        if payment.cancel_requested and payment.status in {
+            PaymentStatus.PROCESSING,
+            PaymentStatus.REQUIRES_ACTION,
+        }:
+            fact = self.latest(payment, PaymentCancelRequested)
+            yield (
+                f"{attempt}: {at} was asked to stop it {self.ago(fact)};"
+                f" should it have taken the money already, the order is captured all the same."
+            )
+
+    def pending_transaction(self, transaction: Transaction) -> Iterator[str]:
+        """A capture, void or refund that was asked for. What a payment opens with is told with the payment."""
+        [*_, fact] = (each for each in self.facts if each.reference == transaction.asked.event)
+        at = named(self.order.payments[transaction.attempt].processor)
+        amount, ago = self.money(transaction.amount), self.ago(fact)
+        match fact:
+            case PaymentRequested() if self.order.payments[transaction.attempt].capture_pending:
+                fact = self.latest(self.order.payments[transaction.attempt], PaymentCaptureRequested)
+                yield f"The capture of {amount} was asked for {self.ago(fact)}; {at} has not answered yet."
+            case PaymentCaptureRequested():
+                yield f"The capture of {amount} was asked for {ago}; {at} has not answered yet."
+            case PaymentVoidRequested():
+                yield f"The release of {amount} was asked for {ago}; {at} has not answered yet."
+            case RefundRequested():
+                yield f"The refund of {amount} was asked for {ago}; {at} has not answered yet."
+
+    def next_steps(self) -> Iterator[str]:  # noqa: C901  # a branch for each status
+        order, payment = self.order, self.order.payment
+        match order.status:
+            case OrderStatus.PENDING:
+                yield "The merchant can have it paid, or cancel it."
+            case OrderStatus.FAILED:
+                yield f"The merchant can have it paid again, which will be attempt {order.attempt + 1}, or cancel it."
+            case OrderStatus.PROCESSING | OrderStatus.REQUIRES_ACTION if payment and payment.cancel_requested:
+                yield "There is nothing to do but wait: it is being cancelled."
+            case OrderStatus.PROCESSING | OrderStatus.REQUIRES_ACTION:
+                yield "It cannot be paid again before this attempt has ended; the merchant can cancel it."
+            case OrderStatus.AUTHORIZED if payment and payment.capture_pending:
+                yield "There is nothing to do but wait: the capture is under way."
+            case OrderStatus.AUTHORIZED if payment and order.pending(payment.attempt, TransactionType.VOID):
+                yield "There is nothing to do but wait: the authorization is being released."
+            case OrderStatus.AUTHORIZED:
+                amount = self.money(payment.amount if payment else order.amount)
+                yield f"The merchant can capture up to {amount}, or cancel the order, which releases the money."
+            case OrderStatus.CANCELLED:
+                yield "It cannot be paid any more: the merchant can create another order."
+            case _ if order.refundable:
+                yield f"The merchant can refund up to {self.money(order.refundable)}."
+            case OrderStatus.REFUNDED:
+                yield "There is nothing left to refund."
+            case _:
+                yield "All that was captured is refunded or being refunded."
+
+    def latest(self, payment: Payment, *kinds: type[StreamEvent]) -> StreamEvent:
+        [*_, found] = (
+            fact
+            for fact in self.facts
+            if isinstance(fact, kinds) and getattr(fact, "attempt", None) == payment.attempt
+        )
+        return found
+
+    def since(self, fact: StreamEvent) -> str:
+        return f"since {time_text(fact.timestamp)}, for {duration_text(self.now - fact.timestamp)}"
+
+    def ago(self, fact: StreamEvent) -> str:
+        return f"on {time_text(fact.timestamp)}, {duration_text(self.now - fact.timestamp)} ago"
+
+    def money(self, amount: int) -> str:
+        return money_text(amount, self.order.currency)
+
+
+def chosen(fact: PaymentRequested) -> str:
+    """Why this processor: what `commands/route_payment.py` noted, as the end of a sentence."""
+    if fact.routing == "named in the request":
+        return "because the request named it"
+    if fact.routing.startswith("preferred for "):
+        return f"because it is {fact.routing}"
+    by_priority = ROUTED_BY_PRIORITY.fullmatch(fact.routing)
+    if by_priority is not None:
+        return (
+            f"because it comes first by priority ({by_priority['priority']}), and {named(by_priority['preferred'])},"
+            f" {by_priority['why']}, is not enabled"
+        )
+    return f"for this reason: {fact.routing}"
+
+
+def said(
+    fact: PaymentFailed | PaymentCaptureFailed | PaymentVoidFailed | RefundFailed, processor: str
+) -> str:
+    """`Stripe said card_declined, "Your card was declined"`."""
+    words = [fact.error_code, f'"{fact.error_message.rstrip(".")}"' if fact.error_message else None]
+    told = ", ".join(word for word in words if word)
+    return f"{processor} said {told}" if told else f"{processor} gave no reason"
+
+
+def referred(*references: str | None) -> str:
+    """` (reference ch_1, pi_1)` of those that there are."""
+    there = dict.fromkeys(each for each in references if each is not None)
+    if not there:
+        return ""
+    return f" (reference {', '.join(there)})"
+
+
+def named(processor: str) -> str:
+    """The processor's name in a sentence."""
+    return processor.capitalize()
+
+
+def time_text(moment: datetime) -> str:
+    """`2026-11-23 15:40:02 UTC`."""
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def duration_text(duration: timedelta) -> str:
+    """`3 minutes`: in the largest unit of which there are two or more."""
+    seconds = max(0, int(duration.total_seconds()))
+    for unit, length in (("day", 86_400), ("hour", 3_600), ("minute", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds // length} {unit}s"
+    return "1 second" if seconds == 1 else f"{seconds} seconds"
+
+
+def _reason(reason: str | None) -> str:
+    return f' with the reason "{reason}"' if reason else ""
+
+
+def _late(facts: Sequence[StreamEvent], captured: PaymentCaptured) -> str:
+    """That a payment was thought to be over when its money came."""
+    for fact in reversed(facts[: facts.index(captured)]):
+        match fact:
+            case PaymentFailed() | PaymentCancelled() | PaymentVoided():
+                return ", though it had been reported to be over"
+            case PaymentRequested() | PaymentAuthorized():
+                return ""
+    return ""
