@@ -13,7 +13,7 @@ APT := DEBIAN_FRONTEND=noninteractive apt-get --quiet --quiet --yes --no-install
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore
 
-.PHONY: help install dev test browser lint map openapi lock clean
+.PHONY: help install dev test browser faults lint map openapi lock clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ browser: ## Install Chromium for the tests, where there is none and apt-get may 
 		echo "Installing Chromium …"; \
 		$(APT) install chromium >/dev/null 2>&1 || { $(APT) update && $(APT) install chromium; } >/dev/null 2>&1; \
 	else false; fi || echo "No Chromium, and it cannot be installed here: tests that look at pages are left out" >&2
+
+faults: $(INSTALLED) ## Let things go wrong and look for lost money; ARGS="--case refunds --seed 7 --seeds 20": see --help
+	@PYTHONPATH=tests $(BIN)/python -m faults $(ARGS)
 
 map: $(INSTALLED) ## Write docs/map.md from the code
 	$(BIN)/python docs/make_map.py

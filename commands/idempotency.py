@@ -12,6 +12,7 @@ from uuid import UUID, uuid4
 from psycopg_pool import AsyncConnectionPool
 
 from payloops.events.appender import Receipt
+from payloops.events.crash_points import crash_point
 
 LEASE_SECONDS = 20
 """Longer than a request may take up to its append."""
@@ -126,6 +127,7 @@ async def reserve(
         raise IdempotencyInProgress
     mine, stored_fingerprint, status, body = row
     if mine is not None:
+        crash_point("idempotency.reserved")
         return Reserved(merchant_id=merchant_id, key=key, owner=owner)
     if bytes(stored_fingerprint) != fingerprint:
         raise IdempotencyMismatch

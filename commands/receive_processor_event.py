@@ -30,6 +30,7 @@ from payloops.commands.update_order_status import (
     report_processing,
 )
 from payloops.commands.update_refund_status import settle_told_refunds
+from payloops.events.crash_points import crash_point
 from payloops.events.errors import VersionConflict
 from payloops.events.event_store import EventStore
 from payloops.events.metadata import Metadata
@@ -120,6 +121,7 @@ async def receive_processor_event(
     )
     if earlier in DONE:
         return earlier
+    crash_point("processor_event.kept")
     effect: Effect = "unhandled" if event.outcome is None else "unknown_order"
     order_id = None
     if event.order_id is not None:
@@ -132,6 +134,7 @@ async def receive_processor_event(
             pass
     if effect in {"unknown_order", "contradiction", "unmatched"}:
         log.warning("processor_event.without_effect", effect=effect, type=event.type, event_id=event.event_id)
+    crash_point("processor_event.recorded")
     await note_effect(
         store.pool,
         merchant_id=merchant_id,

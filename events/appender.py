@@ -24,6 +24,7 @@ from psycopg.rows import TupleRow
 
 from payloops.events.authenticity import content_hash, event_mac
 from payloops.events.connections import connect
+from payloops.events.crash_points import crash_point
 from payloops.events.errors import OutcomeUnknown, ReceiptConflict, StoreUnavailable, VersionConflict
 from payloops.events.personal_data import PersonalKey
 
@@ -253,6 +254,7 @@ class Appender:
             else:
                 await self._refused(batch, error)
             return
+        crash_point("append.committed")
         for index, outcome, position in rows:
             append = batch[index]
             if outcome == "appended":

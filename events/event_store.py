@@ -16,6 +16,7 @@ from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool
 
 from payloops.events.appender import APPEND_EVENTS, Appender, Receipt, append_parameters, propose
+from payloops.events.crash_points import crash_point
 from payloops.events.errors import OutcomeUnknown, StoreUnavailable, StreamNotFound, VersionConflict
 from payloops.events.stream import S, StreamEvent, mapper
 from payloops.events.wakeups import POLL_SECONDS, Notifier, Wakeups
@@ -157,6 +158,7 @@ class EventStore:
         assert row is not None
         if row[0] != "appended":
             raise VersionConflict(events[0].originator_id)
+        crash_point("append_in.appended")
         return cast("int", row[1])
 
     async def load(self, stream: type[S], id: UUID, *, up_to_version: int | None = None) -> S | None:

@@ -15,6 +15,7 @@ from pydantic import BaseModel
 
 from payloops.commands.idempotency import Replay, Reserved, reserve
 from payloops.commands.staff_views import record_staff_view
+from payloops.events.crash_points import crash_point
 from payloops.events.metadata import Metadata
 from payloops.http.authentication import Caller, authenticate
 from payloops.http.bodies import fingerprint, is_form, is_json, parse_body, parse_form, parse_query
@@ -186,6 +187,7 @@ async def _answer_once(call: Call[Any, Any], reserved: Reserved) -> web.StreamRe
         body = problem.body(correlation_id=call.by.correlation_id)
         await call.services.store.answer(reserved.receipt(status=problem.status, body=body))
         raise
+    crash_point("command.answered")
     return _response(call, call.route.render(answer))
 
 

@@ -60,12 +60,17 @@ def refuse_unusable(database_url: str) -> None:
 
 
 def settings_of_environment() -> "Settings":
+    from payloops.events import crash_points  # noqa: PLC0415
     from payloops.settings import SettingsError, read_settings  # noqa: PLC0415
 
     try:
-        return read_settings()
+        settings = read_settings()
     except SettingsError as error:
         fail(str(error), status=WRONG_SETTINGS)
+    if settings.crash_at is not None:
+        point, passings = crash_points.parse(settings.crash_at)
+        crash_points.arm(point, passings=passings)
+    return settings
 
 
 def key_settings_of(data_dir: Path) -> "KeySettings":

@@ -14,6 +14,8 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from redis.connection import parse_url
 
+from payloops.events import crash_points
+
 HIGHEST_PORT = 65_535
 Secret32 = Annotated[SecretStr, Field(min_length=32)]
 
@@ -127,6 +129,21 @@ class Settings(KeySettings):
     log_level: str = Field(
         default="info", pattern="^(debug|info|warning|error)$", description="least level logged"
     )
+
+    crash_at: str | None = Field(
+        default=None,
+        description="`<point>:<n>` has the process kill itself there: for tests, never in production",
+    )
+
+    @field_validator("crash_at")
+    @classmethod
+    def _crash_at(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is None:
+            return None
+        if info.data.get("environment") is not Environment.DEVELOPMENT:
+            raise ValueError("for tests, with ENVIRONMENT=development alone")
+        crash_points.parse(value)
+        return value
 
     @field_validator("cors_origins", mode="before")
     @classmethod

@@ -20,6 +20,7 @@ from eventsourcing.persistence import StoredEvent
 from psycopg.rows import TupleRow
 
 from payloops.events.connections import connect
+from payloops.events.crash_points import crash_point
 from payloops.events.stream import StreamEvent, mapper
 from payloops.events.wakeups import Wakeups
 from payloops.projections import payments
@@ -203,7 +204,9 @@ async def project_batch(
         await _apply(connection, projection, batch.changes, batch.parked)
         for event, error in batch.parked:
             await _park(connection, projection, event, error)
+        crash_point("projector.applied")
         await connection.execute(MOVE, (events[-1].position, projection.name))
+        crash_point("projector.moved")
     for event, error in batch.parked:
         log.error(
             "projection.event_parked",

@@ -40,6 +40,7 @@ from payloops.commands.webhook_deliveries import (
 from payloops.commands.webhook_endpoints import WebhookEndpoint, find_webhook_endpoint
 from payloops.commands.webhook_secrets import get_webhook_secret
 from payloops.commands.workflow_ids import attempt_of
+from payloops.events.crash_points import crash_point
 from payloops.events.event_store import EventStore
 from payloops.events.metadata import Metadata
 from payloops.events.orders import Order
@@ -182,6 +183,7 @@ class BackendActivities:
     @activity.defn(name="updateOrderStatus")
     async def update_order_status(self, given: dict[str, Any]) -> None:
         report = _parsed(OrderStatusInput, given)
+        crash_point("order_status.reported")
         with _refusals_are_final():
             await update_order_status(
                 self._store,
@@ -190,10 +192,12 @@ class BackendActivities:
                 client_secrets=self._client_secrets,
                 by=self._by(),
             )
+        crash_point("order_status.recorded")
 
     @activity.defn(name="updateRefundStatus")
     async def update_refund_status(self, given: dict[str, Any]) -> None:
         report = _parsed(RefundStatusInput, given)
+        crash_point("refund_status.reported")
         with _refusals_are_final():
             await update_refund_status(
                 self._store,
@@ -205,6 +209,7 @@ class BackendActivities:
                 error_message=report.error_message,
                 by=self._by(),
             )
+        crash_point("refund_status.recorded")
 
     @activity.defn(name="getOrder")
     async def get_order(self, given: dict[str, Any]) -> dict[str, Any] | None:
@@ -281,9 +286,11 @@ class BackendActivities:
                 turn=delivery.attempts + 1,
                 payload=asked.payload,
             )
+        crash_point("webhook.sent")
         recorded = await record_webhook_attempt(
             self._store, delivery=delivery, key=key, url=asked.webhook_url, attempt=attempt, by=self._by()
         )
+        crash_point("webhook.recorded")
         log.info(
             "webhook.delivered" if attempt.delivered else "webhook.not_delivered",
             webhook_id=str(delivery.id),

@@ -26,6 +26,7 @@ from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
 from payloops.events.connections import connect
+from payloops.events.crash_points import crash_point
 from payloops.events.event_store import EventStore, RecordedEvent
 from payloops.workflows_client.connection import pause_seconds, sleep_unless_stopped
 from payloops.workflows_client.forwardings import Forwarding, SignalWorkflow, StartWorkflow
@@ -265,6 +266,7 @@ async def _forward_or_park(leader: _Leader, recorded: RecordedEvent) -> None:
                 raise _StoppedError from error
             failures += 1
         else:
+            crash_point("subscriber.forwarded")
             if outcome == GONE and await leader.subscription.strands(recorded):
                 await _park(leader, recorded, WorkflowGoneError(forwarding.workflow_id))
                 return

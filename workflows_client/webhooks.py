@@ -11,6 +11,7 @@ from payloops.commands.fail_webhook import fail_webhook
 from payloops.commands.queue_webhook import queue_webhook
 from payloops.commands.webhook_deliveries import WebhookDelivery, find_webhook
 from payloops.commands.webhook_endpoints import find_webhook_endpoint
+from payloops.events.crash_points import crash_point
 from payloops.events.event_store import EventStore, RecordedEvent
 from payloops.events.merchants import WebhookRetryRequested
 from payloops.events.orders import (
@@ -100,6 +101,7 @@ async def _told(store: EventStore, fact: StreamEvent, *, position: int) -> Forwa
         source_position=position,
         at=fact.timestamp,
     )
+    crash_point("webhook.queued")
     # As it stands in the table: queued by an earlier version of this code, it may look different.
     webhook = await find_webhook(store.pool, webhook_id=webhook_id, merchant_id=None)
     return _delivery(webhook, workflow_id=f"webhook-{webhook_id}", url=endpoint.url_in_use)

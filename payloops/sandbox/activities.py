@@ -11,6 +11,7 @@ from typing import Any
 from temporalio import activity
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
+from payloops.events.crash_points import crash_point
 from payloops.sandbox import ledger
 from payloops.sandbox.messages import (
     ActionRequest,
@@ -53,6 +54,7 @@ class SandboxActivities:
             )
         except ledger.IdempotencyMismatchError as error:
             raise ApplicationError(str(error), type="IdempotencyMismatch", non_retryable=True) from error
+        crash_point("sandbox.charged")
         if made and token == "tok_lost":  # noqa: S105
             # As a broken connection would look like; benign, because this role is played on purpose.
             raise ApplicationError(
@@ -119,6 +121,7 @@ class SandboxActivities:
             )
         except ledger.IdempotencyMismatchError as error:
             raise ApplicationError(str(error), type="IdempotencyMismatch", non_retryable=True) from error
+        crash_point("sandbox.operated")
         return OperationAnswer(
             processorTransactionId=operation.processor_transaction_id,
             errorCode=operation.error_code,

@@ -1,0 +1,404 @@
+"""Merchants' servers that call the API, as a careful client does: with keys, and again where an answer is missing."""
+
+import asyncio
+import random
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Any
+from uuid import UUID
+
+import aiohttp
+import orjson
+from calling import Answer
+from signing import Labels, razorpay_header, razorpay_payment, stripe_header, stripe_payment
+from uuid_utils.compat import uuid7
+
+from faults.journal import NOTHING_DONE, UNKNOWN, Command, Try
+from faults.world import CARD_NUMBER, World
+from payloops.sandbox import ledger
+
+PATIENCE = 60.0
+"""Seconds that a client keeps asking: more than a dead owner holds an idempotency key."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shop:
+    """A merchant with both processors, and everything that it keeps secret."""
+
+    world: World
+    id: UUID
+    token: str
+    key: str
+    secrets: Mapping[str, str]
+
+    @property
+    def chance(self) -> random.Random:
+        return self.world.chance
+
+    async def send(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        headers: Mapping[str, str] | None = None,
+        raw: bytes | None = None,
+        api: int | None = None,
+    ) -> Answer:
+        """One request to one of the API's processes, any where none is named.
+
+        Raises:
+            aiohttp.ClientError, TimeoutError: there was no answer.
+        """
+        apis = self.world.apis
+        process = apis[self.chance.randrange(len(apis)) if api is None else api]
+        data = raw if raw is not None else None if body is None else orjson.dumps(body)
+        sent = {"Content-Type": "application/json", **(headers or {})}
+        async with self.world.session.request(
+            method, process.url + path, data=None if data is None else BytesIO(data), headers=sent
+        ) as response:
+            answer = Answer(response.status, response.headers, await response.read())
+        self.world.journal.note(answer)
+        return answer
+
+    async def command(
+        self,
+        kind: str,
+        path: str,
+        body: Any = None,
+        *,
+        order_id: str | None = None,
+        keyed: bool = True,
+        wait: int = 0,
+        patience: float = PATIENCE,
+        api: int | None = None,
+    ) -> Answer | None:
+        """Have something done once: ask until an answer says what became of it.
+
+        Without a key a request is sent again only where its answer said that nothing was done.
+
+        Returns:
+            None where that is not known: no answer in all the time, or none to a request without a key.
+        """
+        command = Command(kind=kind, order_id=order_id, key=f"key-{secrets.token_hex(8)}" if keyed else None)
+        self.world.journal.commands.append(command)
+        return await self.carry_out(command, path, body, wait=wait, patience=patience, api=api)
+
+    async def carry_out(
+        self,
+        command: Command,
+        path: str,
+        body: Any = None,
+        *,
+        wait: int = 0,
+        patience: float = PATIENCE,
+        api: int | None = None,
+    ) -> Answer | None:
+        deadline = time.monotonic() + patience
+        while True:
+            tried = await self._try(command, path, body, wait=wait, api=api)
+            if tried.definite:
+                return tried.answer
+            unknown = tried.answer is None or tried.answer.status == UNKNOWN
+            if (unknown and command.key is None) or time.monotonic() > deadline:
+                return None
+            pause = 0.05 if tried.answer is None else float(tried.answer.headers.get("Retry-After", "1"))
+            await asyncio.sleep(pause * self.chance.uniform(0.5, 1.5))
+
+    async def _try(self, command: Command, path: str, body: Any, *, wait: int, api: int | None) -> Try:
+        tried = Try(correlation_id=f"try-{secrets.token_hex(8)}")
+        command.tries.append(tried)
+        headers = {"X-API-Key": self.key, "X-Correlation-ID": tried.correlation_id}
+        if command.key is not None:
+            headers["Idempotency-Key"] = command.key
+        if wait:
+            headers["Prefer"] = f"wait={wait}"
+        try:
+            tried.answer = await self.send("POST", path, body, headers=headers, api=api)
+        except (aiohttp.ClientError, TimeoutError) as error:
+            tried.error = type(error).__name__
+        return tried
+
+    async def read(self, path: str) -> Any | None:
+        """What a GET answers; None where there was no answer, or none yet."""
+        try:
+            answer = await self.send("GET", path, headers={"X-API-Key": self.key})
+        except (aiohttp.ClientError, TimeoutError):
+            return None
+        if answer.status in NOTHING_DONE:
+            return None
+        if answer.status != 200:  # HTTP
+            self.world.journal.wrong.append(f"GET {path} answered {answer.status}")
+            return None
+        return answer.json
+
+    async def becomes(
+        self, order_id: str, reached: Callable[[dict[str, Any]], bool], *, seconds: float = 30
+    ) -> dict[str, Any] | None:
+        """The order, as soon as it has come so far; None where that takes too long."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            order: dict[str, Any] | None = await self.read(f"/v1/orders/{order_id}")
+            if order is not None and reached(order):
+                return order
+            await asyncio.sleep(0.1)
+        return None
+
+    async def tell(self, processor: str, event: Any) -> bool:
+        """An event of a processor, as it sends it; whether it was received."""
+        raw = orjson.dumps(event)
+        if processor == "stripe":
+            signed = {"Stripe-Signature": stripe_header(raw, secret=self.secrets["stripe"])}
+        else:
+            signed = {"X-Razorpay-Signature": razorpay_header(raw, secret=self.secrets["razorpay"])}
+        try:
+            answer = await self.send("POST", f"/webhooks/{processor}", raw=raw, headers=signed)
+        except (aiohttp.ClientError, TimeoutError):
+            return False
+        if answer.status not in {200, *NOTHING_DONE}:
+            self.world.journal.wrong.append(f"an event of {processor} was answered {answer.status}")
+        return answer.status == 200  # HTTP
+
+
+async def open_shop(world: World, *, webhook_url: str | None = None) -> Shop:
+    """Register a merchant, with processors, an API key and, where given, a webhook URL."""
+    number = len([name for name in world.canaries if name.endswith("password of a merchant")])
+    password = secrets.token_urlsafe(18)
+    given = {name: f"{name}{secrets.token_hex(16)}" for name in ("sk_", "whsec_", "rzp", "rzs")}
+    api = world.apis[0].url
+    session = world.session
+
+    async def call(method: str, path: str, body: Any, token: str | None = None) -> Any:
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        async with session.request(method, api + path, json=body, headers=headers) as answer:
+            assert answer.status < 300, await answer.text()  # HTTP
+            return await answer.json()
+
+    registered = await call(
+        "POST",
+        "/api/auth/register",
+        {"name": "Shop", "email": f"shop-{number}@example.com", "password": password},
+    )
+    token = registered["token"]
+    stripe = {"secretKey": given["sk_"], "webhookSecret": given["whsec_"]}
+    razorpay = {"keyId": "rzp_id", "keySecret": given["rzp"], "webhookSecret": given["rzs"]}
+    for name, credentials in (("stripe", stripe), ("razorpay", razorpay)):
+        await call("POST", "/api/processors", {"processor": name, "credentials": credentials}, token)
+    if webhook_url is not None:
+        await call("PUT", "/api/merchants/me", {"webhookUrl": webhook_url}, token)
+        shown = await call("GET", "/api/merchants/me/webhook-secret", None, token)
+        world.canaries[f"{number} webhook secret"] = shown["secret"]
+    issued = await call("POST", "/api/api-keys", {"name": "shop"}, token)
+    world.canaries |= {
+        f"{number} password of a merchant": password,
+        f"{number} dashboard token": token,
+        f"{number} API key": issued["secret"],
+        **{f"{number} {name}": value for name, value in given.items()},
+    }
+    return Shop(
+        world=world,
+        id=UUID(registered["merchant"]["id"]),
+        token=token,
+        key=issued["secret"],
+        secrets={"stripe": given["whsec_"], "razorpay": given["rzs"]},
+    )
+
+
+TOKENS = {
+    "tok_visa": 10,
+    "tok_chargeDeclined": 2,
+    "tok_authorize": 3,
+    "tok_3ds": 2,
+    "tok_lost": 2,
+}
+"""How often a customer pays with which."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Life:
+    """One order from its creation to its end, whatever that is. Amounts in minor units."""
+
+    shop: Shop
+    tokens: Mapping[str, int]
+
+    @property
+    def chance(self) -> random.Random:
+        return self.shop.chance
+
+    async def live(self) -> None:
+        amount = self.chance.randrange(1_000, 100_000)
+        currency = self.chance.choice(["USD", "USD", "INR", "JPY"])
+        created = await self.shop.command(
+            "create", "/v1/orders", {"amount": amount, "currency": currency}, keyed=self.chance.random() < 0.9
+        )
+        if created is None or created.status != 201:  # HTTP
+            return
+        order_id = created.json["id"]
+        order = await self.pay(order_id, self.chance.choices([*self.tokens], [*self.tokens.values()])[0])
+        if order is not None and order["status"] == "failed":
+            order = await self.pay(order_id, "tok_visa")
+        await self.finish(order_id, order)
+
+    async def pay(self, order_id: str, token: str) -> dict[str, Any] | None:
+        """Pay, and wait until the payment has got somewhere; the order, None where that is not known."""
+        if self.chance.random() < 0.05:
+            await self.refuse_a_card(order_id)
+        body: dict[str, Any] = {"paymentMethod": {"type": "card", "token": token}}
+        if self.chance.random() < 0.15:
+            body["capture"] = "manual"
+        paid = await self.shop.command(
+            "pay",
+            f"/v1/orders/{order_id}/pay",
+            body,
+            order_id=order_id,
+            keyed=self.chance.random() < 0.9,
+            wait=self.chance.choice([0, 0, 0, 2]),
+        )
+        if paid is not None and paid.status == 200:  # HTTP
+            order = await self.shop.read(f"/v1/orders/{order_id}")
+            if order is not None and order["status"] == "pending":
+                self.shop.world.journal.wrong.append(f"order {order_id} is pending after it was paid")
+        return await self.shop.becomes(
+            order_id, lambda order: order["status"] not in {"pending", "processing"}
+        )
+
+    async def refuse_a_card(self, order_id: str) -> None:
+        """Card numbers are refused and leave no trace."""
+        body = {"paymentMethod": {"type": "card", "token": CARD_NUMBER}}
+        headers = {"X-API-Key": self.shop.key}
+        try:
+            answer = await self.shop.send("POST", f"/v1/orders/{order_id}/pay", body, headers=headers)
+        except (aiohttp.ClientError, TimeoutError):
+            return
+        if answer.status not in {400, *NOTHING_DONE}:
+            self.shop.world.journal.wrong.append(f"a card number was answered {answer.status}")
+
+    async def finish(self, order_id: str, order: dict[str, Any] | None) -> None:
+        match None if order is None else order["status"]:
+            case "captured":
+                await self.refund(order_id, order["amountCaptured"])  # type: ignore[index]
+            case "authorized":
+                await self.capture_or_cancel(order_id, order["amount"])  # type: ignore[index]
+            case "requires_action":
+                await self.act(order_id, order)  # type: ignore[arg-type]
+            case _:
+                self.shop.world.notes.setdefault("unfinished", 0)
+                self.shop.world.notes["unfinished"] += 1  # type: ignore[operator]
+
+    async def refund(self, order_id: str, captured: int) -> None:
+        if self.chance.random() < 0.3:
+            return
+        amounts: list[int | None] = [
+            self.chance.choice([None, captured, self.chance.randrange(1, captured + 1), captured // 2])
+            for _ in range(self.chance.randrange(1, 4))
+        ]
+        answers = await asyncio.gather(*(self.ask_refund(order_id, amount) for amount in amounts))
+        made = [answer.json["refundId"] for answer in answers if answer is not None and answer.status == 201]
+        listed = await self.shop.read(f"/v1/orders/{order_id}/refunds")
+        if listed is not None and not set(made) <= {each["refundId"] for each in listed}:
+            self.shop.world.journal.wrong.append(f"refunds of order {order_id} are not listed: {made}")
+
+    async def ask_refund(self, order_id: str, amount: int | None) -> Answer | None:
+        body = {} if amount is None else {"amount": max(amount, 1)}
+        return await self.shop.command(
+            "refund",
+            f"/v1/orders/{order_id}/refund",
+            body,
+            order_id=order_id,
+            keyed=self.chance.random() < 0.9,
+        )
+
+    async def capture_or_cancel(self, order_id: str, amount: int) -> None:
+        if self.chance.random() < 0.4:
+            await self.shop.command("cancel", f"/v1/orders/{order_id}/cancel", {}, order_id=order_id)
+            return
+        body = self.chance.choice([{}, {"amount": self.chance.randrange(1, amount + 1)}])
+        captured = await self.shop.command(
+            "capture", f"/v1/orders/{order_id}/capture", body, order_id=order_id
+        )
+        if captured is not None and captured.status == 200:  # HTTP
+            order = await self.shop.becomes(order_id, lambda order: order["status"] == "captured")
+            if order is not None:
+                await self.refund(order_id, order["amountCaptured"])
+
+    async def act(self, order_id: str, order: dict[str, Any]) -> None:
+        """The customer does what the bank asks for, or the merchant cancels, or both at once."""
+        doing = self.chance.choice(["acts", "cancels", "both"])
+        cancelling = self.shop.command("cancel", f"/v1/orders/{order_id}/cancel", {}, order_id=order_id)
+        acting = self.tell_end(order_id, order, succeeded=self.chance.random() < 0.7)
+        match doing:
+            case "acts":
+                cancelling.close()
+                await acting
+            case "cancels":
+                acting.close()
+                await cancelling
+            case _:
+                await asyncio.gather(acting, cancelling)
+
+    async def tell_end(self, order_id: str, order: dict[str, Any], *, succeeded: bool) -> None:
+        """The customer acts at the processor, which tells of it until it is heard."""
+        charge = await ledger.complete_action(
+            self.shop.world.store.pool,
+            order_id=order_id,
+            attempt=order["attempt"],
+            success=succeeded,
+            processor_transaction_id=f"ch_{uuid7()}",
+        )
+        event = event_of(charge, self.shop.id)
+        deadline = time.monotonic() + PATIENCE
+        while event is not None and time.monotonic() < deadline:
+            if await self.shop.tell(order["processor"], event):
+                return
+            await asyncio.sleep(0.3 * self.chance.random())
+
+
+STRIPE_KINDS = {
+    "captured": "succeeded",
+    "authorized": "amount_capturable_updated",
+    "declined": "payment_failed",
+    "cancelled": "canceled",
+}
+RAZORPAY_KINDS = {"captured": "captured", "authorized": "authorized", "declined": "failed"}
+
+
+def event_of(charge: ledger.Charge, merchant_id: UUID) -> dict[str, Any] | None:
+    """What the processor sends of a charge as it stands; None where it says nothing of that."""
+    labels = Labels(merchant_id, charge.order_id)
+    money: dict[str, Any] = {"amount": charge.amount, "currency": charge.currency}
+    if charge.processor == "stripe":
+        return stripe_payment(
+            STRIPE_KINDS[charge.status],
+            labels,
+            **money,
+            id=charge.processor_order_id,
+            latest_charge=charge.processor_transaction_id,
+            amount_received=charge.amount_captured,
+            amount_capturable=charge.amount if charge.status == "authorized" else 0,
+        )
+    if charge.status not in RAZORPAY_KINDS:
+        return None
+    return razorpay_payment(
+        RAZORPAY_KINDS[charge.status],
+        labels,
+        **money,
+        id=charge.processor_transaction_id,
+        order_id=charge.processor_order_id,
+    )
+
+
+async def shopping(
+    shop: Shop, *, orders: int, at_once: int, tokens: Mapping[str, int] = TOKENS, pause: float = 0.0
+) -> None:
+    """Orders are lived through, some at a time."""
+    left = iter(range(orders))
+
+    async def customer() -> None:
+        for _ in left:
+            await Life(shop=shop, tokens=tokens).live()
+            await asyncio.sleep(pause * shop.chance.random())
+
+    await asyncio.gather(*(customer() for _ in range(at_once)))

@@ -1,0 +1,321 @@
+"""A whole service for one run of a case: a database and a Temporal namespace of its own, and its processes."""
+
+import asyncio
+import contextlib
+import os
+import random
+import secrets
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+
+import aiohttp
+import psycopg
+from google.protobuf.duration_pb2 import Duration
+from processes import environment_of
+from pydantic import SecretStr
+from redis.asyncio import Redis
+from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest, RegisterNamespaceRequest
+from temporalio.client import Client
+from temporalio.service import RPCError
+
+from faults.journal import Journal
+from payloops.embedded import EmbeddedServers
+from payloops.embedded.locks import free_ports
+from payloops.embedded.processes import Child
+from payloops.events.crash_points import CrashPoint
+from payloops.events.event_store import EventStore
+from payloops.migrate import migrate
+from payloops.settings import Environment, Settings
+from payloops.wiring import open_store
+from payloops.workflows_client.connection import connect
+
+READY_SECONDS = 60.0
+STOP_SECONDS = 60.0
+RESTART_PAUSE = 0.3
+"""Seconds after which whoever keeps processes running starts one again."""
+MIGRATED = "migrated"
+CARD_NUMBER = "4242424242424242"
+"""Stripe's, for tests. Clients send it, and nothing of it may stay."""
+
+
+@contextmanager
+def running_servers(folder: Path) -> Iterator[EmbeddedServers]:
+    """PostgreSQL, Valkey and Temporal for a run, as durable as in production: they are going to be killed."""
+    with EmbeddedServers(data_dir=folder / "servers", temporal_namespaces=["faults"]) as servers:
+        with psycopg.connect(servers.database_url, autocommit=True) as connection:
+            connection.execute(f"CREATE DATABASE {MIGRATED}")
+        migrate(database_url=database_url(servers, MIGRATED))
+        yield servers
+
+
+def database_url(servers: EmbeddedServers, name: str) -> str:
+    return f"{servers.database_url.rpartition('/')[0]}/{name}"
+
+
+def copied_database(servers: EmbeddedServers, name: str) -> str:
+    """A migrated, empty database of this name; its address."""
+    with psycopg.connect(servers.database_url, autocommit=True) as connection:
+        connection.execute(f'CREATE DATABASE "{name}" TEMPLATE {MIGRATED} STRATEGY file_copy')
+    return database_url(servers, name)
+
+
+@dataclass(kw_only=True)
+class Process:
+    """One of the service's processes, through all of its lives.
+
+    Attributes:
+        arguments: after `payloops`.
+        environment: beside the world's: a port, a clock.
+        wanted: whether it is to be started again when it ends.
+        child: the one that runs now.
+        deaths: how often it was killed, by itself at a crash point or from outside.
+    """
+
+    name: str
+    arguments: tuple[str, ...]
+    environment: dict[str, str]
+    log: Path
+    python: Path = Path(sys.executable)
+    wanted: bool = False
+    child: Child | None = None
+    deaths: int = 0
+    expected: set[int] = field(default_factory=set)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.environment['PORT']}"
+
+
+@dataclass(kw_only=True)
+class World:
+    """The service under test, and who watches it.
+
+    Attributes:
+        chance: the only source of chance of a case: the same seed, the same choices.
+        store: for looking, never for acting.
+        canaries: secrets that were given to the service, by what they are: they must turn up nowhere.
+        crashes: by process, the point at which its next life ends, and the passing of it.
+        parks: whether the case has events parked.
+        open_orders: orders that are left in the middle of things on purpose.
+        wrong: what was seen to go wrong beside what clients saw.
+    """
+
+    servers: EmbeddedServers
+    settings: Settings
+    store: EventStore
+    temporal: Client
+    chance: random.Random
+    folder: Path
+    journal: Journal = field(default_factory=Journal)
+    processes: dict[str, Process] = field(default_factory=dict)
+    canaries: dict[str, str] = field(default_factory=dict)
+    open_orders: set[str] = field(default_factory=set)
+    parks: bool = False
+    crashes: dict[str, tuple[CrashPoint, int]] = field(default_factory=dict)
+    wrong: list[str] = field(default_factory=list)
+    notes: dict[str, object] = field(default_factory=dict)
+    session: aiohttp.ClientSession = field(init=False)
+
+    @property
+    def apis(self) -> list[Process]:
+        return [each for each in self.processes.values() if each.arguments[0] == "serve"]
+
+    def add(self, name: str, *arguments: str, **environment: str) -> Process:
+        """A process of the service, not yet started."""
+        if arguments[0] == "serve":
+            environment["PORT"] = str(free_ports(wanted=[None])[0])
+        process = Process(
+            name=name,
+            arguments=arguments,
+            environment=environment,
+            log=self.folder / f"{name}.log",
+        )
+        self.processes[name] = process
+        return process
+
+    def start(self, name: str) -> None:
+        """Start a process; where `crashes` names it, this life of it ends there."""
+        process = self.processes[name]
+        crash_at = self.crashes.pop(name, None)
+        process.wanted = True
+        environment = os.environ | environment_of(self.settings) | process.environment
+        if crash_at is not None:
+            environment["CRASH_AT"] = f"{crash_at[0]}:{crash_at[1]}"
+        process.expected = {-signal.SIGKILL} if crash_at is not None else set()
+        process.child = Child(
+            name=name,
+            command=[process.python, "-P", "-m", "payloops", *process.arguments],
+            log=process.log,
+            death_signal=signal.SIGKILL,
+            environment=environment,
+        )
+
+    async def start_all(self) -> None:
+        """Start every process, and wait until the APIs are ready."""
+        for name in self.processes:
+            self.start(name)
+        await asyncio.gather(*(self.ready(api) for api in self.apis))
+
+    async def ready(self, api: Process) -> None:
+        async with asyncio.timeout(READY_SECONDS):
+            while True:
+                with contextlib.suppress(aiohttp.ClientError):
+                    async with self.session.get(f"{api.url}/ready") as answer:
+                        if answer.status == 200:  # HTTP
+                            return
+                await asyncio.sleep(0.1)
+
+    async def died(self, name: str) -> None:
+        """Wait until a process has died."""
+        process = self.processes[name]
+        deaths = process.deaths
+        async with asyncio.timeout(READY_SECONDS):
+            while process.deaths == deaths:
+                await asyncio.sleep(0.02)
+
+    async def restarted(self, name: str) -> None:
+        """Wait until an API process that was told to die has been started again and is ready."""
+        await self.died(name)
+        async with asyncio.timeout(READY_SECONDS):
+            while self.processes[name].child is None:
+                await asyncio.sleep(0.02)
+        await self.ready(self.processes[name])
+
+    def kill(self, name: str) -> None:
+        """End a process as kill -9 does. Who keeps processes running starts it again."""
+        process = self.processes[name]
+        if process.child is not None and process.child.exit_status() is None:
+            process.expected.add(-signal.SIGKILL)
+            process.child.send(signal.SIGKILL)
+
+    @asynccontextmanager
+    async def kept(self) -> AsyncIterator[None]:
+        """Meanwhile, processes that end are started again, as a supervisor would."""
+        keeping = asyncio.create_task(self._keep())
+        try:
+            yield
+        finally:
+            keeping.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await keeping
+
+    async def _keep(self) -> None:
+        while True:
+            for process in self.processes.values():
+                if process.wanted and process.child is not None and self._ended(process):
+                    await asyncio.sleep(RESTART_PAUSE)
+                    self.start(process.name)
+            await asyncio.sleep(0.05)
+
+    def _ended(self, process: Process) -> bool:
+        assert process.child is not None
+        status = process.child.exit_status()
+        if status is None:
+            return False
+        process.deaths += 1
+        if status not in process.expected:
+            self.wrong.append(f"{process.name} ended by itself, with {status}")
+        process.child = None
+        return True
+
+    async def stop(self, *names: str) -> None:
+        """Ask processes to stop, all where none is named; they have to, in order."""
+        stopping = [self.processes[name] for name in names] if names else list(self.processes.values())
+        running = [each for each in stopping if each.child is not None]
+        for process in running:
+            process.wanted = False
+            assert process.child is not None
+            process.child.send(signal.SIGTERM)
+        deadline = time.monotonic() + STOP_SECONDS
+        for process in running:
+            child, process.child = process.child, None
+            assert child is not None
+            while child.exit_status() is None and time.monotonic() < deadline:
+                await asyncio.sleep(0.02)
+            status = child.exit_status()
+            if status is None:
+                self.wrong.append(f"{process.name} did not stop within {STOP_SECONDS:.0f} s of SIGTERM")
+                child.kill()
+            elif status != 0 and status not in process.expected:
+                self.wrong.append(f"{process.name}, asked to stop, ended with {status}")
+
+    def kill_all(self) -> None:
+        for process in self.processes.values():
+            if process.child is not None:
+                process.child.kill()
+                process.child = None
+
+
+SECRETS = ("jwt_secret", "audit_key", "encryption_key", "temporal_codec_key")
+
+
+@asynccontextmanager
+async def open_world(
+    servers: EmbeddedServers, *, name: str, chance: random.Random, folder: Path
+) -> AsyncIterator[World]:
+    """A world without processes yet. At the end whatever runs is killed: a case stops what it started."""
+    folder.mkdir(parents=True)
+    url = copied_database(servers, name)
+    await _register_namespace(servers, name)
+    async with Redis.from_url(servers.redis_url) as redis:
+        await redis.flushall()
+    given = {each: f"{each}-{secrets.token_hex(24)}" for each in SECRETS}
+    settings = Settings.model_validate(
+        {
+            "database_url": url,
+            "redis_url": servers.redis_url,
+            "temporal_address": servers.temporal_address,
+            "temporal_namespace": name,
+            "environment": Environment.DEVELOPMENT,
+            "bcrypt_rounds": 4,
+            "shutdown_grace": 0.2,
+            "rate_limits": False,  # all clients come from one address
+            "webhook_allow_loopback": True,
+            "log_level": "info",
+            **given,
+        }
+    )
+    looking = settings.model_copy(update={"database_url": SecretStr(url)})
+    async with (
+        open_store(looking, application_name="faults") as store,
+        aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=40)) as session,
+    ):
+        client = await connect(
+            address=servers.temporal_address, namespace=name, codec_key=given["temporal_codec_key"]
+        )
+        world = World(
+            servers=servers,
+            settings=settings,
+            store=store,
+            temporal=client,
+            chance=chance,
+            folder=folder,
+            canaries={**given, "card number": CARD_NUMBER},
+        )
+        world.canaries["database password"] = url.split(":")[2].partition("@")[0]
+        world.session = session
+        try:
+            yield world
+        finally:
+            world.kill_all()
+
+
+async def _register_namespace(servers: EmbeddedServers, name: str) -> None:
+    client = await Client.connect(servers.temporal_address)
+    await client.workflow_service.register_namespace(
+        RegisterNamespaceRequest(namespace=name, workflow_execution_retention_period=Duration(seconds=86_400))
+    )
+    async with asyncio.timeout(READY_SECONDS):
+        while True:
+            with contextlib.suppress(RPCError):
+                await client.workflow_service.describe_namespace(
+                    DescribeNamespaceRequest(namespace=name), timeout=timedelta(seconds=5)
+                )
+                return
+            await asyncio.sleep(0.05)
