@@ -4,7 +4,7 @@ import asyncio
 import random
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Self, TypeVar, cast
 from uuid import UUID
@@ -17,8 +17,10 @@ from psycopg_pool import AsyncConnectionPool
 
 from payloops.events.appender import APPEND_EVENTS, Appender, Receipt, append_parameters, propose
 from payloops.events.crash_points import crash_point
+from payloops.events.encoding import decode, encode
 from payloops.events.errors import OutcomeUnknown, StoreUnavailable, StreamNotFound, VersionConflict
-from payloops.events.stream import S, StreamEvent, mapper
+from payloops.events.personal_data import PersonalKey
+from payloops.events.stream import S, StreamEvent
 from payloops.events.wakeups import POLL_SECONDS, Notifier, Wakeups
 
 R = TypeVar("R")
@@ -27,20 +29,23 @@ DECISIONS = 5
 """How often a command is decided again when its stream moves on meanwhile."""
 
 LOAD = """
-    SELECT originator_version, topic, state FROM stored_events
+    SELECT originator_version, topic, state, personal_key FROM readable_events
     WHERE originator_id = %s AND (%s::bigint IS NULL OR originator_version <= %s)
     ORDER BY originator_version
 """
 READ = """
-    SELECT notification_id, recorded_at, originator_id, originator_version, topic, state FROM stored_events
+    SELECT notification_id, recorded_at, personal_key, originator_id, originator_version, topic, state
+    FROM readable_events
     WHERE notification_id > %s ORDER BY notification_id LIMIT %s
 """
 READ_STREAM = """
-    SELECT notification_id, recorded_at, originator_id, originator_version, topic, state FROM stored_events
+    SELECT notification_id, recorded_at, personal_key, originator_id, originator_version, topic, state
+    FROM readable_events
     WHERE originator_id = %s ORDER BY originator_version
 """
 READ_TOPICS = """
-    SELECT notification_id, recorded_at, originator_id, originator_version, topic, state FROM stored_events
+    SELECT notification_id, recorded_at, personal_key, originator_id, originator_version, topic, state
+    FROM readable_events
     WHERE notification_id > %s AND topic = ANY(%s) ORDER BY notification_id LIMIT %s
 """
 HEAD = "SELECT coalesce(max(notification_id), 0) FROM stored_events"
@@ -61,15 +66,17 @@ class RecordedEvent:
     Attributes:
         position: in the global order of commits, 1, 2, 3 … without gaps.
         recorded_at: the database's clock at the append.
+        personal_key: to what is sealed in it: `payloops.events.personal_data`.
     """
 
     position: int
     recorded_at: datetime
+    personal_key: bytes | None = field(repr=False)
     stored: StoredEvent
 
     @property
     def event(self) -> StreamEvent:
-        return cast("StreamEvent", mapper.to_domain_event(self.stored))
+        return decode(self.stored, personal_key=self.personal_key)
 
 
 class EventStore:
@@ -111,10 +118,9 @@ class EventStore:
             StoreUnavailable: overload, or the database is down. In all three cases nothing was appended.
             OutcomeUnknown: the database went away and could not be asked.
         """
+        stored, keys = _encode(events)
         position = await self._appender.append(
-            [mapper.to_stored_event(event) for event in events],
-            merchant_id=UUID(events[0].merchant_id),
-            receipt=receipt,
+            stored, merchant_id=UUID(events[0].merchant_id), receipt=receipt, personal_keys=keys
         )
         self._notifier.notify()
         return position
@@ -151,8 +157,10 @@ class EventStore:
         Raises:
             VersionConflict: the stream has moved on; roll back.
         """
-        stored = [mapper.to_stored_event(event) for event in events]
-        proposal = propose(stored, merchant_id=UUID(events[0].merchant_id), mac_key=self._mac_key)
+        stored, keys = _encode(events)
+        proposal = propose(
+            stored, merchant_id=UUID(events[0].merchant_id), mac_key=self._mac_key, personal_keys=keys
+        )
         cursor = await connection.execute(APPEND_ONE, append_parameters([proposal]))
         row = await cursor.fetchone()
         assert row is not None
@@ -167,9 +175,9 @@ class EventStore:
             cursor = await connection.execute(LOAD, (id, up_to_version, up_to_version))
             rows = await cursor.fetchall()
         aggregate: Any = None
-        for version, topic, state in rows:
+        for version, topic, state, personal_key in rows:
             stored = StoredEvent(originator_id=id, originator_version=version, topic=topic, state=state)
-            aggregate = cast("StreamEvent", mapper.to_domain_event(stored)).mutate(aggregate)
+            aggregate = decode(stored, personal_key=personal_key).mutate(aggregate)
         if aggregate is not None and not isinstance(aggregate, stream):
             return None
         return aggregate
@@ -262,4 +270,11 @@ class EventStore:
 
 
 def _recorded(row: TupleRow) -> RecordedEvent:
-    return RecordedEvent(position=row[0], recorded_at=row[1], stored=StoredEvent(*row[2:]))
+    return RecordedEvent(
+        position=row[0], recorded_at=row[1], personal_key=row[2], stored=StoredEvent(*row[3:])
+    )
+
+
+def _encode(events: Sequence[StreamEvent]) -> tuple[list[StoredEvent], list[PersonalKey]]:
+    encoded = [encode(event) for event in events]
+    return [stored for stored, _ in encoded], [key for _, key in encoded if key is not None]

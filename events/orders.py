@@ -11,9 +11,11 @@ them, here or in a projection, is assignment and never a second decision. What m
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Literal, Self
+from types import MappingProxyType
+from typing import Any, ClassVar, Literal, Self
 
-from payloops.events.stream import Stream, StreamCreated, StreamEvent, stream_topic
+from payloops.events.personal_data import ERASED, ERASED_OBJECT
+from payloops.events.stream import PersonalStreamCreated, Stream, StreamEvent, stream_topic
 
 
 class OrderStatus(StrEnum):
@@ -136,17 +138,23 @@ class ToldRefund:
     error_message: str | None
 
 
-class OrderCreated(StreamCreated):
+class OrderCreated(PersonalStreamCreated):
+    """Version 1 had its personal fields in plain."""
+
     TOPIC = "order.created"
+    PERSONAL = MappingProxyType({"customer_email": ERASED, "description": ERASED, "metadata": ERASED_OBJECT})
+    class_version: ClassVar[int] = 2
     external_id: str
     amount: int
     currency: str
-    customer_id: str | None
-    customer_email: str | None
     description: str | None
     metadata: dict[str, Any]
     return_url: str | None
     cancel_url: str | None
+
+    @staticmethod
+    def upcast_v1_v2(state: dict[str, Any]) -> None:
+        """In memory both are the same."""
 
 
 class OrderFact(StreamEvent):

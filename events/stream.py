@@ -1,21 +1,23 @@
 """What every stream and every event of it has in common.
 
-Aggregates, topics and mapping are the `eventsourcing` library's. An event's topic is a stable name
+Aggregates, topics and the rules of versions are the `eventsourcing` library's. An event's topic is a stable name
 (`order.created`), never a Python path, and its state is plain JSON: apart from the timestamp, facts hold only
 what JSON has, with ids as strings.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar, Self, TypeVar
 from uuid import UUID
 
-import orjson
 from eventsourcing.domain import Aggregate, AggregateCreated, AggregateEvent
-from eventsourcing.persistence import Mapper, Transcoder
 from eventsourcing.utils import get_topic, register_topic
 
 from payloops.events.metadata import Metadata
-from payloops.events.timestamps import parse_timestamp, timestamp_text
+from payloops.events.personal_data import given_fields
+
+FACTS: "dict[str, type[StreamEvent]]" = {}
+"""Every type of fact that was imported, by its topic."""
 
 
 class StreamEvent(AggregateEvent):
@@ -27,6 +29,8 @@ class StreamEvent(AggregateEvent):
     """
 
     TOPIC: ClassVar[str]
+    class_version: ClassVar[int] = 1
+    PERSONAL: ClassVar[Mapping[str, Any]] = MappingProxyType({})
     merchant_id: str
     actor: str
     correlation_id: str
@@ -41,10 +45,29 @@ class StreamEvent(AggregateEvent):
         super().__init_subclass__(**kwargs)
         if "TOPIC" in cls.__dict__:
             register_topic(cls.TOPIC, cls)
+            FACTS[cls.TOPIC] = cls
 
 
 class StreamCreated(AggregateCreated, StreamEvent):
     """The first fact of a stream."""
+
+
+class PersonalStreamCreated(StreamCreated):
+    """The first fact of a stream that holds personal data of a merchant's customer.
+
+    Attributes:
+        PERSONAL: the fields that are stored sealed, each with what it reads once it is erased.
+        customer_id, customer_email: by which all that is held of a customer is found. The merchant's own id of
+            the customer is no personal field: it stays, so that the merchant's accounts go on to agree.
+    """
+
+    customer_id: str | None
+    customer_email: str | None
+
+    @property
+    def personal_fields(self) -> dict[str, Any]:
+        """The personal fields that hold something."""
+        return given_fields(vars(self), self.PERSONAL)
 
 
 class Stream(Aggregate):
@@ -97,22 +120,6 @@ def stream_topic(topic: str) -> Callable[[type[S]], type[S]]:
         return cls
 
     return name
-
-
-class PlainJSON(Transcoder):
-    """Events as readable JSON; the timestamp, ISO 8601 in UTC, is the only value that JSON does not have."""
-
-    def encode(self, obj: Any) -> bytes:
-        obj["timestamp"] = timestamp_text(obj["timestamp"])
-        return orjson.dumps(obj)
-
-    def decode(self, data: bytes) -> Any:
-        state = orjson.loads(data)
-        state["timestamp"] = parse_timestamp(state["timestamp"])
-        return state
-
-
-mapper: Mapper[UUID] = Mapper(transcoder=PlainJSON())
 
 
 def topic_of(event: type[StreamEvent] | StreamEvent) -> str:

@@ -10,9 +10,10 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-import orjson
+from eventsourcing.persistence import StoredEvent
 from psycopg import sql
 
+from payloops.events.encoding import open_state
 from payloops.events.event_store import EventStore
 from payloops.events.orders import (
     Order,
@@ -329,7 +330,8 @@ class OrderEvent:
 
 
 EVENTS = """
-    SELECT notification_id, originator_version, topic, recorded_at, state FROM stored_events
+    SELECT originator_id, notification_id, originator_version, topic, recorded_at, state, personal_key
+    FROM readable_events
     WHERE originator_id = %s AND merchant_id = %s ORDER BY originator_version
 """
 ENVELOPE = frozenset(
@@ -347,7 +349,7 @@ async def order_events(store: EventStore, *, order_id: UUID, merchant_id: UUID) 
     """
     async with store.pool.connection() as connection:
         found = await (await connection.execute(EVENTS, (order_id, merchant_id))).fetchall()
-    if not found or found[0][2] != topic_of(OrderCreated):
+    if not found or found[0][3] != topic_of(OrderCreated):
         return None
     return [_order_event(*values) for values in found]
 
@@ -361,7 +363,8 @@ class MerchantEvent:
 
 
 MERCHANT_EVENTS = """
-    SELECT originator_id, notification_id, originator_version, topic, recorded_at, state FROM stored_events
+    SELECT originator_id, notification_id, originator_version, topic, recorded_at, state, personal_key
+    FROM readable_events
     WHERE merchant_id = %(merchant_id)s AND notification_id > %(after)s
       AND (topic LIKE 'order.%%' OR topic LIKE 'payment.%%' OR topic LIKE 'refund.%%')
       AND (%(type)s::text IS NULL OR topic = %(type)s)
@@ -383,12 +386,20 @@ async def merchant_events(
     arguments = {"merchant_id": merchant_id, "after": after, "type": type, "limit": limit + 1}
     async with store.pool.connection() as connection:
         found = await (await connection.execute(MERCHANT_EVENTS, arguments)).fetchall()
-    events = [MerchantEvent(order_id, _order_event(*values)) for order_id, *values in found[:limit]]
+    events = [MerchantEvent(order_id, _order_event(order_id, *values)) for order_id, *values in found[:limit]]
     return events, len(found) > limit
 
 
-def _order_event(position: int, version: int, topic: str, recorded_at: datetime, stored: bytes) -> OrderEvent:
-    state = orjson.loads(stored)
+def _order_event(
+    order_id: UUID,
+    position: int,
+    version: int,
+    topic: str,
+    recorded_at: datetime,
+    stored: bytes,
+    personal_key: bytes | None,
+) -> OrderEvent:
+    state = open_state(StoredEvent(order_id, version, topic, stored), personal_key=personal_key)
     return OrderEvent(
         position=position,
         version=version,

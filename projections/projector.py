@@ -11,7 +11,7 @@ import contextlib
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 from uuid import UUID
 
 import psycopg
@@ -21,7 +21,7 @@ from psycopg.rows import TupleRow
 
 from payloops.events.connections import connect
 from payloops.events.crash_points import crash_point
-from payloops.events.stream import StreamEvent, mapper
+from payloops.events.encoding import decode as decode_event
 from payloops.events.wakeups import Wakeups
 from payloops.projections import payments
 from payloops.projections.orders import CHECKPOINT, ORDERS
@@ -69,9 +69,9 @@ NEXT = """
         FOR UPDATE
     )
     SELECT e.notification_id, e.originator_id, e.originator_version, e.topic,
-           CASE WHEN split_part(e.topic, '.', 1) = ANY(%(families)s) THEN e.state END
+           CASE WHEN split_part(e.topic, '.', 1) = ANY(%(families)s) THEN e.state END, e.personal_key
     FROM checkpoint CROSS JOIN LATERAL (
-        SELECT * FROM stored_events WHERE notification_id > checkpoint.position
+        SELECT * FROM readable_events WHERE notification_id > checkpoint.position
         ORDER BY notification_id LIMIT %(limit)s
     ) e
     ORDER BY e.notification_id
@@ -93,6 +93,7 @@ class LoggedEvent:
     version: int
     topic: str
     state: bytes | None
+    personal_key: bytes | None = field(repr=False)
 
 
 @dataclass(slots=True)
@@ -226,12 +227,8 @@ def decode(projection: Projection, events: Sequence[LoggedEvent]) -> Batch:
         if event.state is None:
             continue
         try:
-            fact = cast(
-                "StreamEvent",
-                mapper.to_domain_event(
-                    StoredEvent(event.originator_id, event.version, event.topic, event.state)
-                ),
-            )
+            stored = StoredEvent(event.originator_id, event.version, event.topic, event.state)
+            fact = decode_event(stored, personal_key=event.personal_key)
             batch.changes.append(Change(event, [list(table.patches(fact)) for table in projection.tables]))
         except Exception as error:  # noqa: BLE001  # whatever is wrong with an event stops nothing but itself
             batch.parked.append((event, error))

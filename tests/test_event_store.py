@@ -9,7 +9,6 @@ from uuid import UUID
 
 import psycopg
 import pytest
-from eventsourcing.domain import AggregateEvent
 from eventsourcing.persistence import StoredEvent
 from psycopg_pool import AsyncConnectionPool
 from uuid_utils.compat import uuid7
@@ -17,10 +16,11 @@ from uuid_utils.compat import uuid7
 from payloops.events import appender as appender_module
 from payloops.events.authenticity import content_hash, derive_mac_key, event_mac, is_authentic
 from payloops.events.connections import connection_pool
+from payloops.events.encoding import encode
 from payloops.events.errors import OutcomeUnknown, StoreUnavailable, VersionConflict
 from payloops.events.event_store import EventStore, RecordedEvent
 from payloops.events.metadata import Metadata
-from payloops.events.stream import Stream, StreamCreated, StreamEvent, mapper, stream_topic
+from payloops.events.stream import Stream, StreamCreated, StreamEvent, stream_topic
 from payloops.events.timestamps import utc_now
 from payloops.settings import Settings
 
@@ -212,7 +212,7 @@ async def test_a_command_is_decided_again_on_fresh_state(store: EventStore) -> N
 
 async def test_an_append_that_the_database_cannot_store_fails_alone(store: EventStore) -> None:
     good, poison = begun(), begun()
-    unstorable = mapper.to_stored_event(cast("AggregateEvent", collected(poison)[0]))
+    unstorable = encode(collected(poison)[0])[0]
     unstorable = StoredEvent(unstorable.originator_id, 1, "test.\0", unstorable.state)
     outcomes = await asyncio.gather(
         store._appender.append([unstorable], merchant_id=MERCHANT),
@@ -270,7 +270,7 @@ async def test_every_event_has_a_mac_that_takes_the_audit_key(store: EventStore,
 
 async def test_processes_of_the_version_before_macs_append_beside_this_one(store: EventStore) -> None:
     await store.append(collected(begun()))
-    event = mapper.to_stored_event(cast("AggregateEvent", collected(begun())[0]))
+    event = encode(collected(begun())[0])[0]
     async with store.pool.connection() as connection:
         row = await (
             await connection.execute(

@@ -109,14 +109,16 @@ async def test_everything_sealed_opens_with_the_new_key_alone_and_is_what_it_was
 async def test_rotation_knows_every_column_of_bytes(pool: AsyncConnectionPool) -> None:
     """A new one is sealed, and named in `SEALED`, or it is none of these."""
     plain = {
-        *("stored_events.state", "stored_events.content_hash"),
+        *("stored_events.state", "stored_events.content_hash", "stored_events.mac"),
+        *("personal_keys.key", "personal_keys.customer_digest", "personal_keys.email_digest"),
         *("idempotency_keys.fingerprint", "idempotency_keys.response_body"),
     }
     async with pool.connection() as connection:
         rows = await (
             await connection.execute(
                 "SELECT table_name || '.' || column_name FROM information_schema.columns"
-                " WHERE table_schema = 'public' AND data_type = 'bytea'"
+                " JOIN information_schema.tables USING (table_schema, table_name)"
+                " WHERE table_schema = 'public' AND table_type = 'BASE TABLE' AND data_type = 'bytea'"
             )
         ).fetchall()
     assert {name for (name,) in rows} == plain | {each.name for each in SEALED}

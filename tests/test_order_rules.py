@@ -1,8 +1,6 @@
 """Any order of requests and reports keeps the money right: a state machine drives the order against a ledger."""
 
-from typing import cast
-
-from eventsourcing.domain import AggregateEvent
+from folding import folded_from_stored
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -25,7 +23,6 @@ from payloops.events.orders import (
     TransactionStatus,
     TransactionType,
 )
-from payloops.events.stream import mapper
 
 HAS_MONEY = {OrderStatus.CAPTURED, OrderStatus.PARTIALLY_REFUNDED, OrderStatus.REFUNDED}
 REPORTS = ("processing", "requires_action", "authorized", "captured", "failed", "cancelled")
@@ -182,11 +179,7 @@ class OrderMachine(RuleBasedStateMachine):
         """The stored events fold to the order that recorded them."""
         if not hasattr(self, "order"):
             return
-        folded = None
-        for event in self.order.pending_events:
-            stored = mapper.to_stored_event(cast("AggregateEvent", event))
-            folded = cast("AggregateEvent", mapper.to_domain_event(stored)).mutate(folded)
-        assert folded is not None
+        folded = folded_from_stored(self.order.pending_events)
         folded.pending_events.extend(self.order.pending_events)
         assert folded == self.order
 

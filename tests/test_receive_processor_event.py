@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any, cast
 
 import pytest
-from eventsourcing.domain import AggregateEvent
+from folding import folded_from_stored
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -27,7 +27,6 @@ from payloops.events.orders import (
     TransactionStatus,
     TransactionType,
 )
-from payloops.events.stream import mapper
 
 PAYMENT_OUTCOMES: tuple[Outcome, ...] = ("requires_action", "failed", "authorized", "cancelled", "captured")
 REASONABLE = hypothesis_settings(max_examples=300, deadline=None)
@@ -94,11 +93,7 @@ def test_any_order_of_arrival_with_any_duplicates_ends_in_the_same_state(
     assert refunds(once) == refunds(again)
     captured = any(event.outcome == "captured" for event in events)
     assert (once.amount_captured == AMOUNT) == captured
-    stored = None
-    for event in again.pending_events:
-        decoded = mapper.to_domain_event(mapper.to_stored_event(cast("AggregateEvent", event)))
-        stored = cast("AggregateEvent", decoded).mutate(stored)
-    assert stored is not None
+    stored = folded_from_stored(again.pending_events)
     stored.pending_events.extend(again.pending_events)
     assert stored == again, "what is stored folds to the order that recorded it"
 

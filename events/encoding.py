@@ -1,0 +1,119 @@
+"""A fact as it is stored, and back: readable JSON under a stable topic, by versions, personal data sealed.
+
+Versions and upcasters are declared as for the `eventsourcing` library's Mapper. That one maps states which stand
+alone; here a state is opened with the key of its stream, and one of a version that this code does not
+know yet is refused rather than read as if it were known.
+"""
+
+from typing import Any, cast
+from uuid import UUID
+
+import orjson
+from eventsourcing.persistence import StoredEvent
+
+from payloops.events.personal_data import SEALED, PersonalKey, new_key, seal, unseal
+from payloops.events.stream import FACTS, PersonalStreamCreated, StreamEvent, topic_of
+from payloops.events.timestamps import parse_timestamp, timestamp_text
+
+VERSION = "class_version"
+"""The member of a state that names the version of its shape; 1 where there is none."""
+
+
+class UnknownTopic(Exception):
+    """An event of a type that this code does not know."""
+
+    def __init__(self, topic: str) -> None:
+        super().__init__(f"no type of event is called {topic}")
+
+
+class NewerVersion(Exception):
+    """An event was written by a later version of this code, in a shape that this one does not know."""
+
+    def __init__(self, *, topic: str, version: int, known: int) -> None:
+        super().__init__(f"{topic} of version {version}: this code knows it up to version {known}")
+
+
+def encode(event: StreamEvent) -> tuple[StoredEvent, PersonalKey | None]:
+    """What is stored of a fact, and the key of its stream where it begins one that holds personal data."""
+    state = dict(vars(event))
+    del state["originator_id"], state["originator_version"]
+    if event.class_version > 1:
+        state[VERSION] = event.class_version
+    state["timestamp"] = timestamp_text(event.timestamp)
+    key = _seal(event, state) if isinstance(event, PersonalStreamCreated) else None
+    stored = StoredEvent(
+        originator_id=event.originator_id,
+        originator_version=event.originator_version,
+        topic=topic_of(event),
+        state=orjson.dumps(state),
+    )
+    return stored, key
+
+
+def _seal(event: PersonalStreamCreated, state: dict[str, Any]) -> PersonalKey | None:
+    """The key by which the customer is found, also where the fact itself has nothing to seal."""
+    given = event.personal_fields
+    if not given and event.customer_id is None:
+        return None
+    key = new_key(
+        stream_id=event.originator_id,
+        merchant_id=event.merchant_id,
+        customer_id=event.customer_id,
+        email=event.customer_email,
+    )
+    if given:
+        seal(state, given, key=key.key, stream_id=event.originator_id, version=event.originator_version)
+    return key
+
+
+def decode(stored: StoredEvent, *, personal_key: bytes | None) -> StreamEvent:
+    """The fact of a stored event.
+
+    Args:
+        personal_key: of its stream, as the view `readable_events` has it beside the event.
+
+    Raises:
+        UnknownTopic, NewerVersion, PersonalDataUnreadable: see there.
+    """
+    fact = FACTS.get(stored.topic)
+    if fact is None:
+        raise UnknownTopic(stored.topic)
+    state = _opened(fact, stored, personal_key)
+    _upcast(fact, stored.topic, state)
+    state["timestamp"] = parse_timestamp(state["timestamp"])
+    state["originator_id"] = stored.originator_id
+    state["originator_version"] = stored.originator_version
+    event = object.__new__(fact)
+    object.__setattr__(event, "__dict__", state)
+    return event
+
+
+def open_state(stored: StoredEvent, *, personal_key: bytes | None) -> dict[str, Any]:
+    """The state of a stored event in the shape that it was written in; also of types that this code does not know.
+
+    Raises:
+        PersonalDataUnreadable: see there.
+    """
+    return _opened(FACTS.get(stored.topic, StreamEvent), stored, personal_key)
+
+
+def _opened(fact: type[StreamEvent], stored: StoredEvent, personal_key: bytes | None) -> dict[str, Any]:
+    state: dict[str, Any] = orjson.loads(stored.state)
+    if SEALED in state or personal_key is not None:
+        unseal(
+            state,
+            personal=fact.PERSONAL,
+            key=personal_key,
+            stream_id=cast("UUID", stored.originator_id),
+            version=stored.originator_version,
+        )
+    return state
+
+
+def _upcast(fact: type[StreamEvent], topic: str, state: dict[str, Any]) -> None:
+    """Bring a state from the version that it was written in to the present one, step by step."""
+    written, known = state.pop(VERSION, 1), fact.class_version
+    if written > known:
+        raise NewerVersion(topic=topic, version=written, known=known)
+    for version in range(written, known):
+        getattr(fact, f"upcast_v{version}_v{version + 1}")(state)
