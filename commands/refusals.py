@@ -11,6 +11,23 @@ class OrderNotFound(Exception):
         self.order_id = order_id
 
 
+class CheckoutSessionNotFound(Exception):
+    """No such checkout session, or it is another merchant's: the two are never told apart."""
+
+    def __init__(self, session_id: UUID) -> None:
+        super().__init__(f"no checkout session {session_id}")
+        self.session_id = session_id
+
+
+class WayToPayNotOffered(Exception):
+    """None of the merchant's processors takes what the customer wants to pay by."""
+
+    def __init__(self, session_id: UUID, method: str) -> None:
+        super().__init__(f"This cannot be paid by {method} in that way")
+        self.session_id = session_id
+        self.method = method
+
+
 class InvalidStatus(Exception):
     """The order is not in a state that allows it."""
 

@@ -10,6 +10,15 @@ from payloops.commands.refusals import InvalidProcessor, NoProcessor
 
 PREFERRED = {"INR": "razorpay"}
 PREFERRED_ELSEWHERE = "stripe"
+METHODS: dict[str, tuple[str, ...]] = {
+    "card": ("stripe", "razorpay"),
+    "upi": ("razorpay",),
+    "netbanking": ("razorpay",),
+    "wallet": ("stripe", "razorpay"),
+}
+"""By method: the processors that take it."""
+ONLY_IN = {"upi": "INR", "netbanking": "INR"}
+"""Methods of one country's banks, and its currency."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +27,7 @@ class EnabledProcessor:
 
     processor: str
     priority: int
+    test_mode: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +36,30 @@ class Route:
 
     processor: str
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class WayToPay:
+    """A method that a customer can choose, and where a payment by it goes. `test_mode`: whether test tokens work."""
+
+    method: str
+    route: Route
+    test_mode: bool
+
+
+def ways_to_pay(*, merchant_id: UUID, currency: str, enabled: Sequence[EnabledProcessor]) -> list[WayToPay]:
+    """What a customer can choose from, each with the processor that `route_payment` gives it among those that can."""
+    ways = []
+    for method, takers in METHODS.items():
+        options = [option for option in enabled if option.processor in takers]
+        if not options or ONLY_IN.get(method, currency) != currency:
+            continue
+        route = route_payment(merchant_id=merchant_id, currency=currency, wanted=None, enabled=options)
+        [chosen] = [option for option in options if option.processor == route.processor]
+        if len(options) < len(enabled):
+            route = Route(route.processor, f"takes {method}, of those that do: {route.reason}")
+        ways.append(WayToPay(method, route, chosen.test_mode))
+    return ways
 
 
 def route_payment(
@@ -57,7 +91,7 @@ async def enabled_processors(pool: AsyncConnectionPool, *, merchant_id: UUID) ->
     """The merchant's enabled processors."""
     async with pool.connection() as connection:
         cursor = await connection.execute(
-            "SELECT processor, priority FROM processor_configs WHERE merchant_id = %s AND enabled",
+            "SELECT processor, priority, test_mode FROM processor_configs WHERE merchant_id = %s AND enabled",
             (merchant_id,),
         )
         return [EnabledProcessor(*row) for row in await cursor.fetchall()]

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-from payloops.events import merchants, orders
+from payloops.events import checkout_sessions, merchants, orders
 from payloops.events.stream import StreamEvent, topic_of
 from payloops.http.app import ROUTES
 from payloops.http.routing import Route
@@ -105,7 +105,7 @@ def _projections_of(topic: str) -> list[str]:
 
 
 def _facts() -> dict[str, str]:
-    modules: tuple[ModuleType, ...] = (orders, merchants)
+    modules: tuple[ModuleType, ...] = (orders, merchants, checkout_sessions)
     return {
         name: topic_of(value)
         for module in modules

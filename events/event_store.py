@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -20,7 +20,7 @@ from payloops.events.crash_points import crash_point
 from payloops.events.encoding import decode, encode
 from payloops.events.errors import OutcomeUnknown, StoreUnavailable, StreamNotFound, VersionConflict
 from payloops.events.personal_data import PersonalKey
-from payloops.events.stream import S, StreamEvent
+from payloops.events.stream import S, Stream, StreamEvent
 from payloops.events.wakeups import POLL_SECONDS, Notifier, Wakeups
 
 R = TypeVar("R")
@@ -201,25 +201,48 @@ class EventStore:
         Raises:
             StreamNotFound: no such stream. Besides: as `append`, VersionConflict after 5 decisions.
         """
-        # Commands of this process take turns on a stream: those of others are met as conflicts.
-        async with self._turns.setdefault(id, asyncio.Lock()):
-            return await self._change(stream, id, decide, receipt=receipt)
 
-    async def _change(
-        self,
-        stream: type[S],
-        id: UUID,
-        decide: Callable[[S], R],
-        *,
-        receipt: Callable[[S, R], Receipt] | None,
-    ) -> tuple[S, R]:
-        for turn in range(DECISIONS):
+        async def load_and_decide() -> tuple[Sequence[Stream], tuple[S, R]]:
             aggregate = await self.load(stream, id)
             if aggregate is None:
                 raise StreamNotFound(id)
-            result = decide(aggregate)
-            events = cast("Sequence[StreamEvent]", aggregate.collect_events())
-            answer = receipt(aggregate, result) if receipt is not None else None
+            return [aggregate], (aggregate, decide(aggregate))
+
+        return await self.decide(
+            id, load_and_decide, receipt=None if receipt is None else lambda decided: receipt(*decided)
+        )
+
+    async def decide(
+        self,
+        id: UUID,
+        decide: Callable[[], Awaitable[tuple[Sequence[Stream], R]]],
+        *,
+        receipt: Callable[[R], Receipt] | None = None,
+    ) -> R:
+        """Append what was decided on several streams, all or none; decided again when one of them moves on.
+
+        Args:
+            id: of the stream that such decisions of this process take turns on; those of other processes are met
+                as conflicts.
+            decide: loads the streams, records facts on them, or raises its refusal.
+            receipt: the answer to store with the events, where the request has an idempotency key.
+
+        Raises:
+            As `append`, VersionConflict after 5 decisions.
+        """
+        async with self._turns.setdefault(id, asyncio.Lock()):
+            return await self._decide(decide, receipt=receipt)
+
+    async def _decide(
+        self,
+        decide: Callable[[], Awaitable[tuple[Sequence[Stream], R]]],
+        *,
+        receipt: Callable[[R], Receipt] | None,
+    ) -> R:
+        for turn in range(DECISIONS):
+            streams, result = await decide()
+            events = [cast("StreamEvent", event) for each in streams for event in each.collect_events()]
+            answer = receipt(result) if receipt is not None else None
             try:
                 if events:
                     await self.append(events, receipt=answer)
@@ -230,7 +253,7 @@ class EventStore:
                     raise
                 await asyncio.sleep(random.uniform(0, 0.01) * 2**turn)  # noqa: S311  # jitter
             else:
-                return aggregate, result
+                return result
         raise AssertionError("unreachable")
 
     async def answer(self, receipt: Receipt) -> None:

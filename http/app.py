@@ -7,6 +7,7 @@ from aiohttp import web
 from payloops.http import (
     api_keys,
     auth,
+    checkout_sessions,
     dashboard_orders,
     documentation,
     events,
@@ -41,6 +42,8 @@ ROUTES: tuple[Route, ...] = (
     refunds.read_refunds,
     orders.read_order_events,
     events.read_events,
+    checkout_sessions.create_checkout_session,
+    checkout_sessions.read_checkout_session,
     auth.register,
     auth.log_in,
     auth.change_password,

@@ -24,11 +24,13 @@ from payloops.commands.merchants import MerchantNotFound
 from payloops.commands.processors import ProcessorNotConfigured, ProcessorUnknown
 from payloops.commands.refusals import (
     CaptureExceedsAuthorized,
+    CheckoutSessionNotFound,
     InvalidProcessor,
     InvalidStatus,
     NoProcessor,
     OrderNotFound,
     RefundExceedsCaptured,
+    WayToPayNotOffered,
 )
 from payloops.commands.register_merchant import EmailTaken
 from payloops.commands.retry_webhook import WebhooksOff
@@ -153,6 +155,8 @@ ANSWERS: dict[type[Exception], Answer] = {
         409, "idempotency_mismatch", "This Idempotency-Key was used for another request"
     ),
     OrderNotFound: Answer(404, "not_found", "Not found"),
+    CheckoutSessionNotFound: Answer(404, "not_found", "Not found"),
+    WayToPayNotOffered: Answer(400, "no_processor"),
     MissingSignature: Answer(400, "missing_signature"),
     InvalidSignature: Answer(400, "invalid_signature"),
     NoWebhookSecret: Answer(400, "no_config"),

@@ -26,6 +26,7 @@ class Services:
         gate: tells whom an API key stands for.
         admission: how many requests are worked on at a time.
         limits: how often passwords may be tried, and accounts opened.
+        checkout_base_url: start of a checkout page's address.
         trusted_proxies: how many stand before this process (`X-Forwarded-For`).
         key_mode: of the API keys issued here.
         passwords, key_hasher: bcrypt for each, apart, so that neither holds up the other.
@@ -47,6 +48,7 @@ class Services:
     limits: RateLimits
     admission: Admission
     probes: Mapping[str, Callable[[], Awaitable[object]]]
+    checkout_base_url: str
     cors_origins: tuple[str, ...] = ()
     trusted_proxies: int = 0
     request_timeout: float = 15.0

@@ -9,16 +9,19 @@ import psycopg
 import structlog
 
 from payloops.commands.idempotency import delete_expired
+from payloops.commands.settle_checkout_sessions import settle_checkout_sessions
+from payloops.events.errors import OutcomeUnknown, StoreUnavailable, VersionConflict
 from payloops.events.event_store import EventStore
+from payloops.events.timestamps import utc_now
 
-EVERY_SECONDS = 3600.0
+EVERY_SECONDS = 300.0
 
 log = structlog.get_logger()
 
 
 @asynccontextmanager
 async def housekeeping(store: EventStore, *, every_seconds: float = EVERY_SECONDS) -> AsyncIterator[None]:
-    """Delete what is kept for a time only, for as long as the context lasts."""
+    """Delete what is kept for a time only, and record what has run out, for as long as the context lasts."""
     task = asyncio.create_task(_keep_house(store, every_seconds), name="housekeeping")
     try:
         yield
@@ -32,7 +35,8 @@ async def _keep_house(store: EventStore, every_seconds: float) -> None:
         await asyncio.sleep(every_seconds * random.uniform(0.5, 1.5))  # noqa: S311  # processes come one by one
         try:
             deleted = await delete_expired(store.pool)
-        except psycopg.Error as error:
+            settled = await settle_checkout_sessions(store, now=utc_now())
+        except (psycopg.Error, StoreUnavailable, OutcomeUnknown, VersionConflict) as error:
             log.warning("housekeeping.failed", error=type(error).__name__)
         else:
-            log.info("housekeeping.done", idempotency_keys=deleted)
+            log.info("housekeeping.done", idempotency_keys=deleted, checkout_sessions=settled)

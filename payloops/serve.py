@@ -203,6 +203,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
                     DescribeNamespaceRequest(namespace=settings.temporal_namespace)
                 ),
             },
+            checkout_base_url=settings.checkout_base_url,
             cors_origins=settings.cors_origins,
             trusted_proxies=settings.trusted_proxies,
             request_timeout=settings.request_timeout,

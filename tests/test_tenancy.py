@@ -76,6 +76,18 @@ async def an_order(world: World) -> str:
     return order
 
 
+async def a_checkout_session(world: World) -> str:
+    made = await world.owner.shop.post(
+        "/v1/checkout/sessions",
+        {
+            "amount": 1_000,
+            "successUrl": "https://victim.example/success",
+            "cancelUrl": "https://victim.example/cancel",
+        },
+    )
+    return str(made.json["id"])
+
+
 async def an_api_key(world: World) -> str:
     issued = await world.owner.dashboard.post("/api/api-keys", {"name": "victim"})
     return str(issued.json["apiKey"]["id"])
@@ -94,6 +106,7 @@ async def a_webhook(world: World) -> str:
 OWNED: dict[str, Callable[[World], Awaitable[str]]] = {
     "/v1/orders/{id}": an_order,
     "/api/orders/{id}": an_order,
+    "/v1/checkout/sessions/{id}": a_checkout_session,
     "/api/api-keys/{id}": an_api_key,
     "/api/webhooks/{id}": a_webhook,
     "GET /v1/orders?starting_after": an_order,
