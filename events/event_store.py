@@ -79,7 +79,51 @@ class RecordedEvent:
         return decode(self.stored, personal_key=self.personal_key)
 
 
-class EventStore:
+class EventReader:
+    """The log in PostgreSQL, for those who only read it."""
+
+    def __init__(self, pool: AsyncConnectionPool) -> None:
+        self.pool = pool
+
+    async def load(self, stream: type[S], id: UUID, *, up_to_version: int | None = None) -> S | None:
+        """Fold a stream, up to a version where one is given; None where there is no such stream."""
+        async with self.pool.connection() as connection:
+            cursor = await connection.execute(LOAD, (id, up_to_version, up_to_version))
+            rows = await cursor.fetchall()
+        aggregate: Any = None
+        for version, topic, state, personal_key in rows:
+            stored = StoredEvent(originator_id=id, originator_version=version, topic=topic, state=state)
+            aggregate = decode(stored, personal_key=personal_key).mutate(aggregate)
+        if aggregate is not None and not isinstance(aggregate, stream):
+            return None
+        return aggregate
+
+    async def read(
+        self, *, after: int, limit: int, topics: Sequence[str] | None = None
+    ) -> list[RecordedEvent]:
+        """The log after a position, in its order. Who has seen position n never sees a smaller one appear."""
+        async with self.pool.connection() as connection:
+            if topics is None:
+                cursor = await connection.execute(READ, (after, limit))
+            else:
+                cursor = await connection.execute(READ_TOPICS, (after, list(topics), limit))
+            return [_recorded(row) for row in await cursor.fetchall()]
+
+    async def read_stream(self, id: UUID) -> list[RecordedEvent]:
+        """All events of a stream, in its order; none where there is no such stream."""
+        async with self.pool.connection() as connection:
+            cursor = await connection.execute(READ_STREAM, (id,))
+            return [_recorded(row) for row in await cursor.fetchall()]
+
+    async def head(self) -> int:
+        """Position of the newest event, 0 where there is none."""
+        async with self.pool.connection() as connection:
+            row = await (await connection.execute(HEAD)).fetchone()
+        assert row is not None
+        return cast("int", row[0])
+
+
+class EventStore(EventReader):
     """The log in PostgreSQL, for one process. Use as an async context manager."""
 
     def __init__(
@@ -89,7 +133,7 @@ class EventStore:
         Args:
             mac_key: of the events' MACs: `payloops.events.authenticity`.
         """
-        self.pool = pool
+        super().__init__(pool)
         self._mac_key = mac_key
         self._appender = Appender(database_url, mac_key=mac_key, queue_size=queue_size)
         self._notifier = Notifier(database_url)
@@ -168,19 +212,6 @@ class EventStore:
             raise VersionConflict(events[0].originator_id)
         crash_point("append_in.appended")
         return cast("int", row[1])
-
-    async def load(self, stream: type[S], id: UUID, *, up_to_version: int | None = None) -> S | None:
-        """Fold a stream, up to a version where one is given; None where there is no such stream."""
-        async with self.pool.connection() as connection:
-            cursor = await connection.execute(LOAD, (id, up_to_version, up_to_version))
-            rows = await cursor.fetchall()
-        aggregate: Any = None
-        for version, topic, state, personal_key in rows:
-            stored = StoredEvent(originator_id=id, originator_version=version, topic=topic, state=state)
-            aggregate = decode(stored, personal_key=personal_key).mutate(aggregate)
-        if aggregate is not None and not isinstance(aggregate, stream):
-            return None
-        return aggregate
 
     async def change(
         self,
@@ -262,30 +293,6 @@ class EventStore:
             await connection.execute(
                 ANSWER, (receipt.status, receipt.body, receipt.merchant_id, receipt.key, receipt.owner)
             )
-
-    async def read(
-        self, *, after: int, limit: int, topics: Sequence[str] | None = None
-    ) -> list[RecordedEvent]:
-        """The log after a position, in its order. Who has seen position n never sees a smaller one appear."""
-        async with self.pool.connection() as connection:
-            if topics is None:
-                cursor = await connection.execute(READ, (after, limit))
-            else:
-                cursor = await connection.execute(READ_TOPICS, (after, list(topics), limit))
-            return [_recorded(row) for row in await cursor.fetchall()]
-
-    async def read_stream(self, id: UUID) -> list[RecordedEvent]:
-        """All events of a stream, in its order; none where there is no such stream."""
-        async with self.pool.connection() as connection:
-            cursor = await connection.execute(READ_STREAM, (id,))
-            return [_recorded(row) for row in await cursor.fetchall()]
-
-    async def head(self) -> int:
-        """Position of the newest event, 0 where there is none."""
-        async with self.pool.connection() as connection:
-            row = await (await connection.execute(HEAD)).fetchone()
-        assert row is not None
-        return cast("int", row[0])
 
     def wakeups(self, *, poll_seconds: float = POLL_SECONDS) -> AsyncGenerator[None]:
         """Yields now, then whenever the log may have grown, and every `poll_seconds` at the least."""

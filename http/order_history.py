@@ -7,7 +7,7 @@ from uuid import UUID
 from pydantic import Field, PlainSerializer, PlainValidator, TypeAdapter, ValidationError, WithJsonSchema
 
 from payloops.events.event_store import EventStore
-from payloops.events.orders import OrderStatus
+from payloops.events.orders import Order, OrderStatus
 from payloops.events.timestamps import timestamp_text
 from payloops.http.fields import Moment, QueryNumber, Timestamp
 from payloops.http.orders import OrderAnswer, OrderEventAnswer, event_answer, order_answer
@@ -64,6 +64,15 @@ class OrderAsOf(OrderAnswer):
     transactions: list[TransactionAnswer]
 
 
+def order_as_of(order: Order) -> OrderAsOf:
+    """An order that was folded up to some version, as clients see it."""
+    return OrderAsOf(
+        **dict(order_answer(row_from_order(order))),
+        version=order.version,
+        transactions=[transaction_answer(row) for row in rows_from_order(order)],
+    )
+
+
 class OrderExplanationAnswer(AnswerModel):
     """Sentences. `history` is oldest first; `pending` is empty where nothing is under way."""
 
@@ -110,11 +119,7 @@ async def read_trail(
         raise validation_error(FieldError("asOf", "The order had no state then")) from None
     if order is None:
         raise not_found()
-    return OrderAsOf(
-        **dict(order_answer(row_from_order(order))),
-        version=order.version,
-        transactions=[transaction_answer(row) for row in rows_from_order(order)],
-    )
+    return order_as_of(order)
 
 
 async def read_explanation(

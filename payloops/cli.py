@@ -6,6 +6,7 @@ from uuid import UUID
 
 import typer
 
+from payloops.audit.commands import audit
 from payloops.command_line import (
     DEFAULT_DATA_DIR,
     WRONG_SETTINGS,
@@ -31,6 +32,7 @@ staff = typer.Typer(help="Support staff: who may look at every merchant's orders
 app.add_typer(staff, name="staff")
 keys = typer.Typer(help="The key that secrets in the database are encrypted with.", no_args_is_help=True)
 app.add_typer(keys, name="keys")
+app.add_typer(audit, name="audit")
 
 
 def main() -> None:

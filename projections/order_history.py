@@ -6,10 +6,11 @@ Made from facts alone, so that the command line, the API and pages say the same.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from enum import Enum
 from typing import Any
 from uuid import UUID
 
-from payloops.events.event_store import EventStore
+from payloops.events.event_store import EventReader
 from payloops.events.orders import Order, OrderCreated
 from payloops.events.stream import StreamEvent
 from payloops.projections.orders import row_from_order
@@ -56,7 +57,7 @@ class Step:
 
 
 async def order_facts(
-    store: EventStore, *, order_id: UUID, merchant_id: UUID | None = None
+    store: EventReader, *, order_id: UUID, merchant_id: UUID | None = None
 ) -> list[StreamEvent] | None:
     """All that happened to an order, oldest first; None where it is unknown or another merchant's.
 
@@ -72,7 +73,7 @@ async def order_facts(
 
 
 async def get_order_as_of(
-    store: EventStore, *, order_id: UUID, merchant_id: UUID | None = None, as_of: int | datetime
+    store: EventReader, *, order_id: UUID, merchant_id: UUID | None = None, as_of: int | datetime
 ) -> Order | None:
     """The order as it was, folded from its facts; None where it is unknown or another merchant's.
 
@@ -146,4 +147,6 @@ def differences(before: State, after: State) -> list[Difference]:
 
 def _plain(entity: object, name: str) -> Any:
     value = getattr(entity, name)
-    return value.value if hasattr(value, "value") else value
+    if value is False:
+        return None  # what was not asked for, or did not happen, is no news
+    return value.value if isinstance(value, Enum) else value

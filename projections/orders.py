@@ -14,7 +14,7 @@ from eventsourcing.persistence import StoredEvent
 from psycopg import sql
 
 from payloops.events.encoding import open_state
-from payloops.events.event_store import EventStore
+from payloops.events.event_store import EventReader, EventStore
 from payloops.events.orders import (
     Order,
     OrderCreated,
@@ -342,7 +342,7 @@ ENVELOPE = frozenset(
 )
 
 
-async def order_events(store: EventStore, *, order_id: UUID, merchant_id: UUID) -> list[OrderEvent] | None:
+async def order_events(store: EventReader, *, order_id: UUID, merchant_id: UUID) -> list[OrderEvent] | None:
     """The order's audit trail, oldest first; None where the order is unknown or another merchant's.
 
     Read from the log as it is stored, so that event types this version does not know are in it too.

@@ -4,7 +4,7 @@ from uuid import UUID
 
 from psycopg import sql
 
-from payloops.events.event_store import EventStore
+from payloops.events.event_store import EventReader
 from payloops.projections.orders import OrderRow
 from payloops.projections.patches import columns_of
 
@@ -25,7 +25,7 @@ FOUND_BY_ID = sql.SQL(
 )
 
 
-async def owner_of_order(store: EventStore, *, order_id: UUID) -> UUID | None:
+async def owner_of_order(store: EventReader, *, order_id: UUID) -> UUID | None:
     """The merchant whose order it is, None where there is no such order."""
     async with store.pool.connection() as connection:
         row = await (await connection.execute(OWNER, (order_id,))).fetchone()
@@ -33,7 +33,7 @@ async def owner_of_order(store: EventStore, *, order_id: UUID) -> UUID | None:
 
 
 async def search_orders(
-    store: EventStore, *, text: str | None, merchant_id: UUID | None, page: int, limit: int
+    store: EventReader, *, text: str | None, merchant_id: UUID | None, page: int, limit: int
 ) -> tuple[list[OrderRow], bool]:
     """A page of orders, newest first, and whether there are more. How many there are is not counted.
 

@@ -35,6 +35,22 @@ async def process(settings: Settings, *command: str) -> AsyncIterator[asyncio.su
             await child.wait()
 
 
+async def run_command(
+    settings: Settings, *arguments: str, stdin: str = "", seconds: float = 60, **environment: str
+) -> tuple[int, str, str]:
+    """`payloops …` to its end: its status, what it printed, and what it complained of."""
+    child = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-P", "-m", "payloops", *arguments),
+        env=os.environ | environment_of(settings) | environment,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    out, err = await asyncio.wait_for(child.communicate(stdin.encode()), seconds)
+    assert child.returncode is not None
+    return child.returncode, out.decode(), err.decode()
+
+
 def environment_of(settings: Settings) -> dict[str, str]:
     environment = {}
     for name in type(settings).model_fields:

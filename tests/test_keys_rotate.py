@@ -2,14 +2,12 @@
 
 import asyncio
 import json
-import os
-import sys
 from datetime import timedelta
 from uuid import UUID
 
 import pytest
 from calling import Api, Merchant, running_api
-from processes import environment_of
+from processes import run_command
 from psycopg_pool import AsyncConnectionPool
 from pydantic import SecretStr
 from uuid_utils.compat import uuid7
@@ -275,16 +273,7 @@ async def test_the_service_runs_on_through_all_steps(
 
 
 async def command(settings: Settings, *arguments: str, **environment: str) -> tuple[int, str, str]:
-    """`payloops keys …`: its status, what it printed, and what it complained of."""
-    child = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-P", "-m", "payloops", "keys", *arguments),
-        env=os.environ | environment_of(settings) | environment,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    out, err = await asyncio.wait_for(child.communicate(), 60)
-    assert child.returncode is not None
-    return child.returncode, out.decode(), err.decode()
+    return await run_command(settings, "keys", *arguments, **environment)
 
 
 async def test_the_command_rotates_tells_how_far_it_came_and_may_run_again(

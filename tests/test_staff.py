@@ -15,7 +15,7 @@ import jwt
 import psycopg
 import pytest
 from calling import PASSWORD, Api, Caller, Merchant, running_api
-from processes import environment_of
+from processes import environment_of, run_command
 from projecting import project_all
 from psycopg_pool import AsyncConnectionPool
 from uuid_utils.compat import uuid7
@@ -344,21 +344,8 @@ async def test_accounts_of_merchants_and_of_staff_are_apart(api: Api, pool: Asyn
     assert (unknown.status, unknown.lasting) == (401, wrong.lasting)
 
 
-async def command(
-    settings: Settings, *arguments: str, stdin: str = "", database: bool = True
-) -> tuple[int, str, str]:
-    """`payloops staff …`: its status, what it printed, and what it complained of."""
-    environment = os.environ | (environment_of(settings) if database else {})
-    child = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-P", "-m", "payloops", "staff", *arguments),
-        env=environment,
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    out, err = await asyncio.wait_for(child.communicate(stdin.encode()), 30)
-    assert child.returncode is not None
-    return child.returncode, out.decode(), err.decode()
+async def command(settings: Settings, *arguments: str, stdin: str = "") -> tuple[int, str, str]:
+    return await run_command(settings, "staff", *arguments, stdin=stdin)
 
 
 async def test_the_operator_adds_lists_and_removes(api: Api, settings: Settings) -> None:

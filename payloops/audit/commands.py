@@ -1,0 +1,113 @@
+"""The commands of `payloops audit`. Each imports what it runs, so that `--help` is quick."""
+
+from collections.abc import Coroutine
+from datetime import datetime
+from typing import Annotated, Any, TypeVar
+from uuid import UUID
+
+import typer
+
+from payloops.command_line import (
+    DEFAULT_DATA_DIR,
+    WRONG_SETTINGS,
+    AsJson,
+    DataDir,
+    database_url_of,
+    fail,
+    run_async,
+)
+
+audit = typer.Typer(
+    help="What happened to orders, and that nobody has rewritten it: for support staff.", no_args_is_help=True
+)
+OrderId = Annotated[UUID, typer.Argument(help="The order's id.", metavar="ID")]
+T = TypeVar("T")
+AS_OF = "a version, or a time in UTC: 3, or 2027-01-31T15:40:02"
+
+
+@audit.command("order")
+def audit_order(
+    order_id: OrderId,
+    *,
+    at: Annotated[
+        str | None, typer.Option("--at", metavar="WHEN", help=f"Show the order as it was at {AS_OF}.")
+    ] = None,
+    diff: Annotated[
+        tuple[str, str] | None,
+        typer.Option("--diff", metavar="WHEN WHEN", help="Show what differs between two such moments."),
+    ] = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Go on with what happens to it from now, until Ctrl-C.")
+    ] = False,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+    as_json: AsJson = False,
+) -> None:
+    """Show everything that happened to an order, oldest first: when, what, who, how much, references.
+
+    Needs DATABASE_URL alone, or a `payloops dev` on the data directory; so do the other commands that read.
+    """
+    from payloops.audit.trail import show_differences, show_state, show_trail  # noqa: PLC0415
+
+    if sum((at is not None, diff is not None, follow)) > 1:
+        fail("give one of --at, --diff and --follow", status=WRONG_SETTINGS)
+    url = database_url_of(data_dir)
+    if at is not None:
+        as_of = _understood(at)
+        _run(show_state(database_url=url, order_id=order_id, as_of=as_of, as_json=as_json))
+    elif diff is not None:
+        between = (_understood(diff[0]), _understood(diff[1]))
+        _run(show_differences(database_url=url, order_id=order_id, between=between, as_json=as_json))
+    else:
+        _run(show_trail(database_url=url, order_id=order_id, follow=follow, as_json=as_json))
+
+
+@audit.command("why")
+def audit_why(order_id: OrderId, *, data_dir: DataDir = DEFAULT_DATA_DIR, as_json: AsJson = False) -> None:
+    """Explain in sentences why an order stands as it does: attempts, processors, what is pending and since when."""
+    from payloops.audit.explanation import show_explanation  # noqa: PLC0415
+
+    _run(show_explanation(database_url=database_url_of(data_dir), order_id=order_id, as_json=as_json))
+
+
+@audit.command("replay")
+def audit_replay(
+    order_id: OrderId,
+    *,
+    at: Annotated[
+        str | None, typer.Option("--at", metavar="WHEN", help=f"No further than to {AS_OF}.")
+    ] = None,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+    as_json: AsJson = False,
+) -> None:
+    """Fold an order event by event, and show its state after each."""
+    from payloops.audit.explanation import show_replay  # noqa: PLC0415
+
+    as_of = None if at is None else _understood(at)
+    _run(show_replay(database_url=database_url_of(data_dir), order_id=order_id, as_of=as_of, as_json=as_json))
+
+
+def _understood(text: str) -> "int | datetime":
+    from payloops.audit.reading import NotUnderstood, moment_or_version  # noqa: PLC0415
+
+    try:
+        return moment_or_version(text)
+    except NotUnderstood as error:
+        fail(str(error), status=WRONG_SETTINGS)
+
+
+def _run(work: "Coroutine[Any, Any, T]") -> "T":
+    """Run what reads the database; Ctrl-C is an end like any other."""
+    from payloops.audit.reading import NotFound  # noqa: PLC0415
+    from payloops.events.encoding import NewerVersion, UnknownTopic  # noqa: PLC0415
+    from payloops.events.personal_data import PersonalDataUnreadable  # noqa: PLC0415
+
+    try:
+        return run_async(work)
+    except NotFound as error:
+        fail(str(error))
+    except (UnknownTopic, NewerVersion) as error:
+        fail(f"{error}: `payloops audit order` shows it all the same")
+    except PersonalDataUnreadable as error:
+        fail(str(error))
+    except KeyboardInterrupt:
+        raise typer.Exit(0) from None

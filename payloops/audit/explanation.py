@@ -1,0 +1,110 @@
+"""`payloops audit why` and `payloops audit replay`: how an order came to stand as it does."""
+
+from dataclasses import asdict
+from datetime import datetime
+from uuid import UUID
+
+from pydantic import TypeAdapter
+from rich.table import Table
+
+from payloops.audit.printing import (
+    exact_time,
+    field_name,
+    make_console,
+    print_json,
+    print_plain_json,
+    value_text,
+)
+from payloops.audit.reading import NotFound, no_state, reading
+from payloops.audit.trail import differences_table
+from payloops.events.stream import StreamEvent, topic_of
+from payloops.events.timestamps import timestamp_text, utc_now
+from payloops.http.order_history import OrderExplanationAnswer, explanation_answer
+from payloops.projections.order_explanation import explain_order
+from payloops.projections.order_history import NoSuchVersion, facts_as_of, order_facts, replay
+
+
+async def show_explanation(*, database_url: str, order_id: UUID, as_json: bool) -> None:
+    """Print in sentences why an order stands as it does.
+
+    Raises:
+        NotFound.
+    """
+    explanation = explain_order(await _facts(database_url, order_id), now=utc_now())
+    if as_json:
+        print_json(TypeAdapter(OrderExplanationAnswer), explanation_answer(explanation))
+        return
+    console = make_console()
+    console.print(explanation.state, style="bold")
+    parts = (
+        ("How it came to that", explanation.history),
+        ("Pending", explanation.pending),
+        ("Next", explanation.next),
+    )
+    for title, sentences in parts:
+        if not sentences:
+            continue
+        console.print(f"\n{title}", style="bold")
+        bullets = Table.grid(padding=(0, 1, 0, 0))
+        for sentence in sentences:
+            bullets.add_row("-", sentence)
+        console.print(bullets)
+
+
+async def show_replay(
+    *, database_url: str, order_id: UUID, as_of: int | datetime | None, as_json: bool
+) -> None:
+    """Print an order's state after each of its events.
+
+    Args:
+        as_of: no further than to this version or moment.
+
+    Raises:
+        NotFound: also where it had no state then.
+    """
+    facts = await _facts(database_url, order_id)
+    try:
+        steps = list(replay(facts if as_of is None else facts_as_of(facts, as_of)))
+    except NoSuchVersion as error:
+        raise no_state(error) from None
+    if as_json:
+        print_plain_json(
+            [
+                {
+                    "version": step.fact.originator_version,
+                    "type": topic_of(step.fact),
+                    "occurredAt": timestamp_text(step.fact.timestamp),
+                    "actor": step.fact.actor,
+                    "correlationId": step.fact.correlation_id,
+                    "changes": [asdict(each) | {"field": field_name(each.field)} for each in step.changes],
+                    "state": {field_name(name): value for name, value in step.state.items()},
+                }
+                for step in steps
+            ]
+        )
+        return
+    console = make_console()
+    for step in steps:
+        state, currency = step.state, step.state["currency"]
+        money = ", ".join(
+            f"{value_text(name, state[name], currency)} {name.removeprefix('amount_')}"
+            for name in ("amount_captured", "amount_refunded")
+        )
+        fact = step.fact
+        console.print(
+            f"{fact.originator_version}  {exact_time(fact.timestamp)}  {topic_of(fact)}", style="bold"
+        )
+        console.print(f"   by {fact.actor}\n   correlation {fact.correlation_id}")
+        console.print(f"   → {state['status']}, {money}")
+        console.print(
+            differences_table(step.changes, currency=currency) if step.changes else "   changes nothing"
+        )
+        console.print()
+
+
+async def _facts(database_url: str, order_id: UUID) -> list[StreamEvent]:
+    async with reading(database_url) as store:
+        facts = await order_facts(store, order_id=order_id)
+    if facts is None:
+        raise NotFound(f"no order {order_id}")
+    return facts

@@ -1,0 +1,81 @@
+"""What the commands of `payloops audit` read from, and what they find there."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from uuid import UUID
+
+from payloops.events.connections import connect, connection_pool
+from payloops.events.event_store import EventReader
+from payloops.projections.order_history import NoSuchVersion
+from payloops.projections.staff_orders import owner_of_order
+
+
+class NotFound(Exception):
+    """What was asked for is not there; the message says what."""
+
+
+class NotUnderstood(Exception):
+    """An argument that means nothing; the message says how to write it."""
+
+
+@asynccontextmanager
+async def reading(database_url: str) -> AsyncIterator[EventReader]:
+    """The log."""
+    # The pool would wait for a database that is not there.
+    await (await connect(database_url, application_name="payloops audit")).close()
+    pool = connection_pool(database_url, size=2, application_name="payloops audit")
+    await pool.open(wait=False)
+    try:
+        yield EventReader(pool)
+    finally:
+        await pool.close()
+
+
+async def merchant_of(store: EventReader, order_id: UUID) -> UUID:
+    """Whose order it is.
+
+    Raises:
+        NotFound: there is no such order.
+    """
+    owner = await owner_of_order(store, order_id=order_id)
+    if owner is None:
+        raise NotFound(f"no order {order_id}")
+    return owner
+
+
+def moment_or_version(text: str) -> int | datetime:
+    """`3`, or a time; without a time zone it is UTC, as all times that are shown.
+
+    Raises:
+        NotUnderstood.
+    """
+    if text.isascii() and text.isdecimal() and len(text) <= len(str(2**31)):
+        return int(text)
+    return moment(text)
+
+
+def moment(text: str) -> datetime:
+    """A time as ISO 8601 has it, with a blank in place of the T where that is easier; UTC where no zone is named.
+
+    Raises:
+        NotUnderstood.
+    """
+    try:
+        parsed = datetime.fromisoformat(text.removesuffix(" UTC"))
+    except ValueError:
+        raise NotUnderstood(
+            f"{text!r} is no time and no version: write 2027-01-31T15:40:02, in UTC, or 3"
+        ) from None
+    return parsed.replace(tzinfo=parsed.tzinfo or UTC)
+
+
+def no_state(error: NoSuchVersion) -> NotFound:
+    """The same, as it is told."""
+    as_of = (
+        error.as_of
+        if isinstance(error.as_of, int)
+        else f"{error.as_of.astimezone(UTC):%Y-%m-%d %H:%M:%S.%f} UTC"
+    )
+    what = "version" if isinstance(error.as_of, int) else "state at"
+    return NotFound(f"order {error.order_id} has no {what} {as_of}")

@@ -1,0 +1,276 @@
+"""`payloops audit order`: the trail of an order, the order as it was, and what changed between two moments."""
+
+import asyncio
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from pydantic import TypeAdapter
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from payloops.audit.printing import (
+    exact_time,
+    field_name,
+    make_console,
+    plain_table,
+    print_json,
+    print_plain_json,
+    value_text,
+)
+from payloops.audit.reading import NotFound, merchant_of, no_state, reading
+from payloops.events.event_store import EventReader
+from payloops.events.money import money_text
+from payloops.events.orders import Order, OrderStatus
+from payloops.events.wakeups import Wakeups
+from payloops.http.order_history import OrderAsOf, order_as_of
+from payloops.http.orders import OrderEventAnswer, event_answer
+from payloops.projections.order_history import (
+    Difference,
+    NoSuchVersion,
+    differences,
+    facts_as_of,
+    fold,
+    get_order_as_of,
+    order_facts,
+    order_state,
+)
+from payloops.projections.orders import OrderEvent, order_events
+
+WIDE = 150
+"""Columns from which on the trail is a table; in fewer, each event is a few lines."""
+REFERENCES = ("processor_order_id", "processor_transaction_id", "refund_reference", "event_id")
+WIDTHS = {
+    "#": (3, 0),
+    "When (UTC)": (26, 0),
+    "What": (28, 0),
+    "Amount": (14, 0),
+    "Who": (0, 44),
+    "Processor reference": (0, 35),
+    "Correlation id": (0, 36),
+}
+"""Of the columns, and their shares of what is left: on 200 columns, ids stand in one line."""
+FOLLOW_SECONDS = 0.25
+"""Between two looks, however fast the log grows."""
+
+
+async def show_trail(*, database_url: str, order_id: UUID, follow: bool, as_json: bool) -> None:
+    """Print everything that happened to an order, oldest first.
+
+    Args:
+        follow: and what happens to it from now on; JSON is then one event a line.
+
+    Raises:
+        NotFound.
+    """
+    async with reading(database_url) as store:
+        merchant_id = await merchant_of(store, order_id)
+        if follow:
+            await _follow(store, database_url, order_id, merchant_id, as_json=as_json)
+            return
+        events = await _events(store, order_id, merchant_id)
+    if as_json:
+        print_json(TypeAdapter(list[OrderEventAnswer]), [event_answer(event) for event in events])
+        return
+    console = make_console()
+    _print_heading(console, events, order_id=order_id, merchant_id=merchant_id)
+    _print_events(console, events)
+
+
+async def show_state(*, database_url: str, order_id: UUID, as_of: int | datetime, as_json: bool) -> None:
+    """Print an order as it was at a version or a moment.
+
+    Raises:
+        NotFound: also where it had no state then.
+    """
+    async with reading(database_url) as store:
+        try:
+            order = await get_order_as_of(store, order_id=order_id, as_of=as_of)
+        except NoSuchVersion as error:
+            raise no_state(error) from None
+    if order is None:
+        raise NotFound(f"no order {order_id}")
+    if as_json:
+        print_json(TypeAdapter(OrderAsOf), order_as_of(order))
+        return
+    console = make_console()
+    console.print(f"Order {order.id} at version {order.version}:\n")
+    table = plain_table("Field", "Value")
+    for name, value in order_state(order).items():
+        if value is not None and not name.startswith("transactions."):
+            table.add_row(field_name(name), value_text(name, value, order.currency))
+    console.print(table)
+    if order.transactions:
+        console.print()
+        console.print(transactions_table(order))
+
+
+async def show_differences(
+    *, database_url: str, order_id: UUID, between: tuple[int | datetime, int | datetime], as_json: bool
+) -> None:
+    """Print what differs between an order at one version or moment and at another.
+
+    Raises:
+        NotFound: also where it had no state then.
+    """
+    async with reading(database_url) as store:
+        facts = await order_facts(store, order_id=order_id)
+    if facts is None:
+        raise NotFound(f"no order {order_id}")
+    try:
+        before, after = (fold(facts_as_of(facts, as_of)) for as_of in between)
+    except NoSuchVersion as error:
+        raise no_state(error) from None
+    found = differences(order_state(before), order_state(after))
+    if as_json:
+        print_plain_json([asdict(each) | {"field": field_name(each.field)} for each in found])
+        return
+    console = make_console()
+    console.print(f"Order {order_id}, from version {before.version} to version {after.version}:")
+    console.print(differences_table(found, currency=after.currency) if found else "nothing changed")
+
+
+async def _events(store: EventReader, order_id: UUID, merchant_id: UUID) -> list[OrderEvent]:
+    events = await order_events(store, order_id=order_id, merchant_id=merchant_id)
+    assert events is not None
+    return events
+
+
+async def _follow(
+    store: EventReader, database_url: str, order_id: UUID, merchant_id: UUID, *, as_json: bool
+) -> None:
+    console = make_console()
+    shown = 0
+    wakeups = Wakeups(database_url)
+    wakeups.start()
+    try:
+        async with contextlib.aclosing(wakeups.ticks()) as ticks:
+            async for _ in ticks:
+                events = await _events(store, order_id, merchant_id)
+                if as_json:
+                    for event in events[shown:]:
+                        console.out(event_answer(event).model_dump_json(by_alias=True))
+                else:
+                    if shown == 0:
+                        _print_heading(console, events, order_id=order_id, merchant_id=merchant_id)
+                    _print_events(console, events, after=shown)
+                shown = len(events)
+                await asyncio.sleep(FOLLOW_SECONDS)
+    finally:
+        await wakeups.close()
+
+
+def _print_heading(
+    console: Console, events: Sequence[OrderEvent], *, order_id: UUID, merchant_id: UUID
+) -> None:
+    """What the order is, read off its trail, where types of events that this version does not know stand, too."""
+    now = {name: value for event in events for name, value in event.data.items()}
+    amounts = (events[0].data["amount"], now.get("amount_captured", 0), now.get("amount_refunded", 0))
+    ordered, captured, refunded = (money_text(amount, now["currency"]) for amount in amounts)
+    console.print(f"Order {order_id}, {now['external_id']} of merchant {merchant_id}:")
+    status = now.get("status", OrderStatus.PENDING.value)
+    console.print(f"{status}, {ordered} ordered, {captured} captured, {refunded} refunded\n")
+
+
+def _print_events(console: Console, events: Sequence[OrderEvent], *, after: int = 0) -> None:
+    """The events after a version, below those that were printed before."""
+    currency = str(events[0].data["currency"])
+    if len(events) == after:
+        return
+    if console.width >= WIDE:
+        console.print(trail_table(events[after:], currency=currency, width=console.width, header=after == 0))
+        return
+    for event in events[after:]:
+        console.print(event_block(event, currency=currency))
+
+
+def trail_table(events: Sequence[OrderEvent], *, currency: str, width: int, header: bool = True) -> Table:
+    """The trail in columns, which are as wide as the terminal allows: tables one below the other are aligned."""
+    table = plain_table(show_header=header)
+    shares = sum(share for _, share in WIDTHS.values())
+    rest = width - 2 * len(WIDTHS) - sum(fixed for fixed, _ in WIDTHS.values())
+    for name, (fixed, share) in WIDTHS.items():
+        table.add_column(name, width=fixed or rest * share // shares, overflow="fold")
+    for event in events:
+        what = Text(event.type, style="bold")
+        what.append("".join(f"\n{line}" for line in _details(event)), style="not bold")
+        table.add_row(
+            str(event.version),
+            exact_time(event.occurred_at),
+            what,
+            _money(event, currency),
+            event.actor,
+            "\n".join(_references(event)),
+            event.correlation_id,
+        )
+    return table
+
+
+def event_block(event: OrderEvent, *, currency: str) -> Text:
+    """An event in lines, for narrow terminals."""
+    head = (str(event.version), exact_time(event.occurred_at), event.type, _money(event, currency))
+    block = Text("  ".join(head).rstrip(), style="bold")
+    lines = [", ".join(_details(event)), ", ".join(_references(event))]
+    lines += [f"by {event.actor}", f"correlation {event.correlation_id}"]
+    return block.append("".join(f"\n   {line}" for line in lines if line), style="not bold")
+
+
+def _money(event: OrderEvent, currency: str) -> str:
+    amount = event.data.get("amount")
+    return money_text(amount, currency) if isinstance(amount, int) else ""
+
+
+def _references(event: OrderEvent) -> list[str]:
+    return list(dict.fromkeys(each for name in REFERENCES if (each := event.data.get(name))))
+
+
+def _details(event: OrderEvent) -> Iterator[str]:
+    """What else there is to say of an event, a line each."""
+    data = event.data
+    if "attempt" in data and data["attempt"] is not None:
+        at = f" at {data['processor']}" if data.get("processor") else ""
+        yield f"attempt {data['attempt']}{at}"
+    if data.get("routing"):
+        yield f"why: {data['routing']}"
+    if data.get("reason"):
+        yield f"reason: {data['reason']}"
+    if data.get("outcome"):
+        yield f"{data['type']}: {data['outcome']}, effect: {data['effect']}"
+    error = ": ".join(str(data[name]) for name in ("error_code", "error_message") if data.get(name))
+    if error:
+        yield error
+
+
+def differences_table(found: Sequence[Difference], *, currency: str) -> Table:
+    """A row for each field that changed; those of a payment or a transaction below its name."""
+    table = plain_table("Field", "Before", "After")
+    shown = ""
+    for each in found:
+        entity, _, field = field_name(each.field).rpartition(".")
+        if entity != shown:
+            kind, _, id = entity.partition(".")
+            table.add_row(f"{kind.removesuffix('s')} {id}")
+            shown = entity
+        values = (value_text(each.field, value, currency) for value in (each.before, each.after))
+        table.add_row(f"  {field}" if entity else field, *values)
+    return table
+
+
+def transactions_table(order: Order) -> Table:
+    """The movements of money, oldest first."""
+    table = plain_table("Transaction", "Attempt", "Amount", "Status", "Reference", "Error")
+    for each in order.transactions.values():
+        error: tuple[Any, ...] = (each.error_code, each.error_message)
+        table.add_row(
+            f"{each.type.value}\n{each.id}",
+            str(each.attempt),
+            money_text(each.amount, order.currency),
+            each.status.value,
+            each.processor_transaction_id or "",
+            ": ".join(part for part in error if part),
+        )
+    return table
