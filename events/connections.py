@@ -1,6 +1,8 @@
 """Connections to PostgreSQL, each with its deadlines."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import psycopg
@@ -70,6 +72,22 @@ def connection_pool(
     if patience is None:
         return Pool(database_url, **options)
     return ImpatientPool(database_url, patience=patience, **options)
+
+
+@asynccontextmanager
+async def command_pool(database_url: str, *, application_name: str) -> AsyncIterator[AsyncConnectionPool]:
+    """A small pool for as long as a command runs.
+
+    Raises:
+        psycopg.OperationalError: the database is not there. The pool by itself would wait for it.
+    """
+    await (await connect(database_url, application_name=application_name)).close()
+    pool = connection_pool(database_url, size=2, application_name=application_name)
+    await pool.open(wait=False)
+    try:
+        yield pool
+    finally:
+        await pool.close()
 
 
 class Pool(AsyncConnectionPool):

@@ -1,8 +1,7 @@
 """The operator's hand on ENCRYPTION_KEY: `payloops keys`. Needs the database and the keys alone."""
 
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from dataclasses import asdict
 
 import orjson
@@ -12,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from payloops.commands.rotate_keys import KeyUsage, key_usage, rotate_keys
-from payloops.events.connections import connect, connection_pool
+from payloops.events.connections import command_pool
 from payloops.settings import KeySettings
 from payloops.wiring import make_cipher
 
@@ -20,17 +19,8 @@ SHOWN = 20
 """Unreadable values that are named; all are counted."""
 
 
-@asynccontextmanager
-async def _pool(settings: KeySettings) -> AsyncIterator[AsyncConnectionPool]:
-    database_url = settings.database_url.get_secret_value()
-    # The pool would wait for a database that is not there.
-    await (await connect(database_url, application_name="payloops keys")).close()
-    pool = connection_pool(database_url, size=2, application_name="payloops keys")
-    await pool.open(wait=False)
-    try:
-        yield pool
-    finally:
-        await pool.close()
+def _pool(settings: KeySettings) -> AbstractAsyncContextManager[AsyncConnectionPool]:
+    return command_pool(settings.database_url.get_secret_value(), application_name="payloops keys")
 
 
 async def show_status(settings: KeySettings, *, as_json: bool) -> bool:

@@ -2,12 +2,9 @@
 
 import dataclasses
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from uuid import UUID
 
 import orjson
-from psycopg_pool import AsyncConnectionPool
 from pydantic import TypeAdapter, ValidationError
 from rich.console import Console
 from rich.table import Table
@@ -17,7 +14,7 @@ from payloops.commands.hashing import Hasher
 from payloops.commands.remove_staff import remove_staff
 from payloops.commands.staff import StaffRow, list_staff
 from payloops.commands.staff_views import StaffView, list_staff_views
-from payloops.events.connections import connect, connection_pool
+from payloops.events.connections import command_pool
 from payloops.events.timestamps import timestamp_text, utc_now
 from payloops.http.fields import Email, Password, PresentedEmail
 
@@ -27,18 +24,6 @@ BCRYPT_ROUNDS = 12
 
 class NotAcceptable(Exception):
     """An email address or a password that no account may have; the message says which rule."""
-
-
-@asynccontextmanager
-async def _pool(database_url: str) -> AsyncIterator[AsyncConnectionPool]:
-    # The pool would wait for a database that is not there.
-    await (await connect(database_url, application_name="payloops staff")).close()
-    pool = connection_pool(database_url, size=2, application_name="payloops staff")
-    await pool.open(wait=False)
-    try:
-        yield pool
-    finally:
-        await pool.close()
 
 
 def read_password() -> str:
@@ -63,7 +48,10 @@ async def add(*, database_url: str, email: str, name: str, password: str) -> Sta
         StaffEmailTaken: see there. NotAcceptable: the email is none.
     """
     email = _checked("email", TypeAdapter(Email), email)
-    async with _pool(database_url) as pool, Hasher(rounds=BCRYPT_ROUNDS) as passwords:
+    async with (
+        command_pool(database_url, application_name="payloops staff") as pool,
+        Hasher(rounds=BCRYPT_ROUNDS) as passwords,
+    ):
         return await add_staff(
             pool, name=name, email=email, password=password, passwords=passwords, at=utc_now()
         )
@@ -76,13 +64,13 @@ async def remove(*, database_url: str, email: str) -> None:
         StaffNotFound: see there.
     """
     email = TypeAdapter(PresentedEmail).validate_python(email)
-    async with _pool(database_url) as pool:
+    async with command_pool(database_url, application_name="payloops staff") as pool:
         await remove_staff(pool, email=email, at=utc_now())
 
 
 async def show(*, database_url: str, as_json: bool) -> None:
     """Print who is and was on the staff."""
-    async with _pool(database_url) as pool:
+    async with command_pool(database_url, application_name="payloops staff") as pool:
         rows = await list_staff(pool)
     if as_json:
         _print_json(rows)
@@ -105,7 +93,7 @@ async def show_views(
 ) -> None:
     """Print what staff looked at, newest first."""
     email = TypeAdapter(PresentedEmail | None).validate_python(email)
-    async with _pool(database_url) as pool:
+    async with command_pool(database_url, application_name="payloops staff") as pool:
         views = await list_staff_views(
             pool, limit=limit, email=email, order_id=order_id, merchant_id=merchant_id
         )

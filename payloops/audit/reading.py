@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from uuid import UUID
 
-from payloops.events.connections import connect, connection_pool
+from payloops.events.connections import command_pool
 from payloops.events.event_store import EventReader
 from payloops.projections.order_history import NoSuchVersion
 from payloops.projections.staff_orders import owner_of_order
@@ -22,14 +22,8 @@ class NotUnderstood(Exception):
 @asynccontextmanager
 async def reading(database_url: str) -> AsyncIterator[EventReader]:
     """The log."""
-    # The pool would wait for a database that is not there.
-    await (await connect(database_url, application_name="payloops audit")).close()
-    pool = connection_pool(database_url, size=2, application_name="payloops audit")
-    await pool.open(wait=False)
-    try:
+    async with command_pool(database_url, application_name="payloops audit") as pool:
         yield EventReader(pool)
-    finally:
-        await pool.close()
 
 
 async def merchant_of(store: EventReader, order_id: UUID) -> UUID:
