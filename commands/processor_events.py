@@ -9,8 +9,18 @@ from psycopg.rows import class_row
 from psycopg_pool import AsyncConnectionPool
 from uuid_utils.compat import uuid7
 
+from payloops.commands.personal_keys import WITH_HELD
+from payloops.events.personal_data import ERASED
+
 Effect = Literal["received", "applied", "none", "contradiction", "unmatched", "unknown_order", "unhandled"]
 """What became of an event: `none`: it told nothing new; `received`: it is not dealt with yet."""
+NOTE = f"""
+    {WITH_HELD}
+    UPDATE processor_events
+    SET effect = %(effect)s, order_id = %(order_id)s,
+        body = CASE WHEN (SELECT erased FROM held) THEN %(erased)s ELSE body END
+    WHERE merchant_id = %(merchant_id)s AND processor = %(processor)s AND key = %(key)s
+"""  # noqa: S608  # of texts of ours
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,12 +74,18 @@ async def note_effect(
     effect: Effect,
     order_id: UUID | None,
 ) -> None:
-    """Keep with an event what became of it."""
+    """Keep with an event what became of it; its body only where the order's personal data is not erased."""
     async with pool.connection() as connection:
         await connection.execute(
-            "UPDATE processor_events SET effect = %s, order_id = %s"
-            " WHERE merchant_id = %s AND processor = %s AND key = %s",
-            (effect, order_id, merchant_id, processor, key),
+            NOTE,
+            {
+                "merchant_id": merchant_id,
+                "processor": processor,
+                "key": key,
+                "effect": effect,
+                "order_id": order_id,
+                "erased": ERASED,
+            },
         )
 
 

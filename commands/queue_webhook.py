@@ -7,10 +7,17 @@ from uuid import UUID
 from psycopg.types.json import Json
 from psycopg_pool import AsyncConnectionPool
 
-QUEUE = """
+from payloops.commands.personal_copies import erased_in
+from payloops.commands.personal_keys import WITH_HELD
+
+QUEUE = f"""
+    {WITH_HELD}
     INSERT INTO webhook_events (id, merchant_id, order_id, event_type, created_at, payload, source_position)
-    VALUES (%s, %s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING
-"""
+    SELECT %(id)s, %(merchant_id)s, %(order_id)s, %(event_type)s, %(at)s,
+           CASE WHEN (SELECT erased FROM held) THEN %(erased)s::json ELSE %(payload)s::json END,
+           %(source_position)s::bigint
+    ON CONFLICT DO NOTHING
+"""  # noqa: S608  # of texts of ours
 
 
 async def queue_webhook(
@@ -28,10 +35,20 @@ async def queue_webhook(
 
     Args:
         webhook_id: made from what the webhook tells of, so that it is the same whenever it is made.
-        payload: the body, as it will be sent.
+        payload: the body, as it will be sent; what was erased of the order since it was made is erased in it.
         source_position: of the event that it tells of; None where it tells of none in the log.
     """
     async with pool.connection() as connection:
         await connection.execute(
-            QUEUE, (webhook_id, merchant_id, order_id, event_type, at, Json(payload), source_position)
+            QUEUE,
+            {
+                "id": webhook_id,
+                "merchant_id": merchant_id,
+                "order_id": order_id,
+                "event_type": event_type,
+                "at": at,
+                "payload": Json(payload),
+                "erased": Json(erased_in(payload)),
+                "source_position": source_position,
+            },
         )

@@ -18,13 +18,18 @@ from payloops.commands.webhook_deliveries import (
 from payloops.events.event_store import EventStore
 from payloops.events.merchants import Merchant, WebhooksSwitchedOff
 from payloops.events.metadata import Metadata
+from payloops.events.personal_data import ERASED
 
 PATIENCE = timedelta(days=5)
 """How long an endpoint may fail before it is switched off."""
 GONE = 410
 """The status by which an endpoint says that it wants no more (Standard Webhooks, "Automatic disabling")."""
 
-LOCK = "SELECT attempts FROM webhook_events WHERE id = %s FOR UPDATE"
+LOCK = """
+    SELECT w.attempts, coalesce(k.key = '', false)
+    FROM webhook_events w LEFT JOIN personal_keys k ON k.originator_id = w.order_id
+    WHERE w.id = %s FOR UPDATE OF w
+"""
 INSERT = """
     INSERT INTO webhook_attempts
         (webhook_event_id, number, key, url, attempted_at, duration_ms, status_code, error, answer)
@@ -105,17 +110,18 @@ async def _keep(
 ) -> None:
     row = await (await connection.execute(LOCK, (delivery.id,))).fetchone()
     assert row is not None
+    attempts, erased = row
     values: dict[str, Any] = {
         "id": delivery.id,
         "merchant": delivery.merchant_id,
-        "number": row[0] + 1,
+        "number": attempts + 1,
         "key": key,
         "url": url,
         "at": attempt.attempted_at,
         "duration": attempt.duration_ms,
         "status": attempt.status_code,
         "error": attempt.error,
-        "answer": attempt.answer,
+        "answer": ERASED if erased and attempt.answer else attempt.answer,  # it may repeat what it was told
         "delivered": attempt.delivered,
     }
     inserted = await connection.execute(INSERT, values)

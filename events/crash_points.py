@@ -26,6 +26,9 @@ CrashPoint = Literal[
     "webhook.recorded",  # it is on record, and Temporal does not know
     "processor_event.kept",  # what a processor sent is kept, and nothing follows from it yet
     "processor_event.recorded",  # what follows is on record, and not noted with the event
+    "erasure.mentions_erased",  # texts that name a customer are erased, all keys are there
+    "erasure.key_dropped",  # a stream's key is dropped, its copies are there
+    "erasure.copies_erased",  # they are erased, and the stream is still found by its customer
     "sandbox.charged",  # the sandbox has charged, and its answer is lost
     "sandbox.operated",  # it has captured, voided or refunded, and its answer is lost
 ]

@@ -176,6 +176,25 @@ class OrderCancelled(OrderFact):
     TOPIC = "order.cancelled"
 
 
+class PersonalDataErased(OrderFact):
+    """The key to what the order held of its customer was dropped, in the transaction that appended this.
+
+    Attributes:
+        customer_email, description, metadata: what they read from here on; null and {} where none were given.
+    """
+
+    TOPIC = "order.personal_data_erased"
+    customer_email: str | None
+    description: str | None
+    metadata: dict[str, Any]
+
+    def fold(self, order: "Order") -> None:
+        order.customer_email = self.customer_email
+        order.description = self.description
+        order.metadata = self.metadata
+        order.personal_data_erased = True
+
+
 class PaymentRequested(OrderFact):
     """The merchant asked to be paid.
 
@@ -614,6 +633,7 @@ class Order(Stream):
         self.return_url = return_url
         self.cancel_url = cancel_url
         self.correlation_id = correlation_id
+        self.personal_data_erased = False
         self.status = OrderStatus.PENDING
         self.processor: str | None = None
         self.processor_order_id: str | None = None

@@ -19,6 +19,7 @@ from payloops.command_line import (
     run_async,
     settings_of_environment,
 )
+from payloops.privacy.commands import privacy
 
 app = typer.Typer(
     help="PayLoops backend: the API gateway of a payment platform.",
@@ -30,6 +31,7 @@ projections = typer.Typer(help="The tables folded from the event log.", no_args_
 app.add_typer(projections, name="projections")
 staff = typer.Typer(help="Support staff: who may look at every merchant's orders.", no_args_is_help=True)
 app.add_typer(staff, name="staff")
+app.add_typer(privacy, name="privacy")
 keys = typer.Typer(help="The key that secrets in the database are encrypted with.", no_args_is_help=True)
 app.add_typer(keys, name="keys")
 app.add_typer(audit, name="audit")

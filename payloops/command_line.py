@@ -10,7 +10,7 @@ import typer
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
-    from payloops.settings import KeySettings, Settings
+    from payloops.settings import KeySettings, Settings, StoreSettings
 
 DataDir = Annotated[
     Path,
@@ -75,17 +75,30 @@ def settings_of_environment() -> "Settings":
 
 def key_settings_of(data_dir: Path) -> "KeySettings":
     """Of the environment; what it does not have, of the `payloops dev` on the data directory."""
-    from payloops.dev_environment import read_environment  # noqa: PLC0415
     from payloops.settings import SettingsError, read_key_settings  # noqa: PLC0415
 
-    kept = read_environment(data_dir=data_dir)
-    missing = {name.lower(): kept[name] for name in ("DATABASE_URL", "ENCRYPTION_KEY") if name in kept}
     try:
-        return read_key_settings(
-            **{name: value for name, value in missing.items() if name.upper() not in os.environ}
-        )
+        return read_key_settings(**_missing(data_dir, "DATABASE_URL", "ENCRYPTION_KEY"))
     except SettingsError as error:
         fail(str(error), status=WRONG_SETTINGS)
+
+
+def store_settings_of(data_dir: Path) -> "StoreSettings":
+    """Of the environment; what it does not have, of the `payloops dev` on the data directory."""
+    from payloops.settings import SettingsError, read_store_settings  # noqa: PLC0415
+
+    try:
+        return read_store_settings(**_missing(data_dir, "DATABASE_URL", "AUDIT_KEY"))
+    except SettingsError as error:
+        fail(str(error), status=WRONG_SETTINGS)
+
+
+def _missing(data_dir: Path, *names: str) -> dict[str, str]:
+    """Those that the environment does not have, as far as the `payloops dev` on the data directory does."""
+    from payloops.dev_environment import read_environment  # noqa: PLC0415
+
+    kept = read_environment(data_dir=data_dir)
+    return {name.lower(): kept[name] for name in names if name in kept and name not in os.environ}
 
 
 def fail(message: str, *, status: int = 1) -> NoReturn:

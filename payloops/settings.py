@@ -25,14 +25,25 @@ class Environment(StrEnum):
     PRODUCTION = "production"
 
 
-class KeySettings(BaseSettings):
-    """What it takes to open sealed values."""
+class DatabaseSettings(BaseSettings):
+    """Where the database is."""
 
     model_config = SettingsConfigDict(env_prefix="", extra="ignore", frozen=True, hide_input_in_errors=True)
 
     database_url: SecretStr = Field(
         description="PostgreSQL 15 or later, `postgresql://user:password@host:port/name`"
     )
+
+    @field_validator("database_url")
+    @classmethod
+    def _database_url(cls, value: SecretStr) -> SecretStr:
+        check_database_url(value.get_secret_value())
+        return value
+
+
+class KeySettings(DatabaseSettings):
+    """What it takes to open sealed values."""
+
     encryption_key: Secret32 = Field(description="encrypts processor credentials; at least 32 characters")
     encryption_keys_older: Annotated[tuple[Secret32, ...], NoDecode] = Field(
         default=(),
@@ -49,14 +60,20 @@ class KeySettings(BaseSettings):
                 raise ValueError("write keys with commas between them, or as a JSON array") from None
         return _parts_of(value)
 
-    @field_validator("database_url")
-    @classmethod
-    def _database_url(cls, value: SecretStr) -> SecretStr:
-        check_database_url(value.get_secret_value())
-        return value
+
+class StoreSettings(DatabaseSettings):
+    """What it takes to append events."""
+
+    audit_key: Secret32 = Field(
+        description="authenticates events, so that one written by hand is found; at least 32 characters"
+    )
+    database_pool_size: int = Field(default=10, ge=2, le=200, description="connections per process")
+    append_queue_size: int = Field(
+        default=2_000, ge=1, description="appends that may wait in a process before it answers 503"
+    )
 
 
-class Settings(KeySettings):
+class Settings(StoreSettings, KeySettings):
     """One field per environment variable, of the same name in upper case."""
 
     redis_url: SecretStr = Field(description="Redis or Valkey, `redis://…`, `rediss://…` or `unix://…`")
@@ -66,9 +83,6 @@ class Settings(KeySettings):
         default=None, description="encrypts workflow payloads where set; every worker needs the same"
     )
     jwt_secret: Secret32 = Field(description="signs dashboard tokens; at least 32 characters")
-    audit_key: Secret32 = Field(
-        description="authenticates events, so that one written by hand is found; at least 32 characters"
-    )
     jwt_expires_in: int = Field(default=604_800, ge=60, description="life of a dashboard token, seconds")
     environment: Environment = Field(
         default=Environment.PRODUCTION,
@@ -82,7 +96,6 @@ class Settings(KeySettings):
     checkout_base_url: str = Field(
         default="http://localhost:3000", description="where checkout pages are; the start of a session's url"
     )
-    database_pool_size: int = Field(default=10, ge=2, le=200, description="connections per process")
     database_patience: float = Field(
         default=0.06,
         gt=0,
@@ -90,9 +103,6 @@ class Settings(KeySettings):
     )
     max_in_flight: int = Field(
         default=1_000, ge=1, description="requests a process works on at a time before it answers 503"
-    )
-    append_queue_size: int = Field(
-        default=2_000, ge=1, description="appends that may wait in a process before it answers 503"
     )
     request_timeout: float = Field(
         default=15.0, gt=0, description="seconds a request may take, waiting aside"
@@ -257,7 +267,12 @@ def read_key_settings(**overrides: Any) -> KeySettings:
     return _read(KeySettings, overrides)
 
 
-S = TypeVar("S", bound=KeySettings)
+def read_store_settings(**overrides: Any) -> StoreSettings:
+    """The same of the few that commands need which append events."""
+    return _read(StoreSettings, overrides)
+
+
+S = TypeVar("S", bound=DatabaseSettings)
 
 
 def _read(kind: type[S], overrides: dict[str, Any]) -> S:

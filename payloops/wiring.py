@@ -13,7 +13,7 @@ from payloops.events.authenticity import derive_mac_key
 from payloops.events.connections import connection_pool
 from payloops.events.event_store import EventStore
 from payloops.http.rate_limits import REDIS_SECONDS, Limit, RateLimits
-from payloops.settings import KeySettings, Settings
+from payloops.settings import KeySettings, Settings, StoreSettings
 
 REDIS_CONNECTIONS = 16
 """Of a process, for rate limits."""
@@ -21,7 +21,7 @@ REDIS_CONNECTIONS = 16
 
 @asynccontextmanager
 async def open_store(
-    settings: Settings, *, application_name: str, patience: float | None = None
+    settings: StoreSettings, *, application_name: str, patience: float | None = None
 ) -> AsyncIterator[EventStore]:
     """The event store over a pool of connections. It opens also while the database is down, and finds it later.
 

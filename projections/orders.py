@@ -28,6 +28,7 @@ from payloops.events.orders import (
     PaymentProcessing,
     PaymentRequested,
     PaymentVoidFailed,
+    PersonalDataErased,
     RefundFailed,
     RefundSucceeded,
 )
@@ -140,6 +141,12 @@ def _changes(fact: OrderFact) -> dict[str, Any]:
             return _error(fact.error_code, fact.error_message)
         case RefundSucceeded():
             return {"amount_refunded": fact.amount_refunded}
+        case PersonalDataErased():
+            return {
+                "customer_email": fact.customer_email,
+                "description": fact.description,
+                "metadata": fact.metadata,
+            }
         case _:
             return {}
 

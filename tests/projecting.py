@@ -16,6 +16,7 @@ from uuid_utils.compat import uuid7
 
 from payloops.commands.cancel_order import cancel
 from payloops.commands.capture_payment import request_capture
+from payloops.commands.erase_personal_data import erase
 from payloops.commands.pay_order import request_payment
 from payloops.commands.receive_processor_event import Outcome, ProcessorEvent, receive
 from payloops.commands.refund_payment import request_refund
@@ -113,7 +114,7 @@ def _step(chance: random.Random, order: Order, by: Metadata) -> None:  # noqa: C
     }
     payment = chance.choice([*order.payments.values(), order.payment])
     refunds = [t.id for t in order.transactions.values() if t.type is TransactionType.REFUND]
-    match chance.randrange(14 if payment else 1):
+    match chance.randrange(15 if payment else 1):
         case 0:
             request_payment(
                 order,
@@ -168,6 +169,8 @@ def _step(chance: random.Random, order: Order, by: Metadata) -> None:  # noqa: C
                 )
         case 12 | 13 if payment:
             _tell(chance, order, payment, references, by)
+        case 14:
+            erase(order, by=by)
 
 
 def _tell(

@@ -16,6 +16,7 @@ from temporalio.exceptions import ActivityError, ApplicationError
 from temporalio.worker import Worker
 
 from payloops.commands.configure_processor import configure_processor
+from payloops.commands.erase_personal_data import erase_personal_data
 from payloops.commands.refund_payment import refund_payment
 from payloops.embedded import EmbeddedServers
 from payloops.events.event_store import EventStore
@@ -204,6 +205,22 @@ async def test_a_secret_that_is_not_named_is_looked_up_and_one_that_is_signs_too
         now = int(utc_now().timestamp() * 1000)
         signature = received.headers["X-PayLoops-Signature"]
         assert sdk_accepts(received.body, signature, named or secret, now_ms=now)
+
+
+async def test_what_was_erased_of_an_order_is_told_no_more(
+    client: Client, shop: Shop, endpoint: Endpoint
+) -> None:
+    order_id = await shop.order(customer_email="ada@example.com")
+    payload = {"data": {"customerEmail": "ada@example.com", "description": None}, "n": 1}
+    [before] = await call(client, new_webhook(shop, order_id, payload=payload))
+    async for _ in erase_personal_data(shop.store, order_id, by=BY):
+        pass
+    [after] = await call(client, new_webhook(shop, order_id, payload=payload))
+    for webhook_id in (before, after):
+        asked = {"webhookEventId": webhook_id, "webhookUrl": endpoint.url, "payload": payload}
+        await call(client, ("deliverWebhook", asked))
+        erased = {"data": {"customerEmail": "[erased]", "description": None}, "n": 1}
+        assert endpoint.received[-1].json == erased
 
 
 async def test_a_failed_delivery_is_a_result_and_no_error(

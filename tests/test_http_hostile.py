@@ -12,8 +12,8 @@ from urllib.parse import quote
 import pytest
 import structlog
 from calling import Api, Caller, Merchant, running_api
-from psycopg import sql
 from psycopg_pool import AsyncConnectionPool
+from searching import tables_that_hold
 from uuid_utils.compat import uuid7
 
 from payloops.http.app import MAX_BODY, ROUTES
@@ -409,27 +409,3 @@ async def test_what_is_stored_is_found_where_it_is_looked_for(
     """The search of the test above sees what it should: an order's text is in its event and its row."""
     await merchant.order(description="a needle in the stack", externalId="needle-in-the-stack")
     assert "stored_events" in await tables_that_hold(pool, "needle-in-the-stack")
-
-
-TABLES = """
-    SELECT schemaname, tablename FROM pg_tables
-    WHERE schemaname NOT IN ('pg_catalog', 'information_schema')
-"""
-COUNT = sql.SQL("SELECT count(*) FROM {} AS each WHERE each::text LIKE ANY(%s)")
-
-
-async def tables_that_hold(pool: AsyncConnectionPool, *texts: str) -> list[str]:
-    """Every table with a row in which one of the texts stands, as text or in bytes."""
-    found = []
-    async with pool.connection() as connection:
-        cursor = await connection.execute(TABLES)
-        for schema, table in await cursor.fetchall():
-            query = sql.SQL("SELECT count(*) FROM {} AS each WHERE each::text LIKE ANY(%s)").format(
-                sql.Identifier(schema, table)
-            )
-            patterns = [f"%{form}%" for text in texts for form in (text, text.encode().hex())]
-            row = await (await connection.execute(query, (patterns,))).fetchone()
-            assert row is not None
-            if row[0]:
-                found.append(table)
-    return found

@@ -116,10 +116,11 @@ class NewWebhookInput(Input):
 
 
 class DeliveryInput(Input):
+    """Its `payload` is not read, but what is kept: what was erased meanwhile is not to be told any more."""
+
     webhook_event_id: UUID
     webhook_url: Text
     webhook_secret: Text | None = None
-    payload: dict[str, Any]
 
 
 class FailedWebhookInput(Input):
@@ -284,7 +285,7 @@ class BackendActivities:
                 url=asked.webhook_url,
                 secrets=await self._secrets_with(asked.webhook_secret, delivery.merchant_id, endpoint),
                 turn=delivery.attempts + 1,
-                payload=asked.payload,
+                payload=delivery.payload,
             )
         crash_point("webhook.sent")
         recorded = await record_webhook_attempt(

@@ -1,0 +1,202 @@
+"""An operator erases what is held of a customer: drops the keys to it in the log, and erases its copies.
+
+The steps, each of which may be the last before the process dies, and all of which may run again:
+1. Texts that name the customer's addresses are erased: the addresses are known only while there are keys.
+2. Streams of versions before keys get an empty one, by which they are found again.
+3. A stream's key is dropped, and its order records it, in one transaction: projections then show it.
+4. What was copied from the stream is erased. Copies that are made from here on are made of what reads [erased].
+5. The stream is no longer found by the customer. Until then, the next run begins it anew.
+"""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Self, cast
+from uuid import UUID
+
+from psycopg import AsyncConnection
+from psycopg.rows import TupleRow
+from psycopg_pool import AsyncConnectionPool
+
+from payloops.commands.personal_copies import (
+    Copies,
+    count_copies,
+    count_mentions,
+    erase_copies,
+    erase_mentions,
+)
+from payloops.commands.personal_keys import (
+    Customer,
+    HeldStream,
+    drop_key,
+    emails_in,
+    find_again,
+    find_stream,
+    forget_customer,
+    streams_of_customer,
+)
+from payloops.commands.refusals import OrderNotFound
+from payloops.events.crash_points import crash_point
+from payloops.events.errors import VersionConflict
+from payloops.events.event_store import EventStore
+from payloops.events.metadata import Metadata
+from payloops.events.orders import Order, OrderCreated, PersonalDataErased
+from payloops.events.personal_data import given_fields
+from payloops.events.stream import Stream, StreamEvent
+
+TOGETHER = 50
+"""Streams whose copies are erased in one transaction."""
+TURNS = 8
+"""How often a stream that moves on meanwhile is decided on again."""
+ROUNDS = 5
+"""How often it is looked again for what came to be held of the customer meanwhile."""
+PATIENCE = "10min"
+"""PostgreSQL's statement_timeout for what looks through all of a merchant's texts."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Holdings:
+    """What is held of a customer, or in an order.
+
+    Attributes:
+        emails: known to be the customer's; where another one has the same address, it is not among them.
+        copies: outside of the log.
+    """
+
+    merchant_id: UUID
+    streams: list[HeldStream]
+    emails: list[str] = field(repr=False)
+    copies: Copies
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to erase."""
+        return all(each.dropped for each in self.streams) and self.copies == Copies()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Erased:
+    """A step of an erasure.
+
+    Attributes:
+        streams: that are done.
+        position: of the last event that was appended, 0 where none was.
+    """
+
+    streams: int = 0
+    copies: Copies = field(default_factory=Copies)
+    position: int = 0
+
+    def __add__(self, other: Self) -> Self:
+        return type(self)(
+            streams=self.streams + other.streams,
+            copies=self.copies + other.copies,
+            position=max(self.position, other.position),
+        )
+
+
+async def find_holdings(pool: AsyncConnectionPool, whom: Customer | UUID) -> Holdings:
+    """What is held of a customer, or in one order, whatever else is held of its customer.
+
+    Raises:
+        OrderNotFound: no such order.
+    """
+    async with _patiently(pool) as connection:
+        merchant_id, streams, emails = await _find(connection, whom)
+        ids = [each.stream_id for each in streams]
+        copies = await count_copies(connection, merchant_id=merchant_id, stream_ids=ids)
+        copies += await count_mentions(connection, merchant_id=merchant_id, emails=emails, beside=ids)
+    return Holdings(merchant_id=merchant_id, streams=streams, emails=emails, copies=copies)
+
+
+async def erase_personal_data(
+    store: EventStore, whom: Customer | UUID, *, by: Metadata
+) -> AsyncIterator[Erased]:
+    """Erase it, a batch at a time. Nothing is undone; killed at any point, it is to be begun again.
+
+    Raises:
+        OrderNotFound: no such order.
+        VersionConflict: a stream moved on all the time; begin again.
+    """
+    for turn in range(ROUNDS):
+        async with _patiently(store.pool) as connection:
+            merchant_id, streams, emails = await _find(connection, whom)
+            if turn and all(each.dropped for each in streams):
+                return
+            ids = [each.stream_id for each in streams]
+            mentions = await erase_mentions(connection, merchant_id=merchant_id, emails=emails, beside=ids)
+        crash_point("erasure.mentions_erased")
+        yield Erased(copies=mentions)
+        if isinstance(whom, Customer):
+            async with store.pool.connection() as connection:
+                await find_again(connection, [each for each in streams if each.plain], customer=whom)
+        for place in range(0, len(streams), TOGETHER):
+            yield await _erase_streams(store, merchant_id, streams[place : place + TOGETHER], by=by)
+
+
+async def _erase_streams(
+    store: EventStore, merchant_id: UUID, streams: Sequence[HeldStream], *, by: Metadata
+) -> Erased:
+    ids = [each.stream_id for each in streams]
+    position = 0
+    for each in streams:
+        position = max(position, await _drop(store, each, by=by))
+        crash_point("erasure.key_dropped")
+    async with _patiently(store.pool) as connection:
+        copies = await erase_copies(connection, merchant_id=merchant_id, stream_ids=ids)
+    crash_point("erasure.copies_erased")
+    await forget_customer(store.pool, stream_ids=ids)
+    return Erased(streams=len(streams), copies=copies, position=position)
+
+
+async def _drop(store: EventStore, stream: HeldStream, *, by: Metadata) -> int:
+    """Drop a stream's key together with the fact that says so; its position, 0 where none was called for."""
+    for turn in range(1, TURNS + 1):
+        aggregate = await store.load(Stream, stream.stream_id)
+        if isinstance(aggregate, Order):
+            erase(aggregate, by=by)
+        facts = cast("list[StreamEvent]", aggregate.collect_events()) if aggregate is not None else []
+        try:
+            async with store.transaction() as connection:
+                await drop_key(connection, stream)
+                return await store.append_in(connection, facts) if facts else 0
+        except VersionConflict:
+            if turn == TURNS:
+                raise
+            await asyncio.sleep(random.uniform(0, 0.02) * 2**turn)  # noqa: S311  # jitter
+    raise AssertionError("unreachable")
+
+
+def erase(order: Order, *, by: Metadata) -> None:
+    """Record what the order's personal fields read from here on; nothing where it has none, or did before."""
+    given = given_fields(vars(order), OrderCreated.PERSONAL)
+    if not given or order.personal_data_erased:
+        return
+    read = {
+        name: reading if name in given else getattr(order, name)
+        for name, reading in OrderCreated.PERSONAL.items()
+    }
+    order.record(PersonalDataErased, by=by, status=order.status.value, **read)
+
+
+async def _find(
+    connection: AsyncConnection[TupleRow], whom: Customer | UUID
+) -> tuple[UUID, list[HeldStream], list[str]]:
+    """Whose, which streams, and which addresses."""
+    if isinstance(whom, Customer):
+        streams = await streams_of_customer(connection, whom)
+        emails = [whom.email] if whom.email is not None else await emails_in(connection, streams)
+        return whom.merchant_id, streams, emails
+    stream = await find_stream(connection, stream_id=whom)
+    if stream is None:
+        raise OrderNotFound(whom)
+    return stream.merchant_id, [stream], await emails_in(connection, [stream])
+
+
+@asynccontextmanager
+async def _patiently(pool: AsyncConnectionPool) -> AsyncIterator[AsyncConnection[TupleRow]]:
+    async with pool.connection() as connection, connection.transaction():
+        await connection.execute("SELECT set_config('statement_timeout', %s, true)", (PATIENCE,))
+        yield connection

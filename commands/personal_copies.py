@@ -1,0 +1,190 @@
+"""Copies of customers' personal data outside of the log: all that is erased beside events and projections.
+
+- `webhook_events`: what merchants were told, with the order in it; `webhook_attempts`: what they answered.
+- `processor_events`: what processors sent, as it came.
+- `idempotency_keys`: answers, kept for a day to be given again.
+- `staff_views`: what staff searched for.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass
+from typing import Any, Self
+from uuid import UUID
+
+import orjson
+from psycopg import AsyncConnection
+from psycopg.rows import TupleRow
+from psycopg.types.json import Json
+from pydantic.alias_generators import to_camel
+
+from payloops.events.personal_data import ERASED
+from payloops.events.stream import FACTS
+
+WEBHOOKS = "SELECT id, payload FROM webhook_events WHERE order_id = ANY(%(streams)s)"
+# Who records an attempt holds the webhook's row: when we have it, the answer is there to be found.
+LOCK_WEBHOOKS = "SELECT FROM webhook_events WHERE order_id = ANY(%(streams)s) FOR UPDATE"
+ERASE_WEBHOOK = "UPDATE webhook_events SET payload = %(value)s WHERE id = %(id)s"
+WEBHOOK_ANSWERS = """
+    SELECT a.key FROM webhook_events w JOIN webhook_attempts a ON a.webhook_event_id = w.id
+    WHERE w.order_id = ANY(%(streams)s) AND a.answer NOT IN ('', %(erased)s)
+"""
+ERASE_WEBHOOK_ANSWERS = "UPDATE webhook_attempts SET answer = %(erased)s WHERE key = ANY(%(ids)s)"
+BODIES = "SELECT id FROM processor_events WHERE order_id = ANY(%(streams)s) AND body <> %(erased)s"
+BODIES_WITH_TEXT = """
+    SELECT id FROM processor_events
+    WHERE merchant_id = %(merchant_id)s AND body <> %(erased)s
+      AND coalesce(order_id <> ALL(%(streams)s), true)
+      AND EXISTS (SELECT FROM unnest(%(texts)s::text[]) AS text WHERE position(text IN lower(body)) > 0)
+"""
+ERASE_BODIES = "UPDATE processor_events SET body = %(erased)s WHERE id = ANY(%(ids)s)"
+# All of these bodies are JSON of ours.
+KEPT_ANSWERS = """
+    SELECT key, response_body FROM idempotency_keys
+    WHERE merchant_id = %(merchant_id)s AND substring(response_body FOR 1) = '{'
+      AND convert_from(response_body, 'UTF8')::json ->> 'id' = ANY(%(streams)s::uuid[]::text[])
+"""
+ERASE_KEPT_ANSWER = """
+    UPDATE idempotency_keys SET response_body = %(value)s WHERE merchant_id = %(merchant_id)s AND key = %(id)s
+"""
+SEARCHES_WITH_TEXT = """
+    SELECT id FROM staff_views
+    WHERE (merchant_id IS NULL OR merchant_id = %(merchant_id)s)
+      AND EXISTS (SELECT FROM unnest(%(texts)s::text[]) AS text WHERE position(text IN lower(query ->> 'q')) > 0)
+"""
+ERASE_SEARCHES = """
+    UPDATE staff_views SET query = query || jsonb_build_object('q', %(erased)s::text) WHERE id = ANY(%(ids)s)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Copies:
+    """How many copies there are, or were erased."""
+
+    webhooks: int = 0
+    webhook_answers: int = 0
+    processor_events: int = 0
+    kept_answers: int = 0
+    staff_searches: int = 0
+
+    def __add__(self, other: Self) -> Self:
+        return type(self)(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+
+
+def erased_in(value: Any) -> Any:
+    """JSON of ours, with what personal fields read once they are erased; a field without a value stays so."""
+    readings = {to_camel(name): reading for fact in FACTS.values() for name, reading in fact.PERSONAL.items()}
+    return _erased_in(value, readings)
+
+
+def _erased_in(value: Any, readings: dict[str, Any]) -> Any:
+    match value:
+        case dict():
+            return {
+                name: readings[name] if name in readings and each else _erased_in(each, readings)
+                for name, each in value.items()
+            }
+        case list():
+            return [_erased_in(each, readings) for each in value]
+        case _:
+            return value
+
+
+async def count_copies(
+    connection: AsyncConnection[TupleRow], *, merchant_id: UUID, stream_ids: Sequence[UUID]
+) -> Copies:
+    """How many copies of what a merchant's streams hold there are."""
+    given = _given(merchant_id, stream_ids)
+    return Copies(
+        webhooks=len(await _holding(connection, WEBHOOKS, given)),
+        webhook_answers=len(await _ids(connection, WEBHOOK_ANSWERS, given)),
+        processor_events=len(await _ids(connection, BODIES, given)),
+        kept_answers=len(await _holding(connection, KEPT_ANSWERS, given)),
+    )
+
+
+async def erase_copies(
+    connection: AsyncConnection[TupleRow], *, merchant_id: UUID, stream_ids: Sequence[UUID]
+) -> Copies:
+    """Erase them, in a transaction, once the streams' keys are dropped; how many there were."""
+    given = _given(merchant_id, stream_ids)
+    await connection.execute(LOCK_WEBHOOKS, given)
+    webhooks = await _holding(connection, WEBHOOKS, given)
+    answers = await _ids(connection, WEBHOOK_ANSWERS, given)
+    bodies = await _ids(connection, BODIES, given)
+    kept = await _holding(connection, KEPT_ANSWERS, given)
+    async with connection.cursor() as cursor:
+        await cursor.executemany(
+            ERASE_WEBHOOK, [{"id": id, "value": Json(value)} for id, value in webhooks.items()]
+        )
+        await cursor.executemany(
+            ERASE_KEPT_ANSWER,
+            [given | {"id": key, "value": orjson.dumps(value)} for key, value in kept.items()],
+        )
+        await cursor.execute(ERASE_WEBHOOK_ANSWERS, given | {"ids": answers})
+        await cursor.execute(ERASE_BODIES, given | {"ids": bodies})
+    return Copies(
+        webhooks=len(webhooks),
+        webhook_answers=len(answers),
+        processor_events=len(bodies),
+        kept_answers=len(kept),
+    )
+
+
+async def count_mentions(
+    connection: AsyncConnection[TupleRow],
+    *,
+    merchant_id: UUID,
+    emails: Sequence[str],
+    beside: Sequence[UUID],
+) -> Copies:
+    """How many bodies and searches have one of these addresses in them.
+
+    Args:
+        beside: streams whose bodies are counted, and erased, by themselves.
+    """
+    given = _given(merchant_id, beside) | {"texts": _texts(emails)}
+    return Copies(
+        processor_events=len(await _ids(connection, BODIES_WITH_TEXT, given)),
+        staff_searches=len(await _ids(connection, SEARCHES_WITH_TEXT, given)),
+    )
+
+
+async def erase_mentions(
+    connection: AsyncConnection[TupleRow],
+    *,
+    merchant_id: UUID,
+    emails: Sequence[str],
+    beside: Sequence[UUID],
+) -> Copies:
+    """Erase them, in a transaction; how many there were."""
+    given = _given(merchant_id, beside) | {"texts": _texts(emails)}
+    bodies = await _ids(connection, BODIES_WITH_TEXT, given)
+    searches = await _ids(connection, SEARCHES_WITH_TEXT, given)
+    await connection.execute(ERASE_BODIES, given | {"ids": bodies})
+    await connection.execute(ERASE_SEARCHES, given | {"ids": searches})
+    return Copies(processor_events=len(bodies), staff_searches=len(searches))
+
+
+def _given(merchant_id: UUID, stream_ids: Sequence[UUID]) -> dict[str, Any]:
+    return {"merchant_id": merchant_id, "streams": list(stream_ids), "erased": ERASED}
+
+
+def _texts(emails: Sequence[str]) -> list[str]:
+    """The addresses as they may stand in a text or in JSON."""
+    lowered = {email.lower() for email in emails}
+    return sorted(lowered | {json.dumps(email)[1:-1].lower() for email in lowered})
+
+
+async def _ids(connection: AsyncConnection[TupleRow], query: str, given: dict[str, Any]) -> list[Any]:
+    return [id for (id,) in await (await connection.execute(query.encode(), given)).fetchall()]
+
+
+async def _holding(
+    connection: AsyncConnection[TupleRow], query: str, given: dict[str, Any]
+) -> dict[Any, Any]:
+    """The erased values of those JSON values that hold something, by their key."""
+    found = await (await connection.execute(query.encode(), given)).fetchall()
+    values = {key: orjson.loads(value) if isinstance(value, bytes) else value for key, value in found}
+    erased = {key: erased_in(value) for key, value in values.items()}
+    return {key: value for key, value in erased.items() if value != values[key]}

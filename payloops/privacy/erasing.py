@@ -1,0 +1,198 @@
+"""What `payloops privacy` shows and does, for eyes or for a program."""
+
+import asyncio
+import getpass
+import sys
+import time
+from collections import Counter
+from dataclasses import asdict
+from typing import Any
+from uuid import UUID
+
+import orjson
+import typer
+from psycopg_pool import AsyncConnectionPool
+from pydantic.alias_generators import to_camel
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from uuid_utils.compat import uuid7
+
+from payloops.commands.erase_personal_data import Erased, Holdings, erase_personal_data, find_holdings
+from payloops.commands.merchants import MerchantNotFound, find_merchant
+from payloops.commands.personal_keys import Customer, HeldStream
+from payloops.events.connections import command_pool
+from payloops.events.event_store import EventStore
+from payloops.events.metadata import Metadata
+from payloops.events.timestamps import utc_now
+from payloops.projections.orders import CHECKPOINT
+from payloops.projections.status import projections_status
+from payloops.settings import StoreSettings
+from payloops.wiring import open_store
+
+PROJECTION_SECONDS = 10.0
+"""How long it is waited for until the tables show it."""
+POLL_SECONDS = 0.1
+NAMES = {
+    "webhooks": "webhooks with the order in them",
+    "webhook_answers": "answers of the merchant's endpoint",
+    "processor_events": "bodies that processors sent",
+    "kept_answers": "answers kept under an idempotency key",
+    "staff_searches": "searches of the staff",
+}
+STAYS = (
+    "Temporal's histories, until the namespace's retention is over",
+    "backups, archives of the write-ahead log and exports that were made before",
+    "where the merchant itself put it: customerId, externalId, URLs, reasons of refunds",
+)
+"""What no command of ours can erase."""
+
+
+class NotConfirmed(Exception):
+    """The answer was no."""
+
+
+async def show(*, database_url: str, whom: Customer | UUID, as_json: bool) -> None:
+    """Print how much is held.
+
+    Raises:
+        OrderNotFound, MerchantNotFound: see there.
+    """
+    async with command_pool(database_url, application_name="payloops privacy") as pool:
+        holdings = await _find(pool, whom)
+    if as_json:
+        _print_json(_held(holdings))
+    else:
+        _print_holdings(holdings)
+
+
+async def erase(settings: StoreSettings, *, whom: Customer | UUID, ask: bool, as_json: bool) -> bool:
+    """Show what is held, ask, erase it, and print what was erased and what cannot be; whether nothing is left.
+
+    Raises:
+        OrderNotFound, MerchantNotFound: see there. NotConfirmed: the answer was no. Besides: as `EventStore.append`.
+    """
+    database_url = settings.database_url.get_secret_value()
+    async with (
+        command_pool(database_url, application_name="payloops privacy") as pool,
+        open_store(settings, application_name="payloops privacy") as store,
+    ):
+        before = await _find(pool, whom)
+        if not as_json:
+            _print_holdings(before)
+        erased, shown, left = Erased(), True, before
+        if before.streams or not before.is_empty:
+            if ask and not typer.confirm("Erase it? This cannot be undone.", err=True):
+                raise NotConfirmed
+            erased = await _erase(store, whom, before)
+            shown = await _is_shown(pool, position=erased.position)
+            left = await find_holdings(pool, whom)
+    if as_json:
+        _print_json({"erased": _counts(erased), "shown": shown, "left": _held(left), "stays": _stays(before)})
+    elif before.streams or not before.is_empty:
+        _print_outcome(before, erased, shown=shown, left=left)
+    return left.is_empty
+
+
+async def _find(pool: AsyncConnectionPool, whom: Customer | UUID) -> Holdings:
+    holdings = await find_holdings(pool, whom)
+    # An empty answer about a merchant that does not exist would be taken for one about the customer.
+    if not holdings.streams and await find_merchant(pool, merchant_id=holdings.merchant_id) is None:
+        raise MerchantNotFound(merchant_id=holdings.merchant_id)
+    return holdings
+
+
+async def _erase(store: EventStore, whom: Customer | UUID, before: Holdings) -> Erased:
+    by = Metadata(at=utc_now(), actor=f"operator:{getpass.getuser()}", correlation_id=str(uuid7()))
+    erased = Erased()
+    with Progress(
+        TextColumn("erasing"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    ) as progress:
+        task = progress.add_task("erasing", total=len(before.streams))
+        async for step in erase_personal_data(store, whom, by=by):
+            erased += step
+            progress.update(task, completed=erased.streams, total=max(len(before.streams), erased.streams))
+    return erased
+
+
+async def _is_shown(pool: AsyncConnectionPool, *, position: int) -> bool:
+    """Whether the tables have come to a position of the log; waits for them a while."""
+    deadline = time.monotonic() + PROJECTION_SECONDS
+    while True:
+        status = {each.name: each.position for each in await projections_status(pool)}
+        if status[CHECKPOINT] >= position:
+            return True
+        if time.monotonic() >= deadline:
+            return False
+        await asyncio.sleep(POLL_SECONDS)
+
+
+def _kind(stream: HeldStream) -> str:
+    """`orders`, of `order.created`."""
+    return f"{stream.topic.partition('.')[0].replace('_', ' ')}s"
+
+
+def _counts(erased: Erased) -> dict[str, int]:
+    return {"streams": erased.streams, **{to_camel(k): v for k, v in asdict(erased.copies).items()}}
+
+
+def _held(holdings: Holdings) -> dict[str, Any]:
+    held = Counter(_kind(each) for each in holdings.streams if not each.dropped)
+    return {
+        "merchantId": holdings.merchant_id,
+        "held": held,
+        "begun": sum(each.dropped for each in holdings.streams),
+        "copies": {to_camel(name): number for name, number in asdict(holdings.copies).items()},
+    }
+
+
+def _stays(holdings: Holdings) -> dict[str, Any]:
+    return {"plain": [each.stream_id for each in holdings.streams if each.plain], "elsewhere": list(STAYS)}
+
+
+def _print_holdings(holdings: Holdings) -> None:
+    if holdings.is_empty:
+        begun = len(holdings.streams)
+        print("Nothing is held" + (f"; {begun} whose erasure was begun or is done" if begun else ""))  # noqa: T201
+        return
+    table = Table("held", "how many")
+    for kind, number in Counter(_kind(each) for each in holdings.streams if not each.dropped).items():
+        table.add_row(kind, str(number))
+    if begun := sum(each.dropped for each in holdings.streams):
+        table.add_row("orders whose keys are dropped, with copies left", str(begun))
+    for name, number in asdict(holdings.copies).items():
+        table.add_row(NAMES[name], str(number))
+    _print(table)
+
+
+def _print_outcome(before: Holdings, erased: Erased, *, shown: bool, left: Holdings) -> None:
+    table = Table("erased", "how many")
+    table.add_row("orders and checkout sessions", str(erased.streams))
+    for name, number in asdict(erased.copies).items():
+        table.add_row(NAMES[name], str(number))
+    _print(table)
+    lines = [f"Not erased: {each}." for each in STAYS]
+    if plain := sum(each.plain for each in before.streams):
+        lines.append(
+            f"Not erased: the first events of {plain} orders, written in plain by a version before keys. "
+            "They read [erased] everywhere, but stand in the table stored_events."
+        )
+    if not shown:
+        lines.append(
+            "The tables do not show it yet: the projection orders is behind (payloops projections status)."
+        )
+    if not left.is_empty:
+        lines.append("More was held meanwhile: run it again.")
+    print("\n".join(lines))  # noqa: T201
+
+
+def _print(table: Table) -> None:
+    Console(width=None if sys.stdout.isatty() else 100, highlight=False).print(table)
+
+
+def _print_json(value: object) -> None:
+    sys.stdout.buffer.write(orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
