@@ -323,6 +323,29 @@ async def test_another_merchants_customer_of_the_same_name_is_somebody_else(
     assert held.copies == replace(EVERYTHING, staff_searches=0)
 
 
+async def test_a_checkout_session_is_erased_with_the_orders_of_its_customer(
+    store: EventStore, merchant: Merchant, ada: Customer
+) -> None:
+    asked = {
+        "amount": 1_000,
+        "successUrl": "https://shop.example/done",
+        "cancelUrl": "https://shop.example/back",
+        "customerEmail": EMAIL,
+        "metadata": {"for": "Lovelace"},
+        "lineItems": [{"name": "Lovelace's engine", "amount": 1_000, "quantity": 1}],
+    }
+    made = await merchant.shop.post("/v1/checkout/sessions", asked, key="session")
+    await order_with_copies(store, merchant)
+    assert (await erase(store, ada)).streams == 2
+    assert await traces(store.pool) == []
+    session = (await merchant.shop.get(f"/v1/checkout/sessions/{made.json['id']}")).json
+    assert (session["customerEmail"], session["metadata"], session["lineItems"]) == (
+        "[erased]",
+        {"erased": "[erased]"},
+        [],
+    )
+
+
 async def test_an_order_that_holds_nothing_stays_as_it_is(store: EventStore, merchant: Merchant) -> None:
     order_id = UUID(await merchant.order())
     await processor_told(store, merchant, f'{{"email": "{EMAIL}"}}', order_id=order_id)
