@@ -1,7 +1,8 @@
 """The command line. Each command imports what it runs, so that `--help` is quick."""
 
 import os
-from typing import Annotated
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated
 from uuid import UUID
 
 import typer
@@ -20,6 +21,9 @@ from payloops.command_line import (
     settings_of_environment,
 )
 from payloops.privacy.commands import privacy
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 app = typer.Typer(
     help="PayLoops backend: the API gateway of a payment platform.",
@@ -256,6 +260,117 @@ def projections_status(
     from payloops.projections_status import show_projections_status  # noqa: PLC0415
 
     run_async(show_projections_status(database_url=database_url_of(data_dir), as_json=as_json))
+
+
+Names = Annotated[
+    list[str] | None, typer.Argument(help="Projections; all if none is given.", show_default=False)
+]
+Workers = Annotated[
+    int | None,
+    typer.Option("--workers", min=1, max=64, help="Processes that fold; one for each core if not given."),
+]
+
+
+@projections.command("list")
+def projections_list(*, as_json: AsJson = False) -> None:
+    """Show which projections there are, of which version, and their tables. Needs no database."""
+    from payloops.projections_status import show_projections  # noqa: PLC0415
+
+    show_projections(as_json=as_json)
+
+
+@projections.command("rebuild")
+def projections_rebuild(
+    names: Names = None,
+    *,
+    workers: Workers = None,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Begin anew in place of going on with an interrupted rebuild.")
+    ] = False,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+    as_json: AsJson = False,
+) -> None:
+    """Build tables anew from the log, beside the live ones, and swap them in at the end, while the service runs.
+
+    May be interrupted at any moment and run again: it goes on. Until the swap nothing has changed for anybody.
+    Replaying causes no effects: no webhook, no workflow, no processor is called.
+    Needs DATABASE_URL alone, or a `payloops dev` on the data directory.
+    """
+    from payloops.projections_rebuild import run_rebuild  # noqa: PLC0415
+
+    with _projection_errors():
+        run_async(
+            run_rebuild(
+                database_url=database_url_of(data_dir),
+                names=names or [],
+                workers=workers or os.cpu_count() or 1,
+                restart=restart,
+                as_json=as_json,
+            )
+        )
+
+
+@projections.command("verify")
+def projections_verify(
+    names: Names = None,
+    *,
+    workers: Workers = None,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+    as_json: AsJson = False,
+) -> None:
+    """Compare live tables with what the log says, row by row. Ends with 1 where something differs.
+
+    Builds them a second time, and changes nothing. Needs DATABASE_URL alone, or a `payloops dev` on the data
+    directory.
+    """
+    from payloops.projections_rebuild import run_verify  # noqa: PLC0415
+
+    with _projection_errors():
+        agrees = run_async(
+            run_verify(
+                database_url=database_url_of(data_dir),
+                names=names or [],
+                workers=workers or os.cpu_count() or 1,
+                as_json=as_json,
+            )
+        )
+    if not agrees:
+        raise typer.Exit(1)
+
+
+@projections.command("retry-parked")
+def projections_retry_parked(
+    names: Names = None, *, data_dir: DataDir = DEFAULT_DATA_DIR, as_json: AsJson = False
+) -> None:
+    """Apply events that could not be applied before. Ends with 1 where some still cannot.
+
+    Needs DATABASE_URL alone, or a `payloops dev` on the data directory.
+    """
+    from payloops.projections_rebuild import run_retry_parked  # noqa: PLC0415
+
+    with _projection_errors():
+        done = run_async(
+            run_retry_parked(database_url=database_url_of(data_dir), names=names or [], as_json=as_json)
+        )
+    if not done:
+        raise typer.Exit(1)
+
+
+@contextmanager
+def _projection_errors() -> "Iterator[None]":
+    from payloops.projections.building import BuildUnderWay, TablesBusy  # noqa: PLC0415
+    from payloops.projections.projection import UnknownProjection  # noqa: PLC0415
+    from payloops.projections.verifying import VersionsDiffer  # noqa: PLC0415
+    from payloops.projections_rebuild import INTERRUPTED, WorkerKilledError  # noqa: PLC0415
+
+    try:
+        yield
+    except UnknownProjection as error:
+        fail(str(error), status=WRONG_SETTINGS)
+    except (BuildUnderWay, TablesBusy, VersionsDiffer, WorkerKilledError) as error:
+        fail(str(error))
+    except KeyboardInterrupt:
+        fail("interrupted: nothing has changed; run it again, it goes on from here", status=INTERRUPTED)
 
 
 @keys.command("status")

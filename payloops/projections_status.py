@@ -1,12 +1,14 @@
 """`payloops projections status`: how far each projection is, for eyes or for a program."""
 
 import json
+import sys
 from dataclasses import asdict
 
 from rich.console import Console
 from rich.table import Table
 
 from payloops.events.connections import connection_pool
+from payloops.projections.projection import all_projections
 from payloops.projections.status import ProjectionStatus, projections_status
 
 
@@ -18,6 +20,28 @@ async def show_projections_status(*, database_url: str, as_json: bool) -> None:
         print(json.dumps([asdict(each) for each in found], indent=2))  # noqa: T201 the command's output
     else:
         Console().print(status_table(found))
+
+
+def show_projections(*, as_json: bool) -> None:
+    """Print what this version has: each projection with its version and tables."""
+    found = all_projections()
+    if as_json:
+        shown = [
+            {
+                "name": each.name,
+                "version": each.version,
+                "tables": each.table_names,
+                "events": sorted(each.families),
+            }
+            for each in found
+        ]
+        print(json.dumps(shown, indent=2))  # noqa: T201
+        return
+    table = Table("Projection", "Version", "Tables", "Of events")
+    for each in found:
+        events = ", ".join(f"{family}.*" for family in sorted(each.families))
+        table.add_row(each.name, str(each.version), ", ".join(each.table_names), events)
+    Console(width=None if sys.stdout.isatty() else 100, highlight=False).print(table)
 
 
 def status_table(found: list[ProjectionStatus]) -> Table:

@@ -35,6 +35,8 @@ from payloops.events.orders import (
 from payloops.events.stream import StreamEvent, topic_of
 from payloops.projections.own_writes import wait_for_position
 from payloops.projections.patches import Patch, Table, columns_of
+from payloops.projections.projection import Projection
+from payloops.projections.transactions import TRANSACTIONS
 
 CHECKPOINT = "orders"
 """The projection whose position says what orders and transactions hold."""
@@ -83,7 +85,7 @@ class OrderRow:
 
 def order_patches(fact: StreamEvent) -> Iterator[Patch]:
     """What a fact does to the order's row: the same as its `fold` does to the aggregate."""
-    order_id = str(fact.originator_id)
+    order_id = fact.originator_id
     match fact:
         case OrderCreated():
             yield Patch(id=order_id, set=_created(fact))
@@ -188,6 +190,9 @@ def row_from_order(order: Order) -> OrderRow:
 
 
 ORDERS = Table(name="orders", row=OrderRow, patches=order_patches, every_fact=True)
+PROJECTION = Projection(
+    name=CHECKPOINT, families=frozenset({"order", "payment", "refund"}), tables=(ORDERS, TRANSACTIONS)
+)
 
 GET = sql.SQL("""
     SELECT head.version, {columns}

@@ -7,7 +7,8 @@ Patches of one row merge (the later wins), and applying them again changes nothi
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cache
-from typing import Any, LiteralString
+from typing import Any, LiteralString, get_origin, get_type_hints
+from uuid import UUID
 
 import orjson
 import psycopg
@@ -22,12 +23,12 @@ class Patch:
     """What one fact does to one row.
 
     Attributes:
-        id: of the row.
+        id: of the row, always of one form in a table.
         set: columns and their values from here on, as JSON has them.
         new: further columns, which count only where the fact makes the row.
     """
 
-    id: str
+    id: UUID | str
     set: dict[str, Any]
     new: dict[str, Any] = field(default_factory=dict)
 
@@ -54,6 +55,12 @@ class Table:
 def column_names(row: type) -> list[str]:
     """The columns of a row's dataclass, in its order."""
     return [each.name for each in fields(row)]
+
+
+@cache
+def json_columns(row: type) -> list[str]:
+    """Those of its columns that hold JSON."""
+    return [name for name, kind in get_type_hints(row).items() if get_origin(kind) is dict]
 
 
 def columns_of(row: type, alias: LiteralString) -> sql.Composed:
@@ -98,7 +105,7 @@ class RowPatch:
         upto: the last version before the first gap between them.
     """
 
-    id: str
+    id: UUID | str
     first: int
     upto: int
     last: int
@@ -108,19 +115,25 @@ class RowPatch:
 
 def merge(table: Table, patches: Iterable[tuple[int, Patch]]) -> list[RowPatch]:
     """One patch per row of (version, patch) pairs, which come in the order of the log."""
-    rows: dict[str, RowPatch] = {}
+    rows: dict[UUID | str, RowPatch] = {}
     for version, patch in patches:
-        row = rows.get(patch.id)
-        if row is None:
-            first = version if table.every_fact else 1
-            rows[patch.id] = RowPatch(patch.id, first, version, version, dict(patch.set), dict(patch.new))
-            continue
-        if row.upto == version - 1 or not table.every_fact:
-            row.upto = version
-        row.last = version
-        row.set.update(patch.set)
-        row.new = patch.new | row.new
+        merge_into(rows, table, version, patch)
     return list(rows.values())
+
+
+def merge_into(rows: dict[UUID | str, RowPatch], table: Table, version: int, patch: Patch) -> None:
+    """Add what a patch does to what those before it do."""
+    row = rows.get(patch.id)
+    if row is None:
+        first = version if table.every_fact else 1
+        rows[patch.id] = RowPatch(patch.id, first, version, version, dict(patch.set), patch.new)
+        return
+    if row.upto == version - 1 or not table.every_fact:
+        row.upto = version
+    row.last = version
+    row.set.update(patch.set)
+    if patch.new:
+        row.new = patch.new | row.new
 
 
 async def upsert(

@@ -6,7 +6,7 @@ that a day that is over does not change; how payments fared by when they were be
 
 from collections import Counter
 from dataclasses import dataclass, field
-from datetime import date, datetime
+from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -14,8 +14,8 @@ from psycopg import sql
 
 from payloops.events.event_store import EventStore
 from payloops.events.orders import PaymentStatus
+from payloops.projections.daily_volume import CHECKPOINT
 from payloops.projections.own_writes import wait_for_own_writes
-from payloops.projections.payments import CHECKPOINT
 
 ENDED = (PaymentStatus.CAPTURED, PaymentStatus.FAILED, PaymentStatus.CANCELLED)
 
@@ -52,16 +52,31 @@ def average_ticket(figures: Figures) -> int:
     return (2 * figures.volume.total() + count) // (2 * count) if count else 0
 
 
+# Days that are in the window as a whole come from their totals; of the others, the window's ends, payments are counted.
 FIGURES = sql.SQL("""
-    SELECT currency, status, processor, NULL::date, count(*), 0
-    FROM payments
-    WHERE merchant_id = %(merchant_id)s AND created_at >= %(begin)s AND created_at < %(end)s AND {in_currency}
-    GROUP BY currency, status, processor
-    UNION ALL
-    SELECT currency, NULL, NULL, (captured_at AT TIME ZONE 'UTC')::date, count(*), sum(amount_captured)
-    FROM payments
-    WHERE merchant_id = %(merchant_id)s AND captured_at >= %(begin)s AND captured_at < %(end)s AND {in_currency}
-    GROUP BY 1, 4
+    WITH edges AS MATERIALIZED (
+        SELECT currency, status, processor, created_at, captured_at, amount_captured FROM payments
+        WHERE merchant_id = %(merchant_id)s AND {in_currency} AND (
+            created_at >= %(begin)s AND created_at < %(begin_until)s
+            OR created_at >= %(end_from)s AND created_at < %(end)s
+            OR captured_at >= %(begin)s AND captured_at < %(begin_until)s
+            OR captured_at >= %(end_from)s AND captured_at < %(end)s
+        )
+    ), counted (currency, status, processor, day, begun, captured, volume) AS (
+        SELECT currency, status, processor, day, begun, captured, volume FROM daily_volume
+        WHERE merchant_id = %(merchant_id)s AND {in_currency} AND day >= %(first_day)s AND day < %(last_day)s
+        UNION ALL
+        SELECT currency, status, processor, (created_at AT TIME ZONE 'UTC')::date, 1, 0, 0 FROM edges
+        WHERE created_at >= %(begin)s AND created_at < %(begin_until)s
+           OR created_at >= %(end_from)s AND created_at < %(end)s
+        UNION ALL
+        SELECT currency, 'captured', processor, (captured_at AT TIME ZONE 'UTC')::date, 0, 1, amount_captured
+        FROM edges
+        WHERE captured_at >= %(begin)s AND captured_at < %(begin_until)s
+           OR captured_at >= %(end_from)s AND captured_at < %(end)s
+    )
+    SELECT currency, status, processor, day, sum(begun), sum(captured), sum(volume) FROM counted
+    GROUP BY GROUPING SETS ((currency, status, processor), (currency, day))
 """)
 ANY_CURRENCY = sql.SQL("true")
 ONE_CURRENCY = sql.SQL("currency = %(currency)s")
@@ -86,17 +101,40 @@ async def payment_figures(
         "begin": begin,
         "end": end,
         "currency": currency,
+        **parts_of(begin, end),
     }
     async with store.pool.connection() as connection:
         found = await (await connection.execute(query, arguments, prepare=False)).fetchall()
     figures: dict[str, Figures] = {}
-    for code, status, processor, day, count, volume in found:
+    for code, status, processor, day, begun, captured, volume in found:
         of_currency = figures.setdefault(code, Figures(currency=code))
-        if day is None:
-            of_currency.begun[status, processor] += count
-        else:
-            of_currency.captured[day] += count
+        if day is None and begun:
+            of_currency.begun[status, processor] += int(begun)
+        elif day is not None and captured:
+            of_currency.captured[day] += int(captured)
             of_currency.volume[day] += int(volume)
     return sorted(
         figures.values(), key=lambda each: (-each.captured.total(), -each.begun.total(), each.currency)
     )
+
+
+def parts_of(begin: datetime, end: datetime) -> dict[str, date | datetime]:
+    """The window's whole days in UTC, `first_day` to before `last_day`, and where its two ends meet them.
+
+    Where there is no whole day, all of it is the first end.
+    """
+    first_day, last_day = begin.astimezone(UTC).date(), end.astimezone(UTC).date()
+    if _midnight(first_day) < begin and first_day < last_day:
+        first_day += timedelta(days=1)
+    if first_day >= last_day:
+        return {"first_day": first_day, "last_day": first_day, "begin_until": end, "end_from": end}
+    return {
+        "first_day": first_day,
+        "last_day": last_day,
+        "begin_until": _midnight(first_day),
+        "end_from": _midnight(last_day),
+    }
+
+
+def _midnight(day: date) -> datetime:
+    return datetime.combine(day, time(), UTC)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from psycopg_pool import AsyncConnectionPool
 
-from payloops.projections.projector import PROJECTIONS
+from payloops.projections.projection import all_projections
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ STATUS = """
 
 async def projections_status(pool: AsyncConnectionPool) -> list[ProjectionStatus]:
     """One entry for each projection that this version knows, then one for every other reader with a checkpoint."""
-    names = [projection.name for projection in PROJECTIONS]
+    names = [projection.name for projection in all_projections()]
     async with pool.connection() as connection:
         cursor = await connection.execute(STATUS, {"projections": names})
         return [ProjectionStatus(*row) for row in await cursor.fetchall()]

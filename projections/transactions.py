@@ -100,7 +100,7 @@ def _opened(id: str, kind: TransactionType, fact: Any) -> Patch:
         id=id,
         set={"amount": fact.amount},
         new={
-            "order_id": str(fact.originator_id),
+            "order_id": fact.originator_id,
             "merchant_id": fact.merchant_id,
             "attempt": fact.attempt,
             "type": kind,

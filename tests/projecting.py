@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from typing import cast, get_args
 from uuid import UUID
 
+import orjson
 import psycopg
 from psycopg.rows import TupleRow
 from uuid_utils.compat import uuid7
@@ -43,12 +44,13 @@ from payloops.events.metadata import Metadata
 from payloops.events.orders import Order, Payment, RefundFailed, TransactionType
 from payloops.events.stream import StreamEvent
 from payloops.events.timestamps import utc_now
+from payloops.projections.batches import project_batch
 from payloops.projections.orders import CHECKPOINT
-from payloops.projections.projector import PROJECTIONS, project_batch, run_projections
+from payloops.projections.orders import PROJECTION as ORDERS
+from payloops.projections.projector import run_projections
 
 DEADLINE = 20.0
 """Seconds that a test waits for what has to come."""
-ORDERS = PROJECTIONS[0]
 REFUSALS = (InvalidStatus, CaptureExceedsAuthorized, RefundExceedsCaptured, ContradictsRecord)
 
 
@@ -268,6 +270,52 @@ async def one(store: EventStore, query: str, *arguments: object) -> object:
 async def rows(store: EventStore, query: str, *arguments: object) -> list[TupleRow]:
     async with store.pool.connection() as connection:
         return await (await connection.execute(query, arguments)).fetchall()
+
+
+REQUESTED = {
+    "timestamp": "2026-11-23T15:40:00Z",
+    "merchant_id": "0192e4a0-0000-7000-8000-000000000000",
+    "status": "processing",
+    "attempt": 1,
+    "transaction_id": "0192e4a0-0000-7000-8000-000000000001",
+    "processor": "stripe",
+    "capture": "manual",
+    "amount": 1,
+}
+POISON = {
+    "no JSON": b"{",
+    "a field missing": orjson.dumps({"timestamp": "2026-11-23T15:40:00Z", "status": "processing"}),
+    "a number that no column holds": orjson.dumps({**REQUESTED, "attempt": 99_999_999_999_999}),
+    "an id that is none": orjson.dumps({**REQUESTED, "transaction_id": "x"}),
+    "a character that text cannot hold": orjson.dumps({**REQUESTED, "processor": "stri\0pe"}),
+}
+
+
+async def insert_raw(
+    store: EventStore,
+    merchant_id: UUID,
+    *,
+    topic: str,
+    state: bytes,
+    stream: UUID | None = None,
+    version: int | None = None,
+) -> int:
+    """An event as no code of this version would write it; its position."""
+    return cast(
+        "int",
+        await one(
+            store,
+            """
+            INSERT INTO stored_events (originator_id, originator_version, topic, state, notification_id,
+                                       merchant_id, content_hash)
+            SELECT %s, coalesce(
+                       %s, (SELECT max(originator_version) + 1 FROM stored_events WHERE originator_id = %s), 1
+                   ), %s, %s, (SELECT coalesce(max(notification_id), 0) + 1 FROM stored_events), %s, ''
+            RETURNING notification_id
+            """,
+            *(stream or uuid7(), version, stream, topic, state, merchant_id),
+        ),
+    )
 
 
 @asynccontextmanager

@@ -2,15 +2,16 @@
 
 import dataclasses
 import random
-from typing import cast
 from uuid import UUID
 
 import orjson
 import pytest
 from projecting import (
+    POISON,
     append,
     append_interleaved,
     checkpoint,
+    insert_raw,
     new_order,
     one,
     project_all,
@@ -18,7 +19,6 @@ from projecting import (
     recorded,
     rows,
 )
-from uuid_utils.compat import uuid7
 
 from payloops.commands.cancel_order import cancel
 from payloops.commands.pay_order import request_payment
@@ -116,25 +116,6 @@ async def test_events_of_other_streams_are_passed_over(
     assert await projected(store, order.id) == row_from_order(order)
 
 
-REQUESTED = {
-    "timestamp": "2026-11-23T15:40:00Z",
-    "merchant_id": "0192e4a0-0000-7000-8000-000000000000",
-    "status": "processing",
-    "attempt": 1,
-    "transaction_id": "0192e4a0-0000-7000-8000-000000000001",
-    "processor": "stripe",
-    "capture": "manual",
-    "amount": 1,
-}
-POISON = {
-    "no JSON": b"{",
-    "a field missing": orjson.dumps({"timestamp": "2026-11-23T15:40:00Z", "status": "processing"}),
-    "a number that no column holds": orjson.dumps({**REQUESTED, "attempt": 99_999_999_999_999}),
-    "an id that is none": orjson.dumps({**REQUESTED, "transaction_id": "x"}),
-    "a character that text cannot hold": orjson.dumps({**REQUESTED, "processor": "stri\0pe"}),
-}
-
-
 @pytest.mark.parametrize("poison", POISON.values(), ids=POISON)
 @pytest.mark.parametrize("limit", [1, 1_000])
 async def test_an_event_that_cannot_be_applied_stops_nothing_but_itself(
@@ -204,30 +185,3 @@ async def test_personal_data_is_not_copied_into_errors(
     [(error,)] = await rows(store, "SELECT error FROM parked_events")
     assert "null value" in error
     assert "secret@example.com" not in error
-
-
-async def insert_raw(
-    store: EventStore,
-    merchant_id: UUID,
-    *,
-    topic: str,
-    state: bytes,
-    stream: UUID | None = None,
-    version: int | None = None,
-) -> int:
-    """An event as no code of this version would write it; its position."""
-    return cast(
-        "int",
-        await one(
-            store,
-            """
-            INSERT INTO stored_events (originator_id, originator_version, topic, state, notification_id,
-                                       merchant_id, content_hash)
-            SELECT %s, coalesce(
-                       %s, (SELECT max(originator_version) + 1 FROM stored_events WHERE originator_id = %s), 1
-                   ), %s, %s, (SELECT coalesce(max(notification_id), 0) + 1 FROM stored_events), %s, ''
-            RETURNING notification_id
-            """,
-            *(stream or uuid7(), version, stream, topic, state, merchant_id),
-        ),
-    )

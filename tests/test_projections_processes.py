@@ -27,7 +27,7 @@ from payloops.events.event_store import EventStore
 from payloops.events.orders import Order
 from payloops.projections.orders import OrderRow, row_from_order
 from payloops.projections.patches import column_names
-from payloops.projections.projector import PROJECTIONS
+from payloops.projections.projection import all_projections
 from payloops.projections.status import ProjectionStatus, projections_status
 
 
@@ -179,7 +179,7 @@ async def test_only_one_of_several_projectors_works(
             SELECT count(*) FROM pg_locks JOIN pg_database d ON d.oid = database
             WHERE locktype = 'advisory' AND datname = current_database()
         """
-        assert await one(store, locks) == len(PROJECTIONS)
+        assert await one(store, locks) == len(all_projections())
         last.set()
     await assert_tables_equal_streams(store)
 

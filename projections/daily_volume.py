@@ -1,8 +1,12 @@
-"""Payments, the attempts to pay an order: facts to columns, and the row. `projections/stats.py` counts them."""
+"""Payments, the attempts to pay an order, and how many of them and how much money there were on each day.
+
+Facts to columns, the rows, and what a payment counts. `projections/stats.py` reads both.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
+from functools import lru_cache
 from typing import Any
 from uuid import UUID, uuid5
 
@@ -19,9 +23,11 @@ from payloops.events.orders import (
 )
 from payloops.events.stream import StreamEvent
 from payloops.projections.patches import Patch, Table
+from payloops.projections.projection import Projection
+from payloops.projections.totals import Totals
 
-CHECKPOINT = "payments"
-"""The projection whose position says what payments hold."""
+CHECKPOINT = "daily_volume"
+"""The projection whose position says what payments and their totals hold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +61,7 @@ def payment_patches(fact: StreamEvent) -> Iterator[Patch]:
         case PaymentRequested():
             requested = _moved(fact, PaymentStatus.PROCESSING)
             requested.new = {
-                "order_id": str(fact.originator_id),
+                "order_id": fact.originator_id,
                 "merchant_id": fact.merchant_id,
                 "attempt": fact.attempt,
                 "processor": fact.processor,
@@ -82,7 +88,51 @@ def payment_patches(fact: StreamEvent) -> Iterator[Patch]:
 
 
 def _moved(fact: Any, status: PaymentStatus) -> Patch:
-    return Patch(id=str(uuid5(fact.originator_id, str(fact.attempt))), set={"status": status})
+    return Patch(id=_payment_id(fact.originator_id, fact.attempt), set={"status": status})
+
+
+@lru_cache(maxsize=1_000)
+def _payment_id(order_id: UUID, attempt: int) -> UUID:
+    return uuid5(order_id, str(attempt))
 
 
 PAYMENTS = Table(name="payments", row=PaymentRow, patches=payment_patches)
+
+
+@dataclass(frozen=True, slots=True)
+class DailyVolumeRow:
+    """A row of `daily_volume`: of a merchant, currency and processor, the payments of one status on one day in UTC.
+
+    Attributes:
+        begun: payments begun on that day that have this status now.
+        captured: payments captured on that day; their status is `captured`.
+        volume: what these brought, before refunds, in the currency's minor unit.
+    """
+
+    merchant_id: UUID
+    day: date
+    currency: str
+    processor: str
+    status: str
+    begun: int
+    captured: int
+    volume: int
+
+
+DAILY_VOLUME = Totals(
+    name="daily_volume",
+    of=PAYMENTS,
+    keys=("merchant_id", "day", "currency", "processor", "status"),
+    sums=("begun", "captured", "volume"),
+    contributions="""
+        SELECT merchant_id, (created_at AT TIME ZONE 'UTC')::date, currency, processor, status, 1, 0, 0 FROM r
+        UNION ALL
+        SELECT merchant_id, (captured_at AT TIME ZONE 'UTC')::date, currency, processor, 'captured', 0, 1,
+               amount_captured
+        FROM r WHERE captured_at IS NOT NULL
+    """,
+)
+
+PROJECTION = Projection(
+    name=CHECKPOINT, families=frozenset({"payment"}), tables=(PAYMENTS,), totals=(DAILY_VOLUME,)
+)

@@ -1,0 +1,230 @@
+"""A log to measure against: orders with payments and refunds, as the commands record them, in any number.
+
+A few orders live through the real commands; all others are copies of these, with ids and times of their own,
+written by COPY. `python benchmarks/filled_log.py DATABASE_URL --events 1000000` fills a migrated, empty database.
+"""
+
+import argparse
+import asyncio
+import heapq
+import random
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, cast
+from uuid import UUID
+
+import orjson
+import psycopg
+from eventsourcing.persistence import StoredEvent
+from rich.progress import track
+from uuid_utils.compat import uuid7
+
+from payloops.commands.capture_payment import request_capture
+from payloops.commands.pay_order import request_payment
+from payloops.commands.refund_payment import request_refund
+from payloops.commands.route_payment import Route
+from payloops.commands.update_order_status import report_authorized, report_captured, report_failed
+from payloops.commands.update_refund_status import succeed_refund
+from payloops.events.appender import content_hash
+from payloops.events.metadata import Metadata
+from payloops.events.orders import CaptureMethod, Order
+from payloops.events.stream import StreamEvent, mapper
+from payloops.events.timestamps import timestamp_text
+
+MERCHANTS = 20
+CURRENCIES = ("USD", "USD", "EUR", "INR")
+END = datetime(2026, 11, 1, tzinfo=UTC)
+"""Orders are of the days before."""
+COLUMNS = (
+    "originator_id, originator_version, topic, state, notification_id, merchant_id, content_hash, recorded_at"
+)
+
+
+@dataclass(frozen=True)
+class Step:
+    """An event of a life, before it is somebody's. `after`: since the order was created."""
+
+    topic: str
+    state: bytes
+    after: timedelta
+
+
+@dataclass(frozen=True)
+class Life:
+    """What an order may live through.
+
+    Attributes:
+        names: what each order has of its own in the states: ids, and last the currency.
+        share: how many orders of a hundred live so.
+    """
+
+    steps: list[Step]
+    names: list[bytes]
+    share: int
+
+
+def lives() -> list[Life]:
+    """By the real commands: most orders are refunded, the others captured, declined first, or left alone."""
+    return [
+        _life(share=45, refunds=1),
+        _life(share=10, refunds=1, capture="manual"),
+        _life(share=5, refunds=2, declined=True),
+        _life(share=10, refunds=0, declined=True),
+        _life(share=20, refunds=0),
+        _life(share=10, refunds=0, paid=False),
+    ]
+
+
+def _life(
+    *,
+    share: int,
+    refunds: int,
+    paid: bool = True,
+    declined: bool = False,
+    capture: CaptureMethod = "automatic",
+) -> Life:
+    minutes = iter(range(0, 1_000, 7))
+
+    def by(actor: str) -> Metadata:
+        at = END + timedelta(minutes=next(minutes))
+        return Metadata(at=at, actor=actor, correlation_id=str(uuid7()), causation_id=None)
+
+    order = Order.create(
+        id=uuid7(),
+        merchant_id=str(uuid7()),
+        by=by(f"api_key:{uuid7()}"),
+        external_id="EXTERNAL-ID",
+        amount=4_999,
+        currency="USD",
+        customer_id="cus_1",
+        customer_email="customer@example.com",
+        description="A table, and two chairs",
+        metadata={"cart": "c-1"},
+        return_url="https://shop.example.com/thanks",
+        cancel_url=None,
+    )
+    if declined:
+        _request(order, capture, by("api_key:1"))
+        report_failed(
+            order,
+            order.payments[1],
+            processor_order_id="pi_1",
+            processor_transaction_id=None,
+            error_code="card_declined",
+            error_message="Your card was declined.",
+            by=by("workflow:1"),
+        )
+    if paid:
+        _request(order, capture, by("api_key:1"))
+        payment = order.payments[order.attempt]
+        references = {"processor_order_id": "pi_2", "processor_transaction_id": "ch_2"}
+        if capture == "manual":
+            report_authorized(order, payment, **references, by=by("workflow:1"))
+            request_capture(order, amount=None, by=by("api_key:1"))
+        report_captured(order, payment, **references, by=by("workflow:1"))
+    for _ in range(refunds):
+        refund = request_refund(order, amount=1_000, reason="damaged", by=by("api_key:1"))
+        succeed_refund(order, refund.id, processor_transaction_id="re_1", by=by("workflow:1"))
+    events = cast("list[StreamEvent]", list(order.collect_events()))
+    ids = [
+        str(order.id),
+        order.merchant_id,
+        *order.transactions,
+        *{e.correlation_id for e in events},
+        '"USD"',
+    ]
+    return Life(
+        steps=[
+            Step(stored.topic, stored.state, event.timestamp - events[0].timestamp)
+            for event, stored in ((event, mapper.to_stored_event(event)) for event in events)
+        ],
+        names=[each.encode() for each in ids],
+        share=share,
+    )
+
+
+def _request(order: Order, capture: CaptureMethod, by: Metadata) -> None:
+    request_payment(
+        order,
+        route=Route(processor="stripe", reason="the only one that is enabled"),
+        payment_method={"type": "card", "token": "tok_visa"},
+        capture=capture,
+        by=by,
+    )
+
+
+def merchants(chance: random.Random) -> list[UUID]:
+    return [UUID(int=chance.getrandbits(128), version=4) for _ in range(MERCHANTS)]
+
+
+def rows(*, events: int, days: int, seed: int) -> Iterator[tuple[Any, ...]]:
+    """Rows of stored_events, in the order of the log; orders overlap. At the end, some may be under way."""
+    chance = random.Random(seed)
+    owners = merchants(chance)
+    kinds = lives()
+    shares = [life.share for life in kinds]
+    per_order = sum(life.share * len(life.steps) for life in kinds) / sum(shares)
+    between = timedelta(days=days) / max(1, events / per_order)
+    begun = END - timedelta(days=days)
+    waiting: list[tuple[datetime, int, UUID, UUID, int, str, bytes]] = []
+    number = position = 0
+    while position < events:
+        while not waiting or waiting[0][0] >= begun + number * between:
+            at = begun + number * between
+            life = chance.choices(kinds, shares)[0]
+            order_id = uuid7(nanoseconds=int(at.timestamp() * 1e6) * 1_000)
+            owner = owners[int(MERCHANTS * chance.random() ** 3)]
+            own = [str(order_id), str(owner)]
+            own += [str(UUID(int=chance.getrandbits(128), version=4)) for _ in life.names[3:]]
+            own.append(f'"{chance.choice(CURRENCIES)}"')
+            for version, step in enumerate(life.steps, 1):
+                state = step.state
+                for name, other in zip(life.names, own, strict=True):
+                    state = state.replace(name, other.encode())
+                when = at + step.after * (0.5 + chance.random() / 1_000 + version / 1_000)
+                item = (when, number, order_id, owner, version, step.topic, state)
+                heapq.heappush(waiting, item)
+            number += 1
+        when, order_number, order_id, owner, version, topic, state = heapq.heappop(waiting)
+        changed = orjson.loads(state)
+        changed["timestamp"] = timestamp_text(when)
+        if version == 1:
+            changed["external_id"] = f"order-{order_number}"
+            changed["customer_email"] = f"customer-{order_number % 50_000}@example.com"
+        stored = StoredEvent(order_id, version, topic, orjson.dumps(changed))
+        position += 1
+        yield (order_id, version, topic, stored.state, position, owner, content_hash(stored), when)
+
+
+async def fill(database_url: str, *, events: int, days: int = 365, seed: int = 1) -> None:
+    """Write a log into a migrated database that has none yet."""
+    async with (
+        await psycopg.AsyncConnection.connect(database_url) as connection,
+        connection.cursor() as cursor,
+        cursor.copy(f"COPY stored_events ({COLUMNS}) FROM STDIN (FORMAT BINARY)".encode()) as copy,
+    ):
+        copy.set_types(["uuid", "int8", "text", "bytea", "int8", "uuid", "bytea", "timestamptz"])
+        shown = track(
+            rows(events=events, days=days, seed=seed),
+            total=events,
+            description="Filling the log",
+            disable=not sys.stderr.isatty(),
+        )
+        for row in shown:
+            await copy.write_row(row)
+    async with await psycopg.AsyncConnection.connect(database_url, autocommit=True) as connection:
+        await connection.execute("VACUUM (ANALYZE) stored_events")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("database_url")
+    parser.add_argument("--events", type=int, default=1_000_000)
+    parser.add_argument("--days", type=int, default=365, help="of the past, over which orders are spread")
+    parser.add_argument("--seed", type=int, default=1)
+    options = parser.parse_args()
+    asyncio.run(fill(options.database_url, events=options.events, days=options.days, seed=options.seed))

@@ -1,0 +1,224 @@
+"""Batches of the log, applied to a projection's tables: each is one transaction, together with the checkpoint.
+
+An event that cannot be applied stops nothing but itself: it is parked with its error.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, LiteralString
+from uuid import UUID
+
+import psycopg
+import structlog
+from eventsourcing.persistence import StoredEvent
+from psycopg.rows import TupleRow
+
+from payloops.events.crash_points import crash_point
+from payloops.events.encoding import decode as decode_event
+from payloops.events.stream import StreamEvent
+from payloops.projections.patches import Patch, RowPatch, Table, merge, upsert
+from payloops.projections.projection import Projection
+from payloops.projections.totals import add, take_away
+
+BATCH_EVENTS = 1_000
+END_OF_LOG = 2**63 - 1
+
+log = structlog.get_logger()
+
+NEXT = """
+    WITH checkpoint AS (
+        SELECT position FROM checkpoints
+        WHERE name = %(name)s AND version = %(version)s
+          AND EXISTS (SELECT FROM stored_events WHERE notification_id > position)
+        FOR UPDATE
+    )
+    SELECT e.notification_id, e.originator_id, e.originator_version, e.topic,
+           CASE WHEN split_part(e.topic, '.', 1) = ANY(%(families)s) THEN e.state END, e.personal_key
+    FROM checkpoint CROSS JOIN LATERAL (
+        SELECT * FROM readable_events
+        WHERE notification_id > checkpoint.position AND notification_id <= %(upto)s
+        ORDER BY notification_id LIMIT %(limit)s
+    ) e
+    ORDER BY e.notification_id
+"""
+MOVE = "UPDATE checkpoints SET position = %s, updated_at = clock_timestamp() WHERE name = %s"
+PARK = """
+    INSERT INTO parked_events (reader, position, originator_id, originator_version, topic, error)
+    VALUES (%s, %s, %s, %s, %s, %s)
+    ON CONFLICT (reader, position) DO UPDATE SET error = excluded.error, parked_at = excluded.parked_at
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedEvent:
+    """A row of the log. `state` is None where the event does not concern the projection."""
+
+    position: int
+    originator_id: UUID
+    version: int
+    topic: str
+    state: bytes | None
+    personal_key: bytes | None = field(repr=False)
+
+    @property
+    def fact(self) -> StreamEvent:
+        """The event decoded; raises where it cannot be."""
+        assert self.state is not None
+        stored = StoredEvent(self.originator_id, self.version, self.topic, self.state)
+        return decode_event(stored, personal_key=self.personal_key)
+
+
+@dataclass(slots=True)
+class Change:
+    """What an event does, decoded: the patches of each table, in the projection's order."""
+
+    logged: LoggedEvent
+    patches: list[list[Patch]]
+
+
+@dataclass(slots=True)
+class Batch:
+    changes: list[Change] = field(default_factory=list)
+    parked: list[tuple[LoggedEvent, Exception]] = field(default_factory=list)
+
+
+async def project_batch(
+    connection: psycopg.AsyncConnection[TupleRow],
+    projection: Projection,
+    *,
+    limit: int = BATCH_EVENTS,
+    upto: int = END_OF_LOG,
+) -> int:
+    """Apply the next events of the log, at most `limit` and none after `upto`, in one transaction; how many.
+
+    None where the tables are another version's.
+
+    Events that cannot be applied are parked. An error of the database itself raises, and nothing has happened.
+    """
+    async with connection.transaction():
+        cursor = await connection.execute(
+            NEXT,
+            {
+                "name": projection.name,
+                "version": projection.version,
+                "families": list(projection.families),
+                "limit": limit,
+                "upto": upto,
+            },
+        )
+        events = [LoggedEvent(*row) for row in await cursor.fetchall()]
+        if not events:
+            return 0
+        [batch] = decode([projection], events)
+        await apply(connection, projection, batch.changes, batch.parked)
+        for event, error in batch.parked:
+            await connection.execute(*park(projection, event, error))
+        crash_point("projector.applied")
+        await connection.execute(MOVE, (events[-1].position, projection.name))
+        crash_point("projector.moved")
+    for event, error in batch.parked:
+        log.error(
+            "projection.event_parked",
+            projection=projection.name,
+            position=event.position,
+            topic=event.topic,
+            order_id=str(event.originator_id),
+            error=one_line(error),
+        )
+    return len(events)
+
+
+def decode(projections: Sequence[Projection], events: Sequence[LoggedEvent]) -> list[Batch]:
+    """What the events do to each of the projections; those that raise are parked."""
+    batches = [Batch() for _ in projections]
+    for event in events:
+        if event.state is None:
+            continue
+        family = event.topic.partition(".")[0]
+        concerned = [(p, b) for p, b in zip(projections, batches, strict=True) if family in p.families]
+        try:
+            fact = event.fact
+        except Exception as error:  # noqa: BLE001  # whatever is wrong with an event stops nothing but itself
+            for _, batch in concerned:
+                batch.parked.append((event, error))
+            continue
+        for projection, batch in concerned:
+            try:
+                batch.changes.append(
+                    Change(event, [list(table.patches(fact)) for table in projection.tables])
+                )
+            except Exception as error:  # noqa: BLE001  # as above
+                batch.parked.append((event, error))
+    return batches
+
+
+async def apply(
+    connection: psycopg.AsyncConnection[TupleRow],
+    projection: Projection,
+    changes: Sequence[Change],
+    parked: list[tuple[LoggedEvent, Exception]],
+) -> None:
+    """Write the changes; where the data is refused, halve until the event that it comes from is alone."""
+    if not changes:
+        return
+    try:
+        async with connection.transaction():
+            for place, table in enumerate(projection.tables):
+                pairs = ((each.logged.version, patch) for each in changes for patch in each.patches[place])
+                await _write(connection, projection, table, merge(table, pairs))
+    except Exception as error:
+        if not is_about_data(error):
+            raise
+        if len(changes) == 1:
+            parked.append((changes[0].logged, error))
+            return
+        middle = len(changes) // 2
+        await apply(connection, projection, changes[:middle], parked)
+        await apply(connection, projection, changes[middle:], parked)
+
+
+async def _write(
+    connection: psycopg.AsyncConnection[TupleRow], projection: Projection, table: Table, rows: list[RowPatch]
+) -> None:
+    if not rows:
+        return
+    ids = [row.id for row in rows]
+    totals = [each for each in projection.totals if each.of is table]
+    for each in totals:
+        await take_away(connection, totals=each, ids=ids)
+    await upsert(connection, table=table, rows=rows)
+    for each in totals:
+        await add(connection, totals=each, ids=ids)
+
+
+def is_about_data(error: Exception) -> bool:
+    """Whether the values are refused, rather than the database out of order.
+
+    By SQLSTATE class: 22 data exception, 23 integrity constraint violation, 54 program limit exceeded.
+    Psycopg refuses some data itself, without an SQLSTATE.
+    """
+    if isinstance(error, psycopg.Error):
+        return isinstance(error, psycopg.DataError) or (error.sqlstate or "")[:2] in {"22", "23", "54"}
+    return isinstance(error, TypeError | ValueError)
+
+
+def park(
+    projection: Projection, event: LoggedEvent, error: Exception
+) -> tuple[LiteralString, tuple[Any, ...]]:
+    """The statement that parks an event, and its values."""
+    message = one_line(error)
+    return PARK, (
+        projection.name,
+        event.position,
+        event.originator_id,
+        event.version,
+        event.topic,
+        message,
+    )
+
+
+def one_line(error: Exception) -> str:
+    """One line without the row: PostgreSQL's details quote personal data."""
+    text = error.diag.message_primary if isinstance(error, psycopg.Error) else None
+    words = f"{type(error).__name__}: {text or error}".replace("\x00", "\\0").split()
+    return " ".join(words)[:1_000]

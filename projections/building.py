@@ -1,0 +1,697 @@
+"""Building a projection's tables anew, beside the live ones: what `rebuild`, `verify` and a new version do.
+
+The new tables stand in a schema of their own under their own names, so that everything that writes a projection
+writes them, too, over a connection that looks there first. They are made in these steps, each of which may be
+interrupted and gone on with:
+
+1. filled: the log up to a position is read stream by stream, in chunks, by several processes. A row is of one
+   stream, so what a chunk makes is final: it is copied in, together with the mark that the chunk is done.
+2. indexed, as the live tables are; then totals are counted.
+3. caught up with what was appended meanwhile, by the batches of the projector.
+4. swapped: one transaction catches up with the live tables' position and puts the new tables in their place.
+"""
+
+import asyncio
+import contextlib
+import ctypes
+import gc
+import hashlib
+import json
+import multiprocessing
+import os
+import random
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from itertools import groupby
+from operator import attrgetter
+from typing import Any, LiteralString, cast
+from uuid import UUID
+
+import orjson
+import psycopg
+from psycopg import sql
+from psycopg.rows import TupleRow
+
+from payloops.events.connections import connect, connection_options
+from payloops.projections.batches import (
+    END_OF_LOG,
+    Change,
+    LoggedEvent,
+    decode,
+    is_about_data,
+    park,
+    project_batch,
+)
+from payloops.projections.patches import RowPatch, Table, column_names, json_columns, merge, merge_into
+from payloops.projections.projection import Projection
+from payloops.projections.totals import count_all
+
+BUILD: LiteralString = "payloops_build"
+"""Schema of tables that will be the live ones."""
+CHUNK_EVENTS = 10_000
+NICENESS = 10
+"""Of the processes that fold: requests on the same machine come first."""
+INDEX_MEMORY = "96MB"
+SWAP_LOCK = "200ms"
+"""How long readers may be held up by a swap that waits for another reader; then it is tried again."""
+SWAP_TRIES = 200
+SWAP_PAUSE = 0.2
+"""Seconds between two tries, on average."""
+FIRST = UUID(int=0)
+"""Before every stream."""
+
+Report = Callable[[str, int, int], None]
+"""Told of the step, how much of it is done, and how much there is."""
+
+
+class BuildUnderWay(Exception):
+    """Another process is building projections."""
+
+    def __init__(self) -> None:
+        super().__init__("another process is building projections: wait for it to end")
+
+
+class TablesBusy(Exception):
+    """The live tables could not be replaced: somebody reads them all the time."""
+
+    def __init__(self, projection: str) -> None:
+        super().__init__(
+            f"{projection}: the new tables are ready, but the live ones are in use without a pause; "
+            "run it again at a quieter time, it goes on from here"
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chunk:
+    """Streams after one, through another, in the order of their ids."""
+
+    number: int
+    after: UUID
+    through: UUID
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What every process of a build knows.
+
+    Attributes:
+        upto: the position of the log up to which streams are folded.
+    """
+
+    database_url: str
+    schema: LiteralString
+    projections: tuple[Projection, ...]
+    upto: int
+
+
+# --- the processes that fold -------------------------------------------------------------------------------
+
+READ_CHUNK = """
+    SELECT notification_id, originator_id, originator_version, topic,
+           CASE WHEN split_part(topic, '.', 1) = ANY(%s) THEN state END, personal_key
+    FROM readable_events
+    WHERE originator_id > %s AND originator_id <= %s AND notification_id <= %s
+    ORDER BY originator_id, originator_version
+"""
+DONE = "UPDATE build_chunks SET done = true WHERE number = %s AND NOT done"
+
+_plan: Plan
+_connection: psycopg.Connection[TupleRow]
+
+
+def start_worker(plan: Plan, parent: int) -> None:
+    """Of a process that folds: its connection, and that it ends with the one that started it."""
+    global _plan, _connection  # noqa: PLW0603  # a process has one
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _end_with(parent)
+    os.nice(NICENESS)
+    gc.disable()  # nothing here is circular, and looking for it takes a third of the time
+    _plan = plan
+    options = connection_options("payloops build")
+    options["options"] = f"{options['options']} {_search_path(plan.schema)} -c statement_timeout=0"
+    _connection = psycopg.Connection.connect(plan.database_url, **options)  # type: ignore[arg-type]
+    _connection.execute("SET synchronous_commit = off")
+
+
+def _end_with(parent: int) -> None:
+    """A killed parent takes its processes with it; where the system does not do that, they end with its pipe."""
+    if sys.platform == "linux":
+        set_parent_death_signal = 1
+        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)
+
+
+def _search_path(schema: str) -> str:
+    return f"-c search_path={schema},public"
+
+
+def fill_chunk(chunk: Chunk) -> int:
+    """Fold the chunk's streams into the new tables, in one transaction; how many events were read.
+
+    Where it was done already, by a process that was thought dead, nothing happens.
+    """
+    families = sorted(frozenset().union(*(each.families for each in _plan.projections)))
+    with _connection.transaction():
+        cursor = _connection.cursor(binary=True)
+        cursor.execute(READ_CHUNK, (families, chunk.after, chunk.through, _plan.upto))
+        events = [LoggedEvent(*row) for row in cursor.fetchall()]
+        for projection, rows, parked in _fold(events):
+            try:
+                with _connection.transaction():
+                    for table, of_table in zip(projection.tables, rows, strict=True):
+                        _copy(table, of_table.values())
+            except Exception as refused:
+                if not is_about_data(refused):
+                    raise
+                [batch] = decode([projection], events)
+                parked[:] = [*batch.parked, *_copy_streams(projection, batch.changes)]
+            for event, error in parked:
+                _connection.execute(*park(projection, event, error))
+        if _connection.execute(DONE, (chunk.number,)).rowcount != 1:
+            raise psycopg.Rollback
+    return len(events)
+
+
+Rows = dict[UUID | str, RowPatch]
+Parked = list[tuple[LoggedEvent, Exception]]
+
+
+def _fold(events: Sequence[LoggedEvent]) -> list[tuple[Projection, list[Rows], Parked]]:
+    """What the events make of each projection's tables, and those that cannot be applied: as `decode`, in one go."""
+    folded: list[tuple[Projection, list[Rows], Parked]] = [
+        (projection, [{} for _ in projection.tables], []) for projection in _plan.projections
+    ]
+    concerned = {
+        family: [
+            (list(zip(projection.tables, rows, strict=True)), parked)
+            for projection, rows, parked in folded
+            if family in projection.families
+        ]
+        for family in frozenset().union(*(each.families for each in _plan.projections))
+    }
+    for event in events:
+        if event.state is None:
+            continue
+        for tables, parked in concerned[event.topic.partition(".")[0]]:
+            try:
+                fact = event.fact
+                patches = [(table, rows, patch) for table, rows in tables for patch in table.patches(fact)]
+            except Exception as error:  # noqa: BLE001  # whatever is wrong with an event stops nothing but itself
+                parked.append((event, error))
+                continue
+            for table, rows, patch in patches:
+                merge_into(rows, table, event.version, patch)
+    return folded
+
+
+def _copy_streams(
+    projection: Projection, changes: Sequence[Change]
+) -> Iterator[tuple[LoggedEvent, Exception]]:
+    """Write what the streams' changes make; yields the events whose data is refused, as the projector finds them."""
+    try:
+        with _connection.transaction():
+            for place, table in enumerate(projection.tables):
+                pairs = ((each.logged.version, patch) for each in changes for patch in each.patches[place])
+                _copy(table, merge(table, pairs))
+    except Exception as error:
+        if not is_about_data(error):
+            raise
+        streams = [list(group) for _, group in groupby(changes, key=attrgetter("logged.originator_id"))]
+        if len(streams) > 1:
+            for part in (streams[: len(streams) // 2], streams[len(streams) // 2 :]):
+                yield from _copy_streams(projection, [change for stream in part for change in stream])
+        else:
+            yield from _copy_what_goes(projection, changes)
+
+
+def _copy_what_goes(
+    projection: Projection, changes: Sequence[Change]
+) -> Iterator[tuple[LoggedEvent, Exception]]:
+    """Of one stream, leave out each event that cannot follow those before it."""
+    kept: list[Change] = []
+    for change in changes:
+        refused = _refused(projection, [*kept, change])
+        if refused is None:
+            kept.append(change)
+        else:
+            yield change.logged, refused
+    if kept:
+        yield from _copy_streams(projection, kept)
+
+
+def _refused(projection: Projection, changes: Sequence[Change]) -> Exception | None:
+    try:
+        with _connection.transaction(force_rollback=True):
+            for place, table in enumerate(projection.tables):
+                pairs = ((each.logged.version, patch) for each in changes for patch in each.patches[place])
+                _copy(table, merge(table, pairs))
+    except Exception as error:
+        if not is_about_data(error):
+            raise
+        return error
+    return None
+
+
+def _copy(table: Table, rows: Collection[RowPatch]) -> None:
+    if not rows:
+        return
+    columns = column_names(table.row)
+    copied = sql.SQL("COPY {} ({}) FROM STDIN").format(
+        sql.Identifier(table.name), sql.SQL(", ").join(map(sql.Identifier, columns))
+    )
+    nothing = dict.fromkeys(columns)
+    as_json = json_columns(table.row)
+    with _connection.cursor() as cursor, cursor.copy(copied) as copy:
+        for row in rows:
+            values = nothing | row.new | row.set
+            values["id"] = row.id
+            values["version"] = row.upto if row.first == 1 else 0
+            for column in as_json:
+                values[column] = orjson.dumps(values[column]).decode()
+            copy.write_row(list(values.values()))
+
+
+# --- the process that builds -------------------------------------------------------------------------------
+
+LOCK = "SELECT pg_try_advisory_lock(hashtextextended('payloops.build.' || %s, 0))"
+BEGIN = """
+    CREATE TABLE build (fingerprint text NOT NULL, upto bigint NOT NULL, last_stream uuid, counted boolean NOT NULL);
+    CREATE TABLE build_chunks (
+        number int PRIMARY KEY, after uuid NOT NULL, through uuid NOT NULL, done boolean NOT NULL DEFAULT false
+    );
+    CREATE TABLE checkpoints (LIKE public.checkpoints INCLUDING ALL);
+    CREATE TABLE parked_events (LIKE public.parked_events INCLUDING ALL);
+"""
+REMEMBER = """
+    INSERT INTO build (fingerprint, upto, last_stream, counted)
+    SELECT %s, %s, (SELECT originator_id FROM stored_events ORDER BY originator_id DESC LIMIT 1), false
+"""
+# Entries of the index alone are counted: where a chunk ends is found without its events.
+CHUNK_END = """
+    SELECT originator_id FROM stored_events WHERE originator_id > %s AND originator_id <= %s
+    ORDER BY originator_id, originator_version OFFSET %s LIMIT 1
+"""
+CLAIM = "INSERT INTO build_chunks (number, after, through) VALUES (%s, %s, %s)"
+COLUMNS_AND_INDEXES = """
+    SELECT c.relname,
+           (SELECT array_agg(format('%%s %%s %%s', attname, atttypid::regtype, attnotnull) ORDER BY attnum)
+            FROM pg_attribute WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped),
+           (SELECT array_agg(pg_get_indexdef(indexrelid) ORDER BY pg_get_indexdef(indexrelid))
+            FROM pg_index WHERE indrelid = c.oid)
+    FROM pg_class c WHERE c.oid = ANY(%s::text[]::regclass[]) ORDER BY 1
+"""
+INDEX_NAMES = "SELECT indexname FROM pg_indexes WHERE schemaname = current_schema()"
+INDEXES = """
+    SELECT i.relname, pg_get_indexdef(i.oid), pg_get_constraintdef(k.oid)
+    FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid
+    LEFT JOIN pg_constraint k ON k.conindid = i.oid AND k.contype IN ('p', 'u', 'x')
+    WHERE x.indrelid = %s::text::regclass ORDER BY x.indisprimary DESC, i.relname
+"""
+STORAGE = "SELECT array_to_string(reloptions, ', ') FROM pg_class WHERE oid = %s::text::regclass"
+GRANTS = """
+    SELECT CASE grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(grantee)) END, privilege_type
+    FROM pg_class, aclexplode(relacl) WHERE oid = %s::text::regclass AND grantee <> relowner
+"""
+
+
+@dataclass
+class Build:
+    """Tables of some projections under way, in a schema. Made by `open_build`."""
+
+    plan: Plan
+    connection: psycopg.AsyncConnection[TupleRow]
+    resumed: bool
+    report: Report
+    workers: int
+    chunk_events: int
+    unswapped: list[Projection] = field(default_factory=list)
+    filled: int = field(default=0, init=False)
+
+    async def run(self) -> None:
+        """All steps up to, and without, catching up."""
+        await self._fill()
+        await self._index()
+        await self._count()
+
+    async def _fill(self) -> None:
+        row = await self._one("SELECT last_stream FROM build")
+        last: UUID | None = row[0]
+        chunks = self._chunks(last)
+        with self._workers() as pool:
+            running: set[asyncio.Future[int]] = set()
+            try:
+                async for chunk in chunks:
+                    running.add(asyncio.get_running_loop().run_in_executor(pool, fill_chunk, chunk))
+                    if len(running) > self.workers:
+                        running = await self._some_done(running)
+                while running:
+                    running = await self._some_done(running)
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+
+    @contextlib.contextmanager
+    def _workers(self) -> Iterator[ProcessPoolExecutor]:
+        with ProcessPoolExecutor(
+            self.workers,
+            mp_context=multiprocessing.get_context("spawn"),
+            initializer=start_worker,
+            initargs=(self.plan, os.getpid()),
+        ) as pool:
+            yield pool
+
+    async def _some_done(self, running: set[asyncio.Future[int]]) -> set[asyncio.Future[int]]:
+        done, waiting = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+        for each in done:
+            self.filled += each.result()
+        self.report("events", min(self.filled, self.plan.upto), self.plan.upto)
+        return waiting
+
+    async def _chunks(self, last: UUID | None) -> AsyncIterator[Chunk]:
+        """What was claimed and not done, then the rest, each claimed before it is given out."""
+        found = await self._all("SELECT number, after, through, done FROM build_chunks ORDER BY number")
+        self.filled = self.chunk_events * sum(row[3] for row in found)
+        for number, after, through, done in found:
+            if not done:
+                yield Chunk(number=number, after=after, through=through)
+        number, after = (found[-1][0], found[-1][2]) if found else (0, FIRST)
+        while last is not None and after < last:
+            end = await self._all(CHUNK_END, after, last, self.chunk_events - 1)
+            chunk = Chunk(number=number + 1, after=after, through=end[0][0] if end else last)
+            await self.connection.execute(CLAIM, (chunk.number, chunk.after, chunk.through))
+            yield chunk
+            number, after = chunk.number, chunk.through
+
+    async def _index(self) -> None:
+        """Give the new tables the indexes that the live ones have, several at a time."""
+        wanted = [
+            (table, *row)
+            for projection in self.unswapped
+            for table in projection.table_names
+            for row in await self._all(INDEXES, f"public.{table}")
+        ]
+        have = {
+            row[0]
+            for row in await self._all("SELECT indexname FROM pg_indexes WHERE schemaname = current_schema()")
+        }
+        missing = [each for each in wanted if each[1] not in have]
+        missing.sort(key=lambda each: "USING gin" not in each[2])  # the slowest first
+        done = len(wanted) - len(missing)
+        self.report("indexes", done, len(wanted))
+
+        async def work() -> None:
+            nonlocal done
+            async with await self._connect() as connection:
+                await connection.execute(f"SET maintenance_work_mem = '{INDEX_MEMORY}'".encode())
+                while missing:
+                    await connection.execute(self._index_statement(*missing.pop(0)))
+                    done += 1
+                    self.report("indexes", done, len(wanted))
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(self.workers):
+                group.create_task(work())
+
+    def _index_statement(self, table: str, name: str, definition: str, constraint: str | None) -> bytes:
+        of = sql.Identifier(self.plan.schema, table).as_bytes(None)
+        if constraint is not None:
+            return b"ALTER TABLE %s ADD CONSTRAINT %s %s" % (
+                of,
+                sql.Identifier(name).as_bytes(None),
+                constraint.encode(),
+            )
+        head, _, tail = definition.partition(" ON ")
+        return b"%s ON %s USING %s" % (head.encode(), of, tail.partition(" USING ")[2].encode())
+
+    async def _count(self) -> None:
+        """Fill the totals, and begin the checkpoints where the tables are."""
+        async with self.connection.transaction():
+            if (await self._one("SELECT counted FROM build FOR UPDATE"))[0]:
+                return
+            self.report("totals", 0, 1)
+            for projection in self.unswapped:
+                for totals in projection.totals:
+                    await count_all(self.connection, totals=totals)
+                await self.connection.execute(
+                    "INSERT INTO checkpoints (name, position, version) VALUES (%s, %s, %s)",
+                    (projection.name, self.plan.upto, projection.version),
+                )
+            await self.connection.execute("UPDATE build SET counted = true")
+        for projection in self.unswapped:
+            for table in projection.table_names:
+                await self.connection.execute(sql.SQL("ANALYZE {}").format(sql.Identifier(table)))
+        self.report("totals", 1, 1)
+
+    async def catch_up(self, projection: Projection, *, upto: int = END_OF_LOG) -> None:
+        """Apply what was appended since, up to a position, or until there is nothing more."""
+        while await project_batch(self.connection, projection, upto=upto):
+            position = (await self._one("SELECT position FROM checkpoints WHERE name = %s", projection.name))[
+                0
+            ]
+            self.report("catching up", position, max(position, await self._head()))
+
+    async def swap(self, projection: Projection) -> None:
+        """Put the new tables in the place of the live ones.
+
+        Raises:
+            TablesBusy: somebody reads the live tables all the time.
+        """
+        self.report("swap", 0, 1)
+        for _ in range(SWAP_TRIES):
+            await self.catch_up(projection)
+            try:
+                async with self.connection.transaction():
+                    await self._swap(projection)
+            except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
+                await asyncio.sleep(SWAP_PAUSE * (0.5 + random.random()))  # noqa: S311  # jitter
+            else:
+                self.unswapped.remove(projection)
+                self.report("swap", 1, 1)
+                return
+        raise TablesBusy(projection.name)
+
+    async def _swap(self, projection: Projection) -> None:
+        await self.connection.execute(f"SET LOCAL lock_timeout = '{SWAP_LOCK}'".encode())
+        await self.connection.execute(
+            "INSERT INTO public.checkpoints (name, version) VALUES (%s, %s) ON CONFLICT DO NOTHING",
+            (projection.name, projection.version),
+        )
+        # From here on, the live tables stand still; they are never replaced by tables that know less.
+        live = await self._one(
+            "SELECT position FROM public.checkpoints WHERE name = %s FOR UPDATE", projection.name
+        )
+        await self.catch_up(projection, upto=live[0])
+        for table in projection.table_names:
+            grants = await self._all(GRANTS, f"public.{table}")
+            name = sql.Identifier(table)
+            new = sql.Identifier(self.plan.schema, table)
+            for grantee, privilege in grants:
+                await self.connection.execute(
+                    sql.SQL("GRANT {} ON {} TO {}").format(sql.SQL(privilege), new, sql.SQL(grantee))
+                )
+            await self.connection.execute(sql.SQL("DROP TABLE public.{}").format(name))
+            await self.connection.execute(sql.SQL("ALTER TABLE {} SET SCHEMA public").format(new))
+        await self.connection.execute(
+            """
+            UPDATE public.checkpoints c SET position = b.position, version = b.version, updated_at = clock_timestamp()
+            FROM checkpoints b WHERE b.name = c.name AND c.name = %s
+            """,
+            (projection.name,),
+        )
+        await self.connection.execute(
+            "DELETE FROM public.parked_events WHERE reader = %s", (projection.name,)
+        )
+        await self.connection.execute(
+            "INSERT INTO public.parked_events SELECT * FROM parked_events WHERE reader = %s",
+            (projection.name,),
+        )
+
+    async def _connect(self) -> psycopg.AsyncConnection[TupleRow]:
+        return await _connect(self.plan.database_url, self.plan.schema)
+
+    async def _head(self) -> int:
+        return cast(
+            "int", (await self._one("SELECT coalesce(max(notification_id), 0) FROM stored_events"))[0]
+        )
+
+    async def _one(self, query: LiteralString, *values: Any) -> TupleRow:
+        row = await (await self.connection.execute(query, values)).fetchone()
+        assert row is not None
+        return row
+
+    async def _all(self, query: LiteralString, *values: Any) -> list[TupleRow]:
+        return await (await self.connection.execute(query, values)).fetchall()
+
+
+async def _connect(database_url: str, schema: str) -> psycopg.AsyncConnection[TupleRow]:
+    """A connection that looks into the schema first, and whose statements may take their time."""
+    connection = await connect(database_url, application_name="payloops build")
+    await connection.execute(sql.SQL("SET search_path = {}, public").format(sql.Identifier(schema)))
+    await connection.execute("SET statement_timeout = 0")
+    await connection.execute("SET idle_in_transaction_session_timeout = 0")
+    return connection
+
+
+@asynccontextmanager
+async def open_build(
+    *,
+    database_url: str,
+    projections: Sequence[Projection],
+    report: Report,
+    workers: int,
+    schema: LiteralString = BUILD,
+    upto: int | None = None,
+    restart: bool = False,
+    chunk_events: int = CHUNK_EVENTS,
+) -> AsyncIterator[Build]:
+    """Begin a build, or go on with the one that was interrupted, where it was of the same tables.
+
+    Args:
+        upto: the position of the log to fill up to; the newest where None.
+        restart: begin anew in any case.
+
+    Raises:
+        BuildUnderWay: another process is at it.
+    """
+    async with await _connect(database_url, schema) as connection:
+        row = await (await connection.execute(LOCK, (schema,))).fetchone()
+        if row is None or not row[0]:
+            raise BuildUnderWay
+        fingerprint = await _fingerprint(connection, projections)
+        found = None if restart else await _begun(connection, schema, fingerprint)
+        if found is None:
+            found = await _begin(connection, schema, projections, fingerprint, upto)
+            resumed = False
+        else:
+            resumed = True
+        unswapped = [each for each in projections if await _is_there(connection, schema, each.table_names[0])]
+        yield Build(
+            plan=Plan(database_url=database_url, schema=schema, projections=tuple(projections), upto=found),
+            connection=connection,
+            resumed=resumed,
+            report=report,
+            workers=workers,
+            chunk_events=chunk_events,
+            unswapped=unswapped,
+        )
+
+
+async def drop_build(*, database_url: str, schema: LiteralString = BUILD) -> None:
+    """Remove what a build left."""
+    async with await connect(database_url, application_name="payloops build") as connection:
+        await connection.execute(sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(sql.Identifier(schema)))
+
+
+async def _fingerprint(
+    connection: psycopg.AsyncConnection[TupleRow], projections: Sequence[Projection]
+) -> str:
+    """What the tables of a build depend on: another one is not gone on with."""
+    tables = [f"public.{table}" for each in projections for table in each.table_names]
+    found = await (await connection.execute(COLUMNS_AND_INDEXES, (tables,))).fetchall()
+    of = [[each.name, each.version, sorted(each.families)] for each in projections]
+    return hashlib.sha256(json.dumps([of, found]).encode()).hexdigest()
+
+
+async def _begun(connection: psycopg.AsyncConnection[TupleRow], schema: str, fingerprint: str) -> int | None:
+    """The position that an interrupted build of the same tables fills up to; None where there is none."""
+    if not await _is_there(connection, schema, "build"):
+        return None
+    row = await (
+        await connection.execute("SELECT upto FROM build WHERE fingerprint = %s", (fingerprint,))
+    ).fetchone()
+    return row[0] if row is not None else None
+
+
+async def _is_there(connection: psycopg.AsyncConnection[TupleRow], schema: str, table: str) -> bool:
+    row = await (await connection.execute("SELECT to_regclass(%s)", (f"{schema}.{table}",))).fetchone()
+    return row is not None and row[0] is not None
+
+
+async def _storage(connection: psycopg.AsyncConnection[TupleRow], table: str) -> sql.SQL:
+    """The live table's storage parameters, which LIKE leaves out."""
+    row = await (await connection.execute(STORAGE, (f"public.{table}",))).fetchone()
+    return sql.SQL(f"WITH ({row[0]})" if row is not None and row[0] else "")
+
+
+async def _begin(
+    connection: psycopg.AsyncConnection[TupleRow],
+    schema: str,
+    projections: Sequence[Projection],
+    fingerprint: str,
+    upto: int | None,
+) -> int:
+    """Empty tables like the live ones, without their indexes."""
+    async with connection.transaction():
+        name = sql.Identifier(schema)
+        await connection.execute(sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(name))
+        await connection.execute(sql.SQL("CREATE SCHEMA {}").format(name))
+        await connection.execute(BEGIN, prepare=False)
+        for table in (table for each in projections for table in each.table_names):
+            await connection.execute(
+                sql.SQL("CREATE TABLE {} (LIKE {} INCLUDING ALL EXCLUDING INDEXES) {}").format(
+                    sql.Identifier(schema, table),
+                    sql.Identifier("public", table),
+                    await _storage(connection, table),
+                )
+            )
+        row = await (
+            await connection.execute("SELECT coalesce(max(notification_id), 0) FROM stored_events")
+        ).fetchone()
+        assert row is not None
+        found = cast("int", row[0]) if upto is None else upto
+        await connection.execute(REMEMBER, (fingerprint, found))
+    return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rebuilt:
+    """
+    Attributes:
+        position: of the log, up to which it was read stream by stream.
+        resumed: whether a former rebuild, which was interrupted, had done a part of it.
+    """
+
+    position: int
+    resumed: bool
+
+
+async def rebuild(
+    *,
+    database_url: str,
+    projections: Sequence[Projection],
+    report: Report,
+    workers: int,
+    restart: bool = False,
+    chunk_events: int = CHUNK_EVENTS,
+) -> Rebuilt:
+    """Build the projections' tables anew, and put them in the place of the live ones.
+
+    The live tables serve all the while. May be interrupted at any moment and called again: it goes on. Until
+    the swap, nothing that anybody reads has changed.
+
+    Args:
+        workers: processes that fold, and indexes made at a time.
+        restart: do not go on with what was interrupted.
+        chunk_events: how many events a process takes at a time, at the least.
+
+    Raises:
+        BuildUnderWay, TablesBusy.
+    """
+    async with open_build(
+        database_url=database_url,
+        projections=projections,
+        report=report,
+        workers=workers,
+        restart=restart,
+        chunk_events=chunk_events,
+    ) as build:
+        await build.run()
+        for projection in list(build.unswapped):
+            await build.swap(projection)
+        await drop_build(database_url=database_url)
+        return Rebuilt(position=build.plan.upto, resumed=build.resumed)

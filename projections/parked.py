@@ -1,0 +1,92 @@
+"""Trying again what a projection could not apply.
+
+A later event of the same stream may have changed the rows since. So the stream's rows are made again from all of its
+events, up to the projection's position: what was parked takes its place among them, or is parked again.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import psycopg
+from psycopg import sql
+from psycopg.rows import TupleRow
+
+from payloops.projections.batches import Change, LoggedEvent, apply, decode, park
+from payloops.projections.projection import Projection
+from payloops.projections.totals import take_away
+
+STREAMS = 50
+"""Whose rows are made again in one transaction."""
+
+LOCK = "SELECT position FROM checkpoints WHERE name = %s AND version = %s FOR UPDATE"
+PARKED_STREAMS = """
+    SELECT DISTINCT originator_id FROM parked_events
+    WHERE reader = %s AND position <= %s AND (%s::uuid IS NULL OR originator_id > %s)
+    ORDER BY originator_id LIMIT %s
+"""
+EVENTS = """
+    SELECT notification_id, originator_id, originator_version, topic,
+           CASE WHEN split_part(topic, '.', 1) = ANY(%s) THEN state END, personal_key
+    FROM readable_events WHERE originator_id = %s AND notification_id <= %s ORDER BY originator_version
+"""
+FORGET = "DELETE FROM parked_events WHERE reader = %s AND originator_id = %s RETURNING position"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retried:
+    """Of one projection: how many parked events were applied, and those that were parked again."""
+
+    projection: str
+    applied: int
+    parked: int
+
+
+async def retry_parked(connection: psycopg.AsyncConnection[TupleRow], *, projection: Projection) -> Retried:
+    """Apply what was parked, as far as it can be by now. May run beside projectors, and again."""
+    applied = parked = 0
+    after: UUID | None = None
+    while True:
+        async with connection.transaction():
+            row = await (await connection.execute(LOCK, (projection.name, projection.version))).fetchone()
+            if row is None:
+                break
+            position = row[0]
+            found = await (
+                await connection.execute(PARKED_STREAMS, (projection.name, position, after, after, STREAMS))
+            ).fetchall()
+            for (stream,) in found:
+                before, still = await _make_again(connection, projection, stream, position)
+                applied += before - still
+                parked += still
+        if len(found) < STREAMS:
+            break
+        after = found[-1][0]
+    return Retried(projection=projection.name, applied=applied, parked=parked)
+
+
+async def _make_again(
+    connection: psycopg.AsyncConnection[TupleRow], projection: Projection, stream: UUID, position: int
+) -> tuple[int, int]:
+    """How many events of the stream were parked, and are still."""
+    families = list(projection.families)
+    rows = await (await connection.execute(EVENTS, (families, stream, position))).fetchall()
+    [batch] = decode([projection], [LoggedEvent(*row) for row in rows])
+    for place, table in enumerate(projection.tables):
+        ids = _ids(batch.changes, place)
+        for totals in projection.totals:
+            if totals.of is table:
+                await take_away(connection, totals=totals, ids=ids)
+        await connection.execute(
+            sql.SQL("DELETE FROM {} WHERE id = ANY(%s::uuid[])").format(sql.Identifier(table.name)), (ids,)
+        )
+    await apply(connection, projection, batch.changes, batch.parked)
+    forgotten = await (await connection.execute(FORGET, (projection.name, stream))).fetchall()
+    for event, error in batch.parked:
+        await connection.execute(*park(projection, event, error))
+    return len(forgotten), len(batch.parked)
+
+
+def _ids(changes: Sequence[Change], place: int) -> list[Any]:
+    return list({patch.id: None for change in changes for patch in change.patches[place]})

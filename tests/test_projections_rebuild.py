@@ -1,0 +1,375 @@
+"""Tables are built anew beside those that serve, and nobody notices: whatever is interrupted, killed or in the way."""
+
+import asyncio
+import random
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+from uuid import UUID
+
+import pytest
+from projecting import (
+    DEADLINE,
+    POISON,
+    append,
+    append_interleaved,
+    eventually,
+    insert_raw,
+    new_order,
+    one,
+    projector,
+    random_order,
+    rows,
+)
+from uuid_utils.compat import uuid7
+
+from payloops.commands.cancel_order import cancel
+from payloops.events.connections import connect
+from payloops.events.event_store import EventStore
+from payloops.events.metadata import Metadata
+from payloops.events.orders import PaymentRequested
+from payloops.events.stream import StreamEvent
+from payloops.projections import orders
+from payloops.projections.batches import project_batch
+from payloops.projections.building import BuildUnderWay, open_build, rebuild
+from payloops.projections.parked import retry_parked
+from payloops.projections.patches import Patch
+from payloops.projections.projection import Projection, all_projections
+from payloops.projections.projector import run_projections
+from payloops.projections.verifying import verify
+
+TABLES = [name for each in all_projections() for name in each.table_names]
+STEPS = ["events", "indexes", "totals", "swap"]
+
+
+def silent(*_: object) -> None:
+    pass
+
+
+async def project_everything(database_url: str, *projections: Projection) -> None:
+    async with await connect(database_url, application_name="test") as connection:
+        for projection in projections or all_projections():
+            await connection.execute(
+                "INSERT INTO checkpoints (name, version) VALUES (%s, %s) ON CONFLICT DO NOTHING",
+                (projection.name, projection.version),
+            )
+            while await project_batch(connection, projection, limit=50):
+                pass
+
+
+async def tables(store: EventStore) -> dict[str, list[str]]:
+    """All that anybody can read in the tables, and what stands beside them."""
+    found = {
+        name: sorted(row[0] for row in await rows(store, f"SELECT t::text FROM {name} t")) for name in TABLES
+    }
+    parked = "SELECT reader || position || originator_id || originator_version || topic FROM parked_events ORDER BY 1"
+    found["parked"] = [row[0] for row in await rows(store, parked)]
+    return found
+
+
+async def definitions(store: EventStore) -> list[Any]:
+    """Columns, indexes, constraints, storage and rights of the tables."""
+    columns = """
+        SELECT table_name, column_name, data_type, is_nullable, ordinal_position FROM information_schema.columns
+        WHERE table_schema = 'public' AND table_name = ANY(%s) ORDER BY 1, 5
+    """
+    indexes = """
+        SELECT tablename, indexdef FROM pg_indexes WHERE schemaname = 'public' AND tablename = ANY(%s) ORDER BY 2
+    """
+    constraints = """
+        SELECT conrelid::regclass::text, conname, pg_get_constraintdef(oid) FROM pg_constraint
+        WHERE conrelid::regclass::text = ANY(%s) ORDER BY 1, 2
+    """
+    storage = """
+        SELECT relname, reloptions, relacl::text FROM pg_class WHERE relname = ANY(%s) AND relkind = 'r' ORDER BY 1
+    """
+    return [await rows(store, query, TABLES) for query in (columns, indexes, constraints, storage)]
+
+
+async def many_orders(store: EventStore, merchant_id: UUID, *, seed: int, count: int = 60) -> None:
+    chance = random.Random(seed)
+    await append_interleaved(store, chance, [random_order(chance, merchant_id) for _ in range(count)])
+
+
+async def agrees(database_url: str) -> bool:
+    verdicts = await verify(
+        database_url=database_url, projections=all_projections(), report=silent, workers=1
+    )
+    return not any(each.differing for each in verdicts)
+
+
+async def test_what_is_built_is_what_the_projector_made(
+    store: EventStore, database_url: str, merchant_id: UUID
+) -> None:
+    await many_orders(store, merchant_id, seed=1)
+    await project_everything(database_url)
+    before, defined = await tables(store), await definitions(store)
+    assert all(before[name] for name in TABLES)
+    async with store.pool.connection() as connection:
+        for name in TABLES:
+            await connection.execute(f"TRUNCATE {name}")
+        await connection.execute("GRANT SELECT ON orders, daily_volume TO pg_monitor")
+    await rebuild(database_url=database_url, projections=all_projections(), report=silent, workers=2)
+    assert await tables(store) == before
+    built = await definitions(store)
+    assert built[:3] == defined[:3]
+    assert [row[1] for row in built[3]] == [row[1] for row in defined[3]]
+    rights = {name: acl or "" for name, _, acl in built[3]}
+    assert [name for name in TABLES if "pg_monitor=r" in rights[name]] == ["daily_volume", "orders"]
+
+
+class Interrupted(Exception):
+    pass
+
+
+@pytest.mark.parametrize("step", STEPS)
+async def test_an_interrupted_rebuild_changes_nothing_and_goes_on(
+    store: EventStore, database_url: str, merchant_id: UUID, step: str
+) -> None:
+    await many_orders(store, merchant_id, seed=2, count=20)
+    await project_everything(database_url)
+    before = await tables(store)
+
+    def interrupt(at: str, done: int, total: int) -> None:
+        if at == step and (done > 0 or total == 1):
+            raise Interrupted
+
+    with pytest.raises((Interrupted, ExceptionGroup)):
+        await rebuild(
+            database_url=database_url,
+            projections=all_projections(),
+            report=interrupt,
+            workers=1,
+            chunk_events=40,
+        )
+    assert await tables(store) == before
+    await many_orders(store, merchant_id, seed=3, count=5)
+    built = await rebuild(database_url=database_url, projections=all_projections(), report=silent, workers=1)
+    assert built.resumed
+    assert await one(store, "SELECT count(*) FROM pg_namespace WHERE nspname = 'payloops_build'") == 0
+    assert await agrees(database_url)
+
+
+PROGRAM = """
+import asyncio, os, sys
+from payloops.projections.building import rebuild
+from payloops.projections.projection import all_projections
+
+def report(step, done, total):
+    print(step, done, flush=True)
+
+if __name__ == "__main__":
+    asyncio.run(rebuild(
+        database_url=sys.argv[1], projections=all_projections(), report=report, workers=2, chunk_events=20
+    ))
+"""
+
+
+async def test_a_killed_rebuild_takes_its_processes_with_it_and_goes_on(
+    store: EventStore, database_url: str, merchant_id: UUID, tmp_path: Path
+) -> None:
+    await many_orders(store, merchant_id, seed=4, count=60)
+    program = tmp_path / "rebuild.py"
+    program.write_text(PROGRAM)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, str(program), database_url, stdout=asyncio.subprocess.PIPE
+    )
+    assert process.stdout is not None
+    async with asyncio.timeout(DEADLINE):
+        assert (await process.stdout.readline()).startswith(b"events")
+    process.send_signal(signal.SIGKILL)
+    await process.wait()
+
+    async def gone() -> bool:
+        query = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'payloops build'"
+        return await one(store, f"{query} AND datname = current_database()") == 0
+
+    await eventually(gone)
+    built = await rebuild(database_url=database_url, projections=all_projections(), report=silent, workers=2)
+    assert built.resumed
+    assert await agrees(database_url)
+
+
+async def test_writes_and_reads_go_on_while_tables_are_built(
+    store: EventStore, database_url: str, merchant_id: UUID
+) -> None:
+    """What is written before, during and after is in the tables, once; readers never miss an order that they saw."""
+    await many_orders(store, merchant_id, seed=5)
+    done = asyncio.Event()
+    seen = 0
+
+    async def write() -> int:
+        chance = random.Random(6)
+        written = 0
+        while not done.is_set():
+            await append(store, random_order(chance, merchant_id))
+            written += 1
+        return written
+
+    async def read() -> None:
+        nonlocal seen
+        while not done.is_set():
+            count = cast("int", await one(store, "SELECT count(*) FROM orders"))
+            assert count >= seen
+            seen = count
+
+    async with projector(database_url):
+        writing, reading = asyncio.create_task(write()), asyncio.create_task(read())
+        for _ in range(2):
+            await rebuild(database_url=database_url, projections=all_projections(), report=silent, workers=1)
+        done.set()
+        written = await writing
+        await reading
+        assert written > 0
+        await append(store, new_order(merchant_id))
+
+        async def complete() -> bool:
+            return await one(store, "SELECT count(*) FROM orders") == 60 + written + 1
+
+        await eventually(complete)
+    assert await agrees(database_url)
+
+
+async def test_only_one_rebuild_runs_at_a_time(store: EventStore, database_url: str) -> None:
+    async with open_build(database_url=database_url, projections=all_projections(), report=silent, workers=1):
+        with pytest.raises(BuildUnderWay):
+            await rebuild(database_url=database_url, projections=all_projections(), report=silent, workers=1)
+
+
+async def test_a_rebuild_has_no_effects_beside_the_tables(
+    store: EventStore, database_url: str, merchant_id: UUID
+) -> None:
+    await many_orders(store, merchant_id, seed=7, count=10)
+    others = """
+        SELECT c.relname, s.n_tup_ins + s.n_tup_upd + s.n_tup_del FROM pg_stat_user_tables s
+        JOIN pg_class c ON c.oid = s.relid WHERE schemaname = 'public' AND c.relname <> ALL(%s) ORDER BY 1
+    """
+    known = [*TABLES, "checkpoints", "parked_events"]
+    before = await rows(store, others, known)
+    readers = "SELECT * FROM checkpoints WHERE name <> ALL(%s) ORDER BY 1"
+    names = [each.name for each in all_projections()]
+    subscribers = await rows(store, readers, names)
+    await rebuild(database_url=database_url, projections=all_projections(), report=silent, workers=1)
+    assert await rows(store, others, known) == before
+    assert await rows(store, readers, names) == subscribers
+
+
+@pytest.mark.parametrize("poison", POISON.values(), ids=POISON)
+async def test_what_cannot_be_applied_is_parked_as_the_projector_parks_it(
+    store: EventStore, database_url: str, merchant_id: UUID, by: Metadata, poison: bytes
+) -> None:
+    hurt = new_order(merchant_id)
+    await append(store, hurt)
+    await insert_raw(store, merchant_id, topic="payment.requested", state=poison, stream=hurt.id)
+    hurt.__dict__["_version"] = 2
+    cancel(hurt, by=by)
+    await append(store, hurt)
+    await many_orders(store, merchant_id, seed=8, count=5)
+    await project_everything(database_url)
+    before = await tables(store)
+    assert before["parked"]
+    await rebuild(database_url=database_url, projections=all_projections(), report=silent, workers=1)
+    assert await tables(store) == before
+
+
+async def test_verify_names_rows_and_fields_that_differ(
+    store: EventStore, database_url: str, merchant_id: UUID
+) -> None:
+    changed, gone, kept = (new_order(merchant_id, description="a table") for _ in range(3))
+    await append(store, changed, gone, kept)
+    await project_everything(database_url)
+    assert await agrees(database_url)
+    invented = uuid7()
+    await one(store, "UPDATE orders SET amount = 1, description = NULL WHERE id = %s RETURNING 1", changed.id)
+    await one(store, "DELETE FROM orders WHERE id = %s RETURNING 1", gone.id)
+    copy = "INSERT INTO orders SELECT (jsonb_populate_record(o, jsonb_build_object('id', %s::text))).* FROM orders o"
+    await one(store, f"{copy} WHERE id = %s RETURNING 1", invented, kept.id)
+    verdicts = await verify(
+        database_url=database_url, projections=all_projections(), report=silent, workers=1
+    )
+    assert {each.table: each.differing for each in verdicts if each.differing} == {"orders": 3}
+    [verdict] = [each for each in verdicts if each.table == "orders"]
+    found = {each.key["id"]: (each.live, each.rebuilt) for each in verdict.differences}
+    live, rebuilt = found[str(changed.id)]
+    assert live == {"amount": "1", "description": None}
+    assert rebuilt == {"amount": "1000", "description": "a table"}
+    assert found[str(gone.id)][0] is None
+    assert found[str(invented)][1] is None
+    assert await one(store, "SELECT count(*) FROM orders WHERE id = %s", invented) == 1, "nothing is mended"
+
+
+class Trouble:
+    """Whether a test's projection cannot apply payments. Processes that build begin without."""
+
+    lasts = False
+
+
+def troubled(fact: StreamEvent) -> Iterable[Patch]:
+    if Trouble.lasts and isinstance(fact, PaymentRequested):
+        raise ValueError("no column for this")
+    return orders.order_patches(fact)
+
+
+async def test_what_was_parked_takes_its_place_when_it_is_tried_again(
+    store: EventStore, database_url: str, merchant_id: UUID
+) -> None:
+    Trouble.lasts = True
+    projection = replace(orders.PROJECTION, tables=(replace(orders.ORDERS, patches=troubled),))
+    await many_orders(store, merchant_id, seed=9, count=20)
+    await project_everything(database_url, projection)
+    parked = await one(store, "SELECT count(*) FROM parked_events")
+    async with await connect(database_url, application_name="test") as connection:
+        still = await retry_parked(connection, projection=projection)
+        assert (still.applied, still.parked) == (0, parked)
+        Trouble.lasts = False
+        after = await retry_parked(connection, projection=projection)
+        assert (after.applied, after.parked) == (parked, 0)
+        again = await retry_parked(connection, projection=projection)
+        assert (again.applied, again.parked) == (0, 0)
+    verdicts = await verify(database_url=database_url, projections=[projection], report=silent, workers=1)
+    assert [each.differing for each in verdicts] == [0]
+
+
+def loud(fact: StreamEvent) -> Iterable[Patch]:
+    """The second version of a projection: its descriptions are in capitals."""
+    for patch in orders.order_patches(fact):
+        if "description" in patch.set:
+            patch.set["description"] = (patch.set["description"] or "").upper()
+        yield patch
+
+
+async def test_a_new_version_builds_while_the_old_one_serves_and_takes_over(
+    store: EventStore, database_url: str, merchant_id: UUID
+) -> None:
+    old = replace(orders.PROJECTION, tables=(orders.ORDERS,))
+    new = replace(orders.PROJECTION, tables=(replace(orders.ORDERS, patches=loud),), version=2)
+    first = new_order(merchant_id, description="a table")
+    await append(store, first)
+    described = "SELECT description FROM orders WHERE id = %s"
+
+    def says(id: UUID, text: str) -> Callable[[], Awaitable[bool]]:
+        async def look() -> bool:
+            return await one(store, described, id) == text
+
+        return look
+
+    stop = asyncio.Event()
+    async with asyncio.TaskGroup() as group:
+        group.create_task(run_projections(database_url=database_url, stop=stop, projections=[old]))
+        await eventually(says(first.id, "a table"))
+        group.create_task(run_projections(database_url=database_url, stop=stop, projections=[new]))
+        await eventually(says(first.id, "A TABLE"))
+        second = new_order(merchant_id, description="a chair")
+        await append(store, second)
+        await eventually(says(second.id, "A CHAIR"))
+        stop.set()
+    version = "SELECT version FROM checkpoints WHERE name = 'orders'"
+    assert await one(store, version) == 2
+    async with await connect(database_url, application_name="test") as connection:
+        await append(store, new_order(merchant_id))
+        assert await project_batch(connection, old) == 0, (
+            "the older version leaves the newer one's tables alone"
+        )
