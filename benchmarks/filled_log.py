@@ -28,9 +28,11 @@ from payloops.commands.route_payment import Route
 from payloops.commands.update_order_status import report_authorized, report_captured, report_failed
 from payloops.commands.update_refund_status import succeed_refund
 from payloops.events.appender import content_hash
+from payloops.events.encoding import encode, open_state
 from payloops.events.metadata import Metadata
-from payloops.events.orders import CaptureMethod, Order
-from payloops.events.stream import StreamEvent, mapper
+from payloops.events.orders import CaptureMethod, Order, OrderCreated
+from payloops.events.personal_data import PersonalKey, new_key, seal
+from payloops.events.stream import StreamEvent
 from payloops.events.timestamps import timestamp_text
 
 MERCHANTS = 20
@@ -40,6 +42,8 @@ END = datetime(2026, 11, 1, tzinfo=UTC)
 COLUMNS = (
     "originator_id, originator_version, topic, state, notification_id, merchant_id, content_hash, recorded_at"
 )
+
+COPY_KEYS = "COPY personal_keys (originator_id, merchant_id, key, customer_digest, email_digest) FROM STDIN"
 
 
 @dataclass(frozen=True)
@@ -136,13 +140,16 @@ def _life(
         '"USD"',
     ]
     return Life(
-        steps=[
-            Step(stored.topic, stored.state, event.timestamp - events[0].timestamp)
-            for event, stored in ((event, mapper.to_stored_event(event)) for event in events)
-        ],
+        steps=[_step(event, after=event.timestamp - events[0].timestamp) for event in events],
         names=[each.encode() for each in ids],
         share=share,
     )
+
+
+def _step(event: StreamEvent, *, after: timedelta) -> Step:
+    stored, key = encode(event)
+    state = open_state(stored, personal_key=key.key if key is not None else None)
+    return Step(stored.topic, orjson.dumps(state), after)
 
 
 def _request(order: Order, capture: CaptureMethod, by: Metadata) -> None:
@@ -159,8 +166,14 @@ def merchants(chance: random.Random) -> list[UUID]:
     return [UUID(int=chance.getrandbits(128), version=4) for _ in range(MERCHANTS)]
 
 
-def rows(*, events: int, days: int, seed: int) -> Iterator[tuple[Any, ...]]:
-    """Rows of stored_events, in the order of the log; orders overlap. At the end, some may be under way."""
+def rows(
+    *, events: int, days: int, seed: int, keys: list[tuple[PersonalKey, UUID]]
+) -> Iterator[tuple[Any, ...]]:
+    """Rows of stored_events, in the order of the log; orders overlap. At the end, some may be under way.
+
+    Args:
+        keys: takes the keys to the personal data in them, and whose they are.
+    """
     chance = random.Random(seed)
     owners = merchants(chance)
     kinds = lives()
@@ -193,13 +206,27 @@ def rows(*, events: int, days: int, seed: int) -> Iterator[tuple[Any, ...]]:
         if version == 1:
             changed["external_id"] = f"order-{order_number}"
             changed["customer_email"] = f"customer-{order_number % 50_000}@example.com"
+            keys.append((_sealed(changed, order_id=order_id), owner))
         stored = StoredEvent(order_id, version, topic, orjson.dumps(changed))
         position += 1
         yield (order_id, version, topic, stored.state, position, owner, content_hash(stored), when)
 
 
+def _sealed(state: dict[str, Any], *, order_id: UUID) -> PersonalKey:
+    key = new_key(
+        stream_id=order_id,
+        merchant_id=state["merchant_id"],
+        customer_id=state["customer_id"],
+        email=state["customer_email"],
+    )
+    given = {name: state[name] for name in OrderCreated.PERSONAL}
+    seal(state, given, key=key.key, stream_id=order_id, version=1)
+    return key
+
+
 async def fill(database_url: str, *, events: int, days: int = 365, seed: int = 1) -> None:
     """Write a log into a migrated database that has none yet."""
+    keys: list[tuple[PersonalKey, UUID]] = []
     async with (
         await psycopg.AsyncConnection.connect(database_url) as connection,
         connection.cursor() as cursor,
@@ -207,7 +234,7 @@ async def fill(database_url: str, *, events: int, days: int = 365, seed: int = 1
     ):
         copy.set_types(["uuid", "int8", "text", "bytea", "int8", "uuid", "bytea", "timestamptz"])
         shown = track(
-            rows(events=events, days=days, seed=seed),
+            rows(events=events, days=days, seed=seed, keys=keys),
             total=events,
             description="Filling the log",
             disable=not sys.stderr.isatty(),
@@ -215,7 +242,10 @@ async def fill(database_url: str, *, events: int, days: int = 365, seed: int = 1
         for row in shown:
             await copy.write_row(row)
     async with await psycopg.AsyncConnection.connect(database_url, autocommit=True) as connection:
-        await connection.execute("VACUUM (ANALYZE) stored_events")
+        async with connection.cursor() as cursor, cursor.copy(COPY_KEYS) as copy:
+            for key, owner in keys:
+                await copy.write_row((key.stream_id, owner, key.key, key.customer_digest, key.email_digest))
+        await connection.execute("VACUUM (ANALYZE) stored_events, personal_keys")
 
 
 if __name__ == "__main__":

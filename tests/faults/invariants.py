@@ -34,7 +34,9 @@ from payloops.events.timestamps import utc_now
 from payloops.processors.sandbox import SandboxProcessor
 from payloops.projections.orders import OrderRow, row_from_order
 from payloops.projections.patches import columns_of
-from payloops.projections.projector import BEGIN_AT_ZERO, PROJECTIONS, project_batch
+from payloops.projections.batches import project_batch
+from payloops.projections.projection import all_projections
+from payloops.projections.projector import BEGIN_AT_ZERO
 from payloops.projections.status import projections_status
 from payloops.reconcile import duration, reconcile
 from payloops.sandbox.ledger import Charge
@@ -411,8 +413,8 @@ async def check_projections(evidence: Evidence) -> list[str]:
     async with world.store.pool.connection() as here, await connect(url, application_name="faults") as there:
         await _copy_log(here, there)
         await there.execute("SET statement_timeout = '60s'")
-        for projection in PROJECTIONS:
-            await there.execute(BEGIN_AT_ZERO, (projection.name,))
+        for projection in all_projections():
+            await there.execute(BEGIN_AT_ZERO, (projection.name, projection.version))
             while await project_batch(there, projection):
                 pass
             for table in projection.tables:
