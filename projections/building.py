@@ -38,6 +38,7 @@ from psycopg.rows import TupleRow
 
 from payloops.events.connections import connect, connection_options
 from payloops.projections.batches import (
+    BATCH_EVENTS,
     END_OF_LOG,
     Change,
     LoggedEvent,
@@ -448,12 +449,12 @@ class Build:
         self.report("totals", 1, 1)
 
     async def catch_up(self, projection: Projection, *, upto: int = END_OF_LOG) -> None:
-        """Apply what was appended since, up to a position, or until there is nothing more."""
-        while await project_batch(self.connection, projection, upto=upto):
-            position = (await self._one("SELECT position FROM checkpoints WHERE name = %s", projection.name))[
-                0
-            ]
-            self.report("catching up", position, max(position, await self._head()))
+        """Apply what was appended since: up to a position, or until what is left is less than a batch."""
+        while applied := await project_batch(self.connection, projection, upto=upto):
+            row = await self._one("SELECT position FROM checkpoints WHERE name = %s", projection.name)
+            self.report("catching up", row[0], max(row[0], await self._head()))
+            if applied < BATCH_EVENTS and upto == END_OF_LOG:
+                return  # somebody may append for ever
 
     async def swap(self, projection: Projection) -> None:
         """Put the new tables in the place of the live ones.

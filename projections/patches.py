@@ -84,7 +84,7 @@ UPSERT = """
 
 
 @cache
-def _upsert(table: Table) -> bytes:
+def upsert_statement(table: Table) -> bytes:
     names = [name for name in column_names(table.row) if name not in {"id", "version"}]
     comma = sql.SQL(", ")
     query = sql.SQL(UPSERT).format(
@@ -141,4 +141,4 @@ async def upsert(
 ) -> None:
     """Write the rows in one statement; rows that hold these versions already stay as they are."""
     if rows:
-        await connection.execute(_upsert(table), {"patches": orjson.dumps(rows).decode()})
+        await connection.execute(upsert_statement(table), {"patches": orjson.dumps(rows).decode()})

@@ -45,7 +45,7 @@ REMOVE_EMPTY = "DELETE FROM {table} WHERE {empty}"
 
 
 @cache
-def _statement(totals: Totals, *, sign: LiteralString, all_rows: bool) -> bytes:
+def statement(totals: Totals, *, sign: LiteralString, all_rows: bool) -> bytes:
     comma = sql.SQL(", ")
     table = sql.Identifier(totals.name)
     keys = comma.join(map(sql.Identifier, totals.keys))
@@ -68,7 +68,7 @@ def _statement(totals: Totals, *, sign: LiteralString, all_rows: bool) -> bytes:
 
 
 @cache
-def _remove_empty(totals: Totals) -> bytes:
+def remove_empty(totals: Totals) -> bytes:
     empty = sql.SQL(" AND ").join(sql.SQL("{} = 0").format(sql.Identifier(each)) for each in totals.sums)
     return sql.SQL(REMOVE_EMPTY).format(table=sql.Identifier(totals.name), empty=empty).as_bytes(None)
 
@@ -77,15 +77,15 @@ async def take_away(
     connection: psycopg.AsyncConnection[TupleRow], *, totals: Totals, ids: Sequence[Any]
 ) -> None:
     """Take away what the rows of these ids count; call before they change."""
-    await connection.execute(_statement(totals, sign="-", all_rows=False), (ids,))
+    await connection.execute(statement(totals, sign="-", all_rows=False), (ids,))
 
 
 async def add(connection: psycopg.AsyncConnection[TupleRow], *, totals: Totals, ids: Sequence[Any]) -> None:
     """Add what the rows of these ids count; call after they have changed."""
-    await connection.execute(_statement(totals, sign="", all_rows=False), (ids,))
-    await connection.execute(_remove_empty(totals))
+    await connection.execute(statement(totals, sign="", all_rows=False), (ids,))
+    await connection.execute(remove_empty(totals))
 
 
 async def count_all(connection: psycopg.AsyncConnection[TupleRow], *, totals: Totals) -> None:
     """Fill an empty table of sums from all rows that there are."""
-    await connection.execute(_statement(totals, sign="", all_rows=True))
+    await connection.execute(statement(totals, sign="", all_rows=True))

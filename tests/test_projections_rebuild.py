@@ -202,10 +202,9 @@ async def test_writes_and_reads_go_on_while_tables_are_built(
     seen = 0
 
     async def write() -> int:
-        chance = random.Random(6)
         written = 0
         while not done.is_set():
-            await append(store, random_order(chance, merchant_id))
+            await append(store, new_order(merchant_id))
             written += 1
         return written
 
