@@ -32,9 +32,9 @@ from payloops.events.orders import (
 from payloops.events.stream import StreamEvent, mapper
 from payloops.events.timestamps import utc_now
 from payloops.processors.sandbox import SandboxProcessor
+from payloops.projections.batches import project_batch
 from payloops.projections.orders import OrderRow, row_from_order
 from payloops.projections.patches import columns_of
-from payloops.projections.batches import project_batch
 from payloops.projections.projection import all_projections
 from payloops.projections.projector import BEGIN_AT_ZERO
 from payloops.projections.status import projections_status
