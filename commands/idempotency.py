@@ -9,6 +9,7 @@ one that dies after it left the answer.
 from dataclasses import dataclass
 from uuid import UUID, uuid4
 
+from prometheus_client import Counter
 from psycopg_pool import AsyncConnectionPool
 
 from payloops.events.appender import Receipt
@@ -52,6 +53,12 @@ DELETE_OLD = """
         ORDER BY created_at LIMIT %s FOR UPDATE SKIP LOCKED
     ))
 """
+
+KEYED = Counter(
+    "payloops_idempotent_requests",
+    "Requests with an idempotency key: first, replayed, in_progress, or mismatch",
+    ["outcome"],
+)
 
 
 class IdempotencyInProgress(Exception):
@@ -123,16 +130,18 @@ async def reserve(
             },
         )
         row = await cursor.fetchone()
-    if row is None:  # reserved by another request in the same instant
-        raise IdempotencyInProgress
-    mine, stored_fingerprint, status, body = row
+    mine, stored_fingerprint, status, body = row or (None, fingerprint, None, None)
     if mine is not None:
         crash_point("idempotency.reserved")
+        KEYED.labels("first").inc()
         return Reserved(merchant_id=merchant_id, key=key, owner=owner)
     if bytes(stored_fingerprint) != fingerprint:
+        KEYED.labels("mismatch").inc()
         raise IdempotencyMismatch
-    if status is None:
+    if status is None:  # where there is no row: reserved by another request in the same instant
+        KEYED.labels("in_progress").inc()
         raise IdempotencyInProgress
+    KEYED.labels("replayed").inc()
     return Replay(status=status, body=bytes(body))
 
 

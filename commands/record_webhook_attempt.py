@@ -4,6 +4,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+from prometheus_client import Counter, Histogram
 from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool
@@ -24,6 +25,17 @@ PATIENCE = timedelta(days=5)
 """How long an endpoint may fail before it is switched off."""
 GONE = 410
 """The status by which an endpoint says that it wants no more (Standard Webhooks, "Automatic disabling")."""
+
+ATTEMPTS = Counter(
+    "payloops_webhook_attempts",
+    "Webhooks sent or tried to: delivered, refused (by the answer's status), or unanswered",
+    ["outcome"],
+)
+ATTEMPT_SECONDS = Histogram(
+    "payloops_webhook_attempt_duration_seconds",
+    "How long an endpoint took, or was given",
+    buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30),
+)
 
 LOCK = """
     SELECT w.attempts, coalesce(k.key = '', false)
@@ -69,6 +81,8 @@ async def record_webhook_attempt(
     """
     async with store.pool.connection() as connection, connection.transaction():
         await _keep(connection, delivery=delivery, key=key, url=url, attempt=attempt)
+    ATTEMPTS.labels(_outcome(attempt)).inc()
+    ATTEMPT_SECONDS.observe(attempt.duration_ms / 1000)
     recorded = await find_attempt(store.pool, key=key)
     assert recorded is not None
     await judge_endpoint(store, merchant_id=delivery.merchant_id, recorded=recorded, by=by)
@@ -129,6 +143,12 @@ async def _keep(
         return
     await connection.execute(COUNT, values)
     await connection.execute(WORKS if attempt.delivered else FAILS, values)
+
+
+def _outcome(attempt: WebhookAttempt) -> str:
+    if attempt.delivered:
+        return "delivered"
+    return "unanswered" if attempt.status_code is None else "refused"
 
 
 async def _failing_since(pool: AsyncConnectionPool, *, merchant_id: UUID, url: str) -> datetime | None:

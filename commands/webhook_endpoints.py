@@ -33,6 +33,7 @@ FIND = """
            webhook_off_reason AS off_reason
     FROM merchants WHERE id = %s
 """
+COUNT_OFF = "SELECT count(*) FROM merchants WHERE webhook_off_at IS NOT NULL"
 
 
 async def find_webhook_endpoint(pool: AsyncConnectionPool, *, merchant_id: UUID) -> WebhookEndpoint | None:
@@ -42,3 +43,11 @@ async def find_webhook_endpoint(pool: AsyncConnectionPool, *, merchant_id: UUID)
         connection.cursor(row_factory=class_row(WebhookEndpoint)) as cursor,
     ):
         return await (await cursor.execute(FIND, (merchant_id,))).fetchone()
+
+
+async def count_switched_off(pool: AsyncConnectionPool) -> int:
+    """How many merchants' endpoints are switched off."""
+    async with pool.connection() as connection:
+        row = await (await connection.execute(COUNT_OFF)).fetchone()
+    assert row is not None
+    return int(row[0])

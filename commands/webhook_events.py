@@ -36,6 +36,10 @@ LIST = sql.SQL("""
     LEFT JOIN webhook_events w ON w.id = page.id
     ORDER BY w.created_at DESC, w.id DESC
 """)
+PENDING = """
+    SELECT count(*), coalesce(extract(epoch FROM clock_timestamp() - min(created_at)), 0)::float8
+    FROM webhook_events WHERE status = 'pending'
+"""
 OF_MERCHANT = sql.SQL("merchant_id = %(merchant_id)s")
 OF_MERCHANT_WITH_STATUS = sql.SQL("merchant_id = %(merchant_id)s AND status = %(status)s")
 
@@ -59,3 +63,11 @@ async def list_webhook_events(
     async with pool.connection() as connection:
         found = await (await connection.execute(query, arguments, prepare=False)).fetchall()
     return [WebhookEventRow(*values) for _, *values in found if values[0] is not None], found[0][0]
+
+
+async def pending_webhooks(pool: AsyncConnectionPool) -> tuple[int, float]:
+    """How many webhooks are to be delivered, of all merchants, and the age of the oldest in seconds."""
+    async with pool.connection() as connection:
+        row = await (await connection.execute(PENDING)).fetchone()
+    assert row is not None
+    return row[0], row[1]

@@ -10,6 +10,7 @@ had it is ended, and then the log is read: the batch is there or it never will b
 
 import asyncio
 import random
+import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from uuid import UUID
 import psycopg
 import structlog
 from eventsourcing.persistence import StoredEvent
+from prometheus_client import Counter, Gauge, Histogram
 from psycopg.rows import TupleRow
 
 from payloops.events.authenticity import content_hash, event_mac
@@ -55,6 +57,29 @@ LOOK_UP = """
     SELECT s.notification_id FROM stored_events s
     WHERE s.originator_id = %s AND s.originator_version = %s AND s.content_hash = %s
 """
+
+OUTCOMES = {
+    VersionConflict: "conflict",
+    ReceiptConflict: "conflict",
+    StoreUnavailable: "refused",
+    OutcomeUnknown: "unknown",
+}
+APPENDS = Counter(
+    "payloops_appends",
+    "Appends: appended, conflict (decided on what had moved on), refused (nothing was done), unknown, or failed",
+    ["outcome"],
+)
+QUEUE = Gauge("payloops_append_queue_length", "Appends that wait to be sent", multiprocess_mode="livesum")
+BATCH_EVENTS = Histogram(
+    "payloops_append_batch_events",
+    "Events that were appended together",
+    buckets=(1, 2, 5, 10, 25, 50, 100, 250, 500, 1_000, MAX_BATCH_EVENTS),
+)
+BATCH_SECONDS = Histogram(
+    "payloops_append_batch_duration_seconds",
+    "How long the database took for them",
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
+)
 
 log = structlog.get_logger()
 
@@ -123,10 +148,12 @@ class _Append:
 
     def succeed(self, position: int) -> None:
         if not self.done.done():
+            APPENDS.labels("appended").inc()
             self.done.set_result(position)
 
     def fail(self, error: Exception) -> None:
         if not self.done.done():
+            APPENDS.labels(OUTCOMES.get(type(error), "failed")).inc()
             self.done.set_exception(error)
 
     def expire(self) -> None:
@@ -166,6 +193,10 @@ class Appender:
             await asyncio.gather(self._task, return_exceptions=True)
         await self._disconnect()
 
+    def sample(self) -> None:
+        """Tell how many appends wait."""
+        QUEUE.set(len(self._queue))
+
     async def append(
         self,
         events: Sequence[StoredEvent],
@@ -185,8 +216,10 @@ class Appender:
         loop = asyncio.get_running_loop()
         now = loop.time()
         if self._closing or len(self._queue) >= self._queue_size:
+            APPENDS.labels("refused").inc()
             raise StoreUnavailable("too many appends wait")
         if self._queue and now - self._queue[0].queued_at > STALLED_SECONDS:
+            APPENDS.labels("refused").inc()
             raise StoreUnavailable("appends wait for too long")
         proposal = propose(
             events,
@@ -241,6 +274,7 @@ class Appender:
             for append in batch:
                 append.fail(StoreUnavailable("the database cannot be reached"))
             return
+        began = time.perf_counter()
         try:
             async with asyncio.timeout(SEND_SECONDS):
                 cursor = await connection.execute(
@@ -255,6 +289,8 @@ class Appender:
                 await self._refused(batch, error)
             return
         crash_point("append.committed")
+        BATCH_SECONDS.observe(time.perf_counter() - began)
+        BATCH_EVENTS.observe(sum(len(append.proposal.events) for append in batch))
         for index, outcome, position in rows:
             append = batch[index]
             if outcome == "appended":

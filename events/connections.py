@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import psycopg
+from prometheus_client import Counter, Gauge
 from psycopg.rows import TupleRow, tuple_row
 from psycopg_pool import AsyncConnectionPool
 
@@ -17,6 +18,18 @@ TICKS = 4
 """So often a pool's queue is looked at before those who wait are turned away."""
 STALLED_TICKS = 16 * TICKS
 """So many looks without anybody who waits it takes to forget that a pool was stalled."""
+
+POOL_CONNECTIONS = Gauge(
+    "payloops_pool_connections", "Connections of the pool", ["state"], multiprocess_mode="livesum"
+)
+POOL_WAITING = Gauge(
+    "payloops_pool_waiting", "Who waits for a connection of the pool", multiprocess_mode="livesum"
+)
+POOL_REQUESTS = Counter("payloops_pool_requests", "Who asked for a connection of the pool")
+POOL_QUEUED = Counter("payloops_pool_requests_queued", "Of these, who had to wait for it")
+POOL_REFUSED = Counter("payloops_pool_requests_refused", "Of these, who waited in vain, or was not let wait")
+POOL_STALLED = Counter("payloops_pool_requests_stalled", "Who was turned away because the pool stood still")
+POOL_WAIT = Counter("payloops_pool_wait_seconds", "How long those who were given one had waited, in all")
 
 
 class PoolStalled(psycopg.OperationalError):
@@ -50,7 +63,7 @@ async def connect(database_url: str, *, application_name: str) -> psycopg.AsyncC
 
 def connection_pool(
     database_url: str, *, size: int, application_name: str, patience: float | None = None
-) -> AsyncConnectionPool:
+) -> "Pool":
     """A pool, not yet open, for reads and for transactions of a command.
 
     Who waits two seconds for a connection, or finds fifty waiting for each, is turned away
@@ -75,7 +88,7 @@ def connection_pool(
 
 
 @asynccontextmanager
-async def command_pool(database_url: str, *, application_name: str) -> AsyncIterator[AsyncConnectionPool]:
+async def command_pool(database_url: str, *, application_name: str) -> AsyncIterator["Pool"]:
     """A small pool for as long as a command runs.
 
     Raises:
@@ -107,6 +120,18 @@ class Pool(AsyncConnectionPool):
             self._waiting.extend(waiting)
             raise
 
+    def sample(self) -> None:
+        """Count what psycopg has counted since the last time, and tell how it stands now."""
+        stats = self.pop_stats()
+        size, available = stats["pool_size"], stats["pool_available"]
+        POOL_CONNECTIONS.labels("idle").set(available)
+        POOL_CONNECTIONS.labels("used").set(size - available)
+        POOL_WAITING.set(stats["requests_waiting"])
+        POOL_REQUESTS.inc(stats.get("requests_num", 0))
+        POOL_QUEUED.inc(stats.get("requests_queued", 0))
+        POOL_REFUSED.inc(stats.get("requests_errors", 0))
+        POOL_WAIT.inc(stats.get("requests_wait_ms", 0) / 1000)
+
 
 class ImpatientPool(Pool):
     """A pool that turns away those who wait in vain, instead of letting a queue stand.
@@ -131,6 +156,7 @@ class ImpatientPool(Pool):
             PoolStalled: see there.
         """
         if self._quiet >= TICKS and self._waits:
+            POOL_STALLED.inc()
             raise PoolStalled
         try:
             async with asyncio.timeout(None) as wait:
@@ -142,6 +168,7 @@ class ImpatientPool(Pool):
                 finally:
                     self._waits.discard(wait)
         except TimeoutError:
+            POOL_STALLED.inc()
             raise PoolStalled from None
         self._given += 1
         self._quiet = 0

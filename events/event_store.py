@@ -13,9 +13,9 @@ from weakref import WeakValueDictionary
 import psycopg
 from eventsourcing.persistence import StoredEvent
 from psycopg.rows import TupleRow
-from psycopg_pool import AsyncConnectionPool
 
 from payloops.events.appender import APPEND_EVENTS, Appender, Receipt, append_parameters, propose
+from payloops.events.connections import Pool
 from payloops.events.crash_points import crash_point
 from payloops.events.encoding import decode, encode
 from payloops.events.errors import OutcomeUnknown, StoreUnavailable, StreamNotFound, VersionConflict
@@ -82,7 +82,7 @@ class RecordedEvent:
 class EventReader:
     """The log in PostgreSQL, for those who only read it."""
 
-    def __init__(self, pool: AsyncConnectionPool) -> None:
+    def __init__(self, pool: Pool) -> None:
         self.pool = pool
 
     async def load(self, stream: type[S], id: UUID, *, up_to_version: int | None = None) -> S | None:
@@ -126,9 +126,7 @@ class EventReader:
 class EventStore(EventReader):
     """The log in PostgreSQL, for one process. Use as an async context manager."""
 
-    def __init__(
-        self, database_url: str, pool: AsyncConnectionPool, *, mac_key: bytes, queue_size: int = 2_000
-    ) -> None:
+    def __init__(self, database_url: str, pool: Pool, *, mac_key: bytes, queue_size: int = 2_000) -> None:
         """
         Args:
             mac_key: of the events' MACs: `payloops.events.authenticity`.
@@ -151,6 +149,11 @@ class EventStore(EventReader):
         await self._appender.close()
         await self._notifier.close()
         await self._wakeups.close()
+
+    def sample(self) -> None:
+        """Tell how long the queues are."""
+        self.pool.sample()
+        self._appender.sample()
 
     async def append(self, events: Sequence[StreamEvent], *, receipt: Receipt | None = None) -> int:
         """Append the events of one command, all or none, in one round trip; the position of the last.

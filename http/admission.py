@@ -3,10 +3,20 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from prometheus_client import Counter, Gauge
+
 from payloops.http.problems import BUSY, Problem
 
 WAITING_SHARE = 4
 """So many times more requests may wait for a payment's end (`Prefer: wait`) than may be at work."""
+
+AT_WORK = Gauge(
+    "payloops_http_requests_in_flight",
+    "Requests that are worked on, and such that wait for a payment's end",
+    ["kind"],
+    multiprocess_mode="livesum",
+)
+SHED = Counter("payloops_http_requests_shed", "Requests turned away because too many were in flight")
 
 
 class Admission:
@@ -28,9 +38,15 @@ class Admission:
             Problem: 503 unavailable; nothing was done.
         """
         if self._at_work[waits] >= self._limits[waits]:
+            SHED.inc()
             raise Problem(503, "unavailable", BUSY)
         self._at_work[waits] += 1
         try:
             yield
         finally:
             self._at_work[waits] -= 1
+
+    def sample(self) -> None:
+        """Tell how many requests there are."""
+        AT_WORK.labels("working").set(self._at_work[False])
+        AT_WORK.labels("waiting").set(self._at_work[True])

@@ -79,6 +79,7 @@ ROUTES: tuple[Route, ...] = (
     webhooks.receive_merchant_webhook,
     service.health,
     service.ready,
+    service.read_metrics,
     documentation.read_openapi,
     documentation.read_docs,
     documentation.read_docs_file,

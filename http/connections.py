@@ -12,6 +12,7 @@ from typing import Any
 import structlog
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
+from prometheus_client import Counter
 
 from payloops.http.middleware import CORRELATION_HEADER, SECURITY_HEADERS, correlation_id
 from payloops.http.problems import FieldError, internal_error, validation_error
@@ -25,6 +26,8 @@ KEEPALIVE = 75.0
 
 DRAIN_PAUSE = 0.02
 """Seconds between two looks at whether requests in flight have finished."""
+
+MALFORMED = Counter("payloops_http_requests_malformed", "What came in and was no HTTP request")
 
 log = structlog.get_logger()
 
@@ -114,6 +117,7 @@ class Connection(RequestHandler):
         """The answer to what is no HTTP request, or to what escaped every handler; the connection ends with it."""
         correlation = correlation_id(request)
         if status < 500:  # noqa: PLR2004  # HTTP
+            MALFORMED.inc()
             log.info("http.malformed", status=status, error=type(exc).__name__, remote=request.remote)
             problem = validation_error(FieldError("request", "Is not valid HTTP"))
         else:

@@ -8,6 +8,7 @@ import structlog
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
 from multidict import CIMultiDict
+from prometheus_client import Counter, Histogram
 
 from payloops.http.cards import holds_card_number
 from payloops.http.html import refusal_page
@@ -34,6 +35,16 @@ CORS_METHODS = "GET, POST, PUT, PATCH, DELETE"
 CORS_REQUEST_HEADERS = "Authorization, Content-Type, Idempotency-Key, Prefer, X-API-Key, X-Correlation-ID"
 CORS_ANSWER_HEADERS = "Idempotent-Replayed, Preference-Applied, Retry-After, X-Correlation-ID"
 PREFLIGHT_SECONDS = "600"
+NO_ROUTE = "none"
+"""In place of a route, where there is none."""
+
+REQUESTS = Counter("payloops_http_requests", "Requests answered", ["method", "route", "status"])
+REQUEST_SECONDS = Histogram(
+    "payloops_http_request_duration_seconds",
+    "From a request's head to its answer, waiting that the client asked for included",
+    ["method", "route"],
+    buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
+)
 
 log = structlog.get_logger()
 
@@ -64,7 +75,7 @@ def frame(*, cors_origins: tuple[str, ...]) -> Middleware:
         response.headers[CORRELATION_HEADER] = request[CORRELATION_ID]
         if request.app[SERVICES].stopping.is_set():
             response.force_close()
-        _log_access(request, response, seconds=time.perf_counter() - started)
+        _note(request, response, seconds=time.perf_counter() - started)
         return response
 
     return middleware
@@ -88,14 +99,19 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
         return problem.response(correlation_id=request[CORRELATION_ID])
 
 
-def _log_access(request: web.Request, response: web.StreamResponse, *, seconds: float) -> None:
+def _note(request: web.Request, response: web.StreamResponse, *, seconds: float) -> None:
+    """Count the request, and log it."""
     # The route's template in place of the path: what clients put into paths is not for the log.
     resource = request.match_info.route.resource
+    route = resource.canonical if resource is not None else None
+    method = request.method if request.method in hdrs.METH_ALL else "?"
+    REQUESTS.labels(method, route or NO_ROUTE, response.status).inc()
+    REQUEST_SECONDS.labels(method, route or NO_ROUTE).observe(seconds)
     record = log.error if response.status >= 500 else log.info  # noqa: PLR2004  # HTTP
     record(
         "http.request",
-        method=request.method if request.method in hdrs.METH_ALL else "?",
-        route=resource.canonical if resource is not None else None,
+        method=method,
+        route=route,
         status=response.status,
         milliseconds=round(seconds * 1000, 1),
         remote=request.remote,

@@ -18,6 +18,7 @@ from aiohttp import web
 from limits import RateLimitItem
 from limits.aio.storage import RedisStorage
 from limits.aio.strategies import MovingWindowRateLimiter
+from prometheus_client import Counter
 from redis.asyncio import ConnectionPool
 from redis.exceptions import RedisError
 
@@ -35,6 +36,10 @@ EARLY = 0.001
 """Seconds, for clocks and roundings: whoever comes back when told is let in."""
 IPV6_SITE = 64
 """Bits of an IPv6 address that name a site: who has one address of it has them all."""
+
+LIMITED = Counter(
+    "payloops_rate_limited", "Tries refused with 429, by what was counted", ["limit", "counted_by"]
+)
 
 log = structlog.get_logger()
 
@@ -99,10 +104,11 @@ class RateLimits:
     async def _try(self, items: Sequence[RateLimitItem], *names: str) -> None:
         if not self._enabled:
             return
-        *kind, who = names
-        key = (*kind, hmac.digest(self._digest_key, who.encode(), hashlib.sha256).hex()[:32])
+        name, counted_by, who = names
+        key = (name, counted_by, hmac.digest(self._digest_key, who.encode(), hashlib.sha256).hex()[:32])
         wait = await self._wait(items, key)
         if wait is not None:
+            LIMITED.labels(name, counted_by).inc()
             raise Problem(
                 429,
                 "rate_limit",

@@ -11,6 +11,8 @@ PAYMENT_OUTCOMES: dict[str, Outcome] = {
     "payment.failed": "failed",
 }
 REFUND_OUTCOMES: dict[str, Outcome] = {"refund.processed": "refunded", "refund.failed": "refund_failed"}
+RAZORPAY_TYPES = frozenset({*PAYMENT_OUTCOMES, *REFUND_OUTCOMES})
+"""Of the events that are dealt with."""
 
 
 def razorpay_labels(event: Any) -> dict[str, Any]:

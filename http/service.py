@@ -1,15 +1,18 @@
 """The service itself: is it up, and is it ready."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Mapping
 from typing import Literal
 
 import structlog
 
 from payloops.http.fields import Timestamp
 from payloops.http.routing import AnswerModel, Call, route
+from payloops.http.services import Probe
 
 PROBE_SECONDS = 2.0
+METRICS_TYPE = "text/plain; version=0.0.4"
+"""Of Prometheus' text format: https://prometheus.io/docs/instrumenting/exposition_formats/."""
 
 log = structlog.get_logger()
 
@@ -45,22 +48,41 @@ async def health(call: Call[None]) -> HealthAnswer:
     summary="Can requests be sent here: 503 while a dependency is down or the process is ending",
 )
 async def ready(call: Call[None]) -> ReadinessAnswer:
-    probes = call.services.probes
-    up = await asyncio.gather(*(_answers(name, probe) for name, probe in probes.items()))
+    up = await ask_all(call.services.probes, seconds=PROBE_SECONDS)
     stopping = call.services.stopping.is_set()
-    if stopping or not all(up):
+    if stopping or not all(up.values()):
         call.status = 503
     return ReadinessAnswer(
-        status="stopping" if stopping else "ready" if all(up) else "unavailable",
-        dependencies={name: "up" if answers else "down" for name, answers in zip(probes, up, strict=True)},
+        status="stopping" if stopping else "ready" if all(up.values()) else "unavailable",
+        dependencies={name: "up" if answers else "down" for name, answers in up.items()},
         timestamp=call.by.at,
         correlation_id=call.by.correlation_id,
     )
 
 
-async def _answers(name: str, probe: Callable[[], Awaitable[object]]) -> bool:
+@route(
+    "GET",
+    "/metrics",
+    auth=None,
+    query=None,
+    answers=str,
+    media=(METRICS_TYPE,),
+    sheds=False,
+    summary="What the service has counted and how it stands, for Prometheus",
+)
+async def read_metrics(call: Call[None]) -> bytes:
+    return await call.services.metrics()
+
+
+async def ask_all(probes: Mapping[str, Probe], *, seconds: float) -> dict[str, bool]:
+    """Whether each dependency answers, within this time."""
+    answers = await asyncio.gather(*(_answers(name, probe, seconds) for name, probe in probes.items()))
+    return dict(zip(probes, answers, strict=True))
+
+
+async def _answers(name: str, probe: Probe, seconds: float) -> bool:
     try:
-        async with asyncio.timeout(PROBE_SECONDS):
+        async with asyncio.timeout(seconds):
             await probe()
     except Exception as error:  # noqa: BLE001  # whatever it is, the dependency does not answer
         log.warning("ready.dependency_down", dependency=name, error=type(error).__name__)

@@ -18,6 +18,9 @@ from payloops.events.timestamps import utc_now
 from payloops.http.admission import Admission
 from payloops.http.rate_limits import RateLimits
 
+Probe = Callable[[], Awaitable[object]]
+"""Returns when a dependency answers, raises when it does not."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Services:
@@ -31,7 +34,8 @@ class Services:
         key_mode: of the API keys issued here.
         passwords, key_hasher: bcrypt for each, apart, so that neither holds up the other.
         request_timeout: seconds a request may take, waiting asked for by the client aside.
-        probes: by name of the dependency; returns when it answers, raises when it does not.
+        probes: by name of the dependency.
+        metrics: puts together what a scrape is answered with.
         stopping: set when the process has been asked to end: no longer ready.
         now: the clock.
     """
@@ -47,8 +51,9 @@ class Services:
     watch: OrderWatch
     limits: RateLimits
     admission: Admission
-    probes: Mapping[str, Callable[[], Awaitable[object]]]
     checkout_base_url: str
+    probes: Mapping[str, Probe]
+    metrics: Callable[[], Awaitable[bytes]]
     cors_origins: tuple[str, ...] = ()
     trusted_proxies: int = 0
     request_timeout: float = 15.0

@@ -17,6 +17,8 @@ REFUND_OUTCOMES: dict[str, Outcome] = {
     "failed": "refund_failed",
     "canceled": "refund_failed",
 }
+STRIPE_TYPES = frozenset({*PAYMENT_OUTCOMES, "charge.refunded", "refund.updated"})
+"""Of the events that are dealt with."""
 
 
 def stripe_labels(event: Any) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from uuid import UUID
 
 import orjson
 import structlog
+from prometheus_client import Counter
 
 from payloops.commands.authenticate_webhook import (
     InvalidSignature,
@@ -24,9 +25,9 @@ from payloops.commands.processors import PROCESSORS
 from payloops.commands.receive_processor_event import ProcessorEvent, receive_processor_event
 from payloops.http.cards import holds_card_number, mask_card_numbers
 from payloops.http.problems import FieldError, not_found, validation_error
-from payloops.http.razorpay_events import razorpay_event, razorpay_labels
+from payloops.http.razorpay_events import RAZORPAY_TYPES, razorpay_event, razorpay_labels
 from payloops.http.routing import UUID_FORM, AnswerModel, Call, route
-from payloops.http.stripe_events import stripe_event, stripe_labels
+from payloops.http.stripe_events import STRIPE_TYPES, stripe_event, stripe_labels
 from payloops.projections.orders import find_order_by_reference
 
 STRIPE_SIGNATURE = "Stripe-Signature"
@@ -34,6 +35,14 @@ RAZORPAY_SIGNATURE = "X-Razorpay-Signature"
 RAZORPAY_EVENT_ID = "X-Razorpay-Event-Id"
 REFUSALS = ("missing_signature", "invalid_signature", "no_config")
 LONGEST_EVENT_ID = 255
+OTHER_TYPE = "other"
+"""Of an event that is not dealt with; processors have hundreds of types, and add to them."""
+
+RECEIVED = Counter(
+    "payloops_processor_events",
+    "Events that processors delivered under a right signature, repetitions included",
+    ["processor", "type", "effect"],
+)
 
 log = structlog.get_logger()
 
@@ -44,16 +53,24 @@ class ReceivedAnswer(AnswerModel):
 
 @dataclass(frozen=True, slots=True)
 class _Dialect:
-    """How a processor speaks: where its signature is, what its payments are labelled with, what its events mean."""
+    """How a processor speaks.
+
+    Attributes:
+        signature: the header that has it.
+        labels: what the payment is labelled with that an event is about.
+        event: what an event means.
+        types: of the events that are dealt with.
+    """
 
     signature: str
     labels: Callable[[Any], dict[str, Any]]
     event: Callable[[dict[str, Any]], ProcessorEvent | None]
+    types: frozenset[str]
 
 
 DIALECTS = {
-    "stripe": _Dialect(STRIPE_SIGNATURE, stripe_labels, stripe_event),
-    "razorpay": _Dialect(RAZORPAY_SIGNATURE, razorpay_labels, razorpay_event),
+    "stripe": _Dialect(STRIPE_SIGNATURE, stripe_labels, stripe_event, STRIPE_TYPES),
+    "razorpay": _Dialect(RAZORPAY_SIGNATURE, razorpay_labels, razorpay_event, RAZORPAY_TYPES),
 }
 
 
@@ -143,6 +160,7 @@ async def _receive(call: Call[None], processor: str, *, named: str | None) -> Re
         body=_kept(call.raw, parsed),
         by=replace(call.by, actor=f"processor:{processor}", causation_id=event.event_id),
     )
+    RECEIVED.labels(processor, event.type if event.type in dialect.types else OTHER_TYPE, effect).inc()
     log.info(
         "webhook.received",
         processor=processor,

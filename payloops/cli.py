@@ -18,6 +18,7 @@ from payloops.command_line import (
     key_settings_of,
     refuse_unusable,
     run_async,
+    run_process,
     settings_of_environment,
 )
 from payloops.privacy.commands import privacy
@@ -139,34 +140,35 @@ def serve(
 ) -> None:
     """Serve the HTTP API."""
     settings = settings_of_environment()
-    from payloops.serve import run  # noqa: PLC0415
+    from contextlib import nullcontext  # noqa: PLC0415
 
-    run(settings, workers=workers)
+    from payloops.shared_metrics import share_metrics  # noqa: PLC0415
+
+    with share_metrics() if workers > 1 else nullcontext():
+        from payloops.serve import run  # noqa: PLC0415
+
+        run(settings, workers=workers)
 
 
 @app.command()
 def projector() -> None:
     """Fold the event log into the tables that queries read."""
     settings = settings_of_environment()
-    import asyncio  # noqa: PLC0415
-
     from payloops.logs import configure_logs  # noqa: PLC0415
     from payloops.projector import run_projector  # noqa: PLC0415
 
     configure_logs(settings, process="projector")
-    asyncio.run(run_projector(settings))
+    run_process(run_projector(settings))
 
 
 @app.command()
 def subscriber() -> None:
     """Start and signal Temporal workflows for what the event log tells."""
     settings = settings_of_environment()
-    import asyncio  # noqa: PLC0415
-
     from payloops.stopping import leave  # noqa: PLC0415
     from payloops.subscriber import run_subscriber  # noqa: PLC0415
 
-    asyncio.run(run_subscriber(settings))
+    run_process(run_subscriber(settings))
     leave()
 
 
@@ -177,12 +179,10 @@ def worker(
 ) -> None:
     """Serve the activities by which Temporal workflows call back."""
     settings = settings_of_environment()
-    import asyncio  # noqa: PLC0415
-
     from payloops.stopping import leave  # noqa: PLC0415
     from payloops.worker import run_worker  # noqa: PLC0415
 
-    asyncio.run(run_worker(settings, sandbox=sandbox))
+    run_process(run_worker(settings, sandbox=sandbox))
     leave()
 
 

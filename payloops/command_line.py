@@ -38,6 +38,18 @@ def run_async(work: "Coroutine[Any, Any, T]") -> "T":
         fail(f"the database does not answer: {error}")
 
 
+def run_process(work: "Coroutine[Any, Any, None]") -> None:
+    """Run a process of the service until it is told to stop."""
+    import asyncio  # noqa: PLC0415
+
+    from payloops.listening import PortTaken  # noqa: PLC0415
+
+    try:
+        asyncio.run(work)
+    except PortTaken as error:
+        fail(str(error))
+
+
 def database_url_of(data_dir: Path) -> str:
     """Of the environment, else of the `payloops dev` on the data directory."""
     from payloops.dev_environment import read_environment  # noqa: PLC0415

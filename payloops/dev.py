@@ -124,6 +124,7 @@ def _environment(
         "TEMPORAL_NAMESPACE": namespace,
         "PYTHONUNBUFFERED": "1",
     }
+    own.pop("METRICS_PORT", None)  # one for three processes
     if "postgres" in embedded:
         own["DATABASE_URL"] = servers.database_url
     if "valkey" in embedded:

@@ -2,6 +2,7 @@
 
 import structlog
 
+from payloops.metrics import serving_metrics
 from payloops.projections.projector import run_projections
 from payloops.settings import Settings
 from payloops.stopping import stop_on_signals
@@ -14,5 +15,7 @@ async def run_projector(settings: Settings) -> None:
 
     Starts also while PostgreSQL is down, and catches up once it is there.
     """
-    await run_projections(database_url=settings.database_url.get_secret_value(), stop=stop_on_signals())
+    stop = stop_on_signals()
+    async with serving_metrics(host=settings.host, port=settings.metrics_port):
+        await run_projections(database_url=settings.database_url.get_secret_value(), stop=stop)
     log.info("projector.stopped")

@@ -15,6 +15,7 @@ import structlog
 import uuid_utils
 import uvloop
 from aiohttp import web
+from prometheus_client import Counter
 from redis.asyncio import Redis
 from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest
 from temporalio.client import Client
@@ -30,13 +31,15 @@ from payloops.housekeeping import housekeeping
 from payloops.http.admission import Admission
 from payloops.http.app import create_app
 from payloops.http.connections import connection_factory, finish_requests
-from payloops.http.services import Services
+from payloops.http.services import Probe, Services
+from payloops.listening import BACKLOG, PortTaken, bind, share
 from payloops.logs import configure_logs
+from payloops.metrics import open_metrics, standing
 from payloops.settings import Environment, Settings
+from payloops.shared_metrics import leave_place, take_place
 from payloops.stopping import stop_on_signals
 from payloops.wiring import make_cipher, open_rate_limits, open_store
 
-BACKLOG = 1_024
 FINISH_SECONDS = 20.0
 """How long requests in flight have to finish once the listener is closed."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 15.0
@@ -47,14 +50,11 @@ PR_SET_PDEATHSIG = 1
 SETTLED = 30.0
 """Seconds of running after which earlier deaths are forgotten."""
 
+DEATHS = Counter(
+    "payloops_api_workers_died", "Processes of the API that ended unasked, and were started again"
+)
+
 log = structlog.get_logger()
-
-
-class PortTaken(Exception):
-    """The address to listen on is in use, or not ours to use."""
-
-    def __init__(self, host: str, port: int, reason: str) -> None:
-        super().__init__(f"cannot listen on {host}:{port}: {reason}")
 
 
 def run(settings: Settings, *, workers: int = 1) -> None:
@@ -76,53 +76,6 @@ def run(settings: Settings, *, workers: int = 1) -> None:
             uvloop.run(_serve(settings, listener))
         else:
             _supervise(settings, listener, workers=workers)
-
-
-def bind(host: str, port: int, *, shared: bool = False) -> socket.socket:
-    """A socket that listens; connections wait in it until somebody accepts.
-
-    Args:
-        port: 0 takes a free one.
-        shared: does not listen itself, but keeps the port for the sockets made by `share`.
-
-    Raises:
-        PortTaken: see there.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        first = _bound(family, host, port, shared=False)
-        try:
-            first.listen(BACKLOG)  # only this tells that somebody else listens, too
-        except BaseException:
-            first.close()
-            raise
-        if not shared:
-            return first
-        # A port that others share would be shared with us as well: only a bind that does not share tells.
-        with first:
-            port = first.getsockname()[1]
-        return _bound(family, host, port, shared=True)
-    except OSError as error:
-        raise PortTaken(host, port, error.strerror or str(error)) from None
-
-
-def share(bound: socket.socket) -> socket.socket:
-    """Another socket on the port of a shared one: the kernel spreads connections over those that listen."""
-    host, port = bound.getsockname()[:2]
-    return _bound(bound.family, host, port, shared=True)
-
-
-def _bound(family: socket.AddressFamily, host: str, port: int, *, shared: bool) -> socket.socket:
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if shared:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        sock.bind((host, port))
-    except BaseException:
-        sock.close()
-        raise
-    return sock
 
 
 async def _serve(settings: Settings, listener: socket.socket) -> None:
@@ -179,6 +132,17 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         temporal = await Client.connect(
             settings.temporal_address, namespace=settings.temporal_namespace, lazy=True
         )
+        admission = Admission(limit=settings.max_in_flight)
+        probes: dict[str, Probe] = {
+            "postgres": lambda: _ask_postgres(store),
+            "redis": redis.ping,
+            "temporal": lambda: temporal.workflow_service.describe_namespace(
+                DescribeNamespaceRequest(namespace=settings.temporal_namespace)
+            ),
+        }
+        metrics = await stack.enter_async_context(
+            open_metrics(samplers=[store.sample, admission.sample], readers=standing(store, probes=probes))
+        )
         mode: KeyMode = "live" if settings.environment is Environment.PRODUCTION else "test"
         yield Services(
             store=store,
@@ -195,14 +159,9 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             cipher=make_cipher(settings),
             watch=watch,
             limits=limits,
-            admission=Admission(limit=settings.max_in_flight),
-            probes={
-                "postgres": lambda: _ask_postgres(store),
-                "redis": redis.ping,
-                "temporal": lambda: temporal.workflow_service.describe_namespace(
-                    DescribeNamespaceRequest(namespace=settings.temporal_namespace)
-                ),
-            },
+            admission=admission,
+            probes=probes,
+            metrics=metrics.text,
             checkout_base_url=settings.checkout_base_url,
             cors_origins=settings.cors_origins,
             trusted_proxies=settings.trusted_proxies,
@@ -218,8 +177,9 @@ async def _ask_postgres(store: EventStore) -> None:
 class _Worker:
     """One of several processes that serve."""
 
-    def __init__(self, settings: Settings, bound: socket.socket) -> None:
+    def __init__(self, settings: Settings, bound: socket.socket, *, number: int) -> None:
         self._settings = settings
+        self._number = number
         self._socket = bound
         self._deaths = 0
         self._began = 0.0
@@ -236,6 +196,7 @@ class _Worker:
             status = 1
             try:
                 _die_with(parent)
+                take_place(self._number)
                 uuid_utils.reseed_rng()
                 signal.pthread_sigmask(signal.SIG_UNBLOCK, WATCHED)
                 uvloop.run(_serve(self._settings, share(self._socket)))
@@ -246,6 +207,8 @@ class _Worker:
                 os._exit(status)
 
     def died(self, *, status: int, now: float) -> None:
+        leave_place(self._number)
+        DEATHS.inc()
         self._deaths = 1 if now - self._began > SETTLED else self._deaths + 1
         pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (self._deaths - 1))
         self._due = now + pause
@@ -273,7 +236,7 @@ WATCHED = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}
 def _supervise(settings: Settings, bound: socket.socket, *, workers: int) -> None:
     """Keep the workers running; pass SIGTERM on, and wait for them to finish."""
     signal.pthread_sigmask(signal.SIG_BLOCK, WATCHED)
-    crew = [_Worker(settings, bound) for _ in range(workers)]
+    crew = [_Worker(settings, bound, number=number) for number in range(1, workers + 1)]
     asked = 0
     while asked not in (signal.SIGTERM, signal.SIGINT):
         for worker in crew:

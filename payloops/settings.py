@@ -132,6 +132,12 @@ class Settings(StoreSettings, KeySettings):
         le=10,
         description="proxies before this process that append to X-Forwarded-For; 0: the header means nothing",
     )
+    metrics_port: int | None = Field(
+        default=None,
+        ge=0,
+        le=HIGHEST_PORT,
+        description="where projector, subscriber or worker answer /metrics and /health; the API does at PORT",
+    )
     webhook_allow_loopback: bool = Field(
         default=False,
         description="`true` sends webhooks to this machine's own addresses, too: for development",

@@ -5,6 +5,7 @@ import asyncio
 import structlog
 
 from payloops.logs import configure_logs
+from payloops.metrics import serving_metrics
 from payloops.settings import Settings
 from payloops.stopping import stop_on_signals
 from payloops.temporal import connect_unless_stopped
@@ -25,20 +26,21 @@ async def run_subscriber(settings: Settings) -> None:
     """
     configure_logs(settings, process="subscriber")
     stop = stop_on_signals()
-    client = await connect_unless_stopped(settings, stop=stop)
-    if client is not None:
-        async with (
-            open_store(settings, application_name="payloops subscriber") as store,
-            asyncio.TaskGroup() as group,
-        ):
-            for subscription in (payments(store), webhooks(store)):
-                group.create_task(
-                    subscriber.run_subscriber(
-                        subscription=subscription,
-                        store=store,
-                        database_url=settings.database_url.get_secret_value(),
-                        client=client,
-                        stop=stop,
+    async with (
+        open_store(settings, application_name="payloops subscriber") as store,
+        serving_metrics(host=settings.host, port=settings.metrics_port, samplers=[store.sample]),
+    ):
+        client = await connect_unless_stopped(settings, stop=stop)
+        if client is not None:
+            async with asyncio.TaskGroup() as group:
+                for subscription in (payments(store), webhooks(store)):
+                    group.create_task(
+                        subscriber.run_subscriber(
+                            subscription=subscription,
+                            store=store,
+                            database_url=settings.database_url.get_secret_value(),
+                            client=client,
+                            stop=stop,
+                        )
                     )
-                )
     log.info("subscriber.stopped")

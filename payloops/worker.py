@@ -6,6 +6,7 @@ import structlog
 
 from payloops.commands.client_secrets import ClientSecrets
 from payloops.logs import configure_logs
+from payloops.metrics import serving_metrics
 from payloops.sandbox.worker import serve_sandbox
 from payloops.settings import Settings
 from payloops.stopping import stop_on_signals
@@ -25,12 +26,13 @@ async def run_worker(settings: Settings, *, sandbox: bool) -> None:
     """
     configure_logs(settings, process="worker")
     stop = stop_on_signals()
-    client = await connect_unless_stopped(settings, stop=stop)
-    if client is not None:
-        async with (
-            open_store(settings, application_name="payloops worker") as store,
-            open_sender(allow_loopback=settings.webhook_allow_loopback) as sender,
-        ):
+    async with (
+        open_store(settings, application_name="payloops worker") as store,
+        open_sender(allow_loopback=settings.webhook_allow_loopback) as sender,
+        serving_metrics(host=settings.host, port=settings.metrics_port, samplers=[store.sample]),
+    ):
+        client = await connect_unless_stopped(settings, stop=stop)
+        if client is not None:
             cipher = make_cipher(settings)
             activities = BackendActivities(
                 store=store,

@@ -3,6 +3,7 @@
 An event that cannot be applied stops nothing but itself: it is parked with its error.
 """
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, LiteralString
@@ -11,6 +12,7 @@ from uuid import UUID
 import psycopg
 import structlog
 from eventsourcing.persistence import StoredEvent
+from prometheus_client import Counter, Histogram
 from psycopg.rows import TupleRow
 
 from payloops.events.crash_points import crash_point
@@ -22,6 +24,15 @@ from payloops.projections.totals import add, take_away
 
 BATCH_EVENTS = 1_000
 END_OF_LOG = 2**63 - 1
+
+PROJECTED = Counter("payloops_projected_events", "Events of the log that were gone through", ["projection"])
+PARKED = Counter("payloops_projection_parked", "Events that could not be applied", ["projection"])
+BATCH_SECONDS = Histogram(
+    "payloops_projection_batch_duration_seconds",
+    "How long a batch took, its commit included",
+    ["projection"],
+    buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
+)
 
 log = structlog.get_logger()
 
@@ -95,6 +106,7 @@ async def project_batch(
 
     Events that cannot be applied are parked. An error of the database itself raises, and nothing has happened.
     """
+    began = time.perf_counter()
     async with connection.transaction():
         cursor = await connection.execute(
             NEXT,
@@ -116,7 +128,10 @@ async def project_batch(
         crash_point("projector.applied")
         await connection.execute(MOVE, (events[-1].position, projection.name))
         crash_point("projector.moved")
+    PROJECTED.labels(projection.name).inc(len(events))
+    BATCH_SECONDS.labels(projection.name).observe(time.perf_counter() - began)
     for event, error in batch.parked:
+        PARKED.labels(projection.name).inc()
         log.error(
             "projection.event_parked",
             projection=projection.name,

@@ -19,7 +19,8 @@ from payloops.http.connections import connection_factory
 from payloops.http.endpoint import endpoint
 from payloops.http.routing import Route
 from payloops.http.services import Services
-from payloops.serve import bind, serving
+from payloops.listening import bind
+from payloops.serve import serving
 from payloops.settings import Settings
 
 PASSWORD = "correct horse battery"

@@ -23,6 +23,13 @@ from payloops.settings import Settings
 
 LOCK_APPENDS = "SELECT pg_advisory_lock(1885431908)"
 """What `append_events` takes: migration 0001."""
+APPENDS_WAIT_LONGER = """
+    DO $$ DECLARE version regprocedure; BEGIN
+        FOR version IN SELECT oid FROM pg_proc WHERE proname = 'append_events' LOOP
+            EXECUTE format('ALTER FUNCTION %s SET lock_timeout = %L', version, '60s');
+        END LOOP;
+    END $$
+"""
 LOCK_AWAITED = """
     SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND objid = 1885431908 AND NOT granted
     AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
@@ -281,7 +288,7 @@ async def other(
     monkeypatch.setattr(appender, "QUEUE_SECONDS", 60.0)
     database_url = settings.database_url.get_secret_value()
     async with await psycopg.AsyncConnection.connect(database_url, autocommit=True) as connection:
-        await connection.execute("ALTER FUNCTION append_events SET lock_timeout = '60s'")
+        await connection.execute(APPENDS_WAIT_LONGER)
         yield connection
 
 

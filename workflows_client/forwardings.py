@@ -13,6 +13,11 @@ class StartWorkflow:
     task_queue: str
     input: dict[str, Any]
 
+    @property
+    def target(self) -> str:
+        """What is asked for, of a few names."""
+        return self.workflow
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SignalWorkflow:
@@ -21,6 +26,11 @@ class SignalWorkflow:
     workflow_id: str
     signal: str
     argument: dict[str, Any] | None = None
+
+    @property
+    def target(self) -> str:
+        """What is asked for, of a few names."""
+        return self.signal
 
 
 Forwarding = StartWorkflow | SignalWorkflow

@@ -18,6 +18,7 @@ from datetime import timedelta
 
 import psycopg
 import structlog
+from prometheus_client import Counter
 from psycopg.rows import TupleRow
 from temporalio.api.errordetails.v1 import NamespaceNotFoundFailure
 from temporalio.client import Client
@@ -44,6 +45,16 @@ GONE = "workflow.gone"
 
 UNFORWARDABLE = {RPCStatusCode.INVALID_ARGUMENT, RPCStatusCode.OUT_OF_RANGE}
 """What Temporal answers where no repetition helps. All else may be its own trouble, and is tried again."""
+
+FORWARDED = Counter(
+    "payloops_workflow_forwardings",
+    "Starts and signals of workflows: started, started_before, signalled, or gone",
+    ["subscription", "target", "outcome"],
+)
+UNAVAILABLE = Counter(
+    "payloops_workflow_forwardings_failed", "Tries at it that Temporal did not take", ["subscription"]
+)
+PARKED = Counter("payloops_subscriber_parked", "Events that could not be forwarded", ["subscription"])
 
 log = structlog.get_logger(__name__)
 
@@ -253,6 +264,7 @@ async def _forward_or_park(leader: _Leader, recorded: RecordedEvent) -> None:
             if isinstance(error, RPCError) and error.status in UNFORWARDABLE:
                 await _park(leader, recorded, error)
                 return
+            UNAVAILABLE.labels(leader.subscription.name).inc()
             pause = pause_seconds(attempt=failures, longest=LONGEST_RETRY_SECONDS)
             log.warning(
                 "subscriber.temporal_unavailable",
@@ -267,6 +279,9 @@ async def _forward_or_park(leader: _Leader, recorded: RecordedEvent) -> None:
             failures += 1
         else:
             crash_point("subscriber.forwarded")
+            FORWARDED.labels(
+                leader.subscription.name, forwarding.target, outcome.removeprefix("workflow.")
+            ).inc()
             if outcome == GONE and await leader.subscription.strands(recorded):
                 await _park(leader, recorded, WorkflowGoneError(forwarding.workflow_id))
                 return
@@ -327,6 +342,7 @@ def _namespace_is_missing(error: RPCError) -> bool:
 async def _park(leader: _Leader, recorded: RecordedEvent, error: Exception) -> None:
     """Keep the event with its error in `parked_events`, where `projections status` shows it."""
     reader = leader.subscription.name
+    PARKED.labels(reader).inc()
     log.error(
         "subscriber.parked",
         subscription=reader,

@@ -1,0 +1,218 @@
+"""What the service counts and how it stands, in Prometheus' text format: `GET /metrics`.
+
+Modules count what is theirs, in metrics of their own; here is what asks them all. What stands in the database,
+and who can be reached, is asked for at the scrape, with a deadline, and remembered for a few seconds. What cannot
+be told just now is left out.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+
+import prometheus_client
+import structlog
+from aiohttp import web
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+from psycopg_pool import AsyncConnectionPool
+
+from payloops.commands.webhook_endpoints import count_switched_off
+from payloops.commands.webhook_events import pending_webhooks
+from payloops.events.event_store import EventStore
+from payloops.http.service import METRICS_TYPE, ask_all
+from payloops.http.services import Probe
+from payloops.listening import bind
+from payloops.projections.status import projections_status
+from payloops.shared_metrics import counted
+
+SAMPLE_SECONDS = 1.0
+"""Between two looks at what has no moment at which it could be counted: lengths of queues, connections."""
+READ_SECONDS = 1.0
+"""How long a reading may take."""
+PROBE_SECONDS = 0.8
+"""How long a dependency may take to answer: less than the reading that tells of it."""
+REMEMBERED = 5.0
+"""Seconds for which a reading holds."""
+
+Sampler = Callable[[], None]
+Reader = Callable[[], Awaitable[Iterable[Metric]]]
+
+log = structlog.get_logger()
+
+# When each series began is of use with OpenMetrics only; here it would double the number of series.
+prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
+
+
+class Metrics:
+    """What one process answers to a scrape. Made by `open_metrics`."""
+
+    def __init__(
+        self,
+        *,
+        samplers: Sequence[Sampler],
+        readers: Mapping[str, Reader],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """
+        Args:
+            samplers: set gauges to how things stand in this process.
+            readers: by a name for the log; what they raise leaves their metrics out.
+        """
+        self._samplers = samplers
+        self._readings = [_Reading(name, reader, clock=clock) for name, reader in readers.items()]
+        self._text: asyncio.Task[bytes] | None = None
+
+    async def text(self) -> bytes:
+        """The metrics. Who asks while they are being put together gets the same."""
+        if self._text is None or self._text.done():
+            self._text = asyncio.create_task(self._put_together(), name="metrics")
+        return await asyncio.shield(self._text)
+
+    def sample(self) -> None:
+        for sampler in self._samplers:
+            sampler()
+
+    async def _put_together(self) -> bytes:
+        self.sample()
+        await asyncio.gather(*(reading.renew() for reading in self._readings))
+        registry = CollectorRegistry()
+        for reading in self._readings:
+            registry.register(reading)
+        return await asyncio.to_thread(lambda: generate_latest(counted()) + generate_latest(registry))
+
+
+class _Reading(Collector):
+    """The metrics of a reader, for as long as they hold."""
+
+    def __init__(self, name: str, reader: Reader, *, clock: Callable[[], float]) -> None:
+        self._name = name
+        self._reader = reader
+        self._clock = clock
+        self._due = clock()
+        self._metrics: Sequence[Metric] = ()
+
+    async def renew(self) -> None:
+        if self._clock() < self._due:
+            return
+        try:
+            async with asyncio.timeout(READ_SECONDS):
+                self._metrics = tuple(await self._reader())
+        except Exception as error:  # noqa: BLE001  # whatever it is: one reader's trouble takes no others away
+            log.warning("metrics.not_read", reader=self._name, error=type(error).__name__)
+            self._metrics = ()
+        self._due = self._clock() + REMEMBERED
+
+    def collect(self) -> Iterable[Metric]:
+        return self._metrics
+
+
+@asynccontextmanager
+async def open_metrics(
+    *, samplers: Sequence[Sampler] = (), readers: Mapping[str, Reader] | None = None
+) -> AsyncIterator[Metrics]:
+    """The metrics of this process; sampled for as long as the context lasts."""
+    metrics = Metrics(samplers=samplers, readers=readers or {})
+    sampling = asyncio.create_task(_keep_sampling(metrics), name="metrics sampling")
+    try:
+        yield metrics
+    finally:
+        sampling.cancel()
+        await asyncio.gather(sampling, return_exceptions=True)
+
+
+async def _keep_sampling(metrics: Metrics) -> None:
+    while True:
+        metrics.sample()
+        await asyncio.sleep(SAMPLE_SECONDS)
+
+
+@asynccontextmanager
+async def serving_metrics(
+    *, host: str, port: int | None, samplers: Sequence[Sampler] = ()
+) -> AsyncIterator[None]:
+    """Answer `/metrics` and `/health` in a process that serves nothing else.
+
+    Args:
+        port: None: nothing is listened on.
+
+    Raises:
+        PortTaken: see there.
+    """
+    if port is None:
+        yield
+        return
+    async with open_metrics(samplers=samplers) as metrics:
+
+        async def answer_metrics(_: web.Request) -> web.Response:
+            return web.Response(body=await metrics.text(), content_type=METRICS_TYPE)
+
+        async def answer_health(_: web.Request) -> web.Response:
+            return web.json_response({"status": "ok"})
+
+        app = web.Application()
+        app.add_routes([web.get("/metrics", answer_metrics), web.get("/health", answer_health)])
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
+        with bind(host, port) as listener:
+            await runner.setup()
+            try:
+                await web.SockSite(runner, listener).start()
+                log.info("metrics.listening", port=listener.getsockname()[1])
+                yield
+            finally:
+                await runner.cleanup()
+
+
+def standing(store: EventStore, *, probes: Mapping[str, Probe]) -> dict[str, Reader]:
+    """Readers of what stands in the database, and of who can be reached."""
+    return {
+        "readers of the log": lambda: _log_metrics(store.pool),
+        "webhooks": lambda: _webhook_metrics(store.pool),
+        "dependencies": lambda: _dependency_metrics(probes),
+    }
+
+
+async def _log_metrics(pool: AsyncConnectionPool) -> list[Metric]:
+    found = await projections_status(pool)
+    head = GaugeMetricFamily("payloops_log_position", "Position of the newest event")
+    position = _of_readers("position", "Position of the last event that is done")
+    lag_events = _of_readers("lag_events", "Events that are not done")
+    lag_seconds = _of_readers("lag_seconds", "Age of the oldest event that is not done")
+    parked = _of_readers("parked_events", "Events that could not be applied or forwarded")
+    active = _of_readers("active", "Whether a process works on it")
+    for each in found:
+        position.add_metric([each.name], each.position)
+        lag_events.add_metric([each.name], each.lag_events)
+        lag_seconds.add_metric([each.name], each.lag_seconds)
+        parked.add_metric([each.name], each.parked)
+        active.add_metric([each.name], each.active)
+    head.add_metric([], max(each.head for each in found))
+    return [head, position, lag_events, lag_seconds, parked, active]
+
+
+def _of_readers(name: str, what: str) -> GaugeMetricFamily:
+    return GaugeMetricFamily(f"payloops_reader_{name}", what, labels=["reader"])
+
+
+async def _webhook_metrics(pool: AsyncConnectionPool) -> list[Metric]:
+    pending, oldest_seconds = await pending_webhooks(pool)
+    return [
+        GaugeMetricFamily("payloops_webhooks_pending", "Webhooks that are to be delivered", value=pending),
+        GaugeMetricFamily(
+            "payloops_webhooks_pending_oldest_seconds", "Age of the oldest of them", value=oldest_seconds
+        ),
+        GaugeMetricFamily(
+            "payloops_webhook_endpoints_switched_off",
+            "Merchants' endpoints that webhooks are not sent to any more",
+            value=await count_switched_off(pool),
+        ),
+    ]
+
+
+async def _dependency_metrics(probes: Mapping[str, Probe]) -> list[Metric]:
+    up = GaugeMetricFamily("payloops_dependency_up", "Whether it answers", labels=["dependency"])
+    for name, answers in (await ask_all(probes, seconds=PROBE_SECONDS)).items():
+        up.add_metric([name], answers)
+    return [up]
