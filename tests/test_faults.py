@@ -7,7 +7,9 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from faults.cases import CASES, captured_order, whole_service
+from faults.cases import CASES
+from faults.cases.money import captured_order
+from faults.cases.trouble import whole_service
 from faults.invariants import CHECKS, come_to_rest, violations
 from faults.running import run_case
 from faults.shops import open_shop

@@ -18,6 +18,7 @@ from eventsourcing.persistence import StoredEvent
 from psycopg import sql
 from redis.asyncio import Redis
 from temporalio.client import WorkflowExecution, WorkflowExecutionStatus
+from temporalio.service import RPCError
 
 from faults.journal import TOPICS, Command
 from faults.world import World, copied_database
@@ -96,8 +97,8 @@ async def come_to_rest(world: World) -> list[str]:
     while time.monotonic() < deadline:
         try:
             moving = await _moving(world)
-        except (psycopg.Error, OSError) as error:
-            moving = [f"the database cannot be asked: {error!r}"]
+        except (psycopg.Error, OSError, RPCError, RuntimeError) as error:
+            moving = [f"the servers cannot be asked: {error!r}"]
         if moving:
             quiet_since = None
         elif quiet_since is None:
@@ -126,7 +127,7 @@ async def _moving(world: World) -> list[str]:
         moving += [
             f"payment {p.attempt} of order {order.id} is {p.status}"
             for p in order.payments.values()
-            if p.status is PaymentStatus.PROCESSING or p.capture_pending
+            if p.status in UNDER_WAY or p.capture_pending
         ]
         moving += [
             f"{t.type} {t.id} of order {order.id} is pending"
@@ -134,6 +135,9 @@ async def _moving(world: World) -> list[str]:
             if t.status is TransactionStatus.PENDING
             and t.type in {TransactionType.REFUND, TransactionType.VOID}
         ]
+    async for workflow in world.temporal.list_workflows("ExecutionStatus = 'Running'"):
+        if not any(order_id in workflow.id for order_id in world.open_orders):
+            moving.append(f"{workflow.id} is running")
     return moving
 
 
@@ -506,9 +510,8 @@ async def check_webhooks(evidence: Evidence) -> list[str]:
             called_for.add(str(webhooks.webhook_id_of(fact)))
     wrong += [f"{id} was never queued" for id in called_for - kept.keys()]
     wrong += [f"nothing called for {id}" for id in kept.keys() - called_for]
-    heard = world.notes.get("heard")
-    if isinstance(heard, Counter):
-        wrong += [f"{id} was never heard" for id in called_for - heard.keys()]
+    if world.heard is not None:
+        wrong += [f"{id} was never heard" for id in called_for - world.heard.keys()]
     return wrong
 
 
@@ -547,7 +550,7 @@ async def check_secrets(evidence: Evidence) -> list[str]:
 
 TROUBLE = re.compile(
     r"http\.internal_error|appender\.batch_failed|appender\.closed_unfinished|api\.worker_failed"
-    r"|Traceback \(most recent call last\)|exception was never retrieved|was never awaited|PANIC"
+    r"|exception was never retrieved|was never awaited|PANIC"
 )
 
 

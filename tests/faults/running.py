@@ -77,6 +77,5 @@ async def _run(world: World, case: Case) -> list[str]:
 def _summary(world: World) -> str:
     deaths = sum(process.deaths for process in world.processes.values())
     answers = ", ".join(f"{status}: {count}" for status, count in sorted(world.journal.statuses.items()))
-    notes = ", ".join(f"{name} {value}" for name, value in world.notes.items() if not isinstance(value, dict))
     commands = len(world.journal.commands)
-    return f"{commands} commands, {deaths} kills; {answers}" + (f"; {notes}" if notes else "")
+    return "; ".join([f"{commands} commands, {deaths} kills", answers, *world.notes])

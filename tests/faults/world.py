@@ -8,10 +8,13 @@ import secrets
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import aiohttp
@@ -28,9 +31,11 @@ from faults.journal import Journal
 from payloops.embedded import EmbeddedServers
 from payloops.embedded.locks import free_ports
 from payloops.embedded.processes import Child
+from payloops.embedded.servers import Part
 from payloops.events.crash_points import CrashPoint
 from payloops.events.event_store import EventStore
 from payloops.migrate import migrate
+from payloops.sandbox import ledger
 from payloops.settings import Environment, Settings
 from payloops.wiring import open_store
 from payloops.workflows_client.connection import connect
@@ -100,7 +105,9 @@ class World:
         chance: the only source of chance of a case: the same seed, the same choices.
         store: for looking, never for acting.
         canaries: secrets that were given to the service, by what they are: they must turn up nowhere.
-        crashes: by process, the point at which its next life ends, and the passing of it.
+        crashes: by process, the points at which its next lives end, each with how often it is passed.
+        heard: how often each webhook came to the merchant's endpoint, where there is one.
+        until_rest: what has to stay until everything has come to rest.
         parks: whether the case has events parked.
         open_orders: orders that are left in the middle of things on purpose.
         wrong: what was seen to go wrong beside what clients saw.
@@ -117,9 +124,11 @@ class World:
     canaries: dict[str, str] = field(default_factory=dict)
     open_orders: set[str] = field(default_factory=set)
     parks: bool = False
-    crashes: dict[str, tuple[CrashPoint, int]] = field(default_factory=dict)
+    crashes: dict[str, list[tuple[CrashPoint, int]]] = field(default_factory=dict)
+    heard: Counter[str] | None = None
     wrong: list[str] = field(default_factory=list)
-    notes: dict[str, object] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    until_rest: AsyncExitStack = field(default_factory=AsyncExitStack)
     session: aiohttp.ClientSession = field(init=False)
 
     @property
@@ -142,7 +151,8 @@ class World:
     def start(self, name: str) -> None:
         """Start a process; where `crashes` names it, this life of it ends there."""
         process = self.processes[name]
-        crash_at = self.crashes.pop(name, None)
+        doomed = self.crashes.get(name)
+        crash_at = doomed.pop(0) if doomed else None
         process.wanted = True
         environment = os.environ | environment_of(self.settings) | process.environment
         if crash_at is not None:
@@ -230,6 +240,8 @@ class World:
         running = [each for each in stopping if each.child is not None]
         for process in running:
             process.wanted = False
+            await self._has_begun(process)
+        for process in running:
             assert process.child is not None
             process.child.send(signal.SIGTERM)
         deadline = time.monotonic() + STOP_SECONDS
@@ -245,11 +257,39 @@ class World:
             elif status != 0 and status not in process.expected:
                 self.wrong.append(f"{process.name}, asked to stop, ended with {status}")
 
+    async def _has_begun(self, process: Process) -> None:
+        """Wait for a process to say something: until it listens to signals, Python ends by the first."""
+        deadline = time.monotonic() + READY_SECONDS
+        while time.monotonic() < deadline:
+            if process.child is None or process.child.exit_status() is not None or process.child.said():
+                return
+            await asyncio.sleep(0.05)
+
+    async def stop_server(self, part: Part, *, killed: bool) -> None:
+        """Take a server away, by its own orderly end or by kill -9; its address stays its own."""
+        child = getattr(self.servers, part).child
+        assert child is not None
+        if killed:
+            child.send(signal.SIGKILL)
+            await _operate(child.wait, seconds=STOP_SECONDS)
+        await _operate(self.servers.stop_part, part)
+
+    async def start_server(self, part: Part) -> None:
+        await _operate(self.servers.start_part, part)
+
     def kill_all(self) -> None:
         for process in self.processes.values():
             if process.child is not None:
                 process.child.kill()
                 process.child = None
+
+
+_OPERATOR = ThreadPoolExecutor(1, thread_name_prefix="operator")
+"""Starts servers. A server ends with the thread that started it: this one stays."""
+
+
+async def _operate(work: Callable[..., object], *arguments: object, **options: object) -> None:
+    await asyncio.get_running_loop().run_in_executor(_OPERATOR, partial(work, *arguments, **options))
 
 
 SECRETS = ("jwt_secret", "audit_key", "encryption_key", "temporal_codec_key")
@@ -300,10 +340,12 @@ async def open_world(
         )
         world.canaries["database password"] = url.split(":")[2].partition("@")[0]
         world.session = session
+        await ledger.open_books(store.pool)  # cases look into them before a worker may have begun any
         try:
             yield world
         finally:
             world.kill_all()
+            await world.until_rest.aclose()
 
 
 async def _register_namespace(servers: EmbeddedServers, name: str) -> None:

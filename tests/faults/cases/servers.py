@@ -1,0 +1,104 @@
+"""The servers that the service stands on go away under load, and come back."""
+
+import asyncio
+import os
+import signal
+
+from faults.cases.registry import case
+from faults.cases.trouble import both, listen, meanwhile, whole_service
+from faults.shops import Shop, open_shop, shopping
+from faults.world import World
+from payloops.embedded.servers import Part
+
+LEADER = "SELECT pid FROM pg_stat_activity WHERE datname = %s AND application_name LIKE %s LIMIT 1"
+
+
+async def outages(world: World, part: Part, *, times: int, away: tuple[float, float], killed: bool) -> None:
+    """A server goes away and comes back, a few times. `away`: seconds, from and to; `killed`: with -9, or asked to."""
+    for _ in range(times):
+        await asyncio.sleep(world.chance.uniform(0.5, 3.0))
+        seconds = world.chance.uniform(*away)
+        world.notes.append(f"{part} {'killed' if killed else 'stopped'} for {seconds:.1f} s")
+        await world.stop_server(part, killed=killed)
+        await asyncio.sleep(seconds)
+        await world.start_server(part)
+
+
+@case
+async def postgres_restarted(world: World) -> None:
+    """PostgreSQL is stopped and started under load."""
+    whole_service(world)
+    await world.start_all()
+    shop = await open_shop(world)
+    await both(
+        shopping(shop, orders=25, at_once=5),
+        outages(world, "postgres", times=2, away=world.chance.choice([(0.0, 3.0), (9.0, 16.0)]), killed=False),
+    )
+
+
+@case
+async def postgres_killed(world: World) -> None:
+    """PostgreSQL is killed with -9 under load, one of its processes or all of them."""
+    whole_service(world)
+    await world.start_all()
+    shop = await open_shop(world)
+    if world.chance.random() < 0.5:
+        trouble = outages(world, "postgres", times=2, away=(0.0, 4.0), killed=True)
+    else:
+        trouble = backends_killed(world, times=2)
+    await both(shopping(shop, orders=25, at_once=5), trouble)
+
+
+async def backends_killed(world: World, *, times: int) -> None:
+    """One server process dies, which has PostgreSQL end all others and recover."""
+    for _ in range(times):
+        await asyncio.sleep(world.chance.uniform(0.5, 3.0))
+        whose = world.chance.choice(["payloops appender", "payloops api", "payloops projector%"])
+        async with world.store.pool.connection() as connection:
+            cursor = await connection.execute(LEADER, (world.settings.temporal_namespace, whose))
+            row = await cursor.fetchone()
+        if row is not None:
+            world.notes.append(f"killed a server process of {whose}")
+            os.kill(row[0], signal.SIGKILL)
+
+
+@case
+async def redis_down(world: World) -> None:
+    """Redis is away under load, while merchants log in."""
+    world.settings = world.settings.model_copy(
+        update={
+            "rate_limits": True,
+            "login_limit_per_address": "100000/minute",
+            "login_limit_per_account": "100000/minute",
+        }
+    )
+    whole_service(world)
+    await world.start_all()
+    shop = await open_shop(world)
+    await meanwhile(
+        both(
+            shopping(shop, orders=15, at_once=4),
+            outages(world, "valkey", times=2, away=(0.5, 4.0), killed=world.chance.random() < 0.5),
+        ),
+        logging_in(shop),
+    )
+
+
+async def logging_in(shop: Shop) -> None:
+    while True:
+        await asyncio.sleep(0.2)
+        answer = await shop.log_in()
+        if answer is not None and answer.status not in {200, 503}:
+            shop.world.journal.wrong.append(f"a login was answered {answer.status} {answer.code}")
+
+
+@case
+async def temporal_down(world: World) -> None:
+    """Temporal is away under load: payments are accepted, and made when it is back."""
+    whole_service(world)
+    await world.start_all()
+    shop = await open_shop(world, webhook_url=await listen(world))
+    await both(
+        shopping(shop, orders=15, at_once=5),
+        outages(world, "temporal", times=2, away=(0.5, 8.0), killed=world.chance.random() < 0.5),
+    )
