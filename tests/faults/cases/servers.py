@@ -32,7 +32,9 @@ async def postgres_restarted(world: World) -> None:
     shop = await open_shop(world)
     await both(
         shopping(shop, orders=25, at_once=5),
-        outages(world, "postgres", times=2, away=world.chance.choice([(0.0, 3.0), (9.0, 16.0)]), killed=False),
+        outages(
+            world, "postgres", times=2, away=world.chance.choice([(0.0, 3.0), (9.0, 16.0)]), killed=False
+        ),
     )
 
 
