@@ -13,7 +13,7 @@ APT := DEBIAN_FRONTEND=noninteractive apt-get --quiet --quiet --yes --no-install
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore
 
-.PHONY: help install dev test browser faults lint map openapi lock clean
+.PHONY: help install dev test browser faults lint map shapes openapi lock clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -51,6 +51,9 @@ faults: $(INSTALLED) ## Let things go wrong and look for lost money; ARGS="--cas
 
 map: $(INSTALLED) ## Write docs/map.md from the code
 	$(BIN)/python docs/make_map.py
+
+shapes: $(INSTALLED) ## Write examples of new event types and versions: docs/events.md
+	@cd tests && ../$(BIN)/python evolution.py
 
 openapi: $(INSTALLED) ## Write docs/openapi.json from the routes
 	$(BIN)/python docs/make_openapi.py

@@ -34,6 +34,8 @@ app = typer.Typer(
 )
 projections = typer.Typer(help="The tables folded from the event log.", no_args_is_help=True)
 app.add_typer(projections, name="projections")
+events = typer.Typer(help="The event log itself.", no_args_is_help=True)
+app.add_typer(events, name="events")
 staff = typer.Typer(help="Support staff: who may look at every merchant's orders.", no_args_is_help=True)
 app.add_typer(staff, name="staff")
 app.add_typer(privacy, name="privacy")
@@ -371,6 +373,17 @@ def _projection_errors() -> "Iterator[None]":
         fail(str(error))
     except KeyboardInterrupt:
         fail("interrupted: nothing has changed; run it again, it goes on from here", status=INTERRUPTED)
+
+
+@events.command("types")
+def events_types(*, data_dir: DataDir = DEFAULT_DATA_DIR, as_json: AsJson = False) -> None:
+    """Count the log's events by type and version, and say which of them this code does not know.
+
+    Needs DATABASE_URL alone, or a `payloops dev` on the data directory.
+    """
+    from payloops.event_types import show_event_types  # noqa: PLC0415
+
+    run_async(show_event_types(database_url=database_url_of(data_dir), as_json=as_json))
 
 
 @keys.command("status")
