@@ -22,6 +22,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ from payloops.events.timestamps import utc_now
 from payloops.migrate import migrate
 from payloops.projections.orders import get_order
 from payloops.projections.projector import run_projections
+from payloops.projections.stats import payment_figures
 
 ORDERS_A_SECOND = 500
 READS_A_SECOND = 100
@@ -223,6 +225,22 @@ def one(database_url: str, query: str) -> Any:
         return row[0] if row else None
 
 
+async def year_of_figures(database_url: str) -> float:
+    """Milliseconds that the dashboard's figures of a year take, for the merchant with most payments; the median."""
+    pool = connection_pool(database_url, size=2, application_name="benchmark figures")
+    await pool.open()
+    merchant = one(database_url, "SELECT merchant_id FROM payments GROUP BY 1 ORDER BY count(*) DESC LIMIT 1")
+    took = []
+    async with EventStore(database_url, pool, mac_key=MAC_KEY) as store:
+        for _ in range(11):
+            began = time.monotonic()
+            end = filled_log.END + timedelta(hours=7)
+            await payment_figures(store, merchant_id=merchant, begin=end - timedelta(days=366), end=end)
+            took.append(time.monotonic() - began)
+    await pool.close()
+    return percentile(took, 0.5)
+
+
 def sibling(database_url: str, name: str) -> str:
     with psycopg.connect(database_url, autocommit=True) as connection:
         connection.execute(f"DROP DATABASE IF EXISTS {name}".encode())
@@ -237,6 +255,7 @@ def measure(database_url: str, *, events: int, library_events: int) -> dict[str,
     if there == 0:
         asyncio.run(filled_log.fill(database_url, events=events))
     first = rebuild(database_url)
+    figures = asyncio.run(year_of_figures(database_url))
     subscribers = one(database_url, SUBSCRIBERS)
     roles = {name: Role(name, database_url) for name in ROLES}
     try:
@@ -275,6 +294,7 @@ def measure(database_url: str, *, events: int, library_events: int) -> dict[str,
         "orders_refused": written["refused"],
         "read_ms_alone": {"p50": percentile(before, 0.5), "p99": percentile(before, 0.99)},
         "read_ms_during_rebuild": {"p50": percentile(during, 0.5), "p99": percentile(during, 0.99)},
+        "figures_of_a_year_ms": figures,
         "webhooks_queued": one(database_url, "SELECT count(*) FROM webhook_events"),
         "subscribers_moved": one(database_url, SUBSCRIBERS) - subscribers,
         "rows_that_differ": sum(each["differing"] for each in json.loads(verified.stdout)),
@@ -302,6 +322,7 @@ def show(found: dict[str, Any]) -> None:
             "< 2 times",
             f"{alone['p99']:.1f}, {during['p99']:.1f}: {during['p99'] / alone['p99']:.2f} times",
         ),
+        ("dashboard's figures of a year, ms", "< 50", f"{found['figures_of_a_year_ms']:.1f}"),
         (
             "webhooks queued, subscribers moved",
             "0, 0",

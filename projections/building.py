@@ -57,9 +57,13 @@ CHUNK_EVENTS = 10_000
 NICENESS = 10
 """Of the processes that fold: requests on the same machine come first."""
 INDEX_MEMORY = "96MB"
+STANDSTILL = "10s"
+"""How long a swap waits for the projector's batch; it holds up nobody."""
 SWAP_LOCK = "200ms"
 """How long readers may be held up by a swap that waits for another reader; then it is tried again."""
-SWAP_TRIES = 200
+LOCK_TRIES = 10
+"""While the projector stands still."""
+SWAP_TRIES = 20
 SWAP_PAUSE = 0.2
 """Seconds between two tries, on average."""
 FIRST = UUID(int=0)
@@ -198,11 +202,17 @@ def _fold(events: Sequence[LoggedEvent]) -> list[tuple[Projection, list[Rows], P
     for event in events:
         if event.state is None:
             continue
-        for tables, parked in concerned[event.topic.partition(".")[0]]:
+        of_event = concerned[event.topic.partition(".")[0]]
+        try:
+            fact = event.fact
+        except Exception as error:  # noqa: BLE001  # whatever is wrong with an event stops nothing but itself
+            for _, parked in of_event:
+                parked.append((event, error))
+            continue
+        for tables, parked in of_event:
             try:
-                fact = event.fact
                 patches = [(table, rows, patch) for table, rows in tables for patch in table.patches(fact)]
-            except Exception as error:  # noqa: BLE001  # whatever is wrong with an event stops nothing but itself
+            except Exception as error:  # noqa: BLE001  # as above
                 parked.append((event, error))
                 continue
             for table, rows, patch in patches:
@@ -477,7 +487,7 @@ class Build:
         raise TablesBusy(projection.name)
 
     async def _swap(self, projection: Projection) -> None:
-        await self.connection.execute(f"SET LOCAL lock_timeout = '{SWAP_LOCK}'".encode())
+        await self.connection.execute(f"SET LOCAL lock_timeout = '{STANDSTILL}'".encode())
         await self.connection.execute(
             "INSERT INTO public.checkpoints (name, version) VALUES (%s, %s) ON CONFLICT DO NOTHING",
             (projection.name, projection.version),
@@ -487,6 +497,7 @@ class Build:
             "SELECT position FROM public.checkpoints WHERE name = %s FOR UPDATE", projection.name
         )
         await self.catch_up(projection, upto=live[0])
+        await self._keep_readers_out(projection)
         for table in projection.table_names:
             grants = await self._all(GRANTS, f"public.{table}")
             name = sql.Identifier(table)
@@ -511,6 +522,22 @@ class Build:
             "INSERT INTO public.parked_events SELECT * FROM parked_events WHERE reader = %s",
             (projection.name,),
         )
+
+    async def _keep_readers_out(self, projection: Projection) -> None:
+        await self.connection.execute(f"SET LOCAL lock_timeout = '{SWAP_LOCK}'".encode())
+        tables = sql.SQL(", ").join(sql.Identifier("public", table) for table in projection.table_names)
+        for turn in range(LOCK_TRIES):
+            try:
+                async with self.connection.transaction():
+                    await self.connection.execute(
+                        sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(tables)
+                    )
+            except psycopg.errors.LockNotAvailable:
+                if turn == LOCK_TRIES - 1:
+                    raise
+                await asyncio.sleep(SWAP_PAUSE * (0.5 + random.random()))  # noqa: S311  # jitter
+            else:
+                return
 
     async def _connect(self) -> psycopg.AsyncConnection[TupleRow]:
         return await _connect(self.plan.database_url, self.plan.schema)
