@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 import typer
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Callable, Coroutine
 
-    from payloops.settings import KeySettings, Settings, StoreSettings
+    from payloops.settings import AuditSettings, KeySettings, Settings, StoreSettings
 
 DataDir = Annotated[
     Path,
@@ -87,30 +87,35 @@ def settings_of_environment() -> "Settings":
 
 def key_settings_of(data_dir: Path) -> "KeySettings":
     """Of the environment; what it does not have, of the `payloops dev` on the data directory."""
-    from payloops.settings import SettingsError, read_key_settings  # noqa: PLC0415
+    from payloops.settings import read_key_settings  # noqa: PLC0415
 
-    try:
-        return read_key_settings(**_missing(data_dir, "DATABASE_URL", "ENCRYPTION_KEY"))
-    except SettingsError as error:
-        fail(str(error), status=WRONG_SETTINGS)
+    return _with_those_of_dev(read_key_settings, data_dir, "DATABASE_URL", "ENCRYPTION_KEY")
+
+
+def audit_settings_of(data_dir: Path) -> "AuditSettings":
+    """Of the environment; what it does not have, of the `payloops dev` on the data directory."""
+    from payloops.settings import read_audit_settings  # noqa: PLC0415
+
+    return _with_those_of_dev(read_audit_settings, data_dir, "DATABASE_URL", "AUDIT_KEY")
 
 
 def store_settings_of(data_dir: Path) -> "StoreSettings":
     """Of the environment; what it does not have, of the `payloops dev` on the data directory."""
-    from payloops.settings import SettingsError, read_store_settings  # noqa: PLC0415
+    from payloops.settings import read_store_settings  # noqa: PLC0415
 
-    try:
-        return read_store_settings(**_missing(data_dir, "DATABASE_URL", "AUDIT_KEY"))
-    except SettingsError as error:
-        fail(str(error), status=WRONG_SETTINGS)
+    return _with_those_of_dev(read_store_settings, data_dir, "DATABASE_URL", "AUDIT_KEY")
 
 
-def _missing(data_dir: Path, *names: str) -> dict[str, str]:
-    """Those that the environment does not have, as far as the `payloops dev` on the data directory does."""
+def _with_those_of_dev(read: "Callable[..., T]", data_dir: Path, *names: str) -> "T":
     from payloops.dev_environment import read_environment  # noqa: PLC0415
+    from payloops.settings import SettingsError  # noqa: PLC0415
 
     kept = read_environment(data_dir=data_dir)
-    return {name.lower(): kept[name] for name in names if name in kept and name not in os.environ}
+    missing = {name.lower(): kept[name] for name in names if name in kept and name not in os.environ}
+    try:
+        return read(**missing)
+    except SettingsError as error:
+        fail(str(error), status=WRONG_SETTINGS)
 
 
 def fail(message: str, *, status: int = 1) -> NoReturn:

@@ -9,19 +9,15 @@ from contextlib import contextmanager
 from dataclasses import asdict
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from payloops.events.connections import connect
-from payloops.projections.building import Report, rebuild
+from payloops.progress import progress
+from payloops.projections.building import rebuild
 from payloops.projections.parked import retry_parked
 from payloops.projections.projection import find_projections
 from payloops.projections.verifying import Difference, Verdict, verify
 
-PLAIN_SECONDS = 2.0
-"""Between two lines of progress where there is no terminal."""
-SETTLING_SECONDS = 0.5
-"""Before a rate means anything."""
 INTERRUPTED = 130
 
 
@@ -42,7 +38,7 @@ async def run_rebuild(
     """
     projections = find_projections(names)
     began = time.monotonic()
-    with _progress() as report, _worker_deaths():
+    with progress() as report, _worker_deaths():
         built = await rebuild(
             database_url=database_url,
             projections=projections,
@@ -75,7 +71,7 @@ async def run_verify(*, database_url: str, names: list[str], workers: int, as_js
     Raises:
         UnknownProjection, BuildUnderWay, VersionsDiffer, WorkerKilledError.
     """
-    with _progress() as report, _worker_deaths():
+    with progress() as report, _worker_deaths():
         verdicts = await verify(
             database_url=database_url, projections=find_projections(names), report=report, workers=workers
         )
@@ -139,62 +135,6 @@ def _worker_deaths() -> Iterator[None]:
         yield
     except BrokenProcessPool as error:
         raise WorkerKilledError from error
-
-
-@contextmanager
-def _progress() -> Iterator[Report]:
-    """Tells of the steps: a bar for each on a terminal, else a line now and then, on standard error."""
-    if sys.stderr.isatty():
-        with _bars() as report:
-            yield report
-    else:
-        yield _PlainLines()
-
-
-@contextmanager
-def _bars() -> Iterator[Report]:
-    with Progress(
-        TextColumn("{task.description:14}"),
-        BarColumn(),
-        MofNCompleteColumn(separator=" of "),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-    ) as progress:
-        tasks: dict[str, TaskID] = {}
-        began: dict[str, tuple[float, int]] = {}
-
-        def report(step: str, done: int, total: int) -> None:
-            if step not in tasks:
-                tasks[step] = progress.add_task(step, total=total or None, rate="")
-                began[step] = (time.monotonic(), done)
-            since, first = began[step]
-            seconds = time.monotonic() - since
-            rate = f"{(done - first) / seconds:,.0f}/s" if seconds > SETTLING_SECONDS and done > first else ""
-            progress.update(tasks[step], completed=done, total=total or None, rate=rate)
-
-        yield report
-
-
-class _PlainLines:
-    def __init__(self) -> None:
-        self._step = ""
-        self._began = (0.0, 0)
-        self._said = 0.0
-
-    def __call__(self, step: str, done: int, total: int) -> None:
-        now = time.monotonic()
-        if step != self._step:
-            self._step, self._began, self._said = step, (now, done), 0.0
-        if now - self._said < PLAIN_SECONDS and (done < total or total == 0):
-            return
-        self._said = now
-        since, first = self._began
-        rate = (done - first) / (now - since) if now > since else 0.0
-        left = f", {(total - done) / rate:,.0f} s left" if rate and done < total else ""
-        of = f" of {total:,}" if total else ""
-        speed = f", {rate:,.0f} a second" if rate else ""
-        sys.stderr.write(f"{step}: {done:,}{of}{speed}{left}\n")
 
 
 def _print_json(value: object) -> None:

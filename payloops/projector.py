@@ -1,21 +1,29 @@
 """The projector's process: `payloops projector`."""
 
+import asyncio
+
 import structlog
 
+from payloops.events.sealer import run_sealer
 from payloops.metrics import serving_metrics
 from payloops.projections.projector import run_projections
 from payloops.settings import Settings
 from payloops.stopping import stop_on_signals
+from payloops.wiring import make_audit_keys
 
 log = structlog.get_logger()
 
 
 async def run_projector(settings: Settings) -> None:
-    """Keep the projections up to date until SIGTERM or SIGINT; a batch that has begun is finished first.
+    """Keep the projections up to date, and the log sealed, until SIGTERM or SIGINT.
 
-    Starts also while PostgreSQL is down, and catches up once it is there.
+    What has begun is finished first. Starts also while PostgreSQL is down, and catches up once it is there.
     """
-    stop = stop_on_signals()
-    async with serving_metrics(host=settings.host, port=settings.metrics_port):
-        await run_projections(database_url=settings.database_url.get_secret_value(), stop=stop)
+    database_url, stop = settings.database_url.get_secret_value(), stop_on_signals()
+    async with (
+        serving_metrics(host=settings.host, port=settings.metrics_port),
+        asyncio.TaskGroup() as group,
+    ):
+        group.create_task(run_projections(database_url=database_url, stop=stop))
+        group.create_task(run_sealer(database_url=database_url, keys=make_audit_keys(settings), stop=stop))
     log.info("projector.stopped")

@@ -52,21 +52,29 @@ class KeySettings(DatabaseSettings):
 
     @field_validator("encryption_keys_older", mode="before")
     @classmethod
-    def _split_keys(cls, value: Any) -> Any:
-        if isinstance(value, str) and value.strip().startswith("["):  # a key may have commas itself
-            try:
-                return tuple(json.loads(value))
-            except ValueError:
-                raise ValueError("write keys with commas between them, or as a JSON array") from None
-        return _parts_of(value)
+    def _split_encryption_keys(cls, value: Any) -> Any:
+        return _keys_of(value)
 
 
-class StoreSettings(DatabaseSettings):
-    """What it takes to append events."""
+class AuditSettings(DatabaseSettings):
+    """What it takes to tell whether events are the service's own, and to sign what is said of them."""
 
     audit_key: Secret32 = Field(
-        description="authenticates events, so that one written by hand is found; at least 32 characters"
+        description="authenticates events and signs seals: what is changed by hand is found; at least 32 characters"
     )
+    audit_keys_older: Annotated[tuple[Secret32, ...], NoDecode] = Field(
+        default=(), description="further keys that events and seals were made with; as encryption_keys_older"
+    )
+
+    @field_validator("audit_keys_older", mode="before")
+    @classmethod
+    def _split_audit_keys(cls, value: Any) -> Any:
+        return _keys_of(value)
+
+
+class StoreSettings(AuditSettings):
+    """What it takes to append events."""
+
     database_pool_size: int = Field(default=10, ge=2, le=200, description="connections per process")
     append_queue_size: int = Field(
         default=2_000, ge=1, description="appends that may wait in a process before it answers 503"
@@ -225,6 +233,15 @@ class Settings(StoreSettings, KeySettings):
         return value
 
 
+def _keys_of(value: Any) -> Any:
+    if isinstance(value, str) and value.strip().startswith("["):  # a key may have commas itself
+        try:
+            return tuple(json.loads(value))
+        except ValueError:
+            raise ValueError("write keys with commas between them, or as a JSON array") from None
+    return _parts_of(value)
+
+
 def _parts_of(value: Any) -> Any:
     if isinstance(value, str):
         return tuple(part.strip() for part in value.split(",") if part.strip())
@@ -271,6 +288,11 @@ def read_settings(**overrides: Any) -> Settings:
 def read_key_settings(**overrides: Any) -> KeySettings:
     """The same of the few that commands about keys need."""
     return _read(KeySettings, overrides)
+
+
+def read_audit_settings(**overrides: Any) -> AuditSettings:
+    """The same of the few that checking the log needs."""
+    return _read(AuditSettings, overrides)
 
 
 def read_store_settings(**overrides: Any) -> StoreSettings:

@@ -12,8 +12,9 @@ from payloops.commands.cipher import Cipher
 from payloops.events.authenticity import derive_mac_key
 from payloops.events.connections import connection_pool
 from payloops.events.event_store import EventStore
+from payloops.events.seals import AuditKeys
 from payloops.http.rate_limits import REDIS_SECONDS, Limit, RateLimits
-from payloops.settings import KeySettings, Settings, StoreSettings
+from payloops.settings import AuditSettings, KeySettings, Settings, StoreSettings
 
 REDIS_CONNECTIONS = 16
 """Of a process, for rate limits."""
@@ -47,6 +48,14 @@ async def open_store(
             yield store
     finally:
         await pool.close()
+
+
+def make_audit_keys(settings: AuditSettings) -> AuditKeys:
+    """What authenticates events and signs seals, and knows what older keys did."""
+    return AuditKeys.derive(
+        settings.audit_key.get_secret_value(),
+        older=[key.get_secret_value() for key in settings.audit_keys_older],
+    )
 
 
 def make_cipher(settings: KeySettings) -> Cipher:

@@ -12,6 +12,7 @@ from payloops.command_line import (
     WRONG_SETTINGS,
     AsJson,
     DataDir,
+    audit_settings_of,
     database_url_of,
     fail,
     run_async,
@@ -84,6 +85,54 @@ def audit_replay(
 
     as_of = None if at is None else _understood(at)
     _run(show_replay(database_url=database_url_of(data_dir), order_id=order_id, as_of=as_of, as_json=as_json))
+
+
+@audit.command("verify")
+def audit_verify(
+    *,
+    anchor: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--anchor",
+            metavar="POSITION:HASH",
+            help="A seal that was noted elsewhere: it has to be there still.",
+        ),
+    ] = None,
+    without_mac_until: Annotated[
+        int, typer.Option(min=0, metavar="POSITION", help="Accept events without a MAC up to here.")
+    ] = 0,
+    workers: Annotated[
+        int | None, typer.Option(min=1, max=64, help="Processes; as many as there are cores, up to 4.")
+    ] = None,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+    as_json: AsJson = False,
+) -> None:
+    """Check that nobody changed the log by hand; name the first event that was edited, removed, inserted or reordered.
+
+    Needs DATABASE_URL and AUDIT_KEY, or a `payloops dev` on the data directory. While the service runs. Ends with
+    1 where something was changed.
+    """
+    from payloops.audit.reading import NotUnderstood  # noqa: PLC0415
+    from payloops.audit.verification import parse_anchor, run_verification  # noqa: PLC0415
+    from payloops.wiring import make_audit_keys  # noqa: PLC0415
+
+    settings = audit_settings_of(data_dir)
+    try:
+        anchors = [parse_anchor(each) for each in anchor or ()]
+    except NotUnderstood as error:
+        fail(str(error), status=WRONG_SETTINGS)
+    holds = _run(
+        run_verification(
+            database_url=settings.database_url.get_secret_value(),
+            keys=make_audit_keys(settings),
+            anchors=anchors,
+            without_mac_until=without_mac_until,
+            workers=workers,
+            as_json=as_json,
+        )
+    )
+    if not holds:
+        raise typer.Exit(1)
 
 
 def _understood(text: str) -> "int | datetime":

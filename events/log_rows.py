@@ -1,0 +1,103 @@
+"""Rows of `stored_events` as they stand there, for whoever checks them rather than what they tell."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from uuid import UUID
+
+from eventsourcing.persistence import StoredEvent
+
+from payloops.events.authenticity import content_hash, is_authentic
+from payloops.events.merkle import leaf_hash
+
+EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
+"""PostgreSQL's."""
+COLUMNS = """
+    notification_id, originator_id, originator_version, topic, state, merchant_id,
+    timestamptz_send(recorded_at), content_hash, mac
+"""
+"""What to select so that `LogRow(*values)` is the row. The time in bytes: by hand, it may be none that Python has."""
+
+
+@dataclass(frozen=True, slots=True)
+class LogRow:
+    """
+    Attributes:
+        position: in the global order.
+        recorded: microseconds since 2000, signed, 8 bytes, big endian.
+        mac: None where a version wrote it that had none.
+    """
+
+    position: int
+    stream_id: UUID
+    version: int
+    topic: str
+    state: bytes
+    merchant_id: UUID
+    recorded: bytes
+    content_hash: bytes
+    mac: bytes | None
+
+    @property
+    def recorded_at(self) -> datetime | None:
+        """None where it is no time."""
+        try:
+            return EPOCH + timedelta(microseconds=int.from_bytes(self.recorded, "big", signed=True))
+        except OverflowError:
+            return None
+
+
+class Fault(StrEnum):
+    """What is wrong with a row by itself."""
+
+    CONTENT = "its content does not fit its content hash"
+    MAC = "its MAC was not made with AUDIT_KEY"
+    NO_MAC = "it has no MAC: it was written by a version before there were MACs, or by hand"
+
+
+def recorded_bytes(moment: datetime) -> bytes:
+    """`recorded` of a time."""
+    return ((moment - EPOCH) // timedelta(microseconds=1)).to_bytes(8, "big", signed=True)
+
+
+def fault_of(row: LogRow, *, mac_keys: Sequence[bytes]) -> Fault | None:
+    """What is wrong with a row by itself; None where the service wrote it so.
+
+    Args:
+        mac_keys: of the present AUDIT_KEY and of older ones.
+    """
+    stored = StoredEvent(row.stream_id, row.version, row.topic, row.state)
+    if content_hash(stored) != row.content_hash:
+        return Fault.CONTENT
+    if row.mac is None:
+        return Fault.NO_MAC
+    for key in mac_keys:
+        if is_authentic(key, content_hash=row.content_hash, merchant_id=row.merchant_id, mac=row.mac):
+            return None
+    return Fault.MAC
+
+
+def row_leaf(row: LogRow, *, position: int | None = None) -> bytes:
+    """The leaf hash that a seal has of a row.
+
+    Args:
+        position: as if the row stood there.
+    """
+    mac = row.mac or b""
+    return leaf_hash(
+        b"".join(
+            (
+                (row.position if position is None else position).to_bytes(8, "big", signed=True),
+                row.stream_id.bytes,
+                row.version.to_bytes(8, "big", signed=True),
+                row.merchant_id.bytes,
+                row.recorded,
+                len(row.content_hash).to_bytes(4, "big"),
+                row.content_hash,
+                len(mac).to_bytes(4, "big"),
+                mac,
+                row.topic.encode(),
+            )
+        )
+    )

@@ -1,0 +1,62 @@
+"""Merkle trees as RFC 6962 has them: a root that stands for a list of leaves, and proofs that one is among them.
+
+https://www.rfc-editor.org/rfc/rfc6962#section-2.1
+"""
+
+import hashlib
+from collections.abc import Sequence
+
+HASH_BYTES = 32
+LEAF, NODE = b"\x00", b"\x01"
+"""Before what is hashed, so that a leaf can never pass for a node."""
+
+
+def leaf_hash(data: bytes) -> bytes:
+    return hashlib.sha256(LEAF + data).digest()
+
+
+def node_hash(left: bytes, right: bytes) -> bytes:
+    return hashlib.sha256(NODE + left + right).digest()
+
+
+def merkle_root(leaves: Sequence[bytes]) -> bytes:
+    """The root over leaf hashes, in their order; of none, the hash of nothing."""
+    if not leaves:
+        return hashlib.sha256(b"").digest()
+    level = list(leaves)
+    while len(level) > 1:
+        level = _level_above(level)
+    return level[0]
+
+
+def merkle_proof(leaves: Sequence[bytes], index: int) -> list[bytes]:
+    """The hashes beside the way from a leaf to the root, the leaf's neighbour first."""
+    proof = []
+    level = list(leaves)
+    while len(level) > 1:
+        if index ^ 1 < len(level):
+            proof.append(level[index ^ 1])
+        level = _level_above(level)
+        index //= 2
+    return proof
+
+
+def proven_root(leaf: bytes, *, index: int, size: int, proof: Sequence[bytes]) -> bytes | None:
+    """The root of the tree of `size` leaves in which this one stands there; None where no proof has this form."""
+    if not 0 <= index < size:
+        return None
+    found, last, rest = leaf, size - 1, list(proof)
+    while last > 0:
+        if index % 2 or index < last:
+            if not rest:
+                return None
+            beside = rest.pop(0)
+            found = node_hash(beside, found) if index % 2 else node_hash(found, beside)
+        index, last = index // 2, last // 2
+    return None if rest else found
+
+
+def _level_above(level: list[bytes]) -> list[bytes]:
+    """Pairs become nodes; who is left alone at the end goes up as he is."""
+    above = [node_hash(level[n], level[n + 1]) for n in range(0, len(level) - 1, 2)]
+    return above + level[len(level) & ~1 :]

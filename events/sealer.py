@@ -1,0 +1,157 @@
+"""The sealer: in the background, seals whatever the log has grown by.
+
+One is at work at a time, by an advisory lock that ends with its connection; others stand by. A range is read in
+batches, so that memory stays bounded however much there is to seal.
+"""
+
+import asyncio
+import contextlib
+import random
+
+import psycopg
+import structlog
+from psycopg.rows import TupleRow
+
+from payloops.events.connections import connect
+from payloops.events.log_rows import COLUMNS, Fault, LogRow, fault_of, row_leaf
+from payloops.events.merkle import merkle_root
+from payloops.events.seals import AuditKeys, Seal, insert_seal, is_signed, last_seal, make_seal
+from payloops.events.timestamps import utc_now
+
+EVERY_SECONDS = 1.0
+"""How old an event is at the most before it is sealed, as a rule."""
+RANGE_EVENTS = 10_000
+"""That a seal covers at the most."""
+BATCH_EVENTS = 1_000
+BACKOFF_SECONDS = (0.5, 10.0)
+"""Before trying again after an error of the database: at first, and at most."""
+BATCH_TIMEOUT = "60s"
+
+BECOME_ACTIVE = "SELECT pg_try_advisory_lock(hashtextextended('payloops.projector.seals', 0))"
+NEXT = f"SELECT {COLUMNS} FROM stored_events WHERE notification_id > %s ORDER BY notification_id LIMIT %s"  # noqa: S608
+
+log = structlog.get_logger()
+
+
+class ChainBroken(Exception):
+    """The newest seal is not one of ours: nothing may be chained to it."""
+
+
+async def run_sealer(
+    *, database_url: str, keys: AuditKeys, stop: asyncio.Event, every_seconds: float = EVERY_SECONDS
+) -> None:
+    """Seal until `stop` is set. An outage of the database, however long, is waited out."""
+    failures = 0
+    while not stop.is_set():
+        try:
+            async with await connect(database_url, application_name="payloops sealer") as connection:
+                await connection.execute(f"SET statement_timeout = '{BATCH_TIMEOUT}'")
+                active = False
+                while not stop.is_set():
+                    active = active or await _become_active(connection)
+                    if active:
+                        while not stop.is_set() and await seal_next(connection, keys=keys) == RANGE_EVENTS:
+                            pass
+                    failures = 0
+                    await _wait(stop, every_seconds)
+        except (psycopg.Error, OSError, ChainBroken) as error:
+            first, most = BACKOFF_SECONDS
+            pause = min(first * 2**failures, most) * random.uniform(0.5, 1.0)  # noqa: S311  # jitter
+            failures = min(failures + 1, 10)
+            known = isinstance(error, ChainBroken)
+            (log.error if known else log.warning)(
+                "sealer.chain_broken" if known else "sealer.reconnecting",
+                error=str(error) if known else type(error).__name__,
+                pause_seconds=round(pause, 2),
+            )
+            await _wait(stop, pause)
+
+
+async def seal_next(
+    connection: psycopg.AsyncConnection[TupleRow], *, keys: AuditKeys, limit: int = RANGE_EVENTS
+) -> int:
+    """Seal the next events of the log, at most `limit`; how many there were.
+
+    What is missing or was not written by the service is logged, and sealed as it stands: what is found later
+    in another form was changed since.
+
+    Raises:
+        ChainBroken: see there.
+    """
+    before = await last_seal(connection)
+    _refuse_foreign(before, keys)
+    sealed = before.last_position if before is not None else 0
+    first, leaves = await _read_range(connection, after=sealed, keys=keys, limit=limit)
+    if not leaves:
+        return 0
+    if first != sealed + 1:
+        log.error("audit.events_missing", first=sealed + 1, last=first - 1)
+    seal = make_seal(
+        after=before,
+        first=first,
+        last=first + len(leaves) - 1,
+        root=merkle_root(leaves),
+        sealed_at=utc_now(),
+        key=keys.present,
+    )
+    await insert_seal(connection, seal, leaves)
+    # For whoever keeps logs elsewhere: the position and the hash are an anchor for `payloops audit verify`.
+    log.info(
+        "audit.sealed",
+        seal=seal.number,
+        events=len(leaves),
+        position=seal.last_position,
+        root=seal.root.hex(),
+        hash=seal.hash.hex(),
+    )
+    return len(leaves)
+
+
+async def _read_range(
+    connection: psycopg.AsyncConnection[TupleRow], *, after: int, keys: AuditKeys, limit: int
+) -> tuple[int, list[bytes]]:
+    """The position of the first event after one, and the leaves from there on without a gap."""
+    first = 0
+    leaves: list[bytes] = []
+    while len(leaves) < limit:
+        cursor = await connection.execute(NEXT, (after, min(BATCH_EVENTS, limit - len(leaves))))
+        rows = [LogRow(*values) for values in await cursor.fetchall()]
+        for row in rows:
+            if leaves and row.position != after + 1:
+                return first, leaves
+            first = first or row.position
+            after = row.position
+            fault = fault_of(row, mac_keys=keys.mac_keys)
+            if fault not in (None, Fault.NO_MAC):
+                log.error("audit.event_not_authentic", position=row.position, fault=str(fault))
+            leaves.append(row_leaf(row))
+        if len(rows) < BATCH_EVENTS:
+            break
+        await asyncio.sleep(0)  # hashing holds up whoever shares the event loop
+    return first, leaves
+
+
+def _refuse_foreign(seal: Seal | None, keys: AuditKeys) -> None:
+    if seal is None:
+        return
+    public = keys.public_keys.get(seal.key_id)
+    if public is None:
+        raise ChainBroken(
+            f"seal {seal.number} names the key {seal.key_id}, which is neither AUDIT_KEY nor of AUDIT_KEYS_OLDER"
+        )
+    if not is_signed(seal.statement, signature=seal.signature, public=public):
+        raise ChainBroken(f"the signature of seal {seal.number} is wrong")
+
+
+async def _become_active(connection: psycopg.AsyncConnection[TupleRow]) -> bool:
+    row = await (await connection.execute(BECOME_ACTIVE)).fetchone()
+    assert row is not None
+    if row[0]:
+        log.info("sealer.active")
+    return bool(row[0])
+
+
+async def _wait(stop: asyncio.Event, seconds: float) -> None:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await stop.wait()

@@ -1,0 +1,335 @@
+"""`payloops audit verify`: checks the whole log, by several processes, and names the first event changed by hand."""
+
+import asyncio
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import aclosing, contextmanager
+from dataclasses import asdict, dataclass, field
+
+from payloops.audit.printing import make_console, print_plain_json
+from payloops.audit.reading import NotUnderstood
+from payloops.events.log_check import (
+    Finding,
+    Span,
+    SpanReport,
+    Tampering,
+    check_span,
+    check_streams,
+    checking_connection,
+    log_ends,
+    spans,
+)
+from payloops.events.seals import AuditKeys, Seal, last_seal, noted_position, seal_ending_at
+from payloops.progress import progress
+from payloops.projections.ahead import order_ahead, reader_ahead
+from payloops.projections.building import Report
+
+SPAN_EVENTS = 25_000
+"""That a process checks at a time."""
+MOST_PROCESSES = 4
+SHOWN = 10
+"""Findings after the first that are printed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Anchor:
+    """The hash of the seal that ends at a position, as it was kept elsewhere."""
+
+    position: int
+    hash: bytes
+
+
+@dataclass(slots=True, kw_only=True)
+class Verdict:
+    """
+    Attributes:
+        events: how many were checked.
+        findings: the first event of each part of the log that is not as it was written, the first of all
+            first; after the events, seals.
+        newest: the newest seal, None where nothing is sealed.
+        unsealed: events after it.
+        without_mac: events that have no MAC, and from where to where.
+    """
+
+    events: int
+    seconds: float = 0.0
+    newest: Seal | None = None
+    unsealed: int = 0
+    without_mac: int = 0
+    first_without_mac: int = 0
+    last_without_mac: int = 0
+    findings: list[Finding] = field(default_factory=list)
+
+    def add(self, report: SpanReport) -> None:
+        self.findings += report.findings
+        if report.without_mac:
+            ends = (report.first_without_mac, self.first_without_mac)
+            self.without_mac += report.without_mac
+            self.first_without_mac = min(each for each in ends if each)
+            self.last_without_mac = max(self.last_without_mac, report.last_without_mac)
+
+    def holds(self, *, without_mac_until: int) -> bool:
+        """Whether nothing was changed, and nothing is without a MAC past the position up to which that is accepted."""
+        return not self.findings and self.last_without_mac <= without_mac_until
+
+
+def parse_anchor(text: str) -> Anchor:
+    """`POSITION:HASH`, as the log line `audit.sealed` and the last lines of `audit verify` have them.
+
+    Raises:
+        NotUnderstood.
+    """
+    position, _, digest = text.partition(":")
+    try:
+        return Anchor(int(position), bytes.fromhex(digest))
+    except ValueError:
+        raise NotUnderstood(
+            f"{text!r} is no anchor: write POSITION:HASH, as `audit verify` prints it"
+        ) from None
+
+
+async def run_verification(
+    *,
+    database_url: str,
+    keys: AuditKeys,
+    anchors: Sequence[Anchor],
+    without_mac_until: int,
+    workers: int | None,
+    as_json: bool,
+) -> bool:
+    """Check the log and print what was found; whether it is as it was written.
+
+    Args:
+        anchors: seals that were noted elsewhere.
+        without_mac_until: up to here, events may be without a MAC.
+        workers: processes; as many as there are cores, up to 4, where None.
+    """
+    with progress() as report:
+        verdict = await verify_log(
+            database_url=database_url, keys=keys, anchors=anchors, workers=workers, report=report
+        )
+    holds = verdict.holds(without_mac_until=without_mac_until)
+    if as_json:
+        _print_json(verdict, holds=holds)
+    else:
+        _print(verdict, without_mac_until=without_mac_until)
+    return holds
+
+
+async def verify_log(
+    *,
+    database_url: str,
+    keys: AuditKeys,
+    report: Report,
+    anchors: Sequence[Anchor] = (),
+    workers: int | None = None,
+    span_events: int = SPAN_EVENTS,
+) -> Verdict:
+    """Check every event there is now: by itself, in its stream, in its place, and against the seals."""
+    began = time.monotonic()
+    async with checking_connection(database_url) as connection:
+        noted, newest = await noted_position(connection), await last_seal(connection)
+        head, oldest = await log_ends(connection)
+        verdict = Verdict(events=head, newest=newest, unsealed=head)
+        if newest is not None:
+            verdict.unsealed = max(0, head - newest.last_position)
+        verdict.findings += [
+            finding
+            for finding in (
+                _before_the_first(oldest),
+                _seals_gone(noted, newest),
+                *[await _anchored(database_url, anchor) for anchor in anchors],
+                await _ahead(database_url, head=head),
+            )
+            if finding is not None
+        ]
+        streams = asyncio.create_task(_check_streams(database_url, head))
+        try:
+            found = spans(connection, size=span_events, upto=head)
+            processes = _processes(workers, head, span_events)
+            checked = 0
+            async with aclosing(_checked(found, database_url, keys=keys, workers=processes)) as reports:
+                async for each in reports:
+                    verdict.add(each)
+                    checked += each.span.last - each.span.first + 1
+                    report("events", min(checked, head), head)
+            finding = await streams
+        finally:
+            streams.cancel()
+    if finding is not None:
+        verdict.findings.append(finding)
+    verdict.findings.sort(key=_order)
+    verdict.seconds = time.monotonic() - began
+    return verdict
+
+
+def _processes(workers: int | None, events: int, span_events: int) -> int:
+    """How many are worth starting: none for what one does in the time that it takes to start others."""
+    if events <= 4 * span_events:
+        return 1
+    return workers or min(MOST_PROCESSES, os.cpu_count() or 1)
+
+
+async def _checked(
+    found: AsyncIterator[Span], database_url: str, *, keys: AuditKeys, workers: int
+) -> AsyncGenerator[SpanReport]:
+    """The spans as they are checked, not in their order."""
+    mac_keys, public_keys = keys.mac_keys, keys.public_keys
+    if workers == 1:
+        async with checking_connection(database_url) as connection:
+            async for span in found:
+                yield await check_span(connection, span, mac_keys=mac_keys, public_keys=public_keys)
+        return
+    running: set[asyncio.Future[SpanReport]] = set()
+    with _pool(workers) as pool:
+        async for span in found:
+            work = pool.submit(_check_in_process, database_url, span, mac_keys, public_keys)
+            running.add(asyncio.wrap_future(work))
+            if len(running) >= 2 * workers:
+                done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                for each in done:
+                    yield each.result()
+        for each in asyncio.as_completed(running):
+            yield await each
+
+
+@contextmanager
+def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
+    pool = ProcessPoolExecutor(
+        workers, mp_context=multiprocessing.get_context("spawn"), initializer=_leave_interrupts_to_the_parent
+    )
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _leave_interrupts_to_the_parent() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _check_in_process(
+    database_url: str, span: Span, mac_keys: Sequence[bytes], public_keys: dict[str, bytes]
+) -> SpanReport:
+    async def check() -> SpanReport:
+        async with checking_connection(database_url) as connection:
+            return await check_span(connection, span, mac_keys=mac_keys, public_keys=public_keys)
+
+    return asyncio.run(check())
+
+
+def _order(finding: Finding) -> tuple[bool, int, int]:
+    """Events before seals; of one event that is found in several ways, first the one that says most."""
+    unsealed = finding.tampering is Tampering.UNSEALED
+    return unsealed, finding.position, list(Tampering).index(finding.tampering)
+
+
+async def _check_streams(database_url: str, upto: int) -> Finding | None:
+    async with checking_connection(database_url) as connection:
+        return await check_streams(connection, upto=upto)
+
+
+def _before_the_first(oldest: int) -> Finding | None:
+    if oldest >= 1:
+        return None
+    return Finding(oldest, Tampering.INSERTED, None, "the log begins at 1")
+
+
+def _seals_gone(noted: int, newest: Seal | None) -> Finding | None:
+    sealed = 0 if newest is None else newest.last_position
+    if noted <= sealed:
+        return None
+    return Finding(sealed + 1, Tampering.UNSEALED, None, f"seals up to {noted} were made, and are gone")
+
+
+async def _anchored(database_url: str, anchor: Anchor) -> Finding | None:
+    async with checking_connection(database_url) as connection:
+        seal = await seal_ending_at(connection, anchor.position)
+    if seal is not None and seal.hash == anchor.hash:
+        return None
+    what = "no seal ends there any more" if seal is None else f"seal {seal.number} has another hash"
+    return Finding(anchor.position, Tampering.UNSEALED, None, f"{what}: not what the anchor says")
+
+
+async def _ahead(database_url: str, *, head: int) -> Finding | None:
+    """That others know of events past the end of the log."""
+    async with checking_connection(database_url) as connection:
+        reader, order = await reader_ahead(connection), await order_ahead(connection)
+    if reader is not None:
+        known = f"the reader {reader.name} has come to {reader.position}"
+        return Finding(head + 1, Tampering.REMOVED, None, f"{known}, and the log ends at {head}")
+    if order is not None:
+        known = f"the table orders has version {order.version} of order {order.order_id}"
+        detail = f"{known}, and its stream ends at {order.stream_version}"
+        return Finding(head + 1, Tampering.REMOVED, f"{order.order_id}:{order.stream_version + 1}", detail)
+    return None
+
+
+def _print(verdict: Verdict, *, without_mac_until: int) -> None:
+    console = make_console()
+    rate = f", {verdict.events / verdict.seconds:,.0f} a second" if verdict.seconds else ""
+    console.print(f"{verdict.events:,} events checked in {verdict.seconds:.1f} s{rate}")
+    if verdict.newest is None:
+        console.print("nothing is sealed yet: `payloops projector` seals the log")
+    else:
+        seal = verdict.newest
+        console.print(
+            f"{seal.number:,} seals over {seal.last_position:,} events, by the key {seal.key_id};"
+            f" {verdict.unsealed:,} events since"
+        )
+        console.print(f"anchor: {seal.last_position}:{seal.hash.hex()}", soft_wrap=True)
+    if verdict.without_mac:
+        accepted = "accepted" if verdict.last_without_mac <= without_mac_until else "NOT accepted"
+        console.print(
+            f"{verdict.without_mac:,} events have no MAC, from {verdict.first_without_mac} to"
+            f" {verdict.last_without_mac}: {accepted}. A version before there were MACs wrote them, or somebody"
+            " else did; `--without-mac-until` accepts them up to a position."
+        )
+    if not verdict.findings:
+        console.print("no event was edited, removed, inserted or reordered")
+        return
+    first, *others = verdict.findings
+    console.print(finding_text(first), style="bold red", soft_wrap=True)
+    for finding in others[:SHOWN]:
+        console.print(f"further on: {finding_text(finding)}", soft_wrap=True)
+    if len(others) > SHOWN:
+        console.print(f"and {len(others) - SHOWN} more parts of the log are not as they were written")
+
+
+def finding_text(finding: Finding) -> str:
+    """`event 12 was edited: payment.captured 019…:3: its content …`."""
+    event = f"{finding.event}: " if finding.event else ""
+    verb = "is" if finding.tampering is Tampering.UNSEALED else "was"
+    return f"event {finding.position} {verb} {finding.tampering.value}: {event}{finding.detail}"
+
+
+def _print_json(verdict: Verdict, *, holds: bool) -> None:
+    seal = verdict.newest
+    print_plain_json(
+        {
+            "holds": holds,
+            "events": verdict.events,
+            "seconds": round(verdict.seconds, 2),
+            "sealed": None
+            if seal is None
+            else {
+                "seals": seal.number,
+                "upTo": seal.last_position,
+                "key": seal.key_id,
+                "anchor": f"{seal.last_position}:{seal.hash.hex()}",
+            },
+            "unsealed": verdict.unsealed,
+            "withoutMac": {
+                "events": verdict.without_mac,
+                "first": verdict.first_without_mac,
+                "last": verdict.last_without_mac,
+            }
+            if verdict.without_mac
+            else None,
+            "findings": [asdict(finding) for finding in verdict.findings],
+        }
+    )
