@@ -344,7 +344,9 @@ def projections_verify(
 def projections_retry_parked(
     names: Names = None, *, data_dir: DataDir = DEFAULT_DATA_DIR, as_json: AsJson = False
 ) -> None:
-    """Apply events that could not be applied before. Ends with 1 where some still cannot.
+    """Apply events that could not be applied before, and have subscribers forward those that they could not.
+
+    Ends with 1 where some still cannot.
 
     Needs DATABASE_URL alone, or a `payloops dev` on the data directory.
     """

@@ -14,10 +14,12 @@ from rich.table import Table
 from payloops.events.connections import connect
 from payloops.progress import progress
 from payloops.projections.building import rebuild
-from payloops.projections.parked import retry_parked
-from payloops.projections.projection import find_projections
+from payloops.projections.parked import parked_at_subscribers, retry_forwarding, retry_parked
+from payloops.projections.projection import all_projections, find_projections
 from payloops.projections.verifying import Difference, Verdict, verify
 
+SUBSCRIBER_SECONDS = 10.0
+"""To wait for a subscriber, which looks four times a second."""
 INTERRUPTED = 130
 
 
@@ -83,20 +85,29 @@ async def run_verify(*, database_url: str, names: list[str], workers: int, as_js
 
 
 async def run_retry_parked(*, database_url: str, names: list[str], as_json: bool) -> bool:
-    """Apply what was parked; whether nothing is left.
+    """Apply what was parked, and have subscribers forward it; whether nothing is left.
 
     Raises:
-        UnknownProjection.
+        UnknownProjection: neither a projection nor a subscriber that has parked anything.
     """
+    known = [each.name for each in all_projections()]
     async with await connect(database_url, application_name="payloops retry-parked") as connection:
         await connection.execute("SET statement_timeout = '60s'")
-        retried = [await retry_parked(connection, projection=each) for each in find_projections(names)]
+        subscribers = await parked_at_subscribers(connection, projections=known, names=names)
+        of_projections = [name for name in names if name not in subscribers]
+        projections = find_projections(of_projections) if of_projections or not names else ()
+        retried = [await retry_parked(connection, projection=each) for each in projections]
+        retried += [
+            await retry_forwarding(connection, subscriber=each, seconds=SUBSCRIBER_SECONDS)
+            for each in subscribers
+        ]
     if as_json:
         _print_json([asdict(each) for each in retried])
     else:
         for each in retried:
-            print(f"{each.projection}: {each.applied} applied, {each.parked} parked still")  # noqa: T201
-    return not any(each.parked for each in retried)
+            waiting = f", {each.waiting} wait for a subscriber" if each.waiting else ""
+            print(f"{each.reader}: {each.applied} applied, {each.parked} parked still{waiting}")  # noqa: T201
+    return not any(each.parked or each.waiting for each in retried)
 
 
 def _print_verdicts(verdicts: list[Verdict]) -> None:

@@ -4,6 +4,8 @@ A later event of the same stream may have changed the rows since. So the stream'
 events, up to the projection's position: what was parked takes its place among them, or is parked again.
 """
 
+import asyncio
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +19,7 @@ from payloops.projections.batches import Change, LoggedEvent, apply, decode, par
 from payloops.projections.projection import Projection
 from payloops.projections.totals import take_away
 
+LOOK_SECONDS = 0.1
 STREAMS = 50
 """Whose rows are made again in one transaction."""
 
@@ -34,13 +37,57 @@ EVENTS = """
 FORGET = "DELETE FROM parked_events WHERE reader = %s AND originator_id = %s RETURNING position"
 
 
+# Subscribers keep their parked events in the same table. They forward them, which is not for us to do.
+SUBSCRIBERS = """
+    SELECT DISTINCT reader FROM parked_events WHERE reader <> ALL (%s) AND (%s OR reader = ANY (%s)) ORDER BY 1
+"""
+ASK = "UPDATE parked_events SET retry = true WHERE reader = %s"
+COUNT = "SELECT count(*), count(*) FILTER (WHERE retry) FROM parked_events WHERE reader = %s"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retried:
-    """Of one projection: how many parked events were applied, and those that were parked again."""
+    """Of one reader of the log.
 
-    projection: str
+    Attributes:
+        applied: how many of its parked events were applied or forwarded.
+        parked: how many were parked again.
+        waiting: how many wait for a subscriber to try them.
+    """
+
+    reader: str
     applied: int
     parked: int
+    waiting: int = 0
+
+
+async def parked_at_subscribers(
+    connection: psycopg.AsyncConnection[TupleRow], *, projections: Sequence[str], names: Sequence[str]
+) -> list[str]:
+    """Those of the named readers, or of all, that are no projections and have parked events."""
+    values = (list(projections), not names, list(names))
+    return [row[0] for row in await (await connection.execute(SUBSCRIBERS, values)).fetchall()]
+
+
+async def retry_forwarding(
+    connection: psycopg.AsyncConnection[TupleRow], *, subscriber: str, seconds: float
+) -> Retried:
+    """Have the active subscriber forward what it parked, and wait for it.
+
+    Args:
+        seconds: to wait at the most; the subscriber goes on afterwards.
+    """
+    asked = (await connection.execute(ASK, (subscriber,))).rowcount
+    deadline = time.monotonic() + seconds
+    while True:
+        row = await (await connection.execute(COUNT, (subscriber,))).fetchone()
+        assert row is not None
+        parked, waiting = row
+        if not waiting or time.monotonic() >= deadline:
+            return Retried(
+                reader=subscriber, applied=max(0, asked - parked), parked=parked - waiting, waiting=waiting
+            )
+        await asyncio.sleep(LOOK_SECONDS)
 
 
 async def retry_parked(connection: psycopg.AsyncConnection[TupleRow], *, projection: Projection) -> Retried:
@@ -63,7 +110,7 @@ async def retry_parked(connection: psycopg.AsyncConnection[TupleRow], *, project
         if len(found) < STREAMS:
             break
         after = found[-1][0]
-    return Retried(projection=projection.name, applied=applied, parked=parked)
+    return Retried(reader=projection.name, applied=applied, parked=parked)
 
 
 async def _make_again(

@@ -24,6 +24,7 @@ from payloops.embedded import EmbeddedServers
 from payloops.events.event_store import EventStore
 from payloops.events.metadata import Metadata
 from payloops.events.orders import Order
+from payloops.projections.parked import parked_at_subscribers, retry_forwarding
 from payloops.settings import Settings
 from payloops.workflows_client.connection import connect
 from payloops.workflows_client.payments import READER, payments
@@ -421,3 +422,32 @@ def test_the_attempt_is_read_from_a_workflow_id(suffix: str, attempt: int | None
     assert attempt_of(f"capture-{order_id}{suffix}", order_id=order_id) is None
     if attempt is not None:
         assert payment_workflow_id(order_id=order_id, attempt=attempt) == f"payment-{order_id}{suffix}"
+
+
+async def test_what_was_parked_is_forwarded_once_it_can_be_and_somebody_asks(
+    store: EventStore, settings: Settings, client: Client, orders: Orders
+) -> None:
+    order_id = await orders.paid()
+    change = "UPDATE stored_events SET state = %s WHERE originator_id = %s AND topic = 'payment.requested'"
+
+    async def ask() -> tuple[int, int, int]:
+        async with store.pool.connection() as connection:
+            found = await parked_at_subscribers(connection, projections=["orders"], names=[])
+            assert found == [READER]
+            retried = await retry_forwarding(connection, subscriber=READER, seconds=SECONDS)
+        return retried.applied, retried.parked, retried.waiting
+
+    async with store.pool.connection() as connection:
+        await connection.execute("ALTER TABLE stored_events DISABLE TRIGGER stored_events_are_facts")
+        query = "SELECT state FROM stored_events WHERE originator_id = %s AND topic = 'payment.requested'"
+        row = await (await connection.execute(query, (order_id,))).fetchone()
+        assert row is not None
+        await connection.execute(change, (b"{", order_id))
+    async with subscribing(store, settings, client):
+        await caught_up(store)
+        assert await ask() == (0, 1, 0)
+        async with store.pool.connection() as connection:
+            await connection.execute(change, (row[0], order_id))
+        assert await ask() == (1, 0, 0)
+        await started(client, f"payment-{order_id}")
+    assert await parked(store) == []

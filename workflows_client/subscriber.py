@@ -149,6 +149,11 @@ async def _serve(
             failures += 1
 
 
+TO_RETRY = "SELECT position FROM parked_events WHERE reader = %s AND retry ORDER BY position LIMIT %s"
+# Not where it was parked again.
+RETRIED = "DELETE FROM parked_events WHERE reader = %s AND position = %s AND retry"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Leader:
     """The replica that forwards. `connection` holds the lock."""
@@ -210,6 +215,7 @@ async def _watch(connection: psycopg.AsyncConnection[TupleRow]) -> None:
 async def _forward_log(leader: _Leader) -> None:
     position = await _checkpoint(leader.connection, leader.subscription.name)
     async for _ in leader.store.wakeups():
+        await _retry_parked(leader)
         while not leader.stop.is_set():
             batch = await leader.store.read(after=position, limit=BATCH)
             if not batch:
@@ -219,6 +225,18 @@ async def _forward_log(leader: _Leader) -> None:
             await _move_checkpoint(leader.connection, leader.subscription.name, position)
         if leader.stop.is_set():
             return
+
+
+async def _retry_parked(leader: _Leader) -> None:
+    """Forward once more what was parked, where somebody asked for that; what fails again stays parked."""
+    reader = leader.subscription.name
+    found = await (await leader.connection.execute(TO_RETRY, (reader, BATCH))).fetchall()
+    for (position,) in found:
+        if leader.stop.is_set():
+            return
+        for recorded in await leader.store.read(after=position - 1, limit=1):
+            await _forward_or_park(leader, recorded)
+        await leader.connection.execute(RETRIED, (reader, position))
 
 
 async def _forward_batch(leader: _Leader, batch: Sequence[RecordedEvent]) -> None:
@@ -353,7 +371,9 @@ async def _park(leader: _Leader, recorded: RecordedEvent, error: Exception) -> N
     await leader.connection.execute(
         """INSERT INTO parked_events
                (reader, position, originator_id, originator_version, topic, error)
-           VALUES (%s, %s, %s, %s, %s, %s) ON CONFLICT (reader, position) DO NOTHING""",
+           VALUES (%s, %s, %s, %s, %s, %s)
+           ON CONFLICT (reader, position) DO UPDATE
+           SET error = excluded.error, parked_at = excluded.parked_at, retry = false""",
         (
             reader,
             recorded.position,
