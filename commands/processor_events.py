@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
+from typing import Literal, get_args
 from uuid import UUID
 
-from psycopg.rows import class_row
+from psycopg import sql
+from psycopg.rows import class_row, dict_row
 from psycopg_pool import AsyncConnectionPool
 from uuid_utils.compat import uuid7
 
@@ -14,6 +15,7 @@ from payloops.events.personal_data import ERASED
 
 Effect = Literal["received", "applied", "none", "contradiction", "unmatched", "unknown_order", "unhandled"]
 """What became of an event: `none`: it told nothing new; `received`: it is not dealt with yet."""
+EFFECTS: tuple[str, ...] = get_args(Effect)
 NOTE = f"""
     {WITH_HELD}
     UPDATE processor_events
@@ -30,6 +32,45 @@ class ProcessorEventCount:
     processor: str
     effect: str
     events: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProcessorEventRow:
+    """An event without its body.
+
+    Attributes:
+        event_id: the processor's.
+        order_id: the merchant's order that it is about, None where there is none.
+        deliveries: how often it was delivered.
+    """
+
+    id: UUID
+    merchant_id: UUID
+    processor: str
+    event_id: str
+    type: str
+    effect: Effect
+    order_id: UUID | None
+    deliveries: int
+    received_at: datetime
+
+
+# Ids are of version 7: their order is that of arrival.
+LIST = sql.SQL("""
+    SELECT id, merchant_id, processor, event_id, type, effect, order_id, deliveries, received_at
+    FROM processor_events WHERE {conditions} ORDER BY id DESC LIMIT %(limit)s OFFSET %(skip)s
+""")
+EVERYTHING = sql.SQL("true")
+CONDITIONS = {
+    "effect": sql.SQL("effect = %(effect)s"),
+    "processor": sql.SQL("processor = %(processor)s"),
+    "order_id": sql.SQL("order_id = %(order_id)s"),
+    "merchant_id": sql.SQL("merchant_id = %(merchant_id)s"),
+}
+FIND = """
+    SELECT id, merchant_id, processor, event_id, type, effect, order_id, deliveries, received_at, body
+    FROM processor_events WHERE id = %s
+"""
 
 
 async def keep_processor_event(
@@ -100,3 +141,42 @@ async def count_processor_events(pool: AsyncConnectionPool) -> list[ProcessorEve
             " GROUP BY processor, effect ORDER BY processor, effect"
         )
         return await cursor.fetchall()
+
+
+async def list_processor_events(
+    pool: AsyncConnectionPool,
+    *,
+    effect: str | None = None,
+    processor: str | None = None,
+    order_id: UUID | None = None,
+    merchant_id: UUID | None = None,
+    page: int = 1,
+    limit: int = 20,
+) -> tuple[list[ProcessorEventRow], bool]:
+    """A page of events of every merchant, newest first, and whether there are more.
+
+    Args:
+        page: 1 is the first.
+    """
+    wanted = {"effect": effect, "processor": processor, "order_id": order_id, "merchant_id": merchant_id}
+    conditions = [EVERYTHING, *(CONDITIONS[name] for name, value in wanted.items() if value is not None)]
+    query = LIST.format(conditions=sql.SQL(" AND ").join(conditions))
+    async with (
+        pool.connection() as connection,
+        connection.cursor(row_factory=class_row(ProcessorEventRow)) as cursor,
+    ):
+        await cursor.execute(query, {**wanted, "limit": limit + 1, "skip": (page - 1) * limit})
+        found = await cursor.fetchall()
+    return found[:limit], len(found) > limit
+
+
+async def find_processor_event(
+    pool: AsyncConnectionPool, *, id: UUID
+) -> tuple[ProcessorEventRow, str] | None:
+    """An event and its body, None where there is none."""
+    async with pool.connection() as connection, connection.cursor(row_factory=dict_row) as cursor:
+        found = await (await cursor.execute(FIND, (id,))).fetchone()
+    if found is None:
+        return None
+    body = found.pop("body")
+    return ProcessorEventRow(**found), body

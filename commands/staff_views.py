@@ -19,7 +19,7 @@ class StaffView:
         route: as declared, `GET /api/staff/orders/{id}`.
         order_id: that was asked for, whether or not it exists.
         merchant_id: whose order it is; of a search: the merchant it was limited to.
-        query: of a search: what was looked for.
+        query: of a search: what was looked for; of what is no order: its id.
     """
 
     id: int

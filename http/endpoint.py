@@ -159,14 +159,17 @@ async def _shown_to_staff(call: Call[Any, Any]) -> Any:
 
 async def _record_view(call: Call[Any, Any]) -> None:
     assert call.staff_id is not None
+    query = call.query.model_dump(mode="json", by_alias=True, exclude_none=True)
     asked_for = call.request.match_info.get("id", "")
+    if UUID_FORM.fullmatch(asked_for) and UUID(asked_for) != call.viewed_order:
+        query["id"] = asked_for
     await record_staff_view(
         call.services.store.pool,
         staff_id=call.staff_id,
         route=f"{call.route.method} {call.route.path}",
-        order_id=UUID(asked_for) if UUID_FORM.fullmatch(asked_for) else None,
+        order_id=call.viewed_order,
         merchant_id=call.viewed_merchant,
-        query=call.query.model_dump(mode="json", by_alias=True, exclude_none=True) or None,
+        query=query or None,
         at=call.by.at,
         correlation_id=call.by.correlation_id,
     )

@@ -7,6 +7,9 @@ from payloops.http.cards import mask_card_numbers
 LONGEST_TEXT = 1_000
 MOST = 10**15
 """Beyond any amount of money, in minor units."""
+CLIENT_SECRET = "client_secret"  # noqa: S105  # its name
+"""Lets whoever has it finish a payment: https://docs.stripe.com/api/payment_intents/object."""
+MASK = "[redacted]"
 
 
 def member(value: Any, *path: str) -> Any:
@@ -30,6 +33,20 @@ def reference(value: Any) -> str | None:
 def amount(value: Any) -> int | None:
     """An amount in minor units."""
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < MOST else None
+
+
+def without_client_secrets(value: Any) -> Any:
+    """A payload with a mask in place of what is secret in it."""
+    match value:
+        case dict():
+            return {
+                name: MASK if name == CLIENT_SECRET and each else without_client_secrets(each)
+                for name, each in value.items()
+            }
+        case list():
+            return [without_client_secrets(each) for each in value]
+        case _:
+            return value
 
 
 def _storable(value: Any) -> str | None:

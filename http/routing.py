@@ -80,7 +80,7 @@ class Call(Generic[B, Q]):
     Attributes:
         by: who acts, for the events that the request leads to.
         owner: the merchant whose key or token was shown; none where it was a member of the staff.
-        viewed_merchant: of a route for staff: the merchant whose data is shown, for the record of it.
+        viewed_merchant, viewed_order: of a route for staff: what is shown, for the record of it.
         wait: seconds the client would like the answer to wait (`Prefer: wait`), 0 where it did not say.
         status: of the answer, where it is not the route's: one of its `also`.
         media: type of the answer's bytes, where it is not the first that the route declares.
@@ -98,6 +98,7 @@ class Call(Generic[B, Q]):
     owner: UUID | None
     staff_id: UUID | None = None
     viewed_merchant: UUID | None = None
+    viewed_order: UUID | None = None
     raw: bytes = b""
     wait: int = 0
     status: int | None = None

@@ -173,7 +173,8 @@ async def read_staff_order_explanation(call: Call[None]) -> OrderExplanationAnsw
 
 async def _owner(call: Call[None, Any]) -> UUID:
     """Whose order the path names."""
-    owner = await owner_of_order(call.services.store, order_id=call.id())
+    call.viewed_order = call.id()  # on record also where there is none
+    owner = await owner_of_order(call.services.store, order_id=call.viewed_order)
     if owner is None:
         raise not_found()
     call.viewed_merchant = owner

@@ -25,6 +25,7 @@ from payloops.commands.processors import PROCESSORS
 from payloops.commands.receive_processor_event import ProcessorEvent, receive_processor_event
 from payloops.http.cards import holds_card_number, mask_card_numbers
 from payloops.http.problems import FieldError, not_found, validation_error
+from payloops.http.processor_payloads import CLIENT_SECRET, without_client_secrets
 from payloops.http.razorpay_events import RAZORPAY_TYPES, razorpay_event, razorpay_labels
 from payloops.http.routing import UUID_FORM, AnswerModel, Call, route
 from payloops.http.stripe_events import STRIPE_TYPES, stripe_event, stripe_labels
@@ -200,7 +201,7 @@ def _number(label: Any) -> int | None:
 
 
 def _kept(raw: bytes, parsed: Any) -> str:
-    """The body as it is kept for support: as it arrived, or without its card numbers.
+    """The body as it is kept for support: as it arrived, or without its card numbers and client secrets.
 
     Raises:
         Problem: 400 validation_error where it is nested deeper than any event is.
@@ -209,4 +210,8 @@ def _kept(raw: bytes, parsed: Any) -> str:
         written = orjson.dumps(parsed).decode()  # in one way only: digits may arrive as escapes, too
     except orjson.JSONEncodeError:
         raise validation_error(FieldError("body", "Nested too deep")) from None
-    return mask_card_numbers(written) if holds_card_number(written) else raw.decode()
+    if CLIENT_SECRET in written:
+        written = orjson.dumps(without_client_secrets(parsed)).decode()
+    elif not holds_card_number(written):
+        return raw.decode()
+    return mask_card_numbers(written)

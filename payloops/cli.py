@@ -41,6 +41,8 @@ app.add_typer(staff, name="staff")
 app.add_typer(privacy, name="privacy")
 keys = typer.Typer(help="The key that secrets in the database are encrypted with.", no_args_is_help=True)
 app.add_typer(keys, name="keys")
+webhooks = typer.Typer(help="What processors told, and what became of it.", no_args_is_help=True)
+app.add_typer(webhooks, name="webhooks")
 app.add_typer(audit, name="audit")
 
 
@@ -386,6 +388,63 @@ def events_types(*, data_dir: DataDir = DEFAULT_DATA_DIR, as_json: AsJson = Fals
     from payloops.event_types import show_event_types  # noqa: PLC0415
 
     run_async(show_event_types(database_url=database_url_of(data_dir), as_json=as_json))
+
+
+@webhooks.command("received")
+def webhooks_received(
+    *,
+    effect: Annotated[
+        str | None,
+        typer.Option("--effect", help="Only those with this effect: applied, none, or one of those above."),
+    ] = None,
+    processor: Annotated[str | None, typer.Option("--processor", help="Only of this one.")] = None,
+    order_id: Annotated[UUID | None, typer.Option("--order", help="Only about this order.")] = None,
+    merchant_id: Annotated[UUID | None, typer.Option("--merchant", help="Only of this merchant.")] = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=100_000, help="The most to show.")] = 20,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+    as_json: AsJson = False,
+) -> None:
+    """Show the events that processors sent, newest first: those, too, that nothing followed from.
+
+    unhandled: its type is not dealt with. unknown_order, unmatched: no order, or no payment of it, is meant.
+    contradiction: it cannot be true. received: it is not dealt with yet.
+
+    Needs DATABASE_URL alone, or a `payloops dev` on the data directory.
+    """
+    from payloops.commands.processor_events import EFFECTS  # noqa: PLC0415
+    from payloops.commands.processors import PROCESSORS  # noqa: PLC0415
+    from payloops.received_webhooks import show_received  # noqa: PLC0415
+
+    for option, given, known in (("--effect", effect, EFFECTS), ("--processor", processor, PROCESSORS)):
+        if given is not None and given not in known:
+            fail(f"{option}: use one of {', '.join(known)}", status=WRONG_SETTINGS)
+    run_async(
+        show_received(
+            database_url=database_url_of(data_dir),
+            effect=effect,
+            processor=processor,
+            order_id=order_id,
+            merchant_id=merchant_id,
+            limit=limit,
+            as_json=as_json,
+        )
+    )
+
+
+@webhooks.command("show")
+def webhooks_show(
+    id: Annotated[UUID, typer.Argument(help="Of the event, as `received` shows it.", metavar="ID")],
+    *,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+    as_json: AsJson = False,
+) -> None:
+    """Show an event that a processor sent, as it arrived, without card numbers and secrets."""
+    from payloops.received_webhooks import NoSuchEvent, show_event  # noqa: PLC0415
+
+    try:
+        run_async(show_event(database_url=database_url_of(data_dir), id=id, as_json=as_json))
+    except NoSuchEvent as error:
+        fail(str(error))
 
 
 @keys.command("status")

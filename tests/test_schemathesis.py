@@ -20,6 +20,7 @@ from projecting import append, projector
 from test_http_webhook_events import told
 
 from payloops.commands.add_staff import add_staff
+from payloops.commands.processor_events import keep_processor_event, list_processor_events
 from payloops.events.event_store import EventStore
 from payloops.events.orders import Order
 from payloops.events.timestamps import utc_now
@@ -90,6 +91,7 @@ async def tried(api: Api, store: EventStore, output: Path) -> int:
                 "/api/orders": orders[dashboard.id],
                 "/api/staff/orders": orders[shop.id],
                 "/api/webhooks": [webhook["id"] for webhook in webhooks],
+                "/api/staff/processor-events": await events_of_processors(store, merchant_id=shop.id),
             }
         ),
     }
@@ -113,6 +115,22 @@ async def tried(api: Api, store: EventStore, output: Path) -> int:
             if run.returncode is None:
                 run.kill()
                 await run.wait()
+
+
+async def events_of_processors(store: EventStore, *, merchant_id: UUID) -> list[str]:
+    for number in range(3):
+        await keep_processor_event(
+            store.pool,
+            merchant_id=merchant_id,
+            processor="stripe",
+            key=str(number),
+            event_id=f"evt_{number}",
+            type="payout.paid",
+            body="{}",
+            at=utc_now(),
+        )
+    rows, _ = await list_processor_events(store.pool)
+    return [str(row.id) for row in rows]
 
 
 def orders_in_every_state(merchant_id: UUID) -> list[Order]:

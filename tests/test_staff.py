@@ -270,7 +270,7 @@ async def test_a_staff_token_opens_staff_routes_only_and_no_other_token_does(
 
 async def test_routes_for_staff_change_nothing(api: Api) -> None:
     staff_routes = [each for each in ROUTES if each.path.startswith("/api/staff/")]
-    assert len(staff_routes) == 6
+    assert len(staff_routes) == 8
     for each in staff_routes:
         if each.path == "/api/staff/login":
             assert (each.auth, each.limits) == (None, ("staff_login",))

@@ -116,6 +116,9 @@ OWNED: dict[str, Callable[[World], Awaitable[str]]] = {
 OPEN = {
     "/api/staff/orders/{id}": "staff sees every merchant's orders, on record",
     "GET /api/staff/orders?merchantId": "staff sees every merchant's orders, on record",
+    "/api/staff/processor-events/{id}": "staff sees what processors told of every merchant, on record",
+    "GET /api/staff/processor-events?orderId": "staff sees every merchant's orders, on record",
+    "GET /api/staff/processor-events?merchantId": "staff sees every merchant's orders, on record",
     "/webhooks/{processor}/{merchantId}": "whoever sends it proves it with a signature",
 }
 

@@ -1,0 +1,103 @@
+"""What processors told, for support staff: those of their events, too, that nothing followed from. `/api/staff`."""
+
+from typing import Annotated
+from uuid import UUID
+
+from pydantic import Field
+
+from payloops.commands.processor_events import (
+    Effect,
+    ProcessorEventRow,
+    find_processor_event,
+    list_processor_events,
+)
+from payloops.commands.processors import Processor
+from payloops.http.fields import QueryNumber, Timestamp
+from payloops.http.problems import not_found
+from payloops.http.routing import AnswerModel, Call, RequestModel, route
+
+
+class ProcessorEventQuery(RequestModel):
+    effect: Annotated[
+        Effect | None,
+        Field(
+            description="What became of it: `unhandled` where its type is not dealt with, `unknown_order` and"
+            " `unmatched` where no order or none of its payments is meant, `contradiction` where it cannot be true"
+        ),
+    ] = None
+    processor: Processor | None = None
+    order_id: UUID | None = None
+    merchant_id: UUID | None = None
+    page: Annotated[QueryNumber, Field(ge=1, le=1_000)] = 1
+    limit: Annotated[QueryNumber, Field(ge=1, le=100)] = 20
+
+
+class ProcessorEventAnswer(AnswerModel):
+    """`eventId` is the processor's; `deliveries`: how often it was delivered."""
+
+    id: UUID
+    merchant_id: UUID
+    processor: str
+    event_id: str
+    type: str
+    effect: Effect
+    order_id: UUID | None
+    deliveries: int
+    received_at: Timestamp
+
+
+class WholeProcessorEventAnswer(ProcessorEventAnswer):
+    """`body`: as it arrived, without card numbers and secrets; `[erased]` where the customer was forgotten."""
+
+    body: str
+
+
+class ProcessorEventList(AnswerModel):
+    data: list[ProcessorEventAnswer]
+    page: int
+    limit: int
+    has_more: bool
+
+
+@route(
+    "GET",
+    "/api/staff/processor-events",
+    auth="staff",
+    query=ProcessorEventQuery,
+    answers=ProcessorEventList,
+    summary="List what processors told about payments of every merchant, newest first",
+)
+async def read_processor_events(call: Call[None, ProcessorEventQuery]) -> ProcessorEventList:
+    query = call.query
+    call.viewed_merchant, call.viewed_order = query.merchant_id, query.order_id
+    rows, has_more = await list_processor_events(call.services.store.pool, **query.model_dump())
+    return ProcessorEventList(
+        data=[processor_event_answer(row) for row in rows],
+        page=query.page,
+        limit=query.limit,
+        has_more=has_more,
+    )
+
+
+@route(
+    "GET",
+    "/api/staff/processor-events/{id}",
+    auth="staff",
+    answers=WholeProcessorEventAnswer,
+    errors=("not_found",),
+    summary="Read what a processor told, as it arrived",
+)
+async def read_processor_event(call: Call[None]) -> WholeProcessorEventAnswer:
+    found = await find_processor_event(call.services.store.pool, id=call.id())
+    if found is None:
+        raise not_found()
+    call.viewed_merchant, call.viewed_order = found[0].merchant_id, found[0].order_id
+    return whole_processor_event_answer(*found)
+
+
+def processor_event_answer(row: ProcessorEventRow) -> ProcessorEventAnswer:
+    return ProcessorEventAnswer.model_validate(row, from_attributes=True)
+
+
+def whole_processor_event_answer(row: ProcessorEventRow, body: str) -> WholeProcessorEventAnswer:
+    return WholeProcessorEventAnswer(**processor_event_answer(row).model_dump(by_alias=False), body=body)

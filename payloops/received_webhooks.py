@@ -1,0 +1,86 @@
+"""`payloops webhooks`: what processors told, and what became of it."""
+
+from uuid import UUID
+
+from pydantic import TypeAdapter
+
+from payloops.audit.printing import exact_time, make_console, plain_table, print_json
+from payloops.commands.processor_events import find_processor_event, list_processor_events
+from payloops.events.connections import command_pool
+from payloops.http.staff_processor_events import (
+    ProcessorEventAnswer,
+    WholeProcessorEventAnswer,
+    processor_event_answer,
+    whole_processor_event_answer,
+)
+
+
+class NoSuchEvent(Exception):
+    """No event of a processor has this id."""
+
+    def __init__(self, id: UUID) -> None:
+        super().__init__(f"no event {id}: `payloops webhooks received` shows which there are")
+
+
+async def show_received(
+    *,
+    database_url: str,
+    effect: str | None,
+    processor: str | None,
+    order_id: UUID | None,
+    merchant_id: UUID | None,
+    limit: int,
+    as_json: bool,
+) -> None:
+    """Print events, newest first."""
+    async with command_pool(database_url, application_name="payloops webhooks") as pool:
+        rows, more = await list_processor_events(
+            pool,
+            effect=effect,
+            processor=processor,
+            order_id=order_id,
+            merchant_id=merchant_id,
+            limit=limit,
+        )
+    answers = [processor_event_answer(row) for row in rows]
+    if as_json:
+        print_json(TypeAdapter(list[ProcessorEventAnswer]), answers)
+        return
+    table = plain_table("received", "processor", "type", "effect", "times", "order", "merchant", "id")
+    for each in answers:
+        table.add_row(
+            exact_time(each.received_at),
+            each.processor,
+            each.type,
+            each.effect,
+            str(each.deliveries),
+            str(each.order_id or "-"),
+            str(each.merchant_id),
+            str(each.id),
+        )
+    console = make_console()
+    console.print(table if rows else "none")
+    if more:
+        console.print(f"and more: --limit {limit * 10}")
+
+
+async def show_event(*, database_url: str, id: UUID, as_json: bool) -> None:
+    """Print an event, its body last.
+
+    Raises:
+        NoSuchEvent: see there.
+    """
+    async with command_pool(database_url, application_name="payloops webhooks") as pool:
+        found = await find_processor_event(pool, id=id)
+    if found is None:
+        raise NoSuchEvent(id)
+    answer = whole_processor_event_answer(*found)
+    if as_json:
+        print_json(TypeAdapter(WholeProcessorEventAnswer), answer)
+        return
+    console = make_console()
+    table = plain_table("", "", show_header=False)
+    for name, value in answer.model_dump(mode="json", by_alias=True, exclude={"body"}).items():
+        table.add_row(name, "-" if value is None else str(value))
+    console.print(table)
+    console.print(answer.body, soft_wrap=True)
