@@ -141,7 +141,7 @@ def orders_in_every_state(merchant_id: UUID) -> list[Order]:
 
     return [
         *(order() for _ in range(3)),
-        *(report(pay(order(), capture="manual"), "authorized") for _ in range(4)),
+        *(report(pay(order(), capture="manual"), "authorized") for _ in range(9)),
         *(report(pay(order()), "captured") for _ in range(4)),
         pay(order()),
         *(report(pay(order()), status) for status in ("requires_action", "failed", "cancelled")),
