@@ -27,7 +27,7 @@ log = structlog.get_logger()
 
 
 class OrderWatch:
-    """Use as an async context manager, one per process."""
+    """Of orders, and of streams beside them. Use as an async context manager, one per process."""
 
     def __init__(self, store: EventStore) -> None:
         self._store = store
@@ -51,11 +51,19 @@ class OrderWatch:
         try:
             async with asyncio.timeout(seconds):
                 while not reached(order) and not self._stopped:
-                    await self._moved(order)
+                    await self._moved(order.id, order.version)
                     order = await self._store.load(Order, order.id) or order
         except TimeoutError:
             pass
         return order
+
+    async def moves(self, stream_id: UUID, *, version: int, seconds: float) -> None:
+        """Return when a stream has moved on from a version, or the time is over, or the process is ending."""
+        if self._stopped:
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._moved(stream_id, version)
 
     def stop_waiting(self) -> None:
         """Let everybody go with what there is: the process is ending."""
@@ -63,9 +71,9 @@ class OrderWatch:
         for moved in self._waiting:
             moved.set()
 
-    async def _moved(self, order: Order) -> None:
+    async def _moved(self, stream_id: UUID, version: int) -> None:
         moved = asyncio.Event()
-        self._waiting[moved] = (order.id, order.version)
+        self._waiting[moved] = (stream_id, version)
         self._somebody.set()
         try:
             await moved.wait()
@@ -84,10 +92,10 @@ class OrderWatch:
             await asyncio.sleep(PAUSE)
 
     async def _look(self) -> None:
-        ids = list({order_id for order_id, _ in self._waiting.values()})
+        ids = list({stream_id for stream_id, _ in self._waiting.values()})
         async with self._store.pool.connection() as connection:
             rows = await (await connection.execute(VERSIONS, (ids,))).fetchall()
         versions: dict[UUID, int] = dict(rows)
-        for moved, (order_id, version) in self._waiting.items():
-            if versions.get(order_id, 0) > version:
+        for moved, (stream_id, version) in self._waiting.items():
+            if versions.get(stream_id, 0) > version:
                 moved.set()

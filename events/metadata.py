@@ -10,8 +10,8 @@ class Metadata:
 
     Attributes:
         at: when, UTC; the clock is read at the edge.
-        actor: who: `api_key:<id>`, `merchant:<id>`, `processor:<name>`, `workflow:<workflow id>`, `staff:<id>`,
-            `operator:<login>` of who runs a command, or `system`.
+        actor: who: `api_key:<id>`, `merchant:<id>`, `checkout:<session id>` (its customer), `processor:<name>`,
+            `workflow:<workflow id>`, `staff:<id>`, `operator:<login>` of who runs a command, or `system`.
         correlation_id: the request that all of this belongs to.
         causation_id: the event that led to this one, `<stream id>:<version>`; None where a person or program asked.
     """

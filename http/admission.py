@@ -2,17 +2,21 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 from prometheus_client import Counter, Gauge
 
 from payloops.http.problems import BUSY, Problem
 
-WAITING_SHARE = 4
-"""So many times more requests may wait for a payment's end (`Prefer: wait`) than may be at work."""
+Kind = Literal["work", "wait", "stream"]
 
+SHARES: dict[Kind, int] = {"work": 1, "wait": 4, "stream": 4}
+"""So many times more requests may wait for a payment's end (`Prefer: wait`), and follow one, than may be at work."""
+
+LABELS: dict[Kind, str] = {"work": "working", "wait": "waiting", "stream": "following"}
 AT_WORK = Gauge(
     "payloops_http_requests_in_flight",
-    "Requests that are worked on, and such that wait for a payment's end",
+    "Requests that are worked on, and such that wait for a payment's end, or follow one",
     ["kind"],
     multiprocess_mode="livesum",
 )
@@ -25,28 +29,29 @@ class Admission:
     def __init__(self, *, limit: int) -> None:
         """
         Args:
-            limit: requests at a time; those that wait for a payment's end have a limit of their own.
+            limit: requests at work at a time; those that wait for a payment's end, and those that follow one, have
+                limits of their own.
         """
-        self._limits = {False: limit, True: limit * WAITING_SHARE}
-        self._at_work = {False: 0, True: 0}
+        self._limits = {kind: limit * share for kind, share in SHARES.items()}
+        self._present: dict[Kind, int] = dict.fromkeys(SHARES, 0)
 
     @contextmanager
-    def admit(self, *, waits: bool = False) -> Iterator[None]:
+    def admit(self, kind: Kind) -> Iterator[None]:
         """Work on a request.
 
         Raises:
             Problem: 503 unavailable; nothing was done.
         """
-        if self._at_work[waits] >= self._limits[waits]:
+        if self._present[kind] >= self._limits[kind]:
             SHED.inc()
             raise Problem(503, "unavailable", BUSY)
-        self._at_work[waits] += 1
+        self._present[kind] += 1
         try:
             yield
         finally:
-            self._at_work[waits] -= 1
+            self._present[kind] -= 1
 
     def sample(self) -> None:
         """Tell how many requests there are."""
-        AT_WORK.labels("working").set(self._at_work[False])
-        AT_WORK.labels("waiting").set(self._at_work[True])
+        for kind, count in self._present.items():
+            AT_WORK.labels(LABELS[kind]).set(count)

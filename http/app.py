@@ -7,6 +7,7 @@ from aiohttp import web
 from payloops.http import (
     api_keys,
     auth,
+    checkout,
     checkout_sessions,
     dashboard_orders,
     documentation,
@@ -83,6 +84,9 @@ ROUTES: tuple[Route, ...] = (
     service.health,
     service.ready,
     service.read_metrics,
+    checkout.read_checkout,
+    checkout.pay_checkout,
+    checkout.follow_checkout,
     documentation.read_openapi,
     documentation.read_docs,
     documentation.read_docs_file,

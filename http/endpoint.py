@@ -17,6 +17,7 @@ from payloops.commands.idempotency import Replay, Reserved, reserve
 from payloops.commands.staff_views import record_staff_view
 from payloops.events.crash_points import crash_point
 from payloops.events.metadata import Metadata
+from payloops.http.admission import Kind
 from payloops.http.authentication import Caller, authenticate
 from payloops.http.bodies import fingerprint, is_form, is_json, parse_body, parse_form, parse_query
 from payloops.http.cards import holds_card_number
@@ -53,7 +54,7 @@ def endpoint(route: Route) -> Callable[[web.Request], Awaitable[web.StreamRespon
         request[PAGE] = route.page
         wait = _wait(request) if route.waits else 0
         try:
-            async with asyncio.timeout(services.request_timeout + wait):
+            async with asyncio.timeout(services.request_timeout + wait + route.streams):
                 return await _answer(route, request, wait=wait)
         except TimeoutError:
             raise _too_late(route, request) from None
@@ -72,19 +73,19 @@ async def _answer(route: Route, request: web.Request, *, wait: int) -> web.Strea
     services = request.app[SERVICES]
     if route.page and route.method != "GET":
         refuse_foreign_forms(request)
-    with _admitted(route, services):
+    with _admitted(route, services, "work"):
         caller = await _caller(route, request)
         await _try_from_address(route, request)
     raw = await _read(request, route) if route.model is not None or route.signed_by else b""
-    with _admitted(route, services, waits=wait > 0):
+    with _admitted(route, services, "stream" if route.streams else "wait" if wait else "work"):
         body, digest = await _body(route, request, raw)
         await _try_account(route, body, caller, services=services)
         call = _call(route, request, body=body, raw=raw, caller=caller, wait=wait)
         return await _answer_call(call, digest=digest)
 
 
-def _admitted(route: Route, services: Services, *, waits: bool = False) -> AbstractContextManager[None]:
-    return services.admission.admit(waits=waits) if route.sheds else nullcontext()
+def _admitted(route: Route, services: Services, kind: Kind) -> AbstractContextManager[None]:
+    return services.admission.admit(kind) if route.sheds else nullcontext()
 
 
 async def _caller(route: Route, request: web.Request) -> Caller:
@@ -120,6 +121,8 @@ async def _answer_call(call: Call[Any, Any], *, digest: bytes) -> web.StreamResp
     key = _idempotency_key(request) if route.idempotent else None
     if key is None:
         answer = await (route.handler(call) if call.staff_id is None else _shown_to_staff(call))
+        if isinstance(answer, web.StreamResponse):
+            return answer
         return _response(call, route.render(answer))
     reservation = await reserve(
         call.services.store.pool,

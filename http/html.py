@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from aiohttp import hdrs, web
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from payloops.http.money import money
 from payloops.http.problems import Problem
 from payloops.http.routing import HTML, Call
 from payloops.http.static_files import static_url
@@ -37,6 +38,7 @@ _templates = Environment(
     auto_reload=False,
 )
 _templates.globals["static"] = static_url
+_templates.filters["money"] = money
 
 
 def rendered(template: str, **values: Any) -> bytes:

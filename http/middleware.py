@@ -106,7 +106,8 @@ def _note(request: web.Request, response: web.StreamResponse, *, seconds: float)
     route = resource.canonical if resource is not None else None
     method = request.method if request.method in hdrs.METH_ALL else "?"
     REQUESTS.labels(method, route or NO_ROUTE, response.status).inc()
-    REQUEST_SECONDS.labels(method, route or NO_ROUTE).observe(seconds)
+    if isinstance(response, web.Response):  # a stream takes as long as somebody follows it
+        REQUEST_SECONDS.labels(method, route or NO_ROUTE).observe(seconds)
     record = log.error if response.status >= 500 else log.info  # noqa: PLR2004  # HTTP
     record(
         "http.request",

@@ -16,7 +16,7 @@ from pydantic_core import core_schema
 from payloops.http.bodies import MAX_INTEGER_DIGITS
 from payloops.http.middleware import CORRELATION_HEADER
 from payloops.http.problems import ANSWERS, CONTENT_TYPE
-from payloops.http.routing import FORM, HTML, JSON, AnswerModel, Route
+from payloops.http.routing import EVENT_STREAM, FORM, HTML, JSON, AnswerModel, Route
 
 Json = dict[str, Any]
 
@@ -190,6 +190,11 @@ ANSWER_HEADERS: dict[str, Json] = {
         "description": "`true` where the answer is that of an earlier request under the same key",
         "schema": {"type": "string", "enum": ["true"]},
     },
+    "Location": {
+        "description": "The page to get in its place",
+        "required": True,
+        "schema": {"type": "string"},
+    },
     "PreferenceApplied": {
         "description": "The wait that was granted",
         "schema": {"type": "string", "pattern": "^wait=[0-9]+$"},
@@ -217,6 +222,10 @@ class Schemas:
         self.components = {name: _tidy(schema) for name, schema in given.items()}
         for name, schema in taken.items():
             self.components[name] = _tidy(_narrow(schema, excluded=NOT_IN_BODIES))
+        for route in routes:
+            if route.form is not None:
+                form = self.components[self._bodies[_key(route)]["$ref"].removeprefix(SCHEMAS)]
+                form["properties"] = {name: _without_null(each) for name, each in form["properties"].items()}
         if "JsonValue" in taken:
             self.components["JsonValue"] = JSON_VALUE
 
@@ -231,18 +240,7 @@ class Schemas:
         """Name, schema and necessity of each parameter of the query."""
         schema = self._resolved(self._queries[_key(route)])
         for name, property_ in schema.get("properties", {}).items():
-            # null cannot be said in a query: a parameter that has no value is not there.
-            stated = {key: value for key, value in property_.items() if key != "anyOf"}
-            options = [each for each in property_.get("anyOf", ()) if each.get("type") != "null"]
-            if len(options) == 1:
-                stated = {**options[0], **stated}
-            elif options:
-                stated["anyOf"] = options
-            if isinstance(stated.get("type"), list):
-                stated["type"] = next(kind for kind in stated["type"] if kind != "null")
-                if "enum" in stated:
-                    stated["enum"] = [value for value in stated["enum"] if value is not None]
-            yield name, self._resolved(stated), name in schema.get("required", ())
+            yield name, self._resolved(_without_null(property_)), name in schema.get("required", ())
 
     def _resolved(self, schema: Json) -> Json:
         if "$ref" in schema:
@@ -330,6 +328,21 @@ def _generate(
         schema_generator=generator,
     )
     return {key: schema for (key, _), schema in made.items()}, definitions.get("$defs", {})
+
+
+def _without_null(schema: Json) -> Json:
+    """Of a parameter or a form's field: null cannot be said there, and what has no value is not there."""
+    stated = {key: value for key, value in schema.items() if key != "anyOf"}
+    options = [each for each in schema.get("anyOf", ()) if each.get("type") != "null"]
+    if len(options) == 1:
+        stated = {**options[0], **stated}
+    elif options:
+        stated["anyOf"] = options
+    if isinstance(stated.get("type"), list):
+        stated["type"] = next(kind for kind in stated["type"] if kind != "null")
+        if "enum" in stated:
+            stated["enum"] = [value for value in stated["enum"] if value is not None]
+    return stated
 
 
 def _key(route: Route) -> str:
@@ -426,7 +439,7 @@ def _tag(route: Route) -> str:
         return "Pages"
     if route.auth == "staff" or route.path.startswith("/staff"):
         return "Support"
-    starts = {"/v1/": "Merchants", "/api/": "Dashboard", "/webhooks": "Webhooks"}
+    starts = {"/v1/": "Merchants", "/api/": "Dashboard", "/webhooks": "Webhooks", "/checkout": "Pages"}
     return next((tag for start, tag in starts.items() if route.path.startswith(start)), "Service")
 
 
@@ -477,7 +490,7 @@ def _responses(route: Route, routes: Sequence[Route], schemas: Schemas) -> Itera
         }
         response["headers"] = dict(_answer_headers(route, status))
         content: Json = {}
-        if status in answers:
+        if status in answers and not _leads_on(status):
             content |= _answer_content(route, schemas)
         if status in refusals:
             content |= PAGE_CONTENT if route.page else _problem_content(status, refusals[status])
@@ -494,6 +507,11 @@ def _responses(route: Route, routes: Sequence[Route], schemas: Schemas) -> Itera
             name += "_Page" if route.page else ""
             schemas.responses[name] = response
             yield str(status), _reference("responses", name)
+
+
+def _leads_on(status: int) -> bool:
+    """Whether an answer has no content of its own but another address."""
+    return HTTPStatus.MULTIPLE_CHOICES <= status < HTTPStatus.BAD_REQUEST
 
 
 def _is_kept(status: int) -> bool:
@@ -522,6 +540,8 @@ def _codes(route: Route) -> Iterator[str]:
 
 def _answer_headers(route: Route, status: int) -> Iterator[tuple[str, Json]]:
     yield CORRELATION_HEADER, _reference("headers", "CorrelationId")
+    if _leads_on(status):
+        yield "Location", _reference("headers", "Location")
     if route.idempotent and _is_kept(status):
         yield "Idempotent-Replayed", _reference("headers", "IdempotentReplayed")
     if route.waits and status == route.status:
@@ -537,7 +557,9 @@ def _answer_content(route: Route, schemas: Schemas) -> Json:
         return {}
     if route.media != (JSON,):
         return {
-            media: {"schema": {"type": "string"}} if media.startswith("text/") else {}
+            media: {"schema": {"type": "string"}}
+            if media.startswith("text/") and media != EVENT_STREAM
+            else {}
             for media in route.media
         }
     schema = schemas.answer(route)

@@ -31,6 +31,7 @@ from payloops.http.services import Services
 JSON = "application/json"
 HTML = "text/html"
 FORM = "application/x-www-form-urlencoded"
+EVENT_STREAM = "text/event-stream"
 NO_NAMES: Mapping[str, Sequence[str]] = MappingProxyType({})
 
 Auth = Literal["api_key", "bearer", "staff"]
@@ -160,6 +161,7 @@ class Route:
         named: what may stand in the path, by parameter, where it is one of a few names and no id.
         idempotent: whether `Idempotency-Key` is honoured.
         waits: whether `Prefer: wait=N` is honoured.
+        streams: seconds for which an answer may go on piece by piece; handlers then answer with a prepared response.
         replays: completes an answer stored under an idempotency key with what is not stored: secrets.
         page: whether people look at it: refusals are HTML, too, and forms are taken from this origin's pages only.
     """
@@ -184,6 +186,7 @@ class Route:
     named: Mapping[str, Sequence[str]]
     idempotent: bool
     waits: bool
+    streams: int
     replays: Callable[["Call[Any, Any]", bytes], Awaitable[Any]] | None
     page: bool
     adapter: TypeAdapter[Any] | None
@@ -221,6 +224,7 @@ def route(
     named: Mapping[str, Sequence[str]] = NO_NAMES,
     idempotent: bool = False,
     waits: bool = False,
+    streams: int = 0,
     replays: Callable[[Call[Any, Any], bytes], Awaitable[Any]] | None = None,
     page: bool = False,
 ) -> Callable[[Handler], Route]:
@@ -248,6 +252,7 @@ def route(
             named=named,
             idempotent=idempotent,
             waits=waits,
+            streams=streams,
             replays=replays,
             page=page,
             adapter=None if answers is None else TypeAdapter(answers),

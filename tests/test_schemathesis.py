@@ -17,6 +17,7 @@ import structlog
 from calling import PASSWORD, Api, running_api
 from ordering import new_order, pay, report
 from projecting import append, projector
+from shopping import go_shopping
 from test_http_webhook_events import told
 
 from payloops.commands.add_staff import add_staff
@@ -24,6 +25,7 @@ from payloops.commands.processor_events import keep_processor_event, list_proces
 from payloops.events.event_store import EventStore
 from payloops.events.orders import Order
 from payloops.events.timestamps import utc_now
+from payloops.http import checkout
 from payloops.http.app import ROUTES
 from payloops.settings import Settings
 
@@ -40,7 +42,10 @@ OUT_OF_REACH = {
 """Routes that are only refused here; tests of their own show what they do."""
 
 
-async def test_the_api_keeps_to_its_contract(settings: Settings, store: EventStore, tmp_path: Path) -> None:
+async def test_the_api_keeps_to_its_contract(
+    settings: Settings, store: EventStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkout, "STREAM_SECONDS", 0.1)
     output = tmp_path / "output"
     with structlog.testing.capture_logs(processors=[structlog.processors.format_exc_info]) as lines:
         async with (
@@ -65,6 +70,8 @@ async def tried(api: Api, store: EventStore, output: Path) -> int:
         given = orders_in_every_state(owner.id)
         await append(store, *given)
         orders[owner.id] = [str(order.id) for order in given]
+    # In the currency and the mode in which every way to pay is offered.
+    sessions = [str((await go_shopping(api, store, currency="INR")).id) for _ in range(4)]
     webhooks = await told(store.pool, merchant_id=dashboard.id, count=9)
     await add_staff(
         store.pool,
@@ -90,6 +97,7 @@ async def tried(api: Api, store: EventStore, output: Path) -> int:
                 "/v1/orders": orders[shop.id],
                 "/api/orders": orders[dashboard.id],
                 "/api/staff/orders": orders[shop.id],
+                "/checkout": sessions,
                 "/api/webhooks": [webhook["id"] for webhook in webhooks],
                 "/api/staff/processor-events": await events_of_processors(store, merchant_id=shop.id),
             }

@@ -120,6 +120,7 @@ OPEN = {
     "GET /api/staff/processor-events?orderId": "staff sees every merchant's orders, on record",
     "GET /api/staff/processor-events?merchantId": "staff sees every merchant's orders, on record",
     "/webhooks/{processor}/{merchantId}": "whoever sends it proves it with a signature",
+    "/checkout/{id}": "the customer has nothing to show but the session's id, which nobody can guess",
 }
 
 

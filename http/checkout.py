@@ -1,0 +1,244 @@
+"""The page where a customer pays. The session's id is all that it takes to see it.
+
+What the page shows is what the session and its order are at that moment; a form says which attempt it means, and is
+answered with a redirect to the page. So it can be loaded, sent, and left at any time, any number of times. No card
+number is ever typed here: a processor asks for it at its own page, and test tokens stand in for that in test mode.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+from urllib.parse import urlencode, urlsplit, urlunsplit
+from uuid import UUID
+
+from pydantic import Field
+
+from payloops.commands.merchants import MerchantNotFound, find_merchant
+from payloops.commands.pay_checkout_session import pay_checkout_session
+from payloops.commands.route_payment import WayToPay, enabled_processors, ways_to_pay
+from payloops.commands.settle_checkout_session import MAX_ATTEMPTS, Checkout, settle_checkout_session
+from payloops.events.checkout_sessions import CheckoutSession, SessionStatus
+from payloops.events.orders import Order, OrderStatus
+from payloops.http.checkout_sessions import session_url
+from payloops.http.fields import QueryNumber
+from payloops.http.html import rendered, see_other
+from payloops.http.routing import EVENT_STREAM, Call, RequestModel, page, route
+from payloops.http.streams import stream_versions
+
+STREAM_SECONDS = 50
+"""How long a page is told of changes before its browser has to ask again."""
+BEAT_SECONDS = 10.0
+
+Method = Literal["card", "upi", "netbanking", "wallet"]
+METHOD_NAMES: dict[str, str] = {
+    "card": "Card",
+    "upi": "UPI",
+    "netbanking": "Net banking",
+    "wallet": "Wallet",
+}
+TestToken = Literal["tok_visa", "tok_chargeDeclined", "tok_3ds", "tok_slow", "tok_authorize"]
+TEST_TOKENS: dict[TestToken, str] = {
+    "tok_visa": "The payment succeeds",
+    "tok_chargeDeclined": "The card is declined",
+    "tok_3ds": "The bank asks for confirmation (3-D Secure)",
+    "tok_slow": "The payment takes five seconds",
+    "tok_authorize": "The money is only held",
+}
+DECLINES = {
+    "card_declined": "Your card was declined.",
+    "insufficient_funds": "Your card was declined: there was not enough money.",
+    "expired_card": "Your card has expired.",
+    "authentication_failed": "Your bank did not confirm the payment.",
+    "payment_expired": "The payment was not confirmed in time.",
+}
+"""By error code; what processors write themselves is for merchants."""
+DECLINED = "The payment did not go through."
+
+
+class State(StrEnum):
+    """What a customer sees."""
+
+    OPEN = "open"
+    DECLINED = "declined"
+    PROCESSING = "processing"
+    ACTION = "action"
+    PAID = "paid"
+    EXPIRED = "expired"
+
+
+ENDED = {State.PAID, State.EXPIRED}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """What the page is made of, beside the session itself.
+
+    Attributes:
+        version: of what the page shows; another one is worth another look.
+        attempt: that the form on the page would make.
+        test_mode: whether test tokens are offered: they work for every way to pay.
+        other: what the total has beside the line items, in minor units: taxes, discounts.
+        redirect_url: where the customer has to act.
+    """
+
+    session: CheckoutSession
+    merchant: str
+    state: State
+    version: str
+    attempt: int
+    ways: list[WayToPay]
+    other: int
+    test_mode: bool
+    problem: str | None
+    redirect_url: str | None
+    success_url: str
+    cancel_url: str
+
+
+def state_of(checkout: Checkout) -> State:
+    """What a settled session comes to for its customer."""
+    session, order = checkout
+    match session.status:
+        case SessionStatus.COMPLETED:
+            return State.PAID
+        case SessionStatus.EXPIRED:
+            return State.EXPIRED
+    match order.status if order is not None else OrderStatus.PENDING:
+        case OrderStatus.PROCESSING:
+            return State.PROCESSING
+        case OrderStatus.REQUIRES_ACTION:
+            return State.ACTION
+        case OrderStatus.FAILED:
+            return State.DECLINED
+        case _:
+            return State.OPEN
+
+
+def version_of(checkout: Checkout) -> str:
+    """Changes with whatever a customer could see."""
+    order = checkout.order
+    return f"{state_of(checkout)}-{order.attempt if order is not None else 0}"
+
+
+def with_session_id(url: str, session_id: UUID) -> str:
+    """A merchant's URL, with the session's id added to its query."""
+    parts = urlsplit(url)
+    added = urlencode({"session_id": str(session_id)})
+    return urlunsplit(parts._replace(query=f"{parts.query}&{added}" if parts.query else added))
+
+
+async def _settled(call: Call[Any, Any]) -> Checkout:
+    return await settle_checkout_session(
+        call.services.store,
+        session_id=call.id(),
+        merchant_id=None,
+        by=replace(call.by, at=call.services.now()),
+    )
+
+
+async def _view(call: Call[Any, Any], checkout: Checkout) -> View:
+    session, order = checkout
+    pool, merchant_id = call.services.store.pool, UUID(session.merchant_id)
+    merchant = await find_merchant(pool, merchant_id=merchant_id)
+    if merchant is None:
+        raise MerchantNotFound(merchant_id=merchant_id)
+    enabled = await enabled_processors(pool, merchant_id=merchant_id)
+    ways = ways_to_pay(merchant_id=merchant_id, currency=session.currency, enabled=enabled)
+    listed = sum(item["amount"] * item["quantity"] for item in session.line_items)
+    return View(
+        session=session,
+        merchant=merchant.name,
+        state=state_of(checkout),
+        version=version_of(checkout),
+        attempt=1 if order is None else order.attempt + 1,
+        ways=ways,
+        test_mode=bool(ways) and all(way.test_mode for way in ways),
+        other=session.amount - listed if session.line_items else 0,
+        problem=_problem(order),
+        redirect_url=_redirect_url(order),
+        success_url=with_session_id(session.success_url, session.id),
+        cancel_url=with_session_id(session.cancel_url, session.id),
+    )
+
+
+def _problem(order: Order | None) -> str | None:
+    if order is None or order.last_error is None:
+        return None
+    return DECLINES.get(order.last_error.code or "", DECLINED)
+
+
+def _redirect_url(order: Order | None) -> str | None:
+    """Where a processor wants the customer to go, where that is a page at all."""
+    url = order.payment.redirect_url if order is not None and order.payment is not None else None
+    return url if url is not None and urlsplit(url).scheme in {"http", "https"} else None
+
+
+@page("GET", "/checkout/{id}", auth=None, also=(410,), summary="Where a customer pays")
+async def read_checkout(call: Call[None]) -> bytes:
+    view = await _view(call, await _settled(call))
+    if view.state is State.EXPIRED:
+        call.status = 410
+    return rendered(
+        "checkout.html", view=view, session=view.session, methods=METHOD_NAMES, test_tokens=TEST_TOKENS
+    )
+
+
+class CheckoutPayment(RequestModel):
+    """Which attempt it is to be, and how the customer pays."""
+
+    attempt: Annotated[QueryNumber, Field(ge=1, le=MAX_ATTEMPTS)]
+    method: Method
+    token: TestToken | None = None
+
+
+@page(
+    "POST",
+    "/checkout/{id}/pay",
+    auth=None,
+    form=CheckoutPayment,
+    status=303,
+    errors=("no_processor",),
+    summary="What the form of the checkout page is sent to",
+)
+async def pay_checkout(call: Call[CheckoutPayment]) -> bytes:
+    session_id = call.id()
+    await pay_checkout_session(
+        call.services.store,
+        session_id=session_id,
+        attempt=call.body.attempt,
+        method=call.body.method,
+        token=call.body.token,
+        return_url=session_url(call.services, session_id),
+        by=replace(call.by, actor=f"checkout:{session_id}"),
+    )
+    return see_other(call, f"/checkout/{session_id}")
+
+
+@route(
+    "GET",
+    "/checkout/{id}/events",
+    auth=None,
+    query=None,
+    answers=str,
+    media=(EVENT_STREAM,),
+    streams=STREAM_SECONDS + 10,
+    summary="Tells a checkout page when it has something else to show",
+)
+async def follow_checkout(call: Call[None]) -> Any:
+    """Server-sent events: the version that the page should show, at once and when it changes, for most of a minute."""
+    return await stream_versions(call, _versions(call, await _settled(call)))
+
+
+async def _versions(call: Call[None], checkout: Checkout) -> AsyncIterator[str]:
+    clock = asyncio.get_running_loop().time
+    ends = clock() + STREAM_SECONDS
+    while True:
+        yield version_of(checkout)
+        if state_of(checkout) in ENDED or clock() >= ends or call.services.stopping.is_set():
+            return
+        followed = checkout.order or checkout.session
+        seconds = min(BEAT_SECONDS, ends - clock())
+        await call.services.watch.moves(followed.id, version=followed.version, seconds=seconds)
+        checkout = await _settled(call)
