@@ -4,7 +4,7 @@ from enum import Enum
 from uuid import UUID
 
 from psycopg import AsyncConnection
-from psycopg.rows import TupleRow
+from psycopg.rows import TupleRow, class_row
 
 from payloops.commands.merchants import MerchantNotFound, MerchantRow, change_account, find_merchant
 from payloops.events.event_store import EventStore
@@ -57,16 +57,23 @@ async def change_profile(
         if account.webhooks_off and not isinstance(webhook_url, Unchanged):
             account.record(WebhooksSwitchedOn, by=by, url=webhook_url)
 
+    merchant: MerchantRow | None = None
+
     async def write(connection: AsyncConnection[TupleRow]) -> None:
-        await connection.execute(
-            "UPDATE merchants SET name = %s, webhook_url = %s, updated_at = %s WHERE id = %s",
-            (*wanted, by.at, merchant_id),
-        )
+        nonlocal merchant
+        async with connection.cursor(row_factory=class_row(MerchantRow)) as cursor:
+            await cursor.execute(
+                "UPDATE merchants SET name = %s, webhook_url = %s, updated_at = %s WHERE id = %s"
+                " RETURNING id, name, email, webhook_url, token_version, created_at, updated_at",
+                (*wanted, by.at, merchant_id),
+            )
+            merchant = await cursor.fetchone()
         if not isinstance(webhook_url, Unchanged):
             await connection.execute(FORGET_FAILURES, (merchant_id,))
 
     await change_account(store, merchant_id=merchant_id, decide=decide, write=write)
-    merchant = await find_merchant(store.pool, merchant_id=merchant_id)
+    if merchant is None:  # there was nothing to change
+        merchant = await find_merchant(store.pool, merchant_id=merchant_id)
     if merchant is None:
         raise MerchantNotFound(merchant_id=merchant_id)
     return merchant

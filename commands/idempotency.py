@@ -99,10 +99,15 @@ class Reserved:
         async with pool.connection() as connection:
             await connection.execute(AMEND, (body, self.merchant_id, self.key, self.owner))
 
-    async def release(self, pool: AsyncConnectionPool) -> None:
-        """Let the key go where nothing was done. An answer that is stored stays."""
+    async def release(self, pool: AsyncConnectionPool) -> bool:
+        """Let the key go where nothing was done; an answer that is stored stays.
+
+        Returns:
+            Whether it was still held: then nothing was done, and an append that is under way will be dropped.
+        """
         async with pool.connection() as connection:
-            await connection.execute(RELEASE, (self.merchant_id, self.key, self.owner))
+            released = await connection.execute(RELEASE, (self.merchant_id, self.key, self.owner))
+        return released.rowcount == 1
 
 
 async def reserve(

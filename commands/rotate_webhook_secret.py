@@ -12,6 +12,7 @@ from payloops.commands.webhook_secrets import (
     WebhookSecret,
     get_webhook_secret,
     make_secret,
+    open_webhook_secret,
     webhook_secret_identity,
 )
 from payloops.events.event_store import EventStore
@@ -25,6 +26,7 @@ OVERLAP = timedelta(hours=24)
 ROTATE = """
     UPDATE webhook_secrets
     SET previous_secret = secret, previous_expires_at = %s, secret = %s, made_at = %s WHERE merchant_id = %s
+    RETURNING secret, previous_secret, previous_expires_at
 """
 
 
@@ -39,11 +41,18 @@ async def rotate_webhook_secret(
     expires_at = by.at + OVERLAP
     sealed = cipher.seal(make_secret().encode(), identity=webhook_secret_identity(merchant_id=merchant_id))
 
+    rotated: TupleRow | None = None
+
     def decide(account: Merchant) -> None:
         account.record(WebhookSecretRotated, by=by, previous_expires_at=timestamp_text(expires_at))
 
     async def write(connection: AsyncConnection[TupleRow]) -> None:
-        await connection.execute(ROTATE, (expires_at, sealed, by.at, merchant_id))
+        nonlocal rotated
+        rotated = await (
+            await connection.execute(ROTATE, (expires_at, sealed, by.at, merchant_id))
+        ).fetchone()
 
     await change_account(store, merchant_id=merchant_id, decide=decide, write=write)
-    return await get_webhook_secret(store.pool, merchant_id=merchant_id, cipher=cipher, now=by.at)
+    # Not read again: who is told that nothing was done would rotate once more, and end the former secret.
+    assert rotated is not None
+    return open_webhook_secret(*rotated, merchant_id=merchant_id, cipher=cipher, now=by.at)

@@ -67,10 +67,10 @@ async def get_webhook_secret(
             # Of two who ask first at the same time, both answer what the first of them kept.
             found = await (await connection.execute(FIND, (merchant_id,))).fetchone()
     assert found is not None
-    return _opened(*found, merchant_id=merchant_id, cipher=cipher, now=now)
+    return open_webhook_secret(*found, merchant_id=merchant_id, cipher=cipher, now=now)
 
 
-def _opened(
+def open_webhook_secret(
     secret: bytes,
     previous: bytes | None,
     previous_expires_at: datetime | None,
@@ -79,6 +79,11 @@ def _opened(
     cipher: Cipher,
     now: datetime,
 ) -> WebhookSecret:
+    """A row's secrets as of now.
+
+    Raises:
+        SealBroken: see there.
+    """
     identity = webhook_secret_identity(merchant_id=merchant_id)
     current = cipher.open(bytes(secret), identity=identity).decode()
     if previous is None or previous_expires_at is None or now >= previous_expires_at:

@@ -7,15 +7,18 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 from uuid import UUID
 
+import psycopg
 import structlog
 from aiohttp import HttpVersion11, web
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.web_exceptions import HTTPRequestEntityTooLarge
+from psycopg_pool import AsyncConnectionPool
 from pydantic import BaseModel
 
 from payloops.commands.idempotency import Replay, Reserved, reserve
 from payloops.commands.staff_views import record_staff_view
 from payloops.events.crash_points import crash_point
+from payloops.events.errors import OutcomeUnknown
 from payloops.events.metadata import Metadata
 from payloops.http.admission import Kind
 from payloops.http.authentication import Caller, authenticate
@@ -42,6 +45,8 @@ LARGE_BODY = 64 * 1024
 MAX_WAIT = 30
 """Seconds."""
 
+log = structlog.get_logger()
+
 _KEY_FORM = re.compile(r"[\x20-\x7e]{1,255}")
 _WAIT_FORM = re.compile(r"wait\s*=\s*\"?0*([0-9]{1,9})[0-9]*\"?", re.IGNORECASE)
 
@@ -64,7 +69,7 @@ def endpoint(route: Route) -> Callable[[web.Request], Awaitable[web.StreamRespon
 
 def _too_late(route: Route, request: web.Request) -> Problem:
     if route.method == "GET" or (route.idempotent and "Idempotency-Key" in request.headers):
-        # Under a key, what was still under way has lost its reservation: it is not appended any more.
+        # Under a key this is known, or `_answer_once` says that it is not: what was under way is not appended.
         return Problem(503, "unavailable", "The request took too long; try again")
     return Problem(504, "outcome_unknown", OUTCOME_UNKNOWN)
 
@@ -187,14 +192,28 @@ async def _answer_once(call: Call[Any, Any], reserved: Reserved) -> web.StreamRe
     except BaseException as error:
         problem = problem_of(error)
         if problem is None or not problem.definite:
-            # Whoever has an append under way loses it with the key: it is then not appended.
-            await asyncio.shield(reserved.release(pool))
+            released = await asyncio.shield(_released(reserved, pool))
+            if not released and isinstance(error, asyncio.CancelledError | psycopg.Error):
+                raise OutcomeUnknown from error
             raise
         body = problem.body(correlation_id=call.by.correlation_id)
         await call.services.store.answer(reserved.receipt(status=problem.status, body=body))
         raise
     crash_point("command.answered")
     return _response(call, call.route.render(answer))
+
+
+async def _released(reserved: Reserved, pool: AsyncConnectionPool) -> bool:
+    """Let the key go. Whoever has an append under way loses it with the key: it is then not appended.
+
+    Returns:
+        Whether that is certain: nothing was done.
+    """
+    try:
+        return await reserved.release(pool)
+    except psycopg.Error as error:
+        log.warning("idempotency.not_released", error=type(error).__name__)
+        return False
 
 
 def _response(call: Call[Any, Any], body: bytes) -> web.Response:

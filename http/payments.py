@@ -3,6 +3,8 @@
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
+import psycopg
+import structlog
 from pydantic import Field
 
 from payloops.commands.cancel_order import cancel_order as cancel
@@ -18,6 +20,8 @@ from payloops.http.problems import not_found
 from payloops.http.routing import AnswerModel, Call, Nothing, RequestModel, route
 from payloops.http.waiting import answer_after
 from payloops.projections.transactions import TransactionRow, list_transactions
+
+log = structlog.get_logger()
 
 
 class PaymentMethod(RequestModel):
@@ -116,7 +120,12 @@ async def pay_order(call: Call[Payment]) -> PaymentAnswer:
         return payment_answer(seen)
 
     answered = await answer_after(call, order, lambda seen: seen.status is not OrderStatus.PROCESSING, answer)
-    return await with_client_secret(call, answered)
+    try:
+        return await with_client_secret(call, answered)
+    except psycopg.Error as error:
+        # The payment is on record: no answer may say that nothing was done.
+        log.warning("client_secret.unreadable", error=type(error).__name__)
+        return payment_answer(order)
 
 
 class Capture(RequestModel):

@@ -21,6 +21,15 @@ class HoldingProxy:
     url: str
     hold: bytes | None = None
     held: asyncio.Event = field(default_factory=asyncio.Event)
+    connections: set[asyncio.Task[None]] = field(default_factory=set)
+    listener: asyncio.Server | None = None
+
+    def cut(self) -> None:
+        """The way is gone: its connections are lost, and nobody gets a new one."""
+        if self.listener is not None:
+            self.listener.close()
+        for task in list(self.connections):
+            task.cancel()
 
     async def forward(
         self,
@@ -58,25 +67,22 @@ class HoldingProxy:
 @asynccontextmanager
 async def holding_proxy(database_url: str) -> AsyncIterator[HoldingProxy]:
     parts = urlsplit(database_url)
-    connections: set[asyncio.Task[None]] = set()
 
     async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
-        connections.add(task)
+        proxy.connections.add(task)
         with contextlib.suppress(OSError, asyncio.CancelledError):
             upstream = await asyncio.open_connection(parts.hostname, parts.port)
             await proxy.forward((reader, writer), upstream)
-        connections.discard(task)
+        proxy.connections.discard(task)
 
     listener = await asyncio.start_server(accept, "127.0.0.1", 0)
     port = listener.sockets[0].getsockname()[1]
     netloc = f"{parts.netloc.rpartition('@')[0]}@127.0.0.1:{port}"
-    proxy = HoldingProxy(url=urlunsplit(parts._replace(netloc=netloc)))
+    proxy = HoldingProxy(url=urlunsplit(parts._replace(netloc=netloc)), listener=listener)
     try:
         yield proxy
     finally:
-        listener.close()
-        for task in list(connections):
-            task.cancel()
-        await asyncio.gather(*connections, return_exceptions=True)
+        proxy.cut()
+        await asyncio.gather(*proxy.connections, return_exceptions=True)

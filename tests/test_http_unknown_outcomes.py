@@ -1,0 +1,133 @@
+"""503 says that nothing was done. Where that is not certain the answer is 504, and the same key finds out."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from uuid import UUID
+
+import psycopg
+import pytest
+from calling import Api, Merchant, running_api
+from holding import HoldingProxy, holding_proxy
+from pydantic import SecretStr
+from telling import SECONDS
+
+from payloops.commands.update_order_status import update_order_status
+from payloops.events import appender, connections
+from payloops.events.event_store import EventStore
+from payloops.events.metadata import Metadata
+from payloops.settings import Settings
+
+TOKEN = "tok_of_this_test"
+BODY = {"paymentMethod": {"type": "card", "token": TOKEN}}
+
+
+@asynccontextmanager
+async def api_by_way_of(proxy: HoldingProxy, settings: Settings, **changes: object) -> AsyncIterator[Api]:
+    through = settings.model_copy(update={"database_url": SecretStr(proxy.url), **changes})
+    async with running_api(through) as api:
+        yield api
+
+
+@pytest.fixture
+async def api(settings: Settings) -> AsyncIterator[Api]:
+    """One that always reaches its database."""
+    async with running_api(settings) as api:
+        yield api
+
+
+@pytest.fixture
+async def merchant(api: Api) -> Merchant:
+    return await api.merchant()
+
+
+async def in_the_log(store: EventStore, topic: str) -> int:
+    async with store.pool.connection() as connection:
+        cursor = await connection.execute("SELECT count(*) FROM stored_events WHERE topic = %s", (topic,))
+        row = await cursor.fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+async def comes_to_the_log(store: EventStore, topic: str) -> None:
+    async with asyncio.timeout(SECONDS):
+        while not await in_the_log(store, topic):
+            await asyncio.sleep(0.01)
+
+
+async def test_a_database_gone_between_append_and_answer(
+    settings: Settings, store: EventStore, merchant: Merchant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(appender, "RESOLVE_SECONDS", 0.3)
+    order_id = await merchant.order()
+    path = f"/v1/orders/{order_id}/pay"
+    async with (
+        holding_proxy(settings.database_url.get_secret_value()) as proxy,
+        api_by_way_of(proxy, settings) as cut_off,
+    ):
+        proxy.hold = TOKEN.encode()
+        shop = cut_off.anyone.with_headers(**merchant.shop.headers)
+        paying = asyncio.create_task(shop.post(path, BODY, key="once"))
+        await comes_to_the_log(store, "payment.requested")
+        proxy.cut()
+        answer = await paying
+    assert (answer.status, answer.code) == (504, "outcome_unknown")
+    again = await merchant.shop.post(path, BODY, key="once")
+    assert (again.status, again.headers["Idempotent-Replayed"]) == (200, "true")
+    assert await in_the_log(store, "payment.requested") == 1
+
+
+async def test_a_request_that_runs_out_of_time_after_its_append(
+    settings: Settings, store: EventStore, merchant: Merchant
+) -> None:
+    order_id = await merchant.order()
+    path = f"/v1/orders/{order_id}/pay"
+    async with (
+        holding_proxy(settings.database_url.get_secret_value()) as proxy,
+        api_by_way_of(proxy, settings, request_timeout=1.0) as slow,
+    ):
+        proxy.hold = TOKEN.encode()
+        shop = slow.anyone.with_headers(**merchant.shop.headers)
+        answer = await shop.post(path, BODY, key="once")
+        assert (answer.status, answer.code) == (504, "outcome_unknown")
+        again = await merchant.shop.post(path, BODY, key="once")
+        assert (again.status, again.headers["Idempotent-Replayed"]) == (200, "true")
+
+
+async def test_a_request_that_runs_out_of_time_before_its_append_is_not_done_later(
+    settings: Settings, store: EventStore, merchant: Merchant
+) -> None:
+    url = settings.database_url.get_secret_value()
+    order_id = await merchant.order()
+    path = f"/v1/orders/{order_id}/pay"
+    async with (
+        running_api(settings.model_copy(update={"request_timeout": 1.0})) as slow,
+        await psycopg.AsyncConnection.connect(url) as blocking,
+    ):
+        await blocking.execute("SELECT pg_advisory_xact_lock(1885431908)")  # that of append_events
+        shop = slow.anyone.with_headers(**merchant.shop.headers)
+        answer = await shop.post(path, BODY, key="once")
+        await blocking.rollback()
+        assert (answer.status, answer.code) == (503, "unavailable")
+        again = await merchant.shop.post(path, BODY, key="once")
+        assert (again.status, "Idempotent-Replayed" in again.headers) == (200, False)
+    assert await in_the_log(store, "payment.requested") == 1
+
+
+async def test_a_payment_whose_client_secret_cannot_be_read_is_on_record_all_the_same(
+    settings: Settings, store: EventStore, merchant: Merchant, by: Metadata, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "STATEMENT_TIMEOUT", 0.5)
+    order_id = await merchant.order()
+    async with (
+        running_api(settings) as impatient,
+        await psycopg.AsyncConnection.connect(settings.database_url.get_secret_value()) as blocking,
+    ):
+        await blocking.execute("LOCK TABLE client_secrets")
+        shop = impatient.anyone.with_headers(**merchant.shop.headers)
+        paying = asyncio.create_task(shop.post(f"/v1/orders/{order_id}/pay", BODY, Prefer="wait=20"))
+        await comes_to_the_log(store, "payment.requested")
+        await update_order_status(store, order_id=UUID(order_id), status="requires_action", by=by)
+        paid = await paying
+        await blocking.rollback()
+    assert (paid.status, paid.json["status"]) == (200, "processing"), paid.raw
