@@ -48,7 +48,15 @@ async def world(servers: EmbeddedServers, databases: object, tmp_path: Path) -> 
         yield world
 
 
-TABLES = ("stored_events", "orders", "transactions", "payments", "parked_events", "sandbox.charges")
+TABLES = (
+    "merchants",
+    "stored_events",
+    "orders",
+    "transactions",
+    "payments",
+    "parked_events",
+    "sandbox.charges",
+)
 STATE = (
     "UPDATE stored_events SET state = convert_to(replace(convert_from(state, 'UTF8'), '{}', '{}'), 'UTF8')"
 )
@@ -75,6 +83,7 @@ TAMPERING = (
     ("projections", "orders: ", "UPDATE orders SET amount_refunded = 299"),
     ("projections", "is None, not", "DELETE FROM transactions WHERE type = 'refund'"),
     ("projections", "payments: ", "UPDATE payments SET status = 'failed'"),
+    ("accounts", "and its stream says", "UPDATE merchants SET name = 'Somebody else'"),
     (
         "parked",
         "orders parked event 1",

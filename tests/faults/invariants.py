@@ -25,6 +25,7 @@ from faults.journal import TOPICS, Command
 from faults.world import World
 from payloops.events.authenticity import content_hash, derive_mac_key, event_mac
 from payloops.events.encoding import decode
+from payloops.events.merchants import Merchant
 from payloops.events.orders import (
     Order,
     PaymentStatus,
@@ -242,7 +243,7 @@ def check_acknowledged(evidence: Evidence) -> list[str]:
     made: defaultdict[str, list[Logged]] = defaultdict(list)
     for event in evidence.events:
         state = event.json
-        if state["actor"].startswith("api_key:"):
+        if state["actor"].startswith(("api_key:", "merchant:")):
             made[state["correlation_id"]].append(event)
     return [line for command in evidence.world.journal.commands for line in _of_command(command, made)]
 
@@ -269,13 +270,18 @@ def _of_command(command: Command, made: dict[str, list[Logged]]) -> list[str]:
     return wrong
 
 
+ABOUT_ORDERS = {"create", "pay", "capture", "cancel", "refund"}
+
+
 def _answers_the_facts(command: Command, facts: Sequence[Logged]) -> bool:
     """Whether every answer of success names what is in the log."""
     for each in command.tries:
         if not each.acknowledged:
             continue
         assert each.answer is not None
-        body = each.answer.json
+        body = each.answer.json if each.answer.raw else {}
+        if command.kind not in ABOUT_ORDERS:
+            continue
         named = body.get("orderId") or body.get("id")
         if named != str(facts[0].stream):
             return False
@@ -444,6 +450,39 @@ async def check_projections(evidence: Evidence) -> list[str]:
     return wrong
 
 
+async def check_accounts(evidence: Evidence) -> list[str]:
+    """What tables say of a merchant is what its stream says: both change in one transaction."""
+    merchants: dict[UUID, Merchant] = {}
+    for event in evidence.events:
+        if event.topic.partition(".")[0] in ACCOUNT_FAMILIES:
+            account = merchants.get(event.stream)
+            merchants[event.stream] = cast("Merchant", event.fact.mutate(cast("Any", account)))
+    wrong = []
+    async with evidence.world.store.pool.connection() as connection:
+        for id, name, url, keys, processors in await (await connection.execute(ACCOUNTS)).fetchall():
+            account = merchants.pop(id, None)
+            stream = None if account is None else _account(account)
+            table = (name, url, set(keys), {processor: tuple(rest) for processor, *rest in processors})
+            if stream != table:
+                wrong.append(f"merchant {id} is {table}, and its stream says {stream}")
+    return wrong + [f"merchant {id} has no row" for id in merchants]
+
+
+ACCOUNT_FAMILIES = {"merchant", "api_key", "processor", "webhook_secret", "webhooks", "webhook"}
+ACCOUNTS = """
+    SELECT id, name, webhook_url,
+           ARRAY(SELECT k.id::text FROM api_keys k WHERE k.merchant_id = m.id AND revoked_at IS NULL),
+           coalesce((SELECT jsonb_agg(jsonb_build_array(processor, enabled, priority, test_mode))
+                     FROM processor_configs c WHERE c.merchant_id = m.id), '[]')
+    FROM merchants m
+"""
+
+
+def _account(account: Merchant) -> tuple[Any, ...]:
+    processors = {name: (c.enabled, c.priority, c.test_mode) for name, c in account.processors.items()}
+    return account.name, account.webhook_url, account.api_keys, processors
+
+
 async def check_parked(evidence: Evidence) -> list[str]:
     """Nothing was given up, unless the case made it so."""
     if evidence.world.parks:
@@ -560,6 +599,7 @@ CHECKS: dict[str, Callable[[Evidence], list[str] | Awaitable[list[str]]]] = {
     "ledger": check_ledger,
     "workflows": check_workflows,
     "projections": check_projections,
+    "accounts": check_accounts,
     "parked": check_parked,
     "webhooks": check_webhooks,
     "secrets": check_secrets,

@@ -11,6 +11,11 @@ TOPICS = {
     "capture": {"payment.capture_requested"},
     "cancel": {"order.cancelled", "payment.cancel_requested", "payment.void_requested"},
     "refund": {"refund.requested"},
+    "rename": {"merchant.profile_changed"},
+    "issue a key": {"api_key.issued"},
+    "revoke a key": {"api_key.revoked"},
+    "rotate the secret": {"webhook_secret.rotated"},
+    "rank a processor": {"processor.adjusted"},
 }
 """By kind of command, the facts of which it makes one."""
 

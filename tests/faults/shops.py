@@ -1,10 +1,12 @@
 """Merchants' servers that call the API, as a careful client does: with keys, and again where an answer is missing."""
 
 import asyncio
+import contextlib
+import itertools
 import random
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
@@ -27,6 +29,8 @@ from faults.journal import NOTHING_DONE, UNKNOWN, Command, Try
 from faults.world import CARD_NUMBER, World
 from payloops.sandbox import ledger
 
+AFTERWARDS = 1.0
+"""Seconds that load goes on after trouble is over."""
 PATIENCE = 60.0
 """Seconds that a client keeps asking: more than a dead owner holds an idempotency key."""
 
@@ -39,6 +43,7 @@ class Shop:
     id: UUID
     email: str
     password: str
+    token: str
     key: str
     secrets: Mapping[str, str]
 
@@ -83,6 +88,7 @@ class Shop:
         wait: int = 0,
         patience: float = PATIENCE,
         api: int | None = None,
+        method: str = "POST",
     ) -> Answer | None:
         """Have something done once: ask until an answer says what became of it.
 
@@ -93,7 +99,7 @@ class Shop:
         """
         command = Command(kind=kind, order_id=order_id, key=f"key-{secrets.token_hex(8)}" if keyed else None)
         self.world.journal.commands.append(command)
-        return await self.carry_out(command, path, body, wait=wait, patience=patience, api=api)
+        return await self.carry_out(command, path, body, wait=wait, patience=patience, api=api, method=method)
 
     async def carry_out(
         self,
@@ -104,10 +110,12 @@ class Shop:
         wait: int = 0,
         patience: float = PATIENCE,
         api: int | None = None,
+        method: str = "POST",
     ) -> Answer | None:
+        """The same for a command that several may be asking for."""
         deadline = time.monotonic() + patience
         while True:
-            tried = await self._try(command, path, body, wait=wait, api=api)
+            tried = await self._try(command, method, path, body, wait=wait, api=api)
             if tried.definite:
                 return tried.answer
             unknown = tried.answer is None or tried.answer.status == UNKNOWN
@@ -116,16 +124,21 @@ class Shop:
             pause = 0.05 if tried.answer is None else float(tried.answer.headers.get("Retry-After", "1"))
             await asyncio.sleep(pause * self.chance.uniform(0.5, 1.5))
 
-    async def _try(self, command: Command, path: str, body: Any, *, wait: int, api: int | None) -> Try:
+    async def _try(
+        self, command: Command, method: str, path: str, body: Any, *, wait: int, api: int | None
+    ) -> Try:
         tried = Try(correlation_id=f"try-{secrets.token_hex(8)}")
         command.tries.append(tried)
-        headers = {"X-API-Key": self.key, "X-Correlation-ID": tried.correlation_id}
+        headers = (
+            {"X-API-Key": self.key} if path.startswith("/v1") else {"Authorization": f"Bearer {self.token}"}
+        )
+        headers["X-Correlation-ID"] = tried.correlation_id
         if command.key is not None:
             headers["Idempotency-Key"] = command.key
         if wait:
             headers["Prefer"] = f"wait={wait}"
         try:
-            tried.answer = await self.send("POST", path, body, headers=headers, api=api)
+            tried.answer = await self.send(method, path, body, headers=headers, api=api)
         except (aiohttp.ClientError, TimeoutError) as error:
             tried.error = type(error).__name__
         return tried
@@ -228,6 +241,7 @@ async def open_shop(world: World, *, webhook_url: str | None = None) -> Shop:
         id=UUID(registered["merchant"]["id"]),
         email=email,
         password=password,
+        token=token,
         key=issued["secret"],
         secrets={"stripe": given["whsec_"], "razorpay": given["rzs"]},
     )
@@ -459,15 +473,95 @@ def _razorpay_refund(
     }
 
 
-async def shopping(
-    shop: Shop, *, orders: int, at_once: int, tokens: Mapping[str, int] = TOKENS, pause: float = 0.0
-) -> None:
-    """Orders are lived through, some at a time."""
+@dataclass(frozen=True, kw_only=True)
+class Clerk:
+    """Changes a merchant's account, in the dashboard: no request has an idempotency key there."""
+
+    shop: Shop
+
+    async def work(self, over: asyncio.Event) -> None:
+        for number in itertools.count():
+            if over.is_set():
+                return
+            chore = self.shop.chance.choice([self.rename, self.rank, self.rotate, self.keep_keys])
+            await chore(number)
+            await asyncio.sleep(0.2 * self.shop.chance.random())
+
+    async def rename(self, number: int) -> None:
+        body = {"name": f"Shop {number}"}
+        await self.shop.command("rename", "/api/merchants/me", body, keyed=False, method="PUT")
+
+    async def rank(self, number: int) -> None:
+        path = f"/api/processors/{self.shop.chance.choice(['stripe', 'razorpay'])}"
+        body = {"priority": 1 + number % 100}
+        await self.shop.command("rank a processor", path, body, keyed=False, method="PATCH")
+
+    async def rotate(self, _: int) -> None:
+        """The former secret signs beside the new one: who is told both has not lost what receivers know."""
+        shown = await self._secret()
+        path = "/api/merchants/me/webhook-secret/rotate"
+        rotated = await self.shop.command("rotate the secret", path, {}, keyed=False)
+        if shown is not None and rotated is not None and rotated.json["previousSecret"] != shown:
+            self.shop.world.journal.wrong.append("a secret was rotated once, and the former is another")
+
+    async def _secret(self) -> str | None:
+        headers = {"Authorization": f"Bearer {self.shop.token}"}
+        try:
+            answer = await self.shop.send("GET", "/api/merchants/me/webhook-secret", headers=headers)
+        except (aiohttp.ClientError, TimeoutError):
+            return None
+        return answer.json["secret"] if answer.status == 200 else None  # HTTP
+
+    async def keep_keys(self, number: int) -> None:
+        """A key is issued and revoked; from then on, within a second, it opens nothing."""
+        issued = await self.shop.command("issue a key", "/api/api-keys", {"name": f"{number}"}, keyed=False)
+        if issued is None:
+            return
+        made = issued.json
+        self.shop.world.canaries[f"API key {made['apiKey']['id']}"] = made["secret"]
+        path = f"/api/api-keys/{made['apiKey']['id']}"
+        revoked = await self.shop.command("revoke a key", path, keyed=False, method="DELETE")
+        if revoked is None:
+            return
+        await asyncio.sleep(1.0)
+        with contextlib.suppress(aiohttp.ClientError, TimeoutError):
+            answer = await self.shop.send("GET", "/v1/orders", headers={"X-API-Key": made["secret"]})
+            if answer.status == 200:  # HTTP
+                self.shop.world.journal.wrong.append("a key opens orders a second after it was revoked")
+
+
+async def shopping(shop: Shop, *, orders: int, at_once: int, tokens: Mapping[str, int] = TOKENS) -> None:
+    """So many orders are lived through, some at a time."""
     left = iter(range(orders))
 
     async def customer() -> None:
         for _ in left:
             await Life(shop=shop, tokens=tokens).live()
-            await asyncio.sleep(pause * shop.chance.random())
 
     await asyncio.gather(*(customer() for _ in range(at_once)))
+
+
+async def under_load(
+    shop: Shop,
+    trouble: Awaitable[None],
+    *,
+    at_once: int = 6,
+    tokens: Mapping[str, int] = TOKENS,
+    clerk: bool = True,
+) -> None:
+    """Orders are lived through for as long as there is trouble, and a little longer; begun ones to their end."""
+    over = asyncio.Event()
+
+    async def customer() -> None:
+        while not over.is_set():
+            await Life(shop=shop, tokens=tokens).live()
+            await asyncio.sleep(0.3 * shop.chance.random())
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(at_once):
+            group.create_task(customer())
+        if clerk:
+            group.create_task(Clerk(shop=shop).work(over))
+        await trouble
+        await asyncio.sleep(AFTERWARDS)
+        over.set()

@@ -189,6 +189,12 @@ class World:
             while process.deaths == deaths:
                 await asyncio.sleep(0.02)
 
+    async def outlived(self, name: str, *, seconds: float) -> None:
+        """Wait until a process has lived all the lives that end at a crash point, or until the time is over."""
+        deadline = time.monotonic() + seconds
+        while (self.crashes.get(name) or self.processes[name].expected) and time.monotonic() < deadline:
+            await asyncio.sleep(0.1)
+
     async def restarted(self, name: str) -> None:
         """Wait until an API process that was told to die has been started again and is ready."""
         await self.died(name)

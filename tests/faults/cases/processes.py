@@ -1,14 +1,22 @@
-"""The service's own processes are killed under load."""
+"""The service's own processes are killed under load, or asked to go."""
 
 from faults.cases.registry import case
-from faults.cases.trouble import doom, killing, listen, meanwhile, whole_service
-from faults.shops import open_shop, shopping
+from faults.cases.trouble import doom, killing, listen, whole_service
+from faults.shops import open_shop, under_load
 from faults.world import World
+from payloops.events.crash_points import CrashPoint
 
-API_POINTS = ("idempotency.reserved", "append.committed", "command.answered", "processor_event.kept")
-PROJECTOR_POINTS = ("projector.applied", "projector.moved")
-SUBSCRIBER_POINTS = ("subscriber.forwarded", "webhook.queued")
-WORKER_POINTS = (
+API_POINTS: tuple[CrashPoint, ...] = (
+    "idempotency.reserved",
+    "append.committed",
+    "append_in.appended",
+    "command.answered",
+    "processor_event.kept",
+    "processor_event.recorded",
+)
+PROJECTOR_POINTS: tuple[CrashPoint, ...] = ("projector.applied", "projector.moved")
+SUBSCRIBER_POINTS: tuple[CrashPoint, ...] = ("subscriber.forwarded", "webhook.queued")
+WORKER_POINTS: tuple[CrashPoint, ...] = (
     "append.committed",
     "order_status.reported",
     "order_status.recorded",
@@ -17,7 +25,7 @@ WORKER_POINTS = (
     "sandbox.charged",
     "sandbox.operated",
 )
-WEBHOOK_POINTS = ("webhook.sent", "webhook.recorded")
+WEBHOOK_POINTS: tuple[CrashPoint, ...] = ("webhook.sent", "webhook.recorded")
 
 
 @case
@@ -26,12 +34,9 @@ async def api_killed(world: World) -> None:
     whole_service(world)
     await world.start_all()
     shop = await open_shop(world)
-    doom(world, "api-1", (*API_POINTS, "processor_event.recorded"), lives=3, within=25)
+    doom(world, "api-1", API_POINTS, lives=3, within=25)
     world.kill("api-1")
-    await meanwhile(
-        shopping(shop, orders=20, at_once=5),
-        killing(world, "api-1", "api-2", every=(2.0, 5.0)),
-    )
+    await under_load(shop, killing(world, "api-1", "api-2", times=4, every=(2.0, 5.0)))
 
 
 @case
@@ -42,10 +47,7 @@ async def projector_killed(world: World) -> None:
         doom(world, name, PROJECTOR_POINTS, lives=3, within=15)
     await world.start_all()
     shop = await open_shop(world)
-    await meanwhile(
-        shopping(shop, orders=25, at_once=5),
-        killing(world, "projector-1", "projector-2", every=(1.0, 3.0)),
-    )
+    await under_load(shop, killing(world, "projector-1", "projector-2", times=6, every=(1.0, 3.0)))
 
 
 @case
@@ -56,9 +58,8 @@ async def subscriber_killed(world: World) -> None:
         doom(world, name, SUBSCRIBER_POINTS, lives=3, within=12)
     await world.start_all()
     shop = await open_shop(world, webhook_url=await listen(world))
-    await meanwhile(
-        shopping(shop, orders=20, at_once=5),
-        killing(world, "subscriber-1", "subscriber-2", every=(1.0, 4.0)),
+    await under_load(
+        shop, killing(world, "subscriber-1", "subscriber-2", times=5, every=(1.0, 4.0)), at_once=4
     )
 
 
@@ -71,10 +72,7 @@ async def worker_killed(world: World) -> None:
         doom(world, name, WORKER_POINTS, lives=2, within=10)
     await world.start_all()
     shop = await open_shop(world)
-    await meanwhile(
-        shopping(shop, orders=15, at_once=5),
-        killing(world, "worker-1", "worker-2", every=(3.0, 8.0)),
-    )
+    await under_load(shop, killing(world, "worker-1", "worker-2", times=3, every=(3.0, 8.0)))
 
 
 @case
@@ -84,4 +82,4 @@ async def webhooks_interrupted(world: World) -> None:
     doom(world, "worker-1", WEBHOOK_POINTS, lives=2, within=12)
     await world.start_all()
     shop = await open_shop(world, webhook_url=await listen(world))
-    await shopping(shop, orders=8, at_once=4)
+    await under_load(shop, world.outlived("worker-1", seconds=20), at_once=3)

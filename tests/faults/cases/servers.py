@@ -5,8 +5,8 @@ import os
 import signal
 
 from faults.cases.registry import case
-from faults.cases.trouble import both, listen, meanwhile, whole_service
-from faults.shops import Shop, open_shop, shopping
+from faults.cases.trouble import listen, whole_service
+from faults.shops import Shop, open_shop, under_load
 from faults.world import World
 from payloops.embedded.servers import Part
 
@@ -26,16 +26,12 @@ async def outages(world: World, part: Part, *, times: int, away: tuple[float, fl
 
 @case
 async def postgres_restarted(world: World) -> None:
-    """PostgreSQL is stopped and started under load."""
+    """PostgreSQL is stopped under load, for an instant or for longer than anybody waits."""
     whole_service(world)
     await world.start_all()
     shop = await open_shop(world)
-    await both(
-        shopping(shop, orders=25, at_once=5),
-        outages(
-            world, "postgres", times=2, away=world.chance.choice([(0.0, 3.0), (9.0, 16.0)]), killed=False
-        ),
-    )
+    away = world.chance.choice([(0.0, 3.0), (9.0, 16.0)])
+    await under_load(shop, outages(world, "postgres", times=2, away=away, killed=False), at_once=8)
 
 
 @case
@@ -47,8 +43,8 @@ async def postgres_killed(world: World) -> None:
     if world.chance.random() < 0.5:
         trouble = outages(world, "postgres", times=2, away=(0.0, 4.0), killed=True)
     else:
-        trouble = backends_killed(world, times=2)
-    await both(shopping(shop, orders=25, at_once=5), trouble)
+        trouble = backends_killed(world, times=3)
+    await under_load(shop, trouble, at_once=8)
 
 
 async def backends_killed(world: World, *, times: int) -> None:
@@ -77,13 +73,10 @@ async def redis_down(world: World) -> None:
     whole_service(world)
     await world.start_all()
     shop = await open_shop(world)
-    await meanwhile(
-        both(
-            shopping(shop, orders=15, at_once=4),
-            outages(world, "valkey", times=2, away=(0.5, 4.0), killed=world.chance.random() < 0.5),
-        ),
-        logging_in(shop),
-    )
+    killed = world.chance.random() < 0.5
+    logins = asyncio.create_task(logging_in(shop))
+    await under_load(shop, outages(world, "valkey", times=2, away=(0.5, 4.0), killed=killed), at_once=4)
+    logins.cancel()
 
 
 async def logging_in(shop: Shop) -> None:
@@ -100,7 +93,5 @@ async def temporal_down(world: World) -> None:
     whole_service(world)
     await world.start_all()
     shop = await open_shop(world, webhook_url=await listen(world))
-    await both(
-        shopping(shop, orders=15, at_once=5),
-        outages(world, "temporal", times=2, away=(0.5, 8.0), killed=world.chance.random() < 0.5),
-    )
+    killed = world.chance.random() < 0.5
+    await under_load(shop, outages(world, "temporal", times=2, away=(0.5, 8.0), killed=killed), at_once=4)

@@ -2,8 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Coroutine, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from receiving import Received, receiving
 
@@ -22,30 +21,9 @@ def whole_service(world: World) -> None:
     world.add("worker-1", "worker", "--sandbox")
 
 
-async def meanwhile(load: Coroutine[Any, Any, None], trouble: Coroutine[Any, Any, None]) -> None:
-    """Trouble beside a load, broken off with the load's end, if it has not ended by itself."""
-    loading, troubling = asyncio.create_task(load), asyncio.create_task(trouble)
-    try:
-        done, _ = await asyncio.wait({loading, troubling}, return_when=asyncio.FIRST_COMPLETED)
-        if troubling in done:
-            troubling.result()
-        await loading
-    finally:
-        for task in (loading, troubling):
-            task.cancel()
-        await asyncio.gather(loading, troubling, return_exceptions=True)
-
-
-async def both(load: Coroutine[Any, Any, None], trouble: Coroutine[Any, Any, None]) -> None:
-    """Load and trouble, until both have ended."""
-    async with asyncio.TaskGroup() as group:
-        group.create_task(load)
-        group.create_task(trouble)
-
-
-async def killing(world: World, *names: str, every: tuple[float, float]) -> None:
-    """Kill one of these processes, every now and then, until broken off. `every`: seconds, from and to."""
-    while True:
+async def killing(world: World, *names: str, times: int, every: tuple[float, float]) -> None:
+    """Kill one of these processes, a few times. `every`: seconds, from and to."""
+    for _ in range(times):
         await asyncio.sleep(world.chance.uniform(*every))
         world.kill(world.chance.choice(names))
 
@@ -60,7 +38,7 @@ def doom(world: World, name: str, points: Sequence[CrashPoint], *, lives: int, w
 
 
 async def listen(world: World) -> str:
-    """An endpoint for webhooks that answers 200, and now and then 500 before; its URL."""
+    """An endpoint for webhooks, which counts them; its URL."""
     heard = world.heard = Counter[str]()
 
     def answer(received: Received) -> int:
