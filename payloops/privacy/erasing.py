@@ -25,8 +25,10 @@ from payloops.events.connections import command_pool
 from payloops.events.event_store import EventStore
 from payloops.events.metadata import Metadata
 from payloops.events.timestamps import utc_now
+from payloops.projections.building import BUILD
 from payloops.projections.orders import CHECKPOINT
 from payloops.projections.status import projections_status
+from payloops.projections.verifying import SCRATCH
 from payloops.settings import StoreSettings
 from payloops.wiring import open_store
 
@@ -46,6 +48,9 @@ STAYS = (
     "where the merchant itself put it: customerId, externalId, URLs, reasons of refunds",
 )
 """What no command of ours can erase."""
+
+
+BUILDS = "SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = ANY(%s))"
 
 
 class NotConfirmed(Exception):
@@ -80,17 +85,19 @@ async def erase(settings: StoreSettings, *, whom: Customer | UUID, ask: bool, as
         before = await _find(pool, whom)
         if not as_json:
             _print_holdings(before)
-        erased, shown, left = Erased(), True, before
+        erased, shown, left, left_over = Erased(), True, before, False
         if before.streams or not before.is_empty:
             if ask and not typer.confirm("Erase it? This cannot be undone.", err=True):
                 raise NotConfirmed
             erased = await _erase(store, whom, before)
             shown = await _is_shown(pool, position=erased.position)
             left = await find_holdings(pool, whom)
+            left_over = await _builds_are_left(pool)
     if as_json:
-        _print_json({"erased": _counts(erased), "shown": shown, "left": _held(left), "stays": _stays(before)})
+        stays = _stays(before) | {"unfinishedBuilds": left_over}
+        _print_json({"erased": _counts(erased), "shown": shown, "left": _held(left), "stays": stays})
     elif before.streams or not before.is_empty:
-        _print_outcome(before, erased, shown=shown, left=left)
+        _print_outcome(before, erased, shown=shown, left=left, left_over=left_over)
     return left.is_empty
 
 
@@ -131,6 +138,13 @@ async def _is_shown(pool: AsyncConnectionPool, *, position: int) -> bool:
         await asyncio.sleep(POLL_SECONDS)
 
 
+async def _builds_are_left(pool: AsyncConnectionPool) -> bool:
+    """Whether there are tables beside the live ones: they may hold what was read before the erasure."""
+    async with pool.connection() as connection:
+        row = await (await connection.execute(BUILDS, ([BUILD, SCRATCH],))).fetchone()
+    return row is not None and bool(row[0])
+
+
 def _kind(stream: HeldStream) -> str:
     """`orders`, of `order.created`."""
     return f"{stream.topic.partition('.')[0].replace('_', ' ')}s"
@@ -169,7 +183,7 @@ def _print_holdings(holdings: Holdings) -> None:
     _print(table)
 
 
-def _print_outcome(before: Holdings, erased: Erased, *, shown: bool, left: Holdings) -> None:
+def _print_outcome(before: Holdings, erased: Erased, *, shown: bool, left: Holdings, left_over: bool) -> None:
     table = Table("erased", "how many")
     table.add_row("orders and checkout sessions", str(erased.streams))
     for name, number in asdict(erased.copies).items():
@@ -180,6 +194,11 @@ def _print_outcome(before: Holdings, erased: Erased, *, shown: bool, left: Holdi
         lines.append(
             f"Not erased: the first events of {plain} orders, written in plain by a version before keys. "
             "They read [erased] everywhere, but stand in the table stored_events."
+        )
+    if left_over:
+        lines.append(
+            "Not erased: the tables of a rebuild or verification of projections that has not ended. "
+            "Let it end, or run it again: payloops projections rebuild."
         )
     if not shown:
         lines.append(
