@@ -20,6 +20,7 @@ from uuid_utils.compat import uuid7
 
 from payloops.commands.erase_personal_data import Erased, Holdings, erase_personal_data, find_holdings
 from payloops.commands.merchants import MerchantNotFound, find_merchant
+from payloops.commands.personal_copies import Copies
 from payloops.commands.personal_keys import Customer, HeldStream
 from payloops.events.connections import command_pool
 from payloops.events.event_store import EventStore
@@ -170,24 +171,21 @@ def _stays(holdings: Holdings) -> dict[str, Any]:
 
 def _print_holdings(holdings: Holdings) -> None:
     if holdings.is_empty:
-        begun = len(holdings.streams)
-        print("Nothing is held" + (f"; {begun} whose erasure was begun or is done" if begun else ""))  # noqa: T201
+        print("Nothing is held any more: it was erased" if holdings.streams else "Nothing is held")  # noqa: T201
         return
     table = Table("held", "how many")
     for kind, number in Counter(_kind(each) for each in holdings.streams if not each.dropped).items():
         table.add_row(kind, str(number))
     if begun := sum(each.dropped for each in holdings.streams):
         table.add_row("orders whose keys are dropped, with copies left", str(begun))
-    for name, number in asdict(holdings.copies).items():
-        table.add_row(NAMES[name], str(number))
+    _add_copies(table, holdings.copies)
     _print(table)
 
 
 def _print_outcome(before: Holdings, erased: Erased, *, shown: bool, left: Holdings, left_over: bool) -> None:
     table = Table("erased", "how many")
     table.add_row("orders and checkout sessions", str(erased.streams))
-    for name, number in asdict(erased.copies).items():
-        table.add_row(NAMES[name], str(number))
+    _add_copies(table, erased.copies)
     _print(table)
     lines = [f"Not erased: {each}." for each in STAYS]
     if plain := sum(each.plain for each in before.streams):
@@ -207,6 +205,12 @@ def _print_outcome(before: Holdings, erased: Erased, *, shown: bool, left: Holdi
     if not left.is_empty:
         lines.append("More was held meanwhile: run it again.")
     print("\n".join(lines))  # noqa: T201
+
+
+def _add_copies(table: Table, copies: Copies) -> None:
+    for name, number in asdict(copies).items():
+        if number:
+            table.add_row(NAMES[name], str(number))
 
 
 def _print(table: Table) -> None:
