@@ -26,9 +26,11 @@ PATIENCE = timedelta(days=5)
 GONE = 410
 """The status by which an endpoint says that it wants no more (Standard Webhooks, "Automatic disabling")."""
 
+INTERRUPTED = "Interrupted on our side: it may have arrived"
+
 ATTEMPTS = Counter(
     "payloops_webhook_attempts",
-    "Webhooks sent or tried to: delivered, refused (by the answer's status), or unanswered",
+    "Webhooks sent or tried to: delivered, refused (by the answer's status), unanswered, or interrupted",
     ["outcome"],
 )
 ATTEMPT_SECONDS = Histogram(
@@ -80,13 +82,40 @@ async def record_webhook_attempt(
         What stands in the table: where two came under one key, the first of them.
     """
     async with store.pool.connection() as connection, connection.transaction():
-        await _keep(connection, delivery=delivery, key=key, url=url, attempt=attempt)
+        values = await _keep(connection, delivery=delivery, key=key, url=url, attempt=attempt)
+        if values is not None:
+            await connection.execute(WORKS if attempt.delivered else FAILS, values)
     ATTEMPTS.labels(_outcome(attempt)).inc()
     ATTEMPT_SECONDS.observe(attempt.duration_ms / 1000)
     recorded = await find_attempt(store.pool, key=key)
     assert recorded is not None
     await judge_endpoint(store, merchant_id=delivery.merchant_id, recorded=recorded, by=by)
     return recorded
+
+
+async def record_interrupted_attempt(
+    pool: AsyncConnectionPool,
+    *,
+    delivery: WebhookDelivery,
+    key: str,
+    url: str,
+    began_at: datetime,
+    lasted_ms: int,
+) -> int:
+    """Keep an attempt whose end nobody saw, once for its key. It says nothing about the endpoint.
+
+    Returns:
+        How many were kept: 1, or 0 where it was before.
+    """
+    attempt = WebhookAttempt(
+        attempted_at=began_at, duration_ms=lasted_ms, status_code=None, error=INTERRUPTED, answer=None
+    )
+    async with pool.connection() as connection, connection.transaction():
+        values = await _keep(connection, delivery=delivery, key=key, url=url, attempt=attempt)
+    if values is None:
+        return 0
+    ATTEMPTS.labels("interrupted").inc()
+    return 1
 
 
 async def judge_endpoint(
@@ -121,7 +150,8 @@ async def _keep(
     key: str,
     url: str,
     attempt: WebhookAttempt,
-) -> None:
+) -> dict[str, Any] | None:
+    """Keep an attempt and count it: what was written of it, None where one of this key is there already."""
     row = await (await connection.execute(LOCK, (delivery.id,))).fetchone()
     assert row is not None
     attempts, erased = row
@@ -140,9 +170,9 @@ async def _keep(
     }
     inserted = await connection.execute(INSERT, values)
     if inserted.rowcount == 0:
-        return
+        return None
     await connection.execute(COUNT, values)
-    await connection.execute(WORKS if attempt.delivered else FAILS, values)
+    return values
 
 
 def _outcome(attempt: WebhookAttempt) -> str:

@@ -7,11 +7,13 @@ from uuid import UUID
 import pytest
 from processes import becomes, process
 from pydantic import SecretStr
-from receiving import Endpoint, canaries, receiving
+from receiving import Endpoint, Received, canaries, receiving
 from telling import CIPHER, Shop, open_shop
 
 from payloops.commands.configure_processor import configure_processor
 from payloops.commands.pay_order import pay_order
+from payloops.commands.record_webhook_attempt import INTERRUPTED
+from payloops.commands.webhook_endpoints import find_webhook_endpoint
 from payloops.embedded import EmbeddedServers
 from payloops.events.event_store import EventStore
 from payloops.events.metadata import Metadata
@@ -111,6 +113,41 @@ async def test_subscribers_killed_one_after_another_tell_each_event_once(
             await delivered(shop, 2 * len(orders))
     told = sorted((each.json["orderId"], each.json["sequence"]) for each in endpoint.received)
     assert told == sorted((str(order_id), version) for order_id in orders for version in (2, 3))
+
+
+async def test_a_webhook_whose_worker_is_killed_while_it_is_sent_is_delivered_by_another(
+    settings: Settings, shop: Shop, endpoint: Endpoint, by: Metadata
+) -> None:
+    """It was sent twice under one id; the merchant sees both attempts, and the endpoint is not blamed."""
+    held = asyncio.Event()
+
+    async def answer(_: Received) -> int:
+        await held.wait()
+        return 200
+
+    endpoint.answer = answer
+    async with process(settings, "subscriber"):
+        async with process(settings, "worker") as victim:
+            await paid(shop, by)
+            [first] = await endpoint.has(1)
+            victim.kill()
+            await victim.wait()
+        held.set()
+        async with process(settings, "worker"):
+            [webhook_id] = await delivered(shop, 1)
+    webhook = await shop.webhook(webhook_id)
+    attempts = await shop.attempts(webhook_id)
+    assert [each.headers["webhook-id"] for each in endpoint.received] == [str(webhook_id)] * 2
+    assert [each.body for each in endpoint.received] == [first.body] * 2
+    assert [(each.number, each.attempt.status_code, each.attempt.error) for each in attempts] == [
+        (1, None, INTERRUPTED),
+        (2, 200, None),
+    ]
+    assert attempts[0].attempt.attempted_at < attempts[1].attempt.attempted_at
+    assert (webhook.attempts, webhook.status) == (2, "delivered")
+    found = await find_webhook_endpoint(shop.store.pool, merchant_id=shop.merchant_id)
+    assert found is not None
+    assert found.failing_since is None
 
 
 async def test_nothing_is_sent_to_loopback_unless_it_is_allowed(settings: Settings, shop: Shop) -> None:

@@ -26,7 +26,11 @@ from payloops.commands.client_secrets import ClientSecrets
 from payloops.commands.credentials import get_processor_credentials
 from payloops.commands.fail_webhook import fail_webhook
 from payloops.commands.queue_webhook import queue_webhook
-from payloops.commands.record_webhook_attempt import judge_endpoint, record_webhook_attempt
+from payloops.commands.record_webhook_attempt import (
+    judge_endpoint,
+    record_interrupted_attempt,
+    record_webhook_attempt,
+)
 from payloops.commands.refusals import ContradictsRecord, OrderNotFound, UnknownAttempt, UnknownRefund
 from payloops.commands.update_order_status import update_order_status
 from payloops.commands.update_refund_status import update_refund_status
@@ -48,6 +52,7 @@ from payloops.events.timestamps import timestamp_text, utc_now
 from payloops.projections.orders import OrderRow, row_from_order
 from payloops.workflows_client.delivery import Sender
 from payloops.workflows_client.endpoint_places import EndpointBusy, EndpointPlaces
+from payloops.workflows_client.interruptions import interrupted_attempt, under_way
 from payloops.workflows_client.webhook_delivery import SUPERSEDED
 
 REFUSALS = (OrderNotFound, UnknownAttempt, UnknownRefund, ContradictsRecord, WebhookNotFound)
@@ -279,14 +284,17 @@ class BackendActivities:
         if endpoint is not None and endpoint.off_at is not None and endpoint.url == asked.webhook_url:
             why = f"The endpoint is switched off: {endpoint.off_reason}"
             return {"success": False, "attempts": delivery.attempts, "errorMessage": why}
+        made = delivery.attempts + await self._record_interrupted(delivery, key=key)
         with self._place(delivery, endpoint):
-            attempt = await self._sender.send(
-                webhook_id=str(delivery.id),
-                url=asked.webhook_url,
-                secrets=await self._secrets_with(asked.webhook_secret, delivery.merchant_id, endpoint),
-                turn=delivery.attempts + 1,
-                payload=delivery.payload,
-            )
+            secrets = await self._secrets_with(asked.webhook_secret, delivery.merchant_id, endpoint)
+            async with under_way(url=asked.webhook_url, now=self._now()):
+                attempt = await self._sender.send(
+                    webhook_id=str(delivery.id),
+                    url=asked.webhook_url,
+                    secrets=secrets,
+                    turn=made + 1,
+                    payload=delivery.payload,
+                )
         crash_point("webhook.sent")
         recorded = await record_webhook_attempt(
             self._store, delivery=delivery, key=key, url=asked.webhook_url, attempt=attempt, by=self._by()
@@ -313,6 +321,20 @@ class BackendActivities:
             webhook_id=asked.webhook_event_id,
             retries=retries_of(_workflow_id(), webhook_id=asked.webhook_event_id) or 0,
             error=asked.error_message,
+        )
+
+    async def _record_interrupted(self, delivery: WebhookDelivery, *, key: str) -> int:
+        """Keep an attempt that another worker did not live to record; how many were not known before: 0 or 1."""
+        before = interrupted_attempt()
+        if before is None:
+            return 0
+        return await record_interrupted_attempt(
+            self._store.pool,
+            delivery=delivery,
+            key=f"{key}/{timestamp_text(before.began_at)}",
+            url=before.url,
+            began_at=before.began_at,
+            lasted_ms=before.lasted_ms,
         )
 
     @contextmanager

@@ -21,6 +21,8 @@ SUPERSEDED = "WebhookSuperseded"
 """Type of the error by which `deliverWebhook` says that a later workflow delivers this webhook."""
 ACTIVITY_TIMEOUT = timedelta(seconds=60)
 """Twice as long as an endpoint has to answer."""
+HEARTBEAT_TIMEOUT = timedelta(seconds=10)
+"""Of `deliverWebhook`: so long after its worker has died another one delivers."""
 PATIENT = RetryPolicy(initial_interval=timedelta(seconds=1), maximum_interval=timedelta(minutes=1))
 """Of activities: what they run into is our own trouble, and passes. The endpoint's is in what they return."""
 
@@ -60,6 +62,7 @@ class WebhookDeliveryWorkflow:
                 "webhookSecret": endpoint["secret"],
                 "payload": given["payload"],
             },
+            heartbeat_timeout=HEARTBEAT_TIMEOUT,
         )
         return result
 
@@ -67,7 +70,13 @@ class WebhookDeliveryWorkflow:
         await self._call("failWebhook", {"webhookEventId": given["webhookEventId"], "errorMessage": why})
         return {**result, "errorMessage": why}
 
-    async def _call(self, activity: str, argument: dict[str, Any]) -> Any:
+    async def _call(
+        self, activity: str, argument: dict[str, Any], *, heartbeat_timeout: timedelta | None = None
+    ) -> Any:
         return await workflow.execute_activity(
-            activity, argument, start_to_close_timeout=ACTIVITY_TIMEOUT, retry_policy=PATIENT
+            activity,
+            argument,
+            start_to_close_timeout=ACTIVITY_TIMEOUT,
+            heartbeat_timeout=heartbeat_timeout,
+            retry_policy=PATIENT,
         )
