@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 from uuid import UUID
 
 from psycopg import sql
@@ -67,10 +67,12 @@ CONDITIONS = {
     "order_id": sql.SQL("order_id = %(order_id)s"),
     "merchant_id": sql.SQL("merchant_id = %(merchant_id)s"),
 }
-FIND = """
+WITH_BODY = """
     SELECT id, merchant_id, processor, event_id, type, effect, order_id, deliveries, received_at, body
-    FROM processor_events WHERE id = %s
+    FROM processor_events
 """
+FIND = WITH_BODY + "WHERE id = %s"
+OF_ORDER = WITH_BODY + "WHERE order_id = %s ORDER BY id"
 
 
 async def keep_processor_event(
@@ -176,7 +178,18 @@ async def find_processor_event(
     """An event and its body, None where there is none."""
     async with pool.connection() as connection, connection.cursor(row_factory=dict_row) as cursor:
         found = await (await cursor.execute(FIND, (id,))).fetchone()
-    if found is None:
-        return None
-    body = found.pop("body")
-    return ProcessorEventRow(**found), body
+    return None if found is None else _with_body(found)
+
+
+async def processor_events_of_order(
+    pool: AsyncConnectionPool, *, order_id: UUID
+) -> list[tuple[ProcessorEventRow, str]]:
+    """All events about an order, each with its body, in the order in which they came."""
+    async with pool.connection() as connection, connection.cursor(row_factory=dict_row) as cursor:
+        found = await (await cursor.execute(OF_ORDER, (order_id,))).fetchall()
+    return [_with_body(row) for row in found]
+
+
+def _with_body(row: dict[str, Any]) -> tuple[ProcessorEventRow, str]:
+    body = row.pop("body")
+    return ProcessorEventRow(**row), body

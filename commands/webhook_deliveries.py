@@ -73,11 +73,13 @@ class RecordedAttempt:
     attempt: WebhookAttempt
 
 
-FIND = """
+WEBHOOKS = """
     SELECT id, merchant_id, order_id, event_type, status, attempts, retries, last_attempt_at, delivered_at,
            created_at, payload, error
-    FROM webhook_events WHERE id = %(id)s AND (%(merchant)s::uuid IS NULL OR merchant_id = %(merchant)s)
+    FROM webhook_events
 """
+FIND = WEBHOOKS + "WHERE id = %(id)s AND (%(merchant)s::uuid IS NULL OR merchant_id = %(merchant)s)"
+OF_ORDER = WEBHOOKS + "WHERE order_id = %s ORDER BY created_at, id"
 ATTEMPTS = """
     SELECT number, url, attempted_at, duration_ms, status_code, error, answer FROM webhook_attempts
 """
@@ -104,6 +106,15 @@ async def find_webhook(
     if found is None:
         raise WebhookNotFound(webhook_id=webhook_id)
     return found
+
+
+async def list_webhooks_of_order(pool: AsyncConnectionPool, *, order_id: UUID) -> list[WebhookDelivery]:
+    """What the merchant was told of an order, or is to be, oldest first."""
+    async with (
+        pool.connection() as connection,
+        connection.cursor(row_factory=class_row(WebhookDelivery)) as cursor,
+    ):
+        return await (await cursor.execute(OF_ORDER, (order_id,))).fetchall()
 
 
 async def list_attempts(pool: AsyncConnectionPool, *, webhook_id: UUID) -> list[RecordedAttempt]:

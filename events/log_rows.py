@@ -6,7 +6,9 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from uuid import UUID
 
+import psycopg
 from eventsourcing.persistence import StoredEvent
+from psycopg.rows import TupleRow
 
 from payloops.events.authenticity import content_hash, is_authentic
 from payloops.events.merkle import leaf_hash
@@ -46,6 +48,15 @@ class LogRow:
             return EPOCH + timedelta(microseconds=int.from_bytes(self.recorded, "big", signed=True))
         except OverflowError:
             return None
+
+
+OF_STREAM = f"SELECT {COLUMNS} FROM stored_events WHERE originator_id = %s ORDER BY originator_version"  # noqa: S608
+
+
+async def rows_of_stream(connection: psycopg.AsyncConnection[TupleRow], stream_id: UUID) -> list[LogRow]:
+    """The rows of a stream, in its order."""
+    cursor = await connection.execute(OF_STREAM, (stream_id,))
+    return [LogRow(*values) for values in await cursor.fetchall()]
 
 
 class Fault(StrEnum):

@@ -2,6 +2,7 @@
 
 from collections.abc import Coroutine
 from datetime import datetime
+from pathlib import Path
 from typing import Annotated, Any, TypeVar
 from uuid import UUID
 
@@ -87,9 +88,61 @@ def audit_replay(
     _run(show_replay(database_url=database_url_of(data_dir), order_id=order_id, as_of=as_of, as_json=as_json))
 
 
+@audit.command("export")
+def audit_export(
+    order_id: OrderId,
+    *,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="The file; evidence-ID.json if not given, - for standard output."
+        ),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+) -> None:
+    """Write the evidence about an order into one signed file: events with proofs, what processors sent, webhooks.
+
+    Of what processors sent, secrets, personal data and card numbers are masked; the order itself has its customer.
+    `payloops audit verify FILE` checks it, anywhere. Needs DATABASE_URL and AUDIT_KEY, or a `payloops dev` on the
+    data directory.
+    """
+    from payloops.audit.evidence import export_evidence  # noqa: PLC0415
+    from payloops.wiring import make_audit_keys  # noqa: PLC0415
+
+    settings = audit_settings_of(data_dir)
+    _run(
+        export_evidence(
+            database_url=settings.database_url.get_secret_value(),
+            keys=make_audit_keys(settings),
+            order_id=order_id,
+            path=output,
+            force=force,
+        )
+    )
+
+
+@audit.command("key")
+def audit_key(*, data_dir: DataDir = DEFAULT_DATA_DIR, as_json: AsJson = False) -> None:
+    """Show the public keys by which seals and evidence are checked, for those who check them elsewhere."""
+    from payloops.audit.evidence_check import show_keys  # noqa: PLC0415
+    from payloops.wiring import make_audit_keys  # noqa: PLC0415
+
+    show_keys(make_audit_keys(audit_settings_of(data_dir)), as_json=as_json)
+
+
 @audit.command("verify")
 def audit_verify(
+    file: Annotated[
+        Path | None, typer.Argument(help="Evidence of `audit export`: checked by itself, without a database.")
+    ] = None,
     *,
+    public_key: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--public-key", metavar="HEX", help="Of FILE: a key of the service, as `audit key` prints it."
+        ),
+    ] = None,
     anchor: Annotated[
         list[str] | None,
         typer.Option(
@@ -107,11 +160,15 @@ def audit_verify(
     data_dir: DataDir = DEFAULT_DATA_DIR,
     as_json: AsJson = False,
 ) -> None:
-    """Check that nobody changed the log by hand; name the first event that was edited, removed, inserted or reordered.
+    """Check that nobody changed the log by hand; with FILE, check that evidence.
 
-    Needs DATABASE_URL and AUDIT_KEY, or a `payloops dev` on the data directory. While the service runs. Ends with
-    1 where something was changed.
+    Names the first event that was edited, removed, inserted or reordered, and ends with 1 where there is one. May
+    run while the service does. Needs DATABASE_URL and AUDIT_KEY, or a `payloops dev` on the data directory; with
+    FILE, nothing.
     """
+    if file is not None:
+        _verify_file(file, public_key or [], as_json=as_json)
+        return
     from payloops.audit.reading import NotUnderstood  # noqa: PLC0415
     from payloops.audit.verification import parse_anchor, run_verification  # noqa: PLC0415
     from payloops.wiring import make_audit_keys  # noqa: PLC0415
@@ -135,6 +192,21 @@ def audit_verify(
         raise typer.Exit(1)
 
 
+def _verify_file(path: Path, public_keys: list[str], *, as_json: bool) -> None:
+    from payloops.audit.evidence_check import NotEvidence, run_check  # noqa: PLC0415
+
+    try:
+        known = [bytes.fromhex(each) for each in public_keys]
+    except ValueError:
+        fail("--public-key: write it as `payloops audit key` prints it", status=WRONG_SETTINGS)
+    try:
+        holds = run_check(path=path, public_keys=known, as_json=as_json)
+    except NotEvidence as error:
+        fail(str(error))
+    if not holds:
+        raise typer.Exit(1)
+
+
 def _understood(text: str) -> "int | datetime":
     from payloops.audit.reading import NotUnderstood, moment_or_version  # noqa: PLC0415
 
@@ -146,7 +218,7 @@ def _understood(text: str) -> "int | datetime":
 
 def _run(work: "Coroutine[Any, Any, T]") -> "T":
     """Run what reads the database; Ctrl-C is an end like any other."""
-    from payloops.audit.reading import NotFound  # noqa: PLC0415
+    from payloops.audit.reading import NotFound, NotUnderstood  # noqa: PLC0415
     from payloops.events.encoding import NewerVersion, UnknownTopic  # noqa: PLC0415
     from payloops.events.personal_data import PersonalDataUnreadable  # noqa: PLC0415
 
@@ -154,6 +226,8 @@ def _run(work: "Coroutine[Any, Any, T]") -> "T":
         return run_async(work)
     except NotFound as error:
         fail(str(error))
+    except NotUnderstood as error:
+        fail(str(error), status=WRONG_SETTINGS)
     except (UnknownTopic, NewerVersion) as error:
         fail(f"{error}: `payloops audit order` shows it all the same")
     except PersonalDataUnreadable as error:

@@ -1,0 +1,210 @@
+"""`payloops audit export`: all there is about an order, in one file that can be checked without us.
+
+The file holds a statement, its digest and our signature. The statement's events are those of the log, with what
+they are hashed with; each that is sealed has a proof that leads to the root of its seal. `evidence_check` checks it.
+"""
+
+import hashlib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+from uuid import UUID
+
+import orjson
+from pydantic import TypeAdapter
+
+from payloops.audit.masking import masked_body
+from payloops.audit.reading import NotFound, NotUnderstood, reading
+from payloops.commands.processor_events import processor_events_of_order
+from payloops.commands.webhook_deliveries import WebhookDelivery, list_attempts, list_webhooks_of_order
+from payloops.embedded.files import write_private
+from payloops.events.event_store import EventReader
+from payloops.events.log_rows import LogRow, rows_of_stream
+from payloops.events.merkle import merkle_proof
+from payloops.events.seals import AuditKeys, SealedRange, seal_of
+from payloops.events.timestamps import timestamp_text, utc_now
+from payloops.http.order_history import OrderAsOf, explanation_answer, order_as_of
+from payloops.projections.order_explanation import explain_order
+from payloops.projections.order_history import fold, order_facts
+
+FORMAT = "payloops evidence 1"
+
+
+def canonical(value: Any) -> bytes:
+    """What is digested of a value: JSON without blanks, members in the order of their names."""
+    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+
+
+def file_bytes(bundle: dict[str, Any]) -> bytes:
+    """A bundle as its file has it: one form for one bundle."""
+    return orjson.dumps(bundle, option=orjson.OPT_SORT_KEYS | orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+
+
+async def export_evidence(
+    *, database_url: str, keys: AuditKeys, order_id: UUID, path: Path | None, force: bool
+) -> None:
+    """Write the evidence about an order into a file, or to standard output where the path is `-`.
+
+    Args:
+        path: `evidence-<order>.json` where None.
+        force: replace a file that is there.
+
+    Raises:
+        NotFound. NotUnderstood: the file is there.
+    """
+    path = path or Path(f"evidence-{order_id}.json")
+    printed = path == Path("-")
+    if not printed and path.exists() and not force:
+        raise NotUnderstood(f"{path} is there already: give --force to replace it, or another --output")
+    async with reading(database_url) as reader:
+        statement = await make_statement(reader, order_id=order_id)
+    bundle = signed(statement, keys)
+    if printed:
+        sys.stdout.buffer.write(file_bytes(bundle))
+        return
+    write_private(path, file_bytes(bundle).decode())
+    unsealed = len(statement["events"]) - len(statement["proofs"])
+    pending = f", {unsealed} of them not sealed yet" if unsealed else ""
+    print(  # noqa: T201  the command's output
+        f"{path}: {len(statement['events'])} events{pending}, {len(statement['processorEvents'])} processor events,"
+        f" {len(statement['webhooks'])} webhooks\n"
+        f"digest {bundle['digest']}, signed by the key {keys.present.id}"
+    )
+
+
+def signed(statement: dict[str, Any], keys: AuditKeys) -> dict[str, Any]:
+    """The statement with its digest and our signature."""
+    digest = hashlib.sha256(canonical(statement)).hexdigest()
+    return {
+        "format": FORMAT,
+        "statement": statement,
+        "digest": digest,
+        "signature": {
+            "key": keys.present.id,
+            "publicKey": keys.present.public.hex(),
+            "signature": keys.present.sign(signed_text(digest)).hex(),
+        },
+    }
+
+
+def signed_text(digest: str) -> bytes:
+    """What is signed of a statement."""
+    return f"{FORMAT}\nsha256: {digest}\n".encode()
+
+
+async def make_statement(reader: EventReader, *, order_id: UUID) -> dict[str, Any]:
+    """What we say of an order.
+
+    Raises:
+        NotFound.
+    """
+    facts = await order_facts(reader, order_id=order_id)
+    if facts is None:
+        raise NotFound(f"no order {order_id}")
+    order = fold(facts)
+    now = utc_now()
+    async with reader.pool.connection() as connection:
+        rows = (await rows_of_stream(connection, order_id))[: len(facts)]
+        sealed = [(row, await seal_of(connection, position=row.position)) for row in rows]
+    as_of = TypeAdapter(OrderAsOf).dump_python(order_as_of(order), mode="json", by_alias=True)
+    explanation = explanation_answer(explain_order(facts, now=now))
+    return {
+        "madeAt": timestamp_text(now),
+        "merchantId": order.merchant_id,
+        "order": as_of,
+        "explanation": explanation.model_dump(mode="json", by_alias=True),
+        "events": [_event(row) for row in rows],
+        "proofs": [_proof(row, found) for row, found in sealed if found is not None],
+        "seals": _seals([found for _, found in sealed if found is not None]),
+        "processorEvents": [
+            {
+                "processor": each.processor,
+                "eventId": each.event_id,
+                "type": each.type,
+                "effect": each.effect,
+                "deliveries": each.deliveries,
+                "receivedAt": timestamp_text(each.received_at),
+                "body": masked_body(body),
+            }
+            for each, body in await processor_events_of_order(reader.pool, order_id=order_id)
+        ],
+        "webhooks": [
+            await _webhook(reader, webhook)
+            for webhook in await list_webhooks_of_order(reader.pool, order_id=order_id)
+        ],
+    }
+
+
+def _event(row: LogRow) -> dict[str, Any]:
+    """An event as it is stored; the state is JSON as text, to the byte, because it is hashed."""
+    assert row.recorded_at is not None, "the state was folded: this is a time"
+    return {
+        "position": row.position,
+        "streamId": str(row.stream_id),
+        "version": row.version,
+        "topic": row.topic,
+        "state": row.state.decode(),
+        "merchantId": str(row.merchant_id),
+        "recordedAt": timestamp_text(row.recorded_at),
+        "contentHash": row.content_hash.hex(),
+        "mac": None if row.mac is None else row.mac.hex(),
+    }
+
+
+def _proof(row: LogRow, sealed: SealedRange) -> dict[str, Any]:
+    """The way from an event's leaf to the root of its seal."""
+    index = row.position - sealed.seal.first_position
+    return {
+        "position": row.position,
+        "seal": sealed.seal.number,
+        "beside": [each.hex() for each in merkle_proof(sealed.leaves, index)],
+    }
+
+
+def _seals(sealed: Sequence[SealedRange]) -> list[dict[str, Any]]:
+    """The seals of these ranges, each once."""
+    return [
+        {
+            "number": seal.number,
+            "firstPosition": seal.first_position,
+            "lastPosition": seal.last_position,
+            "root": seal.root.hex(),
+            "previous": seal.previous.hex(),
+            "sealedAt": timestamp_text(seal.sealed_at),
+            "key": seal.key_id,
+            "signature": seal.signature.hex(),
+        }
+        for seal in dict.fromkeys(each.seal for each in sealed)
+    ]
+
+
+async def _webhook(reader: EventReader, webhook: WebhookDelivery) -> dict[str, Any]:
+    """A webhook with its attempts. What the merchant's endpoint answered stays in the house."""
+    attempts = await list_attempts(reader.pool, webhook_id=webhook.id)
+    return {
+        "id": str(webhook.id),
+        "type": webhook.event_type,
+        "status": webhook.status,
+        "createdAt": timestamp_text(webhook.created_at),
+        "deliveredAt": None if webhook.delivered_at is None else timestamp_text(webhook.delivered_at),
+        "error": webhook.error,
+        "attempts": [
+            {
+                "number": each.number,
+                "url": _public_address(each.url),
+                "attemptedAt": timestamp_text(each.attempt.attempted_at),
+                "durationMs": each.attempt.duration_ms,
+                "statusCode": each.attempt.status_code,
+                "error": each.attempt.error,
+            }
+            for each in attempts
+        ],
+    }
+
+
+def _public_address(url: str) -> str:
+    """A webhook's address without a password or a query, which may be secrets."""
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()

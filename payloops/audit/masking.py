@@ -1,0 +1,40 @@
+"""What processors sent, without what is nobody else's business: for evidence that leaves the house."""
+
+import re
+from typing import Any
+
+import orjson
+
+from payloops.http.cards import mask_card_numbers
+
+MASKED = "[masked]"
+SECRET = re.compile(r"secret|token|password|signature|authorization|credential|api[_-]?key", re.IGNORECASE)
+PERSONAL = re.compile(
+    r"^(?:.*_)?(?:email|phone|contact|name|address|line[12]|postal_code|city|ip|vpa|dob|tax_ids?|fingerprint)$",
+    re.IGNORECASE,
+)
+
+
+def masked_body(body: str) -> Any:
+    """A body with secrets, personal data and card numbers masked: as JSON where it is that, else as text."""
+    try:
+        return _masked(orjson.loads(body))
+    except orjson.JSONDecodeError:
+        return mask_card_numbers(body)
+
+
+def _masked(value: Any) -> Any:
+    match value:
+        case dict():
+            return {name: _masked_member(name, each) for name, each in value.items()}
+        case list():
+            return [_masked(each) for each in value]
+        case str():
+            return mask_card_numbers(value)
+        case _:
+            return value
+
+
+def _masked_member(name: str, value: Any) -> Any:
+    hidden = SECRET.search(name) or PERSONAL.match(name)
+    return MASKED if hidden and value not in (None, "", [], {}) else _masked(value)

@@ -1,0 +1,255 @@
+"""Evidence about an order holds by itself, says whose it is, and does not survive a changed byte."""
+
+import json
+import random
+import stat
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import orjson
+import pytest
+from ordering import BY, pay, report
+from processes import run_command
+from projecting import append, new_order
+
+from payloops.audit.evidence import file_bytes, make_statement, signed
+from payloops.audit.evidence_check import NotEvidence, Report, check_evidence
+from payloops.audit.masking import MASKED, masked_body
+from payloops.commands.processor_events import keep_processor_event, note_effect
+from payloops.commands.record_webhook_attempt import record_webhook_attempt
+from payloops.commands.webhook_deliveries import WebhookAttempt, find_webhook
+from payloops.events.connections import connect
+from payloops.events.event_store import EventStore
+from payloops.events.orders import Order
+from payloops.events.personal_data import DROPPED
+from payloops.events.sealer import seal_next
+from payloops.events.seals import AuditKey, AuditKeys
+from payloops.events.timestamps import utc_now
+from payloops.settings import Settings
+from payloops.wiring import make_audit_keys
+
+
+@pytest.fixture
+def keys(settings: Settings) -> AuditKeys:
+    return make_audit_keys(settings)
+
+
+@pytest.fixture
+async def order(store: EventStore, merchant_id: UUID) -> Order:
+    """Paid, among the events of others, with an event of its processor and a webhook."""
+    made = new_order(merchant_id, amount=4_999, customer_email="ada@example.com")
+    await append(store, *(new_order(merchant_id) for _ in range(5)))
+    await append(store, report(pay(made), "captured"))
+    await append(store, *(new_order(merchant_id) for _ in range(5)))
+    body = {"data": {"client_secret": "pi_secret_1", "billing_details": {"email": "ada@example.com"}}}
+    received = {"merchant_id": merchant_id, "processor": "stripe", "key": "evt_1"}
+    await keep_processor_event(
+        store.pool, **received, event_id="evt_1", type="charge.refunded", body=json.dumps(body), at=BY.at
+    )
+    await note_effect(store.pool, **received, effect="none", order_id=made.id)
+    await a_webhook(store, made)
+    return made
+
+
+async def a_webhook(store: EventStore, order: Order) -> None:
+    webhook_id = uuid4()
+    async with store.pool.connection() as connection:
+        await connection.execute(
+            """INSERT INTO webhook_events (id, merchant_id, order_id, event_type, created_at, payload)
+               VALUES (%s, %s, %s, 'payment.captured', now(), '{}')""",
+            (webhook_id, order.merchant_id, order.id),
+        )
+    delivery = await find_webhook(store.pool, webhook_id=webhook_id, merchant_id=None)
+    attempt = WebhookAttempt(
+        attempted_at=utc_now(), duration_ms=12, status_code=500, error="500", answer="a secret of theirs"
+    )
+    url = "https://user:password@shop.example/hook?key=theirs"
+    await record_webhook_attempt(store, delivery=delivery, key="k", url=url, attempt=attempt, by=BY)
+
+
+async def sealed(database_url: str, keys: AuditKeys, *, limit: int = 100) -> None:
+    async with await connect(database_url, application_name="test") as connection:
+        await seal_next(connection, keys=keys, limit=limit)
+
+
+async def exported(store: EventStore, order: Order, keys: AuditKeys) -> dict[str, Any]:
+    bundle: dict[str, Any] = orjson.loads(
+        file_bytes(signed(await make_statement(store, order_id=order.id), keys))
+    )
+    return bundle
+
+
+def checked(bundle: dict[str, Any], *public_keys: bytes) -> Report:
+    return check_evidence(file_bytes(bundle), public_keys=public_keys)
+
+
+async def test_evidence_has_everything_and_holds(
+    store: EventStore, database_url: str, order: Order, keys: AuditKeys
+) -> None:
+    await sealed(database_url, keys)
+    bundle = await exported(store, order, keys)
+    said = bundle["statement"]
+    assert [event["topic"] for event in said["events"]] == [
+        *("order.created", "payment.requested", "payment.captured")
+    ]
+    assert (said["order"]["status"], said["order"]["amountCaptured"]) == ("captured", 4_999)
+    assert said["order"]["customerEmail"] == "ada@example.com"
+    assert said["explanation"]["next"] == ["The merchant can refund up to 49.99 USD."]
+    assert [proof["seal"] for proof in said["proofs"]] == [1, 1, 1]
+    [received] = said["processorEvents"]
+    assert received["body"]["data"] == {"client_secret": MASKED, "billing_details": {"email": MASKED}}
+    [webhook] = said["webhooks"]
+    assert [each["statusCode"] for each in webhook["attempts"]] == [500]
+    assert webhook["attempts"][0]["url"] == "https://shop.example/hook"
+    assert "theirs" not in json.dumps(said)
+    report = checked(bundle, keys.present.public)
+    assert (report.wrong, report.notes) == ([], [])
+    assert "3 of them are proven to be in the sealed log: seal 1 over 1 to 13" in report.checked
+
+
+async def test_any_changed_byte_is_found(
+    store: EventStore, database_url: str, order: Order, keys: AuditKeys
+) -> None:
+    await sealed(database_url, keys)
+    content = file_bytes(await exported(store, order, keys))
+    assert not check_evidence(content).wrong
+    chance = random.Random(7)
+    for place in [0, len(content) - 1, *(chance.randrange(len(content)) for _ in range(300))]:
+        changed = bytearray(content)
+        changed[place] ^= 1 << chance.randrange(8)
+        try:
+            assert check_evidence(bytes(changed)).wrong, place
+        except NotEvidence:
+            continue
+    for changed_length in (content + b" ", content[:-1], content.replace(b"{", b"{ ", 1)):
+        assert check_evidence(changed_length).wrong
+
+
+@pytest.mark.parametrize("resigned", [False, True])
+async def test_who_signs_a_changed_statement_anew_is_found(
+    store: EventStore, database_url: str, order: Order, keys: AuditKeys, resigned: bool
+) -> None:
+    """With a key of his own, or by us, who would never sign what the seals do not say."""
+    await sealed(database_url, keys)
+    said = (await exported(store, order, keys))["statement"]
+    signer = AuditKeys(AuditKey("a key that somebody made himself")) if resigned else keys
+    untouched = checked(signed(said, signer), keys.present.public).wrong
+    assert bool(untouched) == resigned
+    event = said["events"][2]
+    event["state"] = event["state"].replace("4999", "9999")
+    wrong = checked(signed(said, signer), keys.present.public).wrong
+    assert any(line.startswith(f"event {event['position']}, payment.captured") for line in wrong)
+    said["events"][1]["recordedAt"] = "2026-01-01T00:00:00.000000Z"
+    wrong = checked(signed(said, signer), keys.present.public).wrong
+    assert f"event {said['events'][1]['position']} is not what was sealed there" in wrong
+    del said["events"][1]
+    wrong = checked(signed(said, signer), keys.present.public).wrong
+    assert any("events are all of the order's" in line for line in wrong)
+
+
+async def test_what_is_not_sealed_yet_is_said_to_be_so(
+    store: EventStore, database_url: str, order: Order, keys: AuditKeys
+) -> None:
+    await sealed(database_url, keys, limit=7)
+    bundle = await exported(store, order, keys)
+    report = checked(bundle, keys.present.public)
+    assert report.wrong == []
+    assert report.notes == [
+        "not sealed yet when this was made: 1 of the events, which our signature alone holds"
+    ]
+
+
+async def test_seals_of_a_former_key_are_checked_by_it(
+    store: EventStore, database_url: str, settings: Settings, order: Order, keys: AuditKeys
+) -> None:
+    await sealed(database_url, keys)
+    former = settings.audit_key.get_secret_value()
+    new = AuditKeys.derive("another key of tests, long enough to sign", older=[former])
+    bundle = await exported(store, order, new)
+    assert checked(bundle, new.present.public, keys.present.public).notes == []
+    [note] = checked(bundle, new.present.public).notes
+    assert keys.present.id in note
+
+
+async def test_erased_data_is_not_in_evidence_and_the_rest_holds(
+    store: EventStore, database_url: str, order: Order, keys: AuditKeys
+) -> None:
+    await sealed(database_url, keys)
+    async with store.pool.connection() as connection:
+        await connection.execute("UPDATE personal_keys SET key = %s", (DROPPED,))
+    bundle = await exported(store, order, keys)
+    assert b"ada@example.com" not in file_bytes(bundle)
+    assert bundle["statement"]["order"]["customerEmail"] == "[erased]"
+    assert checked(bundle, keys.present.public).wrong == []
+
+
+@pytest.mark.parametrize(
+    ("body", "masked"),
+    [
+        ("not json 4242 4242 4242 4242", "not json **** **** **** ****"),
+        ("[erased]", "[erased]"),
+        (
+            '{"amount": 5, "card": {"last4": "4242", "name": "Ada"}}',
+            {"amount": 5, "card": {"last4": "4242", "name": MASKED}},
+        ),
+        (
+            '{"contact": "+49 30 1", "vpa": "ada@bank", "email": null}',
+            {"contact": MASKED, "vpa": MASKED, "email": None},
+        ),
+        (
+            '[{"receipt_email": "a@b"}, {"token": "t"}, 1.5]',
+            [{"receipt_email": MASKED}, {"token": MASKED}, 1.5],
+        ),
+        ('{"text": "4242424242424242"}', {"text": "*" * 16}),
+        ('{"shipping": {"address": {"city": "Berlin"}}}', {"shipping": {"address": MASKED}}),
+        (
+            '{"payment_method": "pm_1", "description": "x", "statement": "y"}',
+            {"payment_method": "pm_1", "description": "x", "statement": "y"},
+        ),
+    ],
+)
+def test_bodies_are_masked(body: str, masked: Any) -> None:
+    assert masked_body(body) == masked
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{}", b"[]", b"null", b'{"format": "payloops evidence 1"}', b"\xff"]
+)
+def test_what_is_no_evidence_is_said_to_be_none(content: bytes) -> None:
+    with pytest.raises(NotEvidence):
+        check_evidence(content)
+
+
+async def test_the_commands_export_and_check(
+    settings: Settings, store: EventStore, database_url: str, order: Order, keys: AuditKeys, tmp_path: Path
+) -> None:
+    await sealed(database_url, keys)
+    file = tmp_path / "evidence.json"
+    export = ("audit", "export", str(order.id), "--output", str(file))
+    status, out, err = await run_command(settings, *export)
+    assert (status, err) == (0, "")
+    assert "3 events, 1 processor events, 1 webhooks" in out
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    status, _, err = await run_command(settings, *export)
+    assert (status, err.count("\n")) == (2, 1)
+    assert (await run_command(settings, *export, "--force"))[0] == 0
+    status, out, _ = await run_command(settings, "audit", "key", "--json")
+    [key] = json.loads(out)
+    nowhere = settings.model_copy(update={"database_url": "postgresql://nobody@127.0.0.1:1/none"})
+    status, out, err = await run_command(
+        nowhere, "audit", "verify", str(file), "--public-key", key["publicKey"]
+    )
+    assert (status, err) == (0, "")
+    assert out.splitlines()[-1] == "the evidence holds"
+    file.write_bytes(file.read_bytes().replace(b"captured", b"refunded"))
+    status, out, _ = await run_command(nowhere, "audit", "verify", str(file), "--json")
+    assert (status, json.loads(out)["holds"]) == (1, False)
+    status, out, err = await run_command(nowhere, "audit", "verify", str(tmp_path / "none.json"))
+    assert (status, out, err.count("\n")) == (1, "", 1)
+    unknown = str(uuid4())
+    assert await run_command(settings, "audit", "export", unknown) == (
+        1,
+        "",
+        f"payloops: no order {unknown}\n",
+    )
