@@ -5,7 +5,7 @@ import sys
 from dataclasses import asdict
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from payloops.events.connections import connection_pool
 from payloops.projections.projection import all_projections
@@ -19,7 +19,7 @@ async def show_projections_status(*, database_url: str, as_json: bool) -> None:
     if as_json:
         print(json.dumps([asdict(each) for each in found], indent=2))  # noqa: T201 the command's output
     else:
-        Console().print(status_table(found))
+        Console(width=None if sys.stdout.isatty() else 100, highlight=False).print(status_table(found))
 
 
 def show_projections(*, as_json: bool) -> None:
@@ -45,7 +45,9 @@ def show_projections(*, as_json: bool) -> None:
 
 
 def status_table(found: list[ProjectionStatus]) -> Table:
-    table = Table("Projection", "Position", "Head", "Lag, events", "Lag, seconds", "Parked", "Projector")
+    table = Table(
+        Column("Reader", no_wrap=True), "Position", "Head", "Lag, events", "Lag, seconds", "Parked", "Process"
+    )
     for each in found:
         table.add_row(
             each.name,
