@@ -29,6 +29,7 @@ from payloops.events.orders import (
     PaymentVoided,
     PaymentVoidFailed,
     PaymentVoidRequested,
+    PersonalDataErased,
     ProcessorEventReceived,
     RefundDiscovered,
     RefundFailed,
@@ -132,6 +133,8 @@ class _Teller:
             match fact:
                 case OrderCancelled():
                     yield f"The order was cancelled on {time_text(fact.timestamp)}."
+                case PersonalDataErased():
+                    yield f"What it held of its customer was erased on {time_text(fact.timestamp)}."
                 case RefundRequested() | RefundDiscovered():
                     refund = self.order.transactions[fact.refund_id]
                     if refund.status is not TransactionStatus.PENDING:

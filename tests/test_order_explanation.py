@@ -8,10 +8,12 @@ from uuid import uuid4
 
 import pytest
 from ordering import BY, new_order, pay, report
+from projecting import new_order as an_order
 from projecting import random_order, recorded
 
 from payloops.commands.cancel_order import cancel
 from payloops.commands.capture_payment import request_capture
+from payloops.commands.erase_personal_data import erase
 from payloops.commands.pay_order import request_payment
 from payloops.commands.receive_processor_event import ProcessorEvent, receive
 from payloops.commands.refund_payment import request_refund
@@ -278,6 +280,12 @@ def test_a_reason_that_is_not_known_is_quoted() -> None:
     route = Route(processor="stripe", reason="drawn by lot")
     request_payment(order, route=route, payment_method=None, capture="automatic", by=BY)
     assert "went to Stripe, for this reason: drawn by lot." in told(order)
+
+
+def test_it_is_told_why_an_order_names_its_customer_no_more() -> None:
+    order = an_order(uuid4(), customer_email="ada@example.com")
+    erase(order, by=BY)
+    assert "What it held of its customer was erased." in told(order)
 
 
 def test_events_of_a_processor_that_cannot_be_true_are_told() -> None:
