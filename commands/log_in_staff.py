@@ -10,7 +10,7 @@ from psycopg_pool import AsyncConnectionPool
 from payloops.commands.hashing import Hasher
 from payloops.commands.log_in import InvalidCredentials
 from payloops.commands.staff import StaffRow, find_staff
-from payloops.commands.tokens import InvalidToken, Tokens
+from payloops.commands.tokens import InvalidToken, TokenClaims, Tokens
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +55,15 @@ async def authenticate_staff_token(pool: AsyncConnectionPool, *, token: str, tok
     Raises:
         InvalidToken: forged, expired, a merchant's, or of somebody who was removed.
     """
-    claims = tokens.read(token)
+    return await member_of(pool, claims=tokens.read(token))
+
+
+async def member_of(pool: AsyncConnectionPool, *, claims: TokenClaims) -> StaffRow:
+    """The member that a token stands for, once it is known to be genuine.
+
+    Raises:
+        InvalidToken: of somebody who was removed.
+    """
     member = await find_staff(pool, staff_id=claims.subject)
     if member is None or member.token_version != claims.token_version:
         raise InvalidToken("The token no longer counts")

@@ -1,6 +1,6 @@
 """The table `merchants`: its rows, and how an account changes together with its stream."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import cast
@@ -51,6 +51,15 @@ async def find_merchant(pool: AsyncConnectionPool, *, merchant_id: UUID) -> Merc
             (merchant_id,),
         )
         return await cursor.fetchone()
+
+
+async def merchant_names(pool: AsyncConnectionPool, *, merchant_ids: Collection[UUID]) -> dict[UUID, str]:
+    """The names of some merchants, by id."""
+    async with pool.connection() as connection:
+        cursor = await connection.execute(
+            "SELECT id, name FROM merchants WHERE id = ANY (%s)", (list(merchant_ids),)
+        )
+        return dict(await cursor.fetchall())
 
 
 async def change_account(

@@ -1,7 +1,11 @@
-"""Tokens of merchants and of staff: JWT, HS256 and nothing else, every claim required (RFC 7519, RFC 8725)."""
+"""Tokens of merchants, of staff and of their sessions: JWT, HS256 and nothing else, every claim required.
 
+RFC 7519, RFC 8725.
+"""
+
+import hmac
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 from uuid import UUID, uuid4
 
@@ -11,6 +15,8 @@ ALGORITHM = "HS256"
 ISSUER = "payloops"
 AUDIENCE = "payloops-dashboard"
 STAFF_AUDIENCE = "payloops-staff"
+SESSION_AUDIENCE = "payloops-support"
+"""Of staff, in a browser: what a cookie holds is no token of the API, and the other way round."""
 CLAIMS = ("iss", "aud", "sub", "email", "iat", "exp", "jti", "ver")
 MAX_TOKEN_LENGTH = 2_048
 
@@ -34,8 +40,12 @@ class TokenHolder(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenClaims:
+    """What a token says. `id`: of the token itself."""
+
+    id: UUID
     subject: UUID
     token_version: int
+    expires_at: datetime
 
 
 class Tokens:
@@ -87,8 +97,19 @@ class Tokens:
             version = claims["ver"]
             if type(version) is not int or not isinstance(claims["email"], str):
                 raise InvalidToken("The token is malformed")
-            return TokenClaims(subject=UUID(claims["sub"]), token_version=version)
+            return TokenClaims(
+                id=UUID(claims["jti"]),
+                subject=UUID(claims["sub"]),
+                token_version=version,
+                expires_at=datetime.fromtimestamp(claims["exp"], UTC),
+            )
         except jwt.ExpiredSignatureError:
             raise InvalidToken("The token has expired") from None
         except (jwt.PyJWTError, ValueError):
             raise InvalidToken("The token is not valid") from None
+
+    def form_token(self, token_id: UUID) -> str:
+        """What the forms of a session's pages hold: only who has seen a page of the session knows it."""
+        return hmac.digest(
+            self._secret.encode(), f"form:{self._audience}:{token_id}".encode(), "sha256"
+        ).hex()

@@ -1,5 +1,6 @@
 """One webhook and the attempts to deliver it: the tables `webhook_events` and `webhook_attempts`."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -84,6 +85,10 @@ ATTEMPTS = """
     SELECT number, url, attempted_at, duration_ms, status_code, error, answer FROM webhook_attempts
 """
 ATTEMPTS_OF = ATTEMPTS + "WHERE webhook_event_id = %s ORDER BY number"
+ATTEMPTS_OF_SOME = """
+    SELECT webhook_event_id, number, url, attempted_at, duration_ms, status_code, error, answer
+    FROM webhook_attempts WHERE webhook_event_id = ANY (%s) ORDER BY webhook_event_id, number
+"""
 ATTEMPT_OF_KEY = ATTEMPTS + "WHERE key = %s"
 
 
@@ -122,6 +127,18 @@ async def list_attempts(pool: AsyncConnectionPool, *, webhook_id: UUID) -> list[
     async with pool.connection() as connection:
         found = await (await connection.execute(ATTEMPTS_OF, (webhook_id,))).fetchall()
     return [_recorded(*values) for values in found]
+
+
+async def list_attempts_of(
+    pool: AsyncConnectionPool, *, webhook_ids: Sequence[UUID]
+) -> dict[UUID, list[RecordedAttempt]]:
+    """All attempts to deliver some webhooks, by webhook, the first one first."""
+    async with pool.connection() as connection:
+        found = await (await connection.execute(ATTEMPTS_OF_SOME, (list(webhook_ids),))).fetchall()
+    attempts: dict[UUID, list[RecordedAttempt]] = {id: [] for id in webhook_ids}
+    for webhook_id, *values in found:
+        attempts[webhook_id].append(_recorded(*values))
+    return attempts
 
 
 async def find_attempt(pool: AsyncConnectionPool, *, key: str) -> RecordedAttempt | None:

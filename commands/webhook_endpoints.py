@@ -36,6 +36,36 @@ FIND = """
 COUNT_OFF = "SELECT count(*) FROM merchants WHERE webhook_off_at IS NOT NULL"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailingEndpoint:
+    """A merchant whose webhooks do not arrive; see `WebhookEndpoint`."""
+
+    merchant_id: UUID
+    name: str
+    url: str | None
+    failing_since: datetime
+    off_at: datetime | None
+    off_reason: str | None
+
+
+# Who is switched off has failed before, so that one index finds both.
+FAILING = """
+    SELECT id AS merchant_id, name, webhook_url AS url, webhook_failing_since AS failing_since,
+           webhook_off_at AS off_at, webhook_off_reason AS off_reason
+    FROM merchants WHERE webhook_failing_since IS NOT NULL
+    ORDER BY webhook_off_at IS NULL, webhook_failing_since LIMIT %s
+"""
+
+
+async def list_failing_endpoints(pool: AsyncConnectionPool, *, limit: int) -> list[FailingEndpoint]:
+    """Endpoints that fail: first those that were switched off, then the others, the longest first."""
+    async with (
+        pool.connection() as connection,
+        connection.cursor(row_factory=class_row(FailingEndpoint)) as cursor,
+    ):
+        return await (await cursor.execute(FAILING, (limit,))).fetchall()
+
+
 async def find_webhook_endpoint(pool: AsyncConnectionPool, *, merchant_id: UUID) -> WebhookEndpoint | None:
     """The merchant's endpoint, None where there is no such merchant."""
     async with (

@@ -2,6 +2,14 @@
 changes nothing.
 """
 
+from payloops.events.orders import (
+    PaymentCaptureRequested,
+    PaymentRequested,
+    PaymentVoidRequested,
+    RefundRequested,
+)
+from payloops.events.stream import StreamEvent
+
 
 def payment_workflow_id(*, order_id: str, attempt: int) -> str:
     """`payment-{order}`; from the second attempt on with its number."""
@@ -15,6 +23,36 @@ def attempt_of(workflow_id: str, *, order_id: str) -> int | None:
         return 1
     number = workflow_id.removeprefix(f"{first}-")
     return int(number) if number != workflow_id and number.isdecimal() else None
+
+
+def capture_workflow_id(*, order_id: str, sequence: int) -> str:
+    """`capture-{order}`; from the order's second request on with its number."""
+    return numbered(f"capture-{order_id}", sequence)
+
+
+def void_workflow_id(*, order_id: str, sequence: int) -> str:
+    """`void-{order}`, numbered the same way."""
+    return numbered(f"void-{order_id}", sequence)
+
+
+def refund_workflow_id(*, refund_id: str) -> str:
+    return f"refund-{refund_id}"
+
+
+def started_workflow_id(fact: StreamEvent) -> str | None:
+    """The workflow that a fact of an order starts, None where it starts none."""
+    order_id = str(fact.originator_id)
+    match fact:
+        case PaymentRequested():
+            return payment_workflow_id(order_id=order_id, attempt=fact.attempt)
+        case PaymentCaptureRequested():
+            return capture_workflow_id(order_id=order_id, sequence=fact.sequence)
+        case PaymentVoidRequested():
+            return void_workflow_id(order_id=order_id, sequence=fact.sequence)
+        case RefundRequested():
+            return refund_workflow_id(refund_id=fact.refund_id)
+        case _:
+            return None
 
 
 def numbered(workflow_id: str, number: int) -> str:

@@ -1,4 +1,4 @@
-"""Whose request it is: by API key, by dashboard token, or by a token of the staff."""
+"""Whose request it is: by API key, by dashboard token, by a token of the staff, or by a session of theirs."""
 
 from dataclasses import dataclass
 from uuid import UUID
@@ -7,6 +7,7 @@ from aiohttp import web
 
 from payloops.commands.log_in import authenticate_token
 from payloops.commands.log_in_staff import authenticate_staff_token
+from payloops.commands.staff_sessions import StaffSession, find_staff_session
 from payloops.http.problems import Problem
 from payloops.http.routing import Auth
 from payloops.http.services import Services
@@ -20,11 +21,13 @@ class Caller:
         actor: as events name it.
         merchant_id: in whose account; of staff: none.
         staff_id: of a member of the staff.
+        session: of a member who looks at pages.
     """
 
     actor: str
     merchant_id: UUID | None = None
     staff_id: UUID | None = None
+    session: StaffSession | None = None
 
 
 async def authenticate(request: web.Request, *, auth: Auth, services: Services) -> Caller:
@@ -50,6 +53,30 @@ async def authenticate(request: web.Request, *, auth: Auth, services: Services) 
                 services.store.pool, token=_token(request), tokens=services.staff_tokens
             )
             return Caller(f"staff:{member.id}", staff_id=member.id)
+        case "staff_session":
+            cookie = request.cookies.get(session_cookie(request, secure=services.secure_cookies))
+            if cookie is None:
+                raise _unauthorized("Sign in", challenge="Cookie")
+            session = await find_staff_session(
+                services.store.pool, token=cookie, tokens=services.staff_sessions
+            )
+            return Caller(f"staff:{session.member.id}", staff_id=session.member.id, session=session)
+
+
+def session_cookie(request: web.Request, *, secure: bool) -> str:
+    """The name of the cookie that a session of the staff is kept in.
+
+    Browsers keep a `__Host-` cookie for this host alone, and only where it came over TLS (RFC 6265bis, 4.1.3.2).
+
+    Args:
+        secure: also where the request came by plain HTTP, from a proxy for example.
+    """
+    return "__Host-payloops-staff" if secure or is_https(request) else "payloops-staff"
+
+
+def is_https(request: web.Request) -> bool:
+    """Whether a browser got here over TLS; a client that claims it wrongly does so to its own disadvantage."""
+    return request.secure or request.headers.get("X-Forwarded-Proto", "").strip().lower() == "https"
 
 
 def _token(request: web.Request) -> str:

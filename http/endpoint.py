@@ -1,6 +1,7 @@
 """From a declared route to a request handler: who, what, has it been answered before, do it, answer."""
 
 import asyncio
+import hmac
 import re
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -35,7 +36,7 @@ from payloops.http.problems import (
     validation_error,
 )
 from payloops.http.rate_limits import client_address
-from payloops.http.routing import FORM, HTML, JSON, UUID_FORM, Call, Route
+from payloops.http.routing import FORM, HTML, JSON, UUID_FORM, Call, Nothing, Route, SessionForm
 from payloops.http.services import SERVICES, Services
 
 BODY_DEADLINE = 10.0
@@ -84,6 +85,7 @@ async def _answer(route: Route, request: web.Request, *, wait: int) -> web.Strea
     raw = await _read(request, route) if route.model is not None or route.signed_by else b""
     with _admitted(route, services, "stream" if route.streams else "wait" if wait else "work"):
         body, digest = await _body(route, request, raw)
+        _check_form(caller, body)
         await _try_account(route, body, caller, services=services)
         call = _call(route, request, body=body, raw=raw, caller=caller, wait=wait)
         return await _answer_call(call, digest=digest)
@@ -103,6 +105,18 @@ async def _caller(route: Route, request: web.Request) -> Caller:
     return caller
 
 
+def _check_form(caller: Caller, body: BaseModel | None) -> None:
+    """Take a form from the pages of the caller's session only.
+
+    Raises:
+        Problem: 403 forbidden.
+    """
+    if caller.session is not None and isinstance(body, SessionForm):
+        genuine = hmac.compare_digest(body.form_token.encode(), caller.session.form_token.encode())
+        if not genuine:
+            raise Problem(403, "forbidden", "The form is of another session: open the page again")
+
+
 def _call(
     route: Route, request: web.Request, *, body: BaseModel | None, raw: bytes, caller: Caller, wait: int
 ) -> Call[Any, Any]:
@@ -116,6 +130,7 @@ def _call(
         by=Metadata(at=services.now(), actor=caller.actor, correlation_id=request[CORRELATION_ID]),
         owner=caller.merchant_id,
         staff_id=caller.staff_id,
+        session=caller.session,
         raw=raw,
         wait=wait,
     )
@@ -167,7 +182,8 @@ async def _shown_to_staff(call: Call[Any, Any]) -> Any:
 
 async def _record_view(call: Call[Any, Any]) -> None:
     assert call.staff_id is not None
-    query = call.query.model_dump(mode="json", by_alias=True, exclude_none=True)
+    asked = call.query if call.query is not None else Nothing()
+    query = asked.model_dump(mode="json", by_alias=True, exclude_none=True)
     asked_for = call.request.match_info.get("id", "")
     if UUID_FORM.fullmatch(asked_for) and UUID(asked_for) != call.viewed_order:
         query["id"] = asked_for

@@ -4,14 +4,18 @@ There is no script and no style inside of a page, and nothing of another host, s
 both. Text is escaped by the templates' engine; a name that a template uses and nobody gave it is an error.
 """
 
+from collections.abc import Mapping
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
+import orjson
 from aiohttp import hdrs, web
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from payloops.events.money import money_text
+from payloops.events.timestamps import timestamp_text
 from payloops.http.money import money
 from payloops.http.problems import Problem
 from payloops.http.routing import HTML, Call
@@ -29,6 +33,15 @@ PAGE_HEADERS = {
     "Referrer-Policy": "same-origin",
 }
 
+
+def readable(text: str) -> str:
+    """JSON by lines; what is none, because it was cut off for example, as it is."""
+    try:
+        return orjson.dumps(orjson.loads(text), option=orjson.OPT_INDENT_2).decode()
+    except orjson.JSONDecodeError:
+        return text
+
+
 _templates = Environment(
     loader=FileSystemLoader(Path(__file__).with_name("templates")),
     autoescape=True,
@@ -39,6 +52,9 @@ _templates = Environment(
 )
 _templates.globals["static"] = static_url
 _templates.filters["money"] = money
+_templates.filters["amount"] = money_text
+_templates.filters["moment"] = timestamp_text
+_templates.filters["readable"] = readable
 
 
 def rendered(template: str, **values: Any) -> bytes:
@@ -77,6 +93,10 @@ def refuse_foreign_forms(request: web.Request) -> None:
         raise Problem(403, "forbidden", "Forms are taken from this site's own pages only")
 
 
+SUPPORT = "/support"
+"""The console's first page."""
+
+
 class Excuse(NamedTuple):
     """How a refusal is put to people."""
 
@@ -102,6 +122,8 @@ EXCUSES = {
 
 def refusal_page(problem: Problem, request: web.Request, *, correlation_id: str) -> web.Response:
     """A refusal, for people. What it says of fields never repeats what was in them."""
+    if problem.status == HTTPStatus.UNAUTHORIZED:
+        return _sign_in_page(problem, request)
     excuse = EXCUSES.get(problem.status) or EXCUSES[problem.status // 100 * 100]
     page = rendered(
         "refusal.html",
@@ -111,12 +133,25 @@ def refusal_page(problem: Problem, request: web.Request, *, correlation_id: str)
         again=_again(request, problem),
         reference=correlation_id,
     )
+    return _page_response(problem.status, page, headers=problem.headers)
+
+
+def _sign_in_page(problem: Problem, request: web.Request) -> web.Response:
+    """In the place of a page for staff that was not shown; once signed in they get it."""
+    wanted = request.path_qs if request.method != hdrs.METH_POST else SUPPORT
+    page = rendered(
+        "support_sign_in.html",
+        notice="Your session has ended. Please sign in again." if problem.code == "invalid_token" else None,
+        wanted=wanted,
+        # Browsers send the cookie only where the way here began on one of our pages (SameSite=Strict).
+        arrived=request.headers.get("Sec-Fetch-Site") == "cross-site",
+    )
+    return _page_response(problem.status, page, headers={hdrs.WWW_AUTHENTICATE: "Cookie"})
+
+
+def _page_response(status: int, page: bytes, *, headers: Mapping[str, str]) -> web.Response:
     return web.Response(
-        status=problem.status,
-        body=page,
-        content_type=HTML,
-        charset="utf-8",
-        headers={**PAGE_HEADERS, **problem.headers},
+        status=status, body=page, content_type=HTML, charset="utf-8", headers={**PAGE_HEADERS, **headers}
     )
 
 

@@ -60,14 +60,25 @@ SECURITY_SCHEMES: dict[str, Json] = {
         "bearerFormat": "JWT",
         "description": "A token of support staff",
     },
+    "staff_session": {
+        "type": "apiKey",
+        "in": "cookie",
+        "name": "payloops-staff",
+        "description": "A session of support staff in a browser; over TLS the name begins with `__Host-`",
+    },
 }
-REFUSED_BY = {"api_key": "invalid_api_key", "bearer": "invalid_token", "staff": "invalid_token"}
+REFUSED_BY = {
+    "api_key": "invalid_api_key",
+    "bearer": "invalid_token",
+    "staff": "invalid_token",
+    "staff_session": "invalid_token",
+}
 """By what is asked for: the code where what was shown is not good."""
 
 UUID_SCHEMA = {"type": "string", "format": "uuid", "examples": ["019ab3c8-8f4c-7cc1-b7c1-1f0a5d9e2b64"]}
 
-# As `bodies` has it: no NUL in a body's text; in a query, no control character and nothing that stands for
-# bytes that were no UTF-8.
+# As `bodies` has it: no NUL in a body's text; in a query and in a form, no control character and nothing that
+# stands for bytes that were no UTF-8.
 NOT_IN_BODIES = r"\u0000"
 NOT_IN_QUERIES = r"\u0000-\u001f\u007f-\u009f\ufffd"
 BEYOND_NUMBERS = 10**MAX_INTEGER_DIGITS
@@ -208,12 +219,14 @@ class Schemas:
     """The JSON Schema of every model that a route names."""
 
     def __init__(self, routes: Sequence[Route]) -> None:
-        bodies = [(_key(route), TypeAdapter(route.model)) for route in routes if route.model is not None]
+        bodies = [(_key(route), TypeAdapter(route.body)) for route in routes if route.body is not None]
+        forms = [(_key(route), TypeAdapter(route.form)) for route in routes if route.form is not None]
         queries = [(_key(route), TypeAdapter(route.query)) for route in routes if route.query is not None]
         answers = [(_key(route), route.adapter) for route in routes if route.adapter is not None]
         self.responses: dict[str, Json] = {}
         self._bodies, taken = _generate(bodies, mode="validation")
         # A query's parameters stand apart, and what they refer to has rules of its own: nothing is shared.
+        self._forms, filled = _generate(forms, mode="validation", generator=_QueryGenerator)
         self._queries, asked = _generate(queries, mode="validation", generator=_QueryGenerator)
         self._answers, given = _generate([*answers, ("problem", TypeAdapter(Problem))], mode="serialization")
         self._asked = {
@@ -222,15 +235,17 @@ class Schemas:
         self.components = {name: _tidy(schema) for name, schema in given.items()}
         for name, schema in taken.items():
             self.components[name] = _tidy(_narrow(schema, excluded=NOT_IN_BODIES))
+        for name, schema in filled.items():
+            self.components[name] = _tidy(_narrow(schema, excluded=NOT_IN_QUERIES))
         for route in routes:
             if route.form is not None:
-                form = self.components[self._bodies[_key(route)]["$ref"].removeprefix(SCHEMAS)]
+                form = self.components[self._forms[_key(route)]["$ref"].removeprefix(SCHEMAS)]
                 form["properties"] = {name: _without_null(each) for name, each in form["properties"].items()}
         if "JsonValue" in taken:
             self.components["JsonValue"] = JSON_VALUE
 
     def body(self, route: Route) -> Json:
-        return self._bodies[_key(route)]
+        return self._bodies[_key(route)] if route.body is not None else self._forms[_key(route)]
 
     def answer(self, route: Route) -> Json:
         schema: Json = _tidy(self._answers[_key(route)])

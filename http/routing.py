@@ -14,15 +14,16 @@ import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Generic, Literal
+from typing import Annotated, Any, Generic, Literal
 from uuid import UUID
 
 from aiohttp import web
-from pydantic import BaseModel, ConfigDict, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter
 from pydantic.alias_generators import to_camel
 from typing_extensions import TypeVar
 
 from payloops.commands.idempotency import Reserved
+from payloops.commands.staff_sessions import StaffSession
 from payloops.events.appender import Receipt
 from payloops.events.metadata import Metadata
 from payloops.http.problems import not_found
@@ -34,7 +35,7 @@ FORM = "application/x-www-form-urlencoded"
 EVENT_STREAM = "text/event-stream"
 NO_NAMES: Mapping[str, Sequence[str]] = MappingProxyType({})
 
-Auth = Literal["api_key", "bearer", "staff"]
+Auth = Literal["api_key", "bearer", "staff", "staff_session"]
 
 UUID_FORM = re.compile("[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}", re.IGNORECASE)
 
@@ -69,6 +70,12 @@ class Nothing(RequestModel):
     """A body or query without fields."""
 
 
+class SessionForm(RequestModel):
+    """Base of the forms on pages of a session: holds what only these pages know."""
+
+    form_token: Annotated[str, StringConstraints(max_length=200), Field(repr=False)]
+
+
 T = TypeVar("T")
 B = TypeVar("B", default=Nothing)
 Q = TypeVar("Q", default=Nothing)
@@ -81,6 +88,7 @@ class Call(Generic[B, Q]):
     Attributes:
         by: who acts, for the events that the request leads to.
         owner: the merchant whose key or token was shown; none where it was a member of the staff.
+        session: of a page for staff.
         viewed_merchant, viewed_order: of a route for staff: what is shown, for the record of it.
         wait: seconds the client would like the answer to wait (`Prefer: wait`), 0 where it did not say.
         status: of the answer, where it is not the route's: one of its `also`.
@@ -98,6 +106,7 @@ class Call(Generic[B, Q]):
     by: Metadata
     owner: UUID | None
     staff_id: UUID | None = None
+    session: StaffSession | None = None
     viewed_merchant: UUID | None = None
     viewed_order: UUID | None = None
     raw: bytes = b""
@@ -163,7 +172,8 @@ class Route:
         waits: whether `Prefer: wait=N` is honoured.
         streams: seconds for which an answer may go on piece by piece; handlers then answer with a prepared response.
         replays: completes an answer stored under an idempotency key with what is not stored: secrets.
-        page: whether people look at it: refusals are HTML, too, and forms are taken from this origin's pages only.
+        page: whether people look at it: refusals are HTML, too, and forms are taken from this origin's pages only;
+            where it asks for a session, from pages of that session (`SessionForm`).
     """
 
     method: str

@@ -30,8 +30,11 @@ class Services:
         admission: how many requests are worked on at a time.
         limits: how often passwords may be tried, and accounts opened.
         checkout_base_url: start of a checkout page's address.
+        workflow_url: what workflows' ids are hung to, for their pages in Temporal's web interface; None: it has none.
         trusted_proxies: how many stand before this process (`X-Forwarded-For`).
         key_mode: of the API keys issued here.
+        staff_sessions: of staff in a browser, beside `staff_tokens` for programs.
+        secure_cookies: whether browsers are to send them over TLS only, however a request came here.
         passwords, key_hasher: bcrypt for each, apart, so that neither holds up the other.
         request_timeout: seconds a request may take, waiting asked for by the client aside.
         probes: by name of the dependency.
@@ -47,6 +50,7 @@ class Services:
     key_hasher: Hasher
     tokens: Tokens
     staff_tokens: Tokens
+    staff_sessions: Tokens
     cipher: Cipher
     watch: OrderWatch
     limits: RateLimits
@@ -55,6 +59,8 @@ class Services:
     probes: Mapping[str, Probe]
     metrics: Callable[[], Awaitable[bytes]]
     cors_origins: tuple[str, ...] = ()
+    secure_cookies: bool = True
+    workflow_url: str | None = None
     trusted_proxies: int = 0
     request_timeout: float = 15.0
     now: Callable[[], datetime] = utc_now

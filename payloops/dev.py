@@ -131,6 +131,8 @@ def _environment(
         own["REDIS_URL"] = servers.redis_url
     if "temporal" in embedded:
         own["TEMPORAL_ADDRESS"] = servers.temporal_address
+        if servers.temporal_ui_url is not None:
+            own.setdefault("TEMPORAL_UI_URL", servers.temporal_ui_url)
     with _as_environment(own):
         read_settings()
     write_environment(own, data_dir=servers.data_dir)

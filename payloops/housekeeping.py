@@ -10,6 +10,7 @@ import structlog
 
 from payloops.commands.idempotency import delete_expired
 from payloops.commands.settle_checkout_sessions import settle_checkout_sessions
+from payloops.commands.staff_sessions import forget_ended_staff_sessions
 from payloops.events.errors import OutcomeUnknown, StoreUnavailable, VersionConflict
 from payloops.events.event_store import EventStore
 from payloops.events.timestamps import utc_now
@@ -35,6 +36,7 @@ async def _keep_house(store: EventStore, every_seconds: float) -> None:
         await asyncio.sleep(every_seconds * random.uniform(0.5, 1.5))  # noqa: S311  # processes come one by one
         try:
             deleted = await delete_expired(store.pool)
+            await forget_ended_staff_sessions(store.pool, now=utc_now())
             settled = await settle_checkout_sessions(store, now=utc_now())
         except (psycopg.Error, StoreUnavailable, OutcomeUnknown, VersionConflict) as error:
             log.warning("housekeeping.failed", error=type(error).__name__)

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from urllib.parse import quote
 
 import structlog
 import uuid_utils
@@ -24,7 +25,7 @@ from payloops.commands.api_keys import KeyMode
 from payloops.commands.authenticate_api_key import ApiKeyGate
 from payloops.commands.hashing import Hasher
 from payloops.commands.note_key_use import KeyUses
-from payloops.commands.tokens import STAFF_AUDIENCE, Tokens
+from payloops.commands.tokens import SESSION_AUDIENCE, STAFF_AUDIENCE, Tokens
 from payloops.commands.watch_orders import OrderWatch
 from payloops.events.event_store import EventStore
 from payloops.housekeeping import housekeeping
@@ -45,7 +46,7 @@ FINISH_SECONDS = 20.0
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 15.0
 """Seconds before a worker that died is started again."""
 STAFF_SESSION = 8 * 3600
-"""Life of a staff token, seconds: a working day."""
+"""Life of a token of the staff, and of their session in a browser, seconds: a working day."""
 PR_SET_PDEATHSIG = 1
 SETTLED = 30.0
 """Seconds of running after which earlier deaths are forgotten."""
@@ -156,6 +157,11 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
                 expires_in=STAFF_SESSION,
                 audience=STAFF_AUDIENCE,
             ),
+            staff_sessions=Tokens(
+                secret=settings.jwt_secret.get_secret_value(),
+                expires_in=STAFF_SESSION,
+                audience=SESSION_AUDIENCE,
+            ),
             cipher=make_cipher(settings),
             watch=watch,
             limits=limits,
@@ -164,9 +170,19 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             metrics=metrics.text,
             checkout_base_url=settings.checkout_base_url,
             cors_origins=settings.cors_origins,
+            secure_cookies=settings.environment is Environment.PRODUCTION,
+            workflow_url=_workflow_url(settings),
             trusted_proxies=settings.trusted_proxies,
             request_timeout=settings.request_timeout,
         )
+
+
+def _workflow_url(settings: Settings) -> str | None:
+    """As Temporal's web interface has the addresses of its pages."""
+    if settings.temporal_ui_url is None:
+        return None
+    namespace = quote(settings.temporal_namespace, safe="")
+    return f"{settings.temporal_ui_url.rstrip('/')}/namespaces/{namespace}/workflows/"
 
 
 async def _ask_postgres(store: EventStore) -> None:

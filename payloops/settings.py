@@ -90,6 +90,10 @@ class Settings(StoreSettings, KeySettings):
     temporal_codec_key: Secret32 | None = Field(
         default=None, description="encrypts workflow payloads where set; every worker needs the same"
     )
+    temporal_ui_url: str | None = Field(
+        default=None,
+        description="Temporal's web interface, which the support console links to where it is set",
+    )
     jwt_secret: Secret32 = Field(description="signs dashboard tokens; at least 32 characters")
     jwt_expires_in: int = Field(default=604_800, ge=60, description="life of a dashboard token, seconds")
     environment: Environment = Field(
@@ -224,12 +228,15 @@ class Settings(StoreSettings, KeySettings):
             raise ValueError("write it as host:port, as in temporal.internal:7233")
         return value
 
-    @field_validator("checkout_base_url")
+    @field_validator("checkout_base_url", "temporal_ui_url")
     @classmethod
-    def _checkout_base_url(cls, value: str) -> str:
-        parts = _url_parts(value)
-        if parts is None or parts.scheme not in ("http", "https") or parts.query or parts.fragment:
-            raise ValueError("write it as https://checkout.example, without ? and #")
+    def _base_url(cls, value: str | None, info: ValidationInfo) -> str | None:
+        parts = _url_parts(value) if value is not None else None
+        if value is not None and (
+            parts is None or parts.scheme not in ("http", "https") or parts.query or parts.fragment
+        ):
+            example = "checkout" if info.field_name == "checkout_base_url" else "temporal"
+            raise ValueError(f"write it as https://{example}.example, without ? and #")
         return value
 
 

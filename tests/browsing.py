@@ -117,5 +117,9 @@ async def photograph(page: Page, name: str) -> None:
 
 
 async def fits(page: Page) -> bool:
-    """Whether nothing of the page is beside the screen."""
-    return bool(await page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"))
+    """Whether nothing of the page is beside the screen. (A phone's window grows with what it has to hold.)"""
+    return bool(
+        await page.evaluate(
+            "document.documentElement.scrollWidth <= Math.min(window.innerWidth, document.documentElement.clientWidth)"
+        )
+    )

@@ -35,6 +35,7 @@ STAFF_EMAIL = "staff@payloops.example"
 
 OUT_OF_REACH = {
     ("POST", "/api/auth/password"),  # a success would end the token that the run is made with
+    ("POST", "/support/sign-out"),  # takes what only a page of the session knows
     ("POST", "/webhooks/stripe"),  # what only a processor can sign
     ("POST", "/webhooks/razorpay"),
     ("POST", "/webhooks/{processor}/{merchantId}"),
@@ -73,7 +74,7 @@ async def tried(api: Api, store: EventStore, output: Path) -> int:
     # In the currency and the mode in which every way to pay is offered.
     sessions = [str((await go_shopping(api, store, currency="INR")).id) for _ in range(4)]
     webhooks = await told(store.pool, merchant_id=dashboard.id, count=9)
-    await add_staff(
+    member = await add_staff(
         store.pool,
         name="Grace",
         email=STAFF_EMAIL,
@@ -86,10 +87,12 @@ async def tried(api: Api, store: EventStore, output: Path) -> int:
         "CONTRACT_API_KEY": shop.shop.headers["X-API-Key"],
         "CONTRACT_TOKEN": dashboard.dashboard.headers["Authorization"].removeprefix("Bearer "),
         "CONTRACT_STAFF_TOKEN": staff.json["token"],
+        "CONTRACT_STAFF_SESSION": api.services.staff_sessions.issue(member, now=utc_now()),
         "CONTRACT_LOGINS": json.dumps(
             {
                 "/api/auth/login": {"email": shop.email, "password": PASSWORD},
                 "/api/staff/login": {"email": STAFF_EMAIL, "password": PASSWORD},
+                "/support/sign-in": {"email": STAFF_EMAIL, "password": PASSWORD},
             }
         ),
         "CONTRACT_IDS": json.dumps(
@@ -98,6 +101,8 @@ async def tried(api: Api, store: EventStore, output: Path) -> int:
                 "/api/orders": orders[dashboard.id],
                 "/api/staff/orders": orders[shop.id],
                 "/checkout": sessions,
+                "/support/orders": orders[shop.id],
+                "/support/processor-events": await events_of_processors(store, merchant_id=shop.id),
                 "/api/webhooks": [webhook["id"] for webhook in webhooks],
                 "/api/staff/processor-events": await events_of_processors(store, merchant_id=shop.id),
             }

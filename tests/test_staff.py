@@ -257,14 +257,15 @@ async def test_a_staff_token_opens_staff_routes_only_and_no_other_token_does(
         path = each.path.replace("{id}", order).replace("{processor}", "stripe")
         for headers in (staff, merchants, merchant.shop.headers):
             fits = {"staff": staff, "bearer": merchants, "api_key": merchant.shop.headers, None: headers}
-            if fits[each.auth] is headers:
+            if fits.get(each.auth) is headers:
                 continue
             with subtests.test(f"{each.method} {each.path}", headers=list(headers)):
                 tried += 1
                 answer = await api.anyone.call(each.method, path, headers=headers)
                 shown = "X-API-Key" in headers or each.auth == "api_key"
-                assert (answer.status, answer.code) == (401, "unauthorized" if shown else "invalid_token")
-    assert tried == 2 * sum(each.auth is not None for each in ROUTES)
+                assert answer.status == 401
+                assert each.page or answer.code == ("unauthorized" if shown else "invalid_token")
+    assert tried == sum({None: 0, "staff_session": 3}.get(each.auth, 2) for each in ROUTES)
     assert (await merchant.dashboard.get("/api/processors")).status == 200
 
 

@@ -38,9 +38,15 @@ class World:
     owner: Merchant
     intruder: Merchant
     staff: Caller
+    desk: Caller
 
     def callers(self, merchant: Merchant) -> dict[Auth, Caller]:
-        return {"api_key": merchant.shop, "bearer": merchant.dashboard, "staff": self.staff}
+        return {
+            "api_key": merchant.shop,
+            "bearer": merchant.dashboard,
+            "staff": self.staff,
+            "staff_session": self.desk,
+        }
 
     async def events(self) -> int:
         async with self.pool.connection() as connection:
@@ -54,9 +60,10 @@ class World:
 async def world(settings: Settings, pool: AsyncConnectionPool) -> AsyncIterator[World]:
     async with running_api(settings.model_copy(update={"rate_limits": False})) as api:
         email = "grace@payloops.example"
-        await add_staff(
+        member = await add_staff(
             pool, name="Grace", email=email, password=PASSWORD, passwords=api.services.passwords, at=utc_now()
         )
+        session = api.services.staff_sessions.issue(member, now=utc_now())
         token = (await api.anyone.post("/api/staff/login", {"email": email, "password": PASSWORD})).json[
             "token"
         ]
@@ -66,6 +73,7 @@ async def world(settings: Settings, pool: AsyncConnectionPool) -> AsyncIterator[
             owner=await api.merchant(),
             intruder=await api.merchant(),
             staff=Caller(api.anyone.session, {"Authorization": f"Bearer {token}"}),
+            desk=Caller(api.anyone.session, {"Cookie": f"payloops-staff={session}"}),
         )
 
 
@@ -119,6 +127,9 @@ OPEN = {
     "/api/staff/processor-events/{id}": "staff sees what processors told of every merchant, on record",
     "GET /api/staff/processor-events?orderId": "staff sees every merchant's orders, on record",
     "GET /api/staff/processor-events?merchantId": "staff sees every merchant's orders, on record",
+    "/support/processor-events/{id}": "staff sees what processors told of every merchant, on record",
+    "/support/orders/{id}": "staff sees every merchant's orders, on record",
+    "GET /support?merchantId": "staff sees every merchant's orders, on record",
     "/webhooks/{processor}/{merchantId}": "whoever sends it proves it with a signature",
     "/checkout/{id}": "the customer has nothing to show but the session's id, which nobody can guess",
 }
@@ -255,7 +266,10 @@ async def test_nothing_and_what_is_shown_elsewhere_let_nobody_in(
             with subtests.test(f"{each.method} {each.path} {number}"):
                 answer = await call(world, caller, Use(each, "none", ""), "")
                 assert answer.status == 401
-                assert answer.code in ("unauthorized", "invalid_token", "invalid_api_key")
+                if each.page:
+                    assert b"Sign in" in answer.raw
+                else:
+                    assert answer.code in ("unauthorized", "invalid_token", "invalid_api_key")
                 assert answer.headers["WWW-Authenticate"]
     assert await world.events() == before
 

@@ -6,7 +6,12 @@ Inputs are plain JSON in camelCase; an optional field that has no value is absen
 from typing import Any
 
 from payloops.commands.update_order_status import OPEN
-from payloops.commands.workflow_ids import numbered, payment_workflow_id
+from payloops.commands.workflow_ids import (
+    capture_workflow_id,
+    payment_workflow_id,
+    refund_workflow_id,
+    void_workflow_id,
+)
 from payloops.events.event_store import EventStore, RecordedEvent
 from payloops.events.orders import (
     Order,
@@ -86,9 +91,13 @@ def forwarding_of(fact: StreamEvent) -> Forwarding | None:
                 ),
             )
         case PaymentCaptureRequested():
-            return _operation("CaptureWorkflow", numbered(f"capture-{order_id}", fact.sequence), fact)
+            return _operation(
+                "CaptureWorkflow", capture_workflow_id(order_id=order_id, sequence=fact.sequence), fact
+            )
         case PaymentVoidRequested():
-            return _operation("VoidWorkflow", numbered(f"void-{order_id}", fact.sequence), fact)
+            return _operation(
+                "VoidWorkflow", void_workflow_id(order_id=order_id, sequence=fact.sequence), fact
+            )
         case PaymentCancelRequested():
             return SignalWorkflow(
                 workflow_id=payment_workflow_id(order_id=order_id, attempt=fact.attempt),
@@ -107,7 +116,7 @@ def forwarding_of(fact: StreamEvent) -> Forwarding | None:
         case RefundRequested():
             return StartWorkflow(
                 workflow="RefundWorkflow",
-                workflow_id=f"refund-{fact.refund_id}",
+                workflow_id=refund_workflow_id(refund_id=fact.refund_id),
                 task_queue=_queue(fact.processor),
                 input=_present(
                     refundId=fact.refund_id,

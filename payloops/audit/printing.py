@@ -2,21 +2,16 @@
 
 import os
 import sys
-from datetime import UTC, datetime
 from typing import Any
 
 import orjson
 from pydantic import TypeAdapter
-from pydantic.alias_generators import to_camel
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from payloops.events.money import money_text
-
 WITHOUT_TERMINAL = 200
 """Columns, where nobody says how many there are."""
-AMOUNTS = {"amount", "amount_captured", "amount_refunded"}
 
 
 def make_console() -> Console:
@@ -44,31 +39,3 @@ def print_plain_json(value: Any) -> None:
     sys.stdout.buffer.write(
         orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE, default=str)
     )
-
-
-def exact_time(moment: datetime) -> str:
-    """`2026-11-23 15:40:02.123456`, in UTC: as `--at` takes it."""
-    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S.%f}"
-
-
-def field_name(name: str) -> str:
-    """`transactions.<id>.processorTransactionId`: as the API names it."""
-    *path, last = name.split(".")
-    return ".".join([*path, to_camel(last)])
-
-
-def value_text(field: str, value: Any, currency: str) -> str:
-    """A field's value; money with its currency, what is not there as a dash."""
-    match value:
-        case None:
-            return "-"
-        case int() if field.rpartition(".")[2] in AMOUNTS:
-            return money_text(value, currency)
-        case bool():
-            return "yes" if value else "no"
-        case datetime():
-            return exact_time(value)
-        case dict() | list():
-            return orjson.dumps(value).decode()
-        case _:
-            return str(value)

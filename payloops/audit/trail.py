@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any
@@ -13,15 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from payloops.audit.printing import (
-    exact_time,
-    field_name,
-    make_console,
-    plain_table,
-    print_json,
-    print_plain_json,
-    value_text,
-)
+from payloops.audit.printing import make_console, plain_table, print_json, print_plain_json
 from payloops.audit.reading import NotFound, merchant_of, no_state, reading
 from payloops.events.event_store import EventReader
 from payloops.events.money import money_text
@@ -39,11 +31,19 @@ from payloops.projections.order_history import (
     order_facts,
     order_state,
 )
+from payloops.projections.order_trail import (
+    entity_of,
+    event_details,
+    event_money,
+    event_references,
+    exact_time,
+    field_name,
+    value_text,
+)
 from payloops.projections.orders import OrderEvent, order_events
 
 WIDE = 150
 """Columns from which on the trail is a table; in fewer, each event is a few lines."""
-REFERENCES = ("processor_order_id", "processor_transaction_id", "refund_reference", "event_id")
 WIDTHS = {
     "#": (3, 0),
     "When (UTC)": (26, 0),
@@ -197,14 +197,14 @@ def trail_table(events: Sequence[OrderEvent], *, currency: str, width: int, head
         table.add_column(name, width=fixed or rest * share // shares, overflow="fold")
     for event in events:
         what = Text(event.type, style="bold")
-        what.append("".join(f"\n{line}" for line in _details(event)), style="not bold")
+        what.append("".join(f"\n{line}" for line in event_details(event)), style="not bold")
         table.add_row(
             str(event.version),
             exact_time(event.occurred_at),
             what,
-            _money(event, currency),
+            event_money(event, currency),
             event.actor,
-            "\n".join(_references(event)),
+            "\n".join(event_references(event)),
             event.correlation_id,
         )
     return table
@@ -212,37 +212,11 @@ def trail_table(events: Sequence[OrderEvent], *, currency: str, width: int, head
 
 def event_block(event: OrderEvent, *, currency: str) -> Text:
     """An event in lines, for narrow terminals."""
-    head = (str(event.version), exact_time(event.occurred_at), event.type, _money(event, currency))
+    head = (str(event.version), exact_time(event.occurred_at), event.type, event_money(event, currency))
     block = Text("  ".join(head).rstrip(), style="bold")
-    lines = [", ".join(_details(event)), ", ".join(_references(event))]
+    lines = [", ".join(event_details(event)), ", ".join(event_references(event))]
     lines += [f"by {event.actor}", f"correlation {event.correlation_id}"]
     return block.append("".join(f"\n   {line}" for line in lines if line), style="not bold")
-
-
-def _money(event: OrderEvent, currency: str) -> str:
-    amount = event.data.get("amount")
-    return money_text(amount, currency) if isinstance(amount, int) else ""
-
-
-def _references(event: OrderEvent) -> list[str]:
-    return list(dict.fromkeys(each for name in REFERENCES if (each := event.data.get(name))))
-
-
-def _details(event: OrderEvent) -> Iterator[str]:
-    """What else there is to say of an event, a line each."""
-    data = event.data
-    if "attempt" in data and data["attempt"] is not None:
-        at = f" at {data['processor']}" if data.get("processor") else ""
-        yield f"attempt {data['attempt']}{at}"
-    if data.get("routing"):
-        yield f"why: {data['routing']}"
-    if data.get("reason"):
-        yield f"reason: {data['reason']}"
-    if data.get("outcome"):
-        yield f"{data['type']}: {data['outcome']}, effect: {data['effect']}"
-    error = ": ".join(str(data[name]) for name in ("error_code", "error_message") if data.get(name))
-    if error:
-        yield error
 
 
 def differences_table(found: Sequence[Difference], *, currency: str) -> Table:
@@ -250,10 +224,9 @@ def differences_table(found: Sequence[Difference], *, currency: str) -> Table:
     table = plain_table("Field", "Before", "After")
     shown = ""
     for each in found:
-        entity, _, field = field_name(each.field).rpartition(".")
+        entity, field = entity_of(field_name(each.field))
         if entity != shown:
-            kind, _, id = entity.partition(".")
-            table.add_row(f"{kind.removesuffix('s')} {id}")
+            table.add_row(entity)
             shown = entity
         values = (value_text(each.field, value, currency) for value in (each.before, each.after))
         table.add_row(f"  {field}" if entity else field, *values)

@@ -1,13 +1,15 @@
 """What schemathesis has to be told about the contract, because JSON Schema cannot say it."""
 
+import html
 import json
 import os
+import re
 import zlib
 from typing import Any
 
 import schemathesis
 from schemathesis import Case, HookContext, Response
-from schemathesis.core.failures import Failure
+from schemathesis.core.failures import AcceptedNegativeData, Failure
 from schemathesis.generation.meta import TestPhase
 from schemathesis.openapi.checks import RejectedPositiveData
 
@@ -36,16 +38,30 @@ BEYOND_SCHEMAS = {
 @schemathesis.hook
 def filter_failure(context: HookContext, failure: Failure, case: Case, response: Response) -> bool:
     """Keep a failure, unless good data was refused for a reason that the schema could not know."""
+    if isinstance(failure, AcceptedNegativeData):
+        # A form that is sent by GET names every field, also those that were left empty.
+        return not (is_page(response) and any(not str(value).strip() for value in case.query.values()))
     if not isinstance(failure, RejectedPositiveData):
         return True
-    if case.operation.path.startswith("/checkout/"):
-        return True  # a page, which takes all that its schema does
+    errors = errors_of(response)
+    # None: the state of things: the order is not captured, the email is taken. The code is declared, or
+    # response_schema_conformance has seen it.
+    return errors is not None and not all(is_beyond_schemas(*error) for error in errors)
+
+
+def errors_of(response: Response) -> list[tuple[str, str]] | None:
+    """Field and message of each fault that was found with a request's shape, None where it was refused otherwise."""
+    if is_page(response):
+        found = re.findall(r"<li><strong>(.*?)</strong>: (.*?)</li>", response.content.decode())
+        return [(html.unescape(field), html.unescape(message)) for field, message in found] or None
     problem: dict[str, Any] = json.loads(response.content)
     if problem["code"] != "validation_error":
-        # The state of things: the order is not captured, the email is taken. The code is declared, or
-        # response_schema_conformance has seen it.
-        return False
-    return not all(is_beyond_schemas(**error) for error in problem["errors"])
+        return None
+    return [(error["field"], error["message"]) for error in problem["errors"]]
+
+
+def is_page(response: Response) -> bool:
+    return response.content.startswith(b"<!doctype html>")
 
 
 def is_beyond_schemas(field: str, message: str) -> bool:

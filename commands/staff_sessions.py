@@ -1,0 +1,71 @@
+"""Sessions of support staff in a browser, and the table `ended_staff_sessions`.
+
+A session is a signed token that a cookie holds. It ends after its time, at once with whoever is removed from the
+staff, and at once where it was signed out of: that is kept here until its time has come, so that a copy of the
+cookie is worth nothing afterwards.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from psycopg_pool import AsyncConnectionPool
+
+from payloops.commands.log_in_staff import member_of
+from payloops.commands.staff import StaffRow
+from payloops.commands.tokens import InvalidToken, Tokens
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StaffSession:
+    """Somebody on the staff, signed in.
+
+    Attributes:
+        form_token: what the forms of its pages hold, and no page of another site can know.
+    """
+
+    id: UUID
+    member: StaffRow
+    expires_at: datetime
+    form_token: str
+
+
+ENDED = "SELECT EXISTS (SELECT FROM ended_staff_sessions WHERE id = %s)"
+END = "INSERT INTO ended_staff_sessions (id, expires_at) VALUES (%s, %s) ON CONFLICT DO NOTHING"
+DELETE_OLD = "DELETE FROM ended_staff_sessions WHERE expires_at < %s"
+
+
+async def find_staff_session(pool: AsyncConnectionPool, *, token: str, tokens: Tokens) -> StaffSession:
+    """The session that a cookie's token stands for.
+
+    Args:
+        tokens: those of sessions: the API's are of another audience.
+
+    Raises:
+        InvalidToken: forged, expired, signed out of, no session's, or of somebody who was removed.
+    """
+    claims = tokens.read(token)
+    member = await member_of(pool, claims=claims)
+    async with pool.connection() as connection:
+        row = await (await connection.execute(ENDED, (claims.id,))).fetchone()
+    assert row is not None
+    if row[0]:
+        raise InvalidToken("The session was signed out of")
+    return StaffSession(
+        id=claims.id,
+        member=member,
+        expires_at=claims.expires_at,
+        form_token=tokens.form_token(claims.id),
+    )
+
+
+async def end_staff_session(pool: AsyncConnectionPool, *, session: StaffSession) -> None:
+    """Sign out: from now on its token counts no more, wherever there is a copy of it."""
+    async with pool.connection() as connection:
+        await connection.execute(END, (session.id, session.expires_at))
+
+
+async def forget_ended_staff_sessions(pool: AsyncConnectionPool, *, now: datetime) -> int:
+    """Delete what is kept of sessions whose time has come; how many there were."""
+    async with pool.connection() as connection:
+        return (await connection.execute(DELETE_OLD, (now,))).rowcount

@@ -1,0 +1,135 @@
+"""Orders of every merchant, as support staff look at them in a browser. `/support`."""
+
+from typing import Annotated
+from uuid import UUID
+
+from pydantic import Field, StringConstraints
+
+from payloops.commands.merchants import merchant_names
+from payloops.commands.processor_events import find_processor_event, list_processor_events
+from payloops.commands.webhook_deliveries import list_attempts_of, list_webhooks_of_order
+from payloops.events.encoding import NewerVersion, UnknownTopic
+from payloops.events.event_store import EventReader
+from payloops.events.stream import StreamEvent
+from payloops.http.fields import QueryNumber
+from payloops.http.problems import FieldError, Problem, not_found, validation_error
+from payloops.http.routing import Call, Nothing, page
+from payloops.http.support import SupportQuery, support_page
+from payloops.http.support_timeline import moment_of, timeline_entry, workflows_of
+from payloops.projections.order_explanation import explain_order
+from payloops.projections.order_history import fold, order_facts, replay
+from payloops.projections.orders import OrderEvent, order_events, row_from_order
+from payloops.projections.staff_orders import owner_of_order, search_orders
+from payloops.projections.transactions import rows_from_order
+
+PER_PAGE = 25
+MESSAGES = 100
+"""The most that an order's page shows, the newest of them."""
+
+
+class SupportSearch(SupportQuery):
+    q: Annotated[str | None, StringConstraints(strip_whitespace=True, max_length=255)] = None
+    merchant_id: UUID | None = None
+    page: Annotated[QueryNumber, Field(ge=1, le=1_000)] = 1
+
+
+@page("GET", "/support", auth="staff_session", query=SupportSearch, summary="Find orders of every merchant")
+async def read_support_orders(call: Call[None, SupportSearch]) -> bytes:
+    query = call.query
+    call.viewed_merchant = query.merchant_id
+    rows, has_more = await search_orders(
+        call.services.store,
+        text=query.q,
+        merchant_id=query.merchant_id,
+        page=query.page,
+        limit=PER_PAGE,
+    )
+    names = await merchant_names(call.services.store.pool, merchant_ids={row.merchant_id for row in rows})
+    return support_page(
+        call, "support_orders.html", query=query, rows=rows, has_more=has_more, merchants=names
+    )
+
+
+class MomentQuery(SupportQuery):
+    version: Annotated[
+        QueryNumber | None,
+        Field(ge=1, le=999_999_999, description="Show the order as it was after this event of its own"),
+    ] = None
+
+
+@page(
+    "GET",
+    "/support/orders/{id}",
+    auth="staff_session",
+    query=MomentQuery,
+    errors=("not_found",),
+    summary="Read all about any merchant's order, as it is and as it was",
+)
+async def read_support_order(call: Call[None, MomentQuery]) -> bytes:
+    store = call.services.store
+    owner = await owner_of_order(store, order_id=call.id())
+    if owner is None:
+        raise not_found()
+    call.viewed_merchant, call.viewed_order = owner, call.id()
+    facts, events = await _history(store, order_id=call.id(), merchant_id=owner)
+    order = fold(facts)
+    timeline = [timeline_entry(event, currency=order.currency) for event in events]
+    version = call.query.version or len(timeline)
+    if version > len(timeline):
+        raise validation_error(FieldError("version", "The order had no state then"))
+    messages, _ = await list_processor_events(store.pool, order_id=order.id, limit=MESSAGES)
+    webhooks = await list_webhooks_of_order(store.pool, order_id=order.id)
+    return support_page(
+        call,
+        "support_order.html",
+        order=row_from_order(order),
+        merchants=await merchant_names(store.pool, merchant_ids=[owner]),
+        explanation=explain_order(facts, now=call.by.at),
+        timeline=timeline,
+        moment=moment_of(list(replay(facts[:version])), timeline[version - 1]),
+        transactions=rows_from_order(order),
+        messages=messages,
+        webhooks=webhooks,
+        attempts=await list_attempts_of(store.pool, webhook_ids=[each.id for each in webhooks]),
+        workflows=list(workflows_of(facts)),
+        workflow_url=call.services.workflow_url,
+    )
+
+
+async def _history(
+    store: EventReader, *, order_id: UUID, merchant_id: UUID
+) -> tuple[list[StreamEvent], list[OrderEvent]]:
+    """What happened to the order, as facts and as lines of its trail."""
+    try:
+        facts = await order_facts(store, order_id=order_id, merchant_id=merchant_id)
+    except (UnknownTopic, NewerVersion):
+        # Versions are being replaced: a process of the newer one knows what this is.
+        raise Problem(503, "unavailable", "The order has events of a newer version of this service") from None
+    events = await order_events(store, order_id=order_id, merchant_id=merchant_id)
+    if facts is None or events is None:
+        raise not_found()
+    return facts, events[: len(facts)]
+
+
+@page(
+    "GET",
+    "/support/processor-events/{id}",
+    auth="staff_session",
+    query=Nothing,
+    errors=("not_found",),
+    summary="Read a processor's message as it arrived",
+)
+async def read_support_processor_event(call: Call[None]) -> bytes:
+    pool = call.services.store.pool
+    found = await find_processor_event(pool, id=call.id())
+    if found is None:
+        raise not_found()
+    event, body = found
+    call.viewed_merchant, call.viewed_order = event.merchant_id, event.order_id
+    return support_page(
+        call,
+        "support_processor_event.html",
+        event=event,
+        body=body,
+        merchants=await merchant_names(pool, merchant_ids=[event.merchant_id]),
+    )

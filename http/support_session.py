@@ -1,0 +1,93 @@
+"""Staff sign in to the support console, and out of it. `/support`."""
+
+import re
+from typing import Annotated
+
+from aiohttp import hdrs
+from pydantic import Field, StringConstraints
+
+from payloops.commands.log_in import InvalidCredentials
+from payloops.commands.log_in_staff import log_in_staff
+from payloops.commands.staff_sessions import end_staff_session
+from payloops.http.auth import PresentedPassword
+from payloops.http.authentication import is_https, session_cookie
+from payloops.http.fields import PresentedEmail
+from payloops.http.html import SUPPORT, rendered, see_other
+from payloops.http.routing import Call, RequestModel, SessionForm, page
+
+_OWN_PATH = re.compile(rf"{SUPPORT}([/?][!-~]*)?")
+
+WantedPath = Annotated[
+    str, StringConstraints(max_length=2_048), Field(description="Where to go on to", examples=[SUPPORT])
+]
+
+
+class SignIn(RequestModel):
+    email: PresentedEmail
+    password: PresentedPassword
+    wanted: WantedPath = SUPPORT
+
+
+class SignInQuery(RequestModel):
+    wanted: WantedPath = SUPPORT
+
+
+@page("GET", "/support/sign-in", auth=None, query=SignInQuery, summary="Sign in to the support console")
+async def read_sign_in(call: Call[None, SignInQuery]) -> bytes:
+    return _form(call.query.wanted)
+
+
+@page(
+    "POST",
+    "/support/sign-in",
+    auth=None,
+    form=SignIn,
+    status=303,
+    errors=("invalid_credentials",),
+    limits=("staff_login",),
+    summary="Sign in to the support console: a session of eight hours",
+)
+async def sign_in(call: Call[SignIn]) -> bytes:
+    form, services = call.body, call.services
+    try:
+        member = await log_in_staff(
+            services.store.pool, email=form.email, password=form.password, passwords=services.passwords
+        )
+    except InvalidCredentials:
+        call.status = 401
+        call.headers[hdrs.WWW_AUTHENTICATE] = "Cookie"
+        return _form(form.wanted, notice="That email address and password do not belong together.")
+    call.headers[hdrs.SET_COOKIE] = _cookie(call, services.staff_sessions.issue(member, now=call.by.at))
+    return see_other(call, _own(form.wanted))
+
+
+@page(
+    "POST",
+    "/support/sign-out",
+    auth="staff_session",
+    form=SessionForm,
+    status=303,
+    summary="Sign out of the support console",
+)
+async def sign_out(call: Call[SessionForm]) -> bytes:
+    assert call.session is not None
+    await end_staff_session(call.services.store.pool, session=call.session)
+    call.headers[hdrs.SET_COOKIE] = _cookie(call, "", also="; Max-Age=0")
+    return see_other(call, "/support/sign-in")
+
+
+def _form(wanted: str, *, notice: str | None = None) -> bytes:
+    return rendered("support_sign_in.html", notice=notice, wanted=_own(wanted), arrived=False)
+
+
+def _own(path: str) -> str:
+    """A path of the console; where it is none, its first page: nobody is sent on to somewhere else."""
+    return path if _OWN_PATH.fullmatch(path) else SUPPORT
+
+
+def _cookie(call: Call[SignIn] | Call[SessionForm], token: str, *, also: str = "") -> str:
+    """`Set-Cookie` of a session: gone when the browser is closed, for this host, for no script and no other site."""
+    secure = call.services.secure_cookies
+    name = session_cookie(call.request, secure=secure)
+    over_tls = "; Secure" if secure or is_https(call.request) else ""
+    return f"{name}={token}; Path=/; HttpOnly; SameSite=Strict{over_tls}{also}"

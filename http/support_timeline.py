@@ -1,0 +1,157 @@
+"""An order's history as a page shows it: a line for each event, and the order as it was after one of them."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import groupby
+from typing import Any
+
+from payloops.commands.workflow_ids import started_workflow_id
+from payloops.events.stream import StreamEvent
+from payloops.projections.order_explanation import named
+from payloops.projections.order_history import Step
+from payloops.projections.order_trail import (
+    entity_of,
+    event_details,
+    event_money,
+    event_references,
+    event_title,
+    value_text,
+)
+from payloops.projections.orders import OrderEvent
+
+GOOD = {"payment.captured", "payment.authorized", "refund.succeeded", "payment.voided"}
+BAD = {"payment.failed", "payment.capture_failed", "payment.void_failed", "refund.failed"}
+ELSEWHERE = {"id", "merchant_id", "external_id", "created_at"}
+"""Of an order's state: it never changes, and stands above."""
+WHO = {
+    "api_key": "Shop, by API key",
+    "merchant": "Merchant, in the dashboard",
+    "workflow": "Workflow",
+    "staff": "Staff",
+    "system": "PayLoops",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimelineEntry:
+    """An event of an order.
+
+    Attributes:
+        tone: `good` or `bad` where money came, or did not.
+        amount: empty where it is about none.
+        who: in words. actor_id: which one of them, a workflow's id for example.
+    """
+
+    version: int
+    type: str
+    title: str
+    tone: str
+    at: datetime
+    recorded_at: datetime
+    amount: str
+    who: str
+    actor_id: str
+    details: list[str]
+    references: list[str]
+    correlation_id: str
+
+    @property
+    def workflow_id(self) -> str | None:
+        """The workflow that brought it about, None where none did."""
+        return self.actor_id if self.who == WHO["workflow"] else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Field:
+    """A field of an order's state. `before`: what it was before the event, where this event changed it."""
+
+    name: str
+    value: str
+    before: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moment:
+    """The order as it was after an event.
+
+    Attributes:
+        changes: what this event changed, by what it belongs to: `""` is the order itself, `payment 1` one of its
+            payments.
+        state: all that had a value then, in the same way.
+    """
+
+    entry: TimelineEntry
+    status: str
+    changes: list[tuple[str, list[Field]]]
+    state: list[tuple[str, list[Field]]]
+
+
+def timeline_entry(event: OrderEvent, *, currency: str) -> TimelineEntry:
+    """A line of the timeline.
+
+    Args:
+        currency: of the order.
+    """
+    kind, _, actor_id = event.actor.partition(":")
+    return TimelineEntry(
+        version=event.version,
+        type=event.type,
+        title=event_title(event.type),
+        tone="good" if event.type in GOOD else "bad" if event.type in BAD else "",
+        at=event.occurred_at,
+        recorded_at=event.recorded_at,
+        amount=event_money(event, currency),
+        who=named(actor_id) if kind == "processor" else WHO.get(kind, kind),
+        actor_id="" if kind == "processor" else actor_id,
+        details=list(event_details(event)),
+        references=event_references(event),
+        correlation_id=event.correlation_id,
+    )
+
+
+def moment_of(steps: Sequence[Step], entry: TimelineEntry) -> Moment:
+    """The order right after an event.
+
+    Args:
+        steps: what each of the order's events made of it, up to this one.
+        entry: the event.
+    """
+    step = steps[-1]
+    state, currency = step.state, step.state["currency"]
+    before = {each.field: value_text(each.field, each.before, currency) for each in step.changes}
+
+    def field(name: str, value: Any) -> Field:
+        _, label = entity_of(name)
+        return Field(
+            name=label.replace("_", " "), value=value_text(name, value, currency), before=before.get(name)
+        )
+
+    changes = {each.field: each.after for each in step.changes if entry.version > 1}
+    there = {
+        name: value for name, value in state.items() if value not in (None, {}, []) and name not in ELSEWHERE
+    }
+    return Moment(
+        entry=entry,
+        status=state["status"],
+        changes=_by_entity({name: field(name, value) for name, value in changes.items()}),
+        state=_by_entity({name: field(name, value) for name, value in there.items()}),
+    )
+
+
+def _by_entity(fields: dict[str, Field]) -> list[tuple[str, list[Field]]]:
+    def entity(name: str) -> str:
+        return entity_of(name)[0]
+
+    return [
+        (title, [fields[name] for name in names])
+        for title, names in groupby(sorted(fields, key=lambda name: entity(name) != ""), key=entity)
+    ]
+
+
+def workflows_of(facts: Sequence[StreamEvent]) -> Iterator[str]:
+    """Ids of the workflows that an order has started, the first first."""
+    for fact in facts:
+        workflow_id = started_workflow_id(fact)
+        if workflow_id is not None:
+            yield workflow_id
