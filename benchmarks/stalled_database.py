@@ -2,8 +2,8 @@
 
 While another session holds a lock on `orders`, requests that read an order come from many connections: they take
 every connection of the pool, and none comes back before PostgreSQL's own timeout ends the statement. Printed is how
-long each answer took, by its status, and how long `/health` took meanwhile. Against a running service on this
-machine:
+long each answer took, by its status, and how long `/health` took meanwhile; apart from the others those few who had
+a connection, and so waited for that timeout. Against a running service on this machine:
 
     payloops dev                              # in another terminal
     python benchmarks/stalled_database.py     # --data-dir as there, if one was given
@@ -21,6 +21,7 @@ import psycopg
 
 from payloops.demo_merchant import read_demo_merchant
 from payloops.dev_environment import read_environment
+from payloops.events.connections import STATEMENT_TIMEOUT
 
 LIMIT = 100.0
 """Milliseconds in which a refusal is to come."""
@@ -35,7 +36,9 @@ async def calls(
         async with session.get(path) as answer:
             await answer.read()
             told = "Retry-After" in answer.headers
-        took[(path.split("/")[1], answer.status, told)].append((time.perf_counter() - began) * 1000)
+        milliseconds = (time.perf_counter() - began) * 1000
+        held = milliseconds > STATEMENT_TIMEOUT * 1000
+        took[(path.split("/")[1], answer.status, told, held)].append(milliseconds)
         await asyncio.sleep(0.02)
 
 
@@ -61,11 +64,12 @@ async def main(*, data_dir: Path, clients: int, seconds: float) -> None:
     print(
         f"{'path':8} {'status':>6} {'answers':>8} {'p50 ms':>8} {'p99 ms':>8} {'max ms':>8}  within {LIMIT:g} ms"
     )
-    for (path, status, told), times in sorted(took.items()):
+    for (path, status, told, held), times in sorted(took.items()):
         times.sort()
         p50, p99 = (times[min(len(times) - 1, int(len(times) * share))] for share in (0.5, 0.99))
         within = sum(each <= LIMIT for each in times) / len(times)
         note = "" if status == 200 or told else "  without Retry-After!"
+        note += "  had a connection" if held else ""
         print(
             f"{path:8} {status:6} {len(times):8} {p50:8.1f} {p99:8.1f} {times[-1]:8.1f}  {within:.1%}{note}"
         )

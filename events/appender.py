@@ -32,10 +32,6 @@ from payloops.events.personal_data import PersonalKey
 
 MAX_BATCH_APPENDS = 256
 MAX_BATCH_EVENTS = 2_000
-QUEUE_SECONDS = 2.0
-"""How long an append may wait to be sent."""
-STALLED_SECONDS = 0.5
-"""When the first of the queue has waited so long, nobody is taken into it any more."""
 SEND_SECONDS = 8.0
 """How long a sent batch may take: more than PostgreSQL's own statement_timeout, which normally ends it first."""
 RESOLVE_SECONDS = 10.0
@@ -164,10 +160,16 @@ class _Append:
 class Appender:
     """Gathers appends into batches and writes them over a connection of its own."""
 
-    def __init__(self, database_url: str, *, mac_key: bytes, queue_size: int) -> None:
+    def __init__(self, database_url: str, *, mac_key: bytes, queue_size: int, patience: float) -> None:
+        """
+        Args:
+            patience: seconds that an append may wait to be sent. While the first in the queue has waited so long,
+                nobody is taken into it any more.
+        """
         self._database_url = database_url
         self._mac_key = mac_key
         self._queue_size = queue_size
+        self._patience = patience
         self._queue: deque[_Append] = deque()
         self._waiting = asyncio.Event()
         self._idle = asyncio.Event()
@@ -218,7 +220,7 @@ class Appender:
         if self._closing or len(self._queue) >= self._queue_size:
             APPENDS.labels("refused").inc()
             raise StoreUnavailable("too many appends wait")
-        if self._queue and now - self._queue[0].queued_at > STALLED_SECONDS:
+        if self._queue and now - self._queue[0].queued_at > self._patience:
             APPENDS.labels("refused").inc()
             raise StoreUnavailable("appends wait for too long")
         proposal = propose(
@@ -232,7 +234,7 @@ class Appender:
         self._queue.append(append)
         self._idle.clear()
         self._waiting.set()
-        expiry = loop.call_later(QUEUE_SECONDS, append.expire)
+        expiry = loop.call_later(self._patience, append.expire)
         try:
             return await asyncio.shield(append.done)
         finally:

@@ -126,14 +126,23 @@ class EventReader:
 class EventStore(EventReader):
     """The log in PostgreSQL, for one process. Use as an async context manager."""
 
-    def __init__(self, database_url: str, pool: Pool, *, mac_key: bytes, queue_size: int = 2_000) -> None:
+    def __init__(
+        self,
+        database_url: str,
+        pool: Pool,
+        *,
+        mac_key: bytes,
+        queue_size: int = 2_000,
+        patience: float = 0.5,
+    ) -> None:
         """
         Args:
             mac_key: of the events' MACs: `payloops.events.authenticity`.
+            queue_size: appends that may wait. patience: seconds for which one may.
         """
         super().__init__(pool)
         self._mac_key = mac_key
-        self._appender = Appender(database_url, mac_key=mac_key, queue_size=queue_size)
+        self._appender = Appender(database_url, mac_key=mac_key, queue_size=queue_size, patience=patience)
         self._notifier = Notifier(database_url)
         self._turns: WeakValueDictionary[UUID, asyncio.Lock] = WeakValueDictionary()
         # Where the listener lost the database, the pool's idle connections did, too: replaced before they are used.

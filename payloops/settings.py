@@ -79,6 +79,9 @@ class StoreSettings(AuditSettings):
     append_queue_size: int = Field(
         default=2_000, ge=1, description="appends that may wait in a process before it answers 503"
     )
+    append_patience: float = Field(
+        default=0.5, gt=0, description="seconds that an append may wait to be sent before it answers 503"
+    )
 
 
 class Settings(StoreSettings, KeySettings):
@@ -109,7 +112,7 @@ class Settings(StoreSettings, KeySettings):
         default="http://localhost:3000", description="where checkout pages are; the start of a session's url"
     )
     database_patience: float = Field(
-        default=0.06,
+        default=0.04,
         gt=0,
         description="seconds in which nobody is given a connection, after which who waits for one gets 503",
     )

@@ -44,6 +44,7 @@ async def open_store(
             pool,
             mac_key=derive_mac_key(settings.audit_key.get_secret_value()),
             queue_size=settings.append_queue_size,
+            patience=settings.append_patience,
         ) as store:
             yield store
     finally:

@@ -102,6 +102,7 @@ def settings(servers: EmbeddedServers, database_url: str) -> Settings:
             "bcrypt_rounds": 4,
             "shutdown_grace": 0.0,
             "database_patience": 2.0,  # several tests at a time make the machine slow
+            "append_patience": 5.0,
             "rate_limits": False,  # all tests come from one address
             "log_level": "warning",
         }

@@ -13,7 +13,6 @@ from eventsourcing.persistence import StoredEvent
 from psycopg_pool import AsyncConnectionPool
 from uuid_utils.compat import uuid7
 
-from payloops.events import appender as appender_module
 from payloops.events.authenticity import content_hash, derive_mac_key, event_mac, is_authentic
 from payloops.events.connections import connection_pool
 from payloops.events.encoding import encode
@@ -384,9 +383,9 @@ async def test_more_appends_than_may_wait_are_turned_away_at_once(settings: Sett
 
 
 async def test_while_another_holds_the_log_appends_end_as_unavailable(
-    store: EventStore, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    store: EventStore, settings: Settings
 ) -> None:
-    monkeypatch.setattr(appender_module, "QUEUE_SECONDS", 0.3)
+    store._appender._patience = 0.3
     url = settings.database_url.get_secret_value()
     async with await psycopg.AsyncConnection.connect(url) as blocker:
         await blocker.execute("SELECT pg_advisory_xact_lock(1885431908)")
