@@ -22,7 +22,7 @@ from uuid_utils.compat import uuid7
 
 from payloops.commands.erase_personal_data import Erased, erase_personal_data, find_holdings
 from payloops.commands.personal_copies import Copies
-from payloops.commands.personal_keys import Customer
+from payloops.commands.personal_keys import WITH_HELD, Customer
 from payloops.commands.processor_events import keep_processor_event, note_effect
 from payloops.commands.queue_webhook import queue_webhook
 from payloops.commands.record_webhook_attempt import record_webhook_attempt
@@ -482,11 +482,13 @@ async def test_a_copy_that_is_being_made_is_waited_for(
     """Its transaction began before the key was dropped: the erasure goes on when it is over, and finds it."""
     order_id = await order_with_copies(store, merchant)
     async with store.pool.connection() as connection, connection.transaction():
-        await connection.execute("SELECT FROM personal_keys WHERE originator_id = %s FOR SHARE", (order_id,))
         await connection.execute(
-            "INSERT INTO processor_events (id, merchant_id, processor, key, event_id, type, order_id, body, effect,"
-            " received_at) VALUES (%s, %s, 'stripe', 'k', 'k', 't', %s, %s, 'none', now())",
-            (uuid7(), merchant.id, order_id, EMAIL),
+            f"""{WITH_HELD}
+            INSERT INTO processor_events
+                (id, merchant_id, processor, key, event_id, type, order_id, body, effect, received_at)
+            SELECT %(id)s, %(merchant_id)s, 'stripe', 'k', 'k', 't', %(order_id)s, %(body)s, 'none', now()
+            FROM held WHERE NOT erased""",
+            {"id": uuid7(), "merchant_id": merchant.id, "order_id": order_id, "body": EMAIL},
         )
         erasing = asyncio.create_task(erase(store, ada))
 
