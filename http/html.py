@@ -33,6 +33,8 @@ PAGE_HEADERS = {
     "Referrer-Policy": "same-origin",
 }
 
+FOLDER = Path(__file__).with_name("templates")
+
 
 def readable(text: str) -> str:
     """JSON by lines; what is none, because it was cut off for example, as it is."""
@@ -42,19 +44,19 @@ def readable(text: str) -> str:
         return text
 
 
-_templates = Environment(
-    loader=FileSystemLoader(Path(__file__).with_name("templates")),
+templates = Environment(
+    loader=FileSystemLoader(FOLDER),
     autoescape=True,
     undefined=StrictUndefined,
     trim_blocks=True,
     lstrip_blocks=True,
     auto_reload=False,
 )
-_templates.globals["static"] = static_url
-_templates.filters["money"] = money
-_templates.filters["amount"] = money_text
-_templates.filters["moment"] = timestamp_text
-_templates.filters["readable"] = readable
+templates.globals["static"] = static_url
+templates.filters["money"] = money
+templates.filters["amount"] = money_text
+templates.filters["moment"] = timestamp_text
+templates.filters["readable"] = readable
 
 
 def rendered(template: str, **values: Any) -> bytes:
@@ -64,7 +66,7 @@ def rendered(template: str, **values: Any) -> bytes:
         template: its file in `templates/`.
         values: what the template names.
     """
-    return _templates.get_template(template).render(values).encode()
+    return templates.get_template(template).render(values).encode()
 
 
 def see_other(call: Call[Any, Any], path: str) -> bytes:

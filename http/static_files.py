@@ -33,6 +33,19 @@ def static_url(name: str) -> str:
     return f"/static/{name}?v={_version(name)}"
 
 
+def static_file(name: str, *, version: str | None) -> tuple[bytes, str, dict[str, str]]:
+    """A file of `static/`, its type, and headers for how long it may be kept.
+
+    Raises:
+        Problem: 404 where there is no such file.
+    """
+    if name not in FILES:
+        raise not_found()
+    # While versions are replaced, a page of one may get the file of another: that is not to be kept.
+    headers = {"Cache-Control": KEPT} if version == _version(name) else {}
+    return _file(name), FILES[name], headers
+
+
 @route(
     "GET",
     "/static/{file}",
@@ -44,11 +57,8 @@ def static_url(name: str) -> str:
     summary="What pages are made of",
 )
 async def read_static_file(call: Call[None]) -> bytes:
-    name = call.request.match_info["file"]
-    if name not in FILES:
-        raise not_found()
-    call.media = FILES[name]
-    # While versions are replaced, a page of one may get the file of another: that is not to be kept.
-    if call.request.query.get("v") == _version(name):
-        call.headers["Cache-Control"] = KEPT
-    return _file(name)
+    body, call.media, headers = static_file(
+        call.request.match_info["file"], version=call.request.query.get("v")
+    )
+    call.headers.update(headers)
+    return body

@@ -180,13 +180,40 @@ def subscriber() -> None:
 def worker(
     *,
     sandbox: Annotated[bool, typer.Option("--sandbox", help="Also play the payment processors.")] = False,
+    bank_port: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=65535,
+            help="With --sandbox: port of the bank where customers approve tok_3ds payments.",
+        ),
+    ] = None,
+    bank_url: Annotated[
+        str | None,
+        typer.Option(help="Where browsers reach the bank; http://127.0.0.1 and its port if not given."),
+    ] = None,
+    webhooks_to: Annotated[
+        str | None,
+        typer.Option(
+            help="Where the sandbox sends its webhooks: the API's address; CHECKOUT_BASE_URL if not given."
+        ),
+    ] = None,
 ) -> None:
     """Serve the activities by which Temporal workflows call back."""
     settings = settings_of_environment()
     from payloops.stopping import leave  # noqa: PLC0415
-    from payloops.worker import run_worker  # noqa: PLC0415
+    from payloops.worker import BankOptions, run_worker  # noqa: PLC0415
 
-    run_process(run_worker(settings, sandbox=sandbox))
+    bank = None
+    if bank_port is not None:
+        if not sandbox:
+            fail("--bank-port: the bank is the sandbox's; give --sandbox, too")
+        bank = BankOptions(
+            port=bank_port,
+            url=(bank_url or f"http://127.0.0.1:{bank_port}").rstrip("/"),
+            webhooks_to=webhooks_to or settings.checkout_base_url,
+        )
+    run_process(run_worker(settings, sandbox=sandbox, bank=bank))
     leave()
 
 

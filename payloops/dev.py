@@ -18,9 +18,9 @@ from payloops.demo_merchant import FILE_NAME as DEMO_MERCHANT_FILE
 from payloops.demo_merchant import DemoMerchant, ensure_demo_merchant
 from payloops.dev_environment import ENVIRONMENT_FILE, SECRETS_FILE, kept_secrets, write_environment
 from payloops.embedded import EmbeddedServers, StartError
-from payloops.embedded.locks import port_is_free
+from payloops.embedded.locks import choosing_ports, free_ports, port_is_free
 from payloops.embedded.servers import Part as ServerPart
-from payloops.settings import read_settings
+from payloops.settings import HIGHEST_PORT, read_settings
 from payloops.supervisor import Part, Terminal, how_it_ended, stop_parts
 
 EXTERNAL: dict[ServerPart, str] = {
@@ -90,7 +90,7 @@ def _run(options: DevOptions, *, terminal: Terminal, began: float) -> None:
             )
         environment = _environment(options, servers=servers, embedded=embedded, namespace=namespace)
         _migrate(environment["DATABASE_URL"])
-        parts = _parts(environment, servers=servers)
+        parts = _parts(environment, options=options, servers=servers)
         try:
             for each in parts:
                 each.start()
@@ -139,9 +139,10 @@ def _environment(
     return own
 
 
-def _url(options: DevOptions) -> str:
+def _url(options: DevOptions, *, port: int | None = None) -> str:
     host = "127.0.0.1" if options.host in {"0.0.0.0", "::"} else options.host  # noqa: S104
-    return f"http://[{host}]:{options.port}" if ":" in host else f"http://{host}:{options.port}"
+    port = port or options.port
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 @contextmanager
@@ -166,13 +167,19 @@ def _migrate(database_url: str) -> None:
         raise StartError(part="migrations", why=str(error).split("\n", 1)[0]) from error
 
 
-def _parts(environment: dict[str, str], *, servers: EmbeddedServers) -> list[Part]:
+def _parts(environment: dict[str, str], *, options: DevOptions, servers: EmbeddedServers) -> list[Part]:
     """The API first: it is stopped first, too."""
+    with choosing_ports():
+        [bank_port] = free_ports(wanted=[options.port + 1 if options.port < HIGHEST_PORT else None])
+    bank_url = _url(options, port=bank_port)
     commands = {
         "api": ["serve"],
         "projector": ["projector"],
         "subscriber": ["subscriber"],
-        "worker": ["worker", "--sandbox"],
+        "worker": [
+            *("worker", "--sandbox", "--bank-port", str(bank_port)),
+            *("--bank-url", bank_url, "--webhooks-to", _url(options)),
+        ],
     }
     return [
         Part(
@@ -289,7 +296,7 @@ def _show_screen(
 
 
 def curl_lines(*, url: str, api_key: str) -> str:
-    """An order's life, for a shell. The order's id is the only member of that name in the answer."""
+    """An order's life and a checkout session, for a shell. The order's id is the answer's only member of that name."""
     return f"""\
 API={url}
 KEY="X-API-Key: {api_key}"
@@ -297,7 +304,9 @@ ORDER=$(curl -sS -H "$KEY" $API/v1/orders --json '{{"amount": 4999, "currency": 
 curl -sS -H "$KEY" -H "Prefer: wait=10" $API/v1/orders/$ORDER/pay --json '{{"paymentMethod": {{"type": "card", "token": "tok_visa"}}}}'; echo
 curl -sS -H "$KEY" $API/v1/orders/$ORDER/refund --json '{{"amount": 1500, "reason": "One coffee was cold"}}'; echo
 curl -sS -H "$KEY" $API/v1/orders/$ORDER; echo
-curl -sS -H "$KEY" $API/v1/orders/$ORDER/events; echo"""  # noqa: E501
+curl -sS -H "$KEY" $API/v1/orders/$ORDER/events; echo
+# A page to pay at: open its url in a browser.
+curl -sS -H "$KEY" $API/v1/checkout/sessions --json "{{\\"amount\\": 4999, \\"successUrl\\": \\"$API/docs\\", \\"cancelUrl\\": \\"$API/docs\\"}}"; echo"""  # noqa: E501
 
 
 def _exists(url: str) -> bool:

@@ -1,10 +1,17 @@
 """The worker's process: `payloops worker`, with `--sandbox` also the processors' workers."""
 
 import asyncio
+import socket
+from dataclasses import dataclass
+from uuid import UUID
 
 import structlog
+from psycopg_pool import AsyncConnectionPool
 
+from payloops.commands.cipher import Cipher
 from payloops.commands.client_secrets import ClientSecrets
+from payloops.commands.credentials import WEBHOOK_SECRET, get_processor_credentials
+from payloops.listening import bind
 from payloops.logs import configure_logs
 from payloops.metrics import serving_metrics
 from payloops.sandbox.worker import serve_sandbox
@@ -19,13 +26,36 @@ from payloops.workflows_client.worker import serve_backend
 log = structlog.get_logger()
 
 
-async def run_worker(settings: Settings, *, sandbox: bool) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BankOptions:
+    """How the sandbox's bank is served.
+
+    Attributes:
+        port: on the address of `HOST`.
+        url: where browsers reach it.
+        webhooks_to: the API that is told what customers decide.
+    """
+
+    port: int
+    url: str
+    webhooks_to: str
+
+
+async def run_worker(settings: Settings, *, sandbox: bool, bank: BankOptions | None = None) -> None:
     """Serve activities until SIGTERM or SIGINT; those that run then have ten seconds to finish.
 
     Starts also while PostgreSQL or Temporal is down, and serves once they are there.
+
+    Args:
+        sandbox: whether to play the processors, too.
+        bank: with them, the bank that asks customers to approve a payment.
+
+    Raises:
+        PortTaken: see there.
     """
     configure_logs(settings, process="worker")
     stop = stop_on_signals()
+    listener = bind(settings.host, bank.port) if bank is not None else None
     async with (
         open_store(settings, application_name="payloops worker") as store,
         open_sender(allow_loopback=settings.webhook_allow_loopback) as sender,
@@ -43,5 +73,34 @@ async def run_worker(settings: Settings, *, sandbox: bool) -> None:
             async with asyncio.TaskGroup() as group:
                 group.create_task(serve_backend(client=client, activities=activities, stop=stop))
                 if sandbox:
-                    group.create_task(serve_sandbox(client=client, pool=store.pool, stop=stop))
+                    bank_url = bank.url if bank is not None else None
+                    group.create_task(
+                        serve_sandbox(client=client, pool=store.pool, stop=stop, bank_url=bank_url)
+                    )
+                if bank is not None and listener is not None:
+                    group.create_task(_run_bank(bank, listener, pool=store.pool, cipher=cipher, stop=stop))
     log.info("worker.stopped")
+
+
+async def _run_bank(
+    options: BankOptions,
+    listener: socket.socket,
+    *,
+    pool: AsyncConnectionPool,
+    cipher: Cipher,
+    stop: asyncio.Event,
+) -> None:
+    from payloops.sandbox.bank import Bank, serve_bank  # noqa: PLC0415  # pages, for those who serve them
+    from payloops.sandbox.telling import open_teller  # noqa: PLC0415
+
+    async def webhook_secret(merchant_id: UUID, processor: str) -> str | None:
+        found = await get_processor_credentials(
+            pool, merchant_id=merchant_id, processor=processor, cipher=cipher
+        )
+        return found.credentials.get(WEBHOOK_SECRET) if found is not None else None
+
+    async with open_teller(pool=pool, url=options.webhooks_to, webhook_secret=webhook_secret) as teller:
+        log.info("bank.listening", url=options.url)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(teller.run(stop=stop))
+            group.create_task(serve_bank(Bank(pool=pool, teller=teller), listener, stop=stop))

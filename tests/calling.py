@@ -144,8 +144,8 @@ class Api:
 
 
 @asynccontextmanager
-async def running_api(settings: Settings) -> AsyncIterator[Api]:
-    listener = bind("127.0.0.1", 0)
+async def running_api(settings: Settings, *, port: int = 0) -> AsyncIterator[Api]:
+    listener = bind("127.0.0.1", port)
     port = listener.getsockname()[1]
     url = f"http://127.0.0.1:{port}"
     async with (

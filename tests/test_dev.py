@@ -167,11 +167,13 @@ def pasted_lines_work(dev: Dev) -> None:
         ["bash", "-e"], input=lines, capture_output=True, text=True, timeout=60, check=False
     )
     assert shown.returncode == 0, shown.stderr
-    payment, refund, order, events = [json.loads(line) for line in shown.stdout.splitlines()]
+    payment, refund, order, events, session = [json.loads(line) for line in shown.stdout.splitlines()]
     assert payment["status"] == "captured"
     assert refund["amount"] == 1500
     assert order["status"] in {"captured", "partially_refunded"}
     assert events[0]["type"] == "order.created"
+    with urllib.request.urlopen(session["url"], timeout=30) as page:
+        assert b"Pay $49.99" in page.read()
 
 
 def a_second_one_is_refused_in_one_line(dev: Dev) -> None:

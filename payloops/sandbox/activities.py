@@ -27,9 +27,21 @@ SLOW_SECONDS = 5.0
 class SandboxActivities:
     """The activities of one processor's queue."""
 
-    def __init__(self, *, pool: ledger.Pool, processor: str, slow_seconds: float = SLOW_SECONDS) -> None:
+    def __init__(
+        self,
+        *,
+        pool: ledger.Pool,
+        processor: str,
+        bank_url: str | None = None,
+        slow_seconds: float = SLOW_SECONDS,
+    ) -> None:
+        """
+        Args:
+            bank_url: where customers approve payments (`bank.py`), None where nobody asks them.
+        """
         self._pool = pool
         self._processor = processor
+        self._bank_url = bank_url
         self._slow_seconds = slow_seconds
 
     def all(self) -> list[Callable[..., Any]]:
@@ -51,6 +63,9 @@ class SandboxActivities:
                 currency=request["currency"],
                 token=token,
                 manual_capture=request["capture"] == "manual",
+                merchant_id=request.get("merchantId"),
+                return_url=request.get("returnUrl"),
+                bank_url=self._bank_url,
             )
         except ledger.IdempotencyMismatchError as error:
             raise ApplicationError(str(error), type="IdempotencyMismatch", non_retryable=True) from error

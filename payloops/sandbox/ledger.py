@@ -11,7 +11,7 @@ What a payment's token makes of it:
 | any other, or none   | is captured (authorized, where capture is manual)              |
 | `tok_authorize`      | is authorized only                                             |
 | `tok_chargeDeclined` | is declined: `card_declined`                                   |
-| `tok_3ds`            | waits for the customer's action at a `redirectUrl`             |
+| `tok_3ds`            | waits for the customer to approve it at a `redirectUrl`        |
 | `tok_slow`           | takes 5 seconds, then is captured                              |
 | `tok_lost`           | is captured, but the first answer is lost on its way           |
 """
@@ -70,12 +70,32 @@ CREATE TABLE IF NOT EXISTS sandbox.operations (
     CHECK ((processor_transaction_id IS NULL) <> (error_code IS NULL))
 )
 """,
+    """
+ALTER TABLE sandbox.charges
+    ADD COLUMN IF NOT EXISTS merchant_id text,
+    ADD COLUMN IF NOT EXISTS return_url text,
+    ADD COLUMN IF NOT EXISTS decided_at timestamptz,
+    ADD COLUMN IF NOT EXISTS told_at timestamptz,
+    ADD COLUMN IF NOT EXISTS tellings integer NOT NULL DEFAULT 0
+""",
+    """
+CREATE INDEX IF NOT EXISTS charges_untold ON sandbox.charges (decided_at)
+    WHERE decided_at IS NOT NULL AND told_at IS NULL
+""",
 )
+NOWHERE = "https://sandbox.payloops.invalid"
+"""Where customers are sent who have to act, while no bank is there to ask them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Charge:
-    """A row of `sandbox.charges`: one attempt to pay an order. Amounts in minor units."""
+    """A row of `sandbox.charges`: one attempt to pay an order. Amounts in minor units.
+
+    Attributes:
+        return_url: where the customer comes from and is sent back to.
+        decided_at: when the customer decided at the bank; of other charges the workflow brings the news.
+        told_at: when the merchant was told of it by webhook, after so many `tellings`.
+    """
 
     order_id: str
     attempt: int
@@ -93,6 +113,11 @@ class Charge:
     error_code: str | None
     error_message: str | None
     created_at: datetime
+    merchant_id: str | None
+    return_url: str | None
+    decided_at: datetime | None
+    told_at: datetime | None
+    tellings: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,8 +171,15 @@ async def charge(
     currency: str,
     token: str | None,
     manual_capture: bool,
+    merchant_id: str | None = None,
+    return_url: str | None = None,
+    bank_url: str | None = None,
 ) -> tuple[Charge, bool]:
     """Charge an order, once for each attempt.
+
+    Args:
+        return_url: where a customer who has to act is sent back to.
+        bank_url: where the customer acts.
 
     Returns:
         The charge, and whether this call made it (False: it was there already, and is as it is now).
@@ -163,6 +195,8 @@ async def charge(
         amount=amount,
         currency=currency,
         manual_capture=manual,
+        merchant_id=merchant_id,
+        return_url=return_url,
     )
     match token:
         case "tok_chargeDeclined":
@@ -171,7 +205,7 @@ async def charge(
         case "tok_3ds":
             action = row["processor_order_id"]
             row |= {"status": "requires_action", "client_secret": f"{action}_secret_{secrets.token_hex(12)}"}
-            row |= {"redirect_url": f"https://sandbox.payloops.invalid/authenticate/{action}"}
+            row |= {"redirect_url": f"{bank_url or NOWHERE}/authenticate/{action}"}
         case _:
             row |= {"status": "authorized"} if manual else {"status": "captured", "amount_captured": amount}
     async with _cursor(pool, Charge) as cursor:
@@ -193,6 +227,39 @@ async def find_charge(pool: Pool, *, order_id: str, attempt: int) -> Charge | No
             "SELECT * FROM sandbox.charges WHERE order_id = %s AND attempt = %s", (order_id, attempt)
         )
         return await cursor.fetchone()
+
+
+async def find_action(pool: Pool, *, processor_order_id: str) -> Charge | None:
+    """The charge that a customer has to act on, or had to; None where there is no such charge."""
+    async with _cursor(pool, Charge) as cursor:
+        await cursor.execute(
+            "SELECT * FROM sandbox.charges WHERE processor_order_id = %s AND redirect_url IS NOT NULL",
+            (processor_order_id,),
+        )
+        return await cursor.fetchone()
+
+
+async def untold_decisions(pool: Pool, *, tellings: int, limit: int) -> list[Charge]:
+    """Charges that customers decided on, and whose merchant was told of it less than so many times, in vain."""
+    async with _cursor(pool, Charge) as cursor:
+        await cursor.execute(
+            """SELECT * FROM sandbox.charges
+               WHERE decided_at IS NOT NULL AND told_at IS NULL AND tellings < %s
+               ORDER BY decided_at LIMIT %s""",
+            (tellings, limit),
+        )
+        return await cursor.fetchall()
+
+
+async def note_telling(pool: Pool, *, processor_order_id: str, arrived: bool) -> None:
+    """Remember that a merchant was told, or could not be."""
+    async with pool.connection() as connection:
+        await connection.execute(
+            """UPDATE sandbox.charges SET tellings = tellings + 1,
+                   told_at = CASE WHEN %s THEN coalesce(told_at, now()) ELSE told_at END
+               WHERE processor_order_id = %s""",
+            (arrived, processor_order_id),
+        )
 
 
 async def cancel_charge(
@@ -225,9 +292,18 @@ async def cancel_charge(
 
 
 async def complete_action(
-    pool: Pool, *, order_id: str, attempt: int, success: bool, processor_transaction_id: str | None
+    pool: Pool,
+    *,
+    order_id: str,
+    attempt: int,
+    success: bool,
+    processor_transaction_id: str | None,
+    at_bank: bool = False,
 ) -> Charge:
     """The customer has done what was required, or failed to. A charge that waits no longer stays as it is.
+
+    Args:
+        at_bank: whether it was here that the customer decided, so that the merchant has to be told.
 
     Raises:
         NoSuchChargeError: the attempt was never charged.
@@ -241,7 +317,8 @@ async def complete_action(
                 amount_captured = CASE WHEN %(success)s AND NOT manual_capture THEN amount ELSE 0 END,
                 processor_transaction_id = coalesce(%(transaction_id)s, processor_transaction_id),
                 error_code = CASE WHEN NOT %(success)s THEN 'authentication_failed' END,
-                error_message = CASE WHEN NOT %(success)s THEN 'The customer was not authenticated.' END
+                error_message = CASE WHEN NOT %(success)s THEN 'The customer was not authenticated.' END,
+                decided_at = CASE WHEN %(at_bank)s THEN now() END
             WHERE order_id = %(order_id)s AND attempt = %(attempt)s AND status = 'requires_action'
             RETURNING *
             """,
@@ -250,6 +327,7 @@ async def complete_action(
                 "attempt": attempt,
                 "success": success,
                 "transaction_id": processor_transaction_id,
+                "at_bank": at_bank,
             },
         )
         completed = await cursor.fetchone()
@@ -358,10 +436,10 @@ def refusal_of(charge: Charge, *, kind: OperationKind, amount: int, currency: st
 INSERT_CHARGE = """
 INSERT INTO sandbox.charges (order_id, attempt, processor, processor_order_id, processor_transaction_id,
     amount, currency, manual_capture, status, amount_captured, redirect_url, client_secret,
-    error_code, error_message)
+    error_code, error_message, merchant_id, return_url)
 VALUES (%(order_id)s, %(attempt)s, %(processor)s, %(processor_order_id)s, %(processor_transaction_id)s,
     %(amount)s, %(currency)s, %(manual_capture)s, %(status)s, %(amount_captured)s, %(redirect_url)s,
-    %(client_secret)s, %(error_code)s, %(error_message)s)
+    %(client_secret)s, %(error_code)s, %(error_message)s, %(merchant_id)s, %(return_url)s)
 ON CONFLICT (order_id, attempt)
 """
 
@@ -375,7 +453,10 @@ EFFECTS: dict[OperationKind, LiteralString] = {
 
 
 def _blank_charge(**known: Any) -> dict[str, Any]:
-    return known | {
+    return {
+        "merchant_id": None,
+        "return_url": None,
+        **known,
         "processor_order_id": f"sb_order_{secrets.token_hex(12)}",
         "processor_transaction_id": _transaction_id(),
         "amount_captured": 0,

@@ -58,6 +58,9 @@ class PaymentCompletion(TypedDict):
 class ChargeRequest(TypedDict):
     """One attempt to pay an order: the idempotency key is order and attempt."""
 
+    merchantId: NotRequired[str]
+    returnUrl: NotRequired[str | None]
+
     orderId: str
     attempt: int
     amount: int

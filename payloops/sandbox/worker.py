@@ -20,23 +20,31 @@ GRACE = timedelta(seconds=10)
 log = structlog.get_logger(__name__)
 
 
-async def serve_sandbox(*, client: Client, pool: ledger.Pool, stop: asyncio.Event) -> None:
-    """Open the books, and serve both processors' queues until `stop` is set; what runs then may finish."""
+async def serve_sandbox(
+    *, client: Client, pool: ledger.Pool, stop: asyncio.Event, bank_url: str | None = None
+) -> None:
+    """Open the books, and serve both processors' queues until `stop` is set; what runs then may finish.
+
+    Args:
+        bank_url: where customers are sent to approve a payment, None where no bank is served (`bank.py`).
+    """
     if not await _books_opened(pool, stop):
         return
     async with asyncio.TaskGroup() as group:
         for processor in PROCESSORS:
-            make = partial(sandbox_worker, client=client, pool=pool, processor=processor)
+            make = partial(sandbox_worker, client=client, pool=pool, processor=processor, bank_url=bank_url)
             group.create_task(keep_serving(make, stop=stop))
 
 
-def sandbox_worker(*, client: Client, pool: ledger.Pool, processor: str) -> Worker:
+def sandbox_worker(
+    *, client: Client, pool: ledger.Pool, processor: str, bank_url: str | None = None
+) -> Worker:
     """The worker of one processor's queue, not yet running."""
     return Worker(
         client,
         task_queue=f"{processor}-payments",
         workflows=WORKFLOWS,
-        activities=SandboxActivities(pool=pool, processor=processor).all(),
+        activities=SandboxActivities(pool=pool, processor=processor, bank_url=bank_url).all(),
         graceful_shutdown_timeout=GRACE,
     )
 

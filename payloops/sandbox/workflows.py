@@ -61,6 +61,8 @@ class PaymentWorkflow:
             currency=payment["currency"],
             token=(payment.get("paymentMethod") or {}).get("token"),
             capture=payment.get("capture") or "automatic",
+            merchantId=payment["merchantId"],
+            returnUrl=payment.get("returnUrl"),
         )
         charge = await self._charge(request)
         if charge["status"] == "requires_action":
