@@ -38,12 +38,13 @@ METHOD_NAMES: dict[str, str] = {
     "netbanking": "Net banking",
     "wallet": "Wallet",
 }
-TestToken = Literal["tok_visa", "tok_chargeDeclined", "tok_3ds", "tok_slow", "tok_authorize"]
+TestToken = Literal["tok_visa", "tok_chargeDeclined", "tok_3ds", "tok_slow", "tok_lost", "tok_authorize"]
 TEST_TOKENS: dict[TestToken, str] = {
     "tok_visa": "The payment succeeds",
     "tok_chargeDeclined": "The card is declined",
     "tok_3ds": "The bank asks for confirmation (3-D Secure)",
     "tok_slow": "The payment takes five seconds",
+    "tok_lost": "The processor's first answer is lost",
     "tok_authorize": "The money is only held",
 }
 DECLINES = {

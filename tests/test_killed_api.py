@@ -1,6 +1,7 @@
 """An API process killed between its append and its answer: the retry is answered, and nothing is done twice."""
 
 import asyncio
+import signal
 import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -13,6 +14,7 @@ from calling import Caller, running_api
 from holding import holding_proxy
 from processes import SECONDS, becomes, charged, process
 from pydantic import SecretStr
+from shopping import go_shopping
 
 from payloops.events.event_store import EventStore
 from payloops.settings import Settings
@@ -88,6 +90,30 @@ async def test_killed_between_append_and_answer_then_retried_with_the_same_key(
         assert (other.status, other.code) == (400, "invalid_status")
     assert await topics(store, order_id) == ["order.created", "payment.requested", "payment.captured"]
     assert await charged(store) == [(order_id, 1, 4_200)]
+
+
+async def test_a_customer_whose_payment_was_made_by_a_process_that_died_of_it_pays_once(
+    store: EventStore, settings: Settings
+) -> None:
+    """The append is in the log, and nobody was told: whoever comes next sees it, and can not do it again."""
+    async with running_api(settings) as setup:
+        shopping = await go_shopping(setup, store)
+    form = {"attempt": "1", "method": "card", "token": "tok_visa"}
+    dying = settings.model_copy(update={"crash_at": "append.committed:1"})
+    async with api_process(dying) as victim:
+        with pytest.raises(aiohttp.ClientError):
+            await victim.anyone.session.post(f"{shopping.path}/pay", data=form)
+        assert await asyncio.wait_for(victim.process.wait(), SECONDS) == -signal.SIGKILL
+    order_id = str((await shopping.order()).id)
+    async with api_process(settings) as heir:
+        assert b"Confirming your payment" in (await heir.anyone.get(shopping.path)).raw
+        again = await heir.anyone.session.post(f"{shopping.path}/pay", data=form)
+        assert (again.status, again.url.path) == (200, shopping.path)
+        async with process(settings, "subscriber"), process(settings, "worker", "--sandbox"):
+            await becomes(store, UUID(order_id), "captured")
+        assert b"Payment received" in (await heir.anyone.get(shopping.path)).raw
+    assert await topics(store, order_id) == ["order.created", "payment.requested", "payment.captured"]
+    assert await charged(store) == [(order_id, 1, 4_999)]
 
 
 async def topics(store: EventStore, order_id: str) -> list[str]:
