@@ -16,6 +16,7 @@ REFERENCES = ("processor_order_id", "processor_transaction_id", "refund_referenc
 TITLES = {
     "order.created": "Order created",
     "order.cancelled": "Order cancelled",
+    "order.personal_data_erased": "Personal data erased",
     "order.processor_event_received": "Message from the processor",
     "payment.requested": "Payment asked for",
     "payment.processing": "Payment under way at the processor",

@@ -11,8 +11,9 @@ from typing import Any
 from uuid import UUID
 
 from psycopg import sql
+from psycopg.rows import class_row
 
-from payloops.events.event_store import EventStore
+from payloops.events.event_store import EventReader, EventStore
 from payloops.events.orders import PaymentStatus
 from payloops.projections.daily_volume import CHECKPOINT
 from payloops.projections.own_writes import wait_for_own_writes
@@ -138,3 +139,56 @@ def parts_of(begin: datetime, end: datetime) -> dict[str, date | datetime]:
 
 def _midnight(day: date) -> datetime:
     return datetime.combine(day, time(), UTC)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DayFigures:
+    """Payments in one currency on one day in UTC. Amounts in its minor unit.
+
+    Attributes:
+        begun: payments begun on this day. ended: those of them that have ended by now; succeeded: by a capture.
+        captured: payments captured on this day. volume: what these brought, before refunds.
+    """
+
+    currency: str
+    day: date
+    begun: int
+    ended: int
+    succeeded: int
+    captured: int
+    volume: int
+
+
+DAILY = sql.SQL("""
+    SELECT currency, day, sum(begun)::bigint AS begun,
+           coalesce(sum(begun) FILTER (WHERE status = ANY (%(ended)s)), 0)::bigint AS ended,
+           coalesce(sum(begun) FILTER (WHERE status = 'captured'), 0)::bigint AS succeeded,
+           sum(captured)::bigint AS captured, sum(volume)::bigint AS volume
+    FROM daily_volume WHERE day >= %(first)s AND day <= %(last)s AND {of_merchant}
+    GROUP BY currency, day ORDER BY currency, day
+""")
+ANY_MERCHANT = sql.SQL("true")
+ONE_MERCHANT = sql.SQL("merchant_id = %(merchant_id)s")
+
+
+async def figures_by_day(
+    store: EventReader, *, first: date, last: date, merchant_id: UUID | None = None
+) -> list[DayFigures]:
+    """What there was on each day, by currency and day; days without a payment are not among them.
+
+    Args:
+        first, last: days in UTC, both inclusive.
+        merchant_id: of whom; None: of all together.
+    """
+    query = DAILY.format(of_merchant=ANY_MERCHANT if merchant_id is None else ONE_MERCHANT)
+    arguments = {
+        "first": first,
+        "last": last,
+        "merchant_id": merchant_id,
+        "ended": [status.value for status in ENDED],
+    }
+    async with (
+        store.pool.connection() as connection,
+        connection.cursor(row_factory=class_row(DayFigures)) as cursor,
+    ):
+        return await (await cursor.execute(query, arguments, prepare=False)).fetchall()

@@ -68,6 +68,10 @@ class Visitor:
         page.on("request", self._asked)
         return page
 
+    async def forget(self) -> None:
+        """All cookies, as when they have expired."""
+        await self._context.clear_cookies()
+
     async def meets(self, host: str) -> None:
         """Another site, which answers anything with a page that says its name."""
         self._hosts.add(host)

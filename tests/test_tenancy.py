@@ -129,6 +129,7 @@ OPEN = {
     "GET /api/staff/processor-events?merchantId": "staff sees every merchant's orders, on record",
     "/support/processor-events/{id}": "staff sees what processors told of every merchant, on record",
     "/support/orders/{id}": "staff sees every merchant's orders, on record",
+    "GET /support/volume?merchantId": "staff sees every merchant's figures, on record",
     "GET /support?merchantId": "staff sees every merchant's orders, on record",
     "/webhooks/{processor}/{merchantId}": "whoever sends it proves it with a signature",
     "/checkout/{id}": "the customer has nothing to show but the session's id, which nobody can guess",

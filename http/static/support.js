@@ -23,7 +23,7 @@ window.addEventListener("popstate", () => location.reload());
 function goTo(version) {
   slider.value = version;
   slider.setAttribute("aria-valuetext", `${version}: ${titles[version - 1]}`);
-  document.getElementById("shown").value = version;
+  document.getElementById("shown").textContent = version;
   document.querySelectorAll("#events > li").forEach((entry, index) => {
     if (index === version - 1) entry.setAttribute("aria-current", "step");
     else entry.removeAttribute("aria-current");

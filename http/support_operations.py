@@ -1,0 +1,61 @@
+"""How the service gets on, for support staff in a browser. `/support/operations`."""
+
+from typing import NamedTuple
+
+from payloops.commands.merchants import merchant_names
+from payloops.commands.processor_events import Effect, list_processor_events
+from payloops.commands.webhook_endpoints import list_failing_endpoints
+from payloops.http.routing import Call, Nothing, page
+from payloops.http.support import support_page
+from payloops.projections.status import ProjectionStatus, list_parked_events, projections_status
+
+SHOWN = 50
+"""The most lines of each kind."""
+ASTRAY: tuple[Effect, ...] = ("unknown_order", "unmatched", "contradiction")
+"""What becomes of a processor's event that fits nothing on record."""
+LATE_SECONDS = 10.0
+
+
+class Health(NamedTuple):
+    """How a reader of the log gets on. `tone`: `good`, `bad`, or neither."""
+
+    text: str
+    tone: str
+
+
+@page(
+    "GET",
+    "/support/operations",
+    auth="staff_session",
+    query=Nothing,
+    summary="See readers of the log, parked events, endpoints that fail, and processor events that fit nothing",
+)
+async def read_support_operations(call: Call[None]) -> bytes:
+    pool = call.services.store.pool
+    readers = await projections_status(pool)
+    parked = await list_parked_events(pool, limit=SHOWN)
+    endpoints = await list_failing_endpoints(pool, limit=SHOWN)
+    found = [await list_processor_events(pool, effect=effect, limit=SHOWN) for effect in ASTRAY]
+    astray = sorted(
+        (event for events, _ in found for event in events), key=lambda event: event.id, reverse=True
+    )
+    return support_page(
+        call,
+        "support_operations.html",
+        readers=[(each, health_of(each)) for each in readers],
+        parked=parked,
+        parked_in_all=sum(each.parked for each in readers),
+        endpoints=endpoints,
+        astray=astray[:SHOWN],
+        merchants=await merchant_names(pool, merchant_ids={each.merchant_id for each in astray}),
+        limit=SHOWN,
+    )
+
+
+def health_of(reader: ProjectionStatus) -> Health:
+    """Whether a reader does its work."""
+    if not reader.active:
+        return Health("no process works on it", "bad")
+    if reader.lag_seconds > LATE_SECONDS:
+        return Health("behind", "")
+    return Health("up to date", "good")

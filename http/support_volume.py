@@ -1,0 +1,113 @@
+"""Volume and success over time, for support staff in a browser. `/support/volume`."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import date, timedelta
+from itertools import groupby
+from typing import Annotated
+from uuid import UUID
+
+from pydantic import Field
+
+from payloops.commands.merchants import merchant_names
+from payloops.http.charts import BarChart, bar_chart
+from payloops.http.fields import QueryNumber
+from payloops.http.money import money
+from payloops.http.routing import Call, page
+from payloops.http.support import SupportQuery, support_page
+from payloops.projections.stats import DayFigures, figures_by_day
+
+SPANS = (7, 30, 90, 365)
+"""Days that the page offers."""
+CHARTS = 6
+"""Currencies that are drawn; the others stand in the table alone."""
+
+
+class VolumeQuery(SupportQuery):
+    days: Annotated[QueryNumber, Field(ge=1, le=366, description="Up to today, in UTC")] = 30
+    merchant_id: UUID | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CurrencyVolume:
+    """One currency over some days. Amounts in its minor unit.
+
+    Attributes:
+        days: every day, the oldest first, also those without a payment.
+        success: share of the payments that have ended which were captured, 0 to 1; None where none has ended.
+    """
+
+    currency: str
+    days: list[DayFigures]
+    volume: int
+    captured: int
+    ended: int
+    success: float | None
+    volume_chart: BarChart
+    success_chart: BarChart
+
+    @property
+    def average(self) -> int | None:
+        """What a captured payment brought, to the nearest minor unit; None where there was none."""
+        return (2 * self.volume + self.captured) // (2 * self.captured) if self.captured else None
+
+
+@page(
+    "GET",
+    "/support/volume",
+    auth="staff_session",
+    query=VolumeQuery,
+    summary="See volume and success over time, by currency",
+)
+async def read_support_volume(call: Call[None, VolumeQuery]) -> bytes:
+    query, store = call.query, call.services.store
+    call.viewed_merchant = query.merchant_id
+    last = call.by.at.date()
+    first = last - timedelta(days=query.days - 1)
+    figures = await figures_by_day(store, first=first, last=last, merchant_id=query.merchant_id)
+    of_one = [] if query.merchant_id is None else [query.merchant_id]
+    return support_page(
+        call,
+        "support_volume.html",
+        query=query,
+        spans=SPANS,
+        first=first,
+        last=last,
+        currencies=list(by_currency(figures, first=first, days=query.days)),
+        charts=CHARTS,
+        merchants=await merchant_names(store.pool, merchant_ids=of_one),
+        money=money,
+    )
+
+
+def by_currency(figures: Sequence[DayFigures], *, first: date, days: int) -> Iterator[CurrencyVolume]:
+    """The figures of each currency with all of its days, the currency with most captured payments first."""
+    every_day = [first + timedelta(days=number) for number in range(days)]
+    made = [
+        _currency_volume(currency, {each.day: each for each in of_currency}, every_day)
+        for currency, of_currency in groupby(figures, key=lambda each: each.currency)
+    ]
+    yield from sorted(made, key=lambda each: (-each.captured, -each.ended, each.currency))
+
+
+def _currency_volume(currency: str, there: dict[date, DayFigures], days: Sequence[date]) -> CurrencyVolume:
+    found = [there.get(day) or _without_payment(currency, day) for day in days]
+    ended = sum(each.ended for each in found)
+    return CurrencyVolume(
+        currency=currency,
+        days=found,
+        volume=sum(each.volume for each in found),
+        captured=sum(each.captured for each in found),
+        ended=ended,
+        success=sum(each.succeeded for each in found) / ended if ended else None,
+        volume_chart=bar_chart([each.volume for each in found]),
+        success_chart=bar_chart([_percent(each) for each in found], top=100),
+    )
+
+
+def _without_payment(currency: str, day: date) -> DayFigures:
+    return DayFigures(currency=currency, day=day, begun=0, ended=0, succeeded=0, captured=0, volume=0)
+
+
+def _percent(figures: DayFigures) -> int:
+    return round(100 * figures.succeeded / figures.ended) if figures.ended else 0
