@@ -14,7 +14,8 @@ from schemathesis.generation.meta import TestPhase
 from schemathesis.openapi.checks import RejectedPositiveData
 
 IDS: dict[str, list[str]] = json.loads(os.environ["CONTRACT_IDS"])
-"""By path of the collection: ids of what whoever calls there has, orders in every state."""
+"""By path of the collection: ids of what whoever calls there has, orders in every state; by that of a route:
+ids for it alone."""
 LOGINS: dict[str, dict[str, str]] = json.loads(os.environ["CONTRACT_LOGINS"])
 """By path: an email address and password that are right."""
 
@@ -95,7 +96,7 @@ def map_case(context: HookContext, case: Case) -> Case:
 
 def meet_rules_of_path_and_query(case: Case, number: int) -> None:
     path, query = case.operation.path, case.query
-    ids = IDS.get(path.partition("/{id}")[0], [])
+    ids = IDS.get(path) or IDS.get(path.partition("/{id}")[0], [])
     linked = case.meta is not None and case.meta.phase.name is TestPhase.STATEFUL
     if ids and not linked and number % 4 and "id" in case.path_parameters:
         case.path_parameters["id"] = ids[number % len(ids)]
