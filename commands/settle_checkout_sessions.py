@@ -3,8 +3,11 @@
 from datetime import datetime, timedelta
 from uuid import UUID
 
+import structlog
+
 from payloops.commands.create_checkout_session import LIFE
 from payloops.commands.settle_checkout_session import settle_checkout_session
+from payloops.events.errors import StreamUnreadable
 from payloops.events.event_store import EventStore
 from payloops.events.metadata import Metadata
 
@@ -25,6 +28,8 @@ UNSETTLED = """
     ORDER BY s.recorded_at, s.originator_id LIMIT %(limit)s
 """
 
+log = structlog.get_logger()
+
 
 async def settle_checkout_sessions(store: EventStore, *, now: datetime) -> int:
     """Settle the sessions of the last two days that have run out, or whose order may have ended; how many."""
@@ -37,7 +42,12 @@ async def settle_checkout_sessions(store: EventStore, *, now: datetime) -> int:
             )
             found = await cursor.fetchall()
         for session_id, _ in found:
-            await settle_checkout_session(store, session_id=session_id, merchant_id=None, by=by)
+            try:
+                await settle_checkout_session(store, session_id=session_id, merchant_id=None, by=by)
+            except (
+                StreamUnreadable
+            ) as error:  # one that a later version is to settle does not keep others waiting
+                log.warning("checkout_session.unreadable", session_id=str(session_id), error=str(error))
         count += len(found)
         if len(found) < BATCH:
             return count

@@ -23,6 +23,19 @@ class StreamNotFound(Exception):
         self.stream_id = stream_id
 
 
+class StreamUnreadable(Exception):
+    """An event of the stream makes no sense to this code: a later version wrote it, or it was altered.
+
+    Its cause says which. Where versions run side by side, a process of the later one can read it.
+    """
+
+    def __init__(self, stream_id: UUID, *, version: int, topic: str) -> None:
+        super().__init__(f"{topic}, version {version} of stream {stream_id}, cannot be read by this code")
+        self.stream_id = stream_id
+        self.version = version
+        self.topic = topic
+
+
 class StoreUnavailable(Exception):
     """The database is down, or more appends wait than may; nothing was appended."""
 

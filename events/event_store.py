@@ -11,6 +11,7 @@ from uuid import UUID
 from weakref import WeakValueDictionary
 
 import psycopg
+import structlog
 from eventsourcing.persistence import StoredEvent
 from psycopg.rows import TupleRow
 
@@ -18,12 +19,20 @@ from payloops.events.appender import APPEND_EVENTS, Appender, Receipt, append_pa
 from payloops.events.connections import Pool
 from payloops.events.crash_points import crash_point
 from payloops.events.encoding import decode, encode
-from payloops.events.errors import OutcomeUnknown, StoreUnavailable, StreamNotFound, VersionConflict
+from payloops.events.errors import (
+    OutcomeUnknown,
+    StoreUnavailable,
+    StreamNotFound,
+    StreamUnreadable,
+    VersionConflict,
+)
 from payloops.events.personal_data import PersonalKey
 from payloops.events.stream import S, Stream, StreamEvent
 from payloops.events.wakeups import POLL_SECONDS, Notifier, Wakeups
 
 R = TypeVar("R")
+
+log = structlog.get_logger()
 
 DECISIONS = 5
 """How often a command is decided again when its stream moves on meanwhile."""
@@ -86,14 +95,28 @@ class EventReader:
         self.pool = pool
 
     async def load(self, stream: type[S], id: UUID, *, up_to_version: int | None = None) -> S | None:
-        """Fold a stream, up to a version where one is given; None where there is no such stream."""
+        """Fold a stream, up to a version where one is given; None where there is no such stream.
+
+        Raises:
+            StreamUnreadable: see there.
+        """
         async with self.pool.connection() as connection:
             cursor = await connection.execute(LOAD, (id, up_to_version, up_to_version))
             rows = await cursor.fetchall()
         aggregate: Any = None
         for version, topic, state, personal_key in rows:
             stored = StoredEvent(originator_id=id, originator_version=version, topic=topic, state=state)
-            aggregate = decode(stored, personal_key=personal_key).mutate(aggregate)
+            try:
+                aggregate = decode(stored, personal_key=personal_key).mutate(aggregate)
+            except Exception as error:
+                log.error(
+                    "stream.unreadable",
+                    stream_id=str(id),
+                    version=version,
+                    topic=topic,
+                    error=type(error).__name__,
+                )
+                raise StreamUnreadable(id, version=version, topic=topic) from error
         if aggregate is not None and not isinstance(aggregate, stream):
             return None
         return aggregate

@@ -41,6 +41,7 @@ from payloops.events.errors import (
     ReceiptConflict,
     StoreUnavailable,
     StreamNotFound,
+    StreamUnreadable,
     VersionConflict,
 )
 
@@ -129,6 +130,7 @@ class Answer(NamedTuple):
 
 IN_PROGRESS = "A request with this Idempotency-Key is under way; try again"
 OUTCOME_UNKNOWN = "Whether it was done is not known; try again, with the same Idempotency-Key"
+UNREADABLE = "This was changed by another version of the service; nothing was done, try again"
 BUSY = "The service is busy or a part of it is down; nothing was done, try again"
 
 ANSWERS: dict[type[Exception], Answer] = {
@@ -148,6 +150,7 @@ ANSWERS: dict[type[Exception], Answer] = {
     StreamNotFound: Answer(404, "not_found", "Not found"),
     VersionConflict: Answer(409, "conflict", "The resource kept changing meanwhile; try again"),
     ReceiptConflict: Answer(409, "idempotency_in_progress", IN_PROGRESS),
+    StreamUnreadable: Answer(503, "unavailable", UNREADABLE),
     StoreUnavailable: Answer(503, "unavailable", BUSY),
     OutcomeUnknown: Answer(504, "outcome_unknown", OUTCOME_UNKNOWN),
     IdempotencyInProgress: Answer(409, "idempotency_in_progress", IN_PROGRESS),

@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 import psycopg
 import structlog
 
+from payloops.events.errors import StreamUnreadable
 from payloops.events.orders import Order
 from payloops.http.routing import Call
 
@@ -36,7 +37,7 @@ async def answer_after(
         given = await answer(current)
         if call.reserved is not None and current.version > order.version:
             await call.reserved.amend(call.services.store.pool, body=call.route.render(given))
-    except psycopg.Error as error:
+    except (psycopg.Error, StreamUnreadable) as error:
         # It is on record, whatever became of the waiting: no answer may say that nothing was done.
         log.warning("wait.failed", error=type(error).__name__)
         return await answer(order)

@@ -40,5 +40,7 @@ async def _keep_house(store: EventStore, every_seconds: float) -> None:
             settled = await settle_checkout_sessions(store, now=utc_now())
         except (psycopg.Error, StoreUnavailable, OutcomeUnknown, VersionConflict) as error:
             log.warning("housekeeping.failed", error=type(error).__name__)
+        except Exception:  # a bug must not end it until the process is restarted
+            log.exception("housekeeping.broken")
         else:
             log.info("housekeeping.done", idempotency_keys=deleted, checkout_sessions=settled)

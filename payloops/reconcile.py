@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from typing import Literal
 from uuid import UUID
 
+from psycopg.rows import class_row
 from rich.console import Console
 from rich.table import Table
 
@@ -21,6 +22,7 @@ from payloops.commands.processor_events import ProcessorEventCount, count_proces
 from payloops.commands.receive_processor_event import awaits_capture
 from payloops.commands.update_order_status import OPEN, update_order_status
 from payloops.commands.update_refund_status import update_refunded_amount
+from payloops.events.errors import StreamUnreadable
 from payloops.events.event_store import EventStore
 from payloops.events.metadata import Metadata
 from payloops.events.orders import Order, Payment, PaymentStatus, TransactionStatus, TransactionType
@@ -36,18 +38,33 @@ AT_ONCE = 8
 """Payments that are asked about at the same time."""
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
-Outcome = Literal["agrees", "waits", "recorded", "differs", "unknown", "unreachable"]
-"""`waits`: the processor has not finished either. `unknown`: the processor knows of no such payment."""
-LEFT = {"differs", "unknown", "unreachable"}
+Outcome = Literal["agrees", "waits", "recorded", "differs", "unknown", "unreachable", "unreadable"]
+"""`waits`: the processor has not finished either. `unknown`: the processor knows of no such payment.
+`unreadable`: the order has events that this version of the code makes no sense of."""
+LEFT = {"differs", "unknown", "unreachable", "unreadable"}
 
 TO_LOOK_AT = """
-    SELECT id FROM orders
+    SELECT id, merchant_id, attempt, processor, currency, status, amount_captured, amount_refunded FROM orders
     WHERE (status IN ('processing', 'requires_action') AND updated_at < %(stuck_before)s)
        OR (attempt > 0 AND updated_at >= %(changed_since)s)
     ORDER BY id
 """
 
 Find = Callable[[UUID, str], Awaitable[Processor]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Row:
+    """An order to look at, as its table has it."""
+
+    id: UUID
+    merchant_id: UUID
+    attempt: int
+    processor: str | None
+    currency: str
+    status: str
+    amount_captured: int
+    amount_refunded: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,18 +170,22 @@ async def reconcile(
     """Ask about payments, record what the processors say, and return what was found, by order and attempt."""
     places = asyncio.Semaphore(AT_ONCE)
 
-    async def of_order(order_id: UUID) -> list[Finding]:
+    async def of_order(row: _Row) -> list[Finding]:
         async with places:
-            order = await store.load(Order, order_id)
-            attempts = list(order.payments) if order is not None else []
-            return [await _of_payment(store, order_id, attempt, find=find) for attempt in attempts]
+            try:
+                order = await store.load(Order, row.id)
+                attempts = list(order.payments) if order is not None else []
+                return [await _of_payment(store, row.id, attempt, find=find) for attempt in attempts]
+            except StreamUnreadable as error:
+                return [_unreadable(row, error)]
 
-    async with store.pool.connection() as connection:
-        cursor = await connection.execute(
-            TO_LOOK_AT, {"stuck_before": now - older_than, "changed_since": now - since}
-        )
-        order_ids = [row[0] for row in await cursor.fetchall()]
-    found = await asyncio.gather(*(of_order(order_id) for order_id in order_ids))
+    async with (
+        store.pool.connection() as connection,
+        connection.cursor(row_factory=class_row(_Row)) as cursor,
+    ):
+        await cursor.execute(TO_LOOK_AT, {"stuck_before": now - older_than, "changed_since": now - since})
+        rows = await cursor.fetchall()
+    found = await asyncio.gather(*(of_order(row) for row in rows))
     return [finding for findings in found for finding in findings]
 
 
@@ -198,6 +219,20 @@ async def _of_payment(store: EventStore, order_id: UUID, attempt: int, *, find: 
         return _finding(order, payment, "recorded", theirs=theirs, detail=f"was {before.status}")
     return _finding(
         order, payment, "waits" if payment.status in OPEN else "agrees", theirs=theirs, detail=None
+    )
+
+
+def _unreadable(row: _Row, error: StreamUnreadable) -> Finding:
+    return Finding(
+        order_id=str(row.id),
+        merchant_id=str(row.merchant_id),
+        attempt=row.attempt,
+        processor=row.processor or "-",
+        currency=row.currency,
+        outcome="unreadable",
+        ours=Standing(status=row.status, captured=row.amount_captured, refunded=row.amount_refunded),
+        theirs=None,
+        detail=str(error),
     )
 
 

@@ -217,6 +217,14 @@ async def test_a_token_with_other_claims_is_refused(
             assert not await accepts(api, token)
 
 
+async def test_a_token_of_a_process_whose_clock_is_ahead_is_as_good_as_any(
+    api: Api, settings: Settings
+) -> None:
+    claims = await claims_of(api)
+    claims |= {name: claims[name] + 3_600 for name in ("iat", "exp")}
+    assert await accepts(api, jwt.encode(claims, settings.jwt_secret.get_secret_value(), algorithm="HS256"))
+
+
 async def test_only_our_algorithm_and_our_secret_count(api: Api, settings: Settings) -> None:
     claims = await claims_of(api)
     secret = settings.jwt_secret.get_secret_value()
