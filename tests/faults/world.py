@@ -21,6 +21,7 @@ import aiohttp
 import psycopg
 from google.protobuf.duration_pb2 import Duration
 from processes import environment_of
+from psycopg import sql
 from pydantic import SecretStr
 from redis.asyncio import Redis
 from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest, RegisterNamespaceRequest
@@ -45,6 +46,8 @@ STOP_SECONDS = 60.0
 RESTART_PAUSE = 0.3
 """Seconds after which whoever keeps processes running starts one again."""
 MIGRATED = "migrated"
+POISON = "poison"
+"""Correlation id of events that nobody can make sense of."""
 CARD_NUMBER = "4242424242424242"
 """Stripe's, for tests. Clients send it, and nothing of it may stay."""
 
@@ -80,13 +83,14 @@ class Process:
         wanted: whether it is to be started again when it ends.
         child: the one that runs now.
         deaths: how often it was killed, by itself at a crash point or from outside.
+        code: a checkout whose code it runs; None: this one.
     """
 
     name: str
     arguments: tuple[str, ...]
     environment: dict[str, str]
     log: Path
-    python: Path = Path(sys.executable)
+    code: Path | None = None
     wanted: bool = False
     child: Child | None = None
     deaths: int = 0
@@ -108,7 +112,8 @@ class World:
         crashes: by process, the points at which its next lives end, each with how often it is passed.
         heard: how often each webhook came to the merchant's endpoint, where there is one.
         until_rest: what has to stay until everything has come to rest.
-        parks: whether the case has events parked.
+        poisoned: streams into which events came that nobody can make sense of.
+        skewed: whether clocks are wrong on purpose.
         open_orders: orders that are left in the middle of things on purpose.
         wrong: what was seen to go wrong beside what clients saw.
     """
@@ -123,7 +128,8 @@ class World:
     processes: dict[str, Process] = field(default_factory=dict)
     canaries: dict[str, str] = field(default_factory=dict)
     open_orders: set[str] = field(default_factory=set)
-    parks: bool = False
+    poisoned: set[str] = field(default_factory=set)
+    skewed: bool = False
     crashes: dict[str, list[tuple[CrashPoint, int]]] = field(default_factory=dict)
     heard: Counter[str] | None = None
     wrong: list[str] = field(default_factory=list)
@@ -155,12 +161,14 @@ class World:
         crash_at = doomed.pop(0) if doomed else None
         process.wanted = True
         environment = os.environ | environment_of(self.settings) | process.environment
+        if process.code is not None:
+            environment["PYTHONPATH"] = str(process.code)
         if crash_at is not None:
             environment["CRASH_AT"] = f"{crash_at[0]}:{crash_at[1]}"
         process.expected = {-signal.SIGKILL} if crash_at is not None else set()
         process.child = Child(
             name=name,
-            command=[process.python, "-P", "-m", "payloops", *process.arguments],
+            command=[sys.executable, "-P", "-m", "payloops", *process.arguments],
             log=process.log,
             death_signal=signal.SIGKILL,
             environment=environment,
@@ -271,6 +279,55 @@ class World:
                 return
             await asyncio.sleep(0.05)
 
+    async def run(
+        self, *arguments: str, code: Path | None = None, kill_after: float | None = None
+    ) -> int | None:
+        """Run a command of `payloops` to its end: its status, None where it was killed before.
+
+        Args:
+            code: a checkout whose code runs; None: this one.
+            kill_after: seconds.
+        """
+        environment = os.environ | environment_of(self.settings)
+        if code is not None:
+            environment["PYTHONPATH"] = str(code)
+        child = Child(
+            name=arguments[0],
+            command=[sys.executable, "-P", "-m", "payloops", *arguments],
+            log=self.folder / "commands.log",
+            death_signal=signal.SIGKILL,
+            environment=environment,
+        )
+        deadline = time.monotonic() + (kill_after or READY_SECONDS)
+        while (status := child.exit_status()) is None and time.monotonic() < deadline:
+            await asyncio.sleep(0.02)
+        if status is None:
+            child.kill()
+            assert kill_after is not None, f"payloops {' '.join(arguments)} did not end"
+        return status
+
+    async def count(self, topic: str) -> int:
+        """How many events of a topic are in the log."""
+        async with self.store.pool.connection() as connection:
+            query = "SELECT count(*) FROM stored_events WHERE topic = %s"
+            row = await (await connection.execute(query, (topic,))).fetchone()
+        assert row is not None
+        return int(row[0])
+
+    async def begin_with(self, code: Path) -> None:
+        """An empty database anew, migrated by the code of another checkout."""
+        name = self.settings.temporal_namespace
+
+        def empty() -> None:
+            with psycopg.connect(self.servers.database_url, autocommit=True) as connection:
+                connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+                connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+
+        await asyncio.to_thread(empty)
+        assert await self.run("migrate", code=code) == 0
+        await self.store.pool.check()
+        await ledger.open_books(self.store.pool)
+
     async def stop_server(self, part: Part, *, killed: bool) -> None:
         """Take a server away, by its own orderly end or by kill -9; its address stays its own."""
         child = getattr(self.servers, part).child
@@ -330,7 +387,10 @@ async def open_world(
     looking = settings.model_copy(update={"database_url": SecretStr(url)})
     async with (
         open_store(looking, application_name="faults") as store,
-        aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=40)) as session,
+        aiohttp.ClientSession(
+            timeout=aiohttp.ClientTimeout(total=40),
+            connector=aiohttp.TCPConnector(limit=0),  # nobody waits here: all are at the service
+        ) as session,
     ):
         client = await connect(
             address=servers.temporal_address, namespace=name, codec_key=given["temporal_codec_key"]

@@ -10,7 +10,7 @@ from psycopg.rows import class_row
 from faults.cases.registry import case
 from faults.cases.trouble import doom, whole_service
 from faults.journal import Command
-from faults.shops import Shop, event_of, open_shop, refund_events, shopping
+from faults.shops import Shop, create_order, event_of, open_shop, refund_events, shopping
 from faults.world import World
 from payloops.events.crash_points import CrashPoint
 from payloops.sandbox import ledger
@@ -44,9 +44,7 @@ async def refunds(world: World) -> None:
 
 async def captured_order(shop: Shop, *, amount: int, token: str = "tok_visa") -> str:
     """An order that was paid; its id."""
-    created = await shop.command("create", "/v1/orders", {"amount": amount})
-    assert created is not None
-    order_id: str = created.json["id"]
+    order_id = await create_order(shop, amount=amount)
     body = {"paymentMethod": {"type": "card", "token": token}}
     await shop.command("pay", f"/v1/orders/{order_id}/pay", body, order_id=order_id)
     order = await shop.becomes(order_id, lambda order: order["status"] == "captured")
@@ -65,9 +63,7 @@ async def one_key(world: World) -> None:
     if kind == "create":
         order_id, path, body = None, "/v1/orders", {"amount": 1_234}
     elif kind == "pay":
-        created = await shop.command("create", "/v1/orders", {"amount": 1_234})
-        assert created is not None
-        order_id = created.json["id"]
+        order_id = await create_order(shop, amount=1_234)
         path, body = f"/v1/orders/{order_id}/pay", {}
     else:
         order_id = await captured_order(shop, amount=1_234)
@@ -95,9 +91,7 @@ async def pay_at_once(world: World) -> None:
     await world.start_all()
     shop = await open_shop(world)
     for declined in (0.0, world.chance.uniform(0.1, 0.6)):
-        created = await shop.command("create", "/v1/orders", {"amount": world.chance.randrange(100, 10_000)})
-        assert created is not None
-        order_id = created.json["id"]
+        order_id = await create_order(shop, amount=world.chance.randrange(100, 10_000))
         answers = await asyncio.gather(*(pay(shop, order_id, declined=declined) for _ in range(50)))
         paid = sum(answer == 200 for answer in answers)
         order = await shop.becomes(order_id, lambda order: order["status"] in {"captured", "failed"})
