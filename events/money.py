@@ -1,5 +1,6 @@
 """Amounts as people read them."""
 
+import re
 from decimal import Decimal
 
 from iso4217 import Currency
@@ -20,3 +21,23 @@ def money_text(amount: int, currency: str) -> str:
     except ValueError:
         return f"{amount} {currency} (minor units)"
     return f"{Decimal(amount).scaleb(-decimals):f} {currency}"
+
+
+def parse_money(text: str) -> tuple[int, str]:
+    """The amount, in minor units, and the currency of `49.99 USD`.
+
+    Raises:
+        ValueError: it is not written so, or has more decimals than the currency.
+    """
+    form = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,4})?) ?([A-Za-z]{3})", text.strip(), re.ASCII)
+    if form is None:
+        raise ValueError(f"{text!r} is no amount: write 49.99 USD")
+    code = form[2].upper()
+    try:
+        decimals = Currency(code).exponent or 0
+    except ValueError:
+        raise ValueError(f"{code} is no currency of ISO 4217") from None
+    minor = Decimal(form[1]).scaleb(decimals)
+    if minor != int(minor):
+        raise ValueError(f"{code} has {decimals} decimals, not more: {text!r}")
+    return int(minor), code

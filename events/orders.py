@@ -175,6 +175,9 @@ class OrderCancelled(OrderFact):
 
     TOPIC = "order.cancelled"
 
+    def fold(self, order: "Order") -> None:
+        order.cancel_correlation_id = self.correlation_id
+
 
 class PersonalDataErased(OrderFact):
     """The key to what the order held of its customer was dropped, in the transaction that appended this.
@@ -633,6 +636,7 @@ class Order(Stream):
         self.return_url = return_url
         self.cancel_url = cancel_url
         self.correlation_id = correlation_id
+        self.cancel_correlation_id: str | None = None
         self.personal_data_erased = False
         self.status = OrderStatus.PENDING
         self.processor: str | None = None

@@ -36,6 +36,7 @@ _ISO_8601 = re.compile(
     r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}(:\d{2}(\.\d{1,9})?)?(Z|[+-]\d{2}:\d{2})", re.ASCII | re.IGNORECASE
 )
 _PLAIN_NUMBER = re.compile("[0-9]{1,9}")
+_PLAIN_AMOUNT = re.compile("[0-9]{1,11}")
 _url = TypeAdapter(HttpUrl)
 # Precious metals, bonds and test codes have no minor unit: nothing can be paid in them.
 CURRENCIES = frozenset(currency.value for currency in Iso4217 if currency.exponent is not None)
@@ -110,6 +111,12 @@ def _plain_number(text: Any) -> Any:
     # Python also reads "1_0", "+1" and " 1 ".
     if isinstance(text, str) and _PLAIN_NUMBER.fullmatch(text) is None:
         raise ValueError("Must be a whole number")
+    return text
+
+
+def _plain_amount(text: Any) -> Any:
+    if isinstance(text, str) and _PLAIN_AMOUNT.fullmatch(text) is None:
+        raise ValueError("Must be a whole number, in the currency's minor unit")
     return text
 
 
@@ -188,6 +195,11 @@ Moment = Annotated[
     Field(description="ISO 8601 with a time zone", examples=["2027-01-31T00:00:00Z"]),
 ]
 QueryNumber = Annotated[int, BeforeValidator(_plain_number)]
+QueryAmount = Annotated[
+    int,
+    BeforeValidator(_plain_amount),
+    Field(ge=1, le=99_999_999_999, description="In the currency's minor unit", examples=[4_999]),
+]
 Timestamp = Annotated[
     datetime,
     PlainSerializer(timestamp_text, return_type=str),

@@ -9,7 +9,7 @@ from uuid import UUID
 from pydantic import Field, StringConstraints
 
 from payloops.commands.log_in_staff import log_in_staff as check_password
-from payloops.http.fields import PresentedEmail, QueryNumber
+from payloops.http.fields import Currency, Moment, PresentedEmail, QueryAmount, QueryNumber
 from payloops.http.order_history import (
     OrderAsOf,
     OrderExplanationAnswer,
@@ -22,7 +22,7 @@ from payloops.http.payments import TransactionAnswer, transaction_answer
 from payloops.http.problems import not_found
 from payloops.http.routing import AnswerModel, Call, RequestModel, route
 from payloops.projections.orders import OrderRow, get_order
-from payloops.projections.staff_orders import owner_of_order, search_orders
+from payloops.projections.staff_orders import StaffSearch, owner_of_order, search_orders
 from payloops.projections.transactions import list_transactions
 
 
@@ -50,9 +50,16 @@ class StaffOrderQuery(RequestModel):
     q: Annotated[
         str | None,
         StringConstraints(min_length=1, max_length=255),
-        Field(description="An order's id or externalId, or the customer's email"),
+        Field(
+            description="An order's id or externalId, the customer's email, a reference at a processor, or a"
+            " correlation id; whole"
+        ),
     ] = None
     merchant_id: UUID | None = None
+    amount: QueryAmount | None = None
+    currency: Currency | None = None
+    from_: Annotated[Moment | None, Field(alias="from", description="Created then or later")] = None
+    to: Annotated[Moment | None, Field(description="Created before")] = None
     page: Annotated[QueryNumber, Field(ge=1, le=1_000)] = 1
     limit: Annotated[QueryNumber, Field(ge=1, le=100)] = 20
 
@@ -100,13 +107,19 @@ async def read_staff_orders(call: Call[None, StaffOrderQuery]) -> StaffOrderList
     call.viewed_merchant = query.merchant_id
     rows, has_more = await search_orders(
         call.services.store,
-        text=query.q,
-        merchant_id=query.merchant_id,
+        StaffSearch(
+            text=query.q,
+            merchant_id=query.merchant_id,
+            amount=query.amount,
+            currency=query.currency,
+            created_from=query.from_,
+            created_to=query.to,
+        ),
         page=query.page,
         limit=query.limit,
     )
     return StaffOrderList(
-        data=[_order_answer(row) for row in rows], page=query.page, limit=query.limit, has_more=has_more
+        data=[staff_order_answer(row) for row in rows], page=query.page, limit=query.limit, has_more=has_more
     )
 
 
@@ -123,7 +136,7 @@ async def read_staff_order(call: Call[None]) -> StaffOrderAnswer:
     row = await get_order(call.services.store, order_id=call.id(), merchant_id=owner)
     if row is None:
         raise not_found()
-    return _order_answer(row)
+    return staff_order_answer(row)
 
 
 @route(
@@ -181,5 +194,6 @@ async def _owner(call: Call[None, Any]) -> UUID:
     return owner
 
 
-def _order_answer(row: OrderRow) -> StaffOrderAnswer:
+def staff_order_answer(row: OrderRow) -> StaffOrderAnswer:
+    """An order's row as staff see it."""
     return StaffOrderAnswer(**order_answer(row).model_dump(by_alias=False), merchant_id=row.merchant_id)

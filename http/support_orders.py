@@ -19,7 +19,7 @@ from payloops.http.support_timeline import moment_of, timeline_entry, workflows_
 from payloops.projections.order_explanation import explain_order
 from payloops.projections.order_history import fold, order_facts, replay
 from payloops.projections.orders import OrderEvent, order_events, row_from_order
-from payloops.projections.staff_orders import owner_of_order, search_orders
+from payloops.projections.staff_orders import StaffSearch, owner_of_order, search_orders
 from payloops.projections.transactions import rows_from_order
 
 PER_PAGE = 25
@@ -39,8 +39,7 @@ async def read_support_orders(call: Call[None, SupportSearch]) -> bytes:
     call.viewed_merchant = query.merchant_id
     rows, has_more = await search_orders(
         call.services.store,
-        text=query.q,
-        merchant_id=query.merchant_id,
+        StaffSearch(text=query.q, merchant_id=query.merchant_id),
         page=query.page,
         limit=PER_PAGE,
     )

@@ -14,12 +14,15 @@ from payloops.events.orders import (
     PaymentActionRequired,
     PaymentAuthorized,
     PaymentCancelled,
+    PaymentCancelRequested,
     PaymentCaptured,
+    PaymentCaptureRequested,
     PaymentFailed,
     PaymentProcessing,
     PaymentRequested,
     PaymentStatus,
     PaymentVoided,
+    PaymentVoidRequested,
 )
 from payloops.events.stream import StreamEvent
 from payloops.projections.patches import Patch, Table
@@ -38,6 +41,8 @@ class PaymentRow:
         id: made from order and attempt.
         amount: what was asked for. amount_captured: 0 until it is captured, and then for good.
         status: of the payment; refunds do not change it.
+        processor_order_id, processor_transaction_id: what the processor called it, and its money, last.
+        correlation_id: of the latest request of it: to pay, capture, void or cancel.
         version: the order's version that changed it last.
     """
 
@@ -52,6 +57,9 @@ class PaymentRow:
     amount_captured: int
     created_at: datetime
     captured_at: datetime | None
+    processor_order_id: str | None
+    processor_transaction_id: str | None
+    correlation_id: str | None
     version: int
 
 
@@ -60,6 +68,7 @@ def payment_patches(fact: StreamEvent) -> Iterator[Patch]:
     match fact:
         case PaymentRequested():
             requested = _moved(fact, PaymentStatus.PROCESSING)
+            requested.set["correlation_id"] = fact.correlation_id
             requested.new = {
                 "order_id": fact.originator_id,
                 "merchant_id": fact.merchant_id,
@@ -71,24 +80,38 @@ def payment_patches(fact: StreamEvent) -> Iterator[Patch]:
                 "created_at": fact.timestamp,
             }
             yield requested
+        case PaymentCaptureRequested() | PaymentVoidRequested() | PaymentCancelRequested():
+            asked = {"correlation_id": fact.correlation_id}
+            yield Patch(id=_payment_id(fact.originator_id, fact.attempt), set=asked)
         case PaymentProcessing():
-            yield _moved(fact, PaymentStatus.PROCESSING)
+            yield _moved(fact, PaymentStatus.PROCESSING, order=fact.processor_order_id)
         case PaymentActionRequired():
-            yield _moved(fact, PaymentStatus.REQUIRES_ACTION)
+            yield _moved(fact, PaymentStatus.REQUIRES_ACTION, order=fact.processor_order_id)
         case PaymentAuthorized():
-            yield _moved(fact, PaymentStatus.AUTHORIZED)
+            yield _moved(fact, PaymentStatus.AUTHORIZED, **_references(fact))
         case PaymentCaptured():
-            captured = _moved(fact, PaymentStatus.CAPTURED)
+            captured = _moved(fact, PaymentStatus.CAPTURED, **_references(fact))
             captured.set |= {"amount_captured": fact.amount, "captured_at": fact.timestamp}
             yield captured
         case PaymentFailed():
-            yield _moved(fact, PaymentStatus.FAILED)
+            yield _moved(fact, PaymentStatus.FAILED, **_references(fact))
         case PaymentVoided() | PaymentCancelled():
             yield _moved(fact, PaymentStatus.CANCELLED)
 
 
-def _moved(fact: Any, status: PaymentStatus) -> Patch:
-    return Patch(id=_payment_id(fact.originator_id, fact.attempt), set={"status": status})
+def _references(fact: PaymentAuthorized | PaymentCaptured | PaymentFailed) -> dict[str, str | None]:
+    return {"order": fact.processor_order_id, "transaction": fact.processor_transaction_id}
+
+
+def _moved(
+    fact: Any, status: PaymentStatus, *, order: str | None = None, transaction: str | None = None
+) -> Patch:
+    patch = Patch(id=_payment_id(fact.originator_id, fact.attempt), set={"status": status})
+    if order is not None:
+        patch.set["processor_order_id"] = order
+    if transaction is not None:
+        patch.set["processor_transaction_id"] = transaction
+    return patch
 
 
 @lru_cache(maxsize=1_000)
@@ -134,5 +157,5 @@ DAILY_VOLUME = Totals(
 )
 
 PROJECTION = Projection(
-    name=CHECKPOINT, families=frozenset({"payment"}), tables=(PAYMENTS,), totals=(DAILY_VOLUME,)
+    name=CHECKPOINT, families=frozenset({"payment"}), tables=(PAYMENTS,), totals=(DAILY_VOLUME,), version=2
 )

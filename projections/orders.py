@@ -17,6 +17,7 @@ from payloops.events.encoding import open_state
 from payloops.events.event_store import EventReader, EventStore
 from payloops.events.orders import (
     Order,
+    OrderCancelled,
     OrderCreated,
     OrderFact,
     OrderStatus,
@@ -56,6 +57,8 @@ class OrderRow:
 
     Attributes:
         attempt: how many times it was paid or tried to, 0 before the first payment.
+        correlation_id: of the request that created it.
+        cancel_correlation_id: of the one that cancelled it while no payment was under way.
         version: of the order's stream, up to which the row holds everything.
     """
 
@@ -80,6 +83,8 @@ class OrderRow:
     last_error_message: str | None
     created_at: datetime
     updated_at: datetime
+    correlation_id: str | None
+    cancel_correlation_id: str | None
     version: int
 
 
@@ -112,6 +117,7 @@ def _created(fact: OrderCreated) -> dict[str, Any]:
         "attempt": 0,
         "created_at": fact.timestamp,
         "updated_at": fact.timestamp,
+        "correlation_id": fact.correlation_id,
     }
 
 
@@ -143,6 +149,8 @@ def _changes(fact: OrderFact) -> dict[str, Any]:
             return _error(fact.error_code, fact.error_message)
         case RefundSucceeded():
             return {"amount_refunded": fact.amount_refunded}
+        case OrderCancelled():
+            return {"cancel_correlation_id": fact.correlation_id}
         case PersonalDataErased():
             return {
                 "customer_email": fact.customer_email,
@@ -185,13 +193,18 @@ def row_from_order(order: Order) -> OrderRow:
         last_error_message=order.last_error.message if order.last_error else None,
         created_at=order.created_on,
         updated_at=order.modified_on,
+        correlation_id=order.correlation_id,
+        cancel_correlation_id=order.cancel_correlation_id,
         version=order.version,
     )
 
 
 ORDERS = Table(name="orders", row=OrderRow, patches=order_patches, every_fact=True)
 PROJECTION = Projection(
-    name=CHECKPOINT, families=frozenset({"order", "payment", "refund"}), tables=(ORDERS, TRANSACTIONS)
+    name=CHECKPOINT,
+    families=frozenset({"order", "payment", "refund"}),
+    tables=(ORDERS, TRANSACTIONS),
+    version=2,
 )
 
 GET = sql.SQL("""

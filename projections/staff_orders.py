@@ -1,5 +1,7 @@
 """Orders of every merchant, as support staff find them."""
 
+from dataclasses import asdict, dataclass
+from datetime import datetime
 from uuid import UUID
 
 from psycopg import sql
@@ -18,11 +20,67 @@ SEARCH = sql.SQL("""
     ORDER BY o.id DESC LIMIT %(limit)s OFFSET %(skip)s
 """)
 EVERYTHING = sql.SQL("true")
-OF_MERCHANT = sql.SQL("o.merchant_id = %(merchant_id)s")
-FOUND = sql.SQL("(o.external_id = %(text)s OR lower(o.customer_email) = lower(%(text)s))")
-FOUND_BY_ID = sql.SQL(
-    "(o.id = %(order_id)s OR o.external_id = %(text)s OR lower(o.customer_email) = lower(%(text)s))"
+# Each by an index of its own. Ids in an array and not by a join, so that they are one index among others in an OR.
+AT_PROCESSOR = """
+    o.id = ANY(ARRAY(
+        SELECT order_id FROM transactions WHERE processor_transaction_id = {value}
+        UNION ALL SELECT order_id FROM payments WHERE processor_order_id = {value}
+        UNION ALL SELECT order_id FROM payments WHERE processor_transaction_id = {value}
+        UNION ALL SELECT order_id FROM processor_events WHERE event_id = {value}
+    ))
+"""
+BY_REQUEST = """
+    o.id = ANY(ARRAY(
+        SELECT id FROM orders WHERE correlation_id = {value}
+        UNION ALL SELECT id FROM orders WHERE cancel_correlation_id = {value}
+        UNION ALL SELECT order_id FROM transactions WHERE correlation_id = {value}
+        UNION ALL SELECT order_id FROM payments WHERE correlation_id = {value}
+    ))
+"""
+NAMED = (
+    "o.external_id = %(text)s OR lower(o.customer_email) = lower(%(text)s) OR "
+    + AT_PROCESSOR.format(value="%(text)s")
+    + " OR "
+    + BY_REQUEST.format(value="%(text)s")
 )
+CONDITIONS = {
+    "merchant_id": sql.SQL("o.merchant_id = %(merchant_id)s"),
+    "external_id": sql.SQL("o.external_id = %(external_id)s"),
+    "email": sql.SQL("lower(o.customer_email) = lower(%(email)s)"),
+    "reference": sql.SQL(AT_PROCESSOR.format(value="%(reference)s")),
+    "correlation_id": sql.SQL(BY_REQUEST.format(value="%(correlation_id)s")),
+    "amount": sql.SQL("o.amount = %(amount)s"),
+    "currency": sql.SQL("o.currency = %(currency)s"),
+    "created_from": sql.SQL("o.created_at >= %(created_from)s"),
+    "created_to": sql.SQL("o.created_at < %(created_to)s"),
+    "text": sql.SQL(f"({NAMED})"),
+    "order_id": sql.SQL(f"(o.id = %(order_id)s OR {NAMED})"),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StaffSearch:
+    """What orders are looked for by: all that is given has to fit.
+
+    Attributes:
+        text: an order's id, its external id, the customer's email (in whatever case), a reference at a processor
+            or a correlation id, whole.
+        reference: of a payment, a transaction, a refund or an event at its processor.
+        correlation_id: of a request that changed the order.
+        amount: that was ordered, in minor units.
+        created_from: inclusive. created_to: exclusive.
+    """
+
+    text: str | None = None
+    merchant_id: UUID | None = None
+    external_id: str | None = None
+    email: str | None = None
+    reference: str | None = None
+    correlation_id: str | None = None
+    amount: int | None = None
+    currency: str | None = None
+    created_from: datetime | None = None
+    created_to: datetime | None = None
 
 
 async def owner_of_order(store: EventReader, *, order_id: UUID) -> UUID | None:
@@ -33,29 +91,28 @@ async def owner_of_order(store: EventReader, *, order_id: UUID) -> UUID | None:
 
 
 async def search_orders(
-    store: EventReader, *, text: str | None, merchant_id: UUID | None, page: int, limit: int
+    store: EventReader, search: StaffSearch, *, page: int, limit: int
 ) -> tuple[list[OrderRow], bool]:
-    """A page of orders, newest first, and whether there are more. How many there are is not counted.
+    """A page of orders of every merchant, newest first, and whether there are more.
+
+    How many there are is not counted. From the tables, which may be a moment behind.
 
     Args:
-        text: an order's id, its external id or the customer's email (in whatever case), whole.
-        merchant_id: of whom; None: of everybody.
         page: 1 is the first.
     """
-    conditions = [EVERYTHING if merchant_id is None else OF_MERCHANT]
-    order_id = _as_id(text)
-    if text is not None:
-        conditions.append(FOUND if order_id is None else FOUND_BY_ID)
+    wanted = {name: value for name, value in asdict(search).items() if value is not None}
+    order_id = _as_id(search.text)
+    if order_id is not None:
+        wanted["order_id"] = order_id
+    conditions = [
+        EVERYTHING,
+        *(CONDITIONS[name] for name in wanted if name != "text" or order_id is None),
+    ]
     query = SEARCH.format(columns=columns_of(OrderRow, "o"), conditions=sql.SQL(" AND ").join(conditions))
-    arguments = {
-        "merchant_id": merchant_id,
-        "text": text,
-        "order_id": order_id,
-        "limit": limit + 1,
-        "skip": (page - 1) * limit,
-    }
+    arguments = {**wanted, "limit": limit + 1, "skip": (page - 1) * limit}
     async with store.pool.connection() as connection:
-        found = await (await connection.execute(query, arguments)).fetchall()
+        # Not prepared: which index is best depends on what is looked for.
+        found = await (await connection.execute(query, arguments, prepare=False)).fetchall()
     return [OrderRow(*values) for values in found[:limit]], len(found) > limit
 
 

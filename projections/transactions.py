@@ -39,6 +39,7 @@ class TransactionRow:
     Attributes:
         attempt: the payment that it belongs to, 1 for the order's first.
         refunds: of a refund, the captured transaction that it gives back from.
+        correlation_id: of the request that opened it.
         version: the order's version that changed it last.
     """
 
@@ -55,6 +56,7 @@ class TransactionRow:
     reason: str | None
     refunds: UUID | None
     created_at: datetime
+    correlation_id: str | None
     version: int
 
 
@@ -106,6 +108,7 @@ def _opened(id: str, kind: TransactionType, fact: Any) -> Patch:
             "type": kind,
             "status": TransactionStatus.PENDING,
             "created_at": fact.timestamp,
+            "correlation_id": fact.correlation_id,
         },
     )
 
@@ -148,6 +151,7 @@ def rows_from_order(order: Order) -> list[TransactionRow]:
             reason=each.reason,
             refunds=UUID(each.refunds) if each.refunds is not None else None,
             created_at=each.created_at,
+            correlation_id=each.asked.correlation_id,
             version=order.version,
         )
         for each in order.transactions.values()

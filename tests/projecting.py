@@ -47,6 +47,7 @@ from payloops.events.timestamps import utc_now
 from payloops.projections.batches import project_batch
 from payloops.projections.orders import CHECKPOINT
 from payloops.projections.orders import PROJECTION as ORDERS
+from payloops.projections.projection import all_projections
 from payloops.projections.projector import run_projections
 
 DEADLINE = 20.0
@@ -236,6 +237,18 @@ async def project_all(database_url: str, *, limit: int = 1_000) -> None:
     async with await connect(database_url, application_name="test") as connection:
         while await project_batch(connection, ORDERS, limit=limit):
             pass
+
+
+async def project_everything(database_url: str) -> None:
+    """Bring every projection up to date, in this task."""
+    async with await connect(database_url, application_name="test") as connection:
+        for projection in all_projections():
+            await connection.execute(
+                "INSERT INTO checkpoints (name, version) VALUES (%s, %s) ON CONFLICT DO NOTHING",
+                (projection.name, projection.version),
+            )
+            while await project_batch(connection, projection):
+                pass
 
 
 async def eventually(look: Callable[[], Awaitable[bool]], *, within: float = DEADLINE) -> None:

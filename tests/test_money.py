@@ -2,7 +2,7 @@
 
 import pytest
 
-from payloops.events.money import money_text
+from payloops.events.money import money_text, parse_money
 
 
 @pytest.mark.parametrize(
@@ -21,3 +21,26 @@ from payloops.events.money import money_text
 )
 def test_money_has_the_decimals_of_its_currency(amount: int, currency: str, text: str) -> None:
     assert money_text(amount, currency) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "money"),
+    [
+        ("49.99 USD", (4999, "USD")),
+        ("49.9usd", (4990, "USD")),
+        ("49 EUR", (4900, "EUR")),
+        ("500 JPY", (500, "JPY")),
+        ("1.234 KWD", (1_234, "KWD")),
+    ],
+)
+def test_money_is_read_as_it_is_written(text: str, money: tuple[int, str]) -> None:
+    assert parse_money(text) == money
+    assert parse_money(money_text(*money)) == money
+
+
+@pytest.mark.parametrize(
+    "text", ["", "49.99", "USD", "4.999 USD", "5.5 JPY", "1 ZZZ", "-1 USD", "1e3 USD", "٣ USD"]
+)
+def test_what_is_no_money_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"is no|decimals"):
+        parse_money(text)

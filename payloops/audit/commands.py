@@ -63,6 +63,69 @@ def audit_order(
         _run(show_trail(database_url=url, order_id=order_id, follow=follow, as_json=as_json))
 
 
+@audit.command("search")
+def audit_search(
+    text: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="TEXT",
+            help="Whichever is at hand, whole: an order's id, its external id, the customer's email, a reference at"
+            " the processor, a correlation id.",
+        ),
+    ] = None,
+    *,
+    external_id: Annotated[str | None, typer.Option(help="The merchant's own id of the order.")] = None,
+    email: Annotated[str | None, typer.Option(help="The customer's, in whatever case.")] = None,
+    reference: Annotated[
+        str | None,
+        typer.Option(
+            help="What the processor calls a payment, transaction, refund or event: pi_…, ch_…, evt_…"
+        ),
+    ] = None,
+    correlation_id: Annotated[
+        str | None, typer.Option(help="X-Correlation-ID of a request that changed the order.")
+    ] = None,
+    amount: Annotated[
+        str | None, typer.Option(metavar="MONEY", help='That was ordered: "49.99 USD".')
+    ] = None,
+    created_from: Annotated[
+        str | None, typer.Option("--from", metavar="TIME", help="Created then or later, in UTC.")
+    ] = None,
+    created_to: Annotated[
+        str | None, typer.Option("--to", metavar="TIME", help="Created before, in UTC.")
+    ] = None,
+    merchant: Annotated[UUID | None, typer.Option(metavar="ID", help="Of this merchant.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=1_000, help="The most to show.")] = 20,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+    as_json: AsJson = False,
+) -> None:
+    """Find orders of every merchant, newest first; all that is given has to fit. Ends with 1 where none does."""
+    from payloops.audit.reading import NotUnderstood, moment  # noqa: PLC0415
+    from payloops.audit.search import show_found  # noqa: PLC0415
+    from payloops.events.money import parse_money  # noqa: PLC0415
+    from payloops.projections.staff_orders import StaffSearch  # noqa: PLC0415
+
+    try:
+        minor, currency = (None, None) if amount is None else parse_money(amount)
+        search = StaffSearch(
+            text=text,
+            external_id=external_id,
+            email=email,
+            reference=reference,
+            correlation_id=correlation_id,
+            amount=minor,
+            currency=currency,
+            created_from=None if created_from is None else moment(created_from),
+            created_to=None if created_to is None else moment(created_to),
+            merchant_id=merchant,
+        )
+    except (NotUnderstood, ValueError) as error:
+        fail(str(error), status=WRONG_SETTINGS)
+    work = show_found(database_url=database_url_of(data_dir), search=search, limit=limit, as_json=as_json)
+    if not _run(work):
+        raise typer.Exit(1)
+
+
 @audit.command("why")
 def audit_why(order_id: OrderId, *, data_dir: DataDir = DEFAULT_DATA_DIR, as_json: AsJson = False) -> None:
     """Explain in sentences why an order stands as it does: attempts, processors, what is pending and since when."""

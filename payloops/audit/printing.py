@@ -10,6 +10,8 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+WIDE = 150
+"""Columns from which on there are tables; in fewer, an event or an order is a few lines."""
 WITHOUT_TERMINAL = 200
 """Columns, where nobody says how many there are."""
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from payloops.audit.printing import make_console, plain_table, print_json, print_plain_json
+from payloops.audit.printing import WIDE, make_console, plain_table, print_json, print_plain_json
 from payloops.audit.reading import NotFound, merchant_of, no_state, reading
 from payloops.events.event_store import EventReader
 from payloops.events.money import money_text
@@ -42,8 +42,6 @@ from payloops.projections.order_trail import (
 )
 from payloops.projections.orders import OrderEvent, order_events
 
-WIDE = 150
-"""Columns from which on the trail is a table; in fewer, each event is a few lines."""
 WIDTHS = {
     "#": (3, 0),
     "When (UTC)": (26, 0),
