@@ -22,11 +22,11 @@ from rich.progress import track
 from uuid_utils.compat import uuid7
 
 from payloops.commands.capture_payment import request_capture
+from payloops.commands.end_refund import succeed_refund
 from payloops.commands.pay_order import request_payment
 from payloops.commands.refund_payment import request_refund
 from payloops.commands.route_payment import Route
 from payloops.commands.update_order_status import report_authorized, report_captured, report_failed
-from payloops.commands.update_refund_status import succeed_refund
 from payloops.events.appender import content_hash
 from payloops.events.encoding import encode, open_state
 from payloops.events.metadata import Metadata

@@ -20,6 +20,7 @@ import structlog
 from payloops.commands.change_order import change_order
 from payloops.commands.processor_events import Effect, keep_processor_event, note_effect
 from payloops.commands.refusals import OrderNotFound
+from payloops.commands.told_refunds import settle_told_refunds
 from payloops.commands.update_order_status import (
     OPEN,
     fail_payment,
@@ -29,7 +30,6 @@ from payloops.commands.update_order_status import (
     report_captured,
     report_processing,
 )
-from payloops.commands.update_refund_status import settle_told_refunds
 from payloops.events.crash_points import crash_point
 from payloops.events.errors import VersionConflict
 from payloops.events.event_store import EventStore

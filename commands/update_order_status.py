@@ -17,7 +17,7 @@ from payloops.commands.change_order import change_order, load_order
 from payloops.commands.client_secrets import ClientSecrets
 from payloops.commands.refund_payment import refund_from
 from payloops.commands.refusals import UnknownAttempt
-from payloops.commands.update_refund_status import settle_told_refunds
+from payloops.commands.told_refunds import settle_told_refunds
 from payloops.events.event_store import EventStore
 from payloops.events.metadata import Metadata
 from payloops.events.orders import (

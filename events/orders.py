@@ -127,11 +127,14 @@ class Payment:
 
 @dataclass(slots=True, kw_only=True)
 class ToldRefund:
-    """A refund as the processor told of it."""
+    """A refund as the processor told of it, in whatever order it did."""
 
     attempt: int
     amount: int
     succeeded: bool
+    """Whether it was ever said to have been made."""
+    failed: bool
+    """Whether it was ever said to have failed: also after it had been made, and for good."""
     refund_id: str | None
     """Ours, where the processor kept it with the refund."""
     error_code: str | None
@@ -353,11 +356,12 @@ class ProcessorEventReceived(OrderFact):
             before = order.told_refunds.get(self.refund_reference)
             order.told_refunds[self.refund_reference] = ToldRefund(
                 attempt=self.attempt,
-                amount=self.amount or 0,
+                amount=self.amount or (before.amount if before is not None else 0),
                 succeeded=self.outcome == "refunded" or (before is not None and before.succeeded),
+                failed=self.outcome == "refund_failed" or (before is not None and before.failed),
                 refund_id=self.refund_id or (before.refund_id if before is not None else None),
-                error_code=self.error_code,
-                error_message=self.error_message,
+                error_code=self.error_code or (before.error_code if before is not None else None),
+                error_message=self.error_message or (before.error_message if before is not None else None),
             )
 
 
@@ -597,6 +601,35 @@ class RefundFailed(OrderFact):
     error_message: str | None
 
     def fold(self, order: "Order") -> None:
+        order.fail_transaction(self.refund_id, self)
+
+
+SAME_REFUND = "same_refund"
+
+
+class RefundReversed(OrderFact):
+    """A refund that the processor had made came back: the customer has not got the money.
+
+    Also of one that it told of only when it had come back, and that never counted; and of one that was discovered
+    and turned out to be another that is known (SAME_REFUND).
+
+    Attributes:
+        amount_refunded: of the whole order, after this.
+    """
+
+    TOPIC = "refund.reversed"
+    refund_id: str
+    attempt: int
+    amount: int
+    amount_refunded: int
+    processor_transaction_id: str | None
+    error_code: str | None
+    error_message: str | None
+
+    def fold(self, order: "Order") -> None:
+        order.amount_refunded = self.amount_refunded
+        refund = order.transactions[self.refund_id]
+        refund.processor_transaction_id = self.processor_transaction_id or refund.processor_transaction_id
         order.fail_transaction(self.refund_id, self)
 
 

@@ -11,6 +11,7 @@ from uuid import UUID
 
 from payloops.events.money import money_text
 from payloops.events.orders import (
+    SAME_REFUND,
     Order,
     OrderCancelled,
     OrderStatus,
@@ -34,6 +35,7 @@ from payloops.events.orders import (
     RefundDiscovered,
     RefundFailed,
     RefundRequested,
+    RefundReversed,
     RefundSucceeded,
     Transaction,
     TransactionStatus,
@@ -190,13 +192,21 @@ class _Teller:
         [*_, end] = (
             each
             for each in self.facts
-            if isinstance(each, RefundSucceeded | RefundFailed) and each.refund_id == fact.refund_id
+            if isinstance(each, RefundSucceeded | RefundFailed | RefundReversed)
+            and each.refund_id == fact.refund_id
         )
         when, amount = time_text(end.timestamp), self.money(refund.amount)
         reference = referred(refund.processor_transaction_id)
+        asked = f"A refund of {amount}, asked for on {time_text(fact.timestamp)}{_reason(fact.reason)},"
+        if isinstance(end, RefundReversed) and end.error_code == SAME_REFUND:
+            return f"{amount} that {at} told of was no further refund, which was learned on {when}."
+        if isinstance(end, RefundReversed):
+            what = f"A refund of {amount} at {at} itself" if isinstance(fact, RefundDiscovered) else asked
+            return (
+                f"{what} came back on {when}{reference}: {said(end, at)}; the customer has not got the money."
+            )
         if isinstance(fact, RefundDiscovered):
             return f"{amount} was refunded at {at} itself, which was learned on {when}{reference}."
-        asked = f"A refund of {amount}, asked for on {time_text(fact.timestamp)}{_reason(fact.reason)},"
         if isinstance(end, RefundFailed):
             return f"{asked} failed on {when}: {said(end, at)}."
         return f"{asked} was made by {at} on {when}{reference}."
@@ -323,7 +333,8 @@ def chosen(fact: PaymentRequested) -> str:
 
 
 def said(
-    fact: PaymentFailed | PaymentCaptureFailed | PaymentVoidFailed | RefundFailed, processor: str
+    fact: PaymentFailed | PaymentCaptureFailed | PaymentVoidFailed | RefundFailed | RefundReversed,
+    processor: str,
 ) -> str:
     """`Stripe said card_declined, "Your card was declined"`."""
     words = [fact.error_code, f'"{fact.error_message.rstrip(".")}"' if fact.error_message else None]

@@ -31,6 +31,7 @@ from payloops.events.orders import (
     PaymentVoidFailed,
     PersonalDataErased,
     RefundFailed,
+    RefundReversed,
     RefundSucceeded,
 )
 from payloops.events.stream import StreamEvent, topic_of
@@ -151,6 +152,8 @@ def _changes(fact: OrderFact) -> dict[str, Any]:
             return {"amount_refunded": fact.amount_refunded}
         case OrderCancelled():
             return {"cancel_correlation_id": fact.correlation_id}
+        case RefundReversed():
+            return {"amount_refunded": fact.amount_refunded, **_error(fact.error_code, fact.error_message)}
         case PersonalDataErased():
             return {
                 "customer_email": fact.customer_email,

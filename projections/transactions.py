@@ -24,6 +24,7 @@ from payloops.events.orders import (
     RefundDiscovered,
     RefundFailed,
     RefundRequested,
+    RefundReversed,
     RefundSucceeded,
     TransactionStatus,
     TransactionType,
@@ -91,6 +92,11 @@ def transaction_patches(fact: StreamEvent) -> Iterator[Patch]:  # noqa: C901  # 
             yield _failed(fact.transaction_id, fact.error_code, fact.error_message)
         case RefundFailed():
             yield _failed(fact.refund_id, fact.error_code, fact.error_message)
+        case RefundReversed():
+            refund = _failed(fact.refund_id, fact.error_code, fact.error_message)
+            if fact.processor_transaction_id is not None:
+                refund.set["processor_transaction_id"] = fact.processor_transaction_id
+            yield refund
         case PaymentFailed():
             yield from _closed(fact.closes, fact.error_code, fact.error_message)
         case PaymentCancelled():

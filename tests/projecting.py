@@ -17,6 +17,7 @@ from uuid_utils.compat import uuid7
 
 from payloops.commands.cancel_order import cancel
 from payloops.commands.capture_payment import request_capture
+from payloops.commands.end_refund import succeed_refund
 from payloops.commands.erase_personal_data import erase
 from payloops.commands.pay_order import request_payment
 from payloops.commands.receive_processor_event import Outcome, ProcessorEvent, receive
@@ -36,7 +37,6 @@ from payloops.commands.update_order_status import (
     report_failed,
     report_processing,
 )
-from payloops.commands.update_refund_status import succeed_refund
 from payloops.events.connections import connect
 from payloops.events.errors import StoreUnavailable
 from payloops.events.event_store import EventStore
@@ -181,7 +181,7 @@ def _tell(
 ) -> None:
     """An event of the processor arrives."""
     outcome = chance.choice(get_args(Outcome))
-    money = outcome in {"captured", "refunded"}
+    money = outcome in {"captured", "refunded", "refund_failed"}
     receive(
         order,
         ProcessorEvent(

@@ -81,7 +81,12 @@ def charge_refunded(labels: Labels, total: int, **fields: Any) -> dict[str, Any]
 
 
 def stripe_refund(
-    reference: str, amount: int, *, status: str = "succeeded", metadata: dict[str, str] | None = None
+    reference: str,
+    amount: int,
+    *,
+    status: str = "succeeded",
+    metadata: dict[str, str] | None = None,
+    **fields: Any,
 ) -> dict[str, Any]:
     refund = {
         "id": reference,
@@ -92,6 +97,7 @@ def stripe_refund(
         "payment_intent": "pi_1",
         "currency": "usd",
         "metadata": metadata or {},
+        **fields,
     }
     return stripe_event("refund.updated", refund)
 

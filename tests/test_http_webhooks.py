@@ -604,3 +604,32 @@ async def test_refunds_of_razorpay_appear_once_and_a_failed_one_frees_its_amount
     assert sorted(await refunds_of(merchant, labels)) == [(400, "failed"), (700, "success")]
     order = await order_of(merchant, labels)
     assert (order["status"], order["amountRefunded"]) == ("partially_refunded", 700)
+
+
+async def test_a_refund_that_comes_back_was_not_given_and_can_be_asked_for_again(
+    merchant: Merchant, processors: Processors
+) -> None:
+    labels = await paying(merchant)
+    await processors.stripe(stripe_payment("succeeded", labels))
+    asked = await merchant.shop.post(f"/v1/orders/{labels.order_id}/refund")
+    assert asked.json["amount"] == 1_000
+    named = labels.json | {"refund_id": asked.json["refundId"]}
+    await processors.stripe(stripe_refund("re_1", 1_000, metadata=named))
+    assert (await order_of(merchant, labels))["status"] == "refunded"
+    failed = stripe_refund(
+        "re_1", 1_000, metadata=named, status="failed", failure_reason="expired_or_canceled_card"
+    )
+    for _ in range(2):
+        assert (await processors.stripe(failed)).status == 200
+    order = await order_of(merchant, labels)
+    assert (order["status"], order["amountRefunded"]) == ("captured", 0)
+    assert order["lastError"] == {"code": "expired_or_canceled_card", "message": None}
+    transactions = (await merchant.shop.get(f"/v1/orders/{labels.order_id}/transactions")).json
+    assert [(each["type"], each["status"], each["processorTransactionId"]) for each in transactions] == [
+        ("refund", "failed", "re_1"),
+        ("capture", "success", "ch_1"),
+    ]
+    trail = (await merchant.shop.get(f"/v1/orders/{labels.order_id}/events")).json
+    assert [each["type"] for each in trail][-2:] == ["order.processor_event_received", "refund.reversed"]
+    again = await merchant.shop.post(f"/v1/orders/{labels.order_id}/refund")
+    assert (again.status, again.json["amount"]) == (201, 1_000)

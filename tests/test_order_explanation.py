@@ -13,12 +13,13 @@ from projecting import random_order, recorded
 
 from payloops.commands.cancel_order import cancel
 from payloops.commands.capture_payment import request_capture
+from payloops.commands.end_refund import fail_refund, succeed_refund
 from payloops.commands.erase_personal_data import erase
 from payloops.commands.pay_order import request_payment
 from payloops.commands.receive_processor_event import ProcessorEvent, receive
 from payloops.commands.refund_payment import request_refund
 from payloops.commands.route_payment import EnabledProcessor, Route, route_payment
-from payloops.commands.update_refund_status import fail_refund, succeed_refund, update_refunded_amount
+from payloops.commands.update_refund_status import update_refunded_amount
 from payloops.events.event_store import EventStore
 from payloops.events.orders import Order, OrderStatus, PaymentStatus, TransactionStatus
 from payloops.projections.order_explanation import OrderExplanation, duration_text, explain_order
@@ -57,6 +58,22 @@ def cancelling(order: Order) -> Order:
 def refunding(amount: int | None) -> Order:
     order = captured()
     request_refund(order, amount=amount, reason="damaged", by=BY)
+    return order
+
+
+def came_back() -> Order:
+    order = refunded(300)
+    event = ProcessorEvent(
+        processor="stripe",
+        event_id="evt_1",
+        type="refund.updated",
+        attempt=1,
+        outcome="refund_failed",
+        amount=300,
+        refund_reference="re_1",
+        error_code="expired_or_canceled_card",
+    )
+    receive(order, event, by=BY)
     return order
 
 
@@ -172,6 +189,15 @@ def refunded(amount: int | None, *, succeeds: bool = True) -> Order:
             [
                 "The refund of 3.00 USD was asked for, 3 minutes ago; Stripe has not answered yet.",
                 "The merchant can refund up to 7.00 USD.",
+            ],
+        ),
+        (
+            came_back,
+            [
+                "The order is paid: 10.00 USD is captured, and nothing was refunded.",
+                'asked for with the reason "damaged", came back (reference re_1): Stripe said expired_or_',
+                "canceled_card; the customer has not got the money.",
+                "The merchant can refund up to 10.00 USD.",
             ],
         ),
         (lambda: refunding(None), ["All that was captured is refunded or being refunded."]),

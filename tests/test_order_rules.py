@@ -8,6 +8,7 @@ from ordering import AMOUNT, BY, new_order, pay, report
 
 from payloops.commands.cancel_order import cancel
 from payloops.commands.capture_payment import request_capture
+from payloops.commands.receive_processor_event import ProcessorEvent, receive
 from payloops.commands.refund_payment import request_refund
 from payloops.commands.refusals import (
     CaptureExceedsAuthorized,
@@ -15,7 +16,7 @@ from payloops.commands.refusals import (
     InvalidStatus,
     RefundExceedsCaptured,
 )
-from payloops.commands.update_refund_status import fail_refund, succeed_refund
+from payloops.commands.update_refund_status import report_refund
 from payloops.events.orders import (
     CaptureMethod,
     OrderStatus,
@@ -37,6 +38,7 @@ class OrderMachine(RuleBasedStateMachine):
         self.taken: dict[int, int] = {}
         self.given: dict[str, int] = {}
         self.asked: dict[str, int] = {}
+        self.back: set[str] = set()
         self.late = 0
         self.seen_money = False
 
@@ -121,21 +123,44 @@ class OrderMachine(RuleBasedStateMachine):
             try:
                 if succeeded:
                     late = self.order.transactions[refund_id].status is TransactionStatus.FAILED
-                    succeed_refund(self.order, refund_id, processor_transaction_id="rt", by=BY)
+                report_refund(
+                    self.order,
+                    refund_id,
+                    succeeded=succeeded,
+                    processor_transaction_id=f"re_{refund_id}" if succeeded else None,
+                    error_code="no",
+                    error_message=None,
+                    by=BY,
+                )
+                if succeeded and refund_id not in self.back:
                     self.late += late * self.order.transactions[refund_id].amount
                     self.given[refund_id] = self.order.transactions[refund_id].amount
-                else:
-                    fail_refund(
-                        self.order,
-                        refund_id,
-                        processor_transaction_id=None,
-                        error_code="no",
-                        error_message=None,
-                        by=BY,
-                    )
             except ContradictsRecord:
                 amount = self.order.transactions[refund_id].amount
                 assert sum(self.given.values()) + amount > sum(self.taken.values())
+
+    @precondition(lambda self: self.asked)
+    @rule(data=st.data(), labelled=st.booleans())
+    def tell_that_a_refund_came_back(self, data: st.DataObject, labelled: bool) -> None:
+        """By the processor itself, and twice: it failed for good, whatever a workflow reports."""
+        refund = self.order.transactions[data.draw(st.sampled_from(sorted(self.asked)))]
+        if not labelled and refund.processor_transaction_id is None:
+            return
+        for number in range(2):
+            event = ProcessorEvent(
+                processor="stripe",
+                event_id=f"{refund.id}-{number}",
+                type="refund.updated",
+                attempt=refund.attempt,
+                outcome="refund_failed",
+                amount=refund.amount,
+                refund_reference=f"re_{refund.id}",
+                refund_id=refund.id if labelled else None,
+            )
+            receive(self.order, event, by=BY)
+        assert self.order.transactions[refund.id].status is TransactionStatus.FAILED
+        self.given.pop(refund.id, None)
+        self.back.add(refund.id)
 
     @invariant()
     def the_books_agree(self) -> None:

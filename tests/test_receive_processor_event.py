@@ -15,9 +15,11 @@ from projecting import random_order
 from uuid_utils.compat import uuid7
 
 from payloops.commands.cancel_order import cancel
+from payloops.commands.end_refund import fail_refund, succeed_refund
 from payloops.commands.receive_processor_event import Outcome, ProcessorEvent, receive
 from payloops.commands.refund_payment import request_refund
-from payloops.commands.update_refund_status import fail_refund, settle_told_refunds, succeed_refund
+from payloops.commands.told_refunds import settle_told_refunds
+from payloops.commands.update_refund_status import report_refund
 from payloops.events.orders import (
     CaptureMethod,
     Order,
@@ -291,3 +293,131 @@ def test_a_refund_that_failed_there_frees_its_amount() -> None:
     receive(order, failed, by=BY)
     assert order.transactions[ours.id].status is TransactionStatus.FAILED
     assert order.refundable == AMOUNT
+
+
+# -- refunds that come back
+
+
+def came_back(reference: str, amount: int, **fields: Any) -> ProcessorEvent:
+    known = {"refund_reference": reference, "amount": amount, "error_code": "expired_or_canceled_card"}
+    return told("refund_failed", event_id=f"evt_failed_{reference}", **(known | fields))
+
+
+def test_a_refund_that_comes_back_is_not_given_and_can_be_made_again() -> None:
+    order = after(told("captured"))
+    first = request_refund(order, amount=300, reason=None, by=BY)
+    succeed_refund(order, first.id, processor_transaction_id="re_1", by=BY)
+    second = request_refund(order, amount=700, reason=None, by=BY)
+    succeed_refund(order, second.id, processor_transaction_id="re_2", by=BY)
+    assert order.status is OrderStatus.REFUNDED
+    version = order.version
+    assert receive(order, came_back("re_2", 700), by=BY) == "applied"
+    assert facts(order, after=version) == ["order.processor_event_received", "refund.reversed"]
+    assert (order.status, order.amount_refunded) == (OrderStatus.PARTIALLY_REFUNDED, 300)
+    assert refunds(order) == [(300, "success"), (700, "failed")]
+    assert order.transactions[second.id].error_code == "expired_or_canceled_card"
+    assert receive(order, came_back("re_1", 300), by=BY) == "applied"
+    assert (order.status, order.amount_refunded) == (OrderStatus.CAPTURED, 0)
+    again = request_refund(order, amount=None, reason=None, by=BY)
+    assert again.amount == AMOUNT
+    succeed_refund(order, again.id, processor_transaction_id="re_3", by=BY)
+    assert order.status is OrderStatus.REFUNDED
+
+
+def test_what_is_told_after_a_refund_came_back_does_not_make_it_again() -> None:
+    order = after(told("captured"), refunded("re_1", 300), came_back("re_1", 300))
+    version = order.version
+    assert receive(order, replace(refunded("re_1", 300), event_id="again"), by=BY) == "none"
+    assert receive(order, summed(300), by=BY) == "none"
+    assert receive(order, replace(came_back("re_1", 300), event_id="thrice"), by=BY) == "none"
+    assert set(facts(order, after=version)) <= {"order.processor_event_received"}
+    assert (order.status, order.amount_refunded) == (OrderStatus.CAPTURED, 0)
+
+
+@given(data=st.data())
+@REASONABLE
+def test_refunds_that_came_back_do_not_count_in_whatever_order_they_are_told(data: st.DataObject) -> None:
+    """Some of them come back; all is told twice, by reference and as the sum so far, in any order."""
+    amounts = data.draw(
+        st.lists(st.sampled_from([100, 200, 300, 400]), min_size=1, max_size=4).filter(
+            lambda a: sum(a) <= AMOUNT
+        )
+    )
+    back = data.draw(st.sets(st.integers(0, len(amounts) - 1), min_size=1))
+    events = [told("captured"), *(came_back(f"re_{number}", amounts[number]) for number in back)]
+    total = 0
+    for number, amount in enumerate(amounts):
+        total += amount
+        events += [refunded(f"re_{number}", amount), summed(total)]
+    order = after(*data.draw(st.permutations(events * 2)))
+    given = sum(amount for number, amount in enumerate(amounts) if number not in back)
+    assert order.amount_refunded == given
+    assert sum(amount for amount, status in refunds(order) if status == "success") == given
+    assert order.refundable == AMOUNT - given
+    stored = folded_from_stored(order.pending_events)
+    stored.pending_events.extend(order.pending_events)
+    assert stored == order
+
+
+@given(data=st.data(), labelled=st.booleans(), reported=st.booleans(), referenced=st.booleans())
+@REASONABLE
+def test_a_refund_of_ours_that_came_back_has_failed_whatever_our_workflow_reports_when(
+    data: st.DataObject, labelled: bool, reported: bool, referenced: bool
+) -> None:
+    order = after(told("captured"))
+    ours = request_refund(order, amount=300, reason=None, by=BY)
+    label = ours.id if labelled else None
+    steps = [
+        refunded("re_ours", 300, refund_id=label),
+        came_back("re_ours", 300, refund_id=label),
+        summed(300),
+        "workflow",
+    ]
+    for step in data.draw(st.permutations(steps)):
+        if step != "workflow":
+            receive(order, cast("ProcessorEvent", step), by=BY)
+            continue
+        report_refund(
+            order,
+            ours.id,
+            succeeded=reported,
+            processor_transaction_id="re_ours" if referenced else None,
+            error_code=None,
+            error_message=None,
+            by=BY,
+        )
+    # A failure that is reported without a reference may be another refund's than the one told of.
+    assert set(refunds(order)) == {(300, "failed")}
+    assert len(refunds(order)) == 1 or not reported
+    assert (order.status, order.amount_refunded) == (OrderStatus.CAPTURED, 0)
+    assert order.refundable == AMOUNT
+
+
+def test_a_refund_at_the_processor_that_failed_before_anybody_heard_of_it_is_shown_as_failed() -> None:
+    order = after(told("captured"), came_back("re_1", 300))
+    assert refunds(order) == [(300, "failed")]
+    assert (order.status, order.refundable) == (OrderStatus.CAPTURED, AMOUNT)
+
+
+@pytest.mark.parametrize("told_as", ["sum", "reference", "both"])
+@pytest.mark.parametrize("known_by", ["label", "report"])
+def test_a_refund_of_ours_that_was_reported_failed_and_discovered_counts_once_when_it_is_known(
+    told_as: str, known_by: str
+) -> None:
+    """A worker gave up on a refund that the processor had made."""
+    order = after(told("captured"))
+    ours = request_refund(order, amount=300, reason=None, by=BY)
+    ending: dict[str, Any] = {"error_code": None, "error_message": None, "by": BY}
+    report_refund(order, ours.id, succeeded=False, processor_transaction_id=None, **ending)
+    if told_as in {"reference", "both"}:
+        receive(order, refunded("re_ours", 300), by=BY)
+    if told_as in {"sum", "both"}:
+        receive(order, summed(300), by=BY)
+    assert order.amount_refunded == 300
+    if known_by == "label":
+        receive(order, replace(refunded("re_ours", 300, refund_id=ours.id), event_id="labelled"), by=BY)
+    else:
+        report_refund(order, ours.id, succeeded=True, processor_transaction_id="re_ours", **ending)
+    assert order.amount_refunded == 300
+    assert refunds(order) == [(300, "failed"), (300, "success")]
+    assert order.transactions[ours.id].status is TransactionStatus.SUCCESS

@@ -6,9 +6,10 @@ from uuid import UUID
 import pytest
 from ordering import AMOUNT, BY, facts, new_order, pay, report
 
+from payloops.commands.end_refund import fail_refund, succeed_refund
 from payloops.commands.refund_payment import refund_payment, request_refund
 from payloops.commands.refusals import ContradictsRecord, InvalidStatus, RefundExceedsCaptured, UnknownRefund
-from payloops.commands.update_refund_status import fail_refund, succeed_refund, update_refund_status
+from payloops.commands.update_refund_status import update_refund_status
 from payloops.events.event_store import EventStore
 from payloops.events.metadata import Metadata
 from payloops.events.orders import Order, OrderStatus

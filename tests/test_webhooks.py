@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -13,6 +14,7 @@ from temporalio.client import Client
 from temporalio.service import RPCError
 
 from payloops.commands.cancel_order import cancel_order
+from payloops.commands.receive_processor_event import ProcessorEvent, receive_processor_event
 from payloops.commands.refund_payment import refund_payment
 from payloops.commands.retry_webhook import WebhooksOff, retry_webhook
 from payloops.commands.update_refund_status import update_refund_status
@@ -142,6 +144,46 @@ async def test_what_is_special_to_each_event(
     assert details["payment.failed"]["errorCode"] == "declined"
     assert details["refund.failed"]["errorCode"] == "odd"
     assert (details["refund.processed"]["amount"], details["refund.processed"]["reason"]) == (1_000, "broken")
+
+
+async def test_a_refund_that_came_back_is_told_to_have_failed(
+    store: EventStore, settings: Settings, client: Client, shop: Shop
+) -> None:
+    order_id = await shop.paid()
+    await shop.report(order_id, "captured")
+    _, refund = await refund_payment(
+        store, order_id=order_id, merchant_id=shop.merchant_id, amount=1_000, reason="broken", by=BY
+    )
+    told = ProcessorEvent(
+        processor="stripe",
+        event_id="evt_1",
+        type="refund.updated",
+        order_id=order_id,
+        attempt=1,
+        outcome="refunded",
+        amount=1_000,
+        refund_reference="re_1",
+        refund_id=refund.id,
+    )
+    back = replace(told, event_id="evt_2", outcome="refund_failed", error_code="expired_or_canceled_card")
+    for event in (told, back):
+        await receive_processor_event(store, merchant_id=shop.merchant_id, event=event, body="{}", by=BY)
+    async with subscribing(store, settings, client):
+        await caught_up(store)
+    webhooks = [await shop.webhook(webhook_id) for webhook_id, _ in await shop.queued()]
+    webhooks.sort(key=lambda each: each.payload["sequence"])
+    assert [each.event_type for each in webhooks][-2:] == ["refund.processed", "refund.failed"]
+    body = webhooks[-1].payload
+    assert (body["status"], body["data"]["amountRefunded"]) == ("captured", 0)
+    assert body["payload"] == {
+        "refundId": refund.id,
+        "amount": 1_000,
+        "amountRefunded": 0,
+        "reason": "broken",
+        "processorTransactionId": "re_1",
+        "errorCode": "expired_or_canceled_card",
+        "errorMessage": None,
+    }
 
 
 async def test_what_does_not_change_the_order_is_not_told(

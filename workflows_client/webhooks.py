@@ -26,6 +26,7 @@ from payloops.events.orders import (
     PaymentRequested,
     PaymentVoided,
     RefundFailed,
+    RefundReversed,
     RefundSucceeded,
 )
 from payloops.events.stream import StreamEvent, topic_of
@@ -49,6 +50,7 @@ TOPICS = frozenset(
         PaymentRequested,
         PaymentVoided,
         RefundFailed,
+        RefundReversed,
         RefundSucceeded,
         WebhookRetryRequested,
     )
@@ -162,7 +164,7 @@ def event_type_of(fact: StreamEvent) -> str | None:
             return "payment.cancelled"
         case RefundSucceeded():
             return "refund.processed"
-        case RefundFailed():
+        case RefundFailed() | RefundReversed():
             return "refund.failed"
         case _:
             return None
@@ -185,7 +187,7 @@ def payload_of(fact: StreamEvent, *, webhook_id: UUID, event_type: str, order: O
     }
 
 
-def details_of(fact: StreamEvent, *, order: Order) -> dict[str, Any]:
+def details_of(fact: StreamEvent, *, order: Order) -> dict[str, Any]:  # noqa: C901  # a branch for each kind of fact
     """What is special to the fact; amounts in the currency's minor unit."""
     match fact:
         case PaymentRequested():
@@ -223,20 +225,23 @@ def details_of(fact: StreamEvent, *, order: Order) -> dict[str, Any]:
             return {"attempt": fact.attempt}
         case PaymentVoided():
             return {"attempt": fact.attempt, "transactionId": fact.transaction_id, "amount": fact.amount}
-        case RefundSucceeded():
-            return {
+        case RefundSucceeded() | RefundReversed():
+            refund = {
                 "refundId": fact.refund_id,
                 "amount": fact.amount,
                 "amountRefunded": fact.amount_refunded,
                 "reason": order.transactions[fact.refund_id].reason,
                 "processorTransactionId": fact.processor_transaction_id,
             }
+            if isinstance(fact, RefundReversed):
+                refund |= {"errorCode": fact.error_code, "errorMessage": fact.error_message}
+            return refund
         case RefundFailed():
-            refund = order.transactions[fact.refund_id]
+            failed = order.transactions[fact.refund_id]
             return {
                 "refundId": fact.refund_id,
-                "amount": refund.amount,
-                "reason": refund.reason,
+                "amount": failed.amount,
+                "reason": failed.reason,
                 "errorCode": fact.error_code,
                 "errorMessage": fact.error_message,
             }

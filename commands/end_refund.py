@@ -1,0 +1,104 @@
+"""How a refund ends: made, refused, or made and come back."""
+
+from payloops.commands.refusals import ContradictsRecord
+from payloops.events.metadata import Metadata
+from payloops.events.orders import (
+    Order,
+    OrderStatus,
+    RefundFailed,
+    RefundReversed,
+    RefundSucceeded,
+    TransactionStatus,
+)
+
+
+def succeed_refund(
+    order: Order, refund_id: str, *, processor_transaction_id: str | None, by: Metadata
+) -> None:
+    """Record that money was given back. See `told_refunds` for one that had been reported failed before.
+
+    Raises:
+        ContradictsRecord: more would be refunded than was captured.
+    """
+    refund = order.transactions[refund_id]
+    if refund.status is TransactionStatus.SUCCESS:
+        return
+    refunded = order.amount_refunded + refund.amount
+    if refunded > order.amount_captured:
+        raise ContradictsRecord(
+            f"refund {refund_id} of order {order.id}: {refunded} refunded of {order.amount_captured} captured"
+        )
+    order.record(
+        RefundSucceeded,
+        by=by,
+        status=_status_after(order, refunded).value,
+        refund_id=refund_id,
+        attempt=refund.attempt,
+        amount=refund.amount,
+        amount_refunded=refunded,
+        processor_transaction_id=processor_transaction_id,
+    )
+
+
+def fail_refund(
+    order: Order,
+    refund_id: str,
+    *,
+    processor_transaction_id: str | None,
+    error_code: str | None,
+    error_message: str | None,
+    by: Metadata,
+) -> None:
+    """Record that the processor refused a refund. One that was made is left as it is: see `reverse_refund`."""
+    refund = order.transactions[refund_id]
+    if refund.status is not TransactionStatus.PENDING:
+        return
+    order.record(
+        RefundFailed,
+        by=by,
+        status=order.status.value,
+        refund_id=refund_id,
+        attempt=refund.attempt,
+        processor_transaction_id=processor_transaction_id,
+        error_code=error_code,
+        error_message=error_message,
+    )
+
+
+def reverse_refund(
+    order: Order,
+    refund_id: str,
+    *,
+    processor_transaction_id: str | None,
+    error_code: str | None,
+    error_message: str | None,
+    by: Metadata,
+) -> None:
+    """Record that a refund came back: the customer has not got the money, and it may be refunded again.
+
+    It happens days after the refund was made, where a card is closed or a bank refuses:
+    https://docs.stripe.com/refunds#failed-refunds. Only the processor's own event says so: a workflow that reports
+    a failure after a success may have failed in its own reporting.
+    """
+    refund = order.transactions[refund_id]
+    counted = refund.amount if refund.status is TransactionStatus.SUCCESS else 0
+    refunded = order.amount_refunded - counted
+    order.record(
+        RefundReversed,
+        by=by,
+        status=(_status_after(order, refunded) if counted else order.status).value,
+        refund_id=refund_id,
+        attempt=refund.attempt,
+        amount=refund.amount,
+        amount_refunded=refunded,
+        processor_transaction_id=processor_transaction_id,
+        error_code=error_code,
+        error_message=error_message,
+    )
+
+
+def _status_after(order: Order, refunded: int) -> OrderStatus:
+    """The status of an order that was captured, when so much of it is refunded."""
+    if refunded == 0:
+        return OrderStatus.CAPTURED
+    return OrderStatus.REFUNDED if refunded == order.amount_captured else OrderStatus.PARTIALLY_REFUNDED
