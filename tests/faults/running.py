@@ -79,3 +79,11 @@ def _summary(world: World) -> str:
     answers = ", ".join(f"{status}: {count}" for status, count in sorted(world.journal.statuses.items()))
     commands = len(world.journal.commands)
     return "; ".join([f"{commands} commands, {deaths} kills", answers, *world.notes])
+
+
+def _stumbled_over(error: BaseException) -> str:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    ours = [each for each in traceback.extract_tb(error.__traceback__) if "/faults/" in each.filename]
+    where = f" ({Path(ours[-1].filename).name}:{ours[-1].lineno})" if ours else ""
+    return f"{type(error).__name__}: {error}{where}"
