@@ -328,17 +328,26 @@ class World:
         await self.store.pool.check()
         await ledger.open_books(self.store.pool)
 
+    async def move_to(self, url: str) -> None:
+        """Another database in place of the world's own."""
+        self.settings = self.settings.model_copy(update={"database_url": SecretStr(url)})
+        self.store = await self.until_rest.enter_async_context(
+            open_store(self.settings, application_name="faults")
+        )
+        self.canaries["password of the database"] = url.split(":")[2].partition("@")[0]
+        await ledger.open_books(self.store.pool)
+
     async def stop_server(self, part: Part, *, killed: bool) -> None:
         """Take a server away, by its own orderly end or by kill -9; its address stays its own."""
         child = getattr(self.servers, part).child
         assert child is not None
         if killed:
             child.send(signal.SIGKILL)
-            await _operate(child.wait, seconds=STOP_SECONDS)
-        await _operate(self.servers.stop_part, part)
+            await operate(child.wait, seconds=STOP_SECONDS)
+        await operate(self.servers.stop_part, part)
 
     async def start_server(self, part: Part) -> None:
-        await _operate(self.servers.start_part, part)
+        await operate(self.servers.start_part, part)
 
     def kill_all(self) -> None:
         for process in self.processes.values():
@@ -351,7 +360,8 @@ _OPERATOR = ThreadPoolExecutor(1, thread_name_prefix="operator")
 """Starts servers. A server ends with the thread that started it: this one stays."""
 
 
-async def _operate(work: Callable[..., object], *arguments: object, **options: object) -> None:
+async def operate(work: Callable[..., object], *arguments: object, **options: object) -> None:
+    """Do something to a server, in the thread that servers are started by."""
     await asyncio.get_running_loop().run_in_executor(_OPERATOR, partial(work, *arguments, **options))
 
 

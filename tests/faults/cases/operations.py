@@ -1,6 +1,8 @@
 """What operators do, and what machines do to them: restarts, upgrades, rebuilds, clocks, disks, odd events."""
 
 import asyncio
+import contextlib
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,9 @@ from uuid_utils.compat import uuid7
 from faults.cases.registry import Skipped, case
 from faults.cases.trouble import listen, whole_service
 from faults.shops import Shop, create_order, open_shop, under_load
-from faults.world import POISON, World
+from faults.world import POISON, World, operate
+from payloops.embedded import EmbeddedServers
+from payloops.migrate import migrate
 
 IN_FLIGHT = 200
 FAKETIME = ("usr/lib/*/faketime/libfaketimeMT.so.1", "usr/local/lib/faketime/libfaketimeMT.so.1")
@@ -236,3 +240,66 @@ async def upgrade(world: World) -> None:
         if name.startswith("api"):
             await world.ready(world.processes[name])
         await asyncio.sleep(world.chance.uniform(0.0, 1.0))
+
+
+DISK = "320m"
+"""For a new cluster and its log."""
+
+
+@case
+async def full_disk(world: World) -> None:
+    """PostgreSQL's disk is full for a while, under load. Needs root, to mount a small file system."""
+    disk = await small_disk(world)
+    servers = EmbeddedServers(data_dir=disk / "servers", parts=["postgres"])
+    await operate(servers.start)
+    world.until_rest.push_async_callback(operate, servers.stop)
+    if not (disk / "servers/postgres").resolve().is_relative_to(disk):
+        raise Skipped("needs to run PostgreSQL where it is told to, which takes user namespaces")
+    await asyncio.to_thread(migrate, database_url=servers.database_url)
+    await world.move_to(servers.database_url)
+    whole_service(world)
+    await world.start_all()
+    shop = await open_shop(world)
+    await under_load(shop, fill(world, disk, servers), at_once=6)
+
+
+async def small_disk(world: World) -> Path:
+    """A file system of its own, in memory, until everything has come to rest.
+
+    Raises:
+        Skipped: this user may not mount one.
+    """
+    disk = world.folder / "disk"
+    disk.mkdir()
+    mounted = await asyncio.to_thread(
+        subprocess.run,
+        ["mount", "-t", "tmpfs", "-o", f"size={DISK}", "tmpfs", disk],
+        capture_output=True,
+        check=False,
+    )
+    if mounted.returncode != 0:
+        raise Skipped("needs root, and leave to mount a file system")
+    world.until_rest.push_async_callback(
+        asyncio.to_thread, subprocess.run, ["umount", "--lazy", disk], check=False
+    )
+    return disk
+
+
+async def fill(world: World, disk: Path, servers: EmbeddedServers) -> None:
+    """No room, or next to none, for some seconds; a server that ended of it is started again when there is."""
+    ballast = disk / "ballast"
+    for _ in range(2):
+        await asyncio.sleep(world.chance.uniform(1.0, 3.0))
+        spare, seconds = world.chance.choice([0, 0, 65_536, 1_000_000]), world.chance.uniform(4.0, 9.0)
+        free = shutil.disk_usage(disk).free
+        with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+            for _ in range(max(0, free - spare) // 4_096 + (spare == 0)):
+                file.write(bytes(4_096))
+        await asyncio.sleep(seconds)
+        ballast.unlink()
+        ended = bool(servers.ended())
+        world.notes.append(
+            f"{spare} bytes free for {seconds:.0f} s" + (", PostgreSQL ended" if ended else "")
+        )
+        if ended:
+            await operate(servers.start_part, "postgres")
