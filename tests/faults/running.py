@@ -65,10 +65,7 @@ async def _run(world: World, case: Case) -> list[str]:
         except Skipped:
             raise
         except Exception as error:  # noqa: BLE001  # whatever a case stumbles over is a finding
-            where = traceback.extract_tb(error.__traceback__)[-1]
-            wrong.append(
-                f"case: {type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})"
-            )
+            wrong.append(f"case: {_stumbled_over(error)}")
         wrong += [f"rest: {line}" for line in await come_to_rest(world)]
     await world.stop()
     return wrong + await violations(world)

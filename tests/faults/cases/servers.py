@@ -1,8 +1,11 @@
 """The servers that the service stands on go away under load, and come back."""
 
 import asyncio
+import contextlib
 import os
 import signal
+
+import psycopg
 
 from faults.cases.registry import case
 from faults.cases.trouble import listen, whole_service
@@ -10,7 +13,7 @@ from faults.shops import Shop, open_shop, under_load
 from faults.world import World
 from payloops.embedded.servers import Part
 
-LEADER = "SELECT pid FROM pg_stat_activity WHERE datname = %s AND application_name LIKE %s LIMIT 1"
+SERVES = "SELECT pid FROM pg_stat_activity WHERE datname = %s AND application_name LIKE %s LIMIT 1"
 
 
 async def outages(world: World, part: Part, *, times: int, away: tuple[float, float], killed: bool) -> None:
@@ -52,12 +55,22 @@ async def backends_killed(world: World, *, times: int) -> None:
     for _ in range(times):
         await asyncio.sleep(world.chance.uniform(0.5, 3.0))
         whose = world.chance.choice(["payloops appender", "payloops api", "payloops projector%"])
-        async with world.store.pool.connection() as connection:
-            cursor = await connection.execute(LEADER, (world.settings.temporal_namespace, whose))
-            row = await cursor.fetchone()
-        if row is not None:
-            world.notes.append(f"killed a server process of {whose}")
-            os.kill(row[0], signal.SIGKILL)
+        pid = await server_process(world, whose)
+        world.notes.append(f"killed a server process of {whose}")
+        os.kill(pid, signal.SIGKILL)
+
+
+async def server_process(world: World, whose: str) -> int:
+    """Process id of one that serves such a client, as soon as there is one."""
+    async with asyncio.timeout(30):
+        while True:
+            with contextlib.suppress(psycopg.Error):
+                async with world.store.pool.connection() as connection:
+                    cursor = await connection.execute(SERVES, (world.settings.temporal_namespace, whose))
+                    row = await cursor.fetchone()
+                if row is not None:
+                    return int(row[0])
+            await asyncio.sleep(0.1)
 
 
 @case
