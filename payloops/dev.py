@@ -16,6 +16,8 @@ from pathlib import Path
 from payloops.client import AnsweredError, ServiceAbsentError
 from payloops.demo_merchant import FILE_NAME as DEMO_MERCHANT_FILE
 from payloops.demo_merchant import DemoMerchant, ensure_demo_merchant
+from payloops.demo_staff import FILE_NAME as DEMO_STAFF_FILE
+from payloops.demo_staff import DemoStaff, ensure_demo_staff
 from payloops.dev_environment import ENVIRONMENT_FILE, SECRETS_FILE, kept_secrets, write_environment
 from payloops.embedded import EmbeddedServers, StartError
 from payloops.embedded.locks import choosing_ports, free_ports, port_is_free
@@ -71,7 +73,7 @@ def _run(options: DevOptions, *, terminal: Terminal, began: float) -> None:
         data_dir=options.data_dir,
         temporal_namespaces=[namespace],
         fresh=options.fresh,
-        also_fresh=[SECRETS_FILE, ENVIRONMENT_FILE, DEMO_MERCHANT_FILE],
+        also_fresh=[SECRETS_FILE, ENVIRONMENT_FILE, DEMO_MERCHANT_FILE, DEMO_STAFF_FILE],
         parts=embedded,
         temporal_ui=True,
         postgres_port=options.postgres_port,
@@ -97,7 +99,9 @@ def _run(options: DevOptions, *, terminal: Terminal, began: float) -> None:
             url = _url(options)
             _wait_for_api(parts[0], url=url)
             merchant = _demo_merchant(url=url, data_dir=servers.data_dir)
-            _show_screen(terminal, servers=servers, merchant=merchant, seconds=time.monotonic() - began)
+            staff = _demo_staff(servers)
+            seconds = time.monotonic() - began
+            _show_screen(terminal, servers=servers, merchant=merchant, staff=staff, seconds=seconds)
             parent = os.getppid() if options.stop_with_parent else None
             _keep_running(parts, servers=servers, terminal=terminal, parent=parent)
         finally:
@@ -224,6 +228,13 @@ def _demo_merchant(*, url: str, data_dir: Path) -> DemoMerchant:
         raise StartError(part="demo merchant", why=str(error)) from error
 
 
+def _demo_staff(servers: EmbeddedServers) -> DemoStaff | None:
+    """Nobody in a database that the caller brought: staff see what every merchant there has."""
+    if "postgres" not in servers.parts:
+        return None
+    return asyncio.run(ensure_demo_staff(database_url=servers.database_url, data_dir=servers.data_dir))
+
+
 def _keep_running(
     parts: list[Part], *, servers: EmbeddedServers, terminal: Terminal, parent: int | None
 ) -> None:
@@ -275,7 +286,12 @@ def interruptible() -> Iterator[None]:
 
 
 def _show_screen(
-    terminal: Terminal, *, servers: EmbeddedServers, merchant: DemoMerchant, seconds: float
+    terminal: Terminal,
+    *,
+    servers: EmbeddedServers,
+    merchant: DemoMerchant,
+    staff: DemoStaff | None,
+    seconds: float,
 ) -> None:
     """One screen. Commands are printed bare and unwrapped: they are there to be pasted."""
     terminal.say(f"\n[bold green]PayLoops is ready[/] [dim]after {seconds:.1f} s[/]\n")
@@ -285,6 +301,7 @@ def _show_screen(
         "Temporal": servers.temporal_ui_url if "temporal" in servers.parts else None,
         "API key": merchant.api_key,
         "Sign-in": f"{merchant.email}  {merchant.password}",
+        "Support": f"{merchant.url}/support  {staff.email}  {staff.password}" if staff else None,
         "Data, logs": str(servers.data_dir),
     }
     for name, value in rows.items():

@@ -116,6 +116,7 @@ async def visiting(
 
 async def photograph(page: Page, name: str) -> None:
     """Keep what the page looks like; the same page's picture of an earlier run is replaced."""
+    await page.evaluate("scrollTo(0, 0)")
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     await page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=True)
 
