@@ -21,7 +21,7 @@ from payloops.projections.order_trail import (
 from payloops.projections.orders import OrderEvent
 
 GOOD = {"payment.captured", "payment.authorized", "refund.succeeded", "payment.voided"}
-BAD = {"payment.failed", "payment.capture_failed", "payment.void_failed", "refund.failed"}
+BAD = {"payment.failed", "payment.capture_failed", "payment.void_failed", "refund.failed", "refund.reversed"}
 ELSEWHERE = {"id", "merchant_id", "external_id", "created_at"}
 """Of an order's state: it never changes, and stands above."""
 WHO = {

@@ -35,6 +35,7 @@ TITLES = {
     "refund.discovered": "Refund made at the processor itself",
     "refund.succeeded": "Refund made",
     "refund.failed": "Refund failed",
+    "refund.reversed": "Refund came back",
 }
 
 

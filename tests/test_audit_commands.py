@@ -135,6 +135,8 @@ async def test_who_follows_an_order_sees_what_happens_next(
         *(sys.executable, "-P", "-m", "payloops", "audit", "order", str(order.id), "--follow", "--json"),
         env=os.environ | environment_of(settings),
         stdout=asyncio.subprocess.PIPE,
+        # As a terminal starts it; what runs in the background of a shell script is deaf to SIGINT, children too.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert follower.stdout is not None
 

@@ -272,6 +272,9 @@ async def test_every_route_asks_for_what_it_declares(subtests: pytest.Subtests, 
                 answer = await api.anyone.call(each.method, path, headers=headers)
                 if each.auth is None:
                     assert answer.status != 401
+                elif each.page:
+                    assert answer.status == 401
+                    assert b"password" in answer.raw, "the page that is shown instead asks to sign in"
                 else:
                     assert (answer.status, answer.code) == (401, "unauthorized")
 

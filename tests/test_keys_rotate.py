@@ -110,6 +110,7 @@ async def test_rotation_knows_every_column_of_bytes(pool: AsyncConnectionPool) -
         *("stored_events.state", "stored_events.content_hash", "stored_events.mac"),
         *("personal_keys.key", "personal_keys.customer_digest", "personal_keys.email_digest"),
         *("idempotency_keys.fingerprint", "idempotency_keys.response_body"),
+        *("seals.previous", "seals.root", "seals.leaves", "seals.signature"),
     }
     async with pool.connection() as connection:
         rows = await (

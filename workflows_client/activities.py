@@ -9,7 +9,6 @@ import hashlib
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from datetime import datetime, timedelta
 from typing import Annotated, Any, Literal, TypeVar
 from uuid import UUID, uuid5
@@ -407,12 +406,18 @@ def _activity_key() -> str:
     return f"{info.workflow_id}/{info.workflow_run_id}/{info.activity_id}"
 
 
+ORDER_FIELDS = (
+    *("id", "external_id", "amount", "currency", "status", "processor", "processor_order_id", "metadata"),
+    *("customer_id", "customer_email", "description", "return_url", "cancel_url"),
+    *("amount_captured", "amount_refunded", "attempt", "created_at", "updated_at"),
+)
+"""What workers and merchants are told of an order's row, beside its last error: what else it has is ours."""
+
+
 def order_json(row: OrderRow) -> dict[str, Any]:
     """An order as the HTTP API gives it."""
-    fields = asdict(row)
-    code, message = fields.pop("last_error_code"), fields.pop("last_error_message")
-    del fields["merchant_id"], fields["version"]
-    return {to_camel(name): _json_value(value) for name, value in fields.items()} | {
+    code, message = row.last_error_code, row.last_error_message
+    return {to_camel(name): _json_value(getattr(row, name)) for name in ORDER_FIELDS} | {
         "lastError": None if code is None and message is None else {"code": code, "message": message}
     }
 
