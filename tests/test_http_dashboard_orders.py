@@ -74,7 +74,7 @@ async def test_every_combination_of_filters_finds_and_counts_what_it_should(
         "processor": [("razorpay", lambda o: o.processor == "razorpay")],
         "currency": [("inr", lambda o: o.currency == "INR")],
         "q": [
-            ("ZOË@", lambda o: o.customer_email is not None),
+            ("ZOË@", lambda o: "zoë@" in (o.customer_email or "")),
             ("der-1", lambda o: "der-1" in o.external_id),
         ],
         "from": [(timestamp_text(middle), lambda o: o.created_on >= middle)],
