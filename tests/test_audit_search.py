@@ -18,11 +18,11 @@ from uuid_utils.compat import uuid7
 
 from payloops.commands.cancel_order import cancel
 from payloops.commands.capture_payment import request_capture
+from payloops.commands.end_refund import succeed_refund
 from payloops.commands.pay_order import request_payment
 from payloops.commands.receive_processor_event import ProcessorEvent, receive_processor_event
 from payloops.commands.refund_payment import request_refund
 from payloops.commands.route_payment import Route
-from payloops.commands.update_refund_status import succeed_refund
 from payloops.events.event_store import EventStore
 from payloops.events.metadata import Metadata
 from payloops.events.orders import (

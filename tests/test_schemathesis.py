@@ -6,6 +6,7 @@ refused, good data never refused for its shape. `tests/contract/` has the config
 """
 
 import asyncio
+import itertools
 import json
 import os
 import sys
@@ -71,11 +72,16 @@ async def tried(api: Api, store: EventStore, output: Path) -> int:
         given = orders_in_every_state(owner.id)
         await append(store, *given)
         orders[owner.id] = [str(order.id) for order in given]
-    # Of the others, what is cancelled first cannot be captured.
-    authorized = [
-        report(pay(new_order(merchant_id=shop.id), capture="manual"), "authorized") for _ in range(6)
-    ]
-    await append(store, *authorized)
+    # Of the others, what one route has changed is refused by the next: cancelled, for example, before it is captured.
+    reserved = {
+        "pay": [new_order(merchant_id=shop.id) for _ in range(6)],
+        "cancel": [new_order(merchant_id=shop.id) for _ in range(6)],
+        "capture": [
+            report(pay(new_order(merchant_id=shop.id), capture="manual"), "authorized") for _ in range(6)
+        ],
+        "refund": [report(pay(new_order(merchant_id=shop.id)), "captured") for _ in range(6)],
+    }
+    await append(store, *itertools.chain.from_iterable(reserved.values()))
     events = await events_of_processors(store, merchant_id=shop.id)
     # In the currency and the mode in which every way to pay is offered.
     sessions = [str((await go_shopping(api, store, currency="INR")).id) for _ in range(4)]
@@ -104,7 +110,7 @@ async def tried(api: Api, store: EventStore, output: Path) -> int:
         "CONTRACT_IDS": json.dumps(
             {
                 "/v1/orders": orders[shop.id],
-                "/v1/orders/{id}/capture": [str(order.id) for order in authorized],
+                **{f"/v1/orders/{{id}}/{name}": [str(o.id) for o in of] for name, of in reserved.items()},
                 "/api/orders": orders[dashboard.id],
                 "/api/staff/orders": orders[shop.id],
                 "/checkout": sessions,

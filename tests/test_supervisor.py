@@ -78,7 +78,7 @@ def test_a_part_does_not_outlive_a_parent_that_was_killed_however_busy_it_is(tmp
         assert parent.stdout is not None
         pid = int(parent.stdout.readline())
         deadline = time.monotonic() + 20
-        while not log.read_text() and time.monotonic() < deadline:
+        while "temporal.unavailable" not in log.read_text() and time.monotonic() < deadline:
             time.sleep(0.05)
         assert "temporal.unavailable" in log.read_text()
         os.kill(pid, signal.SIGSTOP)  # so busy that it takes no notice of anything else
