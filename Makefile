@@ -13,7 +13,7 @@ APT := DEBIAN_FRONTEND=noninteractive apt-get --quiet --quiet --yes --no-install
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore
 
-.PHONY: help install dev test browser faults bench-rebuild lint map shapes openapi lock clean
+.PHONY: help install dev test browser faults bench bench-rebuild lint map shapes openapi lock clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -48,6 +48,9 @@ browser: ## Install Chromium for the tests, where there is none and apt-get may 
 
 faults: $(INSTALLED) ## Let things go wrong and look for lost money; ARGS="--case refunds --seed 7 --seeds 20": see --help
 	@PYTHONPATH=tests $(BIN)/python -m faults $(ARGS)
+
+bench: $(INSTALLED) ## Measure the service beside what limits it; ARGS="append http --quick": see --help
+	$(BIN)/python benchmarks $(ARGS)
 
 bench-rebuild: $(INSTALLED) ## Measure a rebuild of projections under load; ARGS="--events 100000"
 	$(BIN)/python benchmarks/rebuild.py $(ARGS)

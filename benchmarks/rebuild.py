@@ -14,27 +14,22 @@ import asyncio
 import json
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import figures
 import filled_log
 import library_runner
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
-from rich.console import Console
-from rich.table import Table
 from uuid_utils.compat import uuid7
 
-from payloops.embedded import EmbeddedServers
 from payloops.events.connections import connection_pool
 from payloops.events.errors import StoreUnavailable
 from payloops.events.event_store import EventStore
@@ -51,7 +46,6 @@ READS_A_SECOND = 100
 ALONE_SECONDS = 15
 SETTLE_SECONDS = 3
 MAC_KEY = bytes(32)
-RESULTS = Path(__file__).with_name("results")
 SUBSCRIBERS = (
     "SELECT coalesce(sum(position), 0)::bigint FROM checkpoints WHERE name IN ('payments', 'webhooks')"
 )
@@ -203,22 +197,6 @@ def _children(pid: int) -> Iterator[int]:
         yield from _children(each)
 
 
-def percentile(values: list[float], share: float) -> float:
-    return sorted(values)[min(len(values) - 1, int(len(values) * share))] * 1_000
-
-
-@contextmanager
-def server(data_dir: Path | None) -> Iterator[str]:
-    folder = data_dir or Path(tempfile.mkdtemp(prefix="payloops-bench-"))
-    try:
-        with EmbeddedServers(data_dir=folder, parts=["postgres"]) as servers:
-            migrate(database_url=servers.database_url)
-            yield servers.database_url
-    finally:
-        if data_dir is None:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
 def one(database_url: str, query: str) -> Any:
     with psycopg.connect(database_url, autocommit=True) as connection:
         row = connection.execute(query.encode()).fetchone()
@@ -238,7 +216,7 @@ async def year_of_figures(database_url: str) -> float:
             await payment_figures(store, merchant_id=merchant, begin=end - timedelta(days=366), end=end)
             took.append(time.monotonic() - began)
     await pool.close()
-    return percentile(took, 0.5)
+    return figures.percentile(took, 0.5)
 
 
 def sibling(database_url: str, name: str) -> str:
@@ -255,7 +233,7 @@ def measure(database_url: str, *, events: int, library_events: int) -> dict[str,
     if there == 0:
         asyncio.run(filled_log.fill(database_url, events=events))
     first = rebuild(database_url)
-    figures = asyncio.run(year_of_figures(database_url))
+    year = asyncio.run(year_of_figures(database_url))
     subscribers = one(database_url, SUBSCRIBERS)
     roles = {name: Role(name, database_url) for name in ROLES}
     try:
@@ -292,9 +270,12 @@ def measure(database_url: str, *, events: int, library_events: int) -> dict[str,
         },
         "orders_written_per_second": round(written["written"] / written["seconds"]),
         "orders_refused": written["refused"],
-        "read_ms_alone": {"p50": percentile(before, 0.5), "p99": percentile(before, 0.99)},
-        "read_ms_during_rebuild": {"p50": percentile(during, 0.5), "p99": percentile(during, 0.99)},
-        "figures_of_a_year_ms": figures,
+        "read_ms_alone": {"p50": figures.percentile(before, 0.5), "p99": figures.percentile(before, 0.99)},
+        "read_ms_during_rebuild": {
+            "p50": figures.percentile(during, 0.5),
+            "p99": figures.percentile(during, 0.99),
+        },
+        "figures_of_a_year_ms": year,
         "webhooks_queued": one(database_url, "SELECT count(*) FROM webhook_events"),
         "subscribers_moved": one(database_url, SUBSCRIBERS) - subscribers,
         "rows_that_differ": sum(each["differing"] for each in json.loads(verified.stdout)),
@@ -309,8 +290,7 @@ def show(found: dict[str, Any]) -> None:
         found["read_ms_during_rebuild"],
     )
     library = found["library"]["events_per_second"]
-    table = Table("Figure", "Goal", "Measured", title=f"Rebuilding projections of {found['events']:,} events")
-    for row in (
+    rows = (
         ("events/s, nobody else there", "", f"{found['rebuild_alone']['events_per_second']:,}"),
         ("events/s, beside writer and reader", "≥ 50,000", f"{beside['events_per_second']:,}"),
         ("memory of its processes, MB", "< 300", str(beside["memory_mb"])),
@@ -334,9 +314,9 @@ def show(found: dict[str, Any]) -> None:
             "",
             f"{library:,}: {found['events'] / library / 60:.0f} minutes for this log",
         ),
-    ):
-        table.add_row(*row)
-    Console(width=None if sys.stdout.isatty() else 110).print(table)
+    )
+    title = f"Rebuilding projections of {found['events']:,} events"
+    figures.show(title, rows, columns=("Figure", "Goal", "Measured"))
 
 
 def main() -> None:
@@ -351,11 +331,10 @@ def main() -> None:
     if options.role is not None:
         asyncio.run(ROLES[options.role](os.environ["DATABASE_URL"]))
         return
-    with server(options.data_dir) as database_url:
+    with figures.database(options.data_dir) as database_url:
         found = measure(database_url, events=options.events, library_events=options.library_events)
     show(found)
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "rebuild.json").write_text(json.dumps(found, indent=2) + "\n")
+    figures.keep("rebuild", found)
 
 
 if __name__ == "__main__":

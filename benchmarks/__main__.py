@@ -1,0 +1,40 @@
+"""Run the benchmarks, one after the other, each in a process of its own; figures go to benchmarks/results/*.json.
+
+make bench                                # all of them
+make bench ARGS="append http"             # these
+make bench ARGS="--quick"                 # shorter runs: whether they work, not what the service can do
+"""
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+# What `make bench` runs, in this order: a name, which is a program beside this one, and what it measures.
+BENCHMARKS: dict[str, str] = {}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="make bench",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="\n".join(f"{name:10} {what}" for name, what in BENCHMARKS.items()),
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help="which; without any: all")
+    parser.add_argument("--quick", action="store_true", help="shorter runs")
+    options = parser.parse_args()
+    if unknown := sorted(set(options.names) - BENCHMARKS.keys()):
+        parser.error(f"no benchmark is named {unknown[0]}: choose from {', '.join(BENCHMARKS)}")
+    failed = []
+    for name in options.names or BENCHMARKS:
+        print(f"# {name}: {BENCHMARKS[name]}", flush=True)
+        program = [sys.executable, str(Path(__file__).with_name(f"{name}.py"))]
+        if subprocess.run([*program, *(["--quick"] if options.quick else [])], check=False).returncode:
+            failed.append(name)
+    if failed:
+        raise SystemExit(f"ended with an error: {', '.join(failed)}")
+
+
+if __name__ == "__main__":
+    main()
