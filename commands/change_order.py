@@ -1,16 +1,21 @@
 """Changing an order: load, decide, append, for the merchant whose order it is."""
 
-from collections.abc import Callable
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 from uuid import UUID
 
 from payloops.commands.refusals import OrderNotFound
 from payloops.events.appender import Receipt
-from payloops.events.errors import StreamNotFound
+from payloops.events.errors import StreamNotFound, VersionConflict
 from payloops.events.event_store import EventStore
 from payloops.events.orders import Order
 
 R = TypeVar("R")
+
+TURNS = 6
+"""How often the change of a busy order is tried, five decisions each time."""
 
 
 async def change_order(
@@ -36,6 +41,22 @@ async def change_order(
         return await store.change(Order, order_id, decide_for_owner, receipt=receipt)
     except StreamNotFound:
         raise OrderNotFound(order_id) from None
+
+
+async def insist(change: Callable[[], Awaitable[R]]) -> R:
+    """Change an order that others keep changing, for whom it is worth more than being told to ask again.
+
+    Raises:
+        VersionConflict: after 6 tries. Besides: as `change`.
+    """
+    for turn in range(1, TURNS + 1):
+        try:
+            return await change()
+        except VersionConflict:
+            if turn == TURNS:
+                raise
+            await asyncio.sleep(random.uniform(0, 0.05) * turn)  # noqa: S311  # jitter
+    raise AssertionError("unreachable")
 
 
 async def load_order(store: EventStore, *, order_id: UUID) -> Order:

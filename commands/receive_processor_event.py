@@ -9,15 +9,13 @@ follows from it is recorded in the same append, so that an event has its effect 
 """
 
 import copy
-import random
-from asyncio import sleep
 from dataclasses import dataclass
 from typing import Literal, cast
 from uuid import UUID
 
 import structlog
 
-from payloops.commands.change_order import change_order
+from payloops.commands.change_order import change_order, insist
 from payloops.commands.processor_events import Effect, keep_processor_event, note_effect
 from payloops.commands.refusals import OrderNotFound
 from payloops.commands.told_refunds import settle_told_refunds
@@ -31,7 +29,6 @@ from payloops.commands.update_order_status import (
     report_processing,
 )
 from payloops.events.crash_points import crash_point
-from payloops.events.errors import VersionConflict
 from payloops.events.event_store import EventStore
 from payloops.events.metadata import Metadata
 from payloops.events.orders import (
@@ -49,8 +46,6 @@ Outcome = Literal[
 
 WEIGHT = {"requires_action": 0, "failed": 0, "authorized": 1, "cancelled": 2, "captured": 3}
 ENDED = {PaymentStatus.FAILED, PaymentStatus.CANCELLED}
-TURNS = 6
-"""How often a busy order is tried, five decisions each time."""
 DONE = {"applied", "none", "contradiction", "unmatched"}
 
 log = structlog.get_logger()
@@ -149,21 +144,15 @@ async def receive_processor_event(
 async def _record(
     store: EventStore, *, merchant_id: UUID, order_id: UUID, event: ProcessorEvent, by: Metadata
 ) -> Effect:
-    for turn in range(1, TURNS + 1):
-        try:
-            _, effect = await change_order(
-                store,
-                order_id=order_id,
-                merchant_id=merchant_id,
-                decide=lambda order: receive(order, event, by=by),
-            )
-        except VersionConflict:
-            if turn == TURNS:
-                raise
-            await sleep(random.uniform(0, 0.05) * turn)  # noqa: S311  # jitter
-        else:
-            return effect
-    raise AssertionError("unreachable")
+    _, effect = await insist(
+        lambda: change_order(
+            store,
+            order_id=order_id,
+            merchant_id=merchant_id,
+            decide=lambda order: receive(order, event, by=by),
+        )
+    )
+    return effect
 
 
 def receive(order: Order, event: ProcessorEvent, *, by: Metadata) -> Effect:

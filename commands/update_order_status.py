@@ -4,7 +4,8 @@ Processors tell the truth late, twice and out of order. The rules:
 - a repeated or outdated report changes nothing;
 - money beats its absence: a payment that had failed or was cancelled becomes captured when the processor says
   so, and a captured one never goes back;
-- money taken twice is given back: when two attempts of one order were captured, the later is refunded at once.
+- money taken twice is given back: when two attempts of one order were captured, the later is refunded at once;
+- a charge is money once, whichever attempts it is told of as.
 """
 
 from uuid import UUID
@@ -246,6 +247,17 @@ def report_captured(
     """
     if payment.status is PaymentStatus.CAPTURED:
         return
+    if _is_another_s(order, payment, processor_transaction_id):
+        fail_payment(
+            order,
+            payment,
+            processor_order_id=None,
+            processor_transaction_id=None,
+            error_code="same_charge",
+            error_message="The charge is that of another attempt",
+            by=by,
+        )
+        return
     duplicate = order.amount_captured > 0
     capture_id = _opened(order, payment, TransactionType.CAPTURE)
     asked = order.transactions[capture_id].amount if payment.capture_pending else payment.amount
@@ -272,6 +284,15 @@ def report_captured(
     if latest is not None and latest is not payment:
         _stop(order, latest, by=by)
     settle_told_refunds(order, payment, amount_refunded=payment.told_refunded, by=by)
+
+
+def _is_another_s(order: Order, payment: Payment, charge: str | None) -> bool:
+    """Whether a charge, by its reference, is what another attempt was captured with."""
+    return charge is not None and any(
+        other.status is PaymentStatus.CAPTURED
+        and (other.processor, other.processor_transaction_id) == (payment.processor, charge)
+        for other in order.payments.values()
+    )
 
 
 def report_failed(

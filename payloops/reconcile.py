@@ -16,13 +16,14 @@ from psycopg.rows import class_row
 from rich.console import Console
 from rich.table import Table
 
+from payloops.commands.change_order import insist
 from payloops.commands.cipher import SealBroken
 from payloops.commands.credentials import get_processor_credentials
 from payloops.commands.processor_events import ProcessorEventCount, count_processor_events
 from payloops.commands.receive_processor_event import awaits_capture
 from payloops.commands.update_order_status import OPEN, update_order_status
 from payloops.commands.update_refund_status import update_refunded_amount
-from payloops.events.errors import StreamUnreadable
+from payloops.events.errors import OutcomeUnknown, StoreUnavailable, StreamUnreadable, VersionConflict
 from payloops.events.event_store import EventStore
 from payloops.events.metadata import Metadata
 from payloops.events.orders import Order, Payment, PaymentStatus, TransactionStatus, TransactionType
@@ -38,10 +39,11 @@ AT_ONCE = 8
 """Payments that are asked about at the same time."""
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
-Outcome = Literal["agrees", "waits", "recorded", "differs", "unknown", "unreachable", "unreadable"]
+Outcome = Literal["agrees", "waits", "recorded", "differs", "unknown", "unreachable", "unreadable", "busy"]
 """`waits`: the processor has not finished either. `unknown`: the processor knows of no such payment.
-`unreadable`: the order has events that this version of the code makes no sense of."""
-LEFT = {"differs", "unknown", "unreachable", "unreadable"}
+`unreadable`: the order has events that this version of the code makes no sense of. `busy`: the order kept changing,
+or the log took nothing, while it was to be recorded."""
+LEFT = {"differs", "unknown", "unreachable", "unreadable", "busy"}
 
 TO_LOOK_AT = """
     SELECT id, merchant_id, attempt, processor, currency, status, amount_captured, amount_refunded FROM orders
@@ -173,11 +175,12 @@ async def reconcile(
     async def of_order(row: _Row) -> list[Finding]:
         async with places:
             try:
-                order = await store.load(Order, row.id)
-                attempts = list(order.payments) if order is not None else []
-                return [await _of_payment(store, row.id, attempt, find=find) for attempt in attempts]
+                order = await _loaded(store, row.id)
+                return [await _of_payment(store, row.id, n, find=find) for n in _to_ask_about(order)]
             except StreamUnreadable as error:
-                return [_unreadable(row, error)]
+                return [_left(row, "unreadable", str(error))]
+            except (VersionConflict, StoreUnavailable, OutcomeUnknown) as error:
+                return [_left(row, "busy", str(error) or "whether it was recorded is not known")]
 
     async with (
         store.pool.connection() as connection,
@@ -189,12 +192,26 @@ async def reconcile(
     return [finding for findings in found for finding in findings]
 
 
+def _to_ask_about(order: Order) -> list[int]:
+    """The order's attempts; of several that share a reference at their processor, the latest, which it now means."""
+    latest = {payment.processor_order_id: n for n, payment in order.payments.items()}
+    return [
+        n
+        for n, p in order.payments.items()
+        if p.processor_order_id is None or latest[p.processor_order_id] == n
+    ]
+
+
 async def _of_payment(store: EventStore, order_id: UUID, attempt: int, *, find: Find) -> Finding:
     order = await _loaded(store, order_id)
     payment = order.payments[attempt]
     before = _standing(order, payment)
+    others = [each for each in order.payments.values() if each is not payment]
     question = PaymentQuestion(
-        order_id=str(order_id), attempt=attempt, processor_order_id=payment.processor_order_id
+        order_id=str(order_id),
+        attempt=attempt,
+        processor_order_id=payment.processor_order_id,
+        others=frozenset(each.processor_order_id for each in others if each.processor_order_id is not None),
     )
     try:
         processor = await find(UUID(order.merchant_id), payment.processor)
@@ -222,17 +239,18 @@ async def _of_payment(store: EventStore, order_id: UUID, attempt: int, *, find: 
     )
 
 
-def _unreadable(row: _Row, error: StreamUnreadable) -> Finding:
+def _left(row: _Row, outcome: Outcome, detail: str) -> Finding:
+    """An order that could not be dealt with, as its table has it."""
     return Finding(
         order_id=str(row.id),
         merchant_id=str(row.merchant_id),
         attempt=row.attempt,
         processor=row.processor or "-",
         currency=row.currency,
-        outcome="unreadable",
+        outcome=outcome,
         ours=Standing(status=row.status, captured=row.amount_captured, refunded=row.amount_refunded),
         theirs=None,
-        detail=str(error),
+        detail=detail,
     )
 
 
@@ -258,25 +276,29 @@ async def _record(store: EventStore, order: Order, payment: Payment, theirs: Pro
         if status == "cancelled" and not payment.cancel_requested:
             status = "failed"  # not by the merchant's wish: it can be paid again
         known = payment.processor_order_id is not None
-        await update_order_status(
-            store,
-            order_id=order.id,
-            attempt=payment.attempt,
-            status=status,
-            processor_order_id=None if known else theirs.processor_order_id,
-            processor_transaction_id=theirs.processor_transaction_id,
-            amount=theirs.amount_captured if status == "captured" else None,
-            error_code=theirs.error_code,
-            error_message=theirs.error_message,
-            by=by,
+        await insist(
+            lambda: update_order_status(
+                store,
+                order_id=order.id,
+                attempt=payment.attempt,
+                status=status,
+                processor_order_id=None if known else theirs.processor_order_id,
+                processor_transaction_id=theirs.processor_transaction_id,
+                amount=theirs.amount_captured if status == "captured" else None,
+                error_code=theirs.error_code,
+                error_message=theirs.error_message,
+                by=by,
+            )
         )
     if theirs.amount_refunded:
-        await update_refunded_amount(
-            store,
-            order_id=order.id,
-            attempt=payment.attempt,
-            amount_refunded=theirs.amount_refunded,
-            by=by,
+        await insist(
+            lambda: update_refunded_amount(
+                store,
+                order_id=order.id,
+                attempt=payment.attempt,
+                amount_refunded=theirs.amount_refunded,
+                by=by,
+            )
         )
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -20,9 +21,11 @@ from psycopg_pool import AsyncConnectionPool
 from uuid_utils.compat import uuid7
 
 from payloops.commands.update_order_status import update_order_status
+from payloops.events.authenticity import derive_mac_key
 from payloops.events.event_store import EventStore
 from payloops.events.metadata import Metadata
 from payloops.events.orders import Order
+from payloops.events.stream import S
 from payloops.events.timestamps import utc_now
 from payloops.processors.port import PaymentQuestion, Processor, ProcessorPayment, ProcessorUnreachableError
 from payloops.processors.razorpay import RazorpayProcessor
@@ -210,6 +213,60 @@ async def test_each_side_against_the_other(
     assert (found.outcome, await status_of(store, order_id)) == (expected, after), found
 
 
+class Contended(EventStore):
+    """A store whose orders another process changes between being loaded here and being appended to, so many times."""
+
+    rival: EventStore
+    times: int
+
+    async def load(self, stream: type[S], id: UUID, *, up_to_version: int | None = None) -> S | None:
+        loaded = await super().load(stream, id, up_to_version=up_to_version)
+        if self.times > 0:
+            self.times -= 1
+            by = Metadata(at=utc_now(), actor="system", correlation_id="rival")
+            reference = f"pi_{self.times}"
+            await update_order_status(
+                self.rival, order_id=id, status="processing", processor_order_id=reference, by=by
+            )
+        return loaded
+
+
+@pytest.mark.parametrize(("times", "outcome"), [(9, "recorded"), (1_000, "busy")])
+async def test_an_order_that_keeps_changing_is_tried_again_and_in_the_end_does_not_keep_the_others_waiting(
+    merchant: Merchant, store: EventStore, settings: Settings, times: int, outcome: str
+) -> None:
+    order_id = await paying(merchant, store)
+    url = settings.database_url.get_secret_value()
+    await project_all(url)
+    mac_key = derive_mac_key(settings.audit_key.get_secret_value())
+    async with Contended(url, store.pool, mac_key=mac_key) as contended:
+        contended.rival, contended.times = store, times
+        found = (await reconciled(contended, says("captured")))[order_id]
+    assert found.outcome == outcome
+    assert await status_of(store, order_id) == ("captured" if outcome == "recorded" else "processing")
+
+
+async def test_attempts_that_share_a_reference_are_money_once(
+    merchant: Merchant, store: EventStore, settings: Settings, by: Metadata
+) -> None:
+    """A worker that tries again under the same reference: the processor's one payment is the later attempt's."""
+    order_id = await paying(merchant, store)
+    await update_order_status(
+        store, order_id=UUID(order_id), status="failed", processor_order_id="pi_1", by=by
+    )
+    await merchant.shop.post(f"/v1/orders/{order_id}/pay", {"processor": "stripe"})
+    await update_order_status(
+        store, order_id=UUID(order_id), attempt=2, status="processing", processor_order_id="pi_1", by=by
+    )
+    await project_all(settings.database_url.get_secret_value())
+    found = (await reconciled(store, says("captured")))[order_id]
+    assert (found.attempt, found.outcome) == (2, "recorded")
+    order = await store.load(Order, UUID(order_id))
+    assert order is not None
+    assert [transaction.type for transaction in order.transactions.values() if transaction.refunds] == []
+    assert (order.amount_captured, order.payments[1].status) == (1_000, "failed")
+
+
 def test_durations() -> None:
     assert [duration(text) for text in ("90s", "10m", "24h", "7d")] == [
         timedelta(seconds=90),
@@ -316,6 +373,18 @@ async def test_stripe_is_asked_by_label_where_no_reference_was_reported() -> Non
         payment = await ask_stripe(url, question)
     assert payment is not None
     assert payment.processor_order_id == "pi_right"
+
+
+async def test_a_payment_at_stripe_that_is_another_attempts_is_none_of_this_one() -> None:
+    """Workers need not label attempts: what the first was captured with must not count as the second's, too."""
+
+    async def search(_: web.Request) -> web.Response:
+        found = [intent(id="pi_of_the_first_attempt")]
+        return web.json_response({"object": "search_result", "data": found, "has_more": False, "url": ""})
+
+    question = replace(asked(None), others=frozenset({"pi_of_the_first_attempt"}))
+    async with answering(("/v1/payment_intents/search", search)) as url:
+        assert await ask_stripe(url, question) is None
 
 
 async def test_what_stripe_does_not_know_and_when_it_does_not_answer(unused_tcp_port: int) -> None:

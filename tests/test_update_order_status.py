@@ -12,7 +12,7 @@ from payloops.commands.create_order import create_order
 from payloops.commands.pay_order import request_payment
 from payloops.commands.refusals import OrderNotFound, UnknownAttempt
 from payloops.commands.route_payment import Route
-from payloops.commands.update_order_status import find_payment, update_order_status
+from payloops.commands.update_order_status import find_payment, report_captured, update_order_status
 from payloops.events.event_store import EventStore
 from payloops.events.metadata import Metadata
 from payloops.events.orders import Order, OrderStatus, PaymentVoidRequested
@@ -98,6 +98,21 @@ def test_money_taken_twice_is_given_back_at_once() -> None:
     refund = list(order.transactions.values())[-1]
     assert (refund.amount, refund.reason, refund.attempt) == (AMOUNT, "duplicate payment", 2)
     assert order.refundable == AMOUNT
+
+
+def test_a_charge_that_is_told_of_as_two_attempts_is_money_once() -> None:
+    """Else the only money that came would be given back as a duplicate."""
+    order = pay(report(pay(after("failed")), "failed"))
+    report(order, "captured", attempt=2)
+    report_captured(
+        order, order.payments[3], processor_order_id="po_3", processor_transaction_id="pt_2", by=BY
+    )
+    report_captured(
+        order, order.payments[1], processor_order_id="po_1", processor_transaction_id="pt_2", by=BY
+    )
+    assert (order.status, order.amount_captured, order.refundable) == (OrderStatus.CAPTURED, AMOUNT, AMOUNT)
+    assert [payment.status for payment in order.payments.values()] == ["failed", "captured", "failed"]
+    assert order.last_error is None
 
 
 def test_a_late_authorization_that_nobody_wants_is_voided() -> None:

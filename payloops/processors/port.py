@@ -23,11 +23,13 @@ class PaymentQuestion:
 
     Attributes:
         processor_order_id: None where the processor's reference was never reported.
+        others: such references of the order's other payments: none of them is this one.
     """
 
     order_id: str
     attempt: int
     processor_order_id: str | None
+    others: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

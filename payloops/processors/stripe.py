@@ -69,7 +69,7 @@ class StripeProcessor:
                 "expand": [f"data.{name}" for name in EXPANDED],
             }
         )
-        return [each.to_dict() for each in found.data]
+        return [each.to_dict() for each in found.data if each.id not in question.others]
 
 
 def _payment(intent: dict[str, Any]) -> ProcessorPayment:
