@@ -32,14 +32,13 @@ RESERVE = """
            OR (k.response_status IS NULL AND k.lease_expires_at < now() AND k.fingerprint = excluded.fingerprint)
         RETURNING owner
     )
-    SELECT owner, NULL::bytea, NULL::int, NULL::bytea FROM reserved
+    SELECT owner, NULL::bytea, NULL::int, NULL::bytea, NULL::float8 FROM reserved
     UNION ALL
-    SELECT NULL, fingerprint, response_status, response_body FROM idempotency_keys
+    -- As long again as it is under way by now: most are done in an instant, and a dead one holds on to its lease's end.
+    SELECT NULL, fingerprint, response_status, response_body,
+           extract(epoch FROM least(lease_expires_at - now(), now() - created_at))::float8
+    FROM idempotency_keys
     WHERE merchant_id = %(merchant_id)s AND key = %(key)s AND NOT EXISTS (SELECT FROM reserved)
-"""
-STORE_FAILURE = """
-    UPDATE idempotency_keys SET response_status = %s, response_body = %s
-    WHERE merchant_id = %s AND key = %s AND owner = %s AND response_status IS NULL
 """
 AMEND = "UPDATE idempotency_keys SET response_body = %s WHERE merchant_id = %s AND key = %s AND owner = %s"
 RELEASE = """
@@ -62,7 +61,15 @@ KEYED = Counter(
 
 
 class IdempotencyInProgress(Exception):
-    """The first request with this key is still under way, or died less than a lease ago; ask again."""
+    """The first request with this key is still under way, or died less than a lease ago.
+
+    Attributes:
+        seconds: after which to ask again.
+    """
+
+    def __init__(self, *, seconds: float) -> None:
+        super().__init__()
+        self.seconds = seconds
 
 
 class IdempotencyMismatch(Exception):
@@ -88,11 +95,6 @@ class Reserved:
     def receipt(self, status: int, body: bytes) -> Receipt:
         """The answer, for the append that makes it true."""
         return Receipt(merchant_id=self.merchant_id, key=self.key, owner=self.owner, status=status, body=body)
-
-    async def store_failure(self, pool: AsyncConnectionPool, status: int, body: bytes) -> None:
-        """Store a definite refusal: nothing was appended, and asking again will be answered the same."""
-        async with pool.connection() as connection:
-            await connection.execute(STORE_FAILURE, (status, body, self.merchant_id, self.key, self.owner))
 
     async def amend(self, pool: AsyncConnectionPool, body: bytes) -> None:
         """Replace the stored answer by the one that was given after waiting for more."""
@@ -135,7 +137,7 @@ async def reserve(
             },
         )
         row = await cursor.fetchone()
-    mine, stored_fingerprint, status, body = row or (None, fingerprint, None, None)
+    mine, stored_fingerprint, status, body, seconds = row or (None, fingerprint, None, None, 0)
     if mine is not None:
         crash_point("idempotency.reserved")
         KEYED.labels("first").inc()
@@ -145,7 +147,7 @@ async def reserve(
         raise IdempotencyMismatch
     if status is None:  # where there is no row: reserved by another request in the same instant
         KEYED.labels("in_progress").inc()
-        raise IdempotencyInProgress
+        raise IdempotencyInProgress(seconds=seconds)
     KEYED.labels("replayed").inc()
     return Replay(status=status, body=bytes(body))
 

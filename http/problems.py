@@ -3,6 +3,7 @@
 The one place that maps exceptions to answers. Handlers raise, or let commands raise.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -153,7 +154,6 @@ ANSWERS: dict[type[Exception], Answer] = {
     StreamUnreadable: Answer(503, "unavailable", UNREADABLE),
     StoreUnavailable: Answer(503, "unavailable", BUSY),
     OutcomeUnknown: Answer(504, "outcome_unknown", OUTCOME_UNKNOWN),
-    IdempotencyInProgress: Answer(409, "idempotency_in_progress", IN_PROGRESS),
     IdempotencyMismatch: Answer(
         409, "idempotency_mismatch", "This Idempotency-Key was used for another request"
     ),
@@ -183,6 +183,9 @@ def problem_of(error: BaseException) -> Problem | None:
     match error:
         case Problem():
             return error
+        case IdempotencyInProgress():
+            wait = {"Retry-After": str(max(1, math.ceil(error.seconds)))}
+            return Problem(409, "idempotency_in_progress", IN_PROGRESS, headers=wait)
         case web.HTTPNotFound():
             return not_found()
         case web.HTTPMethodNotAllowed():

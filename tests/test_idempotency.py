@@ -105,10 +105,22 @@ async def test_releasing_does_not_take_an_answer_away(
     assert isinstance(await reserve(store.pool, merchant_id=merchant_id, key="key", fingerprint=b"f"), Replay)
 
 
-async def test_a_refusal_is_stored_and_replayed(pool: AsyncConnectionPool, merchant_id: UUID) -> None:
-    await (await take(pool, merchant_id)).store_failure(pool, 400, b"no")
-    again = await reserve(pool, merchant_id=merchant_id, key="key", fingerprint=b"f")
+async def test_a_refusal_is_stored_and_replayed(store: EventStore, merchant_id: UUID) -> None:
+    await store.answer((await take(store.pool, merchant_id)).receipt(400, b"no"))
+    again = await reserve(store.pool, merchant_id=merchant_id, key="key", fingerprint=b"f")
     assert again == Replay(status=400, body=b"no")
+
+
+@pytest.mark.parametrize(("age_seconds", "left_seconds", "wait"), [(0, 20, 0), (6, 14, 6), (18, 2, 2)])
+async def test_who_finds_a_key_taken_is_told_to_wait_as_long_again_but_not_past_the_lease(
+    pool: AsyncConnectionPool, merchant_id: UUID, age_seconds: int, left_seconds: int, wait: int
+) -> None:
+    await take(pool, merchant_id)
+    await age(pool, "created_at", f"{age_seconds} seconds")
+    await age(pool, "lease_expires_at", f"{-left_seconds} seconds")
+    with pytest.raises(IdempotencyInProgress) as found:
+        await take(pool, merchant_id)
+    assert found.value.seconds == pytest.approx(wait, abs=1)
 
 
 async def test_keys_are_kept_for_a_day(store: EventStore, merchant_id: UUID, by: Metadata) -> None:
