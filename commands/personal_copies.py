@@ -18,8 +18,8 @@ from psycopg.rows import TupleRow
 from psycopg.types.json import Json
 from pydantic.alias_generators import to_camel
 
+from payloops.events.event_types import fact_types
 from payloops.events.personal_data import ERASED
-from payloops.events.stream import FACTS
 
 WEBHOOKS = "SELECT id, payload FROM webhook_events WHERE order_id = ANY(%(streams)s)"
 # Who records an attempt holds the webhook's row: when we have it, the answer is there to be found.
@@ -73,7 +73,9 @@ class Copies:
 
 def erased_in(value: Any) -> Any:
     """JSON of ours, with what personal fields read once they are erased; a field without a value stays so."""
-    readings = {to_camel(name): reading for fact in FACTS.values() for name, reading in fact.PERSONAL.items()}
+    readings = {
+        to_camel(name): reading for fact in fact_types().values() for name, reading in fact.PERSONAL.items()
+    }
     return _erased_in(value, readings)
 
 

@@ -11,6 +11,7 @@ from uuid import UUID
 import orjson
 from eventsourcing.persistence import StoredEvent
 
+from payloops.events.event_types import fact_types
 from payloops.events.personal_data import SEALED, PersonalKey, new_key, seal, unseal
 from payloops.events.stream import FACTS, PersonalStreamCreated, StreamEvent, topic_of
 from payloops.events.timestamps import parse_timestamp, timestamp_text
@@ -75,7 +76,7 @@ def decode(stored: StoredEvent, *, personal_key: bytes | None) -> StreamEvent:
     Raises:
         UnknownTopic, NewerVersion, PersonalDataUnreadable: see there.
     """
-    fact = FACTS.get(stored.topic)
+    fact = _fact_of(stored.topic)
     if fact is None:
         raise UnknownTopic(stored.topic)
     state = _opened(fact, stored, personal_key)
@@ -94,7 +95,12 @@ def open_state(stored: StoredEvent, *, personal_key: bytes | None) -> dict[str, 
     Raises:
         PersonalDataUnreadable: see there.
     """
-    return _opened(FACTS.get(stored.topic, StreamEvent), stored, personal_key)
+    return _opened(_fact_of(stored.topic) or StreamEvent, stored, personal_key)
+
+
+def _fact_of(topic: str) -> type[StreamEvent] | None:
+    """Also where nothing in this process has imported the stream's module yet."""
+    return FACTS.get(topic) or fact_types().get(topic)
 
 
 def _opened(fact: type[StreamEvent], stored: StoredEvent, personal_key: bytes | None) -> dict[str, Any]:

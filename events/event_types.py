@@ -5,6 +5,7 @@ import pkgutil
 from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from functools import cache
 
 from psycopg_pool import AsyncConnectionPool
 
@@ -33,6 +34,7 @@ class EventType:
     version: int
 
 
+@cache
 def fact_types() -> dict[str, type[StreamEvent]]:
     """Every type of fact that this code knows, by topic."""
     for module in pkgutil.iter_modules(payloops.events.__path__):

@@ -16,6 +16,14 @@ from payloops.events.orders import Order
 from payloops.settings import Settings
 
 SECONDS = 30
+DOOMED = """
+import sys
+from payloops.cli import main
+from payloops.events.crash_points import arm
+arm(sys.argv.pop(1), passings=int(sys.argv.pop(1)))
+main()
+"""
+"""`payloops …` that kills itself at a point, as it passes it for the nth time: commands do not read CRASH_AT."""
 
 
 @contextlib.asynccontextmanager

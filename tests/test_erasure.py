@@ -14,7 +14,7 @@ import psycopg
 import pytest
 from calling import Answer, Api, Merchant, running_api
 from eventsourcing.persistence import StoredEvent
-from processes import environment_of
+from processes import DOOMED, environment_of, run_command
 from projecting import ORDERS, eventually, project_all, projector, reached, rows
 from psycopg_pool import AsyncConnectionPool
 from searching import tables_that_hold
@@ -322,20 +322,27 @@ async def test_another_merchants_customer_of_the_same_name_is_somebody_else(
     assert held.copies == replace(EVERYTHING, staff_searches=0)
 
 
+@pytest.mark.parametrize("whom", [["--email", EMAIL], ["--customer-id", "cus_ada"]])
 async def test_a_checkout_session_is_erased_with_the_orders_of_its_customer(
-    store: EventStore, merchant: Merchant, ada: Customer
+    store: EventStore, merchant: Merchant, settings: Settings, whom: list[str]
 ) -> None:
+    """By the command: its process has met neither orders nor sessions before."""
     asked = {
         "amount": 1_000,
         "successUrl": "https://shop.example/done",
         "cancelUrl": "https://shop.example/back",
         "customerEmail": EMAIL,
+        "customerId": "cus_ada",
         "metadata": {"for": "Lovelace"},
         "lineItems": [{"name": "Lovelace's engine", "amount": 1_000, "quantity": 1}],
     }
     made = await merchant.shop.post("/v1/checkout/sessions", asked, key="session")
     await order_with_copies(store, merchant)
-    assert (await erase(store, ada)).streams == 2
+    async with projector(settings.database_url.get_secret_value()):
+        command = ("privacy", "erase", "--merchant", str(merchant.id), *whom, "--yes", "--json")
+        status, out, err = await run_command(settings, *command)
+    assert status == 0, err
+    assert json.loads(out)["erased"]["streams"] == 2
     assert await traces(store.pool) == []
     session = (await merchant.shop.get(f"/v1/checkout/sessions/{made.json['id']}")).json
     assert (session["customerEmail"], session["metadata"], session["lineItems"]) == (
@@ -413,15 +420,6 @@ async def test_orders_that_are_made_and_paid_meanwhile_are_erased_by_this_run_or
     assert keys == 0
 
 
-KILLED = """
-import sys
-from payloops.events.crash_points import arm
-from payloops.cli import main
-arm(sys.argv.pop(1), passings=int(sys.argv.pop(1)))
-main()
-"""
-
-
 @pytest.mark.parametrize(
     ("whom", "crash"),
     [
@@ -442,7 +440,7 @@ async def test_an_erasure_that_was_killed_is_finished_by_the_next(
     of_whom = ["--email", EMAIL] if whom == "email" else ["--customer-id", "cus_ada"]
     erasing = ["privacy", "erase", "--merchant", str(merchant.id), *of_whom, "--yes"]
     killed = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-P", "-c", KILLED, crash[0], str(crash[1]), *erasing),
+        *(sys.executable, "-P", "-c", DOOMED, crash[0], str(crash[1]), *erasing),
         env=os.environ | environment_of(settings),
         stdout=asyncio.subprocess.DEVNULL,
     )

@@ -1,6 +1,8 @@
 """Every shape that an event was ever stored in is read for good (docs/events.md)."""
 
 import json
+import subprocess
+import sys
 from typing import Any
 
 import orjson
@@ -48,6 +50,30 @@ def test_an_example_still_decodes_and_folds_to_what_is_written_beside_it(example
     fact, aggregate = fold(example.stream, personal_key=example.personal_key)
     assert plain_attributes(fact, as_in=example.fact) == example.fact
     assert plain_attributes(aggregate, as_in=example.state) == example.state
+
+
+READER = """
+import json, sys
+from eventsourcing.persistence import StoredEvent
+from payloops.events.encoding import decode
+for topic, state in json.load(sys.stdin):
+    print(decode(StoredEvent(None, 1, topic, state.encode()), personal_key=None).TOPIC)
+"""
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_process_reads_types_whose_modules_it_has_not_imported(order: int) -> None:
+    """Whichever comes first."""
+    events = [(each.stream[-1].topic, each.stream[-1].state.decode()) for each in EXAMPLES][::order]
+    events = [(topic, state) for topic, state in events if '"sealed"' not in state]
+    read = subprocess.run(
+        [sys.executable, "-P", "-c", READER],
+        input=json.dumps(events),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert read.stdout.split() == [topic for topic, _ in events]
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.name)
