@@ -16,6 +16,10 @@ CrashPoint = Literal[
     "command.answered",  # the command is done, and the client does not know
     "projector.applied",  # a batch is in the tables, the checkpoint not moved, nothing committed
     "projector.moved",  # as before, with the checkpoint moved
+    "build.begun",  # new tables are there, and empty
+    "build.chunk_filled",  # a part of the log is in them, and marked as done
+    "build.counted",  # all of it is, and none of them is live
+    "build.swapped",  # a projection's new tables are live, those of others are not
     "subscriber.forwarded",  # a workflow was started or signalled, the checkpoint not moved
     "webhook.queued",  # a webhook is kept, its workflow not started
     "order_status.reported",  # a worker is to tell how a payment stands: charged, and nobody knows

@@ -37,6 +37,7 @@ from psycopg import sql
 from psycopg.rows import TupleRow
 
 from payloops.events.connections import connect, connection_options
+from payloops.events.crash_points import crash_point
 from payloops.projections.batches import (
     BATCH_EVENTS,
     END_OF_LOG,
@@ -348,6 +349,7 @@ class Build:
         await self._fill()
         await self._index()
         await self._count()
+        crash_point("build.counted")
 
     async def _fill(self) -> None:
         row = await self._one("SELECT last_stream FROM build")
@@ -380,6 +382,7 @@ class Build:
         done, waiting = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
         for each in done:
             self.filled += each.result()
+            crash_point("build.chunk_filled")
         self.report("events", min(self.filled, self.plan.upto), self.plan.upto)
         return waiting
 
@@ -481,6 +484,7 @@ class Build:
             except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
                 await asyncio.sleep(SWAP_PAUSE * (0.5 + random.random()))  # noqa: S311  # jitter
             else:
+                crash_point("build.swapped")
                 self.unswapped.remove(projection)
                 self.report("swap", 1, 1)
                 return
@@ -594,6 +598,7 @@ async def open_build(
         found = None if restart else await _begun(connection, schema, fingerprint)
         if found is None:
             found = await _begin(connection, schema, projections, fingerprint, upto)
+            crash_point("build.begun")
             resumed = False
         else:
             resumed = True

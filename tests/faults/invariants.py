@@ -26,6 +26,7 @@ from temporalio.service import RPCError
 from faults.journal import TOPICS, Command
 from faults.world import POISON, World
 from payloops.events.authenticity import content_hash, derive_mac_key, event_mac
+from payloops.events.checkout_sessions import CheckoutOrderPlaced, CheckoutSession, SessionStatus
 from payloops.events.encoding import decode
 from payloops.events.merchants import Merchant
 from payloops.events.orders import (
@@ -281,7 +282,8 @@ def _of_command(command: Command, made: dict[str, list[Logged]]) -> list[str]:
     return wrong
 
 
-ABOUT_ORDERS = {"create", "pay", "capture", "cancel", "refund"}
+NAMING = {"create", "check out", "pay", "capture", "cancel", "refund"}
+"""Kinds whose answers name the order, or the session, that they are about."""
 
 
 def _answers_the_facts(command: Command, facts: Sequence[Logged]) -> bool:
@@ -291,7 +293,7 @@ def _answers_the_facts(command: Command, facts: Sequence[Logged]) -> bool:
             continue
         assert each.answer is not None
         body = each.answer.json if each.answer.raw else {}
-        if command.kind not in ABOUT_ORDERS:
+        if command.kind not in NAMING:
             continue
         named = body.get("orderId") or body.get("id")
         if named != str(facts[0].stream):
@@ -389,6 +391,40 @@ def check_ledger(evidence: Evidence) -> list[str]:
         if key in evidence.orders and amount > evidence.orders[key].amount
     ]
     return wrong
+
+
+def check_checkouts(evidence: Evidence) -> list[str]:
+    """A session places one order at the most, of its amount; where it is completed, there was money."""
+    sessions: dict[UUID, CheckoutSession] = {}
+    placed: defaultdict[UUID, list[str]] = defaultdict(list)
+    for event in evidence.events:
+        if event.topic.startswith("checkout_session."):
+            fact = event.fact
+            sessions[event.stream] = cast(
+                "CheckoutSession", fact.mutate(cast("Any", sessions.get(event.stream)))
+            )
+            if isinstance(fact, CheckoutOrderPlaced):
+                placed[event.stream].append(fact.order_id)
+    wrong = [f"session {id} placed {len(orders)} orders" for id, orders in placed.items() if len(orders) > 1]
+    times = Counter(order_id for orders in placed.values() for order_id in orders)
+    wrong += [f"order {id} was placed {count} times" for id, count in times.items() if count > 1]
+    for id, session in sessions.items():
+        order = evidence.orders.get(session.order_id or "")
+        if session.order_id is not None and order is None:
+            wrong.append(f"session {id} placed an order that there is not: {session.order_id}")
+        elif order is not None and (order.amount, order.currency) != (session.amount, session.currency):
+            wrong.append(f"session {id} is of {session.amount}, its order of {order.amount}")
+        if session.status is SessionStatus.COMPLETED and (order is None or not _had_money(order)):
+            wrong.append(f"session {id} is completed, and nothing was paid")
+    return wrong
+
+
+def _had_money(order: Order) -> bool:
+    return any(
+        t.status is TransactionStatus.SUCCESS
+        and t.type in {TransactionType.AUTHORIZATION, TransactionType.CAPTURE}
+        for t in order.transactions.values()
+    )
 
 
 def _expected_workflows(world: World, events: Sequence[Logged]) -> dict[str, str]:
@@ -605,6 +641,7 @@ CHECKS: dict[str, Callable[[Evidence], list[str] | Awaitable[list[str]]]] = {
     "acknowledged": check_acknowledged,
     "money": check_money,
     "ledger": check_ledger,
+    "checkouts": check_checkouts,
     "workflows": check_workflows,
     "projections": check_projections,
     "accounts": check_accounts,

@@ -7,6 +7,7 @@ from calling import Answer
 
 TOPICS = {
     "create": {"order.created"},
+    "check out": {"checkout_session.created"},
     "pay": {"payment.requested"},
     "capture": {"payment.capture_requested"},
     "cancel": {"order.cancelled", "payment.cancel_requested", "payment.void_requested"},
@@ -20,6 +21,8 @@ TOPICS = {
 """By kind of command, the facts of which it makes one."""
 
 UNKNOWN = 504
+PAGES = {503: "unavailable", UNKNOWN: "outcome_unknown"}
+"""What pages say in words."""
 NOTHING_DONE = {401, 409, 413, 415, 429, 503}
 """Statuses that say: nothing was done (400, 403 and 404 say so too, for good)."""
 
@@ -98,7 +101,8 @@ class Journal:
         self.statuses[str(answer.status)] += 1
         if answer.status < 500:  # HTTP
             return
-        code = answer.code
+        is_page = answer.headers["Content-Type"].startswith("text/html")
+        code = PAGES.get(answer.status) if is_page else answer.code
         declared = {(503, "unavailable"), (504, "outcome_unknown")}
         if (answer.status, code) not in declared:
             self.wrong.append(f"answered {answer.status} {code}")

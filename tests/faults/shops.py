@@ -7,9 +7,10 @@ import random
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import BytesIO
 from typing import Any
+from urllib.parse import urlencode
 from uuid import UUID
 
 import aiohttp
@@ -177,11 +178,17 @@ class Shop:
         self, order_id: str, reached: Callable[[dict[str, Any]], bool], *, seconds: float = 90
     ) -> dict[str, Any] | None:
         """The order, as soon as it has come so far; None where that takes too long."""
+        return await self.shows(f"/v1/orders/{order_id}", reached, seconds=seconds)
+
+    async def shows(
+        self, path: str, reached: Callable[[dict[str, Any]], bool], *, seconds: float = PATIENCE
+    ) -> dict[str, Any] | None:
+        """What a GET answers, as soon as it has come so far; None where that takes too long."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
-            order: dict[str, Any] | None = await self.read(f"/v1/orders/{order_id}")
-            if order is not None and reached(order):
-                return order
+            shown: dict[str, Any] | None = await self.read(path)
+            if shown is not None and reached(shown):
+                return shown
             await asyncio.sleep(0.1)
         return None
 
@@ -282,32 +289,100 @@ TOKENS = {
     "tok_lost": 2,
 }
 """How often a customer pays with which."""
+CHECKOUTS = 0.2
+"""Of orders: how many come of a checkout session."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Life:
-    """One order from its creation to its end, whatever that is. Amounts in minor units."""
+    """One order from its creation to its end, whatever that is. Amounts in minor units.
+
+    Attributes:
+        details: of the order or session, beside its amount.
+    """
 
     shop: Shop
     tokens: Mapping[str, int]
+    details: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def chance(self) -> random.Random:
         return self.shop.chance
 
     async def live(self) -> None:
-        amount = self.chance.randrange(1_000, 100_000)
-        currency = self.chance.choice(["USD", "USD", "INR", "JPY"])
+        if self.chance.random() < CHECKOUTS:
+            await self.check_out()
+        else:
+            await self.order()
+
+    async def order(self) -> None:
         created = await self.shop.command(
-            "create", "/v1/orders", {"amount": amount, "currency": currency}, keyed=self.chance.random() < 0.9
+            "create", "/v1/orders", self.wanted(), keyed=self.chance.random() < 0.9
         )
         if created is None or created.status != 201:  # HTTP
             return
         order_id = created.json["id"]
-        order = await self.pay(order_id, self.chance.choices([*self.tokens], [*self.tokens.values()])[0])
+        order = await self.pay(order_id, self.token())
         if order is not None and order["status"] == "failed":
             order = await self.pay(order_id, "tok_visa")
         await self.finish(order_id, order)
+
+    def wanted(self) -> dict[str, Any]:
+        amount = self.chance.randrange(1_000, 100_000)
+        return {
+            "amount": amount,
+            "currency": self.chance.choice(["USD", "USD", "INR", "JPY"]),
+            **self.details,
+        }
+
+    def token(self) -> str:
+        return self.chance.choices([*self.tokens], [*self.tokens.values()])[0]
+
+    async def check_out(self) -> None:
+        """A customer pays on the checkout page, in several tabs at once; after a decline once more."""
+        urls = {"successUrl": "https://shop.example/thanks", "cancelUrl": "https://shop.example/cart"}
+        created = await self.shop.command("check out", "/v1/checkout/sessions", self.wanted() | urls)
+        if created is None or created.status != 201:  # HTTP
+            return
+        path = f"/v1/checkout/sessions/{created.json['id']}"
+        order: dict[str, Any] | None = None
+        for attempt, token in enumerate((self.token(), "tok_visa"), start=1):
+            tabs = (self.send_form(created.json["id"], attempt, token) for _ in range(3))
+            await asyncio.gather(*tabs)
+            session = await self.shop.shows(path, lambda _: True)
+            if session is None or session["orderId"] is None:
+                return  # nobody got through, or the session had run out by a wrong clock
+            order = await self.shop.becomes(
+                session["orderId"], lambda order: order["status"] not in {"pending", "processing"}
+            )
+            if order is None or order["status"] != "failed":
+                break
+        if order is None:
+            return
+        if order["status"] in {"captured", "authorized"}:
+            session = await self.shop.shows(path, lambda session: session["status"] == "completed")
+            if session is None:
+                self.shop.world.journal.wrong.append(
+                    f"order {order['id']} is paid, and its session not completed"
+                )
+        await self.finish(order["id"], order)
+
+    async def send_form(self, session_id: str, attempt: int, token: str) -> None:
+        """Send the page's form until it is taken. Which attempt it is to be is part of it: it counts once."""
+        form = urlencode({"attempt": attempt, "method": "card", "token": token}).encode()
+        headers = {"Content-Type": "application/x-www-form-urlencoded"}
+        deadline = time.monotonic() + PATIENCE
+        while time.monotonic() < deadline:
+            with contextlib.suppress(aiohttp.ClientError, TimeoutError):
+                answer = await self.shop.send(
+                    "POST", f"/checkout/{session_id}/pay", raw=form, headers=headers
+                )
+                if answer.status in {200, 410}:  # sent on to the page; the session may have ended
+                    return
+                if answer.status not in {UNKNOWN, *NOTHING_DONE}:
+                    self.shop.world.journal.wrong.append(f"a form of checkout was answered {answer.status}")
+                    return
+            await asyncio.sleep(0.3 * self.chance.uniform(0.5, 1.5))
 
     async def pay(self, order_id: str, token: str) -> dict[str, Any] | None:
         """Pay, and wait until the payment has got somewhere; the order, None where that is not known."""

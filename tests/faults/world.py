@@ -20,7 +20,7 @@ from pathlib import Path
 import aiohttp
 import psycopg
 from google.protobuf.duration_pb2 import Duration
-from processes import environment_of
+from processes import DOOMED, environment_of
 from psycopg import sql
 from pydantic import SecretStr
 from redis.asyncio import Redis
@@ -45,6 +45,8 @@ READY_SECONDS = 60.0
 STOP_SECONDS = 60.0
 RESTART_PAUSE = 0.3
 """Seconds after which whoever keeps processes running starts one again."""
+COMMANDS_LOG = "commands.log"
+"""What the commands of operators say."""
 MIGRATED = "migrated"
 POISON = "poison"
 """Correlation id of events that nobody can make sense of."""
@@ -280,21 +282,27 @@ class World:
             await asyncio.sleep(0.05)
 
     async def run(
-        self, *arguments: str, code: Path | None = None, kill_after: float | None = None
+        self,
+        *arguments: str,
+        code: Path | None = None,
+        kill_after: float | None = None,
+        crash_at: tuple[CrashPoint, int] | None = None,
     ) -> int | None:
         """Run a command of `payloops` to its end: its status, None where it was killed before.
 
         Args:
             code: a checkout whose code runs; None: this one.
             kill_after: seconds.
+            crash_at: where it has to kill itself, and as it passes that for how many times.
         """
         environment = os.environ | environment_of(self.settings)
         if code is not None:
             environment["PYTHONPATH"] = str(code)
+        program = ["-m", "payloops"] if crash_at is None else ["-c", DOOMED, crash_at[0], str(crash_at[1])]
         child = Child(
             name=arguments[0],
-            command=[sys.executable, "-P", "-m", "payloops", *arguments],
-            log=self.folder / "commands.log",
+            command=[sys.executable, "-P", *program, *arguments],
+            log=self.folder / COMMANDS_LOG,
             death_signal=signal.SIGKILL,
             environment=environment,
         )
@@ -304,6 +312,11 @@ class World:
         if status is None:
             child.kill()
             assert kill_after is not None, f"payloops {' '.join(arguments)} did not end"
+        if crash_at is not None:
+            what, where = " ".join(arguments[:2]), f"{crash_at[0]}:{crash_at[1]}"
+            assert status == -signal.SIGKILL, f"{what} ended with {status}, and not at {where}"
+            self.notes.append(f"{what} killed at {where}")
+            return None
         return status
 
     async def count(self, topic: str) -> int:

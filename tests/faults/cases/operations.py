@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import secrets
 import shutil
 import subprocess
 from pathlib import Path
@@ -14,10 +15,12 @@ from uuid_utils.compat import uuid7
 
 from faults.cases.registry import Skipped, case
 from faults.cases.trouble import listen, whole_service
-from faults.shops import Shop, create_order, open_shop, under_load
-from faults.world import POISON, World, operate
+from faults.shops import TOKENS, Life, Shop, create_order, open_shop, under_load
+from faults.world import COMMANDS_LOG, POISON, World, operate
 from payloops.embedded import EmbeddedServers
+from payloops.events.crash_points import CrashPoint
 from payloops.migrate import migrate
+from payloops.projections.projection import all_projections
 
 IN_FLIGHT = 200
 FAKETIME = ("usr/lib/*/faketime/libfaketimeMT.so.1", "usr/local/lib/faketime/libfaketimeMT.so.1")
@@ -81,20 +84,72 @@ async def restarts(world: World) -> None:
 
 @case
 async def rebuild(world: World) -> None:
-    """Projections are rebuilt under load; the rebuild is killed with -9 and run again."""
+    """Projections are rebuilt under load; the rebuild is killed with -9, again and again, and goes on."""
     whole_service(world)
     await world.start_all()
     shop = await open_shop(world)
     await under_load(shop, rebuilds(world), at_once=5)
 
 
+BUILD_POINTS: tuple[CrashPoint, ...] = (
+    "build.begun",
+    "build.chunk_filled",
+    "build.counted",
+    "build.swapped",
+)
+"""In the order in which a rebuild passes them: one that goes on does not pass those before."""
+
+
 async def rebuilds(world: World) -> None:
+    """One rebuild, killed twice or three times where it has come to, and gone on with each time."""
     await asyncio.sleep(world.chance.uniform(1.0, 4.0))
-    for _ in range(2):
-        ended = await world.run("projections", "rebuild", kill_after=world.chance.uniform(0.5, 2.0))
-        world.notes.append("rebuild killed" if ended is None else "rebuild done")
+    for place in sorted(world.chance.sample(range(len(BUILD_POINTS)), 2)):
+        point = BUILD_POINTS[place]
+        passings = world.chance.randint(1, len(all_projections())) if point == "build.swapped" else 1
+        await world.run("projections", "rebuild", crash_at=(point, passings))
+        await asyncio.sleep(world.chance.uniform(0.0, 1.5))
+    ended = await world.run("projections", "rebuild", kill_after=world.chance.uniform(1.0, 4.0))
+    world.notes.append("rebuild killed at any moment" if ended is None else "rebuild done")
     done = await world.run("projections", "rebuild")
     assert done == 0, f"the rebuild ended with {done}"
+    told = (world.folder / COMMANDS_LOG).read_text()
+    assert "the rest of it" in told, "the rebuild began anew, in place of going on"
+
+
+ERASURE_POINTS: tuple[CrashPoint, ...] = (
+    "erasure.mentions_erased",
+    "append_in.appended",
+    "erasure.key_dropped",
+    "erasure.copies_erased",
+)
+"""In the order in which an erasure passes them: a later one need not pass those before."""
+
+
+@case
+async def erasure(world: World) -> None:
+    """A customer's data is erased while the customer's orders are paid; the erasure is killed and run again."""
+    whole_service(world)
+    await world.start_all()
+    shop = await open_shop(world, webhook_url=await listen(world))
+    await under_load(shop, erasing(shop), at_once=3)
+
+
+async def erasing(shop: Shop) -> None:
+    """Afterwards nothing of the customer stands anywhere: looked for as secrets are."""
+    world = shop.world
+    email, name = f"{secrets.token_hex(8)}@example.com", secrets.token_hex(8)
+    details = {"customerEmail": email, "metadata": {"name": name}}
+    lives = [Life(shop=shop, tokens=TOKENS, details=details) for _ in range(8)]
+    going_on = asyncio.gather(*(life.live() for life in lives))
+    await asyncio.sleep(world.chance.uniform(1.0, 3.0))
+    command = ("privacy", "erase", "--merchant", str(shop.id), "--email", email, "--yes")
+    for place in sorted(world.chance.sample(range(len(ERASURE_POINTS)), 2)):
+        await world.run(*command, crash_at=(ERASURE_POINTS[place], 1))
+    ended = await world.run(*command)
+    assert ended in {0, 1}, f"the erasure ended with {ended}"  # 1: an order of the customer's came meanwhile
+    await going_on
+    assert await world.run(*command) == 0, "the erasure left something"
+    world.canaries |= {"address of an erased customer": email, "name of an erased customer": name}
 
 
 @case
