@@ -76,14 +76,30 @@ def decode(stored: StoredEvent, *, personal_key: bytes | None) -> StreamEvent:
     Raises:
         UnknownTopic, NewerVersion, PersonalDataUnreadable: see there.
     """
-    fact = _fact_of(stored.topic)
+    return decode_state(
+        stored.topic,
+        stored.state,
+        stream_id=cast("UUID", stored.originator_id),
+        version=stored.originator_version,
+        personal_key=personal_key,
+    )
+
+
+def decode_state(
+    topic: str, stored: bytes, *, stream_id: UUID, version: int, personal_key: bytes | None
+) -> StreamEvent:
+    """As `decode`, of columns of the log: for those who read very many."""
+    fact = _fact_of(topic)
     if fact is None:
-        raise UnknownTopic(stored.topic)
-    state = _opened(fact, stored, personal_key)
-    _upcast(fact, stored.topic, state)
+        raise UnknownTopic(topic)
+    state: dict[str, Any] = orjson.loads(stored)
+    if personal_key is not None or SEALED in state:
+        unseal(state, personal=fact.PERSONAL, key=personal_key, stream_id=stream_id, version=version)
+    if VERSION in state or fact.class_version != 1:
+        _upcast(fact, topic, state)
     state["timestamp"] = parse_timestamp(state["timestamp"])
-    state["originator_id"] = stored.originator_id
-    state["originator_version"] = stored.originator_version
+    state["originator_id"] = stream_id
+    state["originator_version"] = version
     event = object.__new__(fact)
     object.__setattr__(event, "__dict__", state)
     return event
@@ -95,25 +111,20 @@ def open_state(stored: StoredEvent, *, personal_key: bytes | None) -> dict[str, 
     Raises:
         PersonalDataUnreadable: see there.
     """
-    return _opened(_fact_of(stored.topic) or StreamEvent, stored, personal_key)
+    state: dict[str, Any] = orjson.loads(stored.state)
+    unseal(
+        state,
+        personal=(_fact_of(stored.topic) or StreamEvent).PERSONAL,
+        key=personal_key,
+        stream_id=cast("UUID", stored.originator_id),
+        version=stored.originator_version,
+    )
+    return state
 
 
 def _fact_of(topic: str) -> type[StreamEvent] | None:
     """Also where nothing in this process has imported the stream's module yet."""
     return FACTS.get(topic) or fact_types().get(topic)
-
-
-def _opened(fact: type[StreamEvent], stored: StoredEvent, personal_key: bytes | None) -> dict[str, Any]:
-    state: dict[str, Any] = orjson.loads(stored.state)
-    if SEALED in state or personal_key is not None:
-        unseal(
-            state,
-            personal=fact.PERSONAL,
-            key=personal_key,
-            stream_id=cast("UUID", stored.originator_id),
-            version=stored.originator_version,
-        )
-    return state
 
 
 def _upcast(fact: type[StreamEvent], topic: str, state: dict[str, Any]) -> None:

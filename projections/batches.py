@@ -6,17 +6,16 @@ An event that cannot be applied stops nothing but itself: it is parked with its 
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, LiteralString
+from typing import Any, LiteralString, NamedTuple
 from uuid import UUID
 
 import psycopg
 import structlog
-from eventsourcing.persistence import StoredEvent
 from prometheus_client import Counter, Histogram
 from psycopg.rows import TupleRow
 
 from payloops.events.crash_points import crash_point
-from payloops.events.encoding import decode as decode_event
+from payloops.events.encoding import decode_state
 from payloops.events.stream import StreamEvent
 from payloops.projections.patches import Patch, RowPatch, Table, merge, upsert
 from payloops.projections.projection import Projection
@@ -60,8 +59,7 @@ PARK = """
 """
 
 
-@dataclass(frozen=True, slots=True)
-class LoggedEvent:
+class LoggedEvent(NamedTuple):
     """A row of the log. `state` is None where the event does not concern the projection."""
 
     position: int
@@ -69,14 +67,18 @@ class LoggedEvent:
     version: int
     topic: str
     state: bytes | None
-    personal_key: bytes | None = field(repr=False)
+    personal_key: bytes | None
+
+    def __repr__(self) -> str:
+        """Without what is in it: not for logs."""
+        return f"LoggedEvent({self.position}, {self.originator_id}:{self.version}, {self.topic})"
 
     @property
     def fact(self) -> StreamEvent:
         """The event decoded; raises where it cannot be."""
-        assert self.state is not None
-        stored = StoredEvent(self.originator_id, self.version, self.topic, self.state)
-        return decode_event(stored, personal_key=self.personal_key)
+        _, stream_id, version, topic, state, personal_key = self
+        assert state is not None
+        return decode_state(topic, state, stream_id=stream_id, version=version, personal_key=personal_key)
 
 
 @dataclass(slots=True)

@@ -3,12 +3,14 @@
 Facts to columns, the rows, and what a payment counts. `projections/stats.py` reads both.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date, datetime
 from functools import lru_cache
 from typing import Any
-from uuid import UUID, uuid5
+from uuid import UUID
+
+from uuid_utils.compat import uuid5
 
 from payloops.events.orders import (
     PaymentActionRequired,
@@ -25,7 +27,7 @@ from payloops.events.orders import (
     PaymentVoidRequested,
 )
 from payloops.events.stream import StreamEvent
-from payloops.projections.patches import Patch, Table
+from payloops.projections.patches import NOTHING, Patches, Table, Values
 from payloops.projections.projection import Projection
 from payloops.projections.totals import Totals
 
@@ -63,55 +65,87 @@ class PaymentRow:
     version: int
 
 
-def payment_patches(fact: StreamEvent) -> Iterator[Patch]:
-    """What a fact does to the payment that it is about: the same as its `fold` does to the aggregate."""
-    match fact:
-        case PaymentRequested():
-            requested = _moved(fact, PaymentStatus.PROCESSING)
-            requested.set["correlation_id"] = fact.correlation_id
-            requested.new = {
-                "order_id": fact.originator_id,
-                "merchant_id": fact.merchant_id,
-                "attempt": fact.attempt,
-                "processor": fact.processor,
-                "amount": fact.amount,
-                "currency": fact.currency,
-                "amount_captured": 0,
-                "created_at": fact.timestamp,
-            }
-            yield requested
-        case PaymentCaptureRequested() | PaymentVoidRequested() | PaymentCancelRequested():
-            asked = {"correlation_id": fact.correlation_id}
-            yield Patch(id=_payment_id(fact.originator_id, fact.attempt), set=asked)
-        case PaymentProcessing():
-            yield _moved(fact, PaymentStatus.PROCESSING, order=fact.processor_order_id)
-        case PaymentActionRequired():
-            yield _moved(fact, PaymentStatus.REQUIRES_ACTION, order=fact.processor_order_id)
-        case PaymentAuthorized():
-            yield _moved(fact, PaymentStatus.AUTHORIZED, **_references(fact))
-        case PaymentCaptured():
-            captured = _moved(fact, PaymentStatus.CAPTURED, **_references(fact))
-            captured.set |= {"amount_captured": fact.amount, "captured_at": fact.timestamp}
-            yield captured
-        case PaymentFailed():
-            yield _moved(fact, PaymentStatus.FAILED, **_references(fact))
-        case PaymentVoided() | PaymentCancelled():
-            yield _moved(fact, PaymentStatus.CANCELLED)
+def _requested(fact: PaymentRequested) -> Patches:
+    requested = {"status": PaymentStatus.PROCESSING, "correlation_id": fact.correlation_id}
+    new = {
+        "order_id": fact.originator_id,
+        "merchant_id": fact.merchant_id,
+        "attempt": fact.attempt,
+        "processor": fact.processor,
+        "amount": fact.amount,
+        "currency": fact.currency,
+        "amount_captured": 0,
+        "created_at": fact.timestamp,
+    }
+    return ((_payment_id(fact.originator_id, fact.attempt), requested, new),)
 
 
-def _references(fact: PaymentAuthorized | PaymentCaptured | PaymentFailed) -> dict[str, str | None]:
-    return {"order": fact.processor_order_id, "transaction": fact.processor_transaction_id}
+def _asked_again(fact: PaymentCaptureRequested | PaymentVoidRequested | PaymentCancelRequested) -> Patches:
+    return _moved(fact, {"correlation_id": fact.correlation_id})
 
 
-def _moved(
-    fact: Any, status: PaymentStatus, *, order: str | None = None, transaction: str | None = None
-) -> Patch:
-    patch = Patch(id=_payment_id(fact.originator_id, fact.attempt), set={"status": status})
+def _processing(fact: PaymentProcessing) -> Patches:
+    return _moved(fact, _told(PaymentStatus.PROCESSING, fact.processor_order_id))
+
+
+def _action_required(fact: PaymentActionRequired) -> Patches:
+    return _moved(fact, _told(PaymentStatus.REQUIRES_ACTION, fact.processor_order_id))
+
+
+def _authorized(fact: PaymentAuthorized) -> Patches:
+    return _moved(
+        fact, _told(PaymentStatus.AUTHORIZED, fact.processor_order_id, fact.processor_transaction_id)
+    )
+
+
+def _captured(fact: PaymentCaptured) -> Patches:
+    captured = _told(PaymentStatus.CAPTURED, fact.processor_order_id, fact.processor_transaction_id)
+    captured["amount_captured"] = fact.amount
+    captured["captured_at"] = fact.timestamp
+    return _moved(fact, captured)
+
+
+def _failed(fact: PaymentFailed) -> Patches:
+    return _moved(fact, _told(PaymentStatus.FAILED, fact.processor_order_id, fact.processor_transaction_id))
+
+
+def _given_up(fact: PaymentVoided | PaymentCancelled) -> Patches:
+    return _moved(fact, {"status": PaymentStatus.CANCELLED})
+
+
+def _told(status: PaymentStatus, order: str | None, transaction: str | None = None) -> Values:
+    told: Values = {"status": status}
     if order is not None:
-        patch.set["processor_order_id"] = order
+        told["processor_order_id"] = order
     if transaction is not None:
-        patch.set["processor_transaction_id"] = transaction
-    return patch
+        told["processor_transaction_id"] = transaction
+    return told
+
+
+def _moved(fact: Any, changes: Values) -> Patches:
+    return ((_payment_id(fact.originator_id, fact.attempt), changes, NOTHING),)
+
+
+PATCHES: dict[type[StreamEvent], Callable[[Any], Patches]] = {
+    PaymentRequested: _requested,
+    PaymentProcessing: _processing,
+    PaymentActionRequired: _action_required,
+    PaymentAuthorized: _authorized,
+    PaymentCaptureRequested: _asked_again,
+    PaymentCaptured: _captured,
+    PaymentFailed: _failed,
+    PaymentCancelRequested: _asked_again,
+    PaymentCancelled: _given_up,
+    PaymentVoidRequested: _asked_again,
+    PaymentVoided: _given_up,
+}
+"""What each type of fact does; others do nothing here."""
+
+
+def payment_patches(fact: StreamEvent) -> Patches:
+    """What a fact does to the payment that it is about: the same as its `fold` does to the aggregate."""
+    patches = PATCHES.get(type(fact))
+    return patches(fact) if patches is not None else ()
 
 
 @lru_cache(maxsize=1_000)

@@ -4,7 +4,7 @@ Reads by id are never stale: they take the row together with the head of the ord
 where the row is behind. Lists wait, for a bounded time, until they contain the merchant's own last write.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -36,7 +36,7 @@ from payloops.events.orders import (
 )
 from payloops.events.stream import StreamEvent, topic_of
 from payloops.projections.own_writes import wait_for_position
-from payloops.projections.patches import Patch, Table, columns_of
+from payloops.projections.patches import NOTHING, Patches, Table, Values, columns_of
 from payloops.projections.projection import Projection
 from payloops.projections.transactions import TRANSACTIONS
 
@@ -89,18 +89,13 @@ class OrderRow:
     version: int
 
 
-def order_patches(fact: StreamEvent) -> Iterator[Patch]:
+def order_patches(fact: StreamEvent) -> Patches:
     """What a fact does to the order's row: the same as its `fold` does to the aggregate."""
-    order_id = fact.originator_id
-    match fact:
-        case OrderCreated():
-            yield Patch(id=order_id, set=_created(fact))
-        case OrderFact():
-            changes = {"status": fact.status, "updated_at": fact.timestamp} | _changes(fact)
-            yield Patch(id=order_id, set=changes)
+    changes = CHANGES.get(type(fact), _no_more)(fact)
+    return ((fact.originator_id, changes, NOTHING),)
 
 
-def _created(fact: OrderCreated) -> dict[str, Any]:
+def _created(fact: OrderCreated) -> Values:
     return {
         "merchant_id": fact.merchant_id,
         "external_id": fact.external_id,
@@ -122,54 +117,97 @@ def _created(fact: OrderCreated) -> dict[str, Any]:
     }
 
 
-def _changes(fact: OrderFact) -> dict[str, Any]:
-    match fact:
-        case PaymentRequested():
-            return {
-                "attempt": fact.attempt,
-                "processor": fact.processor,
-                "processor_order_id": None,
-                "last_error_code": None,
-                "last_error_message": None,
-            }
-        case PaymentProcessing() | PaymentActionRequired() | PaymentAuthorized():
-            return _learned(fact.processor_order_id)
-        case PaymentCaptured():
-            return {
-                **_learned(fact.processor_order_id),
-                "processor": fact.processor,
-                "amount_captured": fact.amount_captured,
-                "last_error_code": None,
-                "last_error_message": None,
-            }
-        case PaymentFailed():
-            ended = fact.status == OrderStatus.FAILED
-            error = _error(fact.error_code, fact.error_message) if ended else {}
-            return _learned(fact.processor_order_id) | error
-        case PaymentCaptureFailed() | PaymentVoidFailed() | RefundFailed():
-            return _error(fact.error_code, fact.error_message)
-        case RefundSucceeded():
-            return {"amount_refunded": fact.amount_refunded}
-        case OrderCancelled():
-            return {"cancel_correlation_id": fact.correlation_id}
-        case RefundReversed():
-            return {"amount_refunded": fact.amount_refunded, **_error(fact.error_code, fact.error_message)}
-        case PersonalDataErased():
-            return {
-                "customer_email": fact.customer_email,
-                "description": fact.description,
-                "metadata": fact.metadata,
-            }
-        case _:
-            return {}
+def _no_more(fact: OrderFact) -> Values:
+    """What every fact after the first changes."""
+    return {"status": fact.status, "updated_at": fact.timestamp}
 
 
-def _learned(processor_order_id: str | None) -> dict[str, Any]:
-    return {} if processor_order_id is None else {"processor_order_id": processor_order_id}
+def _requested(fact: PaymentRequested) -> Values:
+    return {
+        "status": fact.status,
+        "updated_at": fact.timestamp,
+        "attempt": fact.attempt,
+        "processor": fact.processor,
+        "processor_order_id": None,
+        "last_error_code": None,
+        "last_error_message": None,
+    }
 
 
-def _error(code: str | None, message: str | None) -> dict[str, Any]:
-    return {"last_error_code": code, "last_error_message": message}
+def _learned(fact: PaymentProcessing | PaymentActionRequired | PaymentAuthorized | PaymentFailed) -> Values:
+    changes: Values = {"status": fact.status, "updated_at": fact.timestamp}
+    if fact.processor_order_id is not None:
+        changes["processor_order_id"] = fact.processor_order_id
+    return changes
+
+
+def _captured(fact: PaymentCaptured) -> Values:
+    changes: Values = {
+        "status": fact.status,
+        "updated_at": fact.timestamp,
+        "processor": fact.processor,
+        "amount_captured": fact.amount_captured,
+        "last_error_code": None,
+        "last_error_message": None,
+    }
+    if fact.processor_order_id is not None:
+        changes["processor_order_id"] = fact.processor_order_id
+    return changes
+
+
+def _failed(fact: PaymentFailed) -> Values:
+    return _learned(fact) | (_error(fact) if fact.status == OrderStatus.FAILED else {})
+
+
+def _refused(fact: PaymentCaptureFailed | PaymentVoidFailed | RefundFailed) -> Values:
+    return _no_more(fact) | _error(fact)
+
+
+def _error(fact: Any) -> Values:
+    return {"last_error_code": fact.error_code, "last_error_message": fact.error_message}
+
+
+def _refunded(fact: RefundSucceeded) -> Values:
+    return {
+        "status": fact.status,
+        "updated_at": fact.timestamp,
+        "amount_refunded": fact.amount_refunded,
+    }
+
+
+def _taken_back(fact: RefundReversed) -> Values:
+    return _no_more(fact) | _error(fact) | {"amount_refunded": fact.amount_refunded}
+
+
+def _cancelled(fact: OrderCancelled) -> Values:
+    return _no_more(fact) | {"cancel_correlation_id": fact.correlation_id}
+
+
+def _erased(fact: PersonalDataErased) -> Values:
+    return _no_more(fact) | {
+        "customer_email": fact.customer_email,
+        "description": fact.description,
+        "metadata": fact.metadata,
+    }
+
+
+CHANGES: dict[type[StreamEvent], Callable[[Any], Values]] = {
+    OrderCreated: _created,
+    OrderCancelled: _cancelled,
+    PaymentRequested: _requested,
+    PaymentProcessing: _learned,
+    PaymentActionRequired: _learned,
+    PaymentAuthorized: _learned,
+    PaymentCaptured: _captured,
+    PaymentFailed: _failed,
+    PaymentCaptureFailed: _refused,
+    PaymentVoidFailed: _refused,
+    RefundSucceeded: _refunded,
+    RefundFailed: _refused,
+    RefundReversed: _taken_back,
+    PersonalDataErased: _erased,
+}
+"""What each type of fact sets in the order's row. All others change its status alone."""
 
 
 def row_from_order(order: Order) -> OrderRow:

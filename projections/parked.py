@@ -136,4 +136,4 @@ async def _make_again(
 
 
 def _ids(changes: Sequence[Change], place: int) -> list[Any]:
-    return list({patch.id: None for change in changes for patch in change.patches[place]})
+    return list({id: None for change in changes for id, _, _ in change.patches[place]})

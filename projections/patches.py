@@ -5,7 +5,7 @@ Patches of one row merge (the later wins), and applying them again changes nothi
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from functools import cache
 from typing import Any, LiteralString, get_origin, get_type_hints
 from uuid import UUID
@@ -17,20 +17,14 @@ from psycopg.rows import TupleRow
 
 from payloops.events.stream import StreamEvent
 
-
-@dataclass(slots=True, kw_only=True)
-class Patch:
-    """What one fact does to one row.
-
-    Attributes:
-        id: of the row, always of one form in a table.
-        set: columns and their values from here on, as JSON has them.
-        new: further columns, which count only where the fact makes the row.
-    """
-
-    id: UUID | str
-    set: dict[str, Any]
-    new: dict[str, Any] = field(default_factory=dict)
+Values = dict[str, Any]
+"""Columns and what they hold, as JSON has it."""
+Patch = tuple[UUID | str, Values, Values]
+"""What one fact does to one row: the row's id, always of one form in a table; what it sets from here on; and further
+columns, which count only where the fact makes the row. A bare tuple, because a rebuild makes millions."""
+Patches = Sequence[Patch]
+NOTHING: Values = {}
+"""For a row that the fact does not make. Nobody writes into it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +42,7 @@ class Table:
 
     name: LiteralString
     row: type
-    patches: Callable[[StreamEvent], Iterable[Patch]]
+    patches: Callable[[StreamEvent], Patches]
     every_fact: bool = False
 
 
@@ -109,31 +103,31 @@ class RowPatch:
     first: int
     upto: int
     last: int
-    set: dict[str, Any]
-    new: dict[str, Any]
+    set: Values
+    new: Values
 
 
 def merge(table: Table, patches: Iterable[tuple[int, Patch]]) -> list[RowPatch]:
     """One patch per row of (version, patch) pairs, which come in the order of the log."""
     rows: dict[UUID | str, RowPatch] = {}
-    for version, patch in patches:
-        merge_into(rows, table, version, patch)
+    for version, (id, values, new) in patches:
+        merge_into(rows, table, version, (id, values.copy(), new))
     return list(rows.values())
 
 
 def merge_into(rows: dict[UUID | str, RowPatch], table: Table, version: int, patch: Patch) -> None:
-    """Add what a patch does to what those before it do."""
-    row = rows.get(patch.id)
+    """Add what a patch does to what those before it do; the patch is used up."""
+    id, values, new = patch
+    row = rows.get(id)
     if row is None:
-        first = version if table.every_fact else 1
-        rows[patch.id] = RowPatch(patch.id, first, version, version, dict(patch.set), patch.new)
+        rows[id] = RowPatch(id, version if table.every_fact else 1, version, version, values, new)
         return
     if row.upto == version - 1 or not table.every_fact:
         row.upto = version
     row.last = version
-    row.set.update(patch.set)
-    if patch.new:
-        row.new = patch.new | row.new
+    row.set.update(values)
+    if new:
+        row.new = new | row.new
 
 
 async def upsert(

@@ -1,6 +1,6 @@
 """Transactions, the movements of money of an order: facts to columns, the row, and the queries that read it."""
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -30,7 +30,7 @@ from payloops.events.orders import (
     TransactionType,
 )
 from payloops.events.stream import StreamEvent
-from payloops.projections.patches import Patch, Table, columns_of
+from payloops.projections.patches import NOTHING, Patch, Patches, Table, columns_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,83 +61,137 @@ class TransactionRow:
     version: int
 
 
-def transaction_patches(fact: StreamEvent) -> Iterator[Patch]:  # noqa: C901  # a branch for each kind of fact
-    """What a fact does to the order's transactions: the same as its `fold` does to the aggregate."""
-    match fact:
-        case PaymentRequested():
-            manual = fact.capture == "manual"
-            kind = TransactionType.AUTHORIZATION if manual else TransactionType.CAPTURE
-            yield _opened(fact.transaction_id, kind, fact)
-        case PaymentCaptureRequested():
-            yield _opened(fact.transaction_id, TransactionType.CAPTURE, fact)
-        case PaymentVoidRequested():
-            yield _opened(fact.transaction_id, TransactionType.VOID, fact)
-        case RefundRequested() | RefundDiscovered():
-            refund = _opened(fact.refund_id, TransactionType.REFUND, fact)
-            refund.set |= {"reason": fact.reason, "refunds": fact.capture_id}
-            yield refund
-        case PaymentAuthorized():
-            yield _settled(fact.transaction_id, TransactionType.AUTHORIZATION, fact)
-        case PaymentCaptured():
-            yield _settled(fact.transaction_id, TransactionType.CAPTURE, fact)
-            if fact.authorizes is not None:
-                yield Patch(id=fact.authorizes, set={"status": TransactionStatus.SUCCESS})
-            yield from _closed(fact.closes, "already_captured", "The payment was captured already")
-        case PaymentVoided():
-            yield _settled(fact.transaction_id, TransactionType.VOID, fact)
-            yield from _closed(fact.closes, "cancelled", "The authorization was voided")
-        case RefundSucceeded():
-            yield _settled(fact.refund_id, TransactionType.REFUND, fact)
-        case PaymentCaptureFailed() | PaymentVoidFailed():
-            yield _failed(fact.transaction_id, fact.error_code, fact.error_message)
-        case RefundFailed():
-            yield _failed(fact.refund_id, fact.error_code, fact.error_message)
-        case RefundReversed():
-            refund = _failed(fact.refund_id, fact.error_code, fact.error_message)
-            if fact.processor_transaction_id is not None:
-                refund.set["processor_transaction_id"] = fact.processor_transaction_id
-            yield refund
-        case PaymentFailed():
-            yield from _closed(fact.closes, fact.error_code, fact.error_message)
-        case PaymentCancelled():
-            yield from _closed(fact.closes, "cancelled", "The payment was cancelled")
+def _requested(fact: PaymentRequested) -> Patches:
+    manual = fact.capture == "manual"
+    kind = TransactionType.AUTHORIZATION if manual else TransactionType.CAPTURE
+    return (_opened(fact.transaction_id, kind, fact),)
+
+
+def _authorized(fact: PaymentAuthorized) -> Patches:
+    return (_settled(fact.transaction_id, TransactionType.AUTHORIZATION, fact),)
+
+
+def _capture_requested(fact: PaymentCaptureRequested) -> Patches:
+    return (_opened(fact.transaction_id, TransactionType.CAPTURE, fact),)
+
+
+def _captured(fact: PaymentCaptured) -> Patches:
+    captured = _settled(fact.transaction_id, TransactionType.CAPTURE, fact)
+    if fact.authorizes is None and not fact.closes:
+        return (captured,)
+    authorized = [fact.authorizes] if fact.authorizes is not None else []
+    return (
+        captured,
+        *((id, {"status": TransactionStatus.SUCCESS}, NOTHING) for id in authorized),
+        *_closed(fact.closes, "already_captured", "The payment was captured already"),
+    )
+
+
+def _payment_failed(fact: PaymentFailed) -> Patches:
+    return _closed(fact.closes, fact.error_code, fact.error_message)
+
+
+def _cancelled(fact: PaymentCancelled) -> Patches:
+    return _closed(fact.closes, "cancelled", "The payment was cancelled")
+
+
+def _void_requested(fact: PaymentVoidRequested) -> Patches:
+    return (_opened(fact.transaction_id, TransactionType.VOID, fact),)
+
+
+def _voided(fact: PaymentVoided) -> Patches:
+    voided = _settled(fact.transaction_id, TransactionType.VOID, fact)
+    return (voided, *_closed(fact.closes, "cancelled", "The authorization was voided"))
+
+
+def _refused(fact: PaymentCaptureFailed | PaymentVoidFailed) -> Patches:
+    return (_failed(fact.transaction_id, fact.error_code, fact.error_message),)
+
+
+def _refund_opened(fact: RefundRequested | RefundDiscovered) -> Patches:
+    refund = _opened(fact.refund_id, TransactionType.REFUND, fact)
+    _, values, _ = refund
+    values["reason"] = fact.reason
+    values["refunds"] = fact.capture_id
+    return (refund,)
+
+
+def _refunded(fact: RefundSucceeded) -> Patches:
+    return (_settled(fact.refund_id, TransactionType.REFUND, fact),)
+
+
+def _refund_failed(fact: RefundFailed) -> Patches:
+    return (_failed(fact.refund_id, fact.error_code, fact.error_message),)
+
+
+def _refund_taken_back(fact: RefundReversed) -> Patches:
+    refund = _failed(fact.refund_id, fact.error_code, fact.error_message)
+    if fact.processor_transaction_id is not None:
+        _, values, _ = refund
+        values["processor_transaction_id"] = fact.processor_transaction_id
+    return (refund,)
 
 
 def _opened(id: str, kind: TransactionType, fact: Any) -> Patch:
-    return Patch(
-        id=id,
-        set={"amount": fact.amount},
-        new={
-            "order_id": fact.originator_id,
-            "merchant_id": fact.merchant_id,
-            "attempt": fact.attempt,
-            "type": kind,
-            "status": TransactionStatus.PENDING,
-            "created_at": fact.timestamp,
-            "correlation_id": fact.correlation_id,
-        },
-    )
+    new = {
+        "order_id": fact.originator_id,
+        "merchant_id": fact.merchant_id,
+        "attempt": fact.attempt,
+        "type": kind,
+        "status": TransactionStatus.PENDING,
+        "created_at": fact.timestamp,
+        "correlation_id": fact.correlation_id,
+    }
+    return id, {"amount": fact.amount}, new
 
 
 def _settled(id: str, kind: TransactionType, fact: Any) -> Patch:
     """The processor may tell of a transaction that nobody asked it for here, so it may be new."""
-    patch = _opened(id, kind, fact)
-    patch.set |= {"status": TransactionStatus.SUCCESS, "error_code": None, "error_message": None}
+    _, _, new = _opened(id, kind, fact)
+    settled = {
+        "amount": fact.amount,
+        "status": TransactionStatus.SUCCESS,
+        "error_code": None,
+        "error_message": None,
+    }
     if fact.processor_transaction_id is not None:
-        patch.set["processor_transaction_id"] = fact.processor_transaction_id
-    return patch
+        settled["processor_transaction_id"] = fact.processor_transaction_id
+    return id, settled, new
 
 
 def _failed(id: str, error_code: str | None, error_message: str | None) -> Patch:
-    return Patch(
-        id=id,
-        set={"status": TransactionStatus.FAILED, "error_code": error_code, "error_message": error_message},
-    )
+    failed = {"status": TransactionStatus.FAILED, "error_code": error_code, "error_message": error_message}
+    return id, failed, NOTHING
 
 
-def _closed(ids: list[str], error_code: str | None, error_message: str | None) -> Iterator[Patch]:
-    for id in ids:
-        yield _failed(id, error_code, error_message)
+def _closed(ids: list[str], error_code: str | None, error_message: str | None) -> Patches:
+    return [_failed(id, error_code, error_message) for id in ids]
+
+
+PATCHES: dict[type[StreamEvent], Callable[[Any], Patches]] = {
+    PaymentRequested: _requested,
+    PaymentAuthorized: _authorized,
+    PaymentCaptureRequested: _capture_requested,
+    PaymentCaptured: _captured,
+    PaymentCaptureFailed: _refused,
+    PaymentFailed: _payment_failed,
+    PaymentCancelled: _cancelled,
+    PaymentVoidRequested: _void_requested,
+    PaymentVoided: _voided,
+    PaymentVoidFailed: _refused,
+    RefundRequested: _refund_opened,
+    RefundDiscovered: _refund_opened,
+    RefundSucceeded: _refunded,
+    RefundFailed: _refund_failed,
+    RefundReversed: _refund_taken_back,
+}
+"""What each type of fact does; others do nothing here."""
+
+
+def transaction_patches(fact: StreamEvent) -> Patches:
+    """What a fact does to the order's transactions: the same as its `fold` does to the aggregate."""
+    patches = PATCHES.get(type(fact))
+    return patches(fact) if patches is not None else ()
 
 
 def rows_from_order(order: Order) -> list[TransactionRow]:

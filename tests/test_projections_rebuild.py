@@ -4,7 +4,7 @@ import asyncio
 import random
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -36,7 +36,7 @@ from payloops.projections import orders
 from payloops.projections.batches import project_batch
 from payloops.projections.building import BuildUnderWay, open_build, rebuild
 from payloops.projections.parked import retry_parked
-from payloops.projections.patches import Patch
+from payloops.projections.patches import Patches
 from payloops.projections.projection import Projection, all_projections
 from payloops.projections.projector import run_projections
 from payloops.projections.verifying import verify
@@ -306,7 +306,7 @@ class Trouble:
     lasts = False
 
 
-def troubled(fact: StreamEvent) -> Iterable[Patch]:
+def troubled(fact: StreamEvent) -> Patches:
     if Trouble.lasts and isinstance(fact, PaymentRequested):
         raise ValueError("no column for this")
     return orders.order_patches(fact)
@@ -332,12 +332,13 @@ async def test_what_was_parked_takes_its_place_when_it_is_tried_again(
     assert [each.differing for each in verdicts] == [0]
 
 
-def loud(fact: StreamEvent) -> Iterable[Patch]:
+def loud(fact: StreamEvent) -> Patches:
     """The second version of a projection: its descriptions are in capitals."""
-    for patch in orders.order_patches(fact):
-        if "description" in patch.set:
-            patch.set["description"] = (patch.set["description"] or "").upper()
-        yield patch
+    patches = orders.order_patches(fact)
+    for _, values, _ in patches:
+        if "description" in values:
+            values["description"] = (values["description"] or "").upper()
+    return patches
 
 
 async def test_a_new_version_builds_while_the_old_one_serves_and_takes_over(
