@@ -25,7 +25,9 @@ class OrderSearch(PageQuery):
     q: Annotated[
         str | None,
         StringConstraints(strip_whitespace=True, min_length=1, max_length=255),
-        Field(description="A part of id, externalId or customerEmail, in whatever case"),
+        Field(
+            description="A part of externalId or customerEmail, or the beginning or end of id, in whatever case"
+        ),
     ] = None
     from_: Annotated[Moment | None, Field(alias="from", description="Created then or later")] = None
     to: Annotated[Moment | None, Field(description="Created before")] = None
@@ -42,7 +44,7 @@ class OrderPage(AnswerModel):
     auth="bearer",
     query=OrderSearch,
     answers=OrderPage,
-    summary="List and search orders, newest first: q finds any part of id, externalId and customerEmail",
+    summary="List and search orders, newest first: q finds parts of externalId and customerEmail, and both ends of id",
 )
 async def read_dashboard_orders(call: Call[None, OrderSearch]) -> OrderPage:
     query = call.query

@@ -1,7 +1,8 @@
 """Finding a merchant's orders: filtered, searched and counted, for the dashboard's pages."""
 
+import re
 from datetime import datetime
-from typing import Any
+from typing import Any, LiteralString
 from uuid import UUID
 
 from psycopg import sql
@@ -11,6 +12,8 @@ from payloops.projections.orders import CHECKPOINT, OrderRow
 from payloops.projections.own_writes import wait_for_own_writes
 from payloops.projections.patches import columns_of
 
+ID_DIGITS = 32
+HEXADECIMAL = re.compile("[0-9a-fA-F]{1,32}")
 # One statement, so that page and total are of the same moment. The page is found among what indexes hold, and
 # only then are its rows read: a deep page reads no more of them than the first.
 SEARCH = sql.SQL("""
@@ -23,17 +26,19 @@ SEARCH = sql.SQL("""
     LEFT JOIN orders o ON o.id = page.id
     ORDER BY o.created_at DESC, o.id DESC
 """)
+# The expressions are those of the indexes orders_by_text, trigrams of which find any part, and orders_by_end_of_id.
+WRITTEN: LiteralString = (
+    "lower(external_id || chr(10) || coalesce(customer_email, '')) LIKE '%%' || lower(%(text)s) || '%%'"
+)
+END_OF_ID: LiteralString = "reverse(id::text) LIKE reverse(lower(%(text)s)) || '%%'"
 # Joined from fixed pieces, so that PostgreSQL plans each combination for the index it has.
 CONDITIONS = {
     "merchant_id": sql.SQL("merchant_id = %(merchant_id)s"),
     "status": sql.SQL("status = %(status)s"),
     "processor": sql.SQL("processor = %(processor)s"),
     "currency": sql.SQL("currency = %(currency)s"),
-    # The expression is that of the index orders_by_text, trigrams of which find any part of it.
-    "text": sql.SQL(
-        "lower(id::text || chr(10) || external_id || chr(10) || coalesce(customer_email, ''))"
-        " LIKE '%%' || lower(%(text)s) || '%%'"
-    ),
+    "text": sql.SQL(WRITTEN),
+    "text_or_id": sql.SQL(f"({WRITTEN} OR id BETWEEN %(first_id)s AND %(last_id)s OR {END_OF_ID})"),
     "created_from": sql.SQL("created_at >= %(created_from)s"),
     "created_to": sql.SQL("created_at < %(created_to)s"),
 }
@@ -61,7 +66,7 @@ async def search_orders(
         page: 1 is the first; one behind the last is empty.
         limit: orders on a page.
         processor: of the latest payment, or of the one that captured.
-        text: a part of id, external id or customer's email, in whatever case.
+        text: a part of external id or customer's email, or the beginning or end of the id, in whatever case.
         created_from: inclusive.
         created_to: exclusive.
     """
@@ -71,11 +76,13 @@ async def search_orders(
         "status": status,
         "processor": processor,
         "currency": currency,
-        "text": _literally(text) if text is not None else None,
         "created_from": created_from,
         "created_to": created_to,
     }
-    conditions = [condition for name, condition in CONDITIONS.items() if arguments[name] is not None]
+    conditions = [CONDITIONS[name] for name in CONDITIONS if arguments.get(name) is not None]
+    if text is not None:
+        arguments |= {"text": _literally(text)} | _ids_that_begin(text)
+        conditions.append(CONDITIONS["text_or_id" if "first_id" in arguments else "text"])
     query = SEARCH.format(columns=columns_of(OrderRow, "o"), conditions=sql.SQL(" AND ").join(conditions))
     async with store.pool.connection() as connection:
         # Not prepared: which index is best depends on what is looked for.
@@ -84,6 +91,14 @@ async def search_orders(
         )
         found = await cursor.fetchall()
     return [OrderRow(*values) for _, *values in found if values[0] is not None], found[0][0]
+
+
+def _ids_that_begin(text: str) -> dict[str, UUID]:
+    """The first and the last id that begin with a text, hyphens or not; nothing where it can be no part of one."""
+    digits = text.replace("-", "")
+    if not HEXADECIMAL.fullmatch(digits):
+        return {}
+    return {"first_id": UUID(digits.ljust(ID_DIGITS, "0")), "last_id": UUID(digits.ljust(ID_DIGITS, "f"))}
 
 
 def _literally(text: str) -> str:

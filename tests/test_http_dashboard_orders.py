@@ -112,7 +112,7 @@ async def test_pages_together_are_the_whole_list(merchant: Merchant, store: Even
     assert first["pagination"] == {"page": 1, "limit": 20, "total": 23, "totalPages": 2}
 
 
-async def test_the_search_takes_any_part_of_id_external_id_and_email(
+async def test_the_search_takes_any_part_of_external_id_and_email_and_both_ends_of_the_id(
     merchant: Merchant, store: EventStore, subtests: pytest.Subtests
 ) -> None:
     given = [
@@ -140,6 +140,12 @@ async def test_the_search_takes_any_part_of_id_external_id_and_email(
         (one, [one]),
         (one.upper(), [one]),
         (one[-12:], [one]),
+        (one[:28], [one]),
+        (one[-15:].upper(), [one]),
+        (one.replace("-", ""), [one]),
+        (one[:30].replace("-", ""), [one]),
+        ("-", [four, two]),
+        (4 * "deadbeef" + "-d", []),
         (f"  {two} ", [two]),
         ("x\u0085y", None),
         ("nobody", []),
@@ -290,6 +296,7 @@ async def test_no_search_reads_the_whole_table(store: EventStore, subtests: pyte
         await connection.execute(FILL, (OWN,))
         await connection.execute("ANALYZE orders")
         others = [name for name in CONDITIONS if name != "merchant_id"]
+        arguments |= {"first_id": UUID(int=0x4123 << 112), "last_id": UUID(int=(0x4124 << 112) - 1)}
         for count in range(len(others) + 1):
             for chosen in itertools.combinations(others, count):
                 conditions = sql.SQL(" AND ").join(CONDITIONS[name] for name in ("merchant_id", *chosen))
@@ -298,5 +305,8 @@ async def test_no_search_reads_the_whole_table(store: EventStore, subtests: pyte
                 plan = "\n".join(line for (line,) in await cursor.fetchall())
                 with subtests.test(chosen=chosen):
                     assert "Seq Scan" not in plan, plan
-                    if chosen == ("text",):
+                    if chosen in {("text",), ("text_or_id",)}:
                         assert "orders_by_text" in plan, plan
+                    if chosen == ("text_or_id",):
+                        assert "orders_pkey" in plan, plan
+                        assert "orders_by_end_of_id" in plan, plan
