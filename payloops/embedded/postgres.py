@@ -30,7 +30,6 @@ TUNING = {
     "shared_buffers": "128MB",
     "max_connections": "200",
     "max_wal_size": "1GB",
-    "wal_compression": "on",
     "random_page_cost": "1.1",
     "jit": "off",
     "log_checkpoints": "off",
