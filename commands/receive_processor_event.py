@@ -265,7 +265,7 @@ def _apply(order: Order, payment: Payment, event: ProcessorEvent, *, by: Metadat
                 redirect_url=event.redirect_url,
                 by=by,
             )
-        case "cancelled" if _cancelling(order, payment):
+        case "cancelled" if is_cancelling(order, payment):
             report_cancelled(order, payment, processor_transaction_id=event.processor_transaction_id, by=by)
         case "cancelled" | "failed":
             # A payment that failed is none that was authorized since; one that was cancelled is over.
@@ -280,7 +280,7 @@ def awaits_capture(payment: Payment) -> bool:
     return payment.capture == "manual" or payment.processor != "razorpay"
 
 
-def _cancelling(order: Order, payment: Payment) -> bool:
+def is_cancelling(order: Order, payment: Payment) -> bool:
     """Whether the merchant asked for it; a payment that ended otherwise failed, and can be made again."""
     return payment.cancel_requested or bool(order.pending(payment.attempt, TransactionType.VOID))
 

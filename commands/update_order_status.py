@@ -63,7 +63,8 @@ async def update_order_status(
     """Record what a processor reports about a payment.
 
     Args:
-        status: `processing`, `requires_action`, `authorized`, `captured`, `failed` or `cancelled`.
+        status: `processing`, `requires_action`, `authorized`, `captured`, `failed` or `cancelled`; or `expired`: an
+            authorization is over that nobody here asked to release, and what was asked for under it.
         client_secret: lets the customer's browser finish the payment; it goes to `client_secrets`, never into an
             event.
         amount: what was captured, in minor units, where the processor says it.
@@ -108,8 +109,9 @@ async def update_order_status(
                     captured=amount,
                     by=who,
                 )
-            case "failed":
-                report_failed(
+            case "failed" | "expired":
+                report = report_failed if status == "failed" else fail_payment
+                report(
                     order,
                     payment,
                     processor_order_id=processor_order_id,

@@ -20,7 +20,7 @@ from payloops.commands.change_order import insist
 from payloops.commands.cipher import SealBroken
 from payloops.commands.credentials import get_processor_credentials
 from payloops.commands.processor_events import ProcessorEventCount, count_processor_events
-from payloops.commands.receive_processor_event import awaits_capture
+from payloops.commands.receive_processor_event import awaits_capture, is_cancelling
 from payloops.commands.update_order_status import OPEN, update_order_status
 from payloops.commands.update_refund_status import update_refunded_amount
 from payloops.events.errors import OutcomeUnknown, StoreUnavailable, StreamUnreadable, VersionConflict
@@ -273,8 +273,10 @@ async def _record(store: EventStore, order: Order, payment: Payment, theirs: Pro
         status: str = theirs.status
         if status == "authorized" and not awaits_capture(payment):
             status = "processing"
-        if status == "cancelled" and not payment.cancel_requested:
-            status = "failed"  # not by the merchant's wish: it can be paid again
+        if status in {"failed", "cancelled"}:
+            # Not by the merchant's wish, it can be paid again.
+            ended = "expired" if expired else "failed"
+            status = "cancelled" if status == "cancelled" and is_cancelling(order, payment) else ended
         known = payment.processor_order_id is not None
         await insist(
             lambda: update_order_status(

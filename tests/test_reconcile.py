@@ -267,6 +267,31 @@ async def test_attempts_that_share_a_reference_are_money_once(
     assert (order.amount_captured, order.payments[1].status) == (1_000, "failed")
 
 
+@pytest.mark.parametrize(
+    ("operation", "after", "transaction"),
+    [("cancel", "cancelled", ("void", "success")), ("capture", "failed", ("capture", "failed"))],
+)
+async def test_an_authorization_that_is_over_ends_what_was_asked_for_under_it(
+    merchant: Merchant,
+    store: EventStore,
+    settings: Settings,
+    by: Metadata,
+    operation: str,
+    after: str,
+    transaction: tuple[str, str],
+) -> None:
+    """The workflow of a void or capture died: the processor has released the money, by our wish or by its own."""
+    order_id = await paying(merchant, store, capture="manual")
+    await update_order_status(store, order_id=UUID(order_id), status="authorized", by=by)
+    assert (await merchant.shop.post(f"/v1/orders/{order_id}/{operation}", {})).status == 200
+    await project_all(settings.database_url.get_secret_value())
+    found = (await reconciled(store, says("cancelled")))[order_id]
+    assert (found.outcome, await status_of(store, order_id)) == ("recorded", after)
+    order = await store.load(Order, UUID(order_id))
+    assert order is not None
+    assert [(t.type, t.status) for t in order.transactions.values()][1:] == [transaction]
+
+
 def test_durations() -> None:
     assert [duration(text) for text in ("90s", "10m", "24h", "7d")] == [
         timedelta(seconds=90),
