@@ -18,7 +18,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ import figures
 import filled_log
 import library_runner
 import psycopg
+from processes import memory_of
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from uuid_utils.compat import uuid7
 
@@ -173,28 +173,6 @@ def rebuild(database_url: str) -> dict[str, Any]:
     assert process.returncode == 0, "the rebuild failed"
     said: dict[str, Any] = json.load(process.stdout)
     return {**said, "began": began, "ended": time.monotonic(), "memory_mb": most / 2**20}
-
-
-def memory_of(pid: int) -> int:
-    """Bytes of a process and its children; what they share counts once."""
-    total = 0
-    for each in [pid, *_children(pid)]:
-        try:
-            lines = Path(f"/proc/{each}/smaps_rollup").read_text().splitlines()
-        except OSError:
-            continue
-        total += sum(int(line.split()[1]) * 1_024 for line in lines if line.startswith("Pss:"))
-    return total
-
-
-def _children(pid: int) -> Iterator[int]:
-    try:
-        found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    except OSError:
-        return
-    for each in map(int, found):
-        yield each
-        yield from _children(each)
 
 
 def one(database_url: str, query: str) -> Any:

@@ -32,8 +32,12 @@ from payloops.events.personal_data import PersonalKey
 
 MAX_BATCH_APPENDS = 256
 MAX_BATCH_EVENTS = 2_000
+MIN_HALF_APPENDS = 32
+"""A batch smaller than this is not halved: it would cost PostgreSQL more than the process gains."""
 SEND_SECONDS = 8.0
 """How long a sent batch may take: more than PostgreSQL's own statement_timeout, which normally ends it first."""
+EXPIRIES = 20
+"""How often within the time that an append may wait its queue is looked at, at the most, for one that has."""
 RESOLVE_SECONDS = 10.0
 """How long the log is asked what became of a batch whose answer was lost."""
 
@@ -54,17 +58,20 @@ LOOK_UP = """
     WHERE s.originator_id = %s AND s.originator_version = %s AND s.content_hash = %s
 """
 
-OUTCOMES = {
-    VersionConflict: "conflict",
-    ReceiptConflict: "conflict",
-    StoreUnavailable: "refused",
-    OutcomeUnknown: "unknown",
-}
 APPENDS = Counter(
     "payloops_appends",
     "Appends: appended, conflict (decided on what had moved on), refused (nothing was done), unknown, or failed",
     ["outcome"],
 )
+APPENDED, CONFLICT, REFUSED, UNKNOWN, FAILED = (
+    APPENDS.labels(outcome) for outcome in ("appended", "conflict", "refused", "unknown", "failed")
+)
+OUTCOMES = {
+    VersionConflict: CONFLICT,
+    ReceiptConflict: CONFLICT,
+    StoreUnavailable: REFUSED,
+    OutcomeUnknown: UNKNOWN,
+}
 QUEUE = Gauge("payloops_append_queue_length", "Appends that wait to be sent", multiprocess_mode="livesum")
 BATCH_EVENTS = Histogram(
     "payloops_append_batch_events",
@@ -137,24 +144,28 @@ def propose(
 
 @dataclass(slots=True, kw_only=True)
 class _Append:
+    """An append that its caller waits for, unless the caller was cancelled: then `done` is, and it goes on alone."""
+
     proposal: Proposal
     queued_at: float
     done: asyncio.Future[int]
-    sent: bool = False
+    ended: bool = False
 
     def succeed(self, position: int) -> None:
-        if not self.done.done():
-            APPENDS.labels("appended").inc()
+        if self._end(APPENDED):
             self.done.set_result(position)
 
     def fail(self, error: Exception) -> None:
-        if not self.done.done():
-            APPENDS.labels(OUTCOMES.get(type(error), "failed")).inc()
+        if self._end(OUTCOMES.get(type(error), FAILED)):
             self.done.set_exception(error)
 
-    def expire(self) -> None:
-        if not self.sent:
-            self.fail(StoreUnavailable("the append waited too long to be sent"))
+    def _end(self, outcome: Counter) -> bool:
+        """Count how it ended, once; whether somebody waits to hear it."""
+        if self.ended:
+            return False
+        self.ended = True
+        outcome.inc()
+        return not self.done.done()
 
 
 class Appender:
@@ -177,6 +188,10 @@ class Appender:
         self._connection: psycopg.AsyncConnection[TupleRow] | None = None
         self._backend: tuple[int, datetime] | None = None
         self._task: asyncio.Task[None] | None = None
+        self._expiry: asyncio.TimerHandle | None = None
+        self._last_batch = 0
+        self._last_position = 0
+        self._alone = False
         self._closing = False
 
     def start(self) -> None:
@@ -193,6 +208,8 @@ class Appender:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+        if self._expiry is not None:
+            self._expiry.cancel()
         await self._disconnect()
 
     def sample(self) -> None:
@@ -218,10 +235,10 @@ class Appender:
         loop = asyncio.get_running_loop()
         now = loop.time()
         if self._closing or len(self._queue) >= self._queue_size:
-            APPENDS.labels("refused").inc()
+            REFUSED.inc()
             raise StoreUnavailable("too many appends wait")
         if self._queue and now - self._queue[0].queued_at > self._patience:
-            APPENDS.labels("refused").inc()
+            REFUSED.inc()
             raise StoreUnavailable("appends wait for too long")
         proposal = propose(
             events,
@@ -234,11 +251,21 @@ class Appender:
         self._queue.append(append)
         self._idle.clear()
         self._waiting.set()
-        expiry = loop.call_later(self._patience, append.expire)
-        try:
-            return await asyncio.shield(append.done)
-        finally:
-            expiry.cancel()
+        if self._expiry is None:
+            self._expiry = loop.call_later(self._patience, self._expire)
+        return await append.done
+
+    def _expire(self) -> None:
+        """Turn away who has waited for too long. They stay in the queue: while the first is overdue, it is shut."""
+        self._expiry = None
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        for append in self._queue:
+            if now < append.queued_at + self._patience:
+                due = max(append.queued_at + self._patience, now + self._patience / EXPIRIES)
+                self._expiry = loop.call_at(due, self._expire)
+                return
+            append.fail(StoreUnavailable("the append waited too long to be sent"))
 
     async def _run(self) -> None:
         while True:
@@ -259,14 +286,26 @@ class Appender:
     def _gather(self) -> list[_Append]:
         batch: list[_Append] = []
         size = 0
-        while self._queue and len(batch) < MAX_BATCH_APPENDS and size < MAX_BATCH_EVENTS:
+        most = self._most()
+        while self._queue and len(batch) < most and size < MAX_BATCH_EVENTS:
             append = self._queue.popleft()
-            if append.done.done():
+            if append.ended:
                 continue  # expired while it waited
-            append.sent = True
             size += len(append.proposal.events)
             batch.append(append)
+        self._last_batch = len(batch)
         return batch
+
+    def _most(self) -> int:
+        """How many appends the next batch takes.
+
+        While no other process appends, half of those there are: so PostgreSQL has one half to do while this process
+        answers the other, whose callers come again. Beside other processes, it has theirs to do meanwhile.
+        """
+        if not self._alone:
+            return MAX_BATCH_APPENDS
+        half = (len(self._queue) + self._last_batch) // 2
+        return min(MAX_BATCH_APPENDS, max(MIN_HALF_APPENDS, half))
 
     async def _write(self, batch: list[_Append]) -> None:
         try:
@@ -293,6 +332,7 @@ class Appender:
         crash_point("append.committed")
         BATCH_SECONDS.observe(time.perf_counter() - began)
         BATCH_EVENTS.observe(sum(len(append.proposal.events) for append in batch))
+        self._look_around(batch, rows)
         for index, outcome, position in rows:
             append = batch[index]
             if outcome == "appended":
@@ -301,6 +341,15 @@ class Appender:
                 append.fail(VersionConflict(_stream(append)))
             else:
                 append.fail(ReceiptConflict())
+
+    def _look_around(self, batch: list[_Append], rows: list[TupleRow]) -> None:
+        """Tell from the positions, which have no gaps, whether others appended since the batch before."""
+        appended = {index: position for index, outcome, position in rows if outcome == "appended"}
+        if appended:
+            last = max(appended.values())
+            events = sum(len(batch[index].proposal.events) for index in appended)
+            self._alone = last - events == self._last_position
+            self._last_position = last
 
     async def _refused(self, batch: list[_Append], error: psycopg.Error) -> None:
         """The database answered with an error: nothing of the batch is there."""

@@ -1,0 +1,51 @@
+"""What a process and its children use, as /proc tells it: seconds of CPU and bytes of memory."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+
+TICKS = os.sysconf("SC_CLK_TCK")
+
+
+def cpu_seconds(pid: int) -> float:
+    """CPU time of a process and its children, those that ended included, as long as it waited for them."""
+    ticks = 0
+    for each in family(pid):
+        try:
+            fields = Path(f"/proc/{each}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        ticks += sum(int(field) for field in fields[11:15])  # utime, stime, cutime, cstime
+    return ticks / TICKS
+
+
+def memory_of(pid: int) -> int:
+    """Bytes of a process and its children; what they share counts once."""
+    total = 0
+    for each in family(pid):
+        try:
+            lines = Path(f"/proc/{each}/smaps_rollup").read_text().splitlines()
+        except OSError:
+            continue
+        total += sum(int(line.split()[1]) * 1_024 for line in lines if line.startswith("Pss:"))
+    return total
+
+
+def family(pid: int) -> Iterator[int]:
+    """A process, its children, and theirs."""
+    yield pid
+    try:
+        found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except OSError:
+        return
+    for each in map(int, found):
+        yield from family(each)
+
+
+def server_of(database_url: str) -> int:
+    """The process id of the PostgreSQL server, whose children serve connections; it runs on this machine."""
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        status = Path(f"/proc/{connection.info.backend_pid}/status").read_text()
+    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("PPid:"))
