@@ -50,7 +50,7 @@ faults: $(INSTALLED) ## Let things go wrong and look for lost money; ARGS="--cas
 	@PYTHONPATH=tests $(BIN)/python -m faults $(ARGS)
 
 bench: $(INSTALLED) ## Measure the service beside what limits it; ARGS="append http --quick": see --help
-	$(BIN)/python benchmarks $(ARGS)
+	PYTHONPATH=tests $(BIN)/python benchmarks $(ARGS)
 
 bench-rebuild: $(INSTALLED) ## Measure a rebuild of projections under load; ARGS="--events 100000"
 	$(BIN)/python benchmarks/rebuild.py $(ARGS)

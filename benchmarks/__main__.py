@@ -13,6 +13,7 @@ from pathlib import Path
 # What `make bench` runs, in this order: a name, which is a program beside this one, and what it measures.
 BENCHMARKS = {
     "append": "events appended a second, beside the library's recorder, single INSERTs and pgbench",
+    "growth": "appends, reads and lists with 10,000 to 1,000,000 orders; disk; plans of every list",
 }
 
 

@@ -162,6 +162,15 @@ def _request(order: Order, capture: CaptureMethod, by: Metadata) -> None:
     )
 
 
+def events_per_order() -> float:
+    """How many an order has on average."""
+    return _mean_steps(lives())
+
+
+def _mean_steps(kinds: list[Life]) -> float:
+    return sum(life.share * len(life.steps) for life in kinds) / sum(life.share for life in kinds)
+
+
 def merchants(chance: random.Random) -> list[UUID]:
     return [UUID(int=chance.getrandbits(128), version=4) for _ in range(MERCHANTS)]
 
@@ -178,8 +187,7 @@ def rows(
     owners = merchants(chance)
     kinds = lives()
     shares = [life.share for life in kinds]
-    per_order = sum(life.share * len(life.steps) for life in kinds) / sum(shares)
-    between = timedelta(days=days) / max(1, events / per_order)
+    between = timedelta(days=days) / max(1, events / _mean_steps(kinds))
     begun = END - timedelta(days=days)
     waiting: list[tuple[datetime, int, UUID, UUID, int, str, bytes]] = []
     number = position = 0

@@ -197,10 +197,12 @@ async def year_of_figures(database_url: str) -> float:
     return figures.percentile(took, 0.5)
 
 
-def sibling(database_url: str, name: str) -> str:
-    with psycopg.connect(database_url, autocommit=True) as connection:
-        connection.execute(f"DROP DATABASE IF EXISTS {name}".encode())
-        connection.execute(f"CREATE DATABASE {name}".encode())
+def sibling(database_url: str, name: str, *, keep: bool = False) -> str:
+    """The URL of another database of the server, made anew unless it is to be kept."""
+    if not keep:
+        with psycopg.connect(database_url, autocommit=True) as connection:
+            connection.execute(f"DROP DATABASE IF EXISTS {name}".encode())
+            connection.execute(f"CREATE DATABASE {name}".encode())
     url = make_conninfo(**{**conninfo_to_dict(database_url), "dbname": name})
     parts = conninfo_to_dict(url)
     return f"postgresql://{parts['user']}:{parts['password']}@{parts['host']}:{parts['port']}/{name}"

@@ -1,0 +1,51 @@
+"""No list reads a table from end to end, whatever it is asked for."""
+
+from collections.abc import AsyncIterator
+from contextlib import suppress
+
+import pytest
+from listing import Ask, Asked, ExplainingCursor, lists, read_whole
+from uuid_utils.compat import uuid7
+
+from payloops.events.connections import connection_pool
+from payloops.events.event_store import EventStore
+from payloops.events.timestamps import utc_now
+from payloops.projections.orders import UnknownCursor
+
+LISTS = dict(lists())
+
+
+@pytest.fixture
+async def explaining(database_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[EventStore]:
+    """A store whose planner takes any index before it reads a table in sequence: what it still does, it has to."""
+    monkeypatch.setattr(ExplainingCursor, "plans", [])
+    pool = connection_pool(database_url, size=2, application_name="test")
+    options = f"{pool.kwargs['options']} -c enable_seqscan=off"
+    pool.kwargs = {**pool.kwargs, "options": options, "cursor_factory": ExplainingCursor}
+    await pool.open()
+    yield EventStore(database_url, pool, mac_key=bytes(32))
+    await pool.close()
+
+
+async def test_no_list_reads_a_growing_table_as_a_whole(
+    explaining: EventStore, subtests: pytest.Subtests
+) -> None:
+    for name, ask in LISTS.items():
+        with subtests.test(list=name):
+            assert await whole(explaining, ask) == []
+
+
+async def test_what_has_no_index_would_be_found(explaining: EventStore) -> None:
+    async with explaining.pool.connection() as connection:
+        await connection.execute("DROP INDEX processor_events_by_order")
+    assert await whole(explaining, LISTS["processor events of an order"]) == [
+        "Index Scan of processor_events"
+    ]
+
+
+async def whole(store: EventStore, ask: Ask) -> list[str]:
+    ExplainingCursor.plans.clear()
+    with suppress(UnknownCursor):
+        await ask(store, Asked(merchant_id=uuid7(), order_id=uuid7(), now=utc_now()))
+    assert ExplainingCursor.plans
+    return [each for plan in ExplainingCursor.plans for each in read_whole(plan)]
