@@ -14,7 +14,7 @@ _IDENTIFIER = re.compile(
     r"(?::[0-9]{1,5})?(?!\.?[0-9])",
     re.IGNORECASE,
 )
-_RUN = re.compile(r"[0-9](?:[\W_]{0,3}[0-9]){12,}")
+_RUN = re.compile(r"(?<![0-9])[0-9](?:[\W_]{0,3}[0-9]){12,}")
 _GROUP = re.compile(r"[0-9]+")
 _SEPARATOR = re.compile(r"[^0-9]+")
 _PLAIN_SEPARATOR = re.compile(r"[\s.\-_]")

@@ -8,6 +8,7 @@ import logging
 import re
 import sys
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, cast
 
 import orjson
@@ -22,6 +23,8 @@ SECRET_NAMES = re.compile(
     r"secret|password|token$|authorization|api[_-]?key$|credential|cookie|signature|encryption|private|cvc|cvv|pan$|card",
     re.IGNORECASE,
 )
+HINTS = re.compile("k_|whsec_|eyJ|://|password=")
+"""Whatever `SECRET_TEXTS` finds has one of these. Most texts have none, which is seen ten times sooner."""
 SECRET_TEXTS = re.compile(
     r"\b(?:sk|rk|whsec)_[A-Za-z0-9_]{8,}"  # API keys, ours and Stripe's
     r"|\beyJ[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+"  # JSON web tokens
@@ -75,16 +78,20 @@ def mask_secrets(_: Any, __: str, line: EventDict) -> EventDict:
 
 
 def _masked_fields(fields: Any) -> dict[str, Any]:
-    return {
-        name: MASK if SECRET_NAMES.search(name) and value else _masked(value)
-        for name, value in fields.items()
-    }
+    return {name: MASK if _is_secret(name) and value else _masked(value) for name, value in fields.items()}
+
+
+@lru_cache(maxsize=1_024)
+def _is_secret(name: str) -> bool:
+    return SECRET_NAMES.search(name) is not None
 
 
 def _masked(value: Any) -> Any:
     match value:
         case str():
-            return MASK if holds_card_number(value) else SECRET_TEXTS.sub(MASK, value)
+            if holds_card_number(value):
+                return MASK
+            return SECRET_TEXTS.sub(MASK, value) if HINTS.search(value) else value
         case dict():
             return _masked_fields(value)
         case list() | tuple():
