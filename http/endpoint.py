@@ -99,9 +99,10 @@ async def _caller(route: Route, request: web.Request) -> Caller:
     if route.auth is None:
         return Caller("system")
     caller = await authenticate(request, auth=route.auth, services=request.app[SERVICES])
-    structlog.contextvars.bind_contextvars(actor=caller.actor)
+    bound = {"actor": caller.actor}
     if caller.merchant_id is not None:
-        structlog.contextvars.bind_contextvars(merchant_id=str(caller.merchant_id))
+        bound["merchant_id"] = str(caller.merchant_id)
+    structlog.contextvars.bind_contextvars(**bound)
     return caller
 
 
@@ -267,8 +268,11 @@ async def _read(request: web.Request, route: Route) -> bytes:
     if request.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
         raise _wrong_media(route)
     try:
-        async with asyncio.timeout(BODY_DEADLINE):
+        if request.content.is_eof():  # all of it came with the head
             raw = await request.read()
+        else:
+            async with asyncio.timeout(BODY_DEADLINE):
+                raw = await request.read()
     except TimeoutError:
         raise Problem(
             408, "request_timeout", "The body did not arrive in time", headers={"Connection": "close"}

@@ -2,13 +2,14 @@
 
 import re
 import time
-from uuid import uuid4
+from functools import cache
 
 import structlog
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
 from multidict import CIMultiDict
 from prometheus_client import Counter, Histogram
+from uuid_utils import uuid4
 
 from payloops.http.cards import holds_card_number
 from payloops.http.html import refusal_page
@@ -105,9 +106,9 @@ def _note(request: web.Request, response: web.StreamResponse, *, seconds: float)
     resource = request.match_info.route.resource
     route = resource.canonical if resource is not None else None
     method = request.method if request.method in hdrs.METH_ALL else "?"
-    REQUESTS.labels(method, route or NO_ROUTE, response.status).inc()
+    _answered(method, route or NO_ROUTE, response.status).inc()
     if isinstance(response, web.Response):  # a stream takes as long as somebody follows it
-        REQUEST_SECONDS.labels(method, route or NO_ROUTE).observe(seconds)
+        _duration(method, route or NO_ROUTE).observe(seconds)
     record = log.error if response.status >= 500 else log.info  # noqa: PLR2004  # HTTP
     record(
         "http.request",
@@ -117,6 +118,17 @@ def _note(request: web.Request, response: web.StreamResponse, *, seconds: float)
         milliseconds=round(seconds * 1000, 1),
         remote=request.remote,
     )
+
+
+# The library checks the labels, makes texts of them and takes a lock, each time.
+@cache
+def _answered(method: str, route: str, status: int) -> Counter:
+    return REQUESTS.labels(method, route, status)
+
+
+@cache
+def _duration(method: str, route: str) -> Histogram:
+    return REQUEST_SECONDS.labels(method, route)
 
 
 class Cors:
