@@ -16,6 +16,8 @@ import structlog
 from payloops.events.connections import connect
 
 CHANNEL = "payloops_events"
+NOTIFY_PAUSE = 0.005
+"""Seconds between two messages at the least: under load readers are told of many appends at once."""
 POLL_SECONDS = 0.25
 RECONNECT_SECONDS = 1.0
 
@@ -49,6 +51,7 @@ class Notifier:
                         await self._due.wait()
                         self._due.clear()
                         await connection.execute(f"NOTIFY {CHANNEL}")
+                        await asyncio.sleep(NOTIFY_PAUSE)
             except (psycopg.Error, OSError) as error:
                 log.warning("notifier.reconnecting", error=type(error).__name__)
                 await asyncio.sleep(RECONNECT_SECONDS * (0.5 + random.random()))  # noqa: S311  # jitter
