@@ -12,10 +12,9 @@ key at a time goes to the hasher, and a key that was right before goes past the 
 import asyncio
 import hashlib
 import hmac
-import itertools
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -29,6 +28,7 @@ from psycopg_pool import AsyncConnectionPool
 from payloops.commands.api_keys import KEY_FORM, KeyMode
 from payloops.commands.hashing import Hasher
 from payloops.commands.note_key_use import KeyUses
+from payloops.events.gathering import Gathering
 from payloops.events.timestamps import utc_now
 
 VERIFIED_FOR = 600.0
@@ -237,8 +237,7 @@ class _Rows:
 
     def __init__(self, pool: AsyncConnectionPool) -> None:
         self._pool = pool
-        self._waiting: dict[str, asyncio.Future[_Row | None]] = {}
-        self._reader: asyncio.Task[None] | None = None
+        self._gathering = Gathering(self._read, most=LOOKUPS)
 
     async def find(self, prefix: str) -> _Row | None:
         """The row of a prefix as it is after now, None where there is none.
@@ -246,46 +245,25 @@ class _Rows:
         Raises:
             KeyCheckUnavailable: it could not be read in time.
         """
-        found = self._waiting.get(prefix)
-        if found is None:
-            found = self._waiting[prefix] = asyncio.get_running_loop().create_future()
-        if self._reader is None:
-            self._reader = asyncio.create_task(self._read_all(), name="api keys")
         try:
             async with asyncio.timeout(ROW_DEADLINE):
-                return await asyncio.shield(found)
+                return await self._gathering.find(prefix)
         except TimeoutError:
             raise KeyCheckUnavailable from None
 
-    async def _read_all(self) -> None:
-        try:
-            while self._waiting:
-                # Whoever comes from here on waits for the next query: what this one reads may be older.
-                batch = dict(itertools.islice(self._waiting.items(), LOOKUPS))
-                for prefix in batch:
-                    del self._waiting[prefix]
-                await self._read(batch)
-        finally:
-            self._reader = None
-
-    async def _read(self, batch: dict[str, asyncio.Future[_Row | None]]) -> None:
+    async def _read(self, prefixes: Sequence[str]) -> dict[str, _Row]:
         try:
             async with asyncio.timeout(ROW_DEADLINE), self._pool.connection() as connection:
                 cursor = connection.cursor(row_factory=class_row(_Row))
                 await cursor.execute(
                     "SELECT prefix, id, merchant_id, key_hash, expires_at, revoked_at FROM api_keys"
                     " WHERE prefix = ANY(%s)",
-                    (list(batch),),
+                    (prefixes,),
                 )
-                rows = {row.prefix: row for row in await cursor.fetchall()}
+                return {row.prefix: row for row in await cursor.fetchall()}
         except (psycopg.Error, TimeoutError) as error:
-            log.warning("api_keys.unreadable", error=type(error).__name__, keys=len(batch))
-            for found in batch.values():
-                found.set_exception(KeyCheckUnavailable())
-                found.exception()  # nobody may wait for it any more
-            return
-        for prefix, found in batch.items():
-            found.set_result(rows.get(prefix))
+            log.warning("api_keys.unreadable", error=type(error).__name__, keys=len(prefixes))
+            raise KeyCheckUnavailable from None
 
 
 def _remember(memory: dict[bytes, Any], digest: bytes, value: Any) -> None:

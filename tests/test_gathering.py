@@ -1,0 +1,88 @@
+"""What many ask for at the same time is looked up together, and nobody is given what was looked up before he asked."""
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from payloops.events.gathering import Gathering
+
+
+class Table:
+    """Counts what it is asked, and answers with that count when it is let."""
+
+    def __init__(self) -> None:
+        self.asked: list[list[str]] = []
+        self.answering = asyncio.Event()
+        self.broken: set[str] = set()
+
+    async def look_up(self, keys: Sequence[str]) -> dict[str, int]:
+        self.asked.append(list(keys))
+        number = len(self.asked)
+        await self.answering.wait()
+        if self.broken & set(keys):
+            raise LookupError(number)
+        return {key: number for key in keys if key != "absent"}
+
+
+async def asking(table: Table, gathering: Gathering[str, int], *keys: str) -> list[asyncio.Task[int | None]]:
+    tasks = [asyncio.create_task(gathering.find(key)) for key in keys]
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)  # the query has begun
+    return tasks
+
+
+async def test_who_comes_while_a_query_is_under_way_is_answered_by_the_next_one_together() -> None:
+    table = Table()
+    gathering = Gathering(table.look_up, most=10)
+    tasks = await asking(table, gathering, "a")
+    tasks += await asking(table, gathering, "a", "b", "absent", "b")
+    assert table.asked == [["a"]]
+    table.answering.set()
+    assert await asyncio.gather(*tasks) == [1, 2, 2, None, 2]
+    assert table.asked == [["a"], ["a", "b", "absent"]]
+
+
+async def test_a_query_has_a_bound_and_the_rest_follows() -> None:
+    table = Table()
+    gathering = Gathering(table.look_up, most=2)
+    tasks = await asking(table, gathering, "a")
+    tasks += await asking(table, gathering, "b", "c", "d", "e", "f")
+    table.answering.set()
+    assert await asyncio.gather(*tasks) == [1, 2, 2, 3, 3, 4]
+
+
+async def test_a_query_that_is_held_up_holds_up_its_own_alone() -> None:
+    table = Table()
+    gathering = Gathering(table.look_up, most=10, held_up=0.001)
+    [stuck] = await asking(table, gathering, "a")
+    answering, table.answering = table.answering, asyncio.Event()
+    table.answering.set()
+    async with asyncio.timeout(20):
+        assert await gathering.find("b") == 2
+        assert not stuck.done()
+        answering.set()
+        assert await stuck == 1
+
+
+async def test_a_query_that_fails_fails_for_its_own_and_the_next_one_is_asked() -> None:
+    table = Table()
+    table.broken = {"a"}
+    gathering = Gathering(table.look_up, most=10)
+    failing = await asking(table, gathering, "a")
+    others = await asking(table, gathering, "b")
+    table.answering.set()
+    with pytest.raises(LookupError):
+        await failing[0]
+    assert await others[0] == 2
+
+
+async def test_who_goes_away_takes_nobody_along() -> None:
+    table = Table()
+    gathering = Gathering(table.look_up, most=10)
+    [first, second] = await asking(table, gathering, "a", "a")
+    first.cancel()
+    table.answering.set()
+    assert await second == 1
+    with pytest.raises(asyncio.CancelledError):
+        await first
