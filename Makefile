@@ -49,7 +49,7 @@ browser: ## Install Chromium for the tests, where there is none and apt-get may 
 faults: $(INSTALLED) ## Let things go wrong and look for lost money; ARGS="--case refunds --seed 7 --seeds 20": see --help
 	@PYTHONPATH=tests $(BIN)/python -m faults $(ARGS)
 
-bench: $(INSTALLED) ## Measure the service beside what limits it; ARGS="append http --quick": see --help
+bench: $(INSTALLED) ## Measure the service beside what limits it; ARGS="append http_api --quick": see --help
 	PYTHONPATH=tests $(BIN)/python benchmarks $(ARGS)
 
 bench-rebuild: $(INSTALLED) ## Measure a rebuild of projections under load; ARGS="--events 100000"

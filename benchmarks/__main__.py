@@ -1,7 +1,7 @@
 """Run the benchmarks, one after the other, each in a process of its own; figures go to benchmarks/results/*.json.
 
 make bench                                # all of them
-make bench ARGS="append http"             # these
+make bench ARGS="append http_api"             # these
 make bench ARGS="--quick"                 # shorter runs: whether they work, not what the service can do
 """
 
@@ -14,6 +14,7 @@ from pathlib import Path
 BENCHMARKS = {
     "append": "events appended a second, beside the library's recorder, single INSERTs and pgbench",
     "growth": "appends, reads and lists with 10,000 to 1,000,000 orders; disk; plans of every list",
+    "http_api": "requests a second and what one costs, beside aiohttp alone",
 }
 
 

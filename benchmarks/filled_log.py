@@ -9,7 +9,7 @@ import asyncio
 import heapq
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
@@ -167,7 +167,7 @@ def events_per_order() -> float:
     return _mean_steps(lives())
 
 
-def _mean_steps(kinds: list[Life]) -> float:
+def _mean_steps(kinds: Sequence[Life]) -> float:
     return sum(life.share * len(life.steps) for life in kinds) / sum(life.share for life in kinds)
 
 
@@ -176,27 +176,35 @@ def merchants(chance: random.Random) -> list[UUID]:
 
 
 def rows(
-    *, events: int, days: int, seed: int, keys: list[tuple[PersonalKey, UUID]]
+    *,
+    events: int,
+    days: int,
+    seed: int,
+    keys: list[tuple[PersonalKey, UUID]],
+    owners: Sequence[UUID] = (),
+    after: int = 0,
 ) -> Iterator[tuple[Any, ...]]:
     """Rows of stored_events, in the order of the log; orders overlap. At the end, some may be under way.
 
     Args:
         keys: takes the keys to the personal data in them, and whose they are.
+        owners: whose orders they are; without any: of merchants that nobody else knows.
+        after: the position that they continue.
     """
     chance = random.Random(seed)
-    owners = merchants(chance)
+    owners = owners or merchants(chance)
     kinds = lives()
     shares = [life.share for life in kinds]
     between = timedelta(days=days) / max(1, events / _mean_steps(kinds))
     begun = END - timedelta(days=days)
     waiting: list[tuple[datetime, int, UUID, UUID, int, str, bytes]] = []
-    number = position = 0
-    while position < events:
+    number, position = 0, after
+    while position < after + events:
         while not waiting or waiting[0][0] >= begun + number * between:
             at = begun + number * between
             life = chance.choices(kinds, shares)[0]
             order_id = uuid7(nanoseconds=int(at.timestamp() * 1e6) * 1_000)
-            owner = owners[int(MERCHANTS * chance.random() ** 3)]
+            owner = owners[int(len(owners) * chance.random() ** 3)]
             own = [str(order_id), str(owner)]
             own += [str(UUID(int=chance.getrandbits(128), version=4)) for _ in life.names[3:]]
             own.append(f'"{chance.choice(CURRENCIES)}"')
@@ -232,9 +240,12 @@ def _sealed(state: dict[str, Any], *, order_id: UUID) -> PersonalKey:
     return key
 
 
-async def fill(database_url: str, *, events: int, days: int = 365, seed: int = 1) -> None:
-    """Write a log into a migrated database that has none yet."""
+async def fill(
+    database_url: str, *, events: int, days: int = 365, seed: int = 1, owners: Sequence[UUID] = ()
+) -> None:
+    """Write a log into a migrated database, behind what it has; nobody else may write meanwhile."""
     keys: list[tuple[PersonalKey, UUID]] = []
+    after = await _head(database_url)
     async with (
         await psycopg.AsyncConnection.connect(database_url) as connection,
         connection.cursor() as cursor,
@@ -242,7 +253,7 @@ async def fill(database_url: str, *, events: int, days: int = 365, seed: int = 1
     ):
         copy.set_types(["uuid", "int8", "text", "bytea", "int8", "uuid", "bytea", "timestamptz"])
         shown = track(
-            rows(events=events, days=days, seed=seed, keys=keys),
+            rows(events=events, days=days, seed=seed, keys=keys, owners=owners, after=after),
             total=events,
             description="Filling the log",
             disable=not sys.stderr.isatty(),
@@ -254,6 +265,14 @@ async def fill(database_url: str, *, events: int, days: int = 365, seed: int = 1
             for key, owner in keys:
                 await copy.write_row((key.stream_id, owner, key.key, key.customer_digest, key.email_digest))
         await connection.execute("VACUUM (ANALYZE) stored_events, personal_keys")
+
+
+async def _head(database_url: str) -> int:
+    async with await psycopg.AsyncConnection.connect(database_url) as connection:
+        row = await (
+            await connection.execute("SELECT coalesce(max(notification_id), 0) FROM stored_events")
+        ).fetchone()
+    return 0 if row is None else int(row[0])
 
 
 if __name__ == "__main__":
