@@ -6,7 +6,7 @@ interrupted and gone on with:
 
 1. filled: the log up to a position is read stream by stream, in chunks, by several processes. A row is of one
    stream, so what a chunk makes is final: it is copied in, together with the mark that the chunk is done.
-2. indexed, as the live tables are; then totals are counted.
+2. indexed, as the live tables are; totals are counted.
 3. caught up with what was appended meanwhile, by the batches of the projector.
 4. swapped: one transaction catches up with the live tables' position and puts the new tables in their place.
 """
@@ -22,10 +22,11 @@ import os
 import random
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import groupby
 from operator import attrgetter
 from typing import Any, LiteralString, cast
@@ -77,6 +78,7 @@ SWAP_PAUSE = 0.2
 FIRST = UUID(int=0)
 """Before every stream."""
 
+Connection = psycopg.AsyncConnection[TupleRow]
 Report = Callable[[str, int, int], None]
 """Told of the step, how much of it is done, and how much there is."""
 
@@ -355,7 +357,7 @@ class Build:
     """Tables of some projections under way, in a schema. Made by `open_build`."""
 
     plan: Plan
-    connection: psycopg.AsyncConnection[TupleRow]
+    connection: Connection
     resumed: bool
     report: Report
     workers: int
@@ -367,7 +369,6 @@ class Build:
         """All steps up to, and without, catching up."""
         await self._fill()
         await self._index()
-        await self._count()
         crash_point("build.counted")
 
     async def _fill(self) -> None:
@@ -421,30 +422,40 @@ class Build:
             number, after = chunk.number, chunk.through
 
     async def _index(self) -> None:
-        """Give the new tables the indexes that the live ones have, several at a time."""
-        wanted = [
-            (table, *row)
-            for projection in self.unswapped
-            for table in projection.table_names
-            for row in await self._all(INDEXES, f"public.{table}")
-        ]
-        have = {
-            row[0]
-            for row in await self._all("SELECT indexname FROM pg_indexes WHERE schemaname = current_schema()")
-        }
-        missing = [each for each in wanted if each[1] not in have]
-        missing.sort(key=lambda each: "USING gin" not in each[2])  # the slowest first
-        done = len(wanted) - len(missing)
+        """Give the new tables what the live ones have beside their rows: indexes, totals, and statistics."""
+        tables = [table for projection in self.unswapped for table in projection.table_names]
+        totals = {each.name for projection in self.unswapped for each in projection.totals}
+        wanted = [(table, *row) for table in tables for row in await self._all(INDEXES, f"public.{table}")]
+        have = {row[0] for row in await self._all(INDEX_NAMES)}
+        done = len(have.intersection(name for _, name, *_ in wanted))
         self.report("indexes", done, len(wanted))
 
-        async def work() -> None:
+        async def index(connection: Connection, of_index: Sequence[Any]) -> None:
             nonlocal done
+            await connection.execute(self._index_statement(*of_index))
+            done += 1
+            self.report("indexes", done, len(wanted))
+
+        async def analyze(connection: Connection, table: str) -> None:
+            await connection.execute(sql.SQL("ANALYZE {}").format(sql.Identifier(table)))
+
+        missing = [each for each in wanted if each[1] not in have]
+        missing.sort(key=lambda each: "USING gin" not in each[2])  # the slowest first
+        of_rows = [partial(index, of_index=each) for each in missing if each[0] not in totals]
+        of_totals = [partial(index, of_index=each) for each in missing if each[0] in totals]
+        await self._at_once([self._count, *of_rows])
+        await self._at_once([*of_totals, *(partial(analyze, table=table) for table in tables)])
+
+    async def _at_once(self, jobs: Sequence[Callable[[Connection], Awaitable[None]]]) -> None:
+        """Do these in their order, several at a time. A crash may undo what is done: it is done again."""
+        left = list(reversed(jobs))
+
+        async def work() -> None:
             async with await self._connect() as connection:
                 await connection.execute(f"SET maintenance_work_mem = '{INDEX_MEMORY}'".encode())
-                while missing:
-                    await connection.execute(self._index_statement(*missing.pop(0)))
-                    done += 1
-                    self.report("indexes", done, len(wanted))
+                await connection.execute("SET synchronous_commit = off")
+                while left:
+                    await left.pop()(connection)
 
         async with asyncio.TaskGroup() as group:
             for _ in range(self.workers):
@@ -461,24 +472,21 @@ class Build:
         head, _, tail = definition.partition(" ON ")
         return b"%s ON %s USING %s" % (head.encode(), of, tail.partition(" USING ")[2].encode())
 
-    async def _count(self) -> None:
+    async def _count(self, connection: Connection) -> None:
         """Fill the totals, and begin the checkpoints where the tables are."""
-        async with self.connection.transaction():
-            if (await self._one("SELECT counted FROM build FOR UPDATE"))[0]:
+        async with connection.transaction():
+            row = await (await connection.execute("SELECT counted FROM build FOR UPDATE")).fetchone()
+            assert row is not None
+            if row[0]:
                 return
-            self.report("totals", 0, 1)
             for projection in self.unswapped:
                 for totals in projection.totals:
-                    await count_all(self.connection, totals=totals)
-                await self.connection.execute(
+                    await count_all(connection, totals=totals)
+                await connection.execute(
                     "INSERT INTO checkpoints (name, position, version) VALUES (%s, %s, %s)",
                     (projection.name, self.plan.upto, projection.version),
                 )
-            await self.connection.execute("UPDATE build SET counted = true")
-        for projection in self.unswapped:
-            for table in projection.table_names:
-                await self.connection.execute(sql.SQL("ANALYZE {}").format(sql.Identifier(table)))
-        self.report("totals", 1, 1)
+            await connection.execute("UPDATE build SET counted = true")
 
     async def catch_up(self, projection: Projection, *, upto: int = END_OF_LOG) -> None:
         """Apply what was appended since: up to a position, or until what is left is less than a batch."""
@@ -562,7 +570,7 @@ class Build:
             else:
                 return
 
-    async def _connect(self) -> psycopg.AsyncConnection[TupleRow]:
+    async def _connect(self) -> Connection:
         return await _connect(self.plan.database_url, self.plan.schema)
 
     async def _head(self) -> int:
@@ -579,7 +587,7 @@ class Build:
         return await (await self.connection.execute(query, values)).fetchall()
 
 
-async def _connect(database_url: str, schema: str) -> psycopg.AsyncConnection[TupleRow]:
+async def _connect(database_url: str, schema: str) -> Connection:
     """A connection that looks into the schema first, and whose statements may take their time."""
     connection = await connect(database_url, application_name="payloops build")
     await connection.execute(sql.SQL("SET search_path = {}, public").format(sql.Identifier(schema)))
@@ -639,9 +647,7 @@ async def drop_build(*, database_url: str, schema: LiteralString = BUILD) -> Non
         await connection.execute(sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(sql.Identifier(schema)))
 
 
-async def _fingerprint(
-    connection: psycopg.AsyncConnection[TupleRow], projections: Sequence[Projection]
-) -> str:
+async def _fingerprint(connection: Connection, projections: Sequence[Projection]) -> str:
     """What the tables of a build depend on: another one is not gone on with."""
     tables = [f"public.{table}" for each in projections for table in each.table_names]
     found = await (await connection.execute(COLUMNS_AND_INDEXES, (tables,))).fetchall()
@@ -649,7 +655,7 @@ async def _fingerprint(
     return hashlib.sha256(json.dumps([of, found]).encode()).hexdigest()
 
 
-async def _begun(connection: psycopg.AsyncConnection[TupleRow], schema: str, fingerprint: str) -> int | None:
+async def _begun(connection: Connection, schema: str, fingerprint: str) -> int | None:
     """The position that an interrupted build of the same tables fills up to; None where there is none."""
     if not await _is_there(connection, schema, "build"):
         return None
@@ -659,19 +665,19 @@ async def _begun(connection: psycopg.AsyncConnection[TupleRow], schema: str, fin
     return row[0] if row is not None else None
 
 
-async def _is_there(connection: psycopg.AsyncConnection[TupleRow], schema: str, table: str) -> bool:
+async def _is_there(connection: Connection, schema: str, table: str) -> bool:
     row = await (await connection.execute("SELECT to_regclass(%s)", (f"{schema}.{table}",))).fetchone()
     return row is not None and row[0] is not None
 
 
-async def _storage(connection: psycopg.AsyncConnection[TupleRow], table: str) -> sql.SQL:
+async def _storage(connection: Connection, table: str) -> sql.SQL:
     """The live table's storage parameters, which LIKE leaves out."""
     row = await (await connection.execute(STORAGE, (f"public.{table}",))).fetchone()
     return sql.SQL(f"WITH ({row[0]})" if row is not None and row[0] else "")
 
 
 async def _begin(
-    connection: psycopg.AsyncConnection[TupleRow],
+    connection: Connection,
     schema: str,
     projections: Sequence[Projection],
     fingerprint: str,

@@ -42,7 +42,7 @@ from payloops.projections.projector import run_projections
 from payloops.projections.verifying import verify
 
 TABLES = [name for each in all_projections() for name in each.table_names]
-STEPS = ["events", "indexes", "totals", "swap"]
+STEPS = ["events", "indexes", "swap"]
 
 
 def silent(*_: object) -> None:
