@@ -15,6 +15,7 @@ BENCHMARKS = {
     "append": "events appended a second, beside the library's recorder, single INSERTs and pgbench",
     "growth": "appends, reads and lists with 10,000 to 1,000,000 orders; disk; plans of every list",
     "http_api": "requests a second and what one costs, beside aiohttp alone",
+    "pipeline": "from `pay` to the workflow's start, to captured, to the webhook; lag of projections",
 }
 
 

@@ -238,7 +238,7 @@ def run_pgbench(database_url: str, *, clients: int, seconds: float) -> tuple[flo
             [
                 *(found, "--no-vacuum", "--protocol=prepared", f"--file={script.name}"),
                 *(f"--client={clients}", f"--jobs={min(clients, os.cpu_count() or 1)}"),
-                *(f"--time={max(1, round(seconds))}", f"--define=state=\\x{SAMPLE.state.hex()}"),
+                *(f"--time={max(2, round(seconds))}", f"--define=state=\\x{SAMPLE.state.hex()}"),
                 *(f"--define=merchant={MERCHANT}", f"--define=hash=\\x{content_hash(SAMPLE).hex()}"),
                 database_url,
             ],

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psycopg
@@ -33,14 +34,19 @@ def memory_of(pid: int) -> int:
     return total
 
 
+def children(pid: int) -> list[int]:
+    """Of whichever of its threads."""
+    found = []
+    for each in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(OSError):
+            found += [int(child) for child in each.read_text().split()]
+    return found
+
+
 def family(pid: int) -> Iterator[int]:
     """A process, its children, and theirs."""
     yield pid
-    try:
-        found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    except OSError:
-        return
-    for each in map(int, found):
+    for each in children(pid):
         yield from family(each)
 
 
