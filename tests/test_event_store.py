@@ -370,6 +370,33 @@ async def test_a_cancelled_caller_does_not_take_its_append_back(store: EventStor
     assert await store.append(collected(begun())) == 2
 
 
+async def transactions_of_64(store: EventStore) -> int:
+    """In how many transactions appends that come at once are written."""
+    last = max(await asyncio.gather(*(store.append(collected(begun())) for _ in range(64))))
+    async with store.pool.connection() as connection:
+        cursor = await connection.execute(
+            "SELECT count(DISTINCT xid) FROM stored_events WHERE notification_id > %s", (last - 64,)
+        )
+        row = await cursor.fetchone()
+    assert row is not None
+    return cast("int", row[0])
+
+
+async def test_a_process_that_is_alone_writes_in_halves(store: EventStore) -> None:
+    await store.append(collected(begun()))
+    assert await transactions_of_64(store) == 2
+
+
+async def test_beside_others_a_process_writes_all_that_waits_at_once(
+    store: EventStore, settings: Settings
+) -> None:
+    await store.append(collected(begun()))
+    async with EventStore(settings.database_url.get_secret_value(), store.pool, mac_key=MAC_KEY) as other:
+        await other.append(collected(begun()))
+    await store.append(collected(begun()))
+    assert await transactions_of_64(store) == 1
+
+
 async def test_more_appends_than_may_wait_are_turned_away_at_once(settings: Settings) -> None:
     url = settings.database_url.get_secret_value()
     pool = connection_pool(url, size=2, application_name="test")
