@@ -540,9 +540,18 @@ def event_of(charge: ledger.Charge, merchant_id: UUID) -> dict[str, Any] | None:
 
 
 def refund_events(
-    charge: ledger.Charge, made: Sequence[ledger.Operation], merchant_id: UUID, *, chance: random.Random
+    charge: ledger.Charge,
+    made: Sequence[ledger.Operation],
+    merchant_id: UUID,
+    *,
+    chance: random.Random,
+    failed: bool = False,
 ) -> list[dict[str, Any]]:
-    """What the processor sends of a charge's refunds as they stand. Not all workers label a refund with our id."""
+    """What the processor sends of a charge's refunds as they stand. Not all workers label a refund with our id.
+
+    Args:
+        failed: whether these have come back.
+    """
     labels = Labels(merchant_id, charge.order_id).json
     events = []
     for refund in made:
@@ -555,11 +564,17 @@ def refund_events(
                 "charge": charge.processor_transaction_id,
                 "payment_intent": charge.processor_order_id,
             }
-            subject = {**shown, **references, "object": "refund", "status": "succeeded", "metadata": own}
+            outcome = (
+                {"status": "failed", "failure_reason": "expired_or_canceled_card"}
+                if failed
+                else {"status": "succeeded"}
+            )
+            subject = {**shown, **references, **outcome, "object": "refund", "metadata": own}
             events.append(stripe_event("refund.updated", subject))
         else:
-            events.append(_razorpay_refund(charge, shown, labels=labels, notes=own))
-    if made and charge.processor == "stripe":
+            kind = "refund.failed" if failed else "refund.processed"
+            events.append(_razorpay_refund(kind, charge, shown, labels=labels, notes=own))
+    if made and charge.processor == "stripe" and not failed:
         references = {"id": charge.processor_transaction_id, "payment_intent": charge.processor_order_id}
         total = {"amount_refunded": charge.amount_refunded, "currency": charge.currency}
         subject = {**references, **total, "object": "charge", "metadata": labels}
@@ -568,7 +583,7 @@ def refund_events(
 
 
 def _razorpay_refund(
-    charge: ledger.Charge, shown: dict[str, Any], *, labels: dict[str, str], notes: dict[str, str]
+    kind: str, charge: ledger.Charge, shown: dict[str, Any], *, labels: dict[str, str], notes: dict[str, str]
 ) -> dict[str, Any]:
     payment = {
         "id": charge.processor_transaction_id,
@@ -580,7 +595,7 @@ def _razorpay_refund(
     }
     refund = {**shown, "entity": "refund", "payment_id": charge.processor_transaction_id, "notes": notes}
     return {
-        "event": "refund.processed",
+        "event": kind,
         "entity": "event",
         "payload": {"payment": {"entity": payment}, "refund": {"entity": refund}},
     }

@@ -127,7 +127,7 @@ async def lost_answers(world: World) -> None:
 
 @case
 async def shuffled_events(world: World) -> None:
-    """Processors tell of payments and refunds twice and in any order, of refunds of their own dashboard, too."""
+    """Processors tell of payments and refunds twice and in any order: of those made there, and that came back, too."""
     whole_service(world)
     await world.start_all()
     shop = await open_shop(world)
@@ -185,7 +185,7 @@ async def charged(shop: Shop, order_id: str) -> ledger.Charge:
 
 
 async def refunds_at_random(shop: Shop, charge: ledger.Charge) -> list[dict[str, Any]]:
-    """Refunds asked for here and in the processor's dashboard, some at once; the events that tell of them."""
+    """Refunds asked for here and in the processor's dashboard, one of which may come back; what tells of them."""
     told: list[dict[str, Any]] = []
     for _ in range(shop.chance.randrange(1, 5)):
         amount = shop.chance.randrange(1, max(2, charge.amount // 2))
@@ -199,7 +199,22 @@ async def refunds_at_random(shop: Shop, charge: ledger.Charge) -> list[dict[str,
         else:
             told += await refund_in_dashboard(shop, charge, amount=amount)
     told += await events_of_refunds(shop, charge)
+    if shop.chance.random() < 0.5:
+        told += await come_back(shop, charge)
     return told
+
+
+async def come_back(shop: Shop, charge: ledger.Charge) -> list[dict[str, Any]]:
+    """A refund that was made comes back, as where a card is closed; the events that tell of it."""
+    made = await refunds_made(shop, charge)
+    if not made:
+        return []
+    refund = shop.chance.choice(made)
+    async with shop.world.store.pool.connection() as connection:
+        await connection.execute(COME_BACK, (refund.amount, charge.processor_order_id))
+    shop.world.notes.append(f"{refund.amount} of {charge.amount} came back")
+    now = await charge_now(shop, charge)
+    return refund_events(now, [refund], shop.id, chance=shop.chance, failed=True)
 
 
 async def refund_in_dashboard(shop: Shop, charge: ledger.Charge, *, amount: int) -> list[dict[str, Any]]:
@@ -222,15 +237,25 @@ MADE = """
 """
 
 
+COME_BACK = "UPDATE sandbox.charges SET amount_refunded = amount_refunded - %s WHERE processor_order_id = %s"
+
+
 async def events_of_refunds(shop: Shop, charge: ledger.Charge) -> list[dict[str, Any]]:
     """What the processor tells of a charge's refunds as of now."""
-    pool = shop.world.store.pool
-    now = await ledger.find_charge(pool, order_id=charge.order_id, attempt=charge.attempt)
+    now = await charge_now(shop, charge)
+    return refund_events(now, await refunds_made(shop, charge), shop.id, chance=shop.chance)
+
+
+async def charge_now(shop: Shop, charge: ledger.Charge) -> ledger.Charge:
+    now = await ledger.find_charge(shop.world.store.pool, order_id=charge.order_id, attempt=charge.attempt)
     assert now is not None
+    return now
+
+
+async def refunds_made(shop: Shop, charge: ledger.Charge) -> list[ledger.Operation]:
     async with (
-        pool.connection() as connection,
+        shop.world.store.pool.connection() as connection,
         connection.cursor(row_factory=class_row(ledger.Operation)) as cursor,
     ):
         await cursor.execute(MADE, (charge.processor_order_id,))
-        made = await cursor.fetchall()
-    return refund_events(now, made, shop.id, chance=shop.chance)
+        return await cursor.fetchall()
