@@ -14,7 +14,7 @@ from eventsourcing.persistence import StoredEvent
 from uuid_utils.compat import uuid7
 
 from faults.cases.registry import Skipped, case
-from faults.cases.trouble import listen, whole_service
+from faults.cases.trouble import killing, listen, whole_service
 from faults.shops import TOKENS, Life, Shop, create_order, open_shop, under_load
 from faults.world import COMMANDS_LOG, POISON, World, operate
 from payloops.embedded import EmbeddedServers
@@ -114,6 +114,27 @@ async def rebuilds(world: World) -> None:
     assert done == 0, f"the rebuild ended with {done}"
     told = (world.folder / COMMANDS_LOG).read_text()
     assert "the rest of it" in told, "the rebuild began anew, in place of going on"
+
+
+@case
+async def reconcile(world: World) -> None:
+    """Processors are asked about payments while these are made; who asks is killed, and so are workers."""
+    whole_service(world)
+    await world.start_all()
+    shop = await open_shop(world)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(killing(world, "worker-1", times=2, every=(3.0, 6.0)))
+        await under_load(shop, reconciling(world), at_once=5)
+
+
+async def reconciling(world: World) -> None:
+    """At once after what they are about, as nobody would: whatever is told is then told twice, and in any order."""
+    for _ in range(5):
+        kill_after = world.chance.choice([None, None, world.chance.uniform(1.0, 3.0)])
+        command = ("reconcile", "--sandbox", "--older-than", "0s")
+        ended = await world.run(*command, kill_after=kill_after)
+        assert ended in {0, 1, None}, f"the reconciliation ended with {ended}"
+        world.notes.append("reconcile " + ("killed" if ended is None else "done"))
 
 
 ERASURE_POINTS: tuple[CrashPoint, ...] = (
