@@ -37,14 +37,6 @@ def current_revision(*, database_url: str) -> str | None:
         engine.dispose()
 
 
-def head_revision() -> str:
-    """The newest migration that this version of the code knows."""
-    script = ScriptDirectory(str(_folder()))
-    head = script.get_current_head()
-    assert head is not None
-    return head
-
-
 def _folder() -> Path:
     assert payloops.migrations.__file__ is not None
     return Path(payloops.migrations.__file__).parent
