@@ -35,11 +35,11 @@ def memory_of(pid: int) -> int:
 
 
 def children(pid: int) -> list[int]:
-    """Of whichever of its threads."""
+    """Of whichever of its threads; none where it has ended."""
     found = []
-    for each in Path(f"/proc/{pid}/task").glob("*/children"):
-        with suppress(OSError):
-            found += [int(child) for child in each.read_text().split()]
+    with suppress(OSError):
+        for each in Path(f"/proc/{pid}/task").iterdir():
+            found += [int(child) for child in (each / "children").read_text().split()]
     return found
 
 
