@@ -34,20 +34,29 @@ def memory_of(pid: int) -> int:
     return total
 
 
-def children(pid: int) -> list[int]:
-    """Of whichever of its threads; none where it has ended."""
-    found = []
-    with suppress(OSError):
-        for each in Path(f"/proc/{pid}/task").iterdir():
-            found += [int(child) for child in (each / "children").read_text().split()]
-    return found
-
-
 def family(pid: int) -> Iterator[int]:
     """A process, its children, and theirs."""
-    yield pid
-    for each in children(pid):
-        yield from family(each)
+    of = _children()
+    waiting = [pid]
+    while waiting:
+        each = waiting.pop()
+        yield each
+        waiting += of.get(each, [])
+
+
+def children(pid: int) -> list[int]:
+    """None where it has ended."""
+    return _children().get(pid, [])
+
+
+def _children() -> dict[int, list[int]]:
+    """Of every process of the machine. What the kernel itself lists leaves some out while others come and go."""
+    found: dict[int, list[int]] = {}
+    for each in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            parent = int((each / "stat").read_text().rpartition(")")[2].split()[1])
+            found.setdefault(parent, []).append(int(each.name))
+    return found
 
 
 def server_of(database_url: str) -> int:
