@@ -2,15 +2,16 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import Literal, NoReturn
 
+import structlog
 from prometheus_client import Counter, Gauge
 
 from payloops.http.problems import BUSY, Problem
 
 Kind = Literal["work", "wait", "stream"]
 
-SHARES: dict[Kind, int] = {"work": 1, "wait": 4, "stream": 4}
+SHARES: dict[Kind, int] = {"work": 1, "wait": 32, "stream": 32}
 """So many times more requests may wait for a payment's end (`Prefer: wait`), and follow one, than may be at work."""
 
 LABELS: dict[Kind, str] = {"work": "working", "wait": "waiting", "stream": "following"}
@@ -21,6 +22,15 @@ AT_WORK = Gauge(
     multiprocess_mode="livesum",
 )
 SHED = Counter("payloops_http_requests_shed", "Requests turned away because too many were in flight")
+
+log = structlog.get_logger()
+
+
+class Shed(Problem):
+    """Turned away: 503 unavailable; nothing was done. Costs as little as can be, and so has no line in the log."""
+
+    def __init__(self) -> None:
+        super().__init__(503, "unavailable", BUSY)
 
 
 class Admission:
@@ -34,24 +44,41 @@ class Admission:
         """
         self._limits = {kind: limit * share for kind, share in SHARES.items()}
         self._present: dict[Kind, int] = dict.fromkeys(SHARES, 0)
+        self._shed = 0
+
+    def refuse_if_full(self) -> None:
+        """For who is going to ask for work, before anything else is done for him.
+
+        Raises:
+            Shed: see there.
+        """
+        if self._present["work"] >= self._limits["work"]:
+            self._turn_away()
 
     @contextmanager
     def admit(self, kind: Kind) -> Iterator[None]:
         """Work on a request.
 
         Raises:
-            Problem: 503 unavailable; nothing was done.
+            Shed: see there.
         """
         if self._present[kind] >= self._limits[kind]:
-            SHED.inc()
-            raise Problem(503, "unavailable", BUSY)
+            self._turn_away()
         self._present[kind] += 1
         try:
             yield
         finally:
             self._present[kind] -= 1
 
+    def _turn_away(self) -> NoReturn:
+        SHED.inc()
+        self._shed += 1
+        raise Shed
+
     def sample(self) -> None:
-        """Tell how many requests there are."""
+        """Tell how many requests there are, and how many were turned away since the last time."""
+        if self._shed:
+            log.warning("http.shed", requests=self._shed)
+            self._shed = 0
         for kind, count in self._present.items():
             AT_WORK.labels(LABELS[kind]).set(count)

@@ -58,6 +58,8 @@ def endpoint(route: Route) -> Callable[[web.Request], Awaitable[web.StreamRespon
     async def handle(request: web.Request) -> web.StreamResponse:
         services = request.app[SERVICES]
         request[PAGE] = route.page
+        if route.sheds:
+            services.admission.refuse_if_full()
         wait = _wait(request) if route.waits else 0
         try:
             async with asyncio.timeout(services.request_timeout + wait + route.streams):

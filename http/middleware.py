@@ -11,6 +11,7 @@ from multidict import CIMultiDict
 from prometheus_client import Counter, Histogram
 from uuid_utils import uuid4
 
+from payloops.http.admission import Shed
 from payloops.http.cards import holds_card_number
 from payloops.http.html import refusal_page
 from payloops.http.problems import internal_error, problem_of
@@ -19,6 +20,8 @@ from payloops.http.services import SERVICES
 CORRELATION_ID = web.RequestKey("correlation_id", str)
 PAGE = web.RequestKey("page", bool)
 """Whether people look at the answer."""
+SHED = web.RequestKey("shed", bool)
+"""Whether the request was turned away because there is too much to do."""
 CORRELATION_HEADER = "X-Correlation-ID"
 _CORRELATION_FORM = re.compile("[A-Za-z0-9._-]{1,128}")
 
@@ -92,6 +95,8 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
         if problem is None:
             log.exception("http.internal_error")
             problem = internal_error()
+        elif isinstance(problem, Shed):
+            request[SHED] = True
         elif problem.status >= 500:  # noqa: PLR2004  # HTTP
             cause = error.__cause__ or error
             log.warning("http.unavailable", error=type(cause).__name__)
@@ -101,7 +106,7 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
 
 
 def _note(request: web.Request, response: web.StreamResponse, *, seconds: float) -> None:
-    """Count the request, and log it."""
+    """Count the request, and log it, unless the process has too much to do for that."""
     # The route's template in place of the path: what clients put into paths is not for the log.
     resource = request.match_info.route.resource
     route = resource.canonical if resource is not None else None
@@ -109,6 +114,8 @@ def _note(request: web.Request, response: web.StreamResponse, *, seconds: float)
     _answered(method, route or NO_ROUTE, response.status).inc()
     if isinstance(response, web.Response):  # a stream takes as long as somebody follows it
         _duration(method, route or NO_ROUTE).observe(seconds)
+    if request.get(SHED, False):
+        return
     record = log.error if response.status >= 500 else log.info  # noqa: PLR2004  # HTTP
     record(
         "http.request",

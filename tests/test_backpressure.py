@@ -16,7 +16,7 @@ from psycopg_pool import AsyncConnectionPool, PoolTimeout
 from payloops.events import appender
 from payloops.events import connections as pools
 from payloops.events.connections import ImpatientPool, PoolStalled, connection_pool
-from payloops.http import connections
+from payloops.http import admission, connections
 from payloops.http.app import ROUTES
 from payloops.http.problems import BUSY
 from payloops.settings import Settings
@@ -250,7 +250,26 @@ async def test_who_sends_a_body_slowly_takes_nobodys_place(settings: Settings) -
             writer.close()
 
 
-async def test_who_waits_for_a_payment_takes_nobodys_place(settings: Settings) -> None:
+async def test_who_is_turned_away_costs_no_line_in_the_log_but_all_together_one(settings: Settings) -> None:
+    async with running_api(settings.model_copy(update={"max_in_flight": 1})) as api:
+        merchant = await api.merchant()
+        admission = api.services.admission
+        with structlog.testing.capture_logs() as lines:
+            with admission.admit("work"):
+                for _ in range(3):
+                    assert_told_to_come_again(await merchant.shop.get("/v1/orders"))
+                    assert_told_to_come_again(await api.anyone.post("/api/auth/login", {}))
+            admission.sample()
+            assert (await merchant.shop.get("/v1/orders")).status == 200
+        told = [line["requests"] for line in lines if line["event"] == "http.shed"]
+        answered = [line["status"] for line in lines if line["event"] == "http.request"]
+        assert (sum(told), answered) == (6, [200])
+
+
+async def test_who_waits_for_a_payment_takes_nobodys_place(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(admission.SHARES, "wait", 4)
     async with running_api(settings.model_copy(update={"max_in_flight": 2})) as api:
         merchant = await api.merchant()
         orders = [await merchant.order() for _ in range(9)]

@@ -16,7 +16,7 @@ from payloops.commands.create_checkout_session import LIFE
 from payloops.commands.settle_checkout_session import MAX_ATTEMPTS
 from payloops.events.event_store import EventStore
 from payloops.events.timestamps import utc_now
-from payloops.http import checkout
+from payloops.http import admission, checkout
 from payloops.http.checkout import TEST_TOKENS, with_session_id
 from payloops.http.money import money
 from payloops.settings import Settings
@@ -296,7 +296,10 @@ async def test_a_stream_notices_by_itself_that_time_has_run_out(
     assert (await following)[-1] == "data: expired-0"
 
 
-async def test_streams_have_a_limit_of_their_own(settings: Settings, store: EventStore) -> None:
+async def test_streams_have_a_limit_of_their_own(
+    settings: Settings, store: EventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(admission.SHARES, "stream", 4)
     async with running_api(settings.model_copy(update={"max_in_flight": 1})) as api:
         shopping = await go_shopping(api, store)
         session, path = api.anyone.session, f"{shopping.path}/events"
