@@ -16,6 +16,7 @@ BENCHMARKS = {
     "growth": "appends, reads and lists with 10,000 to 1,000,000 orders; disk; plans of every list",
     "http_api": "requests a second and what one costs, beside aiohttp alone",
     "pipeline": "from `pay` to the workflow's start, to captured, to the webhook; lag of projections",
+    "overload": "twice the load that the API can take, how soon all is well again, and memory in the long run",
 }
 
 

@@ -108,7 +108,7 @@ class Rounds:
         for name, each in used.items():
             self.cpu.setdefault(name, []).append(each / done.answers * 1e6)
         self.per_second.append(done.answers / done.seconds)
-        self.took += itertools.chain.from_iterable(done.took.values())
+        self.took += done.took()
         return done
 
     def summary(self) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Requests over raw connections: what a driver costs has to be little beside what a server does.
 
 Requests are bytes that are made beforehand; of an answer its status and length are looked at. `closed` asks as fast
-as it is answered, `arrive` at a rate, whatever becomes of the answers.
+as it is answered, `arrivals` at a rate, whatever becomes of the answers.
 """
 
 import asyncio
@@ -17,6 +17,8 @@ LENGTH = b"\r\nContent-Length: "
 STATUS = slice(9, 12)
 REFUSED = 400
 """Statuses from here on."""
+PACE_SECONDS = 0.001
+"""Between two looks at which requests are due."""
 ANSWER_SECONDS = 30.0
 """How long the last answers are waited for."""
 
@@ -34,14 +36,15 @@ class Load:
     """What came back.
 
     Attributes:
-        seconds: from the first request to the last answer. took: of each answer, by its status, in seconds.
+        seconds: from the first request to the last answer.
+        seen: of each answer: when it was asked for, in seconds from the beginning, its status, and how long it took.
         bodies: of the first answers, as many as were asked for. refusal: the first that was one.
         unsent: arrivals for which there was no connection. lost: connections that ended unasked.
         cpu: seconds of the driver's own.
     """
 
     seconds: float = 0.0
-    took: dict[int, list[float]] = field(default_factory=dict)
+    seen: list[tuple[float, int, float]] = field(default_factory=list)
     bodies: list[bytes] = field(default_factory=list)
     refusal: bytes | None = None
     unsent: int = 0
@@ -50,14 +53,15 @@ class Load:
 
     @property
     def statuses(self) -> Counter[int]:
-        return Counter({status: len(took) for status, took in self.took.items()})
+        return Counter(status for _, status, _ in self.seen)
 
     @property
     def answers(self) -> int:
-        return sum(len(took) for took in self.took.values())
+        return len(self.seen)
 
-    def note(self, status: int, seconds: float) -> None:
-        self.took.setdefault(status, []).append(seconds)
+    def took(self, status: int | None = None) -> list[float]:
+        """Seconds of all answers, or of those with a status."""
+        return [took for _, each, took in self.seen if status in (None, each)]
 
 
 Answered = Callable[["Connection", int, bytes], None]
@@ -111,6 +115,7 @@ class _Drive:
 
     def __init__(self, port: int, *, keep: int = 0) -> None:
         self.load = Load()
+        self.began = 0.0
         self._port = port
         self._keep = keep
         self._loop = asyncio.get_running_loop()
@@ -135,7 +140,7 @@ class _Drive:
 
     def _answered(self, connection: Connection, status: int, received: bytes) -> None:
         load = self.load
-        load.note(status, time.perf_counter() - connection.began)
+        load.seen.append((connection.began - self.began, status, time.perf_counter() - connection.began))
         if status >= REFUSED and load.refusal is None:
             load.refusal = received
         elif len(load.bodies) < self._keep:
@@ -194,13 +199,89 @@ async def closed(
     try:
         for _ in range(connections):
             await drive.connect()
-        began, cpu = time.perf_counter(), cpu_seconds()
+        drive.began = began = time.perf_counter()
+        cpu = cpu_seconds()
         drive.begin(until=began + seconds)
         await asyncio.wait_for(drive.finished.wait(), seconds + ANSWER_SECONDS)
         drive.load.seconds, drive.load.cpu = time.perf_counter() - began, cpu_seconds() - cpu
     finally:
         drive.close()
     return drive.load
+
+
+class _Arrivals(_Drive):
+    """Requests that come whether or not others are answered, each over a connection that is free."""
+
+    def __init__(self, port: int, request: bytes, *, connections: int) -> None:
+        super().__init__(port)
+        self._request = request
+        self._most = connections
+        self._idle: list[Connection] = []
+        self._opening: set[asyncio.Task[None]] = set()
+        self.under_way = 0
+
+    def arrive(self, due: float) -> None:
+        if self._idle:
+            self._send(self._idle.pop(), due)
+        elif len(self._open) + len(self._opening) < self._most:
+            self.under_way += 1
+            task = asyncio.create_task(self._connect_and_send(due))
+            self._opening.add(task)
+            task.add_done_callback(self._opening.discard)
+        else:
+            self.load.unsent += 1
+
+    async def _connect_and_send(self, due: float) -> None:
+        try:
+            connection = await self.connect()
+        except OSError:
+            self.load.lost += 1
+        else:
+            self._send(connection, due)
+        finally:
+            self.under_way -= 1
+
+    def _send(self, connection: Connection, due: float) -> None:
+        self.under_way += 1
+        connection.send(self._request, began=due)
+
+    def idle(self, connection: Connection) -> None:
+        self.under_way -= 1
+        self._idle.append(connection)
+
+    def _lost(self, connection: Connection) -> None:
+        super()._lost(connection)
+        if connection in self._idle:
+            self._idle.remove(connection)
+        else:
+            self.under_way -= 1
+
+
+async def arrivals(port: int, request: bytes, *, rate: float, seconds: float, connections: int) -> Load:
+    """The same request so many times a second, whatever becomes of them; times are from when each was due.
+
+    Args:
+        connections: the most that are opened. Where all are taken, an arrival is `unsent`.
+    """
+    drive = _Arrivals(port, request, connections=connections)
+    drive.began = began = time.perf_counter()
+    cpu, sent, all_of_them = cpu_seconds(), 0, int(rate * seconds)
+    try:
+        while sent < all_of_them:
+            due = min(all_of_them, int((time.perf_counter() - began) * rate))
+            for number in range(sent, due):
+                drive.arrive(began + number / rate)
+            sent = due
+            await asyncio.sleep(PACE_SECONDS)
+        until = time.perf_counter() + ANSWER_SECONDS
+        while drive.under_way and time.perf_counter() < until:  # noqa: ASYNC110  # only once, at the end
+            await asyncio.sleep(PACE_SECONDS)
+    finally:
+        drive.close()
+    load = drive.load
+    load.lost += drive.under_way
+    load.seconds, load.cpu = time.perf_counter() - began, cpu_seconds() - cpu
+    return load
 
 
 def cpu_seconds() -> float:

@@ -1,0 +1,202 @@
+"""What becomes of the service when twice as many requests arrive as it can answer, and of its memory in the long run.
+
+Orders are created through one process of the API, on servers of its own:
+
+    saturated   over 64 connections, as fast as they are answered: the peak
+    before      half of the peak, at a fixed rate, whatever becomes of the answers
+    overloaded  twice the peak, for two minutes
+    after       half of the peak again: how soon all is as it was before
+    soak        a third of the peak for twenty minutes; between every two of its parts, memory is looked at
+
+    make bench ARGS=overload
+    .venv/bin/python benchmarks/overload.py --soak-seconds 0      # without the soak
+"""
+
+import argparse
+import json
+from dataclasses import dataclass
+from itertools import repeat
+from statistics import median
+from typing import Any
+
+import figures
+import load
+import uvloop
+from measured_service import measured_service
+from processes import memory_of
+
+ORDER = {"amount": 4_999, "currency": "USD", "customerEmail": "ada@example.com", "metadata": {"cart": "7"}}
+SATURATING_CONNECTIONS = 64
+MOST_CONNECTIONS = 4_000
+CREATED, UNAVAILABLE = 201, 503
+PROMPTLY = 0.1
+"""Seconds in which a refusal is to come."""
+RECOVERED_FACTOR = 2.0
+"""How much longer than before answers may take, at p99, in a second in which all is well again."""
+SOAK_PARTS = 60
+SOAK_WARM_UP = 10
+"""Parts before memory counts: caches and pools have filled by then."""
+COMPARED_PARTS = 10
+"""At the beginning and at the end of those that count."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Seconds of each part."""
+
+    saturated: float
+    calm: float
+    overloaded: float
+    soak: float
+
+
+def measure(plan: Plan) -> dict[str, Any]:
+    with measured_service() as service:
+        merchant = service.merchant_with_orders(0)
+        headers = {"X-API-Key": merchant.api_key}
+        request = load.request_bytes("POST", "/v1/orders", headers=headers, body=json.dumps(ORDER).encode())
+        with service.projector(), service.api(workers=1) as (api, port):
+            peak = saturate(port, request, seconds=plan.saturated)
+            before = drive(port, request, rate=peak / 2, seconds=plan.calm)
+            overloaded = drive(port, request, rate=peak * 2, seconds=plan.overloaded)
+            after = drive(port, request, rate=peak / 2, seconds=plan.calm)
+            found = {
+                "peak_per_second": round(peak),
+                "before": times(before, CREATED),
+                "overloaded": overload(overloaded, peak=peak, seconds=plan.overloaded),
+                "recovered_after_seconds": recovered_after(after, before=before, seconds=plan.calm),
+            }
+            if plan.soak:
+                service.wait_for_projections()
+                found["soak"] = soak(api.pid, port, request, rate=peak / 3, seconds=plan.soak)
+    return found
+
+
+def saturate(port: int, request: bytes, *, seconds: float) -> float:
+    """Orders created a second, once all is warm; here and there one may be refused."""
+    for each in (seconds / 4, seconds):
+        done: load.Load = uvloop.run(
+            load.closed(port, repeat(request), connections=SATURATING_CONNECTIONS, seconds=each)
+        )
+    return len(done.took(CREATED)) / done.seconds
+
+
+def drive(port: int, request: bytes, *, rate: float, seconds: float) -> load.Load:
+    done: load.Load = uvloop.run(
+        load.arrivals(port, request, rate=rate, seconds=seconds, connections=MOST_CONNECTIONS)
+    )
+    return done
+
+
+def times(done: load.Load, status: int) -> dict[str, Any]:
+    took = done.took(status)
+    if not took:
+        return {"count": 0}
+    return {
+        "count": len(took),
+        "p50_ms": round(figures.percentile(took, 0.5), 1),
+        "p99_ms": round(figures.percentile(took, 0.99), 1),
+    }
+
+
+def overload(done: load.Load, *, peak: float, seconds: float) -> dict[str, Any]:
+    """What came back of twice the peak."""
+    in_time = sum(status == CREATED and due + took <= seconds for due, status, took in done.seen)
+    refused = done.took(UNAVAILABLE)
+    return {
+        "arrived_per_second": round((done.answers + done.lost + done.unsent) / seconds),
+        "created_per_second": round(in_time / seconds),
+        "goodput_share_of_peak": round(in_time / seconds / peak, 3),
+        "created": times(done, CREATED),
+        "refused": times(done, UNAVAILABLE),
+        "refused_promptly_share": round(sum(took <= PROMPTLY for took in refused) / max(1, len(refused)), 4),
+        "other_answers": done.answers - len(refused) - len(done.took(CREATED)),
+        "lost": done.lost,
+        "unsent": done.unsent,
+        "driver_cpu_share": round(done.cpu / done.seconds, 2),
+    }
+
+
+def recovered_after(done: load.Load, *, before: load.Load, seconds: float) -> int | None:
+    """Whole seconds until every later one is as before; None where that is not seen."""
+    allowed = max(PROMPTLY, RECOVERED_FACTOR * figures.percentile(before.took(CREATED), 0.99) / 1_000)
+    bad = {int(due) for due, status, took in done.seen if status != CREATED or took > allowed}
+    after = max(bad, default=-1) + 1
+    return after if after < int(seconds) else None
+
+
+def soak(pid: int, port: int, request: bytes, *, rate: float, seconds: float) -> dict[str, Any]:
+    """Memory of the API's process under a moderate load that goes on."""
+    megabytes, answers, refused = [], 0, 0
+    for _ in range(SOAK_PARTS):
+        done = drive(port, request, rate=rate, seconds=seconds / SOAK_PARTS)
+        answers += done.answers
+        refused += done.answers - len(done.took(CREATED)) + done.lost + done.unsent
+        megabytes.append(memory_of(pid) / 2**20)
+    counted = megabytes[SOAK_WARM_UP:]
+    first, last = median(counted[:COMPARED_PARTS]), median(counted[-COMPARED_PARTS:])
+    return {
+        "seconds": seconds,
+        "orders": answers,
+        "not_created": refused,
+        "memory_mb": [round(each, 1) for each in megabytes],
+        "memory_growth_share": round(last / first - 1, 4),
+    }
+
+
+def show(found: dict[str, Any]) -> None:
+    overloaded, soaked = found["overloaded"], found.get("soak")
+    created, refused = overloaded["created"], overloaded["refused"]
+    rows = [
+        ("orders a second at the peak", "", str(found["peak_per_second"])),
+        ("  at half of it: p50, p99 ms", "", f"{found['before']['p50_ms']}, {found['before']['p99_ms']}"),
+        ("arriving a second", "twice the peak", str(overloaded["arrived_per_second"])),
+        (
+            "created a second",
+            "≥ 80 % of the peak",
+            f"{overloaded['created_per_second']}: {overloaded['goodput_share_of_peak']:.0%}",
+        ),
+        ("  p50, p99 ms", "", f"{created.get('p50_ms')}, {created.get('p99_ms')}"),
+        ("refused with 503 within 100 ms", "the rest", f"{overloaded['refused_promptly_share']:.1%}"),
+        ("  p50, p99 ms", "", f"{refused.get('p50_ms')}, {refused.get('p99_ms')}"),
+        (
+            "other answers, lost, without a connection",
+            "0",
+            f"{overloaded['other_answers']}, {overloaded['lost']}, {overloaded['unsent']}",
+        ),
+        ("as before after, s", "≤ 30", str(found["recovered_after_seconds"])),
+    ]
+    if soaked is not None:
+        rows.append(
+            (
+                f"memory after {soaked['seconds']:.0f} s of soak",
+                "flat",
+                f"{soaked['memory_growth_share']:+.1%}",
+            )
+        )
+    figures.show("Twice the load that the API can take", rows, columns=("Figure", "Goal", "Measured"))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="shorter runs: whether it works")
+    parser.add_argument("--soak-seconds", type=float, help="1200, and with --quick 12; 0: no soak")
+    options = parser.parse_args()
+    soak_seconds = (
+        options.soak_seconds if options.soak_seconds is not None else 12 if options.quick else 1_200
+    )
+    plan = (
+        Plan(saturated=2, calm=3, overloaded=5, soak=soak_seconds)
+        if options.quick
+        else Plan(saturated=10, calm=35, overloaded=120, soak=soak_seconds)
+    )
+    found = measure(plan)
+    show(found)
+    if not options.quick:
+        figures.keep("overload", found)
+
+
+if __name__ == "__main__":
+    main()
