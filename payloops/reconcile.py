@@ -193,13 +193,14 @@ async def reconcile(
 
 
 def _to_ask_about(order: Order) -> list[int]:
-    """The order's attempts; of several that share a reference at their processor, the latest, which it now means."""
-    latest = {payment.processor_order_id: n for n, payment in order.payments.items()}
-    return [
-        n
-        for n, p in order.payments.items()
-        if p.processor_order_id is None or latest[p.processor_order_id] == n
-    ]
+    """The order's attempts; of several that share a reference at their processor, the one that it stands for now."""
+    stands_for: dict[str, int] = {}
+    for n, payment in order.payments.items():
+        reference = payment.processor_order_id
+        if reference is not None:
+            before = order.payments[stands_for.get(reference, n)]
+            stands_for[reference] = before.attempt if before.status is PaymentStatus.CAPTURED else n
+    return [n for n, p in order.payments.items() if stands_for.get(p.processor_order_id or "", n) == n]
 
 
 async def _of_payment(store: EventStore, order_id: UUID, attempt: int, *, find: Find) -> Finding:

@@ -86,7 +86,11 @@ def check_evidence(content: bytes, *, public_keys: Sequence[bytes] = ()) -> Repo
 def _check(bundle: dict[str, Any], content: bytes, public_keys: Sequence[bytes]) -> Report:
     report = Report()
     statement = bundle["statement"]
-    _look(report, "the file has the form in which evidence is exported, to the byte", file_bytes(bundle) == content)
+    _look(
+        report,
+        "the file has the form in which evidence is exported, to the byte",
+        file_bytes(bundle) == content,
+    )
     digest = hashlib.sha256(canonical(statement)).hexdigest()
     _look(report, f"the statement has the digest {digest}", digest == bundle["digest"])
     known = _check_signature(report, bundle, digest, public_keys)
