@@ -19,7 +19,7 @@ from aiohttp import web
 from multidict import MultiDict, MultiMapping
 from pydantic import BaseModel, ValidationError
 
-from payloops.http.cards import LONGEST, holds_card_number
+from payloops.http.cards import LONGEST, holds_card_number, may_hold_card_number
 from payloops.http.problems import FieldError, validation_error
 from payloops.http.routing import FORM, JSON
 
@@ -44,6 +44,46 @@ class _Refused:
 
     def __init__(self, message: str) -> None:
         self.message = message
+
+
+class _Parsing:
+    """How the values of one body are made. `refused`: whether any of them cannot be accepted."""
+
+    def __init__(self) -> None:
+        self.refused = False
+
+    def refuse(self, message: str) -> _Refused:
+        self.refused = True
+        return _Refused(message)
+
+    def object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        members = dict(pairs)
+        if len(members) < len(pairs):
+            seen: set[str] = set()
+            for key, _ in pairs:
+                if key in seen:
+                    members[key] = self.refuse("Must be given once")
+                seen.add(key)
+        return members
+
+    def integer(self, digits: str) -> Any:
+        if len(digits.lstrip("-")) > MAX_INTEGER_DIGITS:
+            return self.refuse("The number is too large")
+        return int(digits)
+
+    def float(self, text: str) -> Any:
+        number = float(text)
+        if not math.isfinite(number):
+            return self.refuse("Must be a finite number")
+        if abs(number) >= 10**MAX_INTEGER_DIGITS:
+            return self.refuse("The number is too large")
+        # As it was written: a float is exact for sixteen digits at the most.
+        if number.is_integer() and abs(number) < 10**LONGEST and holds_card_number(str(int(Decimal(text)))):
+            return self.refuse(CARD)
+        return number
+
+    def constant(self, _: str) -> Any:
+        return self.refuse("Must be a finite number")
 
 
 def parse_body(model: type[M], raw: bytes) -> M:
@@ -71,16 +111,19 @@ def check_json(raw: bytes) -> None:
         raise validation_error(FieldError(WHOLE, "Must be UTF-8")) from None
     if raw.count(b"{") + raw.count(b"[") > MAX_DEPTH:
         _check_depth(text)
+    parsing = _Parsing()
     try:
         parsed = json.loads(
             text,
-            object_pairs_hook=_object,
-            parse_int=_integer,
-            parse_float=_float,
-            parse_constant=lambda _: _Refused("Must be a finite number"),
+            object_pairs_hook=parsing.object,
+            parse_int=parsing.integer,
+            parse_float=parsing.float,
+            parse_constant=parsing.constant,
         )
     except ValueError:
         raise validation_error(FieldError(WHOLE, "Must be JSON")) from None
+    if not parsing.refused and _is_plain(text):
+        return
     errors = [error for _, error in zip(range(MAX_ERRORS), _faults(parsed), strict=False)]
     if errors:
         raise validation_error(*errors)
@@ -142,33 +185,12 @@ def _is_utf_8(request: web.Request) -> bool:
     return (request.charset or "utf-8").lower() in ("utf-8", "utf8")
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    members = dict(pairs)
-    if len(members) < len(pairs):
-        seen: set[str] = set()
-        for key, _ in pairs:
-            if key in seen:
-                members[key] = _Refused("Must be given once")
-            seen.add(key)
-    return members
+def _is_plain(text: str) -> bool:
+    """Whether a body is such that no text or number in it can be at fault: as most are, which costs a look at it.
 
-
-def _integer(digits: str) -> Any:
-    if len(digits.lstrip("-")) > MAX_INTEGER_DIGITS:
-        return _Refused("The number is too large")
-    return int(digits)
-
-
-def _float(text: str) -> Any:
-    number = float(text)
-    if not math.isfinite(number):
-        return _Refused("Must be a finite number")
-    if abs(number) >= 10**MAX_INTEGER_DIGITS:
-        return _Refused("The number is too large")
-    # As it was written: a float is exact for sixteen digits at the most.
-    if number.is_integer() and abs(number) < 10**LONGEST and holds_card_number(str(int(Decimal(text)))):
-        return _Refused(CARD)
-    return number
+    Without escapes each text in it stands there as it is, and what is no card number there is none anywhere.
+    """
+    return text.isascii() and "\\" not in text and "%" not in text and not may_hold_card_number(text)
 
 
 def _check_depth(text: str) -> None:

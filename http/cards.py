@@ -64,6 +64,11 @@ def holds_card_number(text: str, *, any_issuer: bool = False) -> bool:
     return "%" in text and _holds(unquote(text), any_issuer=any_issuer)
 
 
+def may_hold_card_number(text: str) -> bool:
+    """Whether there are as many digits together as a card number has, in an ASCII text that holds no escapes."""
+    return _RUN.search(text) is not None
+
+
 def _in_ascii(character: re.Match[str]) -> str:
     symbol = character.group()
     digit = unicodedata.digit(symbol, None)
