@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import ctypes
+import gc
 import os
 import signal
 import socket
@@ -47,6 +48,8 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.5, 15.0
 """Seconds before a worker that died is started again."""
 STAFF_SESSION = 8 * 3600
 """Life of a token of the staff, and of their session in a browser, seconds: a working day."""
+GARBAGE_THRESHOLD = 10_000
+"""Objects made and not freed after which the youngest are looked through: those of some hundred requests at work."""
 PR_SET_PDEATHSIG = 1
 SETTLED = 30.0
 """Seconds of running after which earlier deaths are forgotten."""
@@ -98,6 +101,7 @@ async def serving(settings: Settings, listener: socket.socket) -> AsyncIterator[
             connection_factory(runner.server), sock=listener, backlog=BACKLOG
         )
         host, port = listener.getsockname()[:2]
+        _spare_what_stays()
         log.info(
             "api.listening", url=f"http://{f'[{host}]' if ':' in host else host}:{port}", pid=os.getpid()
         )
@@ -111,6 +115,13 @@ async def serving(settings: Settings, listener: socket.socket) -> AsyncIterator[
             server.close()
             await finish_requests(runner.server, seconds=FINISH_SECONDS)
             await runner.cleanup()
+
+
+def _spare_what_stays() -> None:
+    """Have the garbage collector look at what requests leave behind, and not at all that was made for good by now."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GARBAGE_THRESHOLD, *gc.get_threshold()[1:])
 
 
 @asynccontextmanager
