@@ -41,14 +41,11 @@ def configure_logs(settings: Settings, *, process: str) -> None:
     """
     level = logging.getLevelNamesMapping()[settings.log_level.upper()]
     production = settings.environment is Environment.PRODUCTION
-    shared: list[Processor] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-    ]
+    shared: list[Processor] = [structlog.contextvars.merge_contextvars, structlog.processors.add_log_level]
     rendering: list[Processor] = [
         structlog.processors.format_exc_info,
         mask_secrets,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.JSONRenderer(serializer=_json)
         if production
         else cast("Processor", structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=28)),
@@ -89,15 +86,30 @@ def _is_secret(name: str) -> bool:
 def _masked(value: Any) -> Any:
     match value:
         case str():
-            if holds_card_number(value):
-                return MASK
-            return SECRET_TEXTS.sub(MASK, value) if HINTS.search(value) else value
+            return value if value in _harmless else _masked_text(value)
         case dict():
             return _masked_fields(value)
         case list() | tuple():
             return [_masked(item) for item in value]
         case _:
             return value
+
+
+_harmless: set[str] = set()
+"""Short texts that hold no secret: names of events, routes and levels are looked through once."""
+SHORT = 24
+"""Characters: ids and times, each of which is another one, have more."""
+MOST_HARMLESS = 2_000
+
+
+def _masked_text(text: str) -> str:
+    if holds_card_number(text):
+        return MASK
+    if HINTS.search(text):
+        return SECRET_TEXTS.sub(MASK, text)
+    if len(text) <= SHORT and len(_harmless) < MOST_HARMLESS:
+        _harmless.add(text)
+    return text
 
 
 def _json(line: Any, default: Callable[[Any], Any], **_: Any) -> str:
