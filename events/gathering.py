@@ -29,20 +29,19 @@ class Gathering(Generic[K, V]):
         self._look_up = look_up
         self._most = most
         self._held_up = held_up
-        self._waiting: dict[K, asyncio.Future[V | None]] = {}
+        self._waiting: dict[K, list[asyncio.Future[V | None]]] = {}
         self._under_way: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
 
     async def find(self, key: K) -> V | None:
         """What there is under the key as of now, or later; None where there is nothing."""
-        found = self._waiting.get(key)
-        if found is None:
-            found = self._waiting[key] = asyncio.get_running_loop().create_future()
-            if not self._under_way:
-                self._begin()
-            else:
-                self._begin_later()
-        return await asyncio.shield(found)
+        found: asyncio.Future[V | None] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(key, []).append(found)
+        if not self._under_way:
+            self._begin()
+        else:
+            self._begin_later()
+        return await found
 
     def _begin(self) -> None:
         if self._timer is not None:
@@ -66,12 +65,14 @@ class Gathering(Generic[K, V]):
         try:
             values = await self._look_up(list(batch)) if batch else {}
         except Exception as error:  # noqa: BLE001  # whatever it is, it is for those who asked
-            for found in batch.values():
-                found.set_exception(error)
-                found.exception()  # nobody may wait for it any more
+            for found in itertools.chain.from_iterable(batch.values()):
+                if not found.done():  # who asked may have gone
+                    found.set_exception(error)
         else:
-            for key, found in batch.items():
-                found.set_result(values.get(key))
+            for key, asked in batch.items():
+                for found in asked:
+                    if not found.done():
+                        found.set_result(values.get(key))
         finally:
             task = asyncio.current_task()
             assert task is not None
