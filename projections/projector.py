@@ -29,6 +29,9 @@ STANDBY_SECONDS = 0.5
 """Between a standby's attempts to become active."""
 BATCH_TIMEOUT = "60s"
 """PostgreSQL's statement_timeout for a batch: more than for a request, which someone waits for."""
+GATHER_SECONDS = 0.02
+"""After a batch, before the next: under load a batch of many events costs little more than one of a single event. Who
+comes after a pause is not held up."""
 BACKOFF_SECONDS = (0.1, 5.0)
 """Before trying again after an error of the database: at first, and at most."""
 
@@ -71,12 +74,15 @@ async def _keep_up(projection: Projection, database_url: str, wakeups: Wakeups, 
                 log.info("projector.active", projection=projection.name)
                 async with contextlib.aclosing(wakeups.ticks()) as ticks:
                     async for _ in ticks:
-                        while (
-                            not stop.is_set() and await project_batch(connection, projection) == BATCH_EVENTS
-                        ):
-                            pass
+                        applied = BATCH_EVENTS
+                        while not stop.is_set() and applied == BATCH_EVENTS:
+                            applied = await project_batch(connection, projection)
                         failures = 0
-                        if stop.is_set() or await _version(connection, projection) != projection.version:
+                        if applied:
+                            await _stopped_within(stop, GATHER_SECONDS)
+                        elif await _version(connection, projection) != projection.version:
+                            break
+                        if stop.is_set():
                             break
         except (psycopg.Error, OSError) as error:
             first, most = BACKOFF_SECONDS
