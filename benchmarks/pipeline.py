@@ -17,10 +17,11 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from collections.abc import Set as AbstractSet
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -46,7 +47,7 @@ REST_SECONDS = 60.0
 """For which payments may still be on their way after the last one was sent."""
 SAMPLES_A_SECOND = 10
 AT_ONCE = 32
-"""Requests that prepare a rate, or look at what became of it."""
+"""Requests that make the orders of a rate."""
 CAPTURED_AT = """
     SELECT originator_id, extract(epoch FROM recorded_at)::float8 FROM stored_events
     WHERE originator_id = ANY(%s) AND topic = 'payment.captured'
@@ -192,7 +193,7 @@ class Payments:
         await asyncio.gather(sampling, return_exceptions=True)
         reached = {
             "answer to `pay`": answered,
-            "workflow started": await self._starts(list(answered)),
+            "workflow started": await self._starts(answered),
             "captured": await self._captures(list(answered)),
             "webhook delivered": self._receiver.captured,
         }
@@ -216,19 +217,16 @@ class Payments:
         order_id: str = created.body["id"]
         return order_id
 
-    async def _starts(self, orders: list[str]) -> dict[str, float]:
+    async def _starts(self, orders: Iterable[str]) -> dict[str, float]:
         """When the workflow of each was started, where it was."""
-
-        async def start(number: int) -> tuple[str, float] | None:
-            handle = self._temporal.get_workflow_handle(
-                payment_workflow_id(order_id=orders[number], attempt=1)
-            )
-            try:
-                return orders[number], (await handle.describe()).start_time.timestamp()
-            except Exception:  # noqa: BLE001  # not started within the time that there was
-                return None
-
-        return dict(each for each in await _each(len(orders), start) if each is not None)
+        ids = {payment_workflow_id(order_id=order, attempt=1): order for order in orders}
+        starts: dict[str, float] = {}
+        async for workflow in self._temporal.list_workflows(
+            "WorkflowType = 'PaymentWorkflow'", page_size=1_000, rpc_timeout=timedelta(seconds=20)
+        ):
+            if workflow.id in ids:
+                starts[ids[workflow.id]] = workflow.start_time.timestamp()
+        return starts
 
     async def _captures(self, orders: list[str]) -> dict[str, float]:
         async with self._pool.connection() as connection:
@@ -292,6 +290,7 @@ async def measure(
             after = parts_cpu(pid)
             cores = {name: round((after[name] - before.get(name, 0.0)) / took, 2) for name in after}
             found.append({**reached, "cores": cores})
+            print(f"{rate:g} a second: {took:.0f} s until the last was delivered, or given up", flush=True)
     await pool.close()
     return {"seconds": seconds, "rates": found}
 
