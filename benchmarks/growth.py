@@ -92,8 +92,20 @@ async def _page(there: Filled, _: random.Random) -> object:
     return await order_search.search_orders(there.store, merchant_id=there.busiest, page=1, limit=20)
 
 
+async def _search(there: Filled, chance: random.Random) -> object:
+    part = f"order-{chance.randrange(there.orders)}"
+    return await order_search.search_orders(
+        there.store, merchant_id=there.busiest, page=1, limit=20, text=part
+    )
+
+
 async def _find(there: Filled, chance: random.Random) -> object:
     search = StaffSearch(text=f"order-{chance.randrange(there.orders)}")
+    return await staff_orders.search_orders(there.store, search, page=1, limit=20)
+
+
+async def _find_email(there: Filled, chance: random.Random) -> object:
+    search = StaffSearch(email=f"customer-{chance.randrange(50_000)}@example.com")
     return await staff_orders.search_orders(there.store, search, page=1, limit=20)
 
 
@@ -110,7 +122,9 @@ CALLS_OF: dict[str, Call] = {
     "GET /v1/orders, first page": _list,
     "GET /v1/orders, after any order": _list_on,
     "GET /api/orders, first page and total": _page,
+    "GET /api/orders?q=, an external id": _search,
     "staff: find by external id": _find,
+    "staff: find by email": _find_email,
     "GET /api/dashboard/stats, 30 days": _figures,
 }
 COUNTED = "GET /api/orders, first page and total"

@@ -459,14 +459,15 @@ class MerchantEvent:
     event: OrderEvent
 
 
-MERCHANT_EVENTS = """
+MERCHANT_EVENTS = sql.SQL("""
     SELECT originator_id, notification_id, originator_version, topic, recorded_at, state, personal_key
     FROM readable_events
     WHERE merchant_id = %(merchant_id)s AND notification_id > %(after)s
-      AND (topic LIKE 'order.%%' OR topic LIKE 'payment.%%' OR topic LIKE 'refund.%%')
-      AND (%(type)s::text IS NULL OR topic = %(type)s)
+      AND (topic LIKE 'order.%%' OR topic LIKE 'payment.%%' OR topic LIKE 'refund.%%') AND {of_type}
     ORDER BY notification_id LIMIT %(limit)s
-"""
+""")
+EVENTS_OF_ALL_TYPES = MERCHANT_EVENTS.format(of_type=sql.SQL("true"))
+EVENTS_OF_ONE_TYPE = MERCHANT_EVENTS.format(of_type=sql.SQL("topic = %(type)s"))
 
 
 async def merchant_events(
@@ -482,7 +483,8 @@ async def merchant_events(
     """
     arguments = {"merchant_id": merchant_id, "after": after, "type": type, "limit": limit + 1}
     async with store.pool.connection() as connection:
-        found = await (await connection.execute(MERCHANT_EVENTS, arguments)).fetchall()
+        query = EVENTS_OF_ALL_TYPES if type is None else EVENTS_OF_ONE_TYPE
+        found = await (await connection.execute(query, arguments)).fetchall()
     events = [MerchantEvent(order_id, _order_event(order_id, *values)) for order_id, *values in found[:limit]]
     return events, len(found) > limit
 

@@ -43,6 +43,26 @@ async def test_what_has_no_index_would_be_found(explaining: EventStore) -> None:
     ]
 
 
+RARE = ("text", "external_id", "email", "reference", "correlation_id", "id")
+"""What staff look for by these is on few orders, or on none: no page of it is ever full."""
+
+
+async def test_staff_find_one_order_without_going_through_all(
+    explaining: EventStore, subtests: pytest.Subtests
+) -> None:
+    for name in RARE:
+        with subtests.test(by=name):
+            await whole(explaining, LISTS[f"staff's orders by {name}"])
+            [plan] = ExplainingCursor.plans
+            assert plan["Node Type"] == "Limit"
+            assert [each for part in plan["Plans"] for each in read_whole(part)] == []
+
+
+async def test_events_of_a_rare_type_are_found_by_it(explaining: EventStore) -> None:
+    await whole(explaining, LISTS["events of refund.reversed"])
+    assert "stored_events_by_type" in str(ExplainingCursor.plans)
+
+
 async def whole(store: EventStore, ask: Ask) -> list[str]:
     ExplainingCursor.plans.clear()
     with suppress(UnknownCursor):
