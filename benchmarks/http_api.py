@@ -7,7 +7,7 @@ and body, on the same event loop. So whatever else happens on the machine happen
 Driver, API, PostgreSQL and projector share the cores: requests a second are what all of them together need. CPU of
 the API's processes by request is what the service adds to its framework, whoever else is busy: the goals are of it.
 
-    make bench ARGS=http_api                                    # about six minutes
+    make bench ARGS=http_api                                    # about eight minutes
     .venv/bin/python benchmarks/http_api.py --only create read  # as much as is named
 """
 
@@ -15,6 +15,7 @@ import argparse
 import asyncio
 import itertools
 import json
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -223,6 +224,8 @@ def measure(plan: Plan) -> list[dict[str, Any]]:
                         )
                         row = {"endpoint": endpoint.name, "workers": workers, "connections": connections}
                         found.append(row | compared)
+                        told = " ".join(f"{name} {value}," for name, value in row.items())
+                        print(f"{told} ratio {compared['cpu_ratio']}", file=sys.stderr, flush=True)
     return found
 
 
@@ -293,6 +296,7 @@ def main() -> None:
     )
     parser.add_argument("--orders", type=int, default=ORDERS, help="of the merchant; %(default)s")
     parser.add_argument("--rounds", type=int, default=3, help="of each server; %(default)s")
+    parser.add_argument("--seconds", type=float, default=1.5, help="of a round; %(default)s")
     options = parser.parse_args()
     plan = Plan(
         orders=1_000 if options.quick else options.orders,
@@ -300,7 +304,7 @@ def main() -> None:
         connections=CONNECTIONS[1:2] if options.quick else CONNECTIONS,
         workers=WORKERS,
         rounds=1 if options.quick else options.rounds,
-        seconds=0.5 if options.quick else 1.5,
+        seconds=0.5 if options.quick else options.seconds,
     )
     found = measure(plan)
     show(found)
