@@ -45,6 +45,7 @@ from payloops.events.errors import (
     StreamUnreadable,
     VersionConflict,
 )
+from payloops.projections.own_writes import ProjectionBehind
 
 CONTENT_TYPE = "application/problem+json"
 RETRY_AFTER = {409: "1", 429: "5", 503: "2"}
@@ -153,6 +154,7 @@ ANSWERS: dict[type[Exception], Answer] = {
     ReceiptConflict: Answer(409, "idempotency_in_progress", IN_PROGRESS),
     StreamUnreadable: Answer(503, "unavailable", UNREADABLE),
     StoreUnavailable: Answer(503, "unavailable", BUSY),
+    ProjectionBehind: Answer(503, "unavailable", BUSY),
     OutcomeUnknown: Answer(504, "outcome_unknown", OUTCOME_UNKNOWN),
     IdempotencyMismatch: Answer(
         409, "idempotency_mismatch", "This Idempotency-Key was used for another request"

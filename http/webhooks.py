@@ -29,7 +29,7 @@ from payloops.http.processor_payloads import CLIENT_SECRET, without_client_secre
 from payloops.http.razorpay_events import RAZORPAY_TYPES, razorpay_event, razorpay_labels
 from payloops.http.routing import UUID_FORM, AnswerModel, Call, route
 from payloops.http.stripe_events import STRIPE_TYPES, stripe_event, stripe_labels
-from payloops.projections.orders import find_order_by_reference
+from payloops.projections.daily_volume import find_order_by_reference
 
 STRIPE_SIGNATURE = "Stripe-Signature"
 RAZORPAY_SIGNATURE = "X-Razorpay-Signature"
@@ -149,9 +149,12 @@ async def _receive(call: Call[None], processor: str, *, named: str | None) -> Re
     if processor == "razorpay":
         event = _identified(event, call)
     event = replace(event, order_id=_uuid(labels.get("order_id")), attempt=_number(labels.get("attempt")))
-    if event.order_id is None and event.processor_order_id is not None:
+    if event.order_id is None and {event.processor_order_id, event.processor_transaction_id} != {None}:
         found = await find_order_by_reference(
-            services.store, merchant_id=merchant_id, processor_order_id=event.processor_order_id
+            services.store,
+            merchant_id=merchant_id,
+            processor_order_id=event.processor_order_id,
+            processor_transaction_id=event.processor_transaction_id,
         )
         event = replace(event, order_id=found)
     effect = await receive_processor_event(

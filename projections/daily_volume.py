@@ -12,6 +12,7 @@ from uuid import UUID
 
 from uuid_utils.compat import uuid5
 
+from payloops.events.event_store import EventStore
 from payloops.events.orders import (
     PaymentActionRequired,
     PaymentAuthorized,
@@ -27,6 +28,7 @@ from payloops.events.orders import (
     PaymentVoidRequested,
 )
 from payloops.events.stream import StreamEvent
+from payloops.projections.own_writes import ProjectionBehind, wait_for_own_writes
 from payloops.projections.patches import NOTHING, Patches, Table, Values
 from payloops.projections.projection import Projection
 from payloops.projections.totals import Totals
@@ -154,6 +156,37 @@ def _payment_id(order_id: UUID, attempt: int) -> UUID:
 
 
 PAYMENTS = Table(name="payments", row=PaymentRow, patches=payment_patches)
+
+BY_REFERENCE = """
+    SELECT order_id FROM payments WHERE processor_order_id = %(order)s AND merchant_id = %(merchant_id)s
+    UNION
+    SELECT order_id FROM payments WHERE processor_transaction_id = %(transaction)s AND merchant_id = %(merchant_id)s
+    LIMIT 2
+"""
+
+
+async def find_order_by_reference(
+    store: EventStore,
+    *,
+    merchant_id: UUID,
+    processor_order_id: str | None,
+    processor_transaction_id: str | None = None,
+) -> UUID | None:
+    """The merchant's order with a payment, of any attempt, that its processor knows by one of these references.
+
+    None where there is not just one.
+
+    Raises:
+        ProjectionBehind: there is none as of now, and there may be one in a moment.
+    """
+    is_up_to_date = await wait_for_own_writes(store, merchant_id=merchant_id, projection=CHECKPOINT)
+    references = {"order": processor_order_id, "transaction": processor_transaction_id}
+    async with store.pool.connection() as connection:
+        cursor = await connection.execute(BY_REFERENCE, {"merchant_id": merchant_id, **references})
+        found = await cursor.fetchall()
+    if not found and not is_up_to_date:
+        raise ProjectionBehind(CHECKPOINT)
+    return found[0][0] if len(found) == 1 else None
 
 
 @dataclass(frozen=True, slots=True)

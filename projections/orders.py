@@ -512,18 +512,3 @@ def _order_event(
         causation_id=state["causation_id"],
         data={name: value for name, value in state.items() if name not in ENVELOPE},
     )
-
-
-BY_REFERENCE = "SELECT id FROM orders WHERE merchant_id = %s AND processor_order_id = %s LIMIT 2"
-
-
-async def find_order_by_reference(
-    store: EventStore, *, merchant_id: UUID, processor_order_id: str
-) -> UUID | None:
-    """The merchant's order whose payment has a reference at its processor; None where there is not just one.
-
-    From the table, which may be a moment behind.
-    """
-    async with store.pool.connection() as connection:
-        found = await (await connection.execute(BY_REFERENCE, (merchant_id, processor_order_id))).fetchall()
-    return found[0][0] if len(found) == 1 else None

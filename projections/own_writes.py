@@ -24,17 +24,30 @@ _standstills: WeakKeyDictionary[EventStore, dict[str, int]] = WeakKeyDictionary(
 """Where projections were, by name, when they did not move for as long as anybody waits."""
 
 
-async def wait_for_own_writes(store: EventStore, *, merchant_id: UUID, projection: str) -> None:
-    """Wait until the projection contains the merchant's last acknowledged write, for a second at the most."""
+class ProjectionBehind(Exception):
+    """A projection does not contain yet what may be the answer; ask again."""
+
+    def __init__(self, projection: str) -> None:
+        super().__init__(f"the projection {projection} is behind")
+        self.projection = projection
+
+
+async def wait_for_own_writes(store: EventStore, *, merchant_id: UUID, projection: str) -> bool:
+    """Wait until the projection contains the merchant's last acknowledged write, for a second at the most.
+
+    Returns:
+        Whether it does.
+    """
     async with store.pool.connection() as connection:
         cursor = await connection.execute(WRITTEN_AND_REACHED, (merchant_id, projection))
         written, reached = cast("tuple[int | None, int | None]", await cursor.fetchone())
-    if (reached or 0) < (written or 0):
-        await wait_for_position(store, position=written or 0, projection=projection)
+    if (reached or 0) >= (written or 0):
+        return True
+    return await wait_for_position(store, position=written or 0, projection=projection)
 
 
-async def wait_for_position(store: EventStore, *, position: int, projection: str) -> None:
-    """Wait until the projection has come to a position of the log, for a second at the most.
+async def wait_for_position(store: EventStore, *, position: int, projection: str) -> bool:
+    """Wait until the projection has come to a position of the log, for a second at the most; whether it has.
 
     Once it did not move for the whole of that second, nobody in this process waits as long again until it does:
     without a projector, reads would hold up each other.
@@ -53,9 +66,10 @@ async def wait_for_position(store: EventStore, *, position: int, projection: str
         if not stands:
             standstills.pop(projection, None)
         if reached >= position:
-            return
+            return True
         first = reached if first is None else first
         if time.monotonic() - begun >= (BRIEF_SECONDS if stands else WAIT_SECONDS):
             break
     if reached == first:
         standstills[projection] = reached
+    return False

@@ -17,7 +17,8 @@ from payloops.commands.webhook_deliveries import list_attempts, list_attempts_of
 from payloops.commands.webhook_events import list_webhook_events, pending_webhooks
 from payloops.events.event_store import EventStore
 from payloops.projections import order_search, staff_orders
-from payloops.projections.orders import find_order_by_reference, list_orders, merchant_events, order_events
+from payloops.projections.daily_volume import find_order_by_reference
+from payloops.projections.orders import list_orders, merchant_events, order_events
 from payloops.projections.staff_orders import StaffSearch
 from payloops.projections.stats import figures_by_day, payment_figures
 from payloops.projections.transactions import list_transactions
