@@ -127,8 +127,8 @@ CALLS_OF: dict[str, Call] = {
     "staff: find by email": _find_email,
     "GET /api/dashboard/stats, 30 days": _figures,
 }
-COUNTED = "GET /api/orders, first page and total"
-"""Tells how many orders the merchant has in all, and so has to count them."""
+COUNTED = {"GET /api/orders, first page and total", "GET /api/orders?q=, an external id"}
+"""Tell how many of the merchant's orders fit in all, and so have to count them: there are more, the more there are."""
 
 
 def fill(database_url: str, *, orders: int) -> None:
@@ -254,7 +254,7 @@ def show(found: dict[str, Any]) -> None:
     for name in CALLS_OF:
         ratio = found["to_the_smallest"][name]
         times = (f"{size['ms'][name]:.2f}" for size in sizes)
-        rows.append((name, *times, f"{ratio:.2f}", "" if name == COUNTED else f"≤ {FLAT}"))
+        rows.append((name, *times, f"{ratio:.2f}", "" if name in COUNTED else f"≤ {FLAT}"))
     columns = ("Median, ms", *(f"{size['orders']:,} orders" for size in sizes), "Largest to smallest", "Goal")
     figures.show("As the log grows", rows, columns=columns)
     most = sizes[-1]["orders_of_the_merchant_with_most"]
