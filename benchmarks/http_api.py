@@ -49,6 +49,8 @@ NEW_ORDER = {
     "metadata": {"cart": "7"},
 }
 PAYMENT = {"paymentMethod": {"type": "card", "token": "tok_visa"}}
+ENOUGH_UNPAID = 2_000
+"""Orders for a round of payments."""
 KEPT = 50_000
 """Created orders that are remembered, to be paid."""
 MADE_BY_THE_FRAMEWORK = frozenset({"content-length", "date"})
@@ -160,6 +162,16 @@ class Requests:
     def _post(self, path: str, body: Mapping[str, Any]) -> bytes:
         return load.request_bytes("POST", path, headers=self._key, body=json.dumps(body).encode())
 
+    def make_unpaid(self, port: int) -> None:
+        """Have enough orders there for a round of payments."""
+        while len(self.unpaid) < ENOUGH_UNPAID:
+            done: load.Load = uvloop.run(
+                load.closed(port, self._creations(), connections=CONNECTIONS[-1], seconds=1, keep=KEPT)
+            )
+            if done.refusal is not None:
+                raise SystemExit(f"an order was refused: {done.refusal.decode()}")
+            self.created(done.bodies)
+
     def created(self, bodies: list[bytes]) -> None:
         """Orders to be paid, as they were answered."""
         self.unpaid += [json.loads(body)["id"] for body in bodies]
@@ -240,8 +252,10 @@ def compare(
     bare: Server,
 ) -> dict[str, Any]:
     service_rounds, bare_rounds = Rounds(), Rounds()
+    requests.make_unpaid(ours.port)
     Rounds().add(ours, endpoint.requests(), connections=connections, seconds=WARM_UP_SECONDS)
     for _ in range(plan.rounds):
+        requests.make_unpaid(ours.port)
         service.wait_for_projections()
         same = itertools.cycle(list(itertools.islice(endpoint.requests(), 1)))
         bare_rounds.add(bare, same, connections=connections, seconds=plan.seconds)
