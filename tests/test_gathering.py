@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from payloops.events.gathering import Gathering
+from payloops.commands.gathering import Gathering
 
 
 class Table:
@@ -50,19 +50,6 @@ async def test_a_query_has_a_bound_and_the_rest_follows() -> None:
     tasks += await asking(table, gathering, "b", "c", "d", "e", "f")
     table.answering.set()
     assert await asyncio.gather(*tasks) == [1, 2, 2, 3, 3, 4]
-
-
-async def test_a_query_that_is_held_up_holds_up_its_own_alone() -> None:
-    table = Table()
-    gathering = Gathering(table.look_up, most=10, held_up=0.001)
-    [stuck] = await asking(table, gathering, "a")
-    answering, table.answering = table.answering, asyncio.Event()
-    table.answering.set()
-    async with asyncio.timeout(20):
-        assert await gathering.find("b") == 2
-        assert not stuck.done()
-        answering.set()
-        assert await stuck == 1
 
 
 async def test_a_query_that_fails_fails_for_its_own_and_the_next_one_is_asked() -> None:
