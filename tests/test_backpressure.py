@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -78,6 +79,22 @@ async def test_while_all_connections_are_taken_nobody_waits_for_one(api: Api) ->
         assert pool.get_stats()["requests_waiting"] == 0
     assert (await merchant.shop.get(f"/v1/orders/{order}")).status == 200
     assert (await api.anyone.get("/ready")).status == 200
+
+
+async def test_what_holds_up_a_query_holds_up_those_alone_who_have_a_connection(
+    api: Api, database_url: str
+) -> None:
+    merchant = await api.merchant()
+    order = await merchant.order()
+    size = api.services.store.pool.max_size
+    async with await psycopg.AsyncConnection.connect(database_url) as other, asyncio.timeout(20):
+        await other.execute("LOCK TABLE orders")
+        reads = [asyncio.create_task(merchant.shop.get(f"/v1/orders/{order}")) for _ in range(3 * size)]
+        for answered in itertools.islice(asyncio.as_completed(reads), 2 * size):
+            assert_told_to_come_again(await answered)
+        assert sum(not read.done() for read in reads) == size
+        await other.rollback()
+        assert sorted([(await read).status for read in reads]) == size * [200] + 2 * size * [503]
 
 
 async def test_health_is_answered_before_those_who_wait_are(api: Api) -> None:
