@@ -30,6 +30,7 @@ from typing import Any, cast
 from uuid import UUID
 
 import figures
+import filled_log
 import psycopg
 import uvloop
 from eventsourcing.persistence import StoredEvent
@@ -86,14 +87,7 @@ def created_order() -> list[StreamEvent]:
         merchant_id=str(MERCHANT),
         by=Metadata(at=utc_now(), actor="api_key:benchmark", correlation_id="benchmark"),
         external_id="A-1",
-        amount=4_999,
-        currency="USD",
-        customer_id="cus_1",
-        customer_email="customer@example.com",
-        description="A table, and two chairs",
-        metadata={"cart": "c-1"},
-        return_url="https://shop.example.com/thanks",
-        cancel_url=None,
+        **filled_log.ORDER,
     )
     return cast("list[StreamEvent]", list(order.collect_events()))
 

@@ -37,6 +37,17 @@ from payloops.events.timestamps import timestamp_text
 
 MERCHANTS = 20
 CURRENCIES = ("USD", "USD", "EUR", "INR")
+ORDER: dict[str, Any] = {
+    "amount": 4_999,
+    "currency": "USD",
+    "customer_id": "cus_1",
+    "customer_email": "customer@example.com",
+    "description": "A table, and two chairs",
+    "metadata": {"cart": "c-1"},
+    "return_url": "https://shop.example.com/thanks",
+    "cancel_url": None,
+}
+"""What orders are of, beside their external ids."""
 END = datetime(2026, 11, 1, tzinfo=UTC)
 """Orders are of the days before."""
 COLUMNS = (
@@ -100,14 +111,7 @@ def _life(
         merchant_id=str(uuid7()),
         by=by(f"api_key:{uuid7()}"),
         external_id="EXTERNAL-ID",
-        amount=4_999,
-        currency="USD",
-        customer_id="cus_1",
-        customer_email="customer@example.com",
-        description="A table, and two chairs",
-        metadata={"cart": "c-1"},
-        return_url="https://shop.example.com/thanks",
-        cancel_url=None,
+        **ORDER,
     )
     if declined:
         _request(order, capture, by("api_key:1"))
