@@ -203,13 +203,7 @@ def _fold(events: Sequence[LoggedEvent]) -> list[tuple[Projection, list[Rows], P
     ]
     concerned = {
         family: [
-            (
-                [
-                    (table, table.patches, of_table)
-                    for table, of_table in zip(projection.tables, rows, strict=True)
-                ],
-                parked,
-            )
+            (list(zip(projection.tables, rows, strict=True)), parked)
             for projection, rows, parked in folded
             if family in projection.families
         ]
@@ -227,11 +221,11 @@ def _fold(events: Sequence[LoggedEvent]) -> list[tuple[Projection, list[Rows], P
             continue
         for tables, parked in of_event:
             try:
-                made = [patches(fact) for _, patches, _ in tables]
+                made = [table.patches(fact) for table, _ in tables]
             except Exception as error:  # noqa: BLE001  # as above
                 parked.append((event, error))
                 continue
-            for (table, _, rows), of_fact in zip(tables, made, strict=True):
+            for (table, rows), of_fact in zip(tables, made, strict=True):
                 for patch in of_fact:
                     merge_into(rows, table, event.version, patch)
     return folded

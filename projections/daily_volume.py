@@ -6,7 +6,7 @@ Facts to columns, the rows, and what a payment counts. `projections/stats.py` re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date, datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 from uuid import UUID
 
@@ -29,7 +29,7 @@ from payloops.events.orders import (
 )
 from payloops.events.stream import StreamEvent
 from payloops.projections.own_writes import ProjectionBehind, wait_for_own_writes
-from payloops.projections.patches import NOTHING, Patches, Table, Values
+from payloops.projections.patches import NOTHING, Patches, Table, Values, patches_by_type
 from payloops.projections.projection import Projection
 from payloops.projections.totals import Totals
 
@@ -143,11 +143,8 @@ PATCHES: dict[type[StreamEvent], Callable[[Any], Patches]] = {
 }
 """What each type of fact does; others do nothing here."""
 
-
-def payment_patches(fact: StreamEvent) -> Patches:
-    """What a fact does to the payment that it is about: the same as its `fold` does to the aggregate."""
-    patches = PATCHES.get(type(fact))
-    return patches(fact) if patches is not None else ()
+payment_patches = partial(patches_by_type, PATCHES)
+"""What a fact does to the payment that it is about: the same as its `fold` does to the aggregate."""
 
 
 @lru_cache(maxsize=1_000)

@@ -123,9 +123,7 @@ def _no_more(fact: OrderFact) -> Values:
 
 
 def _requested(fact: PaymentRequested) -> Values:
-    return {
-        "status": fact.status,
-        "updated_at": fact.timestamp,
+    return _no_more(fact) | {
         "attempt": fact.attempt,
         "processor": fact.processor,
         "processor_order_id": None,
@@ -134,25 +132,22 @@ def _requested(fact: PaymentRequested) -> Values:
     }
 
 
-def _learned(fact: PaymentProcessing | PaymentActionRequired | PaymentAuthorized | PaymentFailed) -> Values:
-    changes: Values = {"status": fact.status, "updated_at": fact.timestamp}
+def _learned(
+    fact: PaymentProcessing | PaymentActionRequired | PaymentAuthorized | PaymentCaptured | PaymentFailed,
+) -> Values:
+    changes = _no_more(fact)
     if fact.processor_order_id is not None:
         changes["processor_order_id"] = fact.processor_order_id
     return changes
 
 
 def _captured(fact: PaymentCaptured) -> Values:
-    changes: Values = {
-        "status": fact.status,
-        "updated_at": fact.timestamp,
+    return _learned(fact) | {
         "processor": fact.processor,
         "amount_captured": fact.amount_captured,
         "last_error_code": None,
         "last_error_message": None,
     }
-    if fact.processor_order_id is not None:
-        changes["processor_order_id"] = fact.processor_order_id
-    return changes
 
 
 def _failed(fact: PaymentFailed) -> Values:
@@ -168,11 +163,7 @@ def _error(fact: Any) -> Values:
 
 
 def _refunded(fact: RefundSucceeded) -> Values:
-    return {
-        "status": fact.status,
-        "updated_at": fact.timestamp,
-        "amount_refunded": fact.amount_refunded,
-    }
+    return _no_more(fact) | {"amount_refunded": fact.amount_refunded}
 
 
 def _taken_back(fact: RefundReversed) -> Values:

@@ -4,7 +4,7 @@ A fact carries its outcome, so what it does to a row is known without reading th
 Patches of one row merge (the later wins), and applying them again changes nothing.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
 from typing import Any, LiteralString, get_origin, get_type_hints
@@ -25,6 +25,14 @@ columns, which count only where the fact makes the row. A bare tuple, because a 
 Patches = Sequence[Patch]
 NOTHING: Values = {}
 """For a row that the fact does not make. Nobody writes into it."""
+
+
+def patches_by_type(
+    handlers: Mapping[type[StreamEvent], Callable[[Any], Patches]], fact: StreamEvent
+) -> Patches:
+    """What the handler of the fact's type makes of it. With its handlers bound by `partial`, a table's `patches`."""
+    handler = handlers.get(type(fact))
+    return handler(fact) if handler is not None else ()
 
 
 @dataclass(frozen=True, kw_only=True)

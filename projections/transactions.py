@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -30,7 +31,7 @@ from payloops.events.orders import (
     TransactionType,
 )
 from payloops.events.stream import StreamEvent
-from payloops.projections.patches import NOTHING, Patch, Patches, Table, columns_of
+from payloops.projections.patches import NOTHING, Patch, Patches, Table, columns_of, patches_by_type
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,11 +188,8 @@ PATCHES: dict[type[StreamEvent], Callable[[Any], Patches]] = {
 }
 """What each type of fact does; others do nothing here."""
 
-
-def transaction_patches(fact: StreamEvent) -> Patches:
-    """What a fact does to the order's transactions: the same as its `fold` does to the aggregate."""
-    patches = PATCHES.get(type(fact))
-    return patches(fact) if patches is not None else ()
+transaction_patches = partial(patches_by_type, PATCHES)
+"""What a fact does to the order's transactions: the same as its `fold` does to the aggregate."""
 
 
 def rows_from_order(order: Order) -> list[TransactionRow]:
