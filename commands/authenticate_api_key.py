@@ -45,6 +45,8 @@ REMEMBERED = 10_000
 """Verified keys, and as many wrong ones, that a process remembers."""
 LOOKUPS = 500
 """Rows looked up by one query."""
+RENEWAL = "api_keys.renewal"
+"""The name of the task that checks a remembered key anew."""
 WRONG_AT_A_TIME = 8
 """Different keys of one prefix that may wait at a time: a flood of guesses holds up nobody but its target."""
 
@@ -186,7 +188,8 @@ class ApiKeyGate:
         """Check a key anew that was right before: it does not queue with the guesses at it."""
         renewal = self._renewals.get(digest)
         if renewal is None:
-            renewal = asyncio.create_task(self._verify(digest, key, prefix, asyncio.Lock()))
+            check = self._verify(digest, key, prefix, asyncio.Lock())
+            renewal = asyncio.create_task(check, name=RENEWAL)
             self._renewals[digest] = renewal
             renewal.add_done_callback(lambda _: self._renewed(digest))
         return renewal

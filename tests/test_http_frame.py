@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 import structlog
 from calling import Api, running_api, with_routes
+from masking import CARD
 from uuid_utils.compat import uuid7
 
 from payloops.events.event_store import EventStore
@@ -15,8 +16,6 @@ from payloops.http import connections, endpoint
 from payloops.http.app import ROUTES
 from payloops.http.routing import Call, route
 from payloops.settings import Settings
-
-CARD = "4242424242424242"
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import structlog
+from masking import shows_card
 
 from payloops.logs import configure_logs, mask_secrets
 from payloops.settings import Environment, Settings
@@ -90,6 +91,7 @@ def test_production_writes_json_lines_with_the_context_and_without_secrets_of_ex
     assert (first["process"], first["correlation_id"]) == ("api", "c-1")
     assert first["timestamp"].endswith("Z")
     assert second["event"] == "cannot reach redis://[redacted]@cache"
-    for secret in ("4242", "sk_test_abc", "hunter2"):
+    assert not shows_card(written.getvalue())
+    for secret in ("sk_test_abc", "hunter2"):
         assert secret not in written.getvalue()
     assert sys.stderr is not written
