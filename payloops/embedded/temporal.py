@@ -17,6 +17,16 @@ from payloops.embedded.processes import Child, run_to_end
 
 PART = "Temporal"
 
+PRAGMAS = {
+    "journal_mode": "wal",
+    "synchronous": "normal",
+    # Pages of 4 KiB before they are copied into the database, which waits for the disk.
+    "wal_autocheckpoint": "10000",
+}
+"""Of its SQLite. Temporal writes a payment's way in about a hundred transactions, one after the other; by SQLite's
+defaults each waits for the disk three times. So a killed server loses nothing, as before, but one whose machine
+loses its power may forget its last seconds."""
+NOT_DURABLE = {**PRAGMAS, "synchronous": "off"}
 
 class Temporal:
     """`prepare`, then `launch` on its ports, then `wait_ready`; `stop` at any time."""
@@ -62,7 +72,11 @@ class Temporal:
                 *("--db-filename", self._database),
                 *(["--headless"] if ui_port is None else ["--ui-port", str(ui_port)]),
                 *("--log-level", "warn", "--log-format", "pretty"),
-                *([] if self._durable else ["--sqlite-pragma", "synchronous=0"]),
+                *(
+                    part
+                    for name, value in (PRAGMAS if self._durable else NOT_DURABLE).items()
+                    for part in ("--sqlite-pragma", f"{name}={value}")
+                ),
                 *(
                     part
                     for name in (*self._namespaces, self._own_namespace)
