@@ -11,13 +11,16 @@ import structlog
 from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest
 from temporalio.client import Client
 from temporalio.converter import DataConverter
-from temporalio.service import RPCError
-from temporalio.worker import Worker
+from temporalio.service import GrpcCompression, RPCError
+from temporalio.worker import PollerBehaviorSimpleMaximum, Worker
 
 from payloops.workflows_client.codec import EncryptionCodec
 
 CONNECT_SECONDS = 10.0
 LONGEST_PAUSE_SECONDS = 10.0
+POLLS = PollerBehaviorSimpleMaximum(maximum=20)
+"""Of a worker, for workflow tasks and for activities. A task that comes while nobody asks for one is written to
+Temporal's database first, and read from there: under load that takes longer than the task."""
 
 log = structlog.get_logger(__name__)
 
@@ -56,6 +59,7 @@ async def connect(
             client = await Client.connect(
                 address,
                 namespace=namespace,
+                grpc_compression=GrpcCompression.NONE,  # small messages, over a short way
                 data_converter=data_converter(codec_key=codec_key),
                 connect_timeout=timedelta(seconds=deadline_seconds),
             )
