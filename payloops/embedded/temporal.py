@@ -7,7 +7,7 @@ import secrets
 import signal
 import socket
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 
@@ -27,8 +27,6 @@ PRAGMAS = {
 the disk three times. With these, a server that is killed still loses nothing; one whose machine loses its power may
 forget the last seconds."""
 NOT_DURABLE = {**PRAGMAS, "synchronous": "off"}
-DYNAMIC_CONFIG = {"matching.numTaskqueueReadPartitions": 1, "matching.numTaskqueueWritePartitions": 1}
-"""Partitions of a task queue are for many servers: one only carries tasks and polls from one to the other."""
 
 
 class Temporal:
@@ -75,8 +73,11 @@ class Temporal:
                 *("--db-filename", self._database),
                 *(["--headless"] if ui_port is None else ["--ui-port", str(ui_port)]),
                 *("--log-level", "warn", "--log-format", "pretty"),
-                *_pairs("--sqlite-pragma", PRAGMAS if self._durable else NOT_DURABLE),
-                *_pairs("--dynamic-config-value", DYNAMIC_CONFIG),
+                *(
+                    part
+                    for name, value in (PRAGMAS if self._durable else NOT_DURABLE).items()
+                    for part in ("--sqlite-pragma", f"{name}={value}")
+                ),
                 *(
                     part
                     for name in (*self._namespaces, self._own_namespace)
@@ -182,11 +183,6 @@ class Temporal:
         if "address already in use" in why or "can't set frontend port" in why or "can't set UI port" in why:
             raise PortTakenError(part=PART, why=f"a port is taken by another program: {why}")
         raise StartError(part=PART, why=why)
-
-
-def _pairs(option: str, values: Mapping[str, str | int]) -> Iterator[str]:
-    for name, value in values.items():
-        yield from (option, f"{name}={value}")
 
 
 def _listens(port: int) -> bool:
