@@ -89,7 +89,7 @@ def decode_state(
     topic: str, stored: bytes, *, stream_id: UUID, version: int, personal_key: bytes | None
 ) -> StreamEvent:
     """As `decode`, of columns of the log: for those who read very many."""
-    fact = _fact_of(topic)
+    fact = fact_of(topic)
     if fact is None:
         raise UnknownTopic(topic)
     state: dict[str, Any] = orjson.loads(stored)
@@ -114,7 +114,7 @@ def open_state(stored: StoredEvent, *, personal_key: bytes | None) -> dict[str, 
     state: dict[str, Any] = orjson.loads(stored.state)
     unseal(
         state,
-        personal=(_fact_of(stored.topic) or StreamEvent).PERSONAL,
+        personal=(fact_of(stored.topic) or StreamEvent).PERSONAL,
         key=personal_key,
         stream_id=cast("UUID", stored.originator_id),
         version=stored.originator_version,
@@ -122,8 +122,8 @@ def open_state(stored: StoredEvent, *, personal_key: bytes | None) -> dict[str, 
     return state
 
 
-def _fact_of(topic: str) -> type[StreamEvent] | None:
-    """Also where nothing in this process has imported the stream's module yet."""
+def fact_of(topic: str) -> type[StreamEvent] | None:
+    """The type of fact of a topic, also where nothing in this process has imported the stream's module yet."""
     return FACTS.get(topic) or fact_types().get(topic)
 
 

@@ -13,58 +13,33 @@ interrupted and gone on with:
 
 import asyncio
 import contextlib
-import ctypes
-import gc
 import hashlib
 import json
 import multiprocessing
 import os
 import random
-import signal
-import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import groupby
-from operator import attrgetter
 from typing import Any, LiteralString, cast
 from uuid import UUID
 
-import orjson
 import psycopg
 from psycopg import sql
 from psycopg.rows import TupleRow
 
-from payloops.events.connections import connect, connection_options
+from payloops.events.connections import connect
 from payloops.events.crash_points import crash_point
-from payloops.projections.batches import (
-    BATCH_EVENTS,
-    END_OF_LOG,
-    Change,
-    LoggedEvent,
-    decode,
-    is_about_data,
-    park,
-    project_batch,
-)
-from payloops.projections.patches import (
-    RowPatch,
-    Table,
-    column_names,
-    json_columns,
-    merge,
-    merge_into,
-)
+from payloops.projections.batches import BATCH_EVENTS, END_OF_LOG, project_batch
+from payloops.projections.filling import Chunk, Plan, fill_chunk, start_worker
 from payloops.projections.projection import Projection
 from payloops.projections.totals import count_all
 
 BUILD: LiteralString = "payloops_build"
 """Schema of tables that will be the live ones."""
 CHUNK_EVENTS = 10_000
-NICENESS = 10
-"""Of the processes that fold: requests on the same machine come first."""
 INDEX_MEMORY = "96MB"
 STANDSTILL = "10s"
 """How long a swap waits for the projector's batch; it holds up nobody."""
@@ -99,211 +74,6 @@ class TablesBusy(Exception):
             "run it again at a quieter time, it goes on from here"
         )
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Chunk:
-    """Streams after one, through another, in the order of their ids."""
-
-    number: int
-    after: UUID
-    through: UUID
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """What every process of a build knows.
-
-    Attributes:
-        upto: the position of the log up to which streams are folded.
-    """
-
-    database_url: str
-    schema: LiteralString
-    projections: tuple[Projection, ...]
-    upto: int
-
-
-# --- the processes that fold -------------------------------------------------------------------------------
-
-READ_CHUNK = """
-    SELECT notification_id, originator_id, originator_version, topic,
-           CASE WHEN split_part(topic, '.', 1) = ANY(%s) THEN state END, personal_key
-    FROM readable_events
-    WHERE originator_id > %s AND originator_id <= %s AND notification_id <= %s
-    ORDER BY originator_id, originator_version
-"""
-DONE = "UPDATE build_chunks SET done = true WHERE number = %s AND NOT done"
-
-_plan: Plan
-_connection: psycopg.Connection[TupleRow]
-
-
-def start_worker(plan: Plan, parent: int) -> None:
-    """Of a process that folds: its connection, and that it ends with the one that started it."""
-    global _plan, _connection  # noqa: PLW0603  # a process has one
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _end_with(parent)
-    os.nice(NICENESS)
-    gc.disable()  # nothing here is circular, and looking for it takes a third of the time
-    _plan = plan
-    options = connection_options("payloops build")
-    options["options"] = f"{options['options']} {_search_path(plan.schema)} -c statement_timeout=0"
-    _connection = psycopg.Connection.connect(plan.database_url, **options)  # type: ignore[arg-type]
-    _connection.execute("SET synchronous_commit = off")
-
-
-def _end_with(parent: int) -> None:
-    """A killed parent takes its processes with it; where the system does not do that, they end with its pipe."""
-    if sys.platform == "linux":
-        set_parent_death_signal = 1
-        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
-        if os.getppid() != parent:
-            os._exit(1)
-
-
-def _search_path(schema: str) -> str:
-    return f"-c search_path={schema},public"
-
-
-def fill_chunk(chunk: Chunk) -> int:
-    """Fold the chunk's streams into the new tables, in one transaction; how many events were read.
-
-    Where it was done already, by a process that was thought dead, nothing happens.
-    """
-    families = sorted(frozenset().union(*(each.families for each in _plan.projections)))
-    with _connection.transaction():
-        cursor = _connection.cursor(binary=True)
-        cursor.execute(READ_CHUNK, (families, chunk.after, chunk.through, _plan.upto))
-        events = [LoggedEvent(*row) for row in cursor.fetchall()]
-        for projection, rows, parked in _fold(events):
-            try:
-                with _connection.transaction():
-                    for table, of_table in zip(projection.tables, rows, strict=True):
-                        _copy(table, of_table.values())
-            except Exception as refused:
-                if not is_about_data(refused):
-                    raise
-                [batch] = decode([projection], events)
-                parked[:] = [*batch.parked, *_copy_streams(projection, batch.changes)]
-            for event, error in parked:
-                _connection.execute(*park(projection, event, error))
-        if _connection.execute(DONE, (chunk.number,)).rowcount != 1:
-            raise psycopg.Rollback
-    return len(events)
-
-
-Rows = dict[UUID | str, RowPatch]
-Parked = list[tuple[LoggedEvent, Exception]]
-
-
-def _fold(events: Sequence[LoggedEvent]) -> list[tuple[Projection, list[Rows], Parked]]:
-    """What the events make of each projection's tables, and those that cannot be applied: as `decode`, in one go."""
-    folded: list[tuple[Projection, list[Rows], Parked]] = [
-        (projection, [{} for _ in projection.tables], []) for projection in _plan.projections
-    ]
-    concerned = {
-        family: [
-            (list(zip(projection.tables, rows, strict=True)), parked)
-            for projection, rows, parked in folded
-            if family in projection.families
-        ]
-        for family in frozenset().union(*(each.families for each in _plan.projections))
-    }
-    for event in events:
-        if event.state is None:
-            continue
-        of_event = concerned[event.topic.partition(".")[0]]
-        try:
-            fact = event.fact
-        except Exception as error:  # noqa: BLE001  # whatever is wrong with an event stops nothing but itself
-            for _, parked in of_event:
-                parked.append((event, error))
-            continue
-        for tables, parked in of_event:
-            try:
-                made = [table.patches(fact) for table, _ in tables]
-            except Exception as error:  # noqa: BLE001  # as above
-                parked.append((event, error))
-                continue
-            for (table, rows), of_fact in zip(tables, made, strict=True):
-                for patch in of_fact:
-                    merge_into(rows, table, event.version, patch)
-    return folded
-
-
-def _copy_streams(
-    projection: Projection, changes: Sequence[Change]
-) -> Iterator[tuple[LoggedEvent, Exception]]:
-    """Write what the streams' changes make; yields the events whose data is refused, as the projector finds them."""
-    try:
-        with _connection.transaction():
-            for place, table in enumerate(projection.tables):
-                pairs = ((each.logged.version, patch) for each in changes for patch in each.patches[place])
-                _copy(table, merge(table, pairs))
-    except Exception as error:
-        if not is_about_data(error):
-            raise
-        streams = [list(group) for _, group in groupby(changes, key=attrgetter("logged.originator_id"))]
-        if len(streams) > 1:
-            for part in (streams[: len(streams) // 2], streams[len(streams) // 2 :]):
-                yield from _copy_streams(projection, [change for stream in part for change in stream])
-        else:
-            yield from _copy_what_goes(projection, changes)
-
-
-def _copy_what_goes(
-    projection: Projection, changes: Sequence[Change]
-) -> Iterator[tuple[LoggedEvent, Exception]]:
-    """Of one stream, leave out each event that cannot follow those before it."""
-    kept: list[Change] = []
-    for change in changes:
-        refused = _refused(projection, [*kept, change])
-        if refused is None:
-            kept.append(change)
-        else:
-            yield change.logged, refused
-    if kept:
-        yield from _copy_streams(projection, kept)
-
-
-def _refused(projection: Projection, changes: Sequence[Change]) -> Exception | None:
-    try:
-        with _connection.transaction(force_rollback=True):
-            for place, table in enumerate(projection.tables):
-                pairs = ((each.logged.version, patch) for each in changes for patch in each.patches[place])
-                _copy(table, merge(table, pairs))
-    except Exception as error:
-        if not is_about_data(error):
-            raise
-        return error
-    return None
-
-
-def _copy(table: Table, rows: Collection[RowPatch]) -> None:
-    if not rows:
-        return
-    columns = column_names(table.row)
-    copied = sql.SQL("COPY {} ({}) FROM STDIN").format(
-        sql.Identifier(table.name), sql.SQL(", ").join(map(sql.Identifier, columns))
-    )
-    nothing = dict.fromkeys(columns)
-    as_json = json_columns(table.row)
-    lines = []
-    for row in rows:
-        values = nothing | row.new | row.set
-        values["id"] = row.id
-        values["version"] = row.upto if row.first == 1 else 0
-        for column in as_json:
-            values[column] = orjson.dumps(values[column]).decode()
-        lines.append(list(values.values()))
-    # Ids and times become text, which psycopg would make of them too, one by one and at three times the cost.
-    lines = orjson.loads(orjson.dumps(lines))
-    with _connection.cursor() as cursor, cursor.copy(copied) as copy:
-        for line in lines:
-            copy.write_row(line)
-
-
-# --- the process that builds -------------------------------------------------------------------------------
 
 LOCK = "SELECT pg_try_advisory_lock(hashtextextended('payloops.build.' || %s, 0))"
 BEGIN = """

@@ -6,7 +6,7 @@ Facts to columns, the rows, and what a payment counts. `projections/stats.py` re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date, datetime
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
@@ -29,7 +29,7 @@ from payloops.events.orders import (
 )
 from payloops.events.stream import StreamEvent
 from payloops.projections.own_writes import ProjectionBehind, wait_for_own_writes
-from payloops.projections.patches import NOTHING, Patches, Table, Values, patches_by_type
+from payloops.projections.patches import NOTHING, Patches, PatchesByType, Table, Values
 from payloops.projections.projection import Projection
 from payloops.projections.totals import Totals
 
@@ -143,7 +143,7 @@ PATCHES: dict[type[StreamEvent], Callable[[Any], Patches]] = {
 }
 """What each type of fact does; others do nothing here."""
 
-payment_patches = partial(patches_by_type, PATCHES)
+payment_patches = PatchesByType(PATCHES)
 """What a fact does to the payment that it is about: the same as its `fold` does to the aggregate."""
 
 

@@ -27,12 +27,19 @@ NOTHING: Values = {}
 """For a row that the fact does not make. Nobody writes into it."""
 
 
-def patches_by_type(
-    handlers: Mapping[type[StreamEvent], Callable[[Any], Patches]], fact: StreamEvent
-) -> Patches:
-    """What the handler of the fact's type makes of it. With its handlers bound by `partial`, a table's `patches`."""
-    handler = handlers.get(type(fact))
-    return handler(fact) if handler is not None else ()
+Handler = Callable[[Any], Patches]
+"""What a fact does to a table."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PatchesByType:
+    """What facts do, by a handler for each type of fact; others do nothing."""
+
+    handlers: Mapping[type[StreamEvent], Handler]
+
+    def __call__(self, fact: StreamEvent) -> Patches:
+        handler = self.handlers.get(type(fact))
+        return handler(fact) if handler is not None else ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,8 +57,12 @@ class Table:
 
     name: LiteralString
     row: type
-    patches: Callable[[StreamEvent], Patches]
+    patches: Handler
     every_fact: bool = False
+
+    def handler_of(self, fact: type[StreamEvent]) -> Handler | None:
+        """What facts of one type go through; None where they do nothing here."""
+        return self.patches.handlers.get(fact) if isinstance(self.patches, PatchesByType) else self.patches
 
 
 def column_names(row: type) -> list[str]:

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -31,7 +30,7 @@ from payloops.events.orders import (
     TransactionType,
 )
 from payloops.events.stream import StreamEvent
-from payloops.projections.patches import NOTHING, Patch, Patches, Table, columns_of, patches_by_type
+from payloops.projections.patches import NOTHING, Patch, Patches, PatchesByType, Table, columns_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +187,7 @@ PATCHES: dict[type[StreamEvent], Callable[[Any], Patches]] = {
 }
 """What each type of fact does; others do nothing here."""
 
-transaction_patches = partial(patches_by_type, PATCHES)
+transaction_patches = PatchesByType(PATCHES)
 """What a fact does to the order's transactions: the same as its `fold` does to the aggregate."""
 
 

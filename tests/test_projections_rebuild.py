@@ -121,6 +121,37 @@ async def test_what_is_built_is_what_the_projector_made(
     assert [name for name in TABLES if "pg_monitor=r" in rights[name]] == ["daily_volume", "orders"]
 
 
+TEXTS = [
+    "",
+    "null",
+    '"',
+    '""',
+    "\\",
+    "\\n",
+    '\\"',
+    "a\nb\r\tc",
+    "\\\n\\.\n",
+    "\x01\x7f\u2028",
+    "a,b",
+    "'",
+    "\\N",
+    "Ж😀",
+]
+
+
+async def test_texts_are_built_as_they_are(store: EventStore, database_url: str, merchant_id: UUID) -> None:
+    """Whatever a customer writes: COPY has characters of its own."""
+    for text in TEXTS:
+        await append(
+            store, new_order(merchant_id, description=text, metadata={"said": text, text: [None, 1.5]})
+        )
+    await project_everything(database_url)
+    before = await tables(store)
+    assert sorted(row[0] for row in await rows(store, "SELECT description FROM orders")) == sorted(TEXTS)
+    await rebuild(database_url=database_url, projections=all_projections(), report=silent, workers=1)
+    assert await tables(store) == before
+
+
 class Interrupted(Exception):
     pass
 
