@@ -14,6 +14,8 @@ CONNECT_TIMEOUT = 3
 """Seconds."""
 STATEMENT_TIMEOUT = 5
 """Seconds that PostgreSQL gives a statement of ours, unless it is told otherwise."""
+WAIT_SECONDS = 2.0
+"""That somebody waits for a connection of a pool before he is turned away."""
 TICKS = 4
 """So often a pool's queue is looked at before those who wait are turned away."""
 STALLED_TICKS = 16 * TICKS
@@ -76,7 +78,7 @@ def connection_pool(
         "min_size": min(2, size),
         "max_size": size,
         "max_waiting": size * 50,
-        "timeout": 2.0,
+        "timeout": WAIT_SECONDS,
         "reconnect_timeout": 60.0,
         "kwargs": connection_options(application_name),
         "open": False,

@@ -3,6 +3,7 @@
 Pages keep their pictures in build/screenshots, for whoever wants to see what they look like.
 """
 
+import asyncio
 import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -25,7 +26,7 @@ FLAGS = [
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 ]
-PATIENCE = 30_000
+PATIENCE = 90_000
 """Milliseconds in which a page has to come to what is expected of it, on a busy machine, too."""
 DESK, PHONE = {"width": 1100, "height": 800}, {"width": 390, "height": 844}
 
@@ -39,7 +40,7 @@ def chromium() -> str | None:
 async def running_browser(path: str) -> AsyncIterator[Browser]:
     """With a folder of its own for whatever it keeps."""
     async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=path, args=FLAGS)
+        browser = await playwright.chromium.launch(executable_path=path, args=FLAGS, timeout=PATIENCE)
         try:
             yield browser
         finally:
@@ -72,14 +73,36 @@ class Visitor:
         """All cookies, as when they have expired."""
         await self._context.clear_cookies()
 
-    async def meets(self, host: str) -> None:
-        """Another site, which answers anything with a page that says its name."""
+    async def meets(self, host: str) -> asyncio.Event:
+        """Another site, which answers anything with a page that says its name; while the event is clear, it waits.
+
+        A page that leads there by itself after some seconds stays for as long as that.
+        """
         self._hosts.add(host)
+        answers = asyncio.Event()
+        answers.set()
 
         async def answer(route: Route) -> None:
+            await answers.wait()
             await route.fulfill(content_type="text/html", body=f"<!doctype html><title>{host}</title>{host}")
 
         await self._context.route(f"https://{host}/**", answer)
+        return answers
+
+    async def gathers(self, pattern: str, *, count: int) -> None:
+        """Requests to such addresses go on when so many have been made: whoever makes them, does so at once."""
+        made = 0
+        enough = asyncio.Event()
+
+        async def wait(route: Route) -> None:
+            nonlocal made
+            made += 1
+            if made >= count:
+                enough.set()
+            await enough.wait()
+            await route.continue_()
+
+        await self._context.route(pattern, wait)
 
     def _heard(self, message: ConsoleMessage) -> None:
         # What is refused is said there, too, and is what some tests are about.

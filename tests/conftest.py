@@ -11,11 +11,15 @@ from uuid import UUID
 import psycopg
 import pytest
 from browsing import NO_BROWSER, chromium, running_browser
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
 from playwright.async_api import Browser
 from psycopg_pool import AsyncConnectionPool
 from uuid_utils.compat import uuid7
 
+from payloops.commands import authenticate_api_key
 from payloops.embedded import EmbeddedServers
+from payloops.events import connections
 from payloops.events.event_store import EventStore
 from payloops.events.metadata import Metadata
 from payloops.events.timestamps import utc_now
@@ -25,6 +29,20 @@ from payloops.wiring import open_store
 
 NAMESPACES = [f"test-{number:02}" for number in range(40)]
 """Temporal namespaces, made when the server starts: a test that runs workers takes one for itself."""
+
+# The same examples in every run, however slow the machine is. `--hypothesis-profile=searching` looks for others.
+hypothesis_settings.register_profile("searching", deadline=None, print_blob=True)
+hypothesis_settings.register_profile(
+    "the same", derandomize=True, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow]
+)
+hypothesis_settings.load_profile("the same")
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Deadlines of the service that a busy machine would miss: tests that are about them set their own."""
+    monkeypatch.setattr(authenticate_api_key, "ROW_DEADLINE", 20.0)
+    monkeypatch.setattr(connections, "WAIT_SECONDS", 20.0)
 
 
 @pytest.fixture(scope="session")
@@ -101,8 +119,8 @@ def settings(servers: EmbeddedServers, database_url: str) -> Settings:
             "port": 0,
             "bcrypt_rounds": 4,
             "shutdown_grace": 0.0,
-            "database_patience": 2.0,  # several tests at a time make the machine slow
-            "append_patience": 5.0,
+            "database_patience": 10.0,  # several tests at a time make the machine slow
+            "append_patience": 20.0,
             "rate_limits": False,  # all tests come from one address
             "log_level": "warning",
         }

@@ -15,7 +15,8 @@ from payloops.events.event_store import EventStore
 from payloops.events.orders import Order
 from payloops.settings import Settings
 
-SECONDS = 30
+SECONDS = 90
+"""That a test waits for what has to come."""
 DOOMED = """
 import sys
 from payloops.cli import main
@@ -44,7 +45,7 @@ async def process(settings: Settings, *command: str) -> AsyncIterator[asyncio.su
 
 
 async def run_command(
-    settings: Settings, *arguments: str, stdin: str = "", seconds: float = 60, **environment: str
+    settings: Settings, *arguments: str, stdin: str = "", seconds: float = 120, **environment: str
 ) -> tuple[int, str, str]:
     """`payloops …` to its end: its status, what it printed, and what it complained of."""
     child = await asyncio.create_subprocess_exec(

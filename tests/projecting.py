@@ -12,6 +12,7 @@ from uuid import UUID
 
 import orjson
 import psycopg
+import pytest
 from psycopg.rows import TupleRow
 from uuid_utils.compat import uuid7
 
@@ -44,13 +45,14 @@ from payloops.events.metadata import Metadata
 from payloops.events.orders import Order, Payment, RefundFailed, TransactionType
 from payloops.events.stream import StreamEvent
 from payloops.events.timestamps import utc_now
+from payloops.projections import own_writes
 from payloops.projections.batches import project_batch
 from payloops.projections.orders import CHECKPOINT
 from payloops.projections.orders import PROJECTION as ORDERS
 from payloops.projections.projection import all_projections
 from payloops.projections.projector import run_projections
 
-DEADLINE = 20.0
+DEADLINE = 60.0
 """Seconds that a test waits for what has to come."""
 REFUSALS = (InvalidStatus, CaptureExceedsAuthorized, RefundExceedsCaptured, ContradictsRecord)
 
@@ -333,14 +335,19 @@ async def insert_raw(
 
 @asynccontextmanager
 async def projector(database_url: str) -> AsyncIterator[asyncio.Event]:
-    """A projector in this process; setting the event stops it, and so does the end."""
+    """A projector in this process; setting the event stops it, and so does the end.
+
+    Lists wait for it, however slow the machine makes it.
+    """
     stop = asyncio.Event()
-    task = asyncio.create_task(run_projections(database_url=database_url, stop=stop))
-    try:
-        yield stop
-    finally:
-        stop.set()
-        await task
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(own_writes, "WAIT_SECONDS", DEADLINE)
+        task = asyncio.create_task(run_projections(database_url=database_url, stop=stop))
+        try:
+            yield stop
+        finally:
+            stop.set()
+            await task
 
 
 PROGRAM = """

@@ -35,7 +35,7 @@ class Endpoint:
     received: list[Received] = field(default_factory=list)
     arrived: asyncio.Condition = field(default_factory=asyncio.Condition)
 
-    async def has(self, count: int, *, seconds: float = 20) -> list[Received]:
+    async def has(self, count: int, *, seconds: float = 60) -> list[Received]:
         """Wait until this many requests have come."""
         async with asyncio.timeout(seconds), self.arrived:
             await self.arrived.wait_for(lambda: len(self.received) >= count)

@@ -16,7 +16,7 @@ from calling import Caller
 
 from payloops.settings import Settings
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 """Seconds that a test waits for what has to come."""
 
 
@@ -40,6 +40,8 @@ class Server:
             "BCRYPT_ROUNDS": "4",
             "SHUTDOWN_GRACE": str(grace),
             "RATE_LIMITS": "false",
+            "DATABASE_PATIENCE": str(settings.database_patience),
+            "APPEND_PATIENCE": str(settings.append_patience),
             "PORT": str(port),
         }
         with log.open("w") as output:

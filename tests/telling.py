@@ -39,7 +39,7 @@ from payloops.workflows_client.subscriber import run_subscriber
 from payloops.workflows_client.webhooks import READER, webhooks
 from payloops.workflows_client.worker import ACTIVITIES, GRACE, backend_worker
 
-SECONDS = 20
+SECONDS = 60
 AMOUNT = 5_000
 CIPHER = Cipher(secret="a key of tests, long enough to encrypt")
 BY = Metadata(at=utc_now(), actor="system", correlation_id="test")
@@ -173,7 +173,7 @@ async def backend(
     store: EventStore,
     *,
     allow_loopback: bool = True,
-    deadline: float = 5,
+    deadline: float = 30,
     places: EndpointPlaces | None = None,
     now: Callable[[], datetime] = utc_now,
 ) -> AsyncIterator[BackendActivities]:

@@ -142,7 +142,7 @@ async def test_who_follows_an_order_sees_what_happens_next(
 
     async def next_type() -> str:
         assert follower.stdout is not None
-        line = await asyncio.wait_for(follower.stdout.readline(), 30)
+        line = await asyncio.wait_for(follower.stdout.readline(), 90)
         return str(json.loads(line)["type"])
 
     try:
@@ -152,7 +152,7 @@ async def test_who_follows_an_order_sees_what_happens_next(
         await store.append(recorded(report(order, "captured")))
         assert await next_type() == "payment.captured"
         follower.send_signal(signal.SIGINT)
-        assert await asyncio.wait_for(follower.wait(), 30) == 0
+        assert await asyncio.wait_for(follower.wait(), 90) == 0
     finally:
         if follower.returncode is None:
             follower.kill()

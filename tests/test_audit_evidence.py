@@ -115,11 +115,16 @@ async def test_any_changed_byte_is_found(
     content = file_bytes(await exported(store, order, keys))
     assert not check_evidence(content).wrong
     chance = random.Random(7)
-    for place in [0, len(content) - 1, *(chance.randrange(len(content)) for _ in range(300))]:
+    changes = [(chance.randrange(len(content)), 1 << chance.randrange(8)) for _ in range(300)]
+    # What stands before the statement is under no digest: each byte of it, also by a letter's case.
+    before = range(content.index(b'"statement"'))
+    changes += [(place, bit) for place in before for bit in (1 << chance.randrange(8), 0x20)]
+    changes.append((len(content) - 1, 1 << chance.randrange(8)))
+    for place, bit in changes:
         changed = bytearray(content)
-        changed[place] ^= 1 << chance.randrange(8)
+        changed[place] ^= bit
         try:
-            assert check_evidence(bytes(changed)).wrong, place
+            assert check_evidence(bytes(changed)).wrong, (place, bit)
         except NotEvidence:
             continue
     for changed_length in (content + b" ", content[:-1], content.replace(b"{", b"{ ", 1)):

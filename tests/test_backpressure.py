@@ -7,6 +7,7 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
+import log_lock
 import psycopg
 import pytest
 import structlog
@@ -22,24 +23,11 @@ from payloops.http.app import ROUTES
 from payloops.http.problems import BUSY
 from payloops.settings import Settings
 
-LOCK_APPENDS = "SELECT pg_advisory_lock(1885431908)"
-"""What `append_events` takes: migration 0001."""
-APPENDS_WAIT_LONGER = """
-    DO $$ DECLARE version regprocedure; BEGIN
-        FOR version IN SELECT oid FROM pg_proc WHERE proname = 'append_events' LOOP
-            EXECUTE format('ALTER FUNCTION %s SET lock_timeout = %L', version, '60s');
-        END LOOP;
-    END $$
-"""
-LOCK_AWAITED = """
-    SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND objid = 1885431908 AND NOT granted
-    AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-"""
-
 
 @pytest.fixture
 async def api(settings: Settings) -> AsyncIterator[Api]:
     async with running_api(settings.model_copy(update={"database_patience": 0.06})) as api:
+        await api.services.store.pool.wait()  # whoever came before would be turned away
         # Whoever waits for the pool's own deadline does so for longer than a test may take.
         api.services.store.pool.timeout = 600.0
         yield api
@@ -64,7 +52,7 @@ async def test_while_all_connections_are_taken_nobody_waits_for_one(api: Api) ->
     merchant = await api.merchant()
     order = await merchant.order()
     pool = api.services.store.pool
-    async with asyncio.timeout(20), all_taken(pool):
+    async with asyncio.timeout(60), all_taken(pool):
         for _ in range(3):
             answers = await asyncio.gather(
                 *(merchant.shop.get(f"/v1/orders/{order}") for _ in range(30)),
@@ -87,7 +75,7 @@ async def test_what_holds_up_a_query_holds_up_those_alone_who_have_a_connection(
     merchant = await api.merchant()
     order = await merchant.order()
     size = api.services.store.pool.max_size
-    async with await psycopg.AsyncConnection.connect(database_url) as other, asyncio.timeout(20):
+    async with await psycopg.AsyncConnection.connect(database_url) as other, asyncio.timeout(60):
         await other.execute("LOCK TABLE orders")
         reads = [asyncio.create_task(merchant.shop.get(f"/v1/orders/{order}")) for _ in range(3 * size)]
         for answered in itertools.islice(asyncio.as_completed(reads), 2 * size):
@@ -97,15 +85,20 @@ async def test_what_holds_up_a_query_holds_up_those_alone_who_have_a_connection(
         assert sorted([(await read).status for read in reads]) == size * [200] + 2 * size * [503]
 
 
-async def test_health_is_answered_before_those_who_wait_are(api: Api) -> None:
-    merchant = await api.merchant()
-    async with asyncio.timeout(20), all_taken(api.services.store.pool):
-        waiting = [asyncio.create_task(merchant.dashboard.get("/api/processors")) for _ in range(20)]
-        await asyncio.sleep(0)
-        assert (await api.anyone.get("/health")).status == 200
-        assert not any(task.done() for task in waiting)
-        for task in waiting:
-            assert_told_to_come_again(await task)
+async def test_health_is_answered_before_those_who_wait_are(settings: Settings) -> None:
+    async with (
+        asyncio.timeout(60),
+        running_api(settings.model_copy(update={"database_patience": 60.0})) as api,
+    ):
+        merchant, pool = await api.merchant(), api.services.store.pool
+        pool.timeout = 600.0
+        async with all_taken(pool):
+            waiting = [asyncio.create_task(merchant.dashboard.get("/api/processors")) for _ in range(20)]
+            while pool.get_stats()["requests_waiting"] < len(waiting):
+                await asyncio.sleep(0.01)
+            assert (await api.anyone.get("/health")).status == 200
+            assert not any(task.done() for task in waiting)
+        assert {answer.status for answer in await asyncio.gather(*waiting)} == {200}
 
 
 @asynccontextmanager
@@ -133,7 +126,7 @@ async def test_a_queue_that_moves_is_left_alone(settings: Settings) -> None:
 
 
 async def test_who_comes_to_a_stalled_queue_is_turned_away_before_who_waits(settings: Settings) -> None:
-    async with asyncio.timeout(20), impatient(settings, size=2, patience=0.4) as pool:
+    async with asyncio.timeout(60), impatient(settings, size=2, patience=0.4) as pool:
         async with all_taken(pool):
             with pytest.raises(PoolStalled):
                 await hold(pool)
@@ -150,7 +143,7 @@ async def test_who_comes_to_a_stalled_queue_is_turned_away_before_who_waits(sett
 
 
 async def test_one_who_asks_learns_that_there_are_connections_again(settings: Settings) -> None:
-    async with asyncio.timeout(20), impatient(settings, size=2, patience=0.4) as pool:
+    async with asyncio.timeout(60), impatient(settings, size=2, patience=0.4) as pool:
         async with all_taken(pool):
             with pytest.raises(PoolStalled):
                 await hold(pool)
@@ -195,7 +188,7 @@ async def test_a_database_that_was_away_for_long_is_found_again(
     )
     pool.reconnect_timeout, pool.timeout, pool.max_waiting = 0.2, 0.05, 5
     await pool.open()
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while pool.get_stats()["pool_size"] > 0:
             refused = await asyncio.gather(*(hold(pool) for _ in range(5)), return_exceptions=True)
             assert all(isinstance(refusal, psycopg.OperationalError) for refusal in refused)
@@ -213,6 +206,7 @@ async def test_a_database_that_was_away_for_long_is_found_again(
 async def test_other_processes_wait_for_their_connections(settings: Settings) -> None:
     pool = connection_pool(settings.database_url.get_secret_value(), size=2, application_name="test")
     async with pool:
+        await pool.wait()
         pool.timeout = 0.5
         async with all_taken(pool):
             with pytest.raises(PoolTimeout):
@@ -227,7 +221,7 @@ async def test_with_the_database_away_nobody_waits_for_it(settings: Settings) ->
             "database_patience": 0.06,
         }
     )
-    async with asyncio.timeout(20), running_api(broken) as api:
+    async with asyncio.timeout(60), running_api(broken) as api:
         api.services.store.pool.timeout = 600.0
         login = {"email": "a@example.com", "password": PASSWORD}
         answers = await asyncio.gather(*(api.anyone.post("/api/auth/login", login) for _ in range(20)))
@@ -237,7 +231,7 @@ async def test_with_the_database_away_nobody_waits_for_it(settings: Settings) ->
 
 async def test_more_than_fit_into_flight_are_turned_away(settings: Settings) -> None:
     configured = settings.model_copy(update={"max_in_flight": 3, "database_patience": 60.0})
-    async with asyncio.timeout(30), running_api(configured) as api:
+    async with asyncio.timeout(60), running_api(configured) as api:
         merchant = await api.merchant()
         pool = api.services.store.pool
         async with all_taken(pool):
@@ -323,29 +317,20 @@ async def other(
     monkeypatch.setattr(appender, "SEND_SECONDS", 60.0)
     database_url = settings.database_url.get_secret_value()
     async with await psycopg.AsyncConnection.connect(database_url, autocommit=True) as connection:
-        await connection.execute(APPENDS_WAIT_LONGER)
+        await connection.execute(log_lock.WAIT_LONGER)
         yield connection
-
-
-async def an_append_waits(connection: psycopg.AsyncConnection[TupleRow]) -> None:
-    """Until the database has an append that waits for the lock."""
-    while True:
-        found = await (await connection.execute(LOCK_AWAITED)).fetchone()
-        if found is not None:
-            return
-        await asyncio.sleep(0.01)
 
 
 async def test_a_full_queue_of_appends_takes_nobody_in(
     settings: Settings, other: psycopg.AsyncConnection[TupleRow]
 ) -> None:
     configured = settings.model_copy(update={"append_queue_size": 3, "append_patience": 60.0})
-    async with asyncio.timeout(30), running_api(configured) as api:
+    async with asyncio.timeout(60), running_api(configured) as api:
         merchant = await api.merchant()
         async with other:
-            await other.execute(LOCK_APPENDS)
+            await other.execute(log_lock.TAKE)
             sent = asyncio.create_task(create(merchant))
-            await an_append_waits(other)
+            await log_lock.an_append_waits(other)
             queued = [asyncio.create_task(create(merchant)) for _ in range(3)]
             while len(api.services.store._appender._queue) < 3:
                 await asyncio.sleep(0.01)
@@ -360,13 +345,13 @@ async def test_a_full_queue_of_appends_takes_nobody_in(
 async def test_a_queue_of_appends_that_stands_turns_away_who_waits_and_takes_nobody_in(
     settings: Settings, other: psycopg.AsyncConnection[TupleRow]
 ) -> None:
-    async with asyncio.timeout(30), running_api(settings) as api:
+    configured = settings.model_copy(update={"append_patience": 0.2})
+    async with asyncio.timeout(60), running_api(configured) as api:
         merchant = await api.merchant()
-        api.services.store._appender._patience = 0.2
         async with other:
-            await other.execute(LOCK_APPENDS)
+            await other.execute(log_lock.TAKE)
             sent = asyncio.create_task(create(merchant))
-            await an_append_waits(other)
+            await log_lock.an_append_waits(other)
             assert_told_to_come_again(await create(merchant))  # after a while
             for _ in range(3):
                 assert_told_to_come_again(await create(merchant))  # at once
@@ -409,7 +394,10 @@ async def test_the_kernel_cuts_off_who_takes_nothing_of_little(
     reader, writer = await small_buffers(api)
     few = 300
     writer.write(REQUEST * few)
-    await asyncio.sleep(3)
+    async with asyncio.timeout(60):
+        while not reader._buffer:  # type: ignore[attr-defined]
+            await asyncio.sleep(0.01)
+    await asyncio.sleep(3)  # since the first answer came: the kernel counts time, and tells nobody
     assert await answers_until_the_end(reader) < few
     writer.close()
 
@@ -426,7 +414,7 @@ async def answers_until_the_end(reader: asyncio.StreamReader) -> int:
 
 
 async def test_who_takes_the_answers_slowly_gets_them_all(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "TAKE_DEADLINE", 5.0)
+    monkeypatch.setattr(connections, "TAKE_DEADLINE", 20.0)
     reader, writer = await small_buffers(api)
     writer.write(REQUEST * REQUESTS)
     received, rest = 0, b""

@@ -15,7 +15,7 @@ from payloops.events.event_store import EventStore
 from payloops.events.timestamps import utc_now
 from payloops.settings import Settings
 
-PATIENCE = 30_000
+PATIENCE = 90_000
 
 
 @pytest.fixture
@@ -39,7 +39,8 @@ async def press_pay(page: Page) -> None:
 
 async def test_a_customer_pays_and_is_taken_back_to_the_shop(shopping: Shopping, browser: Browser) -> None:
     async with visiting(browser) as customer:
-        await customer.meets(SHOP)
+        shop = await customer.meets(SHOP)
+        shop.clear()
         page = await customer.open(shopping.url)
         await shows(page, "Choose how to pay")
         await photograph(page, "checkout")
@@ -49,6 +50,7 @@ async def test_a_customer_pays_and_is_taken_back_to_the_shop(shopping: Shopping,
         await shopping.report("captured")
         await shows(page, "Payment received")
         await photograph(page, "checkout-paid")
+        shop.set()
         await page.wait_for_url(f"https://{SHOP}/**", timeout=PATIENCE)
         assert page.url == f"https://{SHOP}/thanks?cart=7&session_id={shopping.id}#top"
     read = await shopping.merchant.shop.get(f"/v1/checkout/sessions/{shopping.id}")
@@ -59,7 +61,7 @@ async def test_after_a_decline_the_customer_is_told_why_and_tries_again(
     shopping: Shopping, browser: Browser
 ) -> None:
     async with visiting(browser) as customer:
-        await customer.meets(SHOP)
+        (await customer.meets(SHOP)).clear()
         page = await customer.open(shopping.url)
         await page.get_by_label("What should happen?").select_option("tok_chargeDeclined")
         await press_pay(page)
@@ -92,6 +94,7 @@ async def test_two_tabs_that_pay_at_once_pay_once_and_both_see_it(
     async with visiting(browser) as customer:
         await customer.meets(SHOP)
         tabs = [await customer.open(shopping.url) for _ in range(2)]
+        await customer.gathers("**/pay", count=2)
         await asyncio.gather(*(press_pay(tab) for tab in tabs))
         for tab in tabs:
             await shows(tab, "Confirming your payment")
@@ -118,13 +121,14 @@ async def test_the_back_button_after_paying_leads_to_what_is_true(
     shopping: Shopping, browser: Browser
 ) -> None:
     async with visiting(browser) as customer:
-        await customer.meets(SHOP)
+        shop = await customer.meets(SHOP)
         page = await customer.open(shopping.url)
         await press_pay(page)
         await shows(page, "Confirming your payment")
         await page.reload()
         await shopping.report("captured")
         await page.wait_for_url(f"https://{SHOP}/**", timeout=PATIENCE)
+        shop.clear()
         await page.go_back()
         await shows(page, "Payment received")
     assert (await shopping.topics()).count("payment.requested") == 1
@@ -194,12 +198,14 @@ async def test_the_page_fits_on_a_phone(api: Api, store: EventStore, browser: Br
 
 async def test_the_page_works_without_scripts(shopping: Shopping, browser: Browser) -> None:
     async with visiting(browser, scripts=False) as customer:
-        await customer.meets(SHOP)
+        shop = await customer.meets(SHOP)
+        shop.clear()
         page = await customer.open(shopping.url)
         await press_pay(page)
         await shows(page, "Confirming your payment")
         await shopping.report("captured")
         await shows(page, "Payment received")  # the page refreshes itself
+        shop.set()
         await page.wait_for_url(f"https://{SHOP}/**", timeout=PATIENCE)
 
 

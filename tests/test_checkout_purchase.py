@@ -12,38 +12,36 @@ from browsing import photograph, visiting
 from calling import Api, running_api
 from playwright.async_api import Browser, Page, expect
 from processes import charged, process
+from reserving import reserved_port
 from shopping import SHOP, Shopping, go_shopping
 
 from payloops.events.checkout_sessions import SessionStatus
 from payloops.events.event_store import EventStore
-from payloops.listening import bind
 from payloops.settings import Settings
 
-PATIENCE = 60_000
+PATIENCE = 120_000
 
 
 @pytest.fixture
-def settings(settings: Settings, namespaces: Iterator[str]) -> Settings:
-    with bind("127.0.0.1", 0) as listener:
-        port = listener.getsockname()[1]
-    return settings.model_copy(
-        update={"temporal_namespace": next(namespaces), "checkout_base_url": f"http://127.0.0.1:{port}"}
-    )
+def settings(settings: Settings, namespaces: Iterator[str]) -> Iterator[Settings]:
+    with reserved_port() as port:
+        yield settings.model_copy(
+            update={"temporal_namespace": next(namespaces), "checkout_base_url": f"http://127.0.0.1:{port}"}
+        )
 
 
 @pytest.fixture
 async def api(settings: Settings) -> AsyncIterator[Api]:
     """The API, and the processes that bring its payments to the sandbox."""
     port = int(settings.checkout_base_url.rpartition(":")[2])
-    with bind("127.0.0.1", 0) as listener:
-        bank_port = listener.getsockname()[1]
-    bank = ("--bank-port", str(bank_port))
-    async with (
-        running_api(settings, port=port) as api,
-        process(settings, "subscriber"),
-        process(settings, "worker", "--sandbox", *bank),
-    ):
-        yield api
+    with reserved_port() as bank_port:
+        bank = ("--bank-port", str(bank_port))
+        async with (
+            running_api(settings, port=port) as api,
+            process(settings, "subscriber"),
+            process(settings, "worker", "--sandbox", *bank),
+        ):
+            yield api
 
 
 async def shop_in(api: Api, store: EventStore, currency: str) -> Shopping:
@@ -72,6 +70,7 @@ async def test_two_tabs_and_many_clicks_charge_once(api: Api, store: EventStore,
     async with visiting(browser) as customer:
         await customer.meets(SHOP)
         tabs = [await customer.open(shopping.url) for _ in range(2)]
+        await customer.gathers("**/pay", count=2)
         await asyncio.gather(*(tab.get_by_role("button", name="Pay").dblclick() for tab in tabs))
         for tab in tabs:
             await tab.wait_for_url(f"https://{SHOP}/thanks?*", timeout=PATIENCE)

@@ -1,7 +1,6 @@
 """A checkout session: paid once however often it is asked for, and over when time or its order say so."""
 
 import asyncio
-import re
 from dataclasses import replace
 from datetime import timedelta
 from uuid import UUID
@@ -280,7 +279,12 @@ async def test_unsettled_sessions_are_found_in_batches(shop: Shop, monkeypatch: 
 async def test_who_buys_and_what_is_sealed_in_the_log_and_gone_with_the_key(shop: Shop) -> None:
     session_id = await shop.session()
     [recorded] = await shop.store.read(after=0, limit=1)
-    assert not {b"ada", b"cart", b"engine"} & set(re.findall(b"[a-z]+", recorded.stored.state))
+    for text in (
+        b"ada@example.com",
+        b'"cart"',
+        b"difference engine",
+    ):  # none that ciphertext may hold by chance
+        assert text not in recorded.stored.state
     async with shop.store.pool.connection() as connection:
         await connection.execute("UPDATE personal_keys SET key = ''")
     session = (await shop.look(session_id)).session

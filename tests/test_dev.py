@@ -17,19 +17,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from reserving import reserved_port
 
 ROOT = Path(__file__).resolve().parents[1]
-READY_SECONDS = 60.0
-STOP_SECONDS = 40.0
+READY_SECONDS = 120.0
+STOP_SECONDS = 60.0
 
 
 class Dev:
     """One `payloops dev` on a data directory of its own."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, port: int) -> None:
         self.data_dir = folder / "data"
         self.screen = folder / "screen.txt"
-        self.port = free_port()
+        self.port = port
         self.mark = f"PAYLOOPS_TEST_MARK={uuid.uuid4()}"
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -63,7 +64,7 @@ class Dev:
     def text(self) -> str:
         return self.screen.read_text()
 
-    def wait_for(self, text: str, *, seconds: float = 20.0) -> None:
+    def wait_for(self, text: str, *, seconds: float = 60.0) -> None:
         deadline = time.monotonic() + seconds
         while text not in self.text():
             assert time.monotonic() < deadline, f"{text!r} did not appear:\n{self.text()}"
@@ -89,7 +90,7 @@ class Dev:
             [sys.executable, "-P", "-m", "payloops", *arguments, "--data-dir", str(self.data_dir)],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=120,
             check=False,
             env=without_settings(),
         )
@@ -112,17 +113,10 @@ def without_settings() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name not in settings}
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
-
-
 @pytest.fixture
 def dev() -> Iterator[Dev]:
-    with tempfile.TemporaryDirectory(prefix="payloops-test-") as folder:
-        made = Dev(Path(folder))
+    with tempfile.TemporaryDirectory(prefix="payloops-test-") as folder, reserved_port() as port:
+        made = Dev(Path(folder), port=port)
         try:
             yield made
         finally:
@@ -164,7 +158,7 @@ def pasted_lines_work(dev: Dev) -> None:
     text = dev.text()
     lines = text[text.index("API=http") : text.index("Ctrl-C stops")]
     shown = subprocess.run(
-        ["bash", "-e"], input=lines, capture_output=True, text=True, timeout=60, check=False
+        ["bash", "-e"], input=lines, capture_output=True, text=True, timeout=120, check=False
     )
     assert shown.returncode == 0, shown.stderr
     payment, refund, order, events, session = [json.loads(line) for line in shown.stdout.splitlines()]
@@ -177,7 +171,8 @@ def pasted_lines_work(dev: Dev) -> None:
 
 
 def a_second_one_is_refused_in_one_line(dev: Dev) -> None:
-    shown = dev.run("dev", "--port", str(free_port()))
+    with reserved_port() as port:
+        shown = dev.run("dev", "--port", str(port))
     assert shown.returncode == 1
     assert len(shown.stderr.splitlines()) == 1
     assert "is in use by another instance" in shown.stderr
@@ -194,7 +189,7 @@ def test_parts_that_die_come_back(dev: Dev) -> None:
         dev.wait_for(f"{name} was ended by SIGKILL; starting it again")
     for name in ("valkey", "postgres"):
         dev.wait_for(f"{name} ended; starting it again")
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while (walked := dev.run("demo", "--json")).returncode != 0:  # 503 while connections are made anew
         assert time.monotonic() < deadline, walked.stderr
     assert json.loads(walked.stdout)["order"]["status"] == "partially_refunded"
@@ -224,7 +219,7 @@ def test_missing_settings_are_named(command: str) -> None:
         [sys.executable, "-P", "-m", "payloops", command],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
         check=False,
         env={**without_settings(), "JWT_SECRET": "short"},
     )

@@ -77,7 +77,7 @@ def holder(data_dir: Path, *, parts: str = "postgres,valkey,temporal") -> Iterat
         finally:
             assert process.stdin is not None
             process.stdin.close()
-            process.wait(30)
+            process.wait(60)
 
 
 def test_servers_answer_keep_their_data_and_leave_no_process(data_dir: Path) -> None:
@@ -128,7 +128,7 @@ def test_a_killed_supervisor_s_servers_end_without_a_next_start(data_dir: Path) 
         process.stdout.readline()
         assert len(processes_of(data_dir)) > 3
         process.send_signal(signal.SIGKILL)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while processes_of(data_dir) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert processes_of(data_dir) == []
@@ -280,7 +280,7 @@ def test_an_ordinary_user() -> None:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=120,
             check=False,
             cwd=home,
             env=environment_of_nobody(home),

@@ -341,6 +341,7 @@ async def test_a_checkout_session_is_erased_with_the_orders_of_its_customer(
     async with projector(settings.database_url.get_secret_value()):
         command = ("privacy", "erase", "--merchant", str(merchant.id), *whom, "--yes", "--json")
         status, out, err = await run_command(settings, *command)
+        await reached(store, await store.head())
     assert status == 0, err
     assert json.loads(out)["erased"]["streams"] == 2
     assert await traces(store.pool) == []
@@ -444,7 +445,7 @@ async def test_an_erasure_that_was_killed_is_finished_by_the_next(
         env=os.environ | environment_of(settings),
         stdout=asyncio.subprocess.DEVNULL,
     )
-    assert await asyncio.wait_for(killed.wait(), 60) == -9
+    assert await asyncio.wait_for(killed.wait(), 120) == -9
     named = {"email": EMAIL} if whom == "email" else {"customer_id": "cus_ada"}
     await erase(store, Customer(merchant_id=merchant.id, **named))
     await project_all(settings.database_url.get_secret_value())
@@ -580,7 +581,7 @@ async def command(
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
-    out, err = await asyncio.wait_for(child.communicate(answer.encode()), 60)
+    out, err = await asyncio.wait_for(child.communicate(answer.encode()), 120)
     assert child.returncode is not None
     return child.returncode, out.decode(), err.decode()
 

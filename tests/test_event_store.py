@@ -7,6 +7,7 @@ from concurrent.futures import ProcessPoolExecutor
 from typing import cast
 from uuid import UUID
 
+import log_lock
 import psycopg
 import pytest
 from eventsourcing.persistence import StoredEvent
@@ -46,6 +47,16 @@ MERCHANT = UUID("01900000-0000-7000-8000-000000000001")
 MAC_KEY = derive_mac_key("an audit key of tests, long enough")
 
 
+PATIENCE = 60.0
+
+
+@pytest.fixture
+def lock_is_waited_for(database_url: str) -> None:
+    """Appends wait for those of others for as long as these take on a busy machine."""
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute(log_lock.WAIT_LONGER)
+
+
 def by() -> Metadata:
     return Metadata(at=utc_now(), actor="system", correlation_id="test")
 
@@ -80,9 +91,10 @@ def write_in_a_process(database_url: str, shared: list[UUID], number: int) -> li
 
 async def _write(database_url: str, shared: list[UUID], number: int) -> list[tuple[UUID, int]]:
     pool = connection_pool(database_url, size=3, application_name=f"writer {number}")
+    pool.timeout = PATIENCE
     await pool.open()
     acknowledged: list[tuple[UUID, int]] = []
-    async with EventStore(database_url, pool, mac_key=MAC_KEY) as store:
+    async with EventStore(database_url, pool, mac_key=MAC_KEY, patience=PATIENCE) as store:
 
         async def on_shared(stream_id: UUID) -> None:
             for _ in range(6):
@@ -119,6 +131,7 @@ async def tail(store: EventStore, writing: asyncio.Event) -> list[RecordedEvent]
     raise AssertionError
 
 
+@pytest.mark.usefixtures("lock_is_waited_for")
 async def test_with_eight_writing_processes_nobody_misses_or_repeats_an_event(
     store: EventStore, settings: Settings
 ) -> None:
@@ -311,9 +324,9 @@ async def test_readers_are_woken_by_an_append_of_another_process(
             break
     wakeups = store.wakeups(poll_seconds=30)
     await anext(wakeups)
-    async with EventStore(url, store.pool, mac_key=MAC_KEY) as other:
+    async with EventStore(url, store.pool, mac_key=MAC_KEY, patience=PATIENCE) as other:
         await other.append(collected(begun()))
-        await asyncio.wait_for(anext(wakeups), 5)
+        await asyncio.wait_for(anext(wakeups), 20)
 
 
 # -- faults
@@ -338,6 +351,7 @@ async def test_the_answer_of_a_batch_whose_connection_broke_is_found_in_the_log(
     assert len(await stored_versions(store.pool)) == 2
 
 
+@pytest.mark.usefixtures("lock_is_waited_for")
 async def test_an_append_whose_connection_was_ended_before_it_committed_is_reported_as_not_done(
     store: EventStore, settings: Settings
 ) -> None:
@@ -346,15 +360,10 @@ async def test_an_append_whose_connection_was_ended_before_it_committed_is_repor
     assert backend is not None
     url = settings.database_url.get_secret_value()
     async with await psycopg.AsyncConnection.connect(url) as blocker:
-        await blocker.execute("SELECT pg_advisory_xact_lock(1885431908)")
+        await blocker.execute(log_lock.TAKE)
         waiting = asyncio.create_task(store.append(collected(begun())))
         async with store.pool.connection() as observer:
-            while True:
-                cursor = await observer.execute(
-                    "SELECT wait_event FROM pg_stat_activity WHERE pid = %s", (backend[0],)
-                )
-                if await cursor.fetchone() == ("advisory",):
-                    break
+            await log_lock.an_append_waits(observer)
             await observer.execute("SELECT pg_terminate_backend(%s)", (backend[0],))
         with pytest.raises(StoreUnavailable):
             await waiting
@@ -391,7 +400,9 @@ async def test_beside_others_a_process_writes_all_that_waits_at_once(
     store: EventStore, settings: Settings
 ) -> None:
     await store.append(collected(begun()))
-    async with EventStore(settings.database_url.get_secret_value(), store.pool, mac_key=MAC_KEY) as other:
+    async with EventStore(
+        settings.database_url.get_secret_value(), store.pool, mac_key=MAC_KEY, patience=PATIENCE
+    ) as other:
         await other.append(collected(begun()))
     await store.append(collected(begun()))
     assert await transactions_of_64(store) == 1
@@ -401,7 +412,7 @@ async def test_more_appends_than_may_wait_are_turned_away_at_once(settings: Sett
     url = settings.database_url.get_secret_value()
     pool = connection_pool(url, size=2, application_name="test")
     await pool.open()
-    async with EventStore(url, pool, mac_key=MAC_KEY, queue_size=5) as store:
+    async with EventStore(url, pool, mac_key=MAC_KEY, queue_size=5, patience=PATIENCE) as store:
         outcomes = await asyncio.gather(
             *(store.append(collected(begun())) for _ in range(9)), return_exceptions=True
         )
@@ -413,17 +424,19 @@ async def test_while_another_holds_the_log_appends_end_as_unavailable(
     store: EventStore, settings: Settings
 ) -> None:
     store._appender._patience = 0.3
+    await store.append(collected(begun()))  # so that there is a connection
     url = settings.database_url.get_secret_value()
     async with await psycopg.AsyncConnection.connect(url) as blocker:
-        await blocker.execute("SELECT pg_advisory_xact_lock(1885431908)")
+        await blocker.execute(log_lock.TAKE)
         sent = asyncio.create_task(store.append(collected(begun())))
-        await asyncio.sleep(0.05)
+        while store._appender._idle.is_set() or store._appender._queue:
+            await asyncio.sleep(0)
         queued = asyncio.create_task(store.append(collected(begun())))
         with pytest.raises(StoreUnavailable, match="waited too long"):
             await queued
         with pytest.raises(StoreUnavailable, match="LockNotAvailable"):
             await sent
-    assert await stored_versions(store.pool) == []
+    assert len(await stored_versions(store.pool)) == 1
 
 
 async def test_after_a_restart_of_the_database_no_reader_is_given_a_broken_connection(
@@ -435,11 +448,14 @@ async def test_after_a_restart_of_the_database_no_reader_is_given_a_broken_conne
     async with await psycopg.AsyncConnection.connect(
         settings.database_url.get_secret_value(), autocommit=True
     ) as other:
-        await other.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
-        )
-    await asyncio.wait_for(anext(wakeups), 10)  # this process listens again
+        # The one that listens last: a database that restarts takes nobody back before all are gone.
+        for listens in ("<>", "="):
+            await other.execute(
+                "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+                f" AND application_name {listens} 'payloops wakeups'"
+            )
+    await asyncio.wait_for(anext(wakeups), PATIENCE)  # this process listens again
     assert await asyncio.gather(*(store.head() for _ in range(5))) == [0] * 5
 
 

@@ -222,7 +222,7 @@ async def events(shopping: Shopping, *, count: int, **headers: str) -> list[str]
     """The first lines of the stream that are not empty."""
     found: list[str] = []
     async with (
-        asyncio.timeout(20),
+        asyncio.timeout(60),
         shopping.api.anyone.session.get(f"{shopping.path}/events", headers=headers) as answer,
     ):
         assert answer.status == 200
@@ -238,17 +238,17 @@ async def events(shopping: Shopping, *, count: int, **headers: str) -> list[str]
 
 async def test_a_page_is_told_at_once_what_it_should_show_and_of_each_change(shopping: Shopping) -> None:
     following = asyncio.create_task(events(shopping, count=8))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not shopping.api.services.watch._waiting:
             await asyncio.sleep(0.01)
     await shopping.pay()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while (await shopping.order()).id not in [
             id for id, _ in shopping.api.services.watch._waiting.values()
         ]:
             await asyncio.sleep(0.01)
     await shopping.report("failed")
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while ((await shopping.order()).id, (await shopping.order()).version) not in list(
             shopping.api.services.watch._waiting.values()
         ):
@@ -274,10 +274,12 @@ async def test_a_stream_ends_with_the_session_and_after_a_time(
     shopping: Shopping, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(checkout, "BEAT_SECONDS", 0.05)
+    lines = await events(shopping, count=4)
+    assert lines == ["id: open-0", "data: open-0", ": still here", ": still here"]
     monkeypatch.setattr(checkout, "STREAM_SECONDS", 0.2)
     lines = await events(shopping, count=99)
     assert lines[:2] == ["id: open-0", "data: open-0"]
-    assert set(lines[2:]) == {": still here"}
+    assert set(lines[2:]) <= {": still here"}
     monkeypatch.setattr(checkout, "STREAM_SECONDS", 60)
     await shopping.pay()
     await shopping.report("captured")
@@ -289,7 +291,7 @@ async def test_a_stream_notices_by_itself_that_time_has_run_out(
 ) -> None:
     monkeypatch.setattr(checkout, "BEAT_SECONDS", 0.05)
     following = asyncio.create_task(events(shopping, count=99))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not shopping.api.services.watch._waiting:
             await asyncio.sleep(0.01)
     object.__setattr__(shopping.api.services, "now", lambda: utc_now() + LIFE + timedelta(seconds=1))
@@ -316,7 +318,7 @@ async def test_a_process_that_ends_lets_its_streams_go(settings: Settings, store
     async with running_api(settings) as api:
         shopping = await go_shopping(api, store)
         following = asyncio.create_task(events(shopping, count=99))
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not api.services.watch._waiting:
                 await asyncio.sleep(0.01)
         api.services.stopping.set()

@@ -12,7 +12,7 @@ from masking import CARD
 from uuid_utils.compat import uuid7
 
 from payloops.events.event_store import EventStore
-from payloops.http import connections, endpoint
+from payloops.http import connections, endpoint, service
 from payloops.http.app import ROUTES
 from payloops.http.routing import Call, route
 from payloops.settings import Settings
@@ -24,7 +24,7 @@ async def api(settings: Settings) -> AsyncIterator[Api]:
         yield api
 
 
-async def exchange(api: Api, sent: bytes, *, seconds: float = 5.0) -> bytes:
+async def exchange(api: Api, sent: bytes, *, seconds: float = 60.0) -> bytes:
     """What comes back for these bytes until the connection ends."""
     reader, writer = await asyncio.open_connection("127.0.0.1", api.port)
     try:
@@ -206,8 +206,8 @@ async def test_a_key_promises_nothing_where_no_answers_are_kept(broken: Api) -> 
 async def test_a_head_that_drips_is_cut_off(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "HEAD_DEADLINE", 0.3)
     reader, writer = await asyncio.open_connection("127.0.0.1", api.port)
-    async with asyncio.timeout(3):
-        for byte in b"GET /health HTTP/1.1\r\nX-Drip: " + b"x" * 200:
+    async with asyncio.timeout(60):
+        for byte in b"GET /health HTTP/1.1\r\nX-Drip: " + b"x" * 2_000:
             try:
                 writer.write(bytes([byte]))
                 await writer.drain()
@@ -231,7 +231,7 @@ async def test_a_second_head_that_drips_is_cut_off(api: Api, monkeypatch: pytest
     writer.write(whole)
     await reader.readuntil(b"}")
     writer.write(whole[:20])
-    async with asyncio.timeout(3):
+    async with asyncio.timeout(60):
         assert await reader.read() == b""
     writer.close()
 
@@ -289,7 +289,8 @@ async def test_head_is_answered_like_get_without_a_body(api: Api) -> None:
     assert (answer.status, answer.raw) == (200, b"")
 
 
-async def test_ready_names_each_dependency(api: Api) -> None:
+async def test_ready_names_each_dependency(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service, "PROBE_SECONDS", 20.0)
     answer = await api.anyone.get("/ready")
     assert answer.status == 200
     assert answer.json["dependencies"] == {"postgres": "up", "redis": "up", "temporal": "up"}
@@ -305,9 +306,10 @@ async def test_ready_names_each_dependency(api: Api) -> None:
     ],
 )
 async def test_ready_says_which_dependency_is_down(
-    settings: Settings, name: str, setting: str, value: str
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, name: str, setting: str, value: str
 ) -> None:
-    broken = Settings.model_validate({**settings.model_dump(), setting: value})
+    monkeypatch.setattr(service, "PROBE_SECONDS", 20.0)
+    broken = Settings.model_validate({**settings.model_dump(), "database_patience": 2.0, setting: value})
     async with running_api(broken) as api:
         ready, health = await api.anyone.get("/ready"), await api.anyone.get("/health")
     assert (ready.status, ready.json["status"], health.status) == (503, "unavailable", 200)
@@ -317,7 +319,11 @@ async def test_ready_says_which_dependency_is_down(
 
 async def test_without_the_database_nothing_is_done_and_the_answer_says_so(settings: Settings) -> None:
     broken = Settings.model_validate(
-        {**settings.model_dump(), "database_url": "postgresql://nobody@127.0.0.1:1/none"}
+        {
+            **settings.model_dump(),
+            "database_url": "postgresql://nobody@127.0.0.1:1/none",
+            "database_patience": 0.5,
+        }
     )
     async with running_api(broken) as api:
         answer = await api.anyone.post("/api/auth/login", {"email": "a@example.com", "password": "whatever1"})

@@ -194,7 +194,7 @@ async def test_after_a_rotation_both_secrets_count_for_a_day(
     assert (rotated.status, rotated.json["previousSecret"]) == (200, first)
     assert rotated.json["secret"] not in (None, first)
     expires_at = datetime.fromisoformat(rotated.json["previousExpiresAt"])
-    assert timedelta(0) <= expires_at - began - timedelta(hours=24) < timedelta(seconds=10)
+    assert timedelta(0) <= expires_at - began - timedelta(hours=24) < timedelta(minutes=1)
     assert (await merchant.dashboard.get(SECRET)).json == rotated.json
     cipher = api.services.cipher
     for now, previous in ((expires_at - timedelta(seconds=1), first), (expires_at, None)):

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from calling import PASSWORD, Caller
+from calling import PASSWORD, Answer, Caller
 from serving import PATIENCE, call_often, caller, server
 
 from payloops.settings import Settings
@@ -31,13 +31,21 @@ def alive(pid: int) -> bool:
         return False
 
 
+async def readiness(anyone: Caller, status: str) -> Answer:
+    """What /ready answers once it says this."""
+    async with asyncio.timeout(PATIENCE):
+        while (answer := await anyone.get("/ready")).json["status"] != status:
+            await asyncio.sleep(0.05)
+    return answer
+
+
 async def test_asked_to_end_it_is_first_not_ready_then_closed_and_finishes_what_it_began(
     settings: Settings, tmp_path: Path
 ) -> None:
-    with server(settings, tmp_path / "log", grace=1.5) as running:
+    with server(settings, tmp_path / "log", grace=4) as running:
         url = await running.listening()
         async with caller(url) as anyone:
-            assert (await anyone.get("/ready")).status == 200
+            await readiness(anyone, "ready")
             host, port = url.removeprefix("http://").split(":")
             reader, writer = await asyncio.open_connection(host, int(port))
             body = json.dumps({"email": "a@example.com", "password": PASSWORD}).encode()
@@ -45,11 +53,9 @@ async def test_asked_to_end_it_is_first_not_ready_then_closed_and_finishes_what_
                 b"POST /api/auth/login HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
                 b"Content-Length: %d\r\n\r\n" % len(body) + body[:10]
             )
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.1)  # the connection is taken, now or in the grace
             running.process.send_signal(signal.SIGTERM)
-            await asyncio.sleep(0.3)
-            ready = await anyone.get("/ready")
-            assert (ready.status, ready.json["status"]) == (503, "stopping")
+            assert (await readiness(anyone, "stopping")).status == 503
             assert (await anyone.get("/health")).status == 200
         deadline = time.monotonic() + PATIENCE
         while not refuses(url):

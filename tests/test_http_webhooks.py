@@ -130,11 +130,10 @@ async def test_a_wrong_signature_appends_nothing(
     await set_secret(foreign, "stripe", "whsec_of_another")
     labels = await paying(merchant)
     body = orjson.dumps(stripe_payment("succeeded", labels))
-    now = time.time()
     right = stripe_header(body)
     moment, digest = right.split(",")
     before = await events_in(pool)
-    for name, header, code in [
+    for name, header, code in [  # each is sent some time after it was made: at most 15 seconds
         ("none", None, "missing_signature"),
         ("empty", "", "missing_signature"),
         ("rubbish", "rubbish", "invalid_signature"),
@@ -143,12 +142,12 @@ async def test_a_wrong_signature_appends_nothing(
         ("without time", digest, "invalid_signature"),
         ("two times", f"{moment},t=1,{digest}", "invalid_signature"),
         ("no number", f"t=now,{digest}", "invalid_signature"),
-        ("another time", f"t={int(now) - 5},{digest}", "invalid_signature"),
+        ("another time", f"t={int(moment.removeprefix('t=')) - 5},{digest}", "invalid_signature"),
         ("another scheme", right.replace("v1=", "v0="), "invalid_signature"),
         ("upper case", right.upper(), "invalid_signature"),
         ("no ASCII", f"{moment},v1=\u00e4", "invalid_signature"),
-        ("too old", stripe_header(body, at=now - 302), "invalid_signature"),
-        ("of the future", stripe_header(body, at=now + 303), "invalid_signature"),
+        ("too old", stripe_header(body, at=time.time() - 302), "invalid_signature"),
+        ("of the future", stripe_header(body, at=time.time() + 320), "invalid_signature"),
         ("without a secret", stripe_header(body, secret=""), "invalid_signature"),
     ]:
         with subtests.test(name):
@@ -163,8 +162,8 @@ async def test_a_wrong_signature_appends_nothing(
         assert (answer.status, answer.code) == (400, "invalid_signature")
     assert await events_in(pool) == before
     assert await kept(pool) == []
-    for seconds in (-295, 295):
-        header = stripe_header(body, at=now + seconds)
+    for seconds in (-280, 295):
+        header = stripe_header(body, at=time.time() + seconds)
         answer = await api.anyone.call(
             "POST", "/webhooks/stripe", data=body, headers={"Stripe-Signature": header}
         )

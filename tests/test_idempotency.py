@@ -111,7 +111,9 @@ async def test_a_refusal_is_stored_and_replayed(store: EventStore, merchant_id: 
     assert again == Replay(status=400, body=b"no")
 
 
-@pytest.mark.parametrize(("age_seconds", "left_seconds", "wait"), [(0, 20, 0), (6, 14, 6), (18, 2, 2)])
+@pytest.mark.parametrize(
+    ("age_seconds", "left_seconds", "wait"), [(0, 2_000, 0), (600, 1_400, 600), (1_800, 200, 200)]
+)
 async def test_who_finds_a_key_taken_is_told_to_wait_as_long_again_but_not_past_the_lease(
     pool: AsyncConnectionPool, merchant_id: UUID, age_seconds: int, left_seconds: int, wait: int
 ) -> None:
@@ -120,7 +122,7 @@ async def test_who_finds_a_key_taken_is_told_to_wait_as_long_again_but_not_past_
     await age(pool, "lease_expires_at", f"{-left_seconds} seconds")
     with pytest.raises(IdempotencyInProgress) as found:
         await take(pool, merchant_id)
-    assert found.value.seconds == pytest.approx(wait, abs=1)
+    assert found.value.seconds == pytest.approx(wait, abs=60)
 
 
 async def test_keys_are_kept_for_a_day(store: EventStore, merchant_id: UUID, by: Metadata) -> None:
@@ -138,7 +140,7 @@ async def test_old_keys_are_deleted_while_the_service_runs(
 ) -> None:
     await create(store, merchant_id, by, await take(store.pool, merchant_id))
     await age(store.pool, "created_at", "25 hours")
-    async with housekeeping(store, every_seconds=0.05), asyncio.timeout(10):
+    async with housekeeping(store, every_seconds=0.05), asyncio.timeout(60):
         while await count(store.pool) > 0:
             await asyncio.sleep(0.01)
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import signal
-import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from calling import Caller, running_api
 from holding import holding_proxy
 from processes import SECONDS, becomes, charged, process
 from pydantic import SecretStr
+from reserving import reserved_port
 from shopping import go_shopping
 
 from payloops.events.event_store import EventStore
@@ -21,15 +21,9 @@ from payloops.settings import Settings
 
 
 @pytest.fixture
-def settings(settings: Settings, namespaces: Iterator[str]) -> Settings:
-    return settings.model_copy(update={"temporal_namespace": next(namespaces), "port": free_port()})
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+def settings(settings: Settings, namespaces: Iterator[str]) -> Iterator[Settings]:
+    with reserved_port() as port:
+        yield settings.model_copy(update={"temporal_namespace": next(namespaces), "port": port})
 
 
 @dataclass

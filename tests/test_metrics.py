@@ -19,22 +19,31 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 from pydantic import SecretStr
+from reserving import reserved_port
 from serving import call_often, caller, server
 from signing import Labels, Processors, merchant_with_secrets, stripe_payment
 from uuid_utils.compat import uuid7
 
+from payloops import metrics
 from payloops.http.app import ROUTES
 from payloops.metrics import REMEMBERED, Metrics
 from payloops.settings import Settings
 
 README = (Path(__file__).resolve().parent.parent / "README.md").read_text()
-SECONDS = 20
+SECONDS = 60
 
 
 @pytest.fixture
 async def api(settings: Settings) -> AsyncIterator[Api]:
     async with running_api(settings) as api:
         yield api
+
+
+@pytest.fixture
+def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever is asked has time to answer."""
+    for name in ("READ_SECONDS", "PROBE_SECONDS"):
+        monkeypatch.setattr(metrics, name, 20.0)
 
 
 class Scrape:
@@ -89,6 +98,7 @@ async def test_what_happened_is_counted_once(api: Api) -> None:
     assert more("processor_events_total", processor="stripe", type="other", effect="unhandled") == 1
 
 
+@pytest.mark.usefixtures("unhurried")
 async def test_how_it_stands_is_told(api: Api) -> None:
     merchant = await api.merchant()
     await merchant.order()
@@ -107,8 +117,10 @@ async def test_how_it_stands_is_told(api: Api) -> None:
     }
 
 
+@pytest.mark.usefixtures("unhurried")
 async def test_while_the_database_is_away_what_stands_in_it_is_left_out(settings: Settings) -> None:
-    away = settings.model_copy(update={"database_url": SecretStr("postgresql://a:b@127.0.0.1:1/c")})
+    url = SecretStr("postgresql://a:b@127.0.0.1:1/c")
+    away = settings.model_copy(update={"database_url": url, "database_patience": 0.5})
     async with running_api(away) as api:
         told = await scrape(api.anyone)
     assert told.value("dependency_up", dependency="postgres") == 0
@@ -211,11 +223,15 @@ async def health_requests(url: str) -> float:
 async def test_the_other_processes_answer_where_a_port_is_named(
     settings: Settings, temporal_namespace: str, command: str
 ) -> None:
-    port = free_port()
-    own = settings.model_copy(update={"metrics_port": port, "temporal_namespace": temporal_namespace})
+    with reserved_port() as port:
+        own = settings.model_copy(update={"metrics_port": port, "temporal_namespace": temporal_namespace})
+        await answers_about_itself(own, command)
+
+
+async def answers_about_itself(settings: Settings, command: str) -> None:
     async with (
-        process(own, command),
-        aiohttp.ClientSession(f"http://127.0.0.1:{port}") as session,
+        process(settings, command),
+        aiohttp.ClientSession(f"http://127.0.0.1:{settings.metrics_port}") as session,
     ):
         anyone = Caller(session)
         async with asyncio.timeout(SECONDS):
@@ -243,8 +259,3 @@ async def test_a_port_for_metrics_that_is_taken_is_said_in_one_line(settings: Se
         _, said = await asyncio.wait_for(child.communicate(), SECONDS)
         assert child.returncode == 1
         assert said.decode() == f"payloops: cannot listen on 127.0.0.1:{port}: Address already in use\n"
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])

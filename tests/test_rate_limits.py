@@ -3,7 +3,6 @@
 import asyncio
 import math
 import secrets
-import socket
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -26,8 +25,12 @@ WRONG = "wrong password"
 
 
 @pytest.fixture
-def limited(settings: Settings) -> Settings:
-    """Limits that no other test counts against: they are counted under digests with the secret."""
+def limited(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """Limits that no other test counts against: they are counted under digests with the secret.
+
+    Redis is given time: what a process allows by itself would be something else.
+    """
+    monkeypatch.setattr(rate_limits, "REDIS_SECONDS", 20.0)
     return settings.model_copy(
         update={"rate_limits": True, "jwt_secret": SecretStr(secrets.token_urlsafe(32))}
     )
@@ -39,16 +42,21 @@ async def try_password(api: Api, email: str, *, forwarded: str | None = None) ->
 
 
 async def test_an_account_is_tried_so_often_and_again_when_the_answer_said(limited: Settings) -> None:
-    async with running_api(limited.model_copy(update={"login_limit_per_account": "2/3 seconds"})) as api:
-        first = time.time()
-        for _ in range(2):
-            assert (await try_password(api, "a@example.com")).code == "invalid_credentials"
-        await asyncio.sleep(0.2)
-        asked = time.time()
-        refused = await try_password(api, "a@example.com")
+    async with running_api(limited.model_copy(update={"login_limit_per_account": "2/5 seconds"})) as api:
+        while True:
+            first = time.time()
+            for _ in range(2):
+                assert (await try_password(api, "a@example.com")).code == "invalid_credentials"
+            refused = await try_password(api, "a@example.com")
+            answered = time.time()
+            if refused.status == 429 or answered < first + 5:
+                break
+            await asyncio.sleep(
+                5
+            )  # the machine stood still for longer than the window is long: from the start
         assert (refused.status, refused.code) == (429, "rate_limit")
         seconds = int(refused.headers["Retry-After"])
-        assert seconds in {math.ceil(first + 3 - asked), math.ceil(first + 3 - asked) + 1}
+        assert math.ceil(first + 5 - answered) <= seconds <= 6
         assert (await try_password(api, "b@example.com")).status == 401
         await asyncio.sleep(seconds)
         assert (await try_password(api, "a@example.com")).status == 401
@@ -98,6 +106,7 @@ async def test_what_does_not_fit_does_not_count_for_the_account(limited: Setting
 
 async def test_an_address_opens_so_many_accounts(limited: Settings) -> None:
     windows = {"register_limit_per_address": "5/minute; 2/minute"}
+    began = time.monotonic()
     async with running_api(limited.model_copy(update=windows)) as api:
         answers = [
             await api.anyone.post(
@@ -106,7 +115,7 @@ async def test_an_address_opens_so_many_accounts(limited: Settings) -> None:
             for n in range(3)
         ]
     assert [answer.status for answer in answers] == [201, 201, 429]
-    assert 58 <= int(answers[2].headers["Retry-After"]) <= 60
+    assert 59 - (time.monotonic() - began) <= int(answers[2].headers["Retry-After"]) <= 61
 
 
 async def test_a_password_change_is_limited_for_the_account_that_is_logged_in(limited: Settings) -> None:
@@ -195,10 +204,10 @@ async def test_redis_learns_neither_addresses_nor_emails(limited: Settings) -> N
     keys = set(await redis.keys("*")) - before
     assert len(keys) == 2
     for key in keys:
-        assert b"ada" not in key
-        assert b"127" not in key
+        kept = key + b"".join(await redis.lrange(key, 0, -1))
+        for told in (b"ada@", b"example", b"127.0.0.1"):  # no part that a digest may have by chance
+            assert told not in kept
         assert 0 < await redis.ttl(key) <= 300
-        assert b"ada" not in b"".join(await redis.lrange(key, 0, -1))
     await redis.aclose()
 
 
@@ -219,25 +228,23 @@ async def silent_server() -> AsyncIterator[tuple[int, list[asyncio.StreamWriter]
             writer.close()
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
 async def test_without_redis_a_stricter_limit_holds(limited: Settings) -> None:
     update = {
-        "redis_url": SecretStr(f"redis://127.0.0.1:{free_port()}"),
+        "redis_url": SecretStr("redis://127.0.0.1:1"),
         "login_limit_per_account": "8/minute",
     }
+    began = time.monotonic()
     async with running_api(limited.model_copy(update=update)) as api:
         answers = [await try_password(api, "a@example.com") for _ in range(4)]
         assert [answer.status for answer in answers] == [401] * (8 // STRICTER) + [429] * 2
-        assert 58 <= int(answers[-1].headers["Retry-After"]) <= 60
+        assert 59 - (time.monotonic() - began) <= int(answers[-1].headers["Retry-After"]) <= 61
         assert (await try_password(api, "b@example.com")).status == 401
 
 
-async def test_a_redis_that_is_silent_is_asked_by_few(limited: Settings) -> None:
+async def test_a_redis_that_is_silent_is_asked_by_few(
+    limited: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rate_limits, "REDIS_SECONDS", 0.25)
     async with silent_server() as (port, connections):
         update = {
             "redis_url": SecretStr(f"redis://127.0.0.1:{port}"),
@@ -255,14 +262,12 @@ async def test_a_redis_that_is_silent_is_asked_by_few(limited: Settings) -> None
             assert len(connections) < 5
 
 
-async def test_redis_is_asked_again_after_a_while(limited: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rate_limits, "REDIS_PAUSE", 0.1)
+async def test_redis_is_asked_again_after_a_while(limited: Settings) -> None:
     async with running_api(limited.model_copy(update={"login_limit_per_account": "2/minute"})) as api:
-        api.services.limits._away_until = time.monotonic() + 0.3
+        api.services.limits._away_until = time.monotonic() + 600
         assert (await try_password(api, "a@example.com")).status == 401
         assert (await try_password(api, "a@example.com")).status == 429  # by itself, it allows one
-        while time.monotonic() < api.services.limits._away_until:
-            await asyncio.sleep(0.02)
+        api.services.limits._away_until = time.monotonic()
         assert (await try_password(api, "a@example.com")).status == 401
         assert (await try_password(api, "a@example.com")).status == 401
         assert (await try_password(api, "a@example.com")).status == 429

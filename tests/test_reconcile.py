@@ -239,7 +239,7 @@ async def test_an_order_that_keeps_changing_is_tried_again_and_in_the_end_does_n
     url = settings.database_url.get_secret_value()
     await project_all(url)
     mac_key = derive_mac_key(settings.audit_key.get_secret_value())
-    async with Contended(url, store.pool, mac_key=mac_key) as contended:
+    async with Contended(url, store.pool, mac_key=mac_key, patience=60.0) as contended:
         contended.rival, contended.times = store, times
         found = (await reconciled(contended, says("captured")))[order_id]
     assert found.outcome == outcome
@@ -530,6 +530,6 @@ async def run(settings: Settings, *arguments: str) -> tuple[int, str, str]:
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
-    output, errors = await asyncio.wait_for(child.communicate(), 60)
+    output, errors = await asyncio.wait_for(child.communicate(), 120)
     assert child.returncode is not None
     return child.returncode, output.decode(), errors.decode()

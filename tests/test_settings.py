@@ -94,7 +94,7 @@ def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
         [sys.executable, "-P", "-m", "payloops", *arguments],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=120,
         check=False,
         env={name: value for name, value in os.environ.items() if name not in NAMES} | variables,
     )

@@ -421,7 +421,7 @@ async def test_on_a_terminal_the_password_is_asked_for_twice_and_not_shown(
 
     async def until(text: str) -> None:
         nonlocal shown
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(90):
             while text not in shown:
                 shown += (await loop.run_in_executor(None, os.read, parent, 1_024)).decode()
                 assert child.returncode is None or text in shown, shown
@@ -431,7 +431,7 @@ async def test_on_a_terminal_the_password_is_asked_for_twice_and_not_shown(
     await until("Repeat for confirmation: ")
     os.write(parent, f"{PASSWORD}\n".encode())
     await until("added")
-    assert await asyncio.wait_for(child.wait(), 30) == 0
+    assert await asyncio.wait_for(child.wait(), 90) == 0
     os.close(parent)
     assert PASSWORD not in shown
     login = {"email": EMAIL, "password": PASSWORD}

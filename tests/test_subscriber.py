@@ -31,7 +31,7 @@ from payloops.workflows_client.payments import READER, payments
 from payloops.workflows_client.subscriber import run_subscriber
 
 AMOUNT = 5_000
-SECONDS = 15
+SECONDS = 60
 
 
 @pytest.fixture(scope="module")

@@ -57,7 +57,7 @@ part = Part(
     started=lambda child: print(child.pid, flush=True),
 )
 part.start()
-time.sleep(60)
+time.sleep(600)
 """
 
 
@@ -77,14 +77,14 @@ def test_a_part_does_not_outlive_a_parent_that_was_killed_however_busy_it_is(tmp
     ) as parent:
         assert parent.stdout is not None
         pid = int(parent.stdout.readline())
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 120
         while "temporal.unavailable" not in log.read_text() and time.monotonic() < deadline:
             time.sleep(0.05)
         assert "temporal.unavailable" in log.read_text()
         os.kill(pid, signal.SIGSTOP)  # so busy that it takes no notice of anything else
         parent.kill()
     try:
-        deadline = time.monotonic() + 2
+        deadline = time.monotonic() + 60
         while start_time(pid) is not None and time.monotonic() < deadline:
             time.sleep(0.02)
         assert start_time(pid) is None

@@ -63,7 +63,7 @@ async def paid(shop: Shop, by: Metadata) -> UUID:
 
 async def delivered(shop: Shop, count: int) -> list[UUID]:
     """Wait until so many webhooks are delivered."""
-    async with asyncio.timeout(40):
+    async with asyncio.timeout(90):
         while len(queued := await shop.queued()) < count:
             await asyncio.sleep(0.05)
     for webhook_id, _ in queued:
@@ -121,7 +121,7 @@ async def heartbeat(settings: Settings, servers: EmbeddedServers, *, webhook_id:
         address=servers.temporal_address, namespace=settings.temporal_namespace, codec_key=None
     )
     handle = client.get_workflow_handle(f"webhook-{webhook_id}")
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             activities = (await handle.describe()).raw_description.pending_activities
             if any(each.HasField("heartbeat_details") for each in activities):
@@ -170,7 +170,7 @@ async def test_nothing_is_sent_to_loopback_unless_it_is_allowed(settings: Settin
     async with canaries("127.0.0.1") as canary, process(defaults, "subscriber"), process(defaults, "worker"):
         await shop.listen_at(f"http://localhost:{canary.ports['127.0.0.1']}/")
         await shop.paid()
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while not (queued := await shop.queued()) or not await shop.attempts(queued[0][0]):
                 await asyncio.sleep(0.05)
         [attempt] = await shop.attempts(queued[0][0])

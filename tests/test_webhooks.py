@@ -301,7 +301,7 @@ async def test_a_manual_retry_begins_anew_in_a_workflow_of_its_own(
 
 
 async def _attempts_are(shop: Shop, webhook_id: UUID, count: int) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while len(await shop.attempts(webhook_id)) < count:
             await asyncio.sleep(0.02)
 

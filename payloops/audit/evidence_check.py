@@ -109,9 +109,9 @@ def _check_signature(
 ) -> dict[str, bytes]:
     """Check the signature of the whole; the keys, by id, that seals may be signed with."""
     signature = bundle["signature"]
-    public = bytes.fromhex(signature["publicKey"])
+    public = _bytes(signature["publicKey"])
     good = (
-        is_signed(signed_text(digest), signature=bytes.fromhex(signature["signature"]), public=public)
+        is_signed(signed_text(digest), signature=_bytes(signature["signature"]), public=public)
         and key_id(public) == signature["key"]
     )
     _look(report, f"it is signed by the key {signature['key']}", good)
@@ -173,7 +173,7 @@ def _proven(proof: dict[str, Any], rows: Mapping[int, LogRow], seals: Mapping[in
         row_leaf(row),
         index=row.position - seal.first_position,
         size=seal.last_position - seal.first_position + 1,
-        proof=[bytes.fromhex(each) for each in proof["beside"]],
+        proof=[_bytes(each) for each in proof["beside"]],
     )
     return root == seal.root
 
@@ -182,6 +182,18 @@ def _ranges(seals: Mapping[int, Seal]) -> str:
     return ", ".join(
         f"seal {seal.number} over {seal.first_position} to {seal.last_position}" for seal in seals.values()
     )
+
+
+def _bytes(text: str) -> bytes:
+    """Of hexadecimal as it is written here: `bytes.fromhex` takes capitals and spaces for the same.
+
+    Raises:
+        ValueError: it was written elsewhere.
+    """
+    found = bytes.fromhex(text)
+    if found.hex() != text:
+        raise ValueError("hexadecimal of another form")
+    return found
 
 
 def _row(event: dict[str, Any]) -> LogRow:
@@ -193,8 +205,8 @@ def _row(event: dict[str, Any]) -> LogRow:
         state=event["state"].encode(),
         merchant_id=UUID(event["merchantId"]),
         recorded=recorded_bytes(parse_timestamp(event["recordedAt"])),
-        content_hash=bytes.fromhex(event["contentHash"]),
-        mac=None if event["mac"] is None else bytes.fromhex(event["mac"]),
+        content_hash=_bytes(event["contentHash"]),
+        mac=None if event["mac"] is None else _bytes(event["mac"]),
     )
 
 
@@ -203,11 +215,11 @@ def _seal(told: dict[str, Any]) -> Seal:
         number=told["number"],
         first_position=told["firstPosition"],
         last_position=told["lastPosition"],
-        root=bytes.fromhex(told["root"]),
-        previous=bytes.fromhex(told["previous"]),
+        root=_bytes(told["root"]),
+        previous=_bytes(told["previous"]),
         sealed_at=parse_timestamp(told["sealedAt"]),
         key_id=told["key"],
-        signature=bytes.fromhex(told["signature"]),
+        signature=_bytes(told["signature"]),
     )
 
 

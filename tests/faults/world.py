@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
@@ -24,13 +24,13 @@ from processes import DOOMED, environment_of
 from psycopg import sql
 from pydantic import SecretStr
 from redis.asyncio import Redis
+from reserving import reserved_port
 from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest, RegisterNamespaceRequest
 from temporalio.client import Client
 from temporalio.service import RPCError
 
 from faults.journal import Journal
 from payloops.embedded import EmbeddedServers
-from payloops.embedded.locks import free_ports
 from payloops.embedded.processes import Child
 from payloops.embedded.servers import Part
 from payloops.events.crash_points import CrashPoint
@@ -114,6 +114,7 @@ class World:
         crashes: by process, the points at which its next lives end, each with how often it is passed.
         heard: how often each webhook came to the merchant's endpoint, where there is one.
         until_rest: what has to stay until everything has come to rest.
+        ports: those that its processes listen on, reserved for them.
         poisoned: streams into which events came that nobody can make sense of.
         skewed: whether clocks are wrong on purpose.
         open_orders: orders that are left in the middle of things on purpose.
@@ -137,6 +138,7 @@ class World:
     wrong: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     until_rest: AsyncExitStack = field(default_factory=AsyncExitStack)
+    ports: ExitStack = field(default_factory=ExitStack)
     session: aiohttp.ClientSession = field(init=False)
 
     @property
@@ -146,7 +148,7 @@ class World:
     def add(self, name: str, *arguments: str, **environment: str) -> Process:
         """A process of the service, not yet started."""
         if arguments[0] == "serve":
-            environment["PORT"] = str(free_ports(wanted=[None])[0])
+            environment["PORT"] = str(self.ports.enter_context(reserved_port()))
         process = Process(
             name=name,
             arguments=arguments,
@@ -435,6 +437,7 @@ async def open_world(
         finally:
             world.kill_all()
             await world.until_rest.aclose()
+            world.ports.close()
 
 
 async def _register_namespace(servers: EmbeddedServers, name: str) -> None:
