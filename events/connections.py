@@ -1,7 +1,7 @@
 """Connections to PostgreSQL, each with its deadlines."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -112,6 +112,18 @@ class Pool(AsyncConnectionPool):
     reconnecting, too, only a new request would make it try again, and each is turned away for the queue's length.
     """
 
+    @asynccontextmanager
+    async def connection(
+        self,
+        timeout: float | None = None,  # noqa: ASYNC109
+    ) -> AsyncGenerator[psycopg.AsyncConnection[Any]]:
+        """As the pool's own, which then ends a transaction; ours commit each statement, or by `transaction()`."""
+        connection = await self.getconn(timeout)
+        try:
+            yield connection
+        finally:
+            await self.putconn(connection)
+
     async def getconn(self, timeout: float | None = None) -> psycopg.AsyncConnection[Any]:  # noqa: ASYNC109
         """As the pool's own."""
         try:
@@ -160,21 +172,27 @@ class ImpatientPool(Pool):
         if self._quiet >= TICKS and self._waits:
             POOL_STALLED.inc()
             raise PoolStalled
+        if self._pool:  # somebody is idle: nobody waits, and nothing has to be timed
+            connection = await super().getconn(timeout)
+        else:
+            connection = await self._wait_for(timeout)
+        self._given += 1
+        self._quiet = 0
+        return connection
+
+    async def _wait_for(self, timeout: float | None) -> psycopg.AsyncConnection[Any]:  # noqa: ASYNC109
         try:
             async with asyncio.timeout(None) as wait:
                 self._waits.add(wait)
                 if self._timer is None:
                     self._look_later()
                 try:
-                    connection = await super().getconn(timeout)
+                    return await super().getconn(timeout)
                 finally:
                     self._waits.discard(wait)
         except TimeoutError:
             POOL_STALLED.inc()
             raise PoolStalled from None
-        self._given += 1
-        self._quiet = 0
-        return connection
 
     def _look_later(self) -> None:
         self._timer = asyncio.get_running_loop().call_later(self._seconds, self._look)
