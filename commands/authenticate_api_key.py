@@ -26,9 +26,9 @@ from psycopg.rows import class_row
 from psycopg_pool import AsyncConnectionPool
 
 from payloops.commands.api_keys import KEY_FORM, KeyMode
-from payloops.commands.gathering import Gathering
 from payloops.commands.hashing import Hasher
 from payloops.commands.note_key_use import KeyUses
+from payloops.events.gathering import Gathering
 from payloops.events.timestamps import utc_now
 
 VERIFIED_FOR = 600.0

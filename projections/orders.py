@@ -4,17 +4,21 @@ Reads by id are never stale: they take the row together with the head of the ord
 where the row is behind. Lists wait, for a bounded time, until they contain the merchant's own last write.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Any
 from uuid import UUID
+from weakref import WeakKeyDictionary
 
 from eventsourcing.persistence import StoredEvent
 from psycopg import sql
 
+from payloops.events.connections import Pool
 from payloops.events.encoding import open_state
 from payloops.events.event_store import EventReader, EventStore
+from payloops.events.gathering import Gathering
 from payloops.events.orders import (
     Order,
     OrderCancelled,
@@ -242,32 +246,57 @@ PROJECTION = Projection(
 # Of a subquery, so that PostgreSQL cannot see how many there are: it would plan anew each time for that, which takes
 # three times as long as to read an order.
 GET = sql.SQL("""
-    SELECT head.version, {columns}
-    FROM stored_events first
+    SELECT first.originator_id, first.merchant_id, head.version, {columns}
+    FROM unnest((SELECT %s::uuid[])) AS wanted (id)
+    JOIN stored_events first ON first.originator_id = wanted.id AND first.originator_version = 1
     CROSS JOIN LATERAL (
-        SELECT max(originator_version) AS version FROM stored_events WHERE originator_id = first.originator_id
+        SELECT max(originator_version) AS version FROM stored_events WHERE originator_id = wanted.id
     ) head
-    LEFT JOIN orders o ON o.id = first.originator_id
-    WHERE first.originator_id = %(order_id)s AND first.originator_version = 1
-      AND first.topic = 'order.created' AND first.merchant_id = %(merchant_id)s
+    LEFT JOIN orders o ON o.id = wanted.id
+    WHERE first.topic = 'order.created'
 """).format(columns=columns_of(OrderRow, "o"))
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """An order's row as far as the projection has come, and how far its stream goes. `row`: None: not yet there."""
+
+    merchant_id: UUID
+    head: int
+    row: OrderRow | None
+
+
+MOST_LOOKED_UP = 100
+"""Orders read by one query."""
+HELD_UP = 0.02
+"""Seconds after which those who share a query ask again, each by one of its own: a lock in the database holds up those
+who have a connection, and the pool turns the others away."""
+
+_gatherings: WeakKeyDictionary[EventStore, Gathering[UUID, _Found]] = WeakKeyDictionary()
 
 
 async def get_order(store: EventStore, *, order_id: UUID, merchant_id: UUID) -> OrderRow | None:
     """The order as of every append acknowledged until now; None where it is unknown or another merchant's."""
-    # One query for each: were those that come at the same time to share one, a lock in the database would hold up
-    # all of them until the statement's end, in place of a few, and nobody could be turned away at once.
-    async with store.pool.connection() as connection:
-        cursor = await connection.execute(GET, {"order_id": order_id, "merchant_id": merchant_id})
-        found = await cursor.fetchone()
-    if found is None:
+    gathering = _gatherings.get(store)
+    if gathering is None:
+        gathering = Gathering(partial(_look_up, store.pool), most=MOST_LOOKED_UP, held_up=HELD_UP)
+        _gatherings[store] = gathering
+    found = await gathering.find(order_id)
+    if found is None or found.merchant_id != merchant_id:
         return None
-    head, *values = found
-    row = OrderRow(*values)
-    if row.version == head:
-        return row
+    if found.row is not None and found.row.version == found.head:
+        return found.row
     order = await store.load(Order, order_id)
     return row_from_order(order) if order is not None else None
+
+
+async def _look_up(pool: Pool, order_ids: Sequence[UUID]) -> dict[UUID, _Found]:
+    async with pool.connection() as connection:
+        found = await (await connection.execute(GET, (order_ids,))).fetchall()
+    return {
+        order_id: _Found(merchant_id, head, None if values[0] is None else OrderRow(*values))
+        for order_id, merchant_id, head, *values in found
+    }
 
 
 LIST = sql.SQL("""

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from payloops.commands.gathering import Gathering
+from payloops.events.gathering import Gathering
 
 
 class Table:
@@ -73,3 +73,36 @@ async def test_who_goes_away_takes_nobody_along() -> None:
     assert await second == 1
     with pytest.raises(asyncio.CancelledError):
         await first
+
+
+async def test_a_query_that_is_held_up_holds_up_one_of_those_who_share_it() -> None:
+    table = Table()
+    gathering = Gathering(table.look_up, most=10, held_up=0.001)
+    async with asyncio.timeout(20):
+        tasks = await asking(table, gathering, "a", "a", "b")
+        waiting = await asking(table, gathering, "c")
+        while len(table.asked) < 4:
+            await asyncio.sleep(0.001)
+        assert sorted(table.asked) == [["a"], ["a", "b"], ["b"], ["c"]]
+        coming = await asking(table, gathering, "d")
+        assert table.asked[4:] == [["d"]]
+        table.answering.set()
+        assert (await tasks[0], await coming[0]) == (1, 5)
+        assert None not in await asyncio.gather(*tasks, *waiting)
+        after = await asyncio.gather(gathering.find("e"), gathering.find("f"))
+    assert after == [6, 6]
+    assert table.asked[5:] == [["e", "f"]]
+
+
+async def test_who_was_held_up_and_went_leaves_his_place_to_another() -> None:
+    table = Table()
+    gathering = Gathering(table.look_up, most=10, held_up=0.05)
+    async with asyncio.timeout(20):
+        [gone, staying] = await asking(table, gathering, "a", "b")
+        gone.cancel()
+        [waiting] = await asking(table, gathering, "c")
+        while len(table.asked) < 2:
+            await asyncio.sleep(0.001)
+        assert table.asked == [["a", "b"], ["c"]]
+        table.answering.set()
+        assert await asyncio.gather(staying, waiting) == [1, 2]
