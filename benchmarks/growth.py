@@ -127,8 +127,9 @@ CALLS_OF: dict[str, Call] = {
     "staff: find by email": _find_email,
     "GET /api/dashboard/stats, 30 days": _figures,
 }
-COUNTED = {"GET /api/orders, first page and total", "GET /api/orders?q=, an external id"}
-"""Tell how many of the merchant's orders fit in all, and so have to count them: there are more, the more there are."""
+COUNTED = {"GET /api/orders?q=, an external id"}
+"""Tells how many of the merchant's orders fit a text, and so has to look at each that may: there are more, the more
+there are."""
 
 
 def fill(database_url: str, *, orders: int) -> None:
@@ -258,7 +259,7 @@ def show(found: dict[str, Any]) -> None:
     columns = ("Median, ms", *(f"{size['orders']:,} orders" for size in sizes), "Largest to smallest", "Goal")
     figures.show("As the log grows", rows, columns=columns)
     most = sizes[-1]["orders_of_the_merchant_with_most"]
-    print(f"the total counts the merchant's own orders: {most:,} in the largest")
+    print(f"lists are asked for the merchant with most orders: {most:,} in the largest")
     bytes_of = found["bytes_of_an_order"]
     disk_rows = [(name, f"{each['rows']:,.0f}", f"{each['indexes']:,.0f}") for name, each in bytes_of.items()]
     for title, names in (("log", LOG), ("projections and others", bytes_of.keys() - LOG)):

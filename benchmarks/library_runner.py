@@ -78,7 +78,7 @@ def run(database_url: str, *, events: int) -> float:
     """Project the first events of the log of a database whose tables are empty; how many seconds it took."""
     all_projections()  # imports the modules that declare the facts
     with psycopg.connect(database_url, autocommit=True) as connection:
-        connection.execute("TRUNCATE orders, transactions, payments, daily_volume")
+        connection.execute("TRUNCATE orders, order_counts, transactions, payments, daily_volume")
         connection.execute("DROP TABLE IF EXISTS log_events, projected_tracking")
     parameters = conninfo_to_dict(database_url)
     environment = {

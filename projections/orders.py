@@ -42,6 +42,7 @@ from payloops.events.stream import StreamEvent, topic_of
 from payloops.projections.own_writes import wait_for_position
 from payloops.projections.patches import NOTHING, Patches, Table, Values, columns_of
 from payloops.projections.projection import Projection
+from payloops.projections.totals import Totals
 from payloops.projections.transactions import TRANSACTIONS
 
 CHECKPOINT = "orders"
@@ -236,11 +237,21 @@ def row_from_order(order: Order) -> OrderRow:
 
 
 ORDERS = Table(name="orders", row=OrderRow, patches=order_patches, every_fact=True)
+COUNTS_SINCE = 3
+"""The version of the projection that began to keep `ORDER_COUNTS`."""
+ORDER_COUNTS = Totals(
+    name="order_counts",
+    of=ORDERS,
+    keys=("merchant_id", "status", "currency", "processor"),
+    sums=("orders",),
+    contributions="SELECT merchant_id, status, currency, coalesce(processor, ''), 1 FROM r",
+)
 PROJECTION = Projection(
     name=CHECKPOINT,
     families=frozenset({"order", "payment", "refund"}),
     tables=(ORDERS, TRANSACTIONS),
-    version=2,
+    totals=(ORDER_COUNTS,),
+    version=3,
 )
 
 # Of a subquery, so that PostgreSQL cannot see how many there are: it would plan anew each time for that, which takes

@@ -112,6 +112,12 @@ class Merchant:
         assert answer.status == 201, answer.raw
         return str(answer.json["id"])
 
+    async def order_is(self, order_id: str, status: str) -> None:
+        """Wait until the order reads so."""
+        async with asyncio.timeout(60):
+            while (await self.shop.get(f"/v1/orders/{order_id}")).json.get("status") != status:
+                await asyncio.sleep(0.01)
+
 
 @dataclass(frozen=True)
 class Api:

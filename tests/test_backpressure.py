@@ -289,8 +289,7 @@ async def test_who_waits_for_a_payment_takes_nobodys_place(
             for order in orders[:8]
         ]
         for order in orders[:8]:
-            while (await merchant.shop.get(f"/v1/orders/{order}")).json["status"] != "processing":
-                await asyncio.sleep(0.01)
+            await merchant.order_is(order, "processing")
         assert (await merchant.shop.post(f"/v1/orders/{orders[8]}/pay")).status == 200
         refused = await merchant.shop.post(f"/v1/orders/{orders[8]}/pay", Prefer="wait=30")
         assert_told_to_come_again(refused)

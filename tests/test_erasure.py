@@ -251,6 +251,7 @@ async def test_tables_folded_anew_are_the_same_as_those_that_lived_through_the_e
     verdicts = await verify(database_url=url, projections=[ORDERS], report=lambda *_: None, workers=1)
     assert {each.table: (each.rows, each.differing) for each in verdicts} == {
         "orders": (2, 0),
+        "order_counts": (1, 0),
         "transactions": (0, 0),
     }
 

@@ -429,7 +429,7 @@ async def test_while_another_holds_the_log_appends_end_as_unavailable(
     async with await psycopg.AsyncConnection.connect(url) as blocker:
         await blocker.execute(log_lock.TAKE)
         sent = asyncio.create_task(store.append(collected(begun())))
-        while store._appender._idle.is_set() or store._appender._queue:
+        while not sent.done() and (store._appender._idle.is_set() or store._appender._queue):
             await asyncio.sleep(0)
         queued = asyncio.create_task(store.append(collected(begun())))
         with pytest.raises(StoreUnavailable, match="waited too long"):

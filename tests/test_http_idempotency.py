@@ -135,8 +135,7 @@ async def test_a_payment_that_was_waited_for_is_replayed_as_it_was_answered(
     paying = asyncio.create_task(
         merchant.shop.post(f"/v1/orders/{order_id}/pay", key="one", Prefer="wait=20")
     )
-    while (await merchant.shop.get(f"/v1/orders/{order_id}")).json["status"] != "processing":
-        await asyncio.sleep(0.01)
+    await merchant.order_is(order_id, "processing")
     from uuid import UUID  # noqa: PLC0415
 
     await update_order_status(store, order_id=UUID(order_id), status="captured", attempt=1, by=by)
@@ -152,8 +151,7 @@ async def test_a_client_secret_is_not_stored_with_the_answer_and_yet_replayed(
     order_id = await merchant.order()
     path = f"/v1/orders/{order_id}/pay"
     paying = asyncio.create_task(merchant.shop.post(path, key="once", Prefer="wait=20"))
-    while (await merchant.shop.get(f"/v1/orders/{order_id}")).json["status"] != "processing":
-        await asyncio.sleep(0.01)
+    await merchant.order_is(order_id, "processing")
     cipher = Cipher(secret=settings.encryption_key.get_secret_value())
     await ClientSecrets(store.pool, cipher).keep(order_id=UUID(order_id), attempt=1, secret="for the browser")
     await update_order_status(

@@ -261,8 +261,7 @@ async def test_waiting_answers_when_the_payment_has_left_processing(
 ) -> None:
     order_id = await merchant.order()
     paying = asyncio.create_task(merchant.shop.post(f"/v1/orders/{order_id}/pay", Prefer="wait=20"))
-    while (await merchant.shop.get(f"/v1/orders/{order_id}")).json["status"] != "processing":
-        await asyncio.sleep(0.01)
+    await merchant.order_is(order_id, "processing")
     cipher = Cipher(secret=settings.encryption_key.get_secret_value())
     await ClientSecrets(store.pool, cipher).keep(order_id=UUID(order_id), attempt=1, secret="cs_1")
     await processor.reports(
@@ -293,8 +292,9 @@ async def test_capturing_and_cancelling_can_be_waited_for(
     waiting = asyncio.create_task(
         merchant.shop.post(f"/v1/orders/{order_id}/{asked}", key="once", Prefer="wait=20")
     )
-    while len((await merchant.shop.get(f"/v1/orders/{order_id}/transactions")).json) < 2:
-        await asyncio.sleep(0.01)
+    async with asyncio.timeout(60):
+        while len((await merchant.shop.get(f"/v1/orders/{order_id}/transactions")).json) < 2:
+            await asyncio.sleep(0.01)
     assert not waiting.done()
     await processor.reports(order_id, said)
     answer = await waiting
@@ -346,8 +346,7 @@ async def test_a_failure_while_waiting_is_no_failure_of_the_payment(
 ) -> None:
     order_id = await merchant.order()
     paying = asyncio.create_task(merchant.shop.post(f"/v1/orders/{order_id}/pay", Prefer="wait=20"))
-    while (await merchant.shop.get(f"/v1/orders/{order_id}")).json["status"] != "processing":
-        await asyncio.sleep(0.01)
+    await merchant.order_is(order_id, "processing")
 
     async def fail(*_: object) -> None:
         raise psycopg.OperationalError("gone")
@@ -365,8 +364,7 @@ async def test_many_wait_at_once(merchant: Merchant, processor: Processor) -> No
         for order_id in order_ids
     ]
     for order_id in order_ids:
-        while (await merchant.shop.get(f"/v1/orders/{order_id}")).json["status"] != "processing":
-            await asyncio.sleep(0.01)
+        await merchant.order_is(order_id, "processing")
         await processor.reports(order_id, "captured")
     answers = await asyncio.gather(*paying)  # who was not told would still be processing
     assert {answer.json["status"] for answer in answers} == {"captured"}

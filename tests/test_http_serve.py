@@ -74,8 +74,9 @@ async def test_those_who_wait_are_answered_when_the_process_ends(settings: Setti
         async with caller(await running.listening()) as anyone:
             shop, order_id = await order(anyone)
             paying = asyncio.create_task(shop.post(f"/v1/orders/{order_id}/pay", Prefer="wait=30"))
-            while (await shop.get(f"/v1/orders/{order_id}")).json["status"] != "processing":
-                await asyncio.sleep(0.02)
+            async with asyncio.timeout(PATIENCE):
+                while (await shop.get(f"/v1/orders/{order_id}")).json["status"] != "processing":
+                    await asyncio.sleep(0.02)
             running.process.send_signal(signal.SIGTERM)
             answer = await asyncio.wait_for(paying, 20)  # less than it would wait
             assert (answer.status, answer.json["status"]) == (200, "processing")

@@ -81,7 +81,10 @@ async def test_a_log_delivered_twice_changes_nothing(
     orders = [random_order(chance, merchant_id) for _ in range(50)]
     head = await append_interleaved(store, chance, orders)
     await project_all(database_url, limit=10)
-    tables = "SELECT to_json(o)::text FROM orders o UNION ALL SELECT to_json(t)::text FROM transactions t ORDER BY 1"
+    tables = " UNION ALL ".join(
+        f"SELECT to_json(t)::text FROM {table} t" for table in ("orders", "transactions", "order_counts")
+    )
+    tables += " ORDER BY 1"
     before = await rows(store, tables)
 
     for again_from in (0, head // 2, head - 3):

@@ -92,9 +92,7 @@ async def test_a_payment_that_a_later_version_goes_on_with_is_on_record(
     """Who waits for its end is not told that nothing was done."""
     order_id = await merchant.order()
     paying = asyncio.create_task(merchant.shop.post(f"/v1/orders/{order_id}/pay", Prefer="wait=20"))
-    async with asyncio.timeout(20):
-        while (await merchant.shop.get(f"/v1/orders/{order_id}")).json["status"] != "processing":
-            await asyncio.sleep(0.01)
+    await merchant.order_is(order_id, "processing")
     await written_by_a_later_version(store, merchant.id, UUID(order_id))
     paid = await paying
     assert (paid.status, paid.json["status"]) == (200, "processing")
