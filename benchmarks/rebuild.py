@@ -17,8 +17,10 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from datetime import timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +47,8 @@ ORDERS_A_SECOND = 500
 READS_A_SECOND = 100
 ALONE_SECONDS = 15
 SETTLE_SECONDS = 3
+STEPS = ("fill", "index", "swap")
+"""Of a rebuild: the last is to catch up and swap."""
 MAC_KEY = bytes(32)
 SUBSCRIBERS = (
     "SELECT coalesce(sum(position), 0)::bigint FROM checkpoints WHERE name IN ('payments', 'webhooks')"
@@ -156,23 +160,39 @@ class Role:
 
 
 def rebuild(database_url: str) -> dict[str, Any]:
-    """Run the command; what it says, and the most memory that its processes had."""
+    """Run the command; what it says, when its steps began, and the most memory that its processes had."""
     command = [str(Path(sys.executable).with_name("payloops")), "projections", "rebuild", "--json"]
     began = time.monotonic()
     process = subprocess.Popen(
         command,
         env={**os.environ, "DATABASE_URL": database_url},
         stdout=subprocess.PIPE,
-        stderr=None if sys.stderr.isatty() else subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
     )
+    steps: dict[str, float] = {}
+    listener = threading.Thread(target=_listen, args=(process, steps))
+    listener.start()
     most = 0
     while process.poll() is None:
         most = max(most, memory_of(process.pid))
         time.sleep(0.25)
     assert process.stdout is not None
     assert process.returncode == 0, "the rebuild failed"
+    ended = time.monotonic()
+    listener.join()
     said: dict[str, Any] = json.load(process.stdout)
-    return {**said, "began": began, "ended": time.monotonic(), "memory_mb": most / 2**20}
+    bounds = [began, steps["indexes"], steps["swap"], ended]
+    return {**said, "steps": dict(zip(STEPS, pairwise(bounds), strict=True)), "memory_mb": most / 2**20}
+
+
+def _listen(process: subprocess.Popen[str], steps: dict[str, float]) -> None:
+    """Pass the command's progress on, and note when each of its steps was first told of."""
+    assert process.stderr is not None
+    for line in process.stderr:
+        steps.setdefault(line.partition(":")[0], time.monotonic())
+        if sys.stderr.isatty():
+            sys.stderr.write(line)
 
 
 def one(database_url: str, query: str) -> Any:
@@ -235,17 +255,26 @@ def measure(database_url: str, *, events: int, library_events: int) -> dict[str,
         check=False,
     )
     before = [took for due, took in reads if alone[0] <= due < alone[1]]
-    during = [took for due, took in reads if beside["began"] <= due < beside["ended"]]
+    by_step = {
+        step: [took for due, took in reads if begins <= due < ends]
+        for step, (begins, ends) in beside["steps"].items()
+    }
+    during = [took for of_step in by_step.values() for took in of_step]
     library = sibling(database_url, "library")
     migrate(database_url=library)
     asyncio.run(filled_log.fill(library, events=library_events))
     library_seconds = library_runner.run(library, events=library_events)
     return {
         "events": first["position"],
-        "rebuild_alone": {"seconds": first["seconds"], "events_per_second": first["eventsPerSecond"]},
+        "rebuild_alone": {
+            "seconds": first["seconds"],
+            "events_per_second": first["eventsPerSecond"],
+            "seconds_of_step": _seconds(first),
+        },
         "rebuild_beside_load": {
             "seconds": beside["seconds"],
             "events_per_second": beside["eventsPerSecond"],
+            "seconds_of_step": _seconds(beside),
             "memory_mb": round(beside["memory_mb"]),
         },
         "orders_written_per_second": round(written["written"] / written["seconds"]),
@@ -254,6 +283,7 @@ def measure(database_url: str, *, events: int, library_events: int) -> dict[str,
         "read_ms_during_rebuild": {
             "p50": figures.percentile(during, 0.5),
             "p99": figures.percentile(during, 0.99),
+            "p99_of_step": {step: figures.percentile(took, 0.99) for step, took in by_step.items()},
         },
         "figures_of_a_year_ms": year,
         "webhooks_queued": one(database_url, "SELECT count(*) FROM webhook_events"),
@@ -261,6 +291,10 @@ def measure(database_url: str, *, events: int, library_events: int) -> dict[str,
         "rows_that_differ": sum(each["differing"] for each in json.loads(verified.stdout)),
         "library": {"events": library_events, "events_per_second": round(library_events / library_seconds)},
     }
+
+
+def _seconds(rebuilt: dict[str, Any]) -> dict[str, float]:
+    return {step: round(ends - begins, 2) for step, (begins, ends) in rebuilt["steps"].items()}
 
 
 def show(found: dict[str, Any]) -> None:
@@ -278,9 +312,19 @@ def show(found: dict[str, Any]) -> None:
         ("orders refused", "0", str(found["orders_refused"])),
         ("read by id, p50 ms: without, with", "", f"{alone['p50']:.1f}, {during['p50']:.1f}"),
         (
+            "the same, seconds to fill, index, catch up and swap",
+            "",
+            ", ".join(f"{seconds:.1f}" for seconds in beside["seconds_of_step"].values()),
+        ),
+        (
             "read by id, p99 ms: without, with",
             "< 2 times",
             f"{alone['p99']:.1f}, {during['p99']:.1f}: {during['p99'] / alone['p99']:.2f} times",
+        ),
+        (
+            "the same, while it fills, indexes, catches up and swaps",
+            "",
+            ", ".join(f"{p99:.1f}" for p99 in during["p99_of_step"].values()),
         ),
         ("dashboard's figures of a year, ms", "< 50", f"{found['figures_of_a_year_ms']:.1f}"),
         (

@@ -34,6 +34,7 @@ from payloops.events.connections import connect
 from payloops.events.crash_points import crash_point
 from payloops.projections.batches import BATCH_EVENTS, END_OF_LOG, project_batch
 from payloops.projections.filling import Chunk, Plan, fill_chunk, start_worker
+from payloops.projections.giving_way import let_server_give_way
 from payloops.projections.projection import Projection
 from payloops.projections.totals import count_all
 
@@ -110,6 +111,7 @@ INDEXES = """
     WHERE x.indrelid = %s::text::regclass ORDER BY x.indisprimary DESC, i.relname
 """
 STORAGE = "SELECT array_to_string(reloptions, ', ') FROM pg_class WHERE oid = %s::text::regclass"
+AUTOVACUUM = sql.SQL("autovacuum_enabled")
 GRANTS = """
     SELECT CASE grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(grantee)) END, privilege_type
     FROM pg_class, aclexplode(relacl) WHERE oid = %s::text::regclass AND grantee <> relowner
@@ -200,15 +202,19 @@ class Build:
             done += 1
             self.report("indexes", done, len(wanted))
 
-        async def analyze(connection: Connection, table: str) -> None:
-            await connection.execute(sql.SQL("ANALYZE {}").format(sql.Identifier(table)))
+        async def finish(connection: Connection, table: str) -> None:
+            name = sql.Identifier(self.plan.schema, table)
+            await connection.execute(sql.SQL("ANALYZE {}").format(name))
+            await connection.execute(sql.SQL("ALTER TABLE {} RESET ({})").format(name, AUTOVACUUM))
+            if storage := await _storage(connection, table):
+                await connection.execute(sql.SQL("ALTER TABLE {} SET ({})").format(name, storage))
 
         missing = [each for each in wanted if each[1] not in have]
         missing.sort(key=lambda each: "USING gin" not in each[2])  # the slowest first
         of_rows = [partial(index, of_index=each) for each in missing if each[0] not in totals]
         of_totals = [partial(index, of_index=each) for each in missing if each[0] in totals]
         await self._at_once([self._count, *of_rows])
-        await self._at_once([*of_totals, *(partial(analyze, table=table) for table in tables)])
+        await self._at_once([*of_totals, *(partial(finish, table=table) for table in tables)])
 
     async def _at_once(self, jobs: Sequence[Callable[[Connection], Awaitable[None]]]) -> None:
         """Do these in their order, several at a time. A crash may undo what is done: it is done again."""
@@ -218,6 +224,10 @@ class Build:
             async with await self._connect() as connection:
                 await connection.execute(f"SET maintenance_work_mem = '{INDEX_MEMORY}'".encode())
                 await connection.execute("SET synchronous_commit = off")
+                # As many at a time as there are workers, and helpers of theirs would not give way.
+                await connection.execute("SET max_parallel_maintenance_workers = 0")
+                await connection.execute("SET max_parallel_workers_per_gather = 0")
+                let_server_give_way(connection)
                 while left:
                     await left.pop()(connection)
 
@@ -434,10 +444,10 @@ async def _is_there(connection: Connection, schema: str, table: str) -> bool:
     return row is not None and row[0] is not None
 
 
-async def _storage(connection: Connection, table: str) -> sql.SQL:
-    """The live table's storage parameters, which LIKE leaves out."""
+async def _storage(connection: Connection, table: str) -> sql.SQL | None:
+    """The live table's storage parameters, which LIKE leaves out; None where it has none."""
     row = await (await connection.execute(STORAGE, (f"public.{table}",))).fetchone()
-    return sql.SQL(f"WITH ({row[0]})" if row is not None and row[0] else "")
+    return sql.SQL(row[0]) if row is not None and row[0] else None
 
 
 async def _begin(
@@ -455,10 +465,10 @@ async def _begin(
         await connection.execute(BEGIN, prepare=False)
         for table in (table for each in projections for table in each.table_names):
             await connection.execute(
-                sql.SQL("CREATE TABLE {} (LIKE {} INCLUDING ALL EXCLUDING INDEXES) {}").format(
+                sql.SQL("CREATE TABLE {} (LIKE {} INCLUDING ALL EXCLUDING INDEXES) WITH ({} = off)").format(
                     sql.Identifier(schema, table),
                     sql.Identifier("public", table),
-                    await _storage(connection, table),
+                    AUTOVACUUM,  # nothing in it is to be cleared away, and it is analyzed at the end
                 )
             )
         row = await (

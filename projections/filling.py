@@ -26,6 +26,7 @@ from payloops.events.connections import connection_options
 from payloops.events.encoding import decode_state, fact_of
 from payloops.events.stream import StreamEvent
 from payloops.projections.batches import Change, LoggedEvent, decode, is_about_data, park
+from payloops.projections.giving_way import give_way, let_server_give_way
 from payloops.projections.patches import (
     Patches,
     RowPatch,
@@ -36,9 +37,6 @@ from payloops.projections.patches import (
     merge_into,
 )
 from payloops.projections.projection import Projection
-
-NICENESS = 10
-"""Of the processes that fold: requests on the same machine come first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,13 +84,14 @@ def start_worker(plan: Plan, parent: int) -> None:
     global _plan, _connection  # noqa: PLW0603  # a process has one
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _end_with(parent)
-    os.nice(NICENESS)
+    give_way()
     gc.disable()  # nothing here is circular, and looking for it takes a third of the time
     _plan = plan
     options = connection_options("payloops build")
     options["options"] = f"{options['options']} -c search_path={plan.schema},public -c statement_timeout=0"
     _connection = psycopg.Connection.connect(plan.database_url, **options)  # type: ignore[arg-type]
     _connection.execute("SET synchronous_commit = off")
+    let_server_give_way(_connection)
 
 
 def _end_with(parent: int) -> None:
