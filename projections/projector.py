@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import os
 import random
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 
 import psycopg
 import structlog
@@ -39,6 +39,9 @@ log = structlog.get_logger()
 
 BECOME_ACTIVE = "SELECT pg_try_advisory_lock(hashtextextended('payloops.projector.' || %s, 0))"
 BEGIN_AT_ZERO = "INSERT INTO checkpoints (name, version) VALUES (%s, %s) ON CONFLICT DO NOTHING"
+BY_INDEX = "SET enable_seqscan = off"
+"""A batch is a few rows of tables that grow. A plan that is made while they are almost empty, and kept, would read them
+whole for each event, until PostgreSQL has counted them anew."""
 VERSION = "SELECT version FROM checkpoints WHERE name = %s"
 
 
@@ -65,10 +68,7 @@ async def _keep_up(projection: Projection, database_url: str, wakeups: Wakeups, 
     while not stop.is_set():
         try:
             await _take_over_older_version(projection, database_url, stop)
-            async with await connect(
-                database_url, application_name=f"payloops projector {projection.name}"
-            ) as connection:
-                await connection.execute(f"SET statement_timeout = '{BATCH_TIMEOUT}'")
+            async with projecting(database_url, projection) as connection:
                 if not await _become_active(connection, projection, stop):
                     continue
                 log.info("projector.active", projection=projection.name)
@@ -95,6 +95,18 @@ async def _keep_up(projection: Projection, database_url: str, wakeups: Wakeups, 
                 pause_seconds=round(pause, 2),
             )
             await _stopped_within(stop, pause)
+
+
+@contextlib.asynccontextmanager
+async def projecting(
+    database_url: str, projection: Projection
+) -> AsyncIterator[psycopg.AsyncConnection[TupleRow]]:
+    """A connection for the batches of a projection."""
+    name = f"payloops projector {projection.name}"
+    async with await connect(database_url, application_name=name) as connection:
+        await connection.execute(f"SET statement_timeout = '{BATCH_TIMEOUT}'")
+        await connection.execute(BY_INDEX)
+        yield connection
 
 
 async def _become_active(

@@ -196,6 +196,7 @@ class ExplainingCursor(psycopg.AsyncCursor[Any]):
 
     async def execute(self, query: Any, params: Any = None, **options: Any) -> Any:
         text = query.as_string(self.connection) if isinstance(query, sql.Composable) else query
+        text = text.decode() if isinstance(text, bytes) else text
         if text.lstrip().startswith(("SELECT", "WITH")):
             async with psycopg.AsyncCursor(self.connection, row_factory=tuple_row) as other:
                 await other.execute(f"EXPLAIN (FORMAT JSON) {text}", params, prepare=False)

@@ -5,12 +5,16 @@ from contextlib import suppress
 
 import pytest
 from listing import Ask, Asked, ExplainingCursor, lists, read_whole
+from projecting import append, new_order
 from uuid_utils.compat import uuid7
 
 from payloops.events.connections import connection_pool
 from payloops.events.event_store import EventStore
 from payloops.events.timestamps import utc_now
+from payloops.projections.batches import project_batch
+from payloops.projections.orders import PROJECTION as ORDERS
 from payloops.projections.orders import UnknownCursor
+from payloops.projections.projector import projecting
 
 LISTS = dict(lists())
 
@@ -69,3 +73,16 @@ async def whole(store: EventStore, ask: Ask) -> list[str]:
         await ask(store, Asked(merchant_id=uuid7(), order_id=uuid7(), now=utc_now()))
     assert ExplainingCursor.plans
     return [each for plan in ExplainingCursor.plans for each in read_whole(plan)]
+
+
+async def test_projectors_read_by_index_what_was_almost_empty_when_it_was_counted(
+    store: EventStore, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ExplainingCursor, "plans", [])
+    await append(store, new_order(uuid7()))
+    async with projecting(database_url, ORDERS) as connection:
+        await connection.execute("ANALYZE stored_events, personal_keys, orders")
+        connection.cursor_factory = ExplainingCursor
+        assert await project_batch(connection, ORDERS) == 1
+    assert ExplainingCursor.plans
+    assert [each for plan in ExplainingCursor.plans for each in read_whole(plan)] == []
