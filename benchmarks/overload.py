@@ -14,6 +14,7 @@ Orders are created through one process of the API, on servers of its own:
 
 import argparse
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import repeat
 from statistics import median
@@ -23,7 +24,7 @@ import figures
 import load
 import uvloop
 from measured_service import measured_service
-from processes import memory_of
+from processes import cpu_seconds, memory_of
 
 ORDER = {"amount": 4_999, "currency": "USD", "customerEmail": "ada@example.com", "metadata": {"cart": "7"}}
 SATURATING_CONNECTIONS = 64
@@ -50,20 +51,44 @@ class Plan:
     soak: float
 
 
+class Cores:
+    """How much of the machine each process takes, the driver included."""
+
+    def __init__(self, pids: Mapping[str, int]) -> None:
+        self._pids = pids
+        self._before = self._used()
+
+    def _used(self) -> dict[str, float]:
+        return {name: cpu_seconds(pid) for name, pid in self._pids.items()}
+
+    def since(self, done: load.Load) -> dict[str, float]:
+        """Cores in use on average while that was done, by process; to be made just before."""
+        used = {name: now - self._before[name] for name, now in self._used().items()} | {"driver": done.cpu}
+        return {name: round(each / done.seconds, 2) for name, each in used.items()}
+
+
 def measure(plan: Plan) -> dict[str, Any]:
     with measured_service() as service:
         merchant = service.merchant_with_orders(0)
         headers = {"X-API-Key": merchant.api_key}
         request = load.request_bytes("POST", "/v1/orders", headers=headers, body=json.dumps(ORDER).encode())
-        with service.projector(), service.api(workers=1) as (api, port):
-            peak = saturate(port, request, seconds=plan.saturated)
+        with service.projector() as projector, service.api(workers=1) as (api, port):
+            pids = {"api": api.pid, "postgres": service.postmaster, "projector": projector.pid}
+            saturate(port, request, seconds=plan.saturated / 4)  # until all is warm
+            cores = Cores(pids)
+            saturated = saturate(port, request, seconds=plan.saturated)
+            peak, at_peak = len(saturated.took(CREATED)) / saturated.seconds, cores.since(saturated)
             before = drive(port, request, rate=peak / 2, seconds=plan.calm)
+            cores = Cores(pids)
             overloaded = drive(port, request, rate=peak * 2, seconds=plan.overloaded)
+            in_overload = cores.since(overloaded)
             after = drive(port, request, rate=peak / 2, seconds=plan.calm)
             found = {
                 "peak_per_second": round(peak),
+                "cores_at_peak": at_peak,
                 "before": times(before, CREATED),
                 "overloaded": overload(overloaded, peak=peak, seconds=plan.overloaded),
+                "cores_in_overload": in_overload,
                 "recovered_after_seconds": recovered_after(after, before=before, seconds=plan.calm),
             }
             if plan.soak:
@@ -72,13 +97,12 @@ def measure(plan: Plan) -> dict[str, Any]:
     return found
 
 
-def saturate(port: int, request: bytes, *, seconds: float) -> float:
-    """Orders created a second, once all is warm; here and there one may be refused."""
-    for each in (seconds / 4, seconds):
-        done: load.Load = uvloop.run(
-            load.closed(port, repeat(request), connections=SATURATING_CONNECTIONS, seconds=each)
-        )
-    return len(done.took(CREATED)) / done.seconds
+def saturate(port: int, request: bytes, *, seconds: float) -> load.Load:
+    """As many orders as are created over some connections; here and there one may be refused."""
+    done: load.Load = uvloop.run(
+        load.closed(port, repeat(request), connections=SATURATING_CONNECTIONS, seconds=seconds)
+    )
+    return done
 
 
 def drive(port: int, request: bytes, *, rate: float, seconds: float) -> load.Load:
