@@ -34,7 +34,11 @@ class Shed(Problem):
 
 
 class Admission:
-    """Counts the requests that a process works on. A body that is still arriving is no work."""
+    """Counts the requests that a process works on. A body that is still arriving is no work.
+
+    Attributes:
+        announced: requests that have arrived, and have not asked for their place yet.
+    """
 
     def __init__(self, *, limit: int) -> None:
         """
@@ -45,6 +49,12 @@ class Admission:
         self._limits = {kind: limit * share for kind, share in SHARES.items()}
         self._present: dict[Kind, int] = dict.fromkeys(SHARES, 0)
         self._shed = 0
+        self.announced = 0
+
+    @property
+    def full(self) -> bool:
+        """Whether nobody can be taken in for work, once all who are announced have been."""
+        return self._present["work"] + self.announced >= self._limits["work"]
 
     def refuse_if_full(self) -> None:
         """For who is going to ask for work, before anything else is done for him.
@@ -71,9 +81,13 @@ class Admission:
             self._present[kind] -= 1
 
     def _turn_away(self) -> NoReturn:
+        self.count_turned_away()
+        raise Shed
+
+    def count_turned_away(self) -> None:
+        """One more was, here or before there was a request to be asked for."""
         SHED.inc()
         self._shed += 1
-        raise Shed
 
     def sample(self) -> None:
         """Tell how many requests there are, and how many were turned away since the last time."""

@@ -14,7 +14,15 @@ from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 from prometheus_client import Counter
 
-from payloops.http.middleware import CORRELATION_HEADER, SECURITY_HEADERS, correlation_id
+from payloops.http.admission import Admission
+from payloops.http.early_refusals import Head, read_head, refusal
+from payloops.http.middleware import (
+    CORRELATION_HEADER,
+    NO_ROUTE,
+    SECURITY_HEADERS,
+    correlation_id,
+    count_answer,
+)
 from payloops.http.problems import FieldError, internal_error, validation_error
 
 HEAD_DEADLINE = 10.0
@@ -35,9 +43,11 @@ log = structlog.get_logger()
 class Connection(RequestHandler):
     """One client's connection."""
 
-    __slots__ = ("_head_timer", "_take_timer")
+    __slots__ = ("_admission", "_announced", "_head_timer", "_owed", "_take_timer")
 
-    def __init__(self, server: web.Server, *, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, server: web.Server, *, loop: asyncio.AbstractEventLoop, admission: Admission | None
+    ) -> None:
         super().__init__(
             server,
             loop=loop,
@@ -46,6 +56,9 @@ class Connection(RequestHandler):
             lingering_time=2.0,
             auto_decompress=False,  # compressed bodies are refused, not unpacked
         )
+        self._admission = admission
+        self._announced = False
+        self._owed: int | None = 0  # bytes of the request that has begun to arrive; None: not known any more
         self._head_timer: asyncio.TimerHandle | None = None
         self._take_timer: asyncio.TimerHandle | None = None
 
@@ -63,6 +76,14 @@ class Connection(RequestHandler):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(TAKE_DEADLINE * 2_000))
 
     def data_received(self, data: bytes) -> None:
+        if self._admission is not None and self._owed is not None:
+            head = self._head_of(data, owed=self._owed)
+            if head is not None and head.plain and self._owed == 0:
+                if not self._admission.full:
+                    self._announce(self._admission)
+                elif self._waits:
+                    self._turn_away(head, self._admission)
+                    return
         super().data_received(data)
         # Nobody is answering and nothing is there to be answered: these were the first bytes of a head.
         if self.busy or self._payload_parser is not None:
@@ -70,7 +91,47 @@ class Connection(RequestHandler):
         elif self._head_timer is None and self._waiter is not None:
             self._start_timer()
 
+    def _head_of(self, data: bytes, *, owed: int) -> Head | None:
+        """The head that these bytes begin with, where they begin with one; keeps count of what belongs to it."""
+        head = read_head(data) if owed == 0 else None
+        if head is not None:
+            owed = len(head.raw) + head.body_length
+        left = owed - len(data)
+        # What is sent ahead, or cannot be read here, is aiohttp's parser's, which does not tell how far it is.
+        self._owed = left if left >= 0 else None
+        return head
+
+    @property
+    def _waits(self) -> bool:
+        """Whether the next request would be answered now: none is before it, and the client takes its answers."""
+        waiter = self._waiter
+        return waiter is not None and not waiter.done() and not self.busy and not self._paused
+
+    def _turn_away(self, head: Head, admission: Admission) -> None:
+        assert self.transport is not None
+        self.transport.write(refusal(head))
+        self._stop_timer()
+        self._next_keepalive_close_time = self._loop.time() + KEEPALIVE
+        admission.count_turned_away()
+        count_answer(head.method, NO_ROUTE, 503)
+
+    def _announce(self, admission: Admission) -> None:
+        """Keep a place until the request asks for it, which takes aiohttp some turns of the loop."""
+        if not self._announced:
+            self._announced = True
+            admission.announced += 1
+
+    def _take_back(self) -> None:
+        if self._announced and self._admission is not None:
+            self._announced = False
+            self._admission.announced -= 1
+
+    async def _handle_request(self, *arguments: Any) -> tuple[web.StreamResponse, bool]:
+        self._take_back()  # it is going to ask
+        return await super()._handle_request(*arguments)
+
     def connection_lost(self, exc: BaseException | None) -> None:
+        self._take_back()
         self._stop_timer()
         self._stop_take_timer()
         super().connection_lost(exc)
@@ -131,10 +192,14 @@ class Connection(RequestHandler):
         return response
 
 
-def connection_factory(server: web.Server) -> Any:
-    """What the event loop calls for every connection that it accepts."""
+def connection_factory(server: web.Server, *, admission: Admission | None = None) -> Any:
+    """What the event loop calls for every connection that it accepts.
+
+    Args:
+        admission: tells when requests are to be turned away as soon as they arrive.
+    """
     loop = asyncio.get_running_loop()
-    return lambda: Connection(server, loop=loop)
+    return lambda: Connection(server, loop=loop, admission=admission)
 
 
 async def finish_requests(server: web.Server, *, seconds: float) -> None:

@@ -55,7 +55,11 @@ log = structlog.get_logger()
 
 def correlation_id(request: web.BaseRequest) -> str:
     """The client's, where it sent one that fits, else a new one."""
-    given = request.headers.get(CORRELATION_HEADER, "")
+    return fitting_correlation_id(request.headers.get(CORRELATION_HEADER, ""))
+
+
+def fitting_correlation_id(given: str) -> str:
+    """What the client sent, where it fits, else a new one."""
     # Correlation ids are logged and stored: one that could be a card number is neither.
     if _CORRELATION_FORM.fullmatch(given) and not holds_card_number(given):
         return given
@@ -111,7 +115,7 @@ def _note(request: web.Request, response: web.StreamResponse, *, seconds: float)
     resource = request.match_info.route.resource
     route = resource.canonical if resource is not None else None
     method = request.method if request.method in hdrs.METH_ALL else "?"
-    _answered(method, route or NO_ROUTE, response.status).inc()
+    count_answer(method, route or NO_ROUTE, response.status)
     if isinstance(response, web.Response):  # a stream takes as long as somebody follows it
         _duration(method, route or NO_ROUTE).observe(seconds)
     if request.get(SHED, False):
@@ -125,6 +129,11 @@ def _note(request: web.Request, response: web.StreamResponse, *, seconds: float)
         milliseconds=round(seconds * 1000, 1),
         remote=request.remote,
     )
+
+
+def count_answer(method: str, route: str, status: int) -> None:
+    """One more was answered."""
+    _answered(method, route, status).inc()
 
 
 # The library checks the labels, makes texts of them and takes a lock, each time.

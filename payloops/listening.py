@@ -1,8 +1,12 @@
 """Sockets that listen."""
 
+import asyncio
 import socket
+from collections.abc import Callable
 
 BACKLOG = 1_024
+ACCEPTED_AT_ONCE = 16
+"""Connections that a turn of the event loop takes out of a backlog."""
 
 
 class PortTaken(Exception):
@@ -44,6 +48,19 @@ def share(bound: socket.socket) -> socket.socket:
     """Another socket on the port of a shared one: the kernel spreads connections over those that listen."""
     host, port = bound.getsockname()[:2]
     return _bound(bound.family, host, port, shared=True)
+
+
+async def accept(
+    listener: socket.socket, factory: Callable[[], asyncio.BaseProtocol]
+) -> list[asyncio.AbstractServer]:
+    """Accept connections, until the servers are closed, and the socket with them.
+
+    libuv accepts one connection in each turn of the loop. A loaded loop turns some dozen times a second, too seldom
+    for those who come then: so it has the socket several times.
+    """
+    loop = asyncio.get_running_loop()
+    same = [listener, *(listener.dup() for _ in range(ACCEPTED_AT_ONCE - 1))]
+    return [await loop.create_server(factory, sock=each, backlog=BACKLOG) for each in same]
 
 
 def _bound(family: socket.AddressFamily, host: str, port: int, *, shared: bool) -> socket.socket:

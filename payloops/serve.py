@@ -34,7 +34,7 @@ from payloops.http.admission import Admission
 from payloops.http.app import create_app
 from payloops.http.connections import connection_factory, finish_requests
 from payloops.http.services import Probe, Services
-from payloops.listening import BACKLOG, PortTaken, bind, share
+from payloops.listening import PortTaken, accept, bind, share
 from payloops.logs import configure_logs
 from payloops.metrics import open_metrics, standing
 from payloops.settings import Environment, Settings
@@ -97,9 +97,8 @@ async def serving(settings: Settings, listener: socket.socket) -> AsyncIterator[
         runner = web.AppRunner(create_app(services), shutdown_timeout=1.0, access_log=None)
         await runner.setup()
         assert runner.server is not None
-        server = await asyncio.get_running_loop().create_server(
-            connection_factory(runner.server), sock=listener, backlog=BACKLOG
-        )
+        factory = connection_factory(runner.server, admission=services.admission)
+        acceptors = await accept(listener, factory)
         host, port = listener.getsockname()[:2]
         _spare_what_stays()
         log.info(
@@ -112,7 +111,8 @@ async def serving(settings: Settings, listener: socket.socket) -> AsyncIterator[
             services.watch.stop_waiting()
             # Load balancers see that /ready says no, and send nobody here any more.
             await asyncio.sleep(settings.shutdown_grace)
-            server.close()
+            for acceptor in acceptors:
+                acceptor.close()
             await finish_requests(runner.server, seconds=FINISH_SECONDS)
             await runner.cleanup()
 

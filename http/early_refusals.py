@@ -1,0 +1,97 @@
+"""Refusing a request for which there is no time, while it is still the bytes that arrived.
+
+A process that is full gets more requests than it answers. Were each of them parsed, routed and given a task of its
+own, refusing them would take what the others need. So a head is looked at as bytes: what stands there in the plainest
+form is known well enough to be refused; anything else goes the usual way, and is refused there.
+"""
+
+import re
+import time
+from dataclasses import dataclass
+from email.utils import formatdate
+from functools import lru_cache
+
+from payloops.http.admission import Shed
+from payloops.http.middleware import CORRELATION_HEADER, SECURITY_HEADERS, fitting_correlation_id
+from payloops.http.problems import CONTENT_TYPE
+
+# One way to read each line, whoever reads it: no folded lines, no space before a colon, no line feed alone.
+_HEAD = re.compile(rb"([A-Z]+) (/[!-~]*) HTTP/1\.1\r\n(?:[A-Za-z0-9_-]+:[\t\x20-\x7e]*\r\n)*\r\n")
+_LENGTH = re.compile(rb"\r\ncontent-length:[\t ]*([0-9]{1,9})[\t ]*\r\n")
+_FRAMED_OTHERWISE = re.compile(rb"\r\n(?:transfer-encoding|upgrade|expect):")
+_ANSWERED_OTHERWISE = re.compile(rb"\r\n(?:origin:|prefer:|connection:(?! ?keep-alive\r\n))")
+"""Browsers of other origins, who have to be told that they may read the answer; who is ready to wait, and is counted
+apart; and who wants no further answer."""
+_REFUSED_METHODS = frozenset({b"GET", b"POST", b"PUT", b"PATCH", b"DELETE"})
+_REFUSED_PATHS = (b"/v1/", b"/api/", b"/webhooks/")
+"""Programs ask there, nobody looks at the answer, and none of the routes is answered always."""
+_CORRELATION = re.compile(rb"\r\nx-correlation-id:[\t ]*([!-~]*)[\t ]*\r\n", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """A request line and the headers, as they came.
+
+    Attributes:
+        raw: with the empty line at their end.
+        body_length: bytes that follow.
+        plain: whether the request may be refused for these alone.
+    """
+
+    method: str
+    raw: bytes
+    body_length: int
+    plain: bool
+
+
+def read_head(data: bytes) -> Head | None:
+    """The head that the bytes begin with, None where it is not all there, or could be read in two ways."""
+    found = _HEAD.match(data)
+    if found is None:
+        return None
+    raw = found.group()
+    lowered = raw.lower()
+    lengths = _LENGTH.findall(lowered)
+    if _FRAMED_OTHERWISE.search(lowered) or len(lengths) != lowered.count(b"\r\ncontent-length:"):
+        return None
+    if len(lengths) > 1:
+        return None
+    method, path = found.groups()
+    plain = method in _REFUSED_METHODS and path.startswith(_REFUSED_PATHS)
+    return Head(
+        method.decode(),
+        raw,
+        int(lengths[0]) if lengths else 0,
+        plain and _ANSWERED_OTHERWISE.search(lowered) is None,
+    )
+
+
+def refusal(head: Head) -> bytes:
+    """503 as every route answers it, head and body; the connection stays."""
+    given = _CORRELATION.search(head.raw)
+    correlation = fitting_correlation_id(given[1].decode() if given else "").encode()
+    body = _BODY % correlation
+    return _ANSWER % (len(body), _date(int(time.time())), correlation, body)
+
+
+@lru_cache(maxsize=1)
+def _date(second: int) -> bytes:
+    return formatdate(second, usegmt=True).encode()
+
+
+def _answer() -> tuple[bytes, bytes]:
+    """What is the same in all of them: the answer, and its body."""
+    shed = Shed()
+    headers = {
+        **shed.headers,
+        "Content-Type": CONTENT_TYPE,
+        "Content-Length": "%d",
+        "Date": "%s",
+        **SECURITY_HEADERS,
+        CORRELATION_HEADER: "%s",
+    }
+    lines = ["HTTP/1.1 503 Service Unavailable", *(f"{name}: {value}" for name, value in headers.items())]
+    return "\r\n".join([*lines, "", "%s"]).encode(), shed.body(correlation_id="%s")
+
+
+_ANSWER, _BODY = _answer()
