@@ -201,11 +201,10 @@ async def _write(
         return
     ids = [row.id for row in rows]
     totals = [each for each in projection.totals if each.of is table]
-    for each in totals:
-        await take_away(connection, totals=each, ids=ids)
+    emptied = [await take_away(connection, totals=each, ids=ids) for each in totals]
     await upsert(connection, table=table, rows=rows)
-    for each in totals:
-        await add(connection, totals=each, ids=ids)
+    for each, some in zip(totals, emptied, strict=True):
+        await add(connection, totals=each, ids=ids, emptied=some)
 
 
 def is_about_data(error: Exception) -> bool:

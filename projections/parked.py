@@ -17,7 +17,7 @@ from psycopg.rows import TupleRow
 
 from payloops.projections.batches import Change, LoggedEvent, apply, decode, park
 from payloops.projections.projection import Projection
-from payloops.projections.totals import take_away
+from payloops.projections.totals import remove_empty, take_away
 
 LOOK_SECONDS = 0.1
 STREAMS = 50
@@ -129,6 +129,8 @@ async def _make_again(
             sql.SQL("DELETE FROM {} WHERE id = ANY(%s::uuid[])").format(sql.Identifier(table.name)), (ids,)
         )
     await apply(connection, projection, batch.changes, batch.parked)
+    for totals in projection.totals:
+        await remove_empty(connection, totals=totals)
     forgotten = await (await connection.execute(FORGET, (projection.name, stream))).fetchall()
     for event, error in batch.parked:
         await connection.execute(*park(projection, event, error))

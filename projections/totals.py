@@ -40,7 +40,7 @@ ADD = """
     INSERT INTO {table} ({columns})
     SELECT {keys}, {sums} FROM ({contributions}) AS c ({columns}) GROUP BY {keys}
 """
-TO_THOSE_THERE = " ORDER BY {keys} ON CONFLICT ({keys}) DO UPDATE SET {added}"
+TO_THOSE_THERE = " ORDER BY {keys} ON CONFLICT ({keys}) DO UPDATE SET {added} RETURNING {empty}"
 REMOVE_EMPTY = "DELETE FROM {table} WHERE {empty}"
 
 
@@ -54,6 +54,7 @@ def statement(totals: Totals, *, sign: LiteralString, all_rows: bool) -> bytes:
         some=sql.SQL("true" if all_rows else "id = ANY(%s::uuid[])"),
         table=table,
         columns=comma.join(map(sql.Identifier, totals.keys + totals.sums)),
+        empty=_empty(totals),
         keys=keys,
         sums=comma.join(sql.SQL(sign + "sum({})").format(sql.Identifier("c", each)) for each in totals.sums),
         contributions=sql.SQL(totals.contributions),
@@ -68,22 +69,41 @@ def statement(totals: Totals, *, sign: LiteralString, all_rows: bool) -> bytes:
 
 
 @cache
-def remove_empty(totals: Totals) -> bytes:
-    empty = sql.SQL(" AND ").join(sql.SQL("{} = 0").format(sql.Identifier(each)) for each in totals.sums)
-    return sql.SQL(REMOVE_EMPTY).format(table=sql.Identifier(totals.name), empty=empty).as_bytes(None)
+def removal(totals: Totals) -> bytes:
+    table = sql.Identifier(totals.name)
+    return sql.SQL(REMOVE_EMPTY).format(table=table, empty=_empty(totals)).as_bytes(None)
+
+
+def _empty(totals: Totals) -> sql.Composed:
+    return sql.SQL(" AND ").join(
+        sql.SQL("{} = 0").format(sql.Identifier(totals.name, each)) for each in totals.sums
+    )
 
 
 async def take_away(
     connection: psycopg.AsyncConnection[TupleRow], *, totals: Totals, ids: Sequence[Any]
+) -> bool:
+    """Take away what the rows of these ids count; call before they change. Whether a sum came to nothing by that."""
+    cursor = await connection.execute(statement(totals, sign="-", all_rows=False), (ids,))
+    return any(empty for (empty,) in await cursor.fetchall())
+
+
+async def add(
+    connection: psycopg.AsyncConnection[TupleRow], *, totals: Totals, ids: Sequence[Any], emptied: bool
 ) -> None:
-    """Take away what the rows of these ids count; call before they change."""
-    await connection.execute(statement(totals, sign="-", all_rows=False), (ids,))
+    """Add what the rows of these ids count; call after they have changed.
 
-
-async def add(connection: psycopg.AsyncConnection[TupleRow], *, totals: Totals, ids: Sequence[Any]) -> None:
-    """Add what the rows of these ids count; call after they have changed."""
+    Args:
+        emptied: whether there may be sums that come to nothing, as `take_away` said.
+    """
     await connection.execute(statement(totals, sign="", all_rows=False), (ids,))
-    await connection.execute(remove_empty(totals))
+    if emptied:
+        await remove_empty(connection, totals=totals)
+
+
+async def remove_empty(connection: psycopg.AsyncConnection[TupleRow], *, totals: Totals) -> None:
+    """Remove sums that came to nothing."""
+    await connection.execute(removal(totals))
 
 
 async def count_all(connection: psycopg.AsyncConnection[TupleRow], *, totals: Totals) -> None:
