@@ -31,7 +31,7 @@ def let_server_give_way(connection: psycopg.Connection[Any] | psycopg.AsyncConne
         title = Path(f"/proc/{pid}/cmdline").read_bytes()
         # Another machine's number may be another process here: it has to name our end of the connection.
         if title.startswith(b"postgres: ") and f"({_local_port(connection)})".encode() in title:
-            os.setpriority(os.PRIO_PROCESS, pid, NICENESS)
+            os.setpriority(os.PRIO_PROCESS, pid, max(NICENESS, os.getpriority(os.PRIO_PROCESS, pid)))
 
 
 def _local_port(connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> int:

@@ -1,0 +1,56 @@
+"""What works in bulk gives way: itself, and the server's process behind its own connection alone."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from payloops.events.connections import connect
+from payloops.projections.giving_way import NICENESS, let_server_give_way
+
+PROGRAM = """
+import os
+from payloops.projections.giving_way import give_way
+give_way()
+print(os.nice(0), os.getsid(0) == os.getpid())
+"""
+
+
+def test_a_process_gives_way_in_a_session_of_its_own() -> None:
+    said = subprocess.run(
+        [sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True, timeout=30
+    )
+    niceness, own_session = said.stdout.split()
+    assert (int(niceness), own_session) == (min(19, os.nice(0) + NICENESS), "True")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks /proc whose process it is")
+async def test_the_server_gives_way_behind_that_connection_alone(database_url: str) -> None:
+    async with (
+        await connect(database_url, application_name="test") as bulk,
+        await connect(database_url, application_name="test") as request,
+    ):
+        served = os.getpriority(os.PRIO_PROCESS, request.info.backend_pid)
+        let_server_give_way(bulk)
+        assert os.getpriority(os.PRIO_PROCESS, bulk.info.backend_pid) == max(served, NICENESS)
+        assert os.getpriority(os.PRIO_PROCESS, request.info.backend_pid) == served
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks /proc whose process it is")
+async def test_a_process_of_the_same_number_that_is_not_the_servers_is_left_alone(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where the server is in a container, or on another machine."""
+    stranger = subprocess.Popen(["/bin/cat"], stdin=subprocess.PIPE)
+    try:
+        before = os.getpriority(os.PRIO_PROCESS, stranger.pid)
+        async with await connect(database_url, application_name="test") as connection:
+            monkeypatch.setattr(psycopg.ConnectionInfo, "backend_pid", stranger.pid)
+            let_server_give_way(connection)
+        assert os.getpriority(os.PRIO_PROCESS, stranger.pid) == before
+        assert Path(f"/proc/{stranger.pid}").exists()
+    finally:
+        stranger.communicate(timeout=10)
