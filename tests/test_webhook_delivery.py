@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import dataclasses
 import itertools
+import json
 import sys
 from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
@@ -16,10 +17,11 @@ from foreign import ForeignWorkflow
 from receiving import Endpoint, Received, receiving
 from standardwebhooks import Webhook
 from telling import BY, CIPHER, Shop, backend, caught_up, delivering, open_shop, subscribing
-from temporalio.client import Client, WorkflowHandle
+from temporalio.client import Client, WorkflowHandle, WorkflowHistory
 from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment, WorkflowEnvironment
-from temporalio.worker import Worker
+from temporalio.worker import Replayer, Worker
+from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 from uuid_utils.compat import uuid7
 
 from payloops.commands.queue_webhook import queue_webhook
@@ -33,8 +35,10 @@ from payloops.settings import Settings
 from payloops.workflows_client.activities import BackendActivities
 from payloops.workflows_client.connection import connect
 from payloops.workflows_client.endpoint_places import EndpointBusy, EndpointPlaces
+from payloops.workflows_client.webhook_delivery import WebhookDeliveryWorkflow
 
 TEST_SERVER = str(Path(sys.executable).with_name("temporal-test-server"))
+HISTORIES = Path(__file__).with_name("stored_histories")
 PAYLOAD = {"type": "payment.captured"}
 SCHEDULE = [
     timedelta(minutes=1),
@@ -213,6 +217,31 @@ async def test_without_a_url_it_ends(
     assert not result["success"]
     webhook = await shop.webhook(webhook_id)
     assert (webhook.status, webhook.attempts, webhook.error) == ("failed", 0, result["errorMessage"])
+
+
+# -- the same again, whenever a workflow is replayed
+
+
+async def test_a_delivery_does_the_same_when_it_is_replayed_in_the_sandbox(
+    store: EventStore, skipping: Client, shop: Shop, endpoint: Endpoint
+) -> None:
+    """Workers run it without the SDK's sandbox, which would refuse what differs from one run to the next."""
+    answers = iter([500, 204])
+    endpoint.answer = lambda _: next(answers)
+    webhook_id = await queue(shop)
+    async with delivering(store, skipping):
+        handle = await start(skipping, shop, webhook_id)
+        await handle.result()
+    replayer = Replayer(workflows=[WebhookDeliveryWorkflow], workflow_runner=SandboxedWorkflowRunner())
+    await replayer.replay_workflow(await handle.fetch_history())
+
+
+@pytest.mark.parametrize("events", [11, None])
+async def test_a_delivery_that_an_earlier_version_began_goes_on(events: int | None) -> None:
+    """From its first failure, and from its end: the endpoint was looked up by an activity of its own."""
+    stored = json.loads((HISTORIES / "webhook_looked_up_by_an_activity.json").read_text())
+    history = WorkflowHistory.from_json("webhook-1", {"events": stored["events"][:events]})
+    await Replayer(workflows=[WebhookDeliveryWorkflow]).replay_workflow(history)
 
 
 # -- endpoints that are of no more use

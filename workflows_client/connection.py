@@ -12,7 +12,7 @@ from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest
 from temporalio.client import Client
 from temporalio.converter import DataConverter
 from temporalio.service import GrpcCompression, RPCError
-from temporalio.worker import PollerBehaviorSimpleMaximum, Worker
+from temporalio.worker import PollerBehaviorSimpleMaximum, UnsandboxedWorkflowRunner, Worker
 
 from payloops.workflows_client.codec import EncryptionCodec
 
@@ -21,6 +21,9 @@ LONGEST_PAUSE_SECONDS = 10.0
 POLLS = PollerBehaviorSimpleMaximum(maximum=20)
 """Of a worker, for workflow tasks and for activities. A task that comes while nobody asks for one is written to
 Temporal's database first, and read from there: under load that takes longer than the task."""
+RUNNER = UnsandboxedWorkflowRunner()
+"""Of a worker's workflows. The SDK's sandbox imports their module anew for each of them, which takes longer than all
+that they do. That they would run in it, and do the same whenever they are replayed, is tested."""
 
 log = structlog.get_logger(__name__)
 

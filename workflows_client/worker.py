@@ -7,7 +7,7 @@ from temporalio.client import Client
 from temporalio.worker import Worker
 
 from payloops.workflows_client.activities import BackendActivities
-from payloops.workflows_client.connection import POLLS, keep_serving
+from payloops.workflows_client.connection import POLLS, RUNNER, keep_serving
 from payloops.workflows_client.webhook_delivery import WebhookDeliveryWorkflow
 
 TASK_QUEUE = "backend-operations"
@@ -36,6 +36,7 @@ def backend_worker(
         workflows=[WebhookDeliveryWorkflow],
         activities=activities.all(),
         max_concurrent_activities=slots,
+        workflow_runner=RUNNER,
         workflow_task_poller_behavior=POLLS,
         activity_task_poller_behavior=POLLS,
         graceful_shutdown_timeout=grace,

@@ -12,7 +12,13 @@ from temporalio.worker import Worker
 from payloops.sandbox import ledger
 from payloops.sandbox.activities import SandboxActivities
 from payloops.sandbox.workflows import WORKFLOWS
-from payloops.workflows_client.connection import POLLS, keep_serving, pause_seconds, sleep_unless_stopped
+from payloops.workflows_client.connection import (
+    POLLS,
+    RUNNER,
+    keep_serving,
+    pause_seconds,
+    sleep_unless_stopped,
+)
 
 PROCESSORS = ("stripe", "razorpay")
 GRACE = timedelta(seconds=10)
@@ -45,6 +51,7 @@ def sandbox_worker(
         task_queue=f"{processor}-payments",
         workflows=WORKFLOWS,
         activities=SandboxActivities(pool=pool, processor=processor, bank_url=bank_url).all(),
+        workflow_runner=RUNNER,
         workflow_task_poller_behavior=POLLS,
         activity_task_poller_behavior=POLLS,
         graceful_shutdown_timeout=GRACE,

@@ -4,7 +4,7 @@ The rule they share: only what the processor said is reported. A decline is `fai
 known is asked for, and while the processor cannot be asked nothing is reported at all, and the workflow fails
 where operators see it.
 
-This module is imported again for each workflow: it imports little, and reads no clock but the workflow's.
+This module does the same whenever it is replayed: it imports little, and reads no clock but the workflow's.
 """
 
 from datetime import timedelta
