@@ -21,7 +21,7 @@ from payloops.events.encoding import decode
 from payloops.events.stream import StreamEvent
 from payloops.projections.patches import Patch, Table, merge, upsert_statement
 from payloops.projections.projection import all_projections
-from payloops.projections.totals import remove_empty, statement
+from payloops.projections.totals import removal, statement
 
 
 class Facts(Mapper[UUID]):
@@ -62,7 +62,7 @@ class Tables(PostgresTrackingRecorder):
         cursor.execute(upsert_statement(table), {"patches": orjson.dumps(rows).decode()})
         for each in totals:
             cursor.execute(statement(each, sign="", all_rows=False), (ids,))
-            cursor.execute(remove_empty(each))
+            cursor.execute(removal(each))
 
 
 class Projected(Projection[Tables]):
