@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Iterator
 from decimal import Decimal
+from functools import cache
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
@@ -148,6 +149,12 @@ def parse_query(model: type[M], query: MultiMapping[str]) -> M:
         return model.model_validate_strings(values)
     except ValidationError as error:
         raise validation_error(*field_errors(error)) from None
+
+
+@cache
+def empty_query(model: type[BaseModel]) -> BaseModel:
+    """The model of a query without parameters; which fields are missing is told as by `parse_query`."""
+    return parse_query(model, MultiDict())
 
 
 def parse_form(model: type[M], raw: bytes) -> M:

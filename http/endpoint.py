@@ -23,7 +23,15 @@ from payloops.events.errors import OutcomeUnknown
 from payloops.events.metadata import Metadata
 from payloops.http.admission import Kind
 from payloops.http.authentication import Caller, authenticate
-from payloops.http.bodies import fingerprint, is_form, is_json, parse_body, parse_form, parse_query
+from payloops.http.bodies import (
+    empty_query,
+    fingerprint,
+    is_form,
+    is_json,
+    parse_body,
+    parse_form,
+    parse_query,
+)
 from payloops.http.cards import holds_card_number
 from payloops.http.html import PAGE_HEADERS, refuse_foreign_forms
 from payloops.http.middleware import CORRELATION_ID, PAGE
@@ -81,14 +89,19 @@ async def _answer(route: Route, request: web.Request, *, wait: int) -> web.Strea
     services = request.app[SERVICES]
     if route.page and route.method != "GET":
         refuse_foreign_forms(request)
+    kind: Kind = "stream" if route.streams else "wait" if wait else "work"
     with _admitted(route, services, "work"):
         caller = await _caller(route, request)
-        await _try_from_address(route, request)
+        if route.limits:
+            await _try_from_address(route, request)
+        if route.method == "GET" and kind == "work":  # there is no body to wait for: it goes on as it is
+            return await _answer_call(_call(route, request, body=None, raw=b"", caller=caller), digest=b"")
     raw = await _read(request, route) if route.model is not None or route.signed_by else b""
-    with _admitted(route, services, "stream" if route.streams else "wait" if wait else "work"):
+    with _admitted(route, services, kind):
         body, digest = await _body(route, request, raw)
         _check_form(caller, body)
-        await _try_account(route, body, caller, services=services)
+        if route.limits:
+            await _try_account(route, body, caller, services=services)
         call = _call(route, request, body=body, raw=raw, caller=caller, wait=wait)
         return await _answer_call(call, digest=digest)
 
@@ -121,7 +134,7 @@ def _check_form(caller: Caller, body: BaseModel | None) -> None:
 
 
 def _call(
-    route: Route, request: web.Request, *, body: BaseModel | None, raw: bytes, caller: Caller, wait: int
+    route: Route, request: web.Request, *, body: BaseModel | None, raw: bytes, caller: Caller, wait: int = 0
 ) -> Call[Any, Any]:
     services = request.app[SERVICES]
     return Call(
@@ -129,7 +142,7 @@ def _call(
         route=route,
         request=request,
         body=body,
-        query=parse_query(route.query, request.query) if route.query is not None else None,
+        query=_query(route, request),
         by=Metadata(at=services.now(), actor=caller.actor, correlation_id=request[CORRELATION_ID]),
         owner=caller.merchant_id,
         staff_id=caller.staff_id,
@@ -137,6 +150,15 @@ def _call(
         raw=raw,
         wait=wait,
     )
+
+
+def _query(route: Route, request: web.Request) -> BaseModel | None:
+    if route.query is None:
+        return None
+    # Of most requests there is none, and what its model makes of that is always the same.
+    if not request.rel_url.raw_query_string:
+        return empty_query(route.query)
+    return parse_query(route.query, request.query)
 
 
 async def _answer_call(call: Call[Any, Any], *, digest: bytes) -> web.StreamResponse:

@@ -86,7 +86,7 @@ def _is_secret(name: str) -> bool:
 def _masked(value: Any) -> Any:
     match value:
         case str():
-            return value if value in _harmless else _masked_text(value)
+            return _masked_text(value)
         case dict():
             return _masked_fields(value)
         case list() | tuple():
@@ -95,21 +95,29 @@ def _masked(value: Any) -> Any:
             return value
 
 
-_harmless: set[str] = set()
-"""Short texts that hold no secret: names of events, routes and levels are looked through once."""
-SHORT = 24
-"""Characters: ids and times, each of which is another one, have more."""
-MOST_HARMLESS = 2_000
+SHORT = 64
+"""Characters of the texts that are remembered as harmless: names of events and routes, ids of merchants and keys."""
+
+
+class _Suspect(Exception):
+    """A text may hold a secret."""
 
 
 def _masked_text(text: str) -> str:
-    if holds_card_number(text):
-        return MASK
-    if HINTS.search(text):
-        return SECRET_TEXTS.sub(MASK, text)
-    if len(text) <= SHORT and len(_harmless) < MOST_HARMLESS:
-        _harmless.add(text)
+    try:
+        (_check_short if len(text) <= SHORT else _check)(text)
+    except _Suspect:
+        return MASK if holds_card_number(text) else SECRET_TEXTS.sub(MASK, text)
     return text
+
+
+def _check(text: str) -> None:
+    if holds_card_number(text) or HINTS.search(text):
+        raise _Suspect
+
+
+# What raises is not remembered: no secret is kept here.
+_check_short = lru_cache(maxsize=2_048)(_check)
 
 
 def _json(line: Any, default: Callable[[Any], Any], **_: Any) -> str:
