@@ -10,7 +10,7 @@ from psycopg import sql
 
 from payloops.events.event_store import EventStore
 from payloops.projections.orders import CHECKPOINT, COUNTS_SINCE, ORDER_COUNTS, OrderRow
-from payloops.projections.own_writes import wait_for_own_writes
+from payloops.projections.own_writes import WRITTEN_AND_REACHED, read_own_writes
 from payloops.projections.patches import columns_of
 
 ID_DIGITS = 32
@@ -19,7 +19,7 @@ ONE_BY_ONE = sql.SQL("SELECT count(*) FROM orders WHERE {conditions}")
 # While a projector of the version before keeps up the tables, there are no sums yet.
 SUMMED = sql.SQL("""
     SELECT CASE
-        WHEN (SELECT version FROM checkpoints WHERE name = %(checkpoint)s) >= %(counts_since)s
+        WHEN (SELECT version FROM checkpoints WHERE name = %(projection)s) >= %(counts_since)s
         THEN (SELECT coalesce(sum(orders), 0)::bigint FROM order_counts WHERE {conditions})
         ELSE (SELECT count(*) FROM orders WHERE {conditions})
     END
@@ -27,7 +27,7 @@ SUMMED = sql.SQL("""
 # One statement, so that page and total are of the same moment. The page is found among what indexes hold, and
 # only then are its rows read: a deep page reads no more of them than the first.
 SEARCH = sql.SQL("""
-    SELECT matching.total, {columns}
+    SELECT {written_and_reached}, matching.total, {columns}
     FROM ({total}) AS matching (total)
     LEFT JOIN (
         SELECT id FROM orders WHERE {conditions}
@@ -82,7 +82,6 @@ async def search_orders(
         created_from: inclusive.
         created_to: exclusive.
     """
-    await wait_for_own_writes(store, merchant_id=merchant_id, projection=CHECKPOINT)
     arguments: dict[str, Any] = {
         "merchant_id": merchant_id,
         "status": status,
@@ -90,7 +89,6 @@ async def search_orders(
         "currency": currency,
         "created_from": created_from,
         "created_to": created_to,
-        "checkpoint": CHECKPOINT,
         "counts_since": COUNTS_SINCE,
     }
     chosen = [name for name in CONDITIONS if arguments.get(name) is not None]
@@ -98,12 +96,14 @@ async def search_orders(
         arguments |= {"text": _literally(text)} | _ids_that_begin(text)
         chosen.append("text_or_id" if "first_id" in arguments else "text")
     query = search_query(columns_of(OrderRow, "o"), chosen)
-    async with store.pool.connection() as connection:
-        # Not prepared: which index is best depends on what is looked for.
-        cursor = await connection.execute(
-            query, {**arguments, "limit": limit, "skip": (page - 1) * limit}, prepare=False
-        )
-        found = await cursor.fetchall()
+    # Not prepared: which index is best depends on what is looked for.
+    found = await read_own_writes(
+        store,
+        query,
+        {**arguments, "limit": limit, "skip": (page - 1) * limit},
+        projection=CHECKPOINT,
+        prepare=False,
+    )
     return [OrderRow(*values) for _, *values in found if values[0] is not None], found[0][0]
 
 
@@ -111,7 +111,12 @@ def search_query(columns: sql.Composable, chosen: Collection[str]) -> sql.Compos
     """The statement for these of `CONDITIONS`."""
     conditions = sql.SQL(" AND ").join(CONDITIONS[name] for name in chosen)
     counted = SUMMED if set(chosen) <= set(ORDER_COUNTS.keys) else ONE_BY_ONE
-    return SEARCH.format(columns=columns, conditions=conditions, total=counted.format(conditions=conditions))
+    return SEARCH.format(
+        written_and_reached=WRITTEN_AND_REACHED,
+        columns=columns,
+        conditions=conditions,
+        total=counted.format(conditions=conditions),
+    )
 
 
 def _ids_that_begin(text: str) -> dict[str, UUID]:

@@ -39,7 +39,7 @@ from payloops.events.orders import (
     RefundSucceeded,
 )
 from payloops.events.stream import StreamEvent, topic_of
-from payloops.projections.own_writes import wait_for_position
+from payloops.projections.own_writes import WRITTEN_AND_REACHED, read_own_writes
 from payloops.projections.patches import NOTHING, Patches, Table, Values, columns_of
 from payloops.projections.projection import Projection
 from payloops.projections.totals import Totals
@@ -311,9 +311,7 @@ async def _look_up(pool: Pool, order_ids: Sequence[UUID]) -> dict[UUID, _Found]:
 
 
 LIST = sql.SQL("""
-    SELECT (SELECT max(notification_id) FROM stored_events WHERE merchant_id = %(merchant_id)s) AS written,
-           (SELECT position FROM checkpoints WHERE name = %(checkpoint)s) AS reached,
-           {columns}
+    SELECT {written_and_reached}, {columns}
     FROM (VALUES (1)) AS always (one)
     LEFT JOIN (
         SELECT * FROM orders WHERE {conditions} ORDER BY {direction} LIMIT %(limit)s
@@ -383,28 +381,18 @@ async def list_orders(
     }
     conditions = [condition for name, condition in CONDITIONS.items() if arguments[name] is not None]
     query = LIST.format(
+        written_and_reached=WRITTEN_AND_REACHED,
         columns=columns_of(OrderRow, "o"),
         conditions=sql.SQL(" AND ").join(conditions),
         direction=OLDEST_FIRST if ending_before is not None else NEWEST_FIRST,
     )
-    arguments |= {"checkpoint": CHECKPOINT, "cursor_time": cursor_time, "limit": limit + 1}
-    written, reached, rows = await _page(store, query, arguments)
-    if reached < written:
-        await wait_for_position(store, position=written, projection=CHECKPOINT)
-        _, _, rows = await _page(store, query, arguments)
+    arguments |= {"cursor_time": cursor_time, "limit": limit + 1}
+    found = await read_own_writes(store, query, arguments, projection=CHECKPOINT)
+    rows = [OrderRow(*values) for values in found if values[0] is not None]
     has_more = len(rows) > limit
     if has_more:
         rows = rows[1:] if ending_before is not None else rows[:limit]
     return rows, has_more
-
-
-async def _page(
-    store: EventStore, query: sql.Composed, arguments: dict[str, Any]
-) -> tuple[int, int, list[OrderRow]]:
-    async with store.pool.connection() as connection:
-        found = await (await connection.execute(query, arguments)).fetchall()
-    written, reached = found[0][0] or 0, found[0][1] or 0
-    return written, reached, [OrderRow(*values) for _, _, *values in found if values[0] is not None]
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,9 +2,12 @@
 
 import asyncio
 import time
-from typing import cast
+from collections.abc import Mapping
+from typing import Any, cast
 from uuid import UUID
 from weakref import WeakKeyDictionary
+
+from psycopg import sql
 
 from payloops.events.event_store import EventStore
 
@@ -14,10 +17,10 @@ BRIEF_SECONDS = 0.01
 POLL_SECONDS = (0.003, 0.04)
 """Between looks at the checkpoint: at first, and at most."""
 
-WRITTEN_AND_REACHED = """
-    SELECT (SELECT max(notification_id) FROM stored_events WHERE merchant_id = %s),
-           (SELECT position FROM checkpoints WHERE name = %s)
-"""
+WRITTEN_AND_REACHED = sql.SQL("""
+    (SELECT max(notification_id) FROM stored_events WHERE merchant_id = %(merchant_id)s) AS written,
+    (SELECT position FROM checkpoints WHERE name = %(projection)s) AS reached
+""")
 REACHED = "SELECT position FROM checkpoints WHERE name = %s"
 
 _standstills: WeakKeyDictionary[EventStore, dict[str, int]] = WeakKeyDictionary()
@@ -38,12 +41,46 @@ async def wait_for_own_writes(store: EventStore, *, merchant_id: UUID, projectio
     Returns:
         Whether it does.
     """
+    query = sql.SQL("SELECT {}").format(WRITTEN_AND_REACHED)
     async with store.pool.connection() as connection:
-        cursor = await connection.execute(WRITTEN_AND_REACHED, (merchant_id, projection))
+        cursor = await connection.execute(query, {"merchant_id": merchant_id, "projection": projection})
         written, reached = cast("tuple[int | None, int | None]", await cursor.fetchone())
     if (reached or 0) >= (written or 0):
         return True
     return await wait_for_position(store, position=written or 0, projection=projection)
+
+
+async def read_own_writes(
+    store: EventStore,
+    query: sql.Composed,
+    arguments: Mapping[str, Any],
+    *,
+    projection: str,
+    prepare: bool | None = None,
+) -> list[tuple[Any, ...]]:
+    """What a query finds, by itself where the projection contains the merchant's last acknowledged write then.
+
+    Else it is asked again once that is there, or a second is over.
+
+    Args:
+        query: begins each row, of which it has one at the least, with `WRITTEN_AND_REACHED`; the rest is returned.
+        arguments: of the query; `merchant_id` is among them.
+        prepare: as psycopg takes it.
+    """
+    arguments = {**arguments, "projection": projection}
+    rows = await _rows(store, query, arguments, prepare=prepare)
+    written, reached = rows[0][:2]
+    if (reached or 0) < (written or 0):
+        await wait_for_position(store, position=written, projection=projection)
+        rows = await _rows(store, query, arguments, prepare=prepare)
+    return [row[2:] for row in rows]
+
+
+async def _rows(
+    store: EventStore, query: sql.Composed, arguments: Mapping[str, Any], *, prepare: bool | None
+) -> list[tuple[Any, ...]]:
+    async with store.pool.connection() as connection:
+        return await (await connection.execute(query, arguments, prepare=prepare)).fetchall()
 
 
 async def wait_for_position(store: EventStore, *, position: int, projection: str) -> bool:

@@ -16,7 +16,7 @@ from psycopg.rows import class_row
 from payloops.events.event_store import EventReader, EventStore
 from payloops.events.orders import PaymentStatus
 from payloops.projections.daily_volume import CHECKPOINT
-from payloops.projections.own_writes import wait_for_own_writes
+from payloops.projections.own_writes import WRITTEN_AND_REACHED, read_own_writes
 
 ENDED = (PaymentStatus.CAPTURED, PaymentStatus.FAILED, PaymentStatus.CANCELLED)
 
@@ -76,8 +76,12 @@ FIGURES = sql.SQL("""
         WHERE captured_at >= %(begin)s AND captured_at < %(begin_until)s
            OR captured_at >= %(end_from)s AND captured_at < %(end)s
     )
-    SELECT currency, status, processor, day, sum(begun), sum(captured), sum(volume) FROM counted
-    GROUP BY GROUPING SETS ((currency, status, processor), (currency, day))
+    SELECT {written_and_reached}, figures.*
+    FROM (VALUES (1)) AS always (one)
+    LEFT JOIN (
+        SELECT currency, status, processor, day, sum(begun)::bigint, sum(captured)::bigint, sum(volume)::bigint
+        FROM counted GROUP BY GROUPING SETS ((currency, status, processor), (currency, day))
+    ) figures ON true
 """)
 ANY_CURRENCY = sql.SQL("true")
 ONE_CURRENCY = sql.SQL("currency = %(currency)s")
@@ -95,8 +99,10 @@ async def payment_figures(
         end: exclusive.
         currency: of this one only.
     """
-    await wait_for_own_writes(store, merchant_id=merchant_id, projection=CHECKPOINT)
-    query = FIGURES.format(in_currency=ANY_CURRENCY if currency is None else ONE_CURRENCY)
+    query = FIGURES.format(
+        written_and_reached=WRITTEN_AND_REACHED,
+        in_currency=ANY_CURRENCY if currency is None else ONE_CURRENCY,
+    )
     arguments: dict[str, Any] = {
         "merchant_id": merchant_id,
         "begin": begin,
@@ -104,16 +110,17 @@ async def payment_figures(
         "currency": currency,
         **parts_of(begin, end),
     }
-    async with store.pool.connection() as connection:
-        found = await (await connection.execute(query, arguments, prepare=False)).fetchall()
+    found = await read_own_writes(store, query, arguments, projection=CHECKPOINT, prepare=False)
     figures: dict[str, Figures] = {}
     for code, status, processor, day, begun, captured, volume in found:
+        if code is None:
+            continue  # there is nothing
         of_currency = figures.setdefault(code, Figures(currency=code))
         if day is None and begun:
-            of_currency.begun[status, processor] += int(begun)
+            of_currency.begun[status, processor] += begun
         elif day is not None and captured:
-            of_currency.captured[day] += int(captured)
-            of_currency.volume[day] += int(volume)
+            of_currency.captured[day] += captured
+            of_currency.volume[day] += volume
     return sorted(
         figures.values(), key=lambda each: (-each.captured.total(), -each.begun.total(), each.currency)
     )

@@ -310,7 +310,7 @@ async def test_no_search_reads_the_whole_table(store: EventStore, subtests: pyte
         "created_to": datetime.now(UTC),
         "limit": 20,
         "skip": 40,
-        "checkpoint": CHECKPOINT,
+        "projection": CHECKPOINT,
         "counts_since": COUNTS_SINCE,
     }
     async with store.pool.connection() as connection:

@@ -334,7 +334,9 @@ async def test_no_figure_reads_the_whole_table(store: EventStore, subtests: pyte
         await count_all(connection, totals=DAILY_VOLUME)
         await connection.execute("ANALYZE payments, daily_volume", prepare=False)
         for in_currency in (ANY_CURRENCY, ONE_CURRENCY):
-            query = sql.SQL("EXPLAIN ") + FIGURES.format(in_currency=in_currency)
+            query = sql.SQL("EXPLAIN ") + FIGURES.format(
+                written_and_reached=sql.SQL("NULL, NULL"), in_currency=in_currency
+            )
             plan = "\n".join(
                 line for (line,) in await (await connection.execute(query, arguments)).fetchall()
             )
