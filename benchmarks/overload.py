@@ -189,6 +189,8 @@ def show(found: dict[str, Any]) -> None:
             f"{overloaded['other_answers']}, {overloaded['lost']}, {overloaded['unsent']}",
         ),
         ("as before after, s", "≤ 30", str(found["recovered_after_seconds"])),
+        ("cores in use at the peak", "", told(found["cores_at_peak"])),
+        ("  in overload", "", told(found["cores_in_overload"])),
     ]
     if soaked is not None:
         rows.append(
@@ -199,6 +201,10 @@ def show(found: dict[str, Any]) -> None:
             )
         )
     figures.show("Twice the load that the API can take", rows, columns=("Figure", "Goal", "Measured"))
+
+
+def told(cores: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {used:.2f}" for name, used in cores.items())
 
 
 def main() -> None:
