@@ -39,7 +39,8 @@ class Load:
         seconds: from the first request to the last answer.
         seen: of each answer: when it was asked for, in seconds from the beginning, its status, and how long it took.
         bodies: of the first answers, as many as were asked for. refusal: the first that was one.
-        unsent: arrivals for which there was no connection. lost: connections that ended unasked.
+        unsent: arrivals for which there was no connection. lost: answers that did not come,
+            the connection's end in their place.
         cpu: seconds of the driver's own.
     """
 
@@ -250,10 +251,11 @@ class _Arrivals(_Drive):
         self._idle.append(connection)
 
     def _lost(self, connection: Connection) -> None:
-        super()._lost(connection)
-        if connection in self._idle:
+        if connection in self._idle:  # after a while a server closes what nobody uses
             self._idle.remove(connection)
+            self._open.discard(connection)
         else:
+            super()._lost(connection)
             self.under_way -= 1
 
 
