@@ -95,3 +95,26 @@ def test_production_writes_json_lines_with_the_context_and_without_secrets_of_ex
     for secret in ("sk_test_abc", "hunter2"):
         assert secret not in written.getvalue()
     assert sys.stderr is not written
+
+
+class Unbuffered(io.StringIO):
+    """Like standard error under PYTHONUNBUFFERED: each write by itself. `writes`: what they were of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.writes: list[str] = []
+
+    def write(self, text: str) -> int:
+        self.writes.append(text)
+        return super().write(text)
+
+
+@pytest.mark.usefixtures("restored")
+def test_a_line_is_one_write_so_that_those_of_other_processes_stand_beside_it(settings: Settings) -> None:
+    written = Unbuffered()
+    with redirect_stderr(written):
+        configure_logs(settings.model_copy(update={"environment": Environment.PRODUCTION}), process="api")
+        structlog.get_logger().warning("one")
+        logging.getLogger("somebody").warning("two")
+    assert [json.loads(text)["event"] for text in written.writes] == ["one", "two"]
+    assert all(text.endswith("\n") for text in written.writes)
