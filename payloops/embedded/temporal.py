@@ -23,8 +23,8 @@ PRAGMAS = {
     # Pages of 4 KiB, before they are copied into the database, which waits for the disk.
     "wal_autocheckpoint": "10000",
 }
-"""Of its SQLite. A payment takes about a hundred transactions, one after the other, and by default each waits for
-the disk three times. With these, a server that is killed still loses nothing; one whose machine loses its power may
+"""Of its SQLite. A payment takes dozens of transactions, one after the other, and by default each waits for the disk
+more than once. With these, a server that is killed still loses nothing; one whose machine loses its power may
 forget the last seconds."""
 NOT_DURABLE = {**PRAGMAS, "synchronous": "off"}
 
