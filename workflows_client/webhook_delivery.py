@@ -67,9 +67,8 @@ class WebhookDeliveryWorkflow:
             asked,
             start_to_close_timeout=LOOKUP_TIMEOUT,
             retry_policy=PATIENT,
-            local_retry_threshold=timedelta(
-                milliseconds=1
-            ),  # a pause is Temporal's: the worker keeps no place for it
+            # A pause is Temporal's: the worker keeps no place for it.
+            local_retry_threshold=timedelta(milliseconds=1),
         )
         return endpoint
 
