@@ -10,13 +10,10 @@ key at a time goes to the hasher, and a key that was right before goes past the 
 """
 
 import asyncio
-import hashlib
-import secrets
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 from uuid import UUID
 
 import psycopg
@@ -27,6 +24,7 @@ from psycopg_pool import AsyncConnectionPool
 from payloops.commands.api_keys import KEY_FORM, KeyMode
 from payloops.commands.hashing import Hasher
 from payloops.commands.note_key_use import KeyUses
+from payloops.commands.remembering import SecretDigest, remember
 from payloops.events.gathering import Gathering
 from payloops.events.timestamps import utc_now
 
@@ -40,8 +38,6 @@ REFUSED_FOR = 60.0
 """Seconds that a wrong key is remembered as wrong."""
 ROW_DEADLINE = 1.0
 """Seconds to wait for a key's row: nobody is let in on an old one."""
-REMEMBERED = 10_000
-"""Verified keys, and as many wrong ones, that a process remembers."""
 LOOKUPS = 500
 """Rows looked up by one query."""
 RENEWAL = "api_keys.renewal"
@@ -125,7 +121,7 @@ class ApiKeyGate:
         self._mode = mode
         self._now = now
         self._clock = clock
-        self._digest_key = secrets.token_bytes(32)
+        self._digest_of = SecretDigest()
         self._verified: dict[bytes, _Verified] = {}
         self._refused: dict[bytes, float] = {}
         self._checks: dict[bytes, asyncio.Task[_Verified | None]] = {}
@@ -143,7 +139,7 @@ class ApiKeyGate:
         form = KEY_FORM.fullmatch(key)
         if form is None or form["mode"] != self._mode:
             raise InvalidApiKey
-        digest = hashlib.blake2b(key.encode(), key=self._digest_key).digest()
+        digest = self._digest_of(key)
         verified = self._verified.get(digest)
         if verified is None:
             verified = await self._check(digest, key, form["prefix"])
@@ -221,9 +217,9 @@ class ApiKeyGate:
                 )
                 # bcrypt took its time: the row may have changed since it was read.
                 if await self._read_again(verified):
-                    _remember(self._verified, digest, verified)
+                    remember(self._verified, digest, verified)
                     return verified
-        _remember(self._refused, digest, self._clock())
+        remember(self._refused, digest, self._clock())
         return None
 
     async def _read_again(self, verified: _Verified) -> bool:
@@ -266,10 +262,3 @@ class _Rows:
         except (psycopg.Error, TimeoutError) as error:
             log.warning("api_keys.unreadable", error=type(error).__name__, keys=len(prefixes))
             raise KeyCheckUnavailable from None
-
-
-def _remember(memory: dict[bytes, Any], digest: bytes, value: Any) -> None:
-    memory.pop(digest, None)
-    memory[digest] = value
-    if len(memory) > REMEMBERED:
-        del memory[next(iter(memory))]

@@ -3,15 +3,15 @@
 RFC 7519, RFC 8725.
 """
 
-import hashlib
 import hmac
-import secrets
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 from uuid import UUID, uuid4
 
 import jwt
+
+from payloops.commands.remembering import SecretDigest, remember
 
 ALGORITHM = "HS256"
 ISSUER = "payloops"
@@ -21,8 +21,6 @@ SESSION_AUDIENCE = "payloops-support"
 """Of staff, in a browser: what a cookie holds is no token of the API, and the other way round."""
 CLAIMS = ("iss", "aud", "sub", "email", "iat", "exp", "jti", "ver")
 MAX_TOKEN_LENGTH = 2_048
-REMEMBERED = 10_000
-"""Tokens that a process remembers."""
 
 
 class InvalidToken(Exception):
@@ -64,7 +62,7 @@ class Tokens:
         self._secret = secret
         self._life = timedelta(seconds=expires_in)
         self._audience = audience
-        self._digest_key = secrets.token_bytes(32)
+        self._digest_of = SecretDigest()
         self._read: dict[bytes, TokenClaims] = {}
 
     def issue(self, holder: TokenHolder, *, now: datetime) -> str:
@@ -90,12 +88,11 @@ class Tokens:
         Raises:
             InvalidToken: not one of ours, or expired.
         """
-        digest = hashlib.blake2b(token.encode(errors="replace"), key=self._digest_key).digest()
+        digest = self._digest_of(token)
         claims = self._read.get(digest)
         if claims is None:
-            claims = self._read[digest] = self._checked(token)
-            if len(self._read) > REMEMBERED:
-                del self._read[next(iter(self._read))]
+            claims = self._checked(token)
+            remember(self._read, digest, claims)
         elif claims.expires_at <= datetime.now(UTC):
             raise InvalidToken("The token has expired")
         return claims

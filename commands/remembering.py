@@ -1,0 +1,28 @@
+"""Remembering secrets that were checked: by a digest under a key of this process, never in the clear, not too many."""
+
+import hashlib
+import secrets
+from typing import TypeVar
+
+REMEMBERED = 10_000
+"""Secrets in one memory; the oldest makes room."""
+
+V = TypeVar("V")
+
+
+class SecretDigest:
+    """Digests that nobody can make who does not have this process's memory."""
+
+    def __init__(self) -> None:
+        self._key = secrets.token_bytes(32)
+
+    def __call__(self, secret: str) -> bytes:
+        return hashlib.blake2b(secret.encode(errors="replace"), key=self._key).digest()
+
+
+def remember(memory: dict[bytes, V], digest: bytes, value: V) -> None:
+    """Keep the value as the newest."""
+    memory.pop(digest, None)
+    memory[digest] = value
+    if len(memory) > REMEMBERED:
+        del memory[next(iter(memory))]
