@@ -52,9 +52,8 @@ def read_head(data: bytes) -> Head | None:
     raw = found.group()
     lowered = raw.lower()
     lengths = _LENGTH.findall(lowered)
-    if _FRAMED_OTHERWISE.search(lowered) or len(lengths) != lowered.count(b"\r\ncontent-length:"):
-        return None
-    if len(lengths) > 1:
+    given = lowered.count(b"\r\ncontent-length:")
+    if given > 1 or given != len(lengths) or _FRAMED_OTHERWISE.search(lowered):
         return None
     method, path = found.groups()
     plain = method in _REFUSED_METHODS and path.startswith(_REFUSED_PATHS)

@@ -191,9 +191,8 @@ async def test_where_nothing_is_named_it_is_the_last_30_days(merchant: Merchant,
     [paid] = payments_of(order)
     assert paid.captured_at is not None
     await keep(store, order)
-    captured_on = (
-        paid.captured_at.date().isoformat()
-    )  # yesterday, where midnight has passed since the run began
+    # Yesterday, where midnight has passed since the run began.
+    captured_on = paid.captured_at.date().isoformat()
     now = (await stats(merchant)).json
     assert (now["totalVolume"], now["averageTicket"], now["successRate"], now["currency"]) == (
         1250,
