@@ -1,17 +1,17 @@
 """The operator's hand on projected tables: `payloops projections rebuild`, `verify` and `retry-parked`."""
 
 import json
-import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict
 
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from payloops.events.connections import connect
+from payloops.printing import make_console
 from payloops.progress import progress
 from payloops.projections.building import rebuild
 from payloops.projections.parked import parked_at_subscribers, retry_forwarding, retry_parked
@@ -111,15 +111,15 @@ async def run_retry_parked(*, database_url: str, names: list[str], as_json: bool
 
 
 def _print_verdicts(verdicts: list[Verdict]) -> None:
-    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+    console = make_console()
     table = Table("Table", "Projection", "Position", "Rows", "Differing")
     for each in verdicts:
-        differing = f"[red]{each.differing}[/]" if each.differing else "0"
+        differing = Text(str(each.differing), style="red" if each.differing else "")
         table.add_row(each.table, each.projection, str(each.position), str(each.rows), differing)
     console.print(table)
     for verdict in verdicts:
         for difference in verdict.differences:
-            console.print("\n".join(_lines(difference)), markup=False)
+            console.print("\n".join(_lines(difference)))
         if verdict.differing > len(verdict.differences):
             console.print(f"{verdict.table}: … and {verdict.differing - len(verdict.differences)} more")
 

@@ -4,7 +4,6 @@ from uuid import UUID
 
 from pydantic import TypeAdapter
 
-from payloops.audit.printing import make_console, plain_table, print_json
 from payloops.commands.processor_events import find_processor_event, list_processor_events
 from payloops.events.connections import command_pool
 from payloops.http.staff_processor_events import (
@@ -13,6 +12,7 @@ from payloops.http.staff_processor_events import (
     processor_event_answer,
     whole_processor_event_answer,
 )
+from payloops.printing import make_console, plain_table, print_json
 from payloops.projections.order_trail import exact_time
 
 

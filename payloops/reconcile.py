@@ -13,8 +13,8 @@ from typing import Literal
 from uuid import UUID
 
 from psycopg.rows import class_row
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from payloops.commands.change_order import insist
 from payloops.commands.cipher import SealBroken
@@ -28,6 +28,7 @@ from payloops.events.event_store import EventStore
 from payloops.events.metadata import Metadata
 from payloops.events.orders import Order, Payment, PaymentStatus, TransactionStatus, TransactionType
 from payloops.events.timestamps import utc_now
+from payloops.printing import make_console
 from payloops.processors.port import PaymentQuestion, Processor, ProcessorPayment, ProcessorUnreachableError
 from payloops.processors.razorpay import RazorpayProcessor
 from payloops.processors.sandbox import SandboxProcessor
@@ -359,7 +360,7 @@ COLOURS = {"agrees": "green", "waits": "dim", "recorded": "cyan"}
 
 
 def _show(findings: list[Finding], received: list[ProcessorEventCount]) -> None:
-    console = Console(highlight=False)
+    console = make_console()
     told = [each for each in findings if each.outcome != "agrees"]
     if told:
         table = Table("Order", "Attempt", "Processor", "Outcome", "Here", "There", "")
@@ -369,7 +370,7 @@ def _show(findings: list[Finding], received: list[ProcessorEventCount]) -> None:
                 each.order_id,
                 str(each.attempt),
                 each.processor,
-                f"[{colour}]{each.outcome}[/]",
+                Text(each.outcome, style=colour),
                 _shown(each.ours, each.currency),
                 _shown(each.theirs, each.currency) if each.theirs is not None else "-",
                 each.detail or "",

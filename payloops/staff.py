@@ -6,7 +6,6 @@ from uuid import UUID
 
 import orjson
 from pydantic import TypeAdapter, ValidationError
-from rich.console import Console
 from rich.table import Table
 
 from payloops.commands.add_staff import add_staff
@@ -17,6 +16,7 @@ from payloops.commands.staff_views import StaffView, list_staff_views
 from payloops.events.connections import command_pool
 from payloops.events.timestamps import timestamp_text, utc_now
 from payloops.http.fields import Email, Password, PresentedEmail
+from payloops.printing import make_console
 
 BCRYPT_ROUNDS = 12
 """Cost of the passwords' hashes."""
@@ -133,4 +133,4 @@ def _print_json(rows: list[StaffRow] | list[StaffView]) -> None:
 
 def _print_table(table: Table) -> None:
     # Whole ids, also where there is no terminal to fit into.
-    Console(width=None if sys.stdout.isatty() else 250, highlight=False).print(table)
+    make_console(columns=250).print(table)

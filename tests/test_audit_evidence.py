@@ -239,6 +239,11 @@ async def test_the_commands_export_and_check(
     status, _, err = await run_command(settings, *export)
     assert (status, err.count("\n")) == (2, 1)
     assert (await run_command(settings, *export, "--force"))[0] == 0
+    nowhere_to_write = str(tmp_path / "missing" / "evidence.json")
+    assert await run_command(settings, *export[:-1], nowhere_to_write) == (
+        *(2, ""),
+        f"payloops: {nowhere_to_write}: No such file or directory\n",
+    )
     status, out, _ = await run_command(settings, "audit", "key", "--json")
     [key] = json.loads(out)
     nowhere = settings.model_copy(update={"database_url": "postgresql://nobody@127.0.0.1:1/none"})

@@ -376,6 +376,17 @@ async def test_the_operator_adds_lists_and_removes(api: Api, settings: Settings)
     assert EMAIL in (await command(settings, "list"))[1]
 
 
+async def test_what_staff_searched_for_is_shown_as_they_typed_it(
+    api: Api, desk: Desk, settings: Settings
+) -> None:
+    for text in ("%5B/x%5D", "%5Bred%5Dhidden%5B/%5D"):
+        assert (await desk.calls.get(f"/api/staff/orders?q={text}")).status == 200
+    status, out, err = await command(settings, "views")
+    assert (status, err) == (0, "")
+    assert '"q":"[/x]"' in out
+    assert '"q":"[red]hidden[/]"' in out
+
+
 @pytest.mark.parametrize(
     ("email", "password", "complaint"),
     [

@@ -52,7 +52,7 @@ async def export_evidence(
         force: replace a file that is there.
 
     Raises:
-        NotFound. NotUnderstood: the file is there.
+        NotFound. NotUnderstood: the file is there, or cannot be written.
     """
     path = path or Path(f"evidence-{order_id}.json")
     printed = path == Path("-")
@@ -64,7 +64,10 @@ async def export_evidence(
     if printed:
         sys.stdout.buffer.write(file_bytes(bundle))
         return
-    write_private(path, file_bytes(bundle).decode())
+    try:
+        write_private(path, file_bytes(bundle).decode())
+    except OSError as error:
+        raise NotUnderstood(f"{path}: {error.strerror}") from None
     unsealed = len(statement["events"]) - len(statement["proofs"])
     pending = f", {unsealed} of them not sealed yet" if unsealed else ""
     print(  # noqa: T201  the command's output

@@ -11,11 +11,11 @@ from uuid import UUID
 import orjson
 
 from payloops.audit.evidence import FORMAT, canonical, file_bytes, signed_text
-from payloops.audit.printing import make_console, plain_table, print_plain_json
 from payloops.events.log_rows import Fault, LogRow, fault_of, recorded_bytes, row_leaf
 from payloops.events.merkle import proven_root
 from payloops.events.seals import AuditKeys, Seal, is_signed, key_id
 from payloops.events.timestamps import parse_timestamp
+from payloops.printing import make_console, plain_table, print_plain_json
 
 
 class NotEvidence(Exception):

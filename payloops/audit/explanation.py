@@ -7,12 +7,12 @@ from uuid import UUID
 from pydantic import TypeAdapter
 from rich.table import Table
 
-from payloops.audit.printing import make_console, print_json, print_plain_json
 from payloops.audit.reading import NotFound, no_state, reading
 from payloops.audit.trail import differences_table
 from payloops.events.stream import StreamEvent, topic_of
 from payloops.events.timestamps import timestamp_text, utc_now
 from payloops.http.order_history import OrderExplanationAnswer, explanation_answer
+from payloops.printing import make_console, print_json, print_plain_json
 from payloops.projections.order_explanation import explain_order
 from payloops.projections.order_history import NoSuchVersion, facts_as_of, order_facts, replay
 from payloops.projections.order_trail import exact_time, field_name, value_text

@@ -4,10 +4,10 @@ from pydantic import TypeAdapter
 from rich.table import Table
 from rich.text import Text
 
-from payloops.audit.printing import WIDE, make_console, plain_table, print_json
 from payloops.audit.reading import reading
 from payloops.events.money import money_text
 from payloops.http.staff import StaffOrderAnswer, staff_order_answer
+from payloops.printing import WIDE, make_console, plain_table, print_json
 from payloops.projections.order_trail import exact_time
 from payloops.projections.orders import OrderRow
 from payloops.projections.staff_orders import StaffSearch, search_orders

@@ -13,7 +13,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from payloops.audit.printing import WIDE, make_console, plain_table, print_json, print_plain_json
 from payloops.audit.reading import NotFound, merchant_of, no_state, reading
 from payloops.events.event_store import EventReader
 from payloops.events.money import money_text
@@ -21,6 +20,7 @@ from payloops.events.orders import Order, OrderStatus
 from payloops.events.wakeups import Wakeups
 from payloops.http.order_history import OrderAsOf, order_as_of
 from payloops.http.orders import OrderEventAnswer, event_answer
+from payloops.printing import WIDE, make_console, plain_table, print_json, print_plain_json
 from payloops.projections.order_history import (
     Difference,
     NoSuchVersion,

@@ -10,7 +10,6 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import aclosing, contextmanager
 from dataclasses import asdict, dataclass, field
 
-from payloops.audit.printing import make_console, print_plain_json
 from payloops.audit.reading import NotUnderstood
 from payloops.events.log_check import (
     Finding,
@@ -24,6 +23,7 @@ from payloops.events.log_check import (
     spans,
 )
 from payloops.events.seals import AuditKeys, Seal, last_seal, noted_position, seal_ending_at
+from payloops.printing import make_console, print_plain_json
 from payloops.progress import progress
 from payloops.projections.ahead import order_ahead, reader_ahead
 from payloops.projections.building import Report

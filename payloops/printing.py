@@ -1,0 +1,74 @@
+"""How commands print what others wrote: tables that fit the terminal, or JSON as the API has it."""
+
+import os
+import re
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+import orjson
+from pydantic import TypeAdapter
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
+from rich.table import Table
+from rich.text import Text
+
+WIDE = 150
+"""Columns from which on there are tables; in fewer, an event or an order is a few lines."""
+WITHOUT_TERMINAL = 200
+"""Columns, where nobody says how many there are."""
+
+
+_OBEYED = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+"""What a terminal does instead of showing it: control characters, and those that turn the direction of a text."""
+
+
+class PlainConsole(Console):
+    """Shows texts as they are, whoever wrote them: there is no markup in them, and no terminal obeys them."""
+
+    def __init__(self, *, width: int | None) -> None:
+        super().__init__(width=width, highlight=False, markup=False, emoji=False)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(_plain(text), **options)  # before a table asks how wide it is
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            shown = segment.text if segment.control else _plain(segment.text)
+            yield Segment(shown, segment.style, segment.control)
+
+
+def _plain(text: str) -> str:
+    return _OBEYED.sub("\ufffd", text)
+
+
+def make_console(*, columns: int = WITHOUT_TERMINAL) -> Console:
+    """As wide as the terminal, or as COLUMNS says.
+
+    Args:
+        columns: where neither says it.
+    """
+    given = sys.stdout.isatty() or "COLUMNS" in os.environ
+    return PlainConsole(width=None if given else columns)
+
+
+def plain_table(*columns: str, **options: Any) -> Table:
+    """A table whose cells are folded and never cut: ids are there to be copied."""
+    table = Table(
+        box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold", **options
+    )
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def print_json(adapter: TypeAdapter[Any], value: Any) -> None:
+    """What the API would answer."""
+    sys.stdout.buffer.write(adapter.dump_json(value, by_alias=True, indent=2) + b"\n")
+
+
+def print_plain_json(value: Any) -> None:
+    sys.stdout.buffer.write(
+        orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE, default=str)
+    )
