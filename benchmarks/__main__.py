@@ -10,6 +10,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from processes import run
+
 # What `make bench` runs, in this order: a name, which is a program beside this one, and what it measures.
 BENCHMARKS = {
     "append": "events appended a second, beside the library's recorder, single INSERTs and pgbench",
@@ -36,11 +38,21 @@ def main() -> None:
     for name in options.names or BENCHMARKS:
         print(f"# {name}: {BENCHMARKS[name]}", flush=True)
         program = [sys.executable, str(Path(__file__).with_name(f"{name}.py"))]
-        if subprocess.run([*program, *(["--quick"] if options.quick else [])], check=False).returncode:
+        if _ended_with([*program, *(["--quick"] if options.quick else [])]):
             failed.append(name)
     if failed:
         raise SystemExit(f"ended with an error: {', '.join(failed)}")
 
 
+def _ended_with(command: list[str]) -> int:
+    """The status of a benchmark, which is given the time to stop its servers where this program is ended."""
+    with subprocess.Popen(command) as process:
+        try:
+            return process.wait()
+        except SystemExit:
+            process.terminate()
+            raise
+
+
 if __name__ == "__main__":
-    main()
+    run(main)

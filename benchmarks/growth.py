@@ -28,6 +28,7 @@ import filled_log
 import psycopg
 from append import created_order
 from listing import Asked, ExplainingCursor, lists, read_whole
+from processes import run
 from rebuild import rebuild, sibling
 
 from payloops.events.connections import connection_pool
@@ -304,4 +305,4 @@ def database_of(database_url: str, orders: int) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

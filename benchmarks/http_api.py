@@ -28,7 +28,7 @@ import figures
 import load
 import uvloop
 from measured_service import Merchant, Process, Service, measured_service, wait_until_answered
-from processes import cpu_seconds
+from processes import cpu_seconds, run
 
 from payloops.embedded.locks import free_ports
 
@@ -327,4 +327,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -25,7 +25,7 @@ import figures
 import load
 import uvloop
 from measured_service import measured_service
-from processes import cpu_seconds, memory_of
+from processes import cpu_seconds, memory_of, run
 
 ORDER = {"amount": 4_999, "currency": "USD", "customerEmail": "ada@example.com", "metadata": {"cart": "7"}}
 SATURATING_CONNECTIONS = 64
@@ -241,4 +241,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

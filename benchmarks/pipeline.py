@@ -29,7 +29,7 @@ from uuid import UUID
 import aiohttp
 import figures
 from aiohttp import web
-from processes import children, cpu_seconds
+from processes import children, cpu_seconds, run
 from temporalio.client import Client as Temporal
 
 from payloops.client import Client
@@ -335,4 +335,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

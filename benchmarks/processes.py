@@ -1,13 +1,27 @@
-"""What a process and its children use, as /proc tells it: seconds of CPU and bytes of memory."""
+"""The processes of a benchmark: that they end with it, and what they use, as /proc tells it: CPU and memory."""
 
 import os
-from collections.abc import Iterator
+import signal
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from types import FrameType
 
 import psycopg
 
 TICKS = os.sysconf("SC_CLK_TCK")
+
+
+def run(main: Callable[[], None]) -> None:
+    """Run a program that starts others. SIGTERM ends it as an error does: it stops what it started."""
+    signal.signal(signal.SIGTERM, _end)
+    main()
+
+
+def _end(number: int, _: FrameType | None) -> None:
+    signal.signal(number, signal.SIG_IGN)  # stopping them is not cut short
+    sys.exit(128 + number)
 
 
 def cpu_seconds(pid: int) -> float:

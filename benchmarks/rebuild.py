@@ -28,7 +28,7 @@ import figures
 import filled_log
 import library_runner
 import psycopg
-from processes import memory_of
+from processes import memory_of, run
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from uuid_utils.compat import uuid7
 
@@ -174,9 +174,12 @@ def rebuild(database_url: str) -> dict[str, Any]:
     listener = threading.Thread(target=_listen, args=(process, steps))
     listener.start()
     most = 0
-    while process.poll() is None:
-        most = max(most, memory_of(process.pid))
-        time.sleep(0.25)
+    try:
+        while process.poll() is None:
+            most = max(most, memory_of(process.pid))
+            time.sleep(0.25)
+    finally:
+        process.terminate()  # where it has not ended
     assert process.stdout is not None
     assert process.returncode == 0, "the rebuild failed"
     ended = time.monotonic()
@@ -362,4 +365,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -227,7 +227,7 @@ class Build:
                 # As many at a time as there are workers, and helpers of theirs would not give way.
                 await connection.execute("SET max_parallel_maintenance_workers = 0")
                 await connection.execute("SET max_parallel_workers_per_gather = 0")
-                let_server_give_way(connection)
+                await asyncio.to_thread(let_server_give_way, connection)
                 while left:
                     await left.pop()(connection)
 

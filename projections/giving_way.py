@@ -2,7 +2,9 @@
 
 import contextlib
 import os
+import random
 import socket
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,21 +12,23 @@ import psycopg
 
 NICENESS = 10
 """Not more: a server process holds locks of a moment that others wait for, and must get on with it."""
+SESSION_TRIES = 5
+SESSION_PAUSE = 0.1
+"""Seconds, at least: Linux lets one session in so many be weighed anew, of all users but root."""
 
 
 def give_way() -> None:
     """Let all others of the machine go before this process. It gets a session of its own."""
     os.nice(NICENESS)
-    # Where Linux weighs sessions against each other, niceness counts within a session alone: sched(7), autogroup.
     with contextlib.suppress(OSError):
         os.setsid()
-        Path("/proc/self/autogroup").write_text(f"{NICENESS}\n", encoding="ascii")
+    _let_session_give_way(os.getpid())
 
 
 def let_server_give_way(connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> None:
     """The same of the server's process behind a connection, where it runs on this machine and we may tell it to.
 
-    For good: who is not its superuser cannot take it back.
+    For good: who is not its superuser cannot take it back. May take half a second.
     """
     pid = connection.info.backend_pid
     with contextlib.suppress(OSError):
@@ -32,6 +36,24 @@ def let_server_give_way(connection: psycopg.Connection[Any] | psycopg.AsyncConne
         # Another machine's number may be another process here: it has to name our end of the connection.
         if title.startswith(b"postgres: ") and f"({_local_port(connection)})".encode() in title:
             os.setpriority(os.PRIO_PROCESS, pid, max(NICENESS, os.getpriority(os.PRIO_PROCESS, pid)))
+            _let_session_give_way(pid)
+
+
+def _let_session_give_way(pid: int) -> None:
+    """Where Linux weighs sessions against each other, niceness counts within a session alone: sched(7), autogroup.
+
+    PostgreSQL gives a session to each of its processes. One that others share is left alone.
+    """
+    with contextlib.suppress(OSError):
+        for _ in range(SESSION_TRIES):
+            if os.getsid(pid) != pid:
+                return
+            try:
+                Path(f"/proc/{pid}/autogroup").write_text(f"{NICENESS}\n", encoding="ascii")
+            except BlockingIOError:
+                time.sleep(SESSION_PAUSE * (1 + random.random()))  # noqa: S311  # jitter
+            else:
+                return
 
 
 def _local_port(connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> int:

@@ -1,4 +1,7 @@
-"""What works in bulk gives way: itself, and the server's process behind its own connection alone."""
+"""What works in bulk gives way: itself, and the server's process behind its own connection alone.
+
+By niceness, and where Linux weighs sessions against each other, as a session: `/proc/PID/autogroup`.
+"""
 
 import os
 import subprocess
@@ -16,15 +19,25 @@ import os
 from payloops.projections.giving_way import give_way
 give_way()
 print(os.nice(0), os.getsid(0) == os.getpid())
+try:
+    print(open("/proc/self/autogroup").read())
+except OSError:
+    print("no sessions are weighed here")
 """
+SESSIONS_ARE_WEIGHED = Path("/proc/self/autogroup").exists()
+
+
+def session_niceness(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/autogroup").read_text().split()[-1])
 
 
 def test_a_process_gives_way_in_a_session_of_its_own() -> None:
     said = subprocess.run(
         [sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True, timeout=30
     )
-    niceness, own_session = said.stdout.split()
+    niceness, own_session, *session = said.stdout.split()
     assert (int(niceness), own_session) == (min(19, os.nice(0) + NICENESS), "True")
+    assert not SESSIONS_ARE_WEIGHED or session[1:] == ["nice", str(NICENESS)]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks /proc whose process it is")
@@ -37,6 +50,37 @@ async def test_the_server_gives_way_behind_that_connection_alone(database_url: s
         let_server_give_way(bulk)
         assert os.getpriority(os.PRIO_PROCESS, bulk.info.backend_pid) == max(served, NICENESS)
         assert os.getpriority(os.PRIO_PROCESS, request.info.backend_pid) == served
+
+
+@pytest.mark.skipif(not SESSIONS_ARE_WEIGHED, reason="niceness alone counts here")
+async def test_the_session_of_the_servers_process_gives_way_too(database_url: str) -> None:
+    """PostgreSQL's processes each have one: niceness would count against nobody."""
+    async with (
+        await connect(database_url, application_name="test") as bulk,
+        await connect(database_url, application_name="test") as request,
+    ):
+        let_server_give_way(bulk)
+        assert session_niceness(bulk.info.backend_pid) == NICENESS
+        assert session_niceness(request.info.backend_pid) == 0
+
+
+@pytest.mark.skipif(not SESSIONS_ARE_WEIGHED, reason="niceness alone counts here")
+async def test_two_give_way_at_once_where_the_kernel_weighs_one_after_the_other(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As for any user but root."""
+    refused = iter([BlockingIOError, BlockingIOError])
+    write = Path.write_text
+
+    def one_at_a_time(path: Path, text: str, encoding: str | None = None) -> int:
+        if error := next(refused, None):
+            raise error
+        return write(path, text, encoding=encoding)
+
+    monkeypatch.setattr(Path, "write_text", one_at_a_time)
+    async with await connect(database_url, application_name="test") as bulk:
+        let_server_give_way(bulk)
+        assert session_niceness(bulk.info.backend_pid) == NICENESS
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks /proc whose process it is")
