@@ -288,8 +288,16 @@ async def measure(
             reached = await payments.at(rate, seconds=seconds)
             took = time.monotonic() - began
             after = parts_cpu(pid)
-            cores = {name: round((after[name] - before.get(name, 0.0)) / took, 2) for name in after}
-            found.append({**reached, "cores": cores})
+            used = {name: after[name] - before.get(name, 0.0) for name in after}
+            found.append(
+                {
+                    **reached,
+                    "cores": {name: round(cpu / took, 2) for name, cpu in used.items()},
+                    "cpu_ms_a_payment": {
+                        name: round(cpu / reached["payments"] * 1_000, 1) for name, cpu in used.items()
+                    },
+                }
+            )
             print(f"{rate:g} a second: {took:.0f} s until the last was delivered, or given up", flush=True)
     await pool.close()
     return {"seconds": seconds, "rates": found}
@@ -314,6 +322,10 @@ def show(found: dict[str, Any]) -> None:
     parts = sorted({name for each in rates for name in each["cores"]})
     rows += [(f"cores: {name}", *(f"{each['cores'].get(name, 0):.2f}" for each in rates)) for name in parts]
     figures.show("What became of them", rows, columns=("", *columns))
+    rows = [(name, *(f"{each['cpu_ms_a_payment'].get(name, 0):.0f}" for each in rates)) for name in parts]
+    figures.show(
+        "CPU of a payment, ms, orders made and what runs without any included", rows, columns=("", *columns)
+    )
 
 
 def main() -> None:

@@ -45,6 +45,7 @@ LOCK = """
     WHERE w.id = %s FOR UPDATE OF w
 """
 INSERT = """
+    WITH ended AS (DELETE FROM webhook_sendings WHERE key = %(key)s)
     INSERT INTO webhook_attempts
         (webhook_event_id, number, key, url, attempted_at, duration_ms, status_code, error, answer)
     VALUES (%(id)s, %(number)s, %(key)s, %(url)s, %(at)s, %(duration)s, %(status)s, %(error)s, %(answer)s)
@@ -100,7 +101,6 @@ async def record_interrupted_attempt(
     key: str,
     url: str,
     began_at: datetime,
-    lasted_ms: int,
 ) -> int:
     """Keep an attempt whose end nobody saw, once for its key. It says nothing about the endpoint.
 
@@ -108,7 +108,7 @@ async def record_interrupted_attempt(
         How many were kept: 1, or 0 where it was before.
     """
     attempt = WebhookAttempt(
-        attempted_at=began_at, duration_ms=lasted_ms, status_code=None, error=INTERRUPTED, answer=None
+        attempted_at=began_at, duration_ms=0, status_code=None, error=INTERRUPTED, answer=None
     )
     async with pool.connection() as connection, connection.transaction():
         values = await _keep(connection, delivery=delivery, key=key, url=url, attempt=attempt)

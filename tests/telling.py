@@ -32,7 +32,7 @@ from payloops.events.metadata import Metadata
 from payloops.events.orders import Order
 from payloops.events.timestamps import utc_now
 from payloops.settings import Settings
-from payloops.workflows_client.activities import BackendActivities
+from payloops.workflows_client.activities import GRACE_SECONDS, BackendActivities
 from payloops.workflows_client.delivery import open_sender
 from payloops.workflows_client.endpoint_places import EndpointPlaces
 from payloops.workflows_client.subscriber import run_subscriber
@@ -175,6 +175,7 @@ async def backend(
     allow_loopback: bool = True,
     deadline: float = 30,
     places: EndpointPlaces | None = None,
+    sending_grace: float = GRACE_SECONDS,
     now: Callable[[], datetime] = utc_now,
 ) -> AsyncIterator[BackendActivities]:
     """The activities, not served."""
@@ -185,6 +186,7 @@ async def backend(
             client_secrets=ClientSecrets(store.pool, CIPHER),
             sender=sender,
             places=places,
+            grace=sending_grace,
             now=now,
         )
 

@@ -25,6 +25,7 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 from uuid_utils.compat import uuid7
 
 from payloops.commands.queue_webhook import queue_webhook
+from payloops.commands.record_webhook_attempt import INTERRUPTED
 from payloops.commands.retry_webhook import WebhooksOff, retry_webhook
 from payloops.commands.rotate_webhook_secret import rotate_webhook_secret
 from payloops.commands.webhook_endpoints import find_webhook_endpoint
@@ -105,7 +106,7 @@ async def pauses(handle: WorkflowHandle[Any, Any]) -> list[timedelta]:
     times: list[datetime] = [
         event.event_time.ToDatetime()
         for event in (await handle.fetch_history()).events
-        if event.activity_task_scheduled_event_attributes.activity_type.name == "deliverWebhook"
+        if event.marker_recorded_event_attributes.marker_name == "core_local_activity"
     ]
     return [after - before for before, after in itertools.pairwise(times)]
 
@@ -236,10 +237,18 @@ async def test_a_delivery_does_the_same_when_it_is_replayed_in_the_sandbox(
     await replayer.replay_workflow(await handle.fetch_history())
 
 
-@pytest.mark.parametrize("events", [11, None])
-async def test_a_delivery_that_an_earlier_version_began_goes_on(events: int | None) -> None:
-    """From its first failure, and from its end: the endpoint was looked up by an activity of its own."""
-    stored = json.loads((HISTORIES / "webhook_looked_up_by_an_activity.json").read_text())
+@pytest.mark.parametrize(
+    ("version", "events"),
+    [
+        ("looked_up_by_an_activity", 11),
+        ("looked_up_by_an_activity", None),
+        ("looked_up_locally", 8),
+        ("looked_up_locally", None),
+    ],
+)
+async def test_a_delivery_that_an_earlier_version_began_goes_on(version: str, events: int | None) -> None:
+    """From its first attempt, and from its end: each looked the endpoint up before it called `deliverWebhook`."""
+    stored = json.loads((HISTORIES / f"webhook_{version}.json").read_text())
     history = WorkflowHistory.from_json("webhook-1", {"events": stored["events"][:events]})
     await Replayer(workflows=[WebhookDeliveryWorkflow]).replay_workflow(history)
 
@@ -368,6 +377,33 @@ async def test_an_activity_that_runs_again_sends_nothing_again(
         assert (await calls.deliver(webhook_id, activity_id="8"))["attempts"] == 2
 
 
+async def test_an_attempt_is_known_before_its_first_byte_also_where_nobody_saw_its_end(
+    store: EventStore, shop: Shop, endpoint: Endpoint
+) -> None:
+    over = asyncio.Event()
+
+    async def hang(_: Received) -> int:
+        await over.wait()
+        return 200
+
+    endpoint.answer = hang
+    async with backend(store) as activities:
+        calls = Calls(activities, shop, endpoint.url)
+        webhook_id = await queue(shop)
+        interrupted = asyncio.create_task(calls.deliver(webhook_id, activity_id="7"))
+        await endpoint.has(1)
+        interrupted.cancel()
+        await asyncio.wait([interrupted])
+        over.set()
+        assert (await calls.deliver(webhook_id, activity_id="7"))["attempts"] == 2
+        await calls.deliver(webhook_id, activity_id="8")
+    attempts = await shop.attempts(webhook_id)
+    assert [(each.number, each.attempt.status_code, each.attempt.error) for each in attempts] == [
+        (1, None, INTERRUPTED),
+        (2, 200, None),
+    ]
+
+
 async def test_a_worker_that_stops_in_the_middle_leaves_the_delivery_to_another(
     store: EventStore, servers: EmbeddedServers, temporal_namespace: str, shop: Shop, endpoint: Endpoint
 ) -> None:
@@ -380,7 +416,7 @@ async def test_a_worker_that_stops_in_the_middle_leaves_the_delivery_to_another(
 
     endpoint.answer = hang
     webhook_id = await queue(shop)
-    async with delivering(store, client, deadline=30, grace=timedelta(seconds=0.2)):
+    async with delivering(store, client, deadline=30, sending_grace=0.2):
         handle = await start(client, shop, webhook_id)
         await endpoint.has(1)
     over.set()

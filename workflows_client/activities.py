@@ -20,6 +20,7 @@ from pydantic.alias_generators import to_camel
 from temporalio import activity
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
+from payloops.commands.begin_webhook_attempt import begin_webhook_attempt
 from payloops.commands.cipher import Cipher
 from payloops.commands.client_secrets import ClientSecrets
 from payloops.commands.credentials import get_processor_credentials
@@ -27,7 +28,6 @@ from payloops.commands.fail_webhook import fail_webhook
 from payloops.commands.queue_webhook import queue_webhook
 from payloops.commands.record_webhook_attempt import (
     judge_endpoint,
-    record_interrupted_attempt,
     record_webhook_attempt,
 )
 from payloops.commands.refusals import ContradictsRecord, OrderNotFound, UnknownAttempt, UnknownRefund
@@ -51,11 +51,12 @@ from payloops.events.timestamps import timestamp_text, utc_now
 from payloops.projections.orders import OrderRow, row_from_order
 from payloops.workflows_client.delivery import Sender
 from payloops.workflows_client.endpoint_places import EndpointBusy, EndpointPlaces
-from payloops.workflows_client.interruptions import interrupted_attempt, under_way
+from payloops.workflows_client.interruptions import under_way
 from payloops.workflows_client.webhook_delivery import SUPERSEDED
 
 REFUSALS = (OrderNotFound, UnknownAttempt, UnknownRefund, ContradictsRecord, WebhookNotFound)
 LONGEST_MESSAGE = 1_000
+GRACE_SECONDS = 5.0
 MADE_BY_WORKFLOWS = UUID("3f0c7d6e-52a4-5e0b-9d0e-6f6b8f2f4c11")
 """Namespace of the ids of webhooks that workflows make."""
 
@@ -127,6 +128,10 @@ class DeliveryInput(Input):
     webhook_secret: Text | None = None
 
 
+class WebhookInput(Input):
+    webhook_event_id: UUID
+
+
 class FailedWebhookInput(Input):
     webhook_event_id: UUID
     error_message: Message
@@ -138,7 +143,7 @@ I = TypeVar("I", bound=Input)  # noqa: E741
 
 
 class BackendActivities:
-    """The activities, over the store. `sender` sends webhooks, `places` bounds them; `now` is the clock."""
+    """The activities, over the store."""
 
     def __init__(
         self,
@@ -148,13 +153,22 @@ class BackendActivities:
         client_secrets: ClientSecrets,
         sender: Sender,
         places: EndpointPlaces | None = None,
+        grace: float = GRACE_SECONDS,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
+        """
+        Args:
+            sender: sends webhooks.
+            places: bound how many.
+            grace: seconds for those that are being sent when the worker is asked to stop.
+            now: the clock.
+        """
         self._store = store
         self._cipher = cipher
         self._client_secrets = client_secrets
         self._sender = sender
         self._places = places or EndpointPlaces()
+        self._grace = grace
         self._now = now
 
     def all(self) -> list[Callable[..., Any]]:
@@ -166,6 +180,7 @@ class BackendActivities:
             self.get_merchant_webhook_url,
             self.create_webhook_event,
             self.deliver_webhook,
+            self.attempt_delivery,
             self.fail_webhook,
         ]
 
@@ -261,13 +276,43 @@ class BackendActivities:
                 WebhookNotFound, without a retry; with one, where the endpoint has no place just now.
         """
         asked = _parsed(DeliveryInput, given)
-        key = _activity_key()
+        delivery = await self._delivery(asked.webhook_event_id)
+        made = await self._made_before(delivery)
+        if made is not None:
+            return made
+        endpoint = await find_webhook_endpoint(self._store.pool, merchant_id=delivery.merchant_id)
+        if endpoint is not None and endpoint.off_at is not None and endpoint.url == asked.webhook_url:
+            why = f"The endpoint is switched off: {endpoint.off_reason}"
+            return {"success": False, "attempts": delivery.attempts, "errorMessage": why}
+        return await self._send(delivery, endpoint, url=asked.webhook_url, secret=asked.webhook_secret)
+
+    @activity.defn(name="attemptDelivery")
+    async def attempt_delivery(self, given: dict[str, Any]) -> dict[str, Any]:
+        """What `deliverWebhook` does and answers, for `WebhookDeliveryWorkflow`: where the merchant wants it now.
+
+        A member `over` in the answer says that another attempt would be in vain.
+        """
+        asked = _parsed(WebhookInput, given)
+        delivery = await self._delivery(asked.webhook_event_id)
+        made = await self._made_before(delivery)
+        if made is not None:
+            return made
+        endpoint = await find_webhook_endpoint(self._store.pool, merchant_id=delivery.merchant_id)
+        if endpoint is None or endpoint.url_in_use is None:
+            why = "There is no webhookUrl, or it is switched off"
+            return {"success": False, "attempts": delivery.attempts, "errorMessage": why, "over": True}
+        return await self._send(delivery, endpoint, url=endpoint.url_in_use, secret=None)
+
+    async def _delivery(self, webhook_id: UUID) -> WebhookDelivery:
+        """The webhook, for the workflow that is to deliver it."""
         with _refusals_are_final():
-            delivery = await find_webhook(
-                self._store.pool, webhook_id=asked.webhook_event_id, merchant_id=None
-            )
+            delivery = await find_webhook(self._store.pool, webhook_id=webhook_id, merchant_id=None)
         _give_way_to_later(delivery)
-        before = await find_attempt(self._store.pool, key=key)
+        return delivery
+
+    async def _made_before(self, delivery: WebhookDelivery) -> dict[str, Any] | None:
+        """What is answered without another attempt; None where one is to be made."""
+        before = await find_attempt(self._store.pool, key=_activity_key())
         if before is not None:  # the worker died after that, or its answer was lost
             await judge_endpoint(
                 self._store, merchant_id=delivery.merchant_id, recorded=before, by=self._by()
@@ -279,24 +324,29 @@ class BackendActivities:
                 "attempts": delivery.attempts,
                 "deliveredAt": _json_value(delivery.delivered_at),
             }
-        endpoint = await find_webhook_endpoint(self._store.pool, merchant_id=delivery.merchant_id)
-        if endpoint is not None and endpoint.off_at is not None and endpoint.url == asked.webhook_url:
-            why = f"The endpoint is switched off: {endpoint.off_reason}"
-            return {"success": False, "attempts": delivery.attempts, "errorMessage": why}
-        made = delivery.attempts + await self._record_interrupted(delivery, key=key)
+        return None
+
+    async def _send(
+        self, delivery: WebhookDelivery, endpoint: WebhookEndpoint | None, *, url: str, secret: str | None
+    ) -> dict[str, Any]:
+        """Send it once. `secret`: signs beside the merchant's own."""
+        key = _activity_key()
         with self._place(delivery, endpoint):
-            secrets = await self._secrets_with(asked.webhook_secret, delivery.merchant_id, endpoint)
-            async with under_way(url=asked.webhook_url, now=self._now()):
+            secrets = await self._secrets_with(secret, delivery.merchant_id, endpoint)
+            number = await begin_webhook_attempt(
+                self._store.pool, delivery=delivery, key=key, url=url, at=self._now()
+            )
+            async with under_way(grace=self._grace):
                 attempt = await self._sender.send(
                     webhook_id=str(delivery.id),
-                    url=asked.webhook_url,
+                    url=url,
                     secrets=secrets,
-                    turn=made + 1,
+                    turn=number,
                     payload=delivery.payload,
                 )
         crash_point("webhook.sent")
         recorded = await record_webhook_attempt(
-            self._store, delivery=delivery, key=key, url=asked.webhook_url, attempt=attempt, by=self._by()
+            self._store, delivery=delivery, key=key, url=url, attempt=attempt, by=self._by()
         )
         crash_point("webhook.recorded")
         log.info(
@@ -322,26 +372,18 @@ class BackendActivities:
             error=asked.error_message,
         )
 
-    async def _record_interrupted(self, delivery: WebhookDelivery, *, key: str) -> int:
-        """Keep an attempt that another worker did not live to record; how many were not known before: 0 or 1."""
-        before = interrupted_attempt()
-        if before is None:
-            return 0
-        return await record_interrupted_attempt(
-            self._store.pool,
-            delivery=delivery,
-            key=f"{key}/{timestamp_text(before.began_at)}",
-            url=before.url,
-            began_at=before.began_at,
-            lasted_ms=before.lasted_ms,
-        )
-
     @contextmanager
     def _place(self, delivery: WebhookDelivery, endpoint: WebhookEndpoint | None) -> Iterator[None]:
-        """A place to send from; without one, Temporal is to ask again when it is this delivery's turn."""
+        """A place to send from; without one, Temporal is to ask again when it is this delivery's turn.
+
+        What is asked where the workflow runs is asked again through Temporal, at once: it takes no turn.
+        """
         suspect = endpoint is not None and endpoint.failing_since is not None
+        comes_again = not activity.info().is_local
         try:
-            with self._places.place(merchant_id=delivery.merchant_id, suspect=suspect):
+            with self._places.place(
+                merchant_id=delivery.merchant_id, suspect=suspect, comes_again=comes_again
+            ):
                 yield
         except EndpointBusy as busy:
             seconds = busy.seconds * random.uniform(0.8, 1.2)  # noqa: S311  # jitter

@@ -82,12 +82,13 @@ class EndpointPlaces:
         self._suspected = 0
 
     @contextmanager
-    def place(self, *, merchant_id: UUID, suspect: bool) -> Iterator[None]:
+    def place(self, *, merchant_id: UUID, suspect: bool, comes_again: bool = True) -> Iterator[None]:
         """Hold a place for one delivery.
 
         Args:
             suspect: the endpoint failed when it was last tried: it gets fewer places, of which all that fail
                 together have a part only. So however many fail, places are left for those that work.
+            comes_again: whether who finds none is given a turn.
 
         Raises:
             EndpointBusy: there is none.
@@ -99,7 +100,8 @@ class EndpointPlaces:
             free = min(free, self._suspects - self._suspected)
         most = min(self._per_suspect if suspect else self._per_endpoint, max(1, free // SHARE))
         if free <= 0 or len(endpoint.began) >= most:
-            raise EndpointBusy(merchant_id=merchant_id, seconds=_turn(endpoint, places=max(1, most), now=now))
+            turn = _turn(endpoint, places=max(1, most), now=now) if comes_again else 0.0
+            raise EndpointBusy(merchant_id=merchant_id, seconds=turn)
         number = next(self._numbers)
         endpoint.began[number] = now
         self._taken += 1

@@ -1,58 +1,48 @@
-"""Deliveries that their worker did not live to see the end of.
-
-While a webhook is under way, heartbeats tell Temporal what is being sent where. When the worker dies they cease:
-Temporal has the activity run again, and hands over what the last one told.
-"""
+"""Deliveries whose worker dies or stops: how another one comes to make them."""
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from datetime import datetime
 
 from temporalio import activity
-
-from payloops.events.timestamps import parse_timestamp, timestamp_text
+from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
 BEAT_SECONDS = 3.0
-"""Between two heartbeats: several within `HEARTBEAT_TIMEOUT` of webhook_delivery.py."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Interrupted:
-    """An attempt whose end nobody saw. `lasted_ms`: so long it lasted at least."""
-
-    url: str
-    began_at: datetime
-    lasted_ms: int
+"""Before the first heartbeat and between two: several within `HEARTBEAT_TIMEOUT` of webhook_delivery.py."""
 
 
 @asynccontextmanager
-async def under_way(*, url: str, now: datetime) -> AsyncIterator[None]:
-    """Tell Temporal of a delivery, from before the first byte, and for as long as the context lasts."""
-    began = time.monotonic()
+async def under_way(*, grace: float) -> AsyncIterator[None]:
+    """Send within this context.
 
-    def beat() -> None:
-        activity.heartbeat(url, timestamp_text(now), round((time.monotonic() - began) * 1000))
+    An activity that Temporal handed over tells it by heartbeats that its worker lives. One that runs where its
+    workflow does needs none, since its workflow task is seen to be lost; but the SDK would wait for its end.
 
-    async def keep_beating() -> None:
-        while True:
-            await asyncio.sleep(BEAT_SECONDS)
-            beat()
+    Args:
+        grace: seconds for what runs where its workflow does, once the worker is asked to stop.
 
-    beat()
-    beating = asyncio.create_task(keep_beating(), name="heartbeats")
+    Raises:
+        ApplicationError: those are over.
+    """
+    loop = asyncio.get_running_loop()
     try:
-        yield
-    finally:
-        beating.cancel()
+        async with asyncio.timeout(None) as limit:
 
+            async def watch() -> None:
+                if activity.info().is_local:
+                    await activity.wait_for_worker_shutdown()
+                    limit.reschedule(loop.time() + grace)
+                    return
+                while True:
+                    await asyncio.sleep(BEAT_SECONDS)
+                    activity.heartbeat()
 
-def interrupted_attempt() -> Interrupted | None:
-    """What was under way when an earlier run of this activity ended; None where nothing was."""
-    match activity.info().heartbeat_details:
-        case (str(url), str(began), int(lasted_ms)):
-            return Interrupted(url=url, began_at=parse_timestamp(began), lasted_ms=lasted_ms)
-        case _:
-            return None
+            watching = asyncio.create_task(watch(), name="under way")
+            try:
+                yield
+            finally:
+                watching.cancel()
+    except TimeoutError:
+        raise ApplicationError(
+            "The worker stops", type="WorkerStops", category=ApplicationErrorCategory.BENIGN
+        ) from None

@@ -36,6 +36,9 @@ def backend_worker(
         workflows=[WebhookDeliveryWorkflow],
         activities=activities.all(),
         max_concurrent_activities=slots,
+        # A webhook that is being sent holds one of each.
+        max_concurrent_workflow_tasks=ACTIVITIES,
+        max_concurrent_local_activities=ACTIVITIES,
         workflow_runner=RUNNER,
         workflow_task_poller_behavior=POLLS,
         activity_task_poller_behavior=POLLS,

@@ -1,0 +1,42 @@
+"""A webhook is about to be sent: kept before its first byte, so that no attempt is unknown whose sender died."""
+
+from datetime import datetime
+
+from psycopg_pool import AsyncConnectionPool
+
+from payloops.commands.record_webhook_attempt import record_interrupted_attempt
+from payloops.commands.webhook_deliveries import WebhookDelivery
+from payloops.events.timestamps import timestamp_text
+
+UNENDED = "SELECT url, began_at FROM webhook_sendings WHERE key = %s"
+BEGIN = """
+    INSERT INTO webhook_sendings (key, url, began_at) VALUES (%(key)s, %(url)s, %(at)s)
+    ON CONFLICT (key) DO UPDATE SET url = excluded.url, began_at = excluded.began_at
+"""
+
+
+async def begin_webhook_attempt(
+    pool: AsyncConnectionPool, *, delivery: WebhookDelivery, key: str, url: str, at: datetime
+) -> int:
+    """Keep that an attempt begins, until `record_webhook_attempt` is told its end under the same key.
+
+    One that was begun under this key and never ended is kept as interrupted: it may have arrived.
+
+    Returns:
+        The attempt's number among those to deliver the webhook, from 1.
+    """
+    made = delivery.attempts
+    async with pool.connection() as connection:
+        before = await (await connection.execute(UNENDED, (key,))).fetchone()
+    if before is not None:
+        former_url, began_at = before
+        made += await record_interrupted_attempt(
+            pool,
+            delivery=delivery,
+            key=f"{key}/{timestamp_text(began_at)}",
+            url=former_url,
+            began_at=began_at,
+        )
+    async with pool.connection() as connection:
+        await connection.execute(BEGIN, {"key": key, "url": url, "at": at})
+    return made + 1
