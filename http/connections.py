@@ -175,8 +175,15 @@ class Connection(RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,  # noqa: ARG002  # may repeat what the client sent
     ) -> web.StreamResponse:
-        """The answer to what is no HTTP request, or to what escaped every handler; the connection ends with it."""
+        """The answer to what is no HTTP request, or to what escaped every handler; the connection ends with it.
+
+        Raises:
+            ConnectionError: nobody is there to be answered any more.
+        """
         correlation = correlation_id(request)
+        if isinstance(exc, ConnectionError) and self.transport is None:
+            log.info("http.client_left", remote=request.remote)  # in the middle of a body, mostly
+            raise exc
         if status < 500:  # noqa: PLR2004  # HTTP
             MALFORMED.inc()
             log.info("http.malformed", status=status, error=type(exc).__name__, remote=request.remote)

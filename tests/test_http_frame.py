@@ -4,11 +4,13 @@ import asyncio
 import json
 import re
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 import structlog
 from calling import Api, running_api, with_routes
 from masking import CARD
+from structlog.typing import EventDict
 from uuid_utils.compat import uuid7
 
 from payloops.events.event_store import EventStore
@@ -201,6 +203,27 @@ async def test_a_request_that_takes_too_long_is_ended(broken: Api) -> None:
 async def test_a_key_promises_nothing_where_no_answers_are_kept(broken: Api) -> None:
     answer = await broken.anyone.post("/endless", **{"Idempotency-Key": "k"})
     assert (answer.status, answer.code) == (504, "outcome_unknown")
+
+
+async def test_a_client_that_leaves_in_the_middle_of_its_body_is_no_failure_of_ours(api: Api) -> None:
+    left = asyncio.Event()
+
+    def note(_: Any, __: str, line: EventDict) -> EventDict:
+        if line["event"] in {"http.client_left", "http.escaped"}:
+            left.set()
+        return line
+
+    with structlog.testing.capture_logs(processors=[note]) as lines:
+        reader, writer = await asyncio.open_connection("127.0.0.1", api.port)
+        writer.write(
+            b"POST /webhooks/stripe HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 100\r\n\r\n"
+        )
+        async with asyncio.timeout(30):
+            await reader.readuntil(b"\r\n\r\n")  # it waits for the body now
+            writer.write(b'{"id": ')
+            writer.close()
+            await left.wait()
+    assert [(line["event"], line["log_level"]) for line in lines] == [("http.client_left", "info")]
 
 
 async def test_a_head_that_drips_is_cut_off(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
