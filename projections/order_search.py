@@ -3,6 +3,7 @@
 import re
 from collections.abc import Collection
 from datetime import datetime
+from functools import cache
 from typing import Any, LiteralString
 from uuid import UUID
 
@@ -95,16 +96,21 @@ async def search_orders(
     if text is not None:
         arguments |= {"text": _literally(text)} | _ids_that_begin(text)
         chosen.append("text_or_id" if "first_id" in arguments else "text")
-    query = search_query(columns_of(OrderRow, "o"), chosen)
     # Not prepared: which index is best depends on what is looked for.
     found = await read_own_writes(
         store,
-        query,
+        _search(tuple(chosen)),
         {**arguments, "limit": limit, "skip": (page - 1) * limit},
         projection=CHECKPOINT,
         prepare=False,
     )
     return [OrderRow(*values) for _, *values in found if values[0] is not None], found[0][0]
+
+
+@cache
+def _search(chosen: tuple[str, ...]) -> bytes:
+    """The statement for these of `CONDITIONS`: put together once."""
+    return search_query(columns_of(OrderRow, "o"), chosen).as_bytes(None)
 
 
 def search_query(columns: sql.Composable, chosen: Collection[str]) -> sql.Composed:

@@ -52,7 +52,7 @@ async def wait_for_own_writes(store: EventStore, *, merchant_id: UUID, projectio
 
 async def read_own_writes(
     store: EventStore,
-    query: sql.Composed,
+    query: bytes,
     arguments: Mapping[str, Any],
     *,
     projection: str,
@@ -77,7 +77,7 @@ async def read_own_writes(
 
 
 async def _rows(
-    store: EventStore, query: sql.Composed, arguments: Mapping[str, Any], *, prepare: bool | None
+    store: EventStore, query: bytes, arguments: Mapping[str, Any], *, prepare: bool | None
 ) -> list[tuple[Any, ...]]:
     async with store.pool.connection() as connection:
         return await (await connection.execute(query, arguments, prepare=prepare)).fetchall()

@@ -85,6 +85,10 @@ FIGURES = sql.SQL("""
 """)
 ANY_CURRENCY = sql.SQL("true")
 ONE_CURRENCY = sql.SQL("currency = %(currency)s")
+FIGURES_OF_ANY, FIGURES_OF_ONE = (
+    FIGURES.format(written_and_reached=WRITTEN_AND_REACHED, in_currency=each).as_bytes(None)
+    for each in (ANY_CURRENCY, ONE_CURRENCY)
+)
 
 
 async def payment_figures(
@@ -99,10 +103,7 @@ async def payment_figures(
         end: exclusive.
         currency: of this one only.
     """
-    query = FIGURES.format(
-        written_and_reached=WRITTEN_AND_REACHED,
-        in_currency=ANY_CURRENCY if currency is None else ONE_CURRENCY,
-    )
+    query = FIGURES_OF_ANY if currency is None else FIGURES_OF_ONE
     arguments: dict[str, Any] = {
         "merchant_id": merchant_id,
         "begin": begin,
