@@ -1,6 +1,6 @@
 """Orders as the dashboard shows them: searched, read, and as they were. `/api/orders`, by dashboard token."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field, StringConstraints
 
@@ -8,7 +8,7 @@ from payloops.commands.processors import Processor
 from payloops.events.orders import OrderStatus
 from payloops.http.fields import Currency, Moment
 from payloops.http.order_history import OrderAsOf, TrailQuery, read_trail
-from payloops.http.orders import OrderAnswer, OrderEventAnswer, order_answer
+from payloops.http.orders import OrderAnswer, OrderEventAnswer, plain_order
 from payloops.http.pages import PageQuery, Pagination, pagination
 from payloops.http.payments import TransactionAnswer, transaction_answer
 from payloops.http.problems import not_found
@@ -46,7 +46,7 @@ class OrderPage(AnswerModel):
     answers=OrderPage,
     summary="List and search orders, newest first: q finds parts of externalId and customerEmail, and both ends of id",
 )
-async def read_dashboard_orders(call: Call[None, OrderSearch]) -> OrderPage:
+async def read_dashboard_orders(call: Call[None, OrderSearch]) -> dict[str, Any]:
     query = call.query
     rows, total = await search_orders(
         call.services.store,
@@ -60,7 +60,8 @@ async def read_dashboard_orders(call: Call[None, OrderSearch]) -> OrderPage:
         created_from=query.from_,
         created_to=query.to,
     )
-    return OrderPage(data=[order_answer(row) for row in rows], pagination=pagination(query, total=total))
+    data = [plain_order(row) for row in rows]
+    return {"data": data, "pagination": pagination(query, total=total).model_dump()}
 
 
 @route(
@@ -71,11 +72,11 @@ async def read_dashboard_orders(call: Call[None, OrderSearch]) -> OrderPage:
     errors=("not_found",),
     summary="Read an order",
 )
-async def read_dashboard_order(call: Call[None]) -> OrderAnswer:
+async def read_dashboard_order(call: Call[None]) -> dict[str, Any]:
     row = await get_order(call.services.store, order_id=call.id(), merchant_id=call.merchant_id)
     if row is None:
         raise not_found()
-    return order_answer(row)
+    return plain_order(row)
 
 
 @route(

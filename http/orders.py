@@ -1,5 +1,6 @@
 """Orders: create, list, read, and the audit trail. `/v1`, by API key."""
 
+from operator import attrgetter
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
@@ -9,6 +10,7 @@ from uuid_utils.compat import uuid7
 
 from payloops.commands.create_order import create_order as create
 from payloops.events.orders import Order, OrderStatus
+from payloops.events.timestamps import plain_timestamp
 from payloops.http.fields import (
     Amount,
     Currency,
@@ -103,6 +105,23 @@ def order_answer(row: OrderRow) -> OrderAnswer:
     )
 
 
+_AS_IN_ROW = tuple(
+    each for each in OrderAnswer.model_fields if each not in {"last_error", "created_at", "updated_at"}
+)
+_NAMES = tuple(map(to_camel, _AS_IN_ROW))
+_values = attrgetter(*_AS_IN_ROW)
+
+
+def plain_order(row: OrderRow) -> dict[str, Any]:
+    """What `order_answer` is written as, without a model: a fifth of the work, for what is read most."""
+    plain = dict(zip(_NAMES, _values(row), strict=True))
+    failed = row.last_error_code is not None or row.last_error_message is not None
+    plain["lastError"] = {"code": row.last_error_code, "message": row.last_error_message} if failed else None
+    plain["createdAt"] = plain_timestamp(row.created_at)
+    plain["updatedAt"] = plain_timestamp(row.updated_at)
+    return plain
+
+
 def answer_from(order: Order) -> OrderAnswer:
     """The same, right after a decision."""
     return order_answer(row_from_order(order))
@@ -173,7 +192,7 @@ class OrderList(AnswerModel):
     errors=("not_found",),
     summary="List orders, newest first; a cursor that is no order of the caller's is not found",
 )
-async def read_orders(call: Call[None, OrderQuery]) -> OrderList:
+async def read_orders(call: Call[None, OrderQuery]) -> dict[str, Any]:
     query = call.query
     try:
         rows, has_more = await list_orders(
@@ -190,15 +209,16 @@ async def read_orders(call: Call[None, OrderQuery]) -> OrderList:
         )
     except UnknownCursor:
         raise not_found() from None
-    return OrderList(data=[order_answer(row) for row in rows], has_more=has_more)
+    data = [plain_order(row) for row in rows]
+    return {"object": "list", "url": "/v1/orders", "data": data, "hasMore": has_more}
 
 
 @route("GET", "/v1/orders/{id}", auth="api_key", answers=OrderAnswer, summary="Read an order")
-async def read_order(call: Call[None]) -> OrderAnswer:
+async def read_order(call: Call[None]) -> dict[str, Any]:
     row = await get_order(call.services.store, order_id=call.id(), merchant_id=call.merchant_id)
     if row is None:
         raise not_found()
-    return order_answer(row)
+    return plain_order(row)
 
 
 class OrderEventAnswer(AnswerModel):

@@ -17,6 +17,7 @@ from types import MappingProxyType
 from typing import Annotated, Any, Generic, Literal
 from uuid import UUID
 
+import orjson
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter
 from pydantic.alias_generators import to_camel
@@ -207,9 +208,15 @@ class Route:
         return self.body or self.form
 
     def render(self, answer: Any) -> bytes:
-        """The answer's body as it is sent."""
+        """The answer's body as it is sent.
+
+        Args:
+            answer: of the declared type; its bytes; or a dict that orjson writes as the declared type would be.
+        """
         if isinstance(answer, bytes):
             return answer
+        if isinstance(answer, dict):
+            return orjson.dumps(answer, option=orjson.OPT_UTC_Z)
         return b"" if self.adapter is None else self.adapter.dump_json(answer, by_alias=True)
 
 

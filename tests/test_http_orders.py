@@ -1,16 +1,19 @@
 """Orders, payments and refunds over HTTP: shapes, ownership, lists, and waiting."""
 
 import asyncio
+import random
 from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import psycopg
 import pytest
 from aiohttp.test_utils import make_mocked_request
 from calling import Answer, Api, Merchant, running_api
 from masking import shows_card
-from projecting import projector
+from projecting import projector, random_order
 from uuid_utils.compat import uuid7
 
 from payloops.commands.cipher import Cipher
@@ -20,6 +23,8 @@ from payloops.commands.update_refund_status import update_refund_status
 from payloops.events.event_store import EventStore
 from payloops.events.metadata import Metadata
 from payloops.http.endpoint import _wait
+from payloops.http.orders import order_answer, plain_order, read_order
+from payloops.projections.orders import row_from_order
 from payloops.settings import Settings
 
 ORDER_FIELDS = {
@@ -74,6 +79,20 @@ async def test_an_order_is_created_with_its_defaults(merchant: Merchant) -> None
     assert order["createdAt"].endswith("Z")
     read = await merchant.shop.get(f"/v1/orders/{order['id']}")
     assert (read.status, read.json) == (200, order)
+
+
+def test_an_order_is_written_the_same_with_its_model_and_without() -> None:
+    rows = [row_from_order(random_order(random.Random(seed), uuid4())) for seed in range(100)]
+    assert (
+        len({row.last_error_code is None for row in rows})
+        == len({row.processor is None for row in rows})
+        == 2
+    )
+    rows.append(
+        replace(rows[0], created_at=datetime(2026, 11, 24, 9, tzinfo=UTC), metadata={"é": 1e17, "a": None})
+    )
+    for row in rows:
+        assert read_order.render(plain_order(row)) == read_order.render(order_answer(row))
 
 
 async def test_an_order_keeps_what_it_was_given(merchant: Merchant) -> None:
