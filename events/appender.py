@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import cast
 from uuid import UUID
 
 import psycopg
@@ -25,6 +25,7 @@ from prometheus_client import Counter, Gauge, Histogram
 from psycopg.rows import TupleRow
 
 from payloops.events.authenticity import content_hash, event_mac
+from payloops.events.columns import Column, bigints, byteas, ints, texts, uuids
 from payloops.events.connections import connect
 from payloops.events.crash_points import crash_point
 from payloops.events.errors import OutcomeUnknown, ReceiptConflict, StoreUnavailable, VersionConflict
@@ -415,39 +416,41 @@ class Appender:
 
 
 def _stream(append: _Append) -> UUID:
-    stream = append.proposal.events[0].originator_id
-    assert isinstance(stream, UUID)
-    return stream
+    return _id(append.proposal.events[0])
 
 
-def append_parameters(proposals: Sequence[Proposal]) -> list[list[Any]]:
+def _id(event: StoredEvent) -> UUID:
+    return cast("UUID", event.originator_id)  # the library also has streams that are named by texts
+
+
+def append_parameters(proposals: Sequence[Proposal]) -> list[Column]:
     """The proposals in columns, as `append_events` takes them; it names each by its place among them."""
     events = [
-        (n, p, event, digest, mac)
+        (n, p.merchant_id, event, digest, mac)
         for n, p in enumerate(proposals)
         for event, digest, mac in zip(p.events, p.hashes, p.macs, strict=True)
     ]
     receipts = [(n, p.receipt) for n, p in enumerate(proposals) if p.receipt is not None]
     keys = [(n, p.merchant_id, key) for n, p in enumerate(proposals) for key in p.personal_keys]
     return [
-        [n for n, *_ in events],
-        [e.originator_id for _, _, e, _, _ in events],
-        [e.originator_version for _, _, e, _, _ in events],
-        [e.topic for _, _, e, _, _ in events],
-        [e.state for _, _, e, _, _ in events],
-        [p.merchant_id for _, p, _, _, _ in events],
-        [digest for _, _, _, digest, _ in events],
-        [mac for _, _, _, _, mac in events],
-        [n for n, _ in receipts],
-        [r.merchant_id for _, r in receipts],
-        [r.key for _, r in receipts],
-        [r.owner for _, r in receipts],
-        [r.status for _, r in receipts],
-        [r.body for _, r in receipts],
-        [n for n, _, _ in keys],
-        [key.stream_id for _, _, key in keys],
-        [merchant_id for _, merchant_id, _ in keys],
-        [key.key for _, _, key in keys],
-        [key.customer_digest for _, _, key in keys],
-        [key.email_digest for _, _, key in keys],
+        ints([n for n, *_ in events]),
+        uuids([_id(event) for _, _, event, _, _ in events]),
+        bigints([event.originator_version for _, _, event, _, _ in events]),
+        texts([event.topic for _, _, event, _, _ in events]),
+        byteas([event.state for _, _, event, _, _ in events]),
+        uuids([merchant_id for _, merchant_id, _, _, _ in events]),
+        byteas([digest for _, _, _, digest, _ in events]),
+        byteas([mac for _, _, _, _, mac in events]),
+        ints([n for n, _ in receipts]),
+        uuids([r.merchant_id for _, r in receipts]),
+        texts([r.key for _, r in receipts]),
+        uuids([r.owner for _, r in receipts]),
+        ints([r.status for _, r in receipts]),
+        byteas([r.body for _, r in receipts]),
+        ints([n for n, _, _ in keys]),
+        uuids([key.stream_id for _, _, key in keys]),
+        uuids([merchant_id for _, merchant_id, _ in keys]),
+        byteas([key.key for _, _, key in keys]),
+        byteas([key.customer_digest for _, _, key in keys]),
+        byteas([key.email_digest for _, _, key in keys]),
     ]
