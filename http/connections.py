@@ -43,7 +43,7 @@ log = structlog.get_logger()
 class Connection(RequestHandler):
     """One client's connection."""
 
-    __slots__ = ("_admission", "_announced", "_head_timer", "_owed", "_take_timer")
+    __slots__ = ("_admission", "_announced", "_answered", "_head_timer", "_owed", "_take_timer")
 
     def __init__(
         self, server: web.Server, *, loop: asyncio.AbstractEventLoop, admission: Admission | None
@@ -58,6 +58,7 @@ class Connection(RequestHandler):
         )
         self._admission = admission
         self._announced = False
+        self._answered = 0  # requests of which all is done, and after which the connection stays
         self._owed: int | None = 0  # bytes of the request that has begun to arrive; None: not known any more
         self._head_timer: asyncio.TimerHandle | None = None
         self._take_timer: asyncio.TimerHandle | None = None
@@ -76,7 +77,7 @@ class Connection(RequestHandler):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(TAKE_DEADLINE * 2_000))
 
     def data_received(self, data: bytes) -> None:
-        if self._admission is not None and self._owed is not None:
+        if data and self._admission is not None and self._owed is not None:  # aiohttp also calls with none
             head = self._head_of(data, owed=self._owed)
             if head is not None and head.plain and self._owed == 0:
                 if not self._admission.full:
@@ -103,17 +104,29 @@ class Connection(RequestHandler):
 
     @property
     def _waits(self) -> bool:
-        """Whether the next request would be answered now: none is before it, and the client takes its answers."""
-        waiter = self._waiter
-        return waiter is not None and not waiter.done() and not self.busy and not self._paused
+        """Whether the next request would be answered now: none is before it, and the client takes its answers.
+
+        aiohttp comes back to wait for it a turn of the loop after the answer before, when who is fast has sent it.
+        """
+        ends = self._close or self._force_close
+        return self._answered == self._request_count and not self._paused and not ends
 
     def _turn_away(self, head: Head, admission: Admission) -> None:
         assert self.transport is not None
         self.transport.write(refusal(head))
         self._stop_timer()
-        self._next_keepalive_close_time = self._loop.time() + KEEPALIVE
+        self._stay()
         admission.count_turned_away()
         count_answer(head.method, NO_ROUTE, 503)
+
+    def _stay(self) -> None:
+        """Wait for another request as long as after an answer of aiohttp's, which has seen none yet, perhaps."""
+        self._keepalive = True
+        self._next_keepalive_close_time = self._loop.time() + KEEPALIVE
+        if self._keepalive_handle is None:
+            self._keepalive_handle = self._loop.call_at(
+                self._next_keepalive_close_time, self._process_keepalive
+            )
 
     def _announce(self, admission: Admission) -> None:
         """Keep a place until the request asks for it, which takes aiohttp some turns of the loop."""
@@ -128,7 +141,10 @@ class Connection(RequestHandler):
 
     async def _handle_request(self, *arguments: Any) -> tuple[web.StreamResponse, bool]:
         self._take_back()  # it is going to ask
-        return await super()._handle_request(*arguments)
+        response, lost = await super()._handle_request(*arguments)
+        if response.keep_alive and not lost:
+            self._answered += 1
+        return response, lost
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._take_back()

@@ -7,9 +7,9 @@ form is known well enough to be refused; anything else goes the usual way, and i
 
 import re
 import time
-from dataclasses import dataclass
 from email.utils import formatdate
 from functools import lru_cache
+from typing import NamedTuple
 
 from payloops.http.admission import Shed
 from payloops.http.middleware import CORRELATION_HEADER, SECURITY_HEADERS, fitting_correlation_id
@@ -28,8 +28,7 @@ _REFUSED_PATHS = (b"/v1/", b"/api/", b"/webhooks/")
 _CORRELATION = re.compile(rb"\r\nx-correlation-id:[\t ]*([!-~]*)[\t ]*\r\n", re.IGNORECASE)
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
+class Head(NamedTuple):
     """A request line and the headers, as they came.
 
     Attributes:

@@ -1,15 +1,19 @@
 """More requests than a process can take: refused as they arrive, and answered as any other refusal."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+import socket
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 
 import pytest
+from aiohttp import web
 from calling import Api, Merchant, running_api
 from masking import CARD
 from prometheus_client import REGISTRY
 
+from payloops.http.admission import Admission
 from payloops.http.app import ROUTES
+from payloops.http.connections import Connection, connection_factory
 from payloops.http.early_refusals import read_head
 from payloops.listening import ACCEPTED_AT_ONCE, accept, bind
 from payloops.settings import Settings
@@ -148,6 +152,61 @@ async def test_of_many_who_come_at_once_those_without_a_place_are_refused_as_the
         assert sorted(statuses) == places * [201] + (comers - places) * [503]
         assert refused_early() == before + comers - places
         assert api.services.admission.announced == 0
+
+
+class FastClient(asyncio.Transport):
+    """Sends the next request as soon as it is given an answer, before anything else happens in the process."""
+
+    def __init__(self, *requests: bytes) -> None:
+        super().__init__({"socket": socket.socket(socket.AF_UNIX), "peername": "/x"})
+        self._requests = list(requests)
+        self.connection: Connection
+        self.answers: list[bytes] = []
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.answers.append(bytes(data))
+        self.send_next()
+
+    def writelines(self, list_of_data: Iterable[bytes | bytearray | memoryview]) -> None:
+        self.write(b"".join(list_of_data))
+
+    def send_next(self) -> None:
+        if self._requests:
+            asyncio.get_running_loop().call_soon(self.connection.data_received, self._requests.pop(0))
+
+    def is_closing(self) -> bool:
+        return False
+
+    def close(self) -> None:
+        """Nothing is there to be closed but the socket."""
+        self.get_extra_info("socket").close()
+
+
+async def test_who_sends_the_next_request_at_once_is_refused_as_it_arrives() -> None:
+    admission = Admission(limit=1)
+    busy = ExitStack()
+    asked = []
+
+    async def handle(asking: web.BaseRequest) -> web.Response:
+        asked.append(asking.path)
+        busy.enter_context(admission.admit("work"))  # from now on there is no place
+        return web.Response(body=b"served")
+
+    server = web.Server(handle)
+    sent = b"POST /v1/orders HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}"
+    client = FastClient(sent, sent, sent)
+    client.connection = connection_factory(server, admission=admission)()
+    client.connection.connection_made(client)
+    client.send_next()
+    async with asyncio.timeout(10):
+        while len(client.answers) < 3:
+            await asyncio.sleep(0)
+    assert [answer[9:12] for answer in client.answers] == [b"200", b"503", b"503"]
+    assert asked == ["/v1/orders"]
+    client.connection.connection_lost(None)
+    client.close()
+    busy.close()
+    await server.shutdown(1.0)
 
 
 async def test_who_goes_away_before_he_is_asked_in_keeps_nobodys_place(api: Api) -> None:
