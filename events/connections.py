@@ -68,6 +68,15 @@ async def connect(database_url: str, *, application_name: str) -> psycopg.AsyncC
     return await psycopg.AsyncConnection.connect(database_url, **connection_options(application_name))  # type: ignore[arg-type]
 
 
+async def reach(database_url: str, *, application_name: str) -> None:
+    """For who is not to wait for a database that is away, as a pool does.
+
+    Raises:
+        psycopg.OperationalError: it is not there; says why.
+    """
+    await (await connect(database_url, application_name=application_name)).close()
+
+
 def connection_pool(
     database_url: str, *, size: int, application_name: str, patience: float | None = None
 ) -> "Pool":
@@ -99,9 +108,9 @@ async def command_pool(database_url: str, *, application_name: str) -> AsyncIter
     """A small pool for as long as a command runs.
 
     Raises:
-        psycopg.OperationalError: the database is not there. The pool by itself would wait for it.
+        psycopg.OperationalError: as `reach`.
     """
-    await (await connect(database_url, application_name=application_name)).close()
+    await reach(database_url, application_name=application_name)
     pool = connection_pool(database_url, size=2, application_name=application_name)
     await pool.open(wait=False)
     try:

@@ -255,11 +255,6 @@ def reconcile(
     Ends with 1 where something is left to look at. Takes the settings of a `payloops dev` on the data directory
     where the environment has none.
     """
-    import asyncio  # noqa: PLC0415
-
-    import psycopg  # noqa: PLC0415
-    from psycopg_pool import PoolTimeout  # noqa: PLC0415
-
     from payloops.dev_environment import read_environment  # noqa: PLC0415
     from payloops.reconcile import duration, run_reconcile  # noqa: PLC0415
 
@@ -270,11 +265,7 @@ def reconcile(
     for name, value in read_environment(data_dir=data_dir).items():
         os.environ.setdefault(name, value)
     settings = settings_of_environment()
-    try:
-        agrees = asyncio.run(run_reconcile(settings, **times, sandbox=sandbox, as_json=as_json))
-    except (psycopg.Error, PoolTimeout) as error:
-        fail(f"the database does not answer: {error}")
-    if not agrees:
+    if not run_async(run_reconcile(settings, **times, sandbox=sandbox, as_json=as_json)):
         raise typer.Exit(1)
 
 

@@ -30,12 +30,17 @@ def run_async(work: "Coroutine[Any, Any, T]") -> "T":
     import logging  # noqa: PLC0415
 
     import psycopg  # noqa: PLC0415
+    from psycopg import errors as missing  # noqa: PLC0415
 
     logging.getLogger("psycopg").addHandler(logging.NullHandler())  # our line says what there is to say
     try:
         return asyncio.run(work)
-    except psycopg.Error as error:
+    except (psycopg.OperationalError, psycopg.InterfaceError) as error:
         fail(f"the database does not answer: {error}")
+    except (missing.UndefinedTable, missing.UndefinedColumn, missing.UndefinedFunction):
+        fail("the database has not the schema of this version: run `payloops migrate`")
+    except psycopg.Error as error:
+        fail(f"the database refuses: {error.diag.message_primary or type(error).__name__}")
 
 
 def run_process(work: "Coroutine[Any, Any, None]") -> None:

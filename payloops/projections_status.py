@@ -7,14 +7,14 @@ from dataclasses import asdict
 from rich.console import Console
 from rich.table import Column, Table
 
-from payloops.events.connections import connection_pool
+from payloops.events.connections import command_pool
 from payloops.projections.projection import all_projections
 from payloops.projections.status import ProjectionStatus, projections_status
 
 
 async def show_projections_status(*, database_url: str, as_json: bool) -> None:
     """Print position, lag in events and seconds, and parked events of every projection."""
-    async with connection_pool(database_url, size=2, application_name="payloops-status") as pool:
+    async with command_pool(database_url, application_name="payloops status") as pool:
         found = await projections_status(pool)
     if as_json:
         print(json.dumps([asdict(each) for each in found], indent=2))  # noqa: T201 the command's output

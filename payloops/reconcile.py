@@ -23,6 +23,7 @@ from payloops.commands.processor_events import ProcessorEventCount, count_proces
 from payloops.commands.receive_processor_event import awaits_capture, is_cancelling
 from payloops.commands.update_order_status import OPEN, update_order_status
 from payloops.commands.update_refund_status import update_refunded_amount
+from payloops.events.connections import reach
 from payloops.events.errors import OutcomeUnknown, StoreUnavailable, StreamUnreadable, VersionConflict
 from payloops.events.event_store import EventStore
 from payloops.events.metadata import Metadata
@@ -116,6 +117,7 @@ async def run_reconcile(
         since: and all payments of orders that changed within this.
         sandbox: ask the sandbox's books in place of Stripe and Razorpay.
     """
+    await reach(settings.database_url.get_secret_value(), application_name="payloops reconcile")
     # The library of Razorpay prints: that must not stand between the lines of a report.
     with contextlib.redirect_stdout(sys.stderr):
         async with (
