@@ -51,7 +51,6 @@ TO_LOOK_AT = """
     SELECT id, merchant_id, attempt, processor, currency, status, amount_captured, amount_refunded FROM orders
     WHERE (status IN ('processing', 'requires_action') AND updated_at < %(stuck_before)s)
        OR (attempt > 0 AND updated_at >= %(changed_since)s)
-    ORDER BY id
 """
 
 Find = Callable[[UUID, str], Awaitable[Processor]]
@@ -190,7 +189,7 @@ async def reconcile(
         connection.cursor(row_factory=class_row(_Row)) as cursor,
     ):
         await cursor.execute(TO_LOOK_AT, {"stuck_before": now - older_than, "changed_since": now - since})
-        rows = await cursor.fetchall()
+        rows = sorted(await cursor.fetchall(), key=lambda row: row.id)
     found = await asyncio.gather(*(of_order(row) for row in rows))
     return [finding for findings in found for finding in findings]
 

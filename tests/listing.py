@@ -16,12 +16,14 @@ from payloops.commands.staff_views import list_staff_views
 from payloops.commands.webhook_deliveries import list_attempts, list_attempts_of, list_webhooks_of_order
 from payloops.commands.webhook_events import list_webhook_events, pending_webhooks
 from payloops.events.event_store import EventStore
+from payloops.processors.port import Processor, ProcessorUnreachableError
 from payloops.projections import order_search, staff_orders
 from payloops.projections.daily_volume import find_order_by_reference
 from payloops.projections.orders import list_orders, merchant_events, order_events
 from payloops.projections.staff_orders import StaffSearch
 from payloops.projections.stats import figures_by_day, payment_figures
 from payloops.projections.transactions import list_transactions
+from payloops.reconcile import reconcile
 
 GROWING = {
     *("stored_events", "personal_keys", "seals", "idempotency_keys", "client_secrets"),
@@ -52,6 +54,7 @@ def lists() -> Iterator[tuple[str, Ask]]:
     yield from _merchants_lists()
     yield from _dashboards_lists()
     yield from _staffs_lists()
+    yield from _operators_lists()
 
 
 def _merchants_lists() -> Iterator[tuple[str, Ask]]:
@@ -187,6 +190,19 @@ def _staffs_lists() -> Iterator[tuple[str, Ask]]:
 def _subsets(names: list[str]) -> Iterator[tuple[str, ...]]:
     for count in range(len(names) + 1):
         yield from combinations(names, count)
+
+
+def _operators_lists() -> Iterator[tuple[str, Ask]]:
+    async def nobody(merchant_id: UUID, processor: str) -> Processor:
+        raise ProcessorUnreachableError(processor=processor, reason=f"{merchant_id} is not asked about")
+
+    for since in (timedelta(0), timedelta(hours=24)):
+        yield (
+            f"payments to reconcile since {since}",
+            lambda s, a, since=since: reconcile(
+                s, find=nobody, older_than=timedelta(minutes=10), since=since, now=a.now
+            ),
+        )
 
 
 class ExplainingCursor(psycopg.AsyncCursor[Any]):
