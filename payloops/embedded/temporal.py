@@ -28,6 +28,16 @@ more than once. With these, a server that is killed still loses nothing; one who
 forget the last seconds."""
 NOT_DURABLE = {**PRAGMAS, "synchronous": "off"}
 
+SETTINGS = {
+    # By default the development server reads search attributes and the namespace anew for whatever it does with a
+    # workflow's entry in lists: thirty queries for a payment.
+    "system.forceSearchAttributesCacheRefreshOnRead": "false",
+    # Of a task queue: there is one server, so that tasks would only be handed from one part to another.
+    "matching.numTaskqueueReadPartitions": "1",
+    "matching.numTaskqueueWritePartitions": "1",
+}
+"""Of its dynamic configuration."""
+
 
 class Temporal:
     """`prepare`, then `launch` on its ports, then `wait_ready`; `stop` at any time."""
@@ -77,6 +87,11 @@ class Temporal:
                     part
                     for name, value in (PRAGMAS if self._durable else NOT_DURABLE).items()
                     for part in ("--sqlite-pragma", f"{name}={value}")
+                ),
+                *(
+                    part
+                    for name, value in SETTINGS.items()
+                    for part in ("--dynamic-config-value", f"{name}={value}")
                 ),
                 *(
                     part
