@@ -47,6 +47,8 @@ ORDERS_A_SECOND = 500
 READS_A_SECOND = 100
 ALONE_SECONDS = 15
 SETTLE_SECONDS = 3
+MEMORY_SECONDS = 1.0
+"""Between two looks at the rebuild's memory, each of which takes the CPU for some 15 ms, in the place of a reader."""
 STEPS = ("fill", "index", "swap")
 """Of a rebuild: the last is to catch up and swap."""
 MAC_KEY = bytes(32)
@@ -177,7 +179,7 @@ def rebuild(database_url: str) -> dict[str, Any]:
     try:
         while process.poll() is None:
             most = max(most, memory_of(process.pid))
-            time.sleep(0.25)
+            time.sleep(MEMORY_SECONDS)
     finally:
         process.terminate()  # where it has not ended
     assert process.stdout is not None
