@@ -14,7 +14,7 @@ from ordering import BY, pay, report
 from processes import environment_of, run_command
 from projecting import append, new_order, recorded
 
-from payloops.audit.reading import NotUnderstood, moment_or_version
+from payloops.audit.reading import NotUnderstood, moment, moment_or_version
 from payloops.events.event_store import EventStore
 from payloops.events.orders import Order
 from payloops.events.timestamps import parse_timestamp
@@ -220,5 +220,7 @@ def test_moments_are_understood_as_they_are_shown(text: str, meaning: int | str)
 
 @pytest.mark.parametrize("text", ["", "x", "-1", "3.5", "٣", "9999999999999999999999", "2027-13-01"])
 def test_what_is_no_moment_is_refused(text: str) -> None:
-    with pytest.raises(NotUnderstood):
+    with pytest.raises(NotUnderstood, match="or a version"):
         moment_or_version(text)
+    with pytest.raises(NotUnderstood, match=r"in UTC$"):
+        moment(text)

@@ -46,7 +46,10 @@ def moment_or_version(text: str) -> int | datetime:
     """
     if text.isascii() and text.isdecimal() and len(text) <= len(str(2**31)):
         return int(text)
-    return moment(text)
+    try:
+        return moment(text)
+    except NotUnderstood as error:
+        raise NotUnderstood(f"{error}; or a version: 3") from None
 
 
 def moment(text: str) -> datetime:
@@ -58,9 +61,7 @@ def moment(text: str) -> datetime:
     try:
         parsed = datetime.fromisoformat(text.removesuffix(" UTC"))
     except ValueError:
-        raise NotUnderstood(
-            f"{text!r} is no time and no version: write 2027-01-31T15:40:02, in UTC, or 3"
-        ) from None
+        raise NotUnderstood(f"{text!r} is no time: write 2027-01-31T15:40:02, in UTC") from None
     return parsed.replace(tzinfo=parsed.tzinfo or UTC)
 
 
