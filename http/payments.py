@@ -144,7 +144,7 @@ class Capture(RequestModel):
     waits=True,
     summary="Capture an authorized payment",
 )
-async def capture_payment(call: Call[Capture]) -> OrderAnswer:
+async def capture_payment(call: Call[Capture]) -> dict[str, Any]:
     order = await capture(
         call.services.store,
         order_id=call.id(),
@@ -168,7 +168,7 @@ async def capture_payment(call: Call[Capture]) -> OrderAnswer:
     waits=True,
     summary="Cancel an order before it is captured",
 )
-async def cancel_order(call: Call[Nothing]) -> OrderAnswer:
+async def cancel_order(call: Call[Nothing]) -> dict[str, Any]:
     order = await cancel(
         call.services.store,
         order_id=call.id(),
@@ -179,7 +179,7 @@ async def cancel_order(call: Call[Nothing]) -> OrderAnswer:
     return await answer_after(call, order, is_cancelled_or_refused, order_answer_of)
 
 
-async def order_answer_of(order: Order) -> OrderAnswer:
+async def order_answer_of(order: Order) -> dict[str, Any]:
     return answer_from(order)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import urlencode
 from uuid import UUID
 
+import orjson
 import pytest
 from calling import Answer, Api, Merchant, running_api
 from projecting import append, new_order, one, project_all, projector, random_order, reached
@@ -17,7 +18,7 @@ from uuid_utils.compat import uuid7
 from payloops.events.event_store import EventStore
 from payloops.events.orders import Order
 from payloops.events.timestamps import timestamp_text
-from payloops.http.orders import answer_from
+from payloops.http.orders import answer_from, create_order
 from payloops.projections.order_search import CONDITIONS, search_orders, search_query
 from payloops.projections.orders import CHECKPOINT, COUNTS_SINCE
 from payloops.settings import Settings
@@ -42,8 +43,8 @@ async def search(merchant: Merchant, **query: Any) -> Answer:
 
 def shown(order: Order) -> dict[str, Any]:
     """An order as its answer has it."""
-    answer: dict[str, Any] = answer_from(order).model_dump(mode="json", by_alias=True)
-    return answer
+    shown: dict[str, Any] = orjson.loads(create_order.render(answer_from(order)))
+    return shown
 
 
 def newest_first(orders: list[Order]) -> list[dict[str, Any]]:
