@@ -2,11 +2,12 @@
 
 from collections import Counter
 from datetime import UTC, date, datetime, time, timedelta
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field
 
 from payloops.events.orders import PaymentStatus
+from payloops.events.timestamps import timestamp_text
 from payloops.http.fields import Currency, Moment, Timestamp
 from payloops.http.problems import FieldError, validation_error
 from payloops.http.routing import AnswerModel, Call, RequestModel, route
@@ -89,7 +90,7 @@ class StatsAnswer(FiguresAnswer):
     answers=StatsAnswer,
     summary="Read the figures of the last 30 days, or of a window of at most 366; each currency by itself",
 )
-async def read_stats(call: Call[None, StatsQuery]) -> StatsAnswer:
+async def read_stats(call: Call[None, StatsQuery]) -> dict[str, Any]:
     begin, end = window(begin=call.query.from_, end=call.query.to, now=call.by.at)
     figures = await payment_figures(
         call.services.store,
@@ -99,18 +100,18 @@ async def read_stats(call: Call[None, StatsQuery]) -> StatsAnswer:
         currency=call.query.currency,
     )
     days = days_between(begin, end)
-    main = figures[0] if figures else Figures(currency=call.query.currency or "")
-    begun = sum((each.begun for each in figures), Counter[tuple[str, str]]())
-    return StatsAnswer(
-        **dict(_figures(main, begun=begun, days=days)),
-        currency=main.currency or None,
-        from_=begin,
-        to=end,
-        by_currency=[
-            CurrencyFigures(**dict(_figures(each, begun=each.begun, days=days)), currency=each.currency)
-            for each in figures
-        ],
-    )
+    by_currency = [
+        {**_money(each, days=days), **_counts(each.begun), "currency": each.currency} for each in figures
+    ]
+    first = by_currency[0] if by_currency else _money(Figures(currency=""), days=days)
+    return {
+        **first,
+        **_counts(sum((each.begun for each in figures), Counter())),
+        "currency": figures[0].currency if figures else call.query.currency,
+        "from": timestamp_text(begin),
+        "to": timestamp_text(end),
+        "byCurrency": by_currency,
+    }
 
 
 def window(*, begin: datetime | None, end: datetime | None, now: datetime) -> tuple[datetime, datetime]:
@@ -149,32 +150,31 @@ def days_between(begin: datetime, end: datetime) -> list[date]:
     return [begin.date() + timedelta(days=number) for number in range((last - begin.date()).days + 1)]
 
 
-def _figures(figures: Figures, *, begun: Counter[tuple[str, str]], days: list[date]) -> FiguresAnswer:
-    """
-    Args:
-        figures: of one currency, for the money.
-        begun: the payments to count.
-    """
+def _money(figures: Figures, *, days: list[date]) -> dict[str, Any]:
+    """What `FiguresAnswer` has of money, as it is written."""
+    volume, captured = figures.volume.get, figures.captured.get
+    return {
+        "totalVolume": figures.volume.total(),
+        "averageTicket": average_ticket(figures),
+        "volumeByDay": [{"date": day, "volume": volume(day, 0), "count": captured(day, 0)} for day in days],
+    }
+
+
+def _counts(begun: Counter[tuple[str, str]]) -> dict[str, Any]:
+    """What it has of payments."""
     by_status: Counter[str] = Counter()
     by_processor: Counter[str] = Counter()
     for (status, processor), count in begun.items():
         by_status[status] += count
         by_processor[processor] += count
-    return FiguresAnswer(
-        total_volume=figures.volume.total(),
-        total_transactions=begun.total(),
-        success_rate=success_rate(begun),
-        average_ticket=average_ticket(figures),
-        volume_by_day=[
-            DayAnswer(date=day, volume=figures.volume[day], count=figures.captured[day]) for day in days
+    return {
+        "totalTransactions": begun.total(),
+        "successRate": success_rate(begun),
+        "transactionsByStatus": [{"status": each, "count": count} for each, count in _ranked(by_status)],
+        "transactionsByProcessor": [
+            {"processor": each, "count": count} for each, count in _ranked(by_processor)
         ],
-        transactions_by_status=[
-            StatusCount(status=PaymentStatus(status), count=count) for status, count in _ranked(by_status)
-        ],
-        transactions_by_processor=[
-            ProcessorCount(processor=processor, count=count) for processor, count in _ranked(by_processor)
-        ],
-    )
+    }
 
 
 def _ranked(counts: Counter[str]) -> list[tuple[str, int]]:

@@ -116,12 +116,14 @@ async def payment_figures(
     for code, status, processor, day, begun, captured, volume in found:
         if code is None:
             continue  # there is nothing
-        of_currency = figures.setdefault(code, Figures(currency=code))
+        of_currency = figures.get(code)
+        if of_currency is None:
+            of_currency = figures[code] = Figures(currency=code)
         if day is None and begun:
-            of_currency.begun[status, processor] += begun
+            of_currency.begun[status, processor] = begun
         elif day is not None and captured:
-            of_currency.captured[day] += captured
-            of_currency.volume[day] += volume
+            of_currency.captured[day] = captured
+            of_currency.volume[day] = volume
     return sorted(
         figures.values(), key=lambda each: (-each.captured.total(), -each.begun.total(), each.currency)
     )
