@@ -5,7 +5,6 @@ from uuid import UUID
 
 from aiohttp import web
 
-from payloops.commands.log_in import authenticate_token
 from payloops.commands.log_in_staff import authenticate_staff_token
 from payloops.commands.staff_sessions import StaffSession, find_staff_session
 from payloops.http.problems import Problem
@@ -44,10 +43,8 @@ async def authenticate(request: web.Request, *, auth: Auth, services: Services) 
             owner = await services.gate.authenticate(keys[0].strip())
             return Caller(f"api_key:{owner.api_key_id}", owner.merchant_id)
         case "bearer":
-            merchant = await authenticate_token(
-                services.store.pool, token=_token(request), tokens=services.tokens
-            )
-            return Caller(f"merchant:{merchant.id}", merchant.id)
+            merchant_id = await services.token_gate.authenticate(_token(request))
+            return Caller(f"merchant:{merchant_id}", merchant_id)
         case "staff":
             member = await authenticate_staff_token(
                 services.store.pool, token=_token(request), tokens=services.staff_tokens

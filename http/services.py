@@ -11,6 +11,7 @@ from payloops.commands.api_keys import KeyMode
 from payloops.commands.authenticate_api_key import ApiKeyGate
 from payloops.commands.cipher import Cipher
 from payloops.commands.hashing import Hasher
+from payloops.commands.log_in import TokenGate
 from payloops.commands.tokens import Tokens
 from payloops.commands.watch_orders import OrderWatch
 from payloops.events.event_store import EventStore
@@ -26,7 +27,7 @@ Probe = Callable[[], Awaitable[object]]
 class Services:
     """
     Attributes:
-        gate: tells whom an API key stands for.
+        gate: tells whom an API key stands for. token_gate: a dashboard token.
         admission: how many requests are worked on at a time.
         limits: how often passwords may be tried, and accounts opened.
         checkout_base_url: start of a checkout page's address.
@@ -45,6 +46,7 @@ class Services:
 
     store: EventStore
     gate: ApiKeyGate
+    token_gate: TokenGate
     key_mode: KeyMode
     passwords: Hasher
     key_hasher: Hasher

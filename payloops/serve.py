@@ -25,6 +25,7 @@ from temporalio.client import Client
 from payloops.commands.api_keys import KeyMode
 from payloops.commands.authenticate_api_key import ApiKeyGate
 from payloops.commands.hashing import Hasher
+from payloops.commands.log_in import TokenGate
 from payloops.commands.note_key_use import KeyUses
 from payloops.commands.tokens import SESSION_AUDIENCE, STAFF_AUDIENCE, Tokens
 from payloops.commands.watch_orders import OrderWatch
@@ -155,14 +156,16 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         metrics = await stack.enter_async_context(
             open_metrics(samplers=[store.sample, admission.sample], readers=standing(store, probes=probes))
         )
+        tokens = Tokens(secret=settings.jwt_secret.get_secret_value(), expires_in=settings.jwt_expires_in)
         mode: KeyMode = "live" if settings.environment is Environment.PRODUCTION else "test"
         yield Services(
             store=store,
             gate=ApiKeyGate(store.pool, keys=keys, mode=mode, uses=uses),
+            token_gate=TokenGate(store.pool, tokens=tokens),
             key_mode=mode,
             passwords=passwords,
             key_hasher=keys,
-            tokens=Tokens(secret=settings.jwt_secret.get_secret_value(), expires_in=settings.jwt_expires_in),
+            tokens=tokens,
             staff_tokens=Tokens(
                 secret=settings.jwt_secret.get_secret_value(),
                 expires_in=STAFF_SESSION,

@@ -15,10 +15,10 @@ from weakref import WeakKeyDictionary
 from eventsourcing.persistence import StoredEvent
 from psycopg import sql
 
-from payloops.events.connections import Pool
+from payloops.events.connections import Pool, uuid_array
 from payloops.events.encoding import open_state
 from payloops.events.event_store import EventReader, EventStore
-from payloops.events.gathering import Gathering
+from payloops.events.gathering import HELD_UP, Gathering
 from payloops.events.orders import (
     Order,
     OrderCancelled,
@@ -255,7 +255,7 @@ PROJECTION = Projection(
 )
 
 # Of a subquery, so that PostgreSQL cannot see how many there are: it would plan anew each time for that, which takes
-# three times as long as to read an order. And as one text, which psycopg has less to do for than for a list.
+# three times as long as to read an order.
 GET = (
     sql.SQL("""
     SELECT first.originator_id, first.merchant_id, head.version, {columns}
@@ -283,9 +283,6 @@ class _Found:
 
 MOST_LOOKED_UP = 100
 """Orders read by one query."""
-HELD_UP = 0.02
-"""Seconds after which those who share a query ask again, each by one of its own: a lock in the database holds up those
-who have a connection, and the pool turns the others away."""
 
 _gatherings: WeakKeyDictionary[EventStore, Gathering[UUID, _Found]] = WeakKeyDictionary()
 
@@ -306,9 +303,8 @@ async def get_order(store: EventStore, *, order_id: UUID, merchant_id: UUID) -> 
 
 
 async def _look_up(pool: Pool, order_ids: Sequence[UUID]) -> dict[UUID, _Found]:
-    wanted = f"{{{','.join(map(str, order_ids))}}}"
     async with pool.connection() as connection:
-        found = await (await connection.execute(GET, (wanted,))).fetchall()
+        found = await (await connection.execute(GET, (uuid_array(order_ids),))).fetchall()
     return {
         order_id: _Found(merchant_id, head, None if values[0] is None else OrderRow(*values))
         for order_id, merchant_id, head, *values in found

@@ -262,6 +262,23 @@ async def test_a_token_ends(api: Api, settings: Settings) -> None:
     assert not await accepts(api, token)
 
 
+async def test_of_tokens_shown_at_the_same_time_each_stands_for_its_own_merchant(
+    api: Api, pool: AsyncConnectionPool
+) -> None:
+    emails = [f"shop-{number}@example.com" for number in range(4)]
+    registered = [await api.anyone.post("/api/auth/register", registration(email=each)) for each in emails]
+    async with pool.connection() as connection:
+        await connection.execute(
+            "UPDATE merchants SET token_version = token_version + 1 WHERE email = %s", emails[:1]
+        )
+    shown = [each.json["token"] for each in registered] * 5
+    answers = await asyncio.gather(
+        *(api.anyone.get("/api/merchants/me", Authorization=f"Bearer {token}") for token in shown)
+    )
+    assert [answer.json.get("email") for answer in answers] == [None, *emails[1:]] * 5
+    assert {answer.status for answer in answers[::4]} == {401}
+
+
 async def test_older_tokens_end_when_the_token_version_moves_on(api: Api, pool: AsyncConnectionPool) -> None:
     registered = await api.anyone.post("/api/auth/register", registration())
     async with pool.connection() as connection:
