@@ -11,7 +11,7 @@ from psycopg_pool import AsyncConnectionPool
 from payloops.commands.hashing import Hasher
 from payloops.commands.merchants import MerchantRow
 from payloops.commands.tokens import InvalidToken, Tokens
-from payloops.events.connections import uuid_array
+from payloops.events.columns import uuids
 from payloops.events.gathering import HELD_UP, Gathering
 
 LOOKUPS = 500
@@ -19,7 +19,7 @@ LOOKUPS = 500
 # Planned once: see `GET` in projections/orders.py.
 VERSIONS = """
     SELECT m.id, m.token_version
-    FROM unnest((SELECT %s::uuid[])) AS wanted (id) JOIN merchants m ON m.id = wanted.id
+    FROM unnest((SELECT %b::uuid[])) AS wanted (id) JOIN merchants m ON m.id = wanted.id
 """
 
 
@@ -95,5 +95,5 @@ class TokenGate:
 
     async def _read(self, merchant_ids: Sequence[UUID]) -> dict[UUID, int]:
         async with self._pool.connection() as connection:
-            cursor = await connection.execute(VERSIONS, (uuid_array(merchant_ids),))
+            cursor = await connection.execute(VERSIONS, (uuids(merchant_ids),))
             return dict(await cursor.fetchall())

@@ -1,10 +1,9 @@
 """Connections to PostgreSQL, each with its deadlines."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
-from uuid import UUID
 
 import orjson
 import psycopg
@@ -45,11 +44,6 @@ class PoolStalled(psycopg.OperationalError):
 
     def __init__(self) -> None:
         super().__init__("no connection was free for a while")
-
-
-def uuid_array(ids: Iterable[UUID]) -> str:
-    """What `%s::uuid[]` takes. psycopg makes a list into the same, at five times the cost of a text."""
-    return f"{{{','.join(map(str, ids))}}}"
 
 
 def connection_options(application_name: str) -> dict[str, object]:

@@ -15,7 +15,8 @@ from weakref import WeakKeyDictionary
 from eventsourcing.persistence import StoredEvent
 from psycopg import sql
 
-from payloops.events.connections import Pool, uuid_array
+from payloops.events.columns import uuids
+from payloops.events.connections import Pool
 from payloops.events.encoding import open_state
 from payloops.events.event_store import EventReader, EventStore
 from payloops.events.gathering import HELD_UP, Gathering
@@ -259,7 +260,7 @@ PROJECTION = Projection(
 GET = (
     sql.SQL("""
     SELECT first.originator_id, first.merchant_id, head.version, {columns}
-    FROM unnest((SELECT %s::uuid[])) AS wanted (id)
+    FROM unnest((SELECT %b::uuid[])) AS wanted (id)
     JOIN stored_events first ON first.originator_id = wanted.id AND first.originator_version = 1
     CROSS JOIN LATERAL (
         SELECT max(originator_version) AS version FROM stored_events WHERE originator_id = wanted.id
@@ -304,7 +305,7 @@ async def get_order(store: EventStore, *, order_id: UUID, merchant_id: UUID) -> 
 
 async def _look_up(pool: Pool, order_ids: Sequence[UUID]) -> dict[UUID, _Found]:
     async with pool.connection() as connection:
-        found = await (await connection.execute(GET, (uuid_array(order_ids),))).fetchall()
+        found = await (await connection.execute(GET, (uuids(order_ids),))).fetchall()
     return {
         order_id: _Found(merchant_id, head, None if values[0] is None else OrderRow(*values))
         for order_id, merchant_id, head, *values in found
