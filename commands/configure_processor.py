@@ -1,5 +1,6 @@
 """A merchant configures a processor, or adjusts one that is configured."""
 
+from dataclasses import asdict
 from typing import Any, LiteralString
 from uuid import UUID
 
@@ -15,10 +16,11 @@ from payloops.commands.processors import (
     ProcessorConfig,
     ProcessorNotConfigured,
     ProcessorUnknown,
+    list_processors,
 )
 from payloops.events.errors import VersionConflict
 from payloops.events.event_store import EventStore
-from payloops.events.merchants import Merchant, ProcessorAdjusted, ProcessorConfigured
+from payloops.events.merchants import Merchant, ProcessorAdjusted, ProcessorChoice, ProcessorConfigured
 from payloops.events.metadata import Metadata
 
 
@@ -108,7 +110,7 @@ async def adjust_processor(
     test_mode: bool | None = None,
     by: Metadata,
 ) -> ProcessorConfig:
-    """Change what is given, keep the rest and the credentials.
+    """Change what is given, keep the rest and the credentials; what is the same already leaves no fact.
 
     Raises:
         ProcessorNotConfigured: there is nothing to adjust.
@@ -116,17 +118,18 @@ async def adjust_processor(
     config: ProcessorConfig | None = None
 
     def decide(account: Merchant) -> None:
+        nonlocal config
+        config = None  # that of a former try was not kept
         current = account.processors.get(processor)
         if current is None:
             raise ProcessorNotConfigured(merchant_id=merchant_id, processor=processor)
-        account.record(
-            ProcessorAdjusted,
-            by=by,
-            processor=processor,
+        wanted = ProcessorChoice(
             enabled=current.enabled if enabled is None else enabled,
             priority=current.priority if priority is None else priority,
             test_mode=current.test_mode if test_mode is None else test_mode,
         )
+        if wanted != current:
+            account.record(ProcessorAdjusted, by=by, processor=processor, **asdict(wanted))
 
     async def write(connection: AsyncConnection[TupleRow]) -> None:
         nonlocal config
@@ -147,7 +150,11 @@ async def adjust_processor(
         )
 
     await change_account(store, merchant_id=merchant_id, decide=decide, write=write)
-    assert config is not None
+    if config is None:  # there was nothing to change
+        configured = await list_processors(store.pool, merchant_id=merchant_id)
+        config = next((each for each in configured if each.processor == processor), None)
+    if config is None:  # it was removed just now
+        raise ProcessorNotConfigured(merchant_id=merchant_id, processor=processor)
     return config
 
 

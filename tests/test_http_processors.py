@@ -135,6 +135,19 @@ async def test_a_change_keeps_what_it_does_not_name(
     assert found.credentials == STRIPE
 
 
+async def test_a_change_to_what_it_is_already_leaves_no_fact(
+    merchant: Merchant, pool: AsyncConnectionPool
+) -> None:
+    set_up = {"processor": "stripe", "credentials": STRIPE, "priority": 9}
+    configured = (await merchant.dashboard.post("/api/processors", set_up)).json
+    same = {"priority": 9, "enabled": configured["enabled"]}
+    answer = await merchant.dashboard.call("PATCH", "/api/processors/stripe", same)
+    assert (answer.status, answer.json) == (200, configured)
+    async with pool.connection() as connection:
+        found = await connection.execute("SELECT 1 FROM stored_events WHERE topic = 'processor.adjusted'")
+        assert await found.fetchall() == []
+
+
 async def test_a_removed_processor_is_gone_with_its_credentials(
     merchant: Merchant, pool: AsyncConnectionPool
 ) -> None:
