@@ -50,12 +50,11 @@ async def change_password(
         raise WrongPassword
     password_hash = await passwords.hash(new_password)
     token_version = current.token_version + 1
-    changed: list[MerchantRow] = []
 
     def decide(account: Merchant) -> None:
         account.record(PasswordChanged, by=by, token_version=token_version)
 
-    async def write(connection: AsyncConnection[TupleRow]) -> None:
+    async def write(connection: AsyncConnection[TupleRow]) -> MerchantRow:
         async with connection.cursor(row_factory=class_row(MerchantRow)) as cursor:
             await cursor.execute(
                 "UPDATE merchants SET password_hash = %s, token_version = %s, updated_at = %s"
@@ -69,10 +68,11 @@ async def change_password(
             row = await cursor.fetchone()
         if row is None:
             raise WrongPassword
-        changed[:] = [row]
+        return row
 
-    await change_account(store, merchant_id=merchant_id, decide=decide, write=write)
-    return changed[0]
+    changed = await change_account(store, merchant_id=merchant_id, decide=decide, write=write)
+    assert changed is not None
+    return changed
 
 
 async def _password(pool: AsyncConnectionPool, *, merchant_id: UUID) -> _Password:

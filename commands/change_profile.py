@@ -57,10 +57,7 @@ async def change_profile(
         if account.webhooks_off and not isinstance(webhook_url, Unchanged):
             account.record(WebhooksSwitchedOn, by=by, url=webhook_url)
 
-    merchant: MerchantRow | None = None
-
-    async def write(connection: AsyncConnection[TupleRow]) -> None:
-        nonlocal merchant
+    async def write(connection: AsyncConnection[TupleRow]) -> MerchantRow | None:
         async with connection.cursor(row_factory=class_row(MerchantRow)) as cursor:
             await cursor.execute(
                 "UPDATE merchants SET name = %s, webhook_url = %s, updated_at = %s WHERE id = %s"
@@ -70,8 +67,9 @@ async def change_profile(
             merchant = await cursor.fetchone()
         if not isinstance(webhook_url, Unchanged):
             await connection.execute(FORGET_FAILURES, (merchant_id,))
+        return merchant
 
-    await change_account(store, merchant_id=merchant_id, decide=decide, write=write)
+    merchant = await change_account(store, merchant_id=merchant_id, decide=decide, write=write)
     if merchant is None:  # there was nothing to change
         merchant = await find_merchant(store.pool, merchant_id=merchant_id)
     if merchant is None:

@@ -51,8 +51,6 @@ async def configure_processor(
         raise ProcessorUnknown
     sealed = seal_credentials(credentials, merchant_id=merchant_id, processor=processor, cipher=cipher)
 
-    config: ProcessorConfig | None = None
-
     def decide(account: Merchant) -> None:
         account.record(
             ProcessorConfigured,
@@ -63,8 +61,7 @@ async def configure_processor(
             test_mode=test_mode,
         )
 
-    async def write(connection: AsyncConnection[TupleRow]) -> None:
-        nonlocal config
+    async def write(connection: AsyncConnection[TupleRow]) -> ProcessorConfig:
         await keep_webhook_secret(
             connection,
             merchant_id=merchant_id,
@@ -73,7 +70,7 @@ async def configure_processor(
             cipher=cipher,
             at=by.at,
         )
-        config = await _written(
+        return await _written(
             connection,
             "INSERT INTO processor_configs"
             " (id, merchant_id, processor, enabled, priority, test_mode, credentials, created_at, updated_at)"
@@ -95,7 +92,7 @@ async def configure_processor(
             },
         )
 
-    await change_account(store, merchant_id=merchant_id, decide=decide, write=write)
+    config = await change_account(store, merchant_id=merchant_id, decide=decide, write=write)
     assert config is not None
     return config
 
@@ -115,11 +112,8 @@ async def adjust_processor(
     Raises:
         ProcessorNotConfigured: there is nothing to adjust.
     """
-    config: ProcessorConfig | None = None
 
     def decide(account: Merchant) -> None:
-        nonlocal config
-        config = None  # that of a former try was not kept
         current = account.processors.get(processor)
         if current is None:
             raise ProcessorNotConfigured(merchant_id=merchant_id, processor=processor)
@@ -131,9 +125,8 @@ async def adjust_processor(
         if wanted != current:
             account.record(ProcessorAdjusted, by=by, processor=processor, **asdict(wanted))
 
-    async def write(connection: AsyncConnection[TupleRow]) -> None:
-        nonlocal config
-        config = await _written(
+    async def write(connection: AsyncConnection[TupleRow]) -> ProcessorConfig:
+        return await _written(
             connection,
             "UPDATE processor_configs SET enabled = coalesce(%(enabled)s, enabled),"
             " priority = coalesce(%(priority)s, priority), test_mode = coalesce(%(test_mode)s, test_mode),"
@@ -149,7 +142,7 @@ async def adjust_processor(
             },
         )
 
-    await change_account(store, merchant_id=merchant_id, decide=decide, write=write)
+    config = await change_account(store, merchant_id=merchant_id, decide=decide, write=write)
     if config is None:  # there was nothing to change
         configured = await list_processors(store.pool, merchant_id=merchant_id)
         config = next((each for each in configured if each.processor == processor), None)

@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import cast
+from typing import TypeVar, cast
 from uuid import UUID
 
 from psycopg import AsyncConnection
@@ -16,6 +16,8 @@ from payloops.events.merchants import Merchant
 from payloops.events.stream import StreamEvent
 
 ATTEMPTS = 5
+
+W = TypeVar("W")
 
 
 class MerchantNotFound(Exception):
@@ -67,14 +69,17 @@ async def change_account(
     *,
     merchant_id: UUID,
     decide: Callable[[Merchant], None],
-    write: Callable[[AsyncConnection[TupleRow]], Awaitable[None]],
-) -> None:
+    write: Callable[[AsyncConnection[TupleRow]], Awaitable[W]],
+) -> W | None:
     """Change a table and the merchant's stream in one transaction.
 
     Args:
         decide: records facts on the account, or raises a refusal. Runs again on fresh state when the account
             changed meanwhile.
         write: changes the table that holds what the stream does not.
+
+    Returns:
+        What was written, as `write` tells it; None where nothing was decided.
 
     Raises:
         MerchantNotFound: no such account.
@@ -87,13 +92,14 @@ async def change_account(
         decide(account)
         events = cast("Sequence[StreamEvent]", account.collect_events())
         if not events:
-            return
+            return None
         try:
             async with store.transaction() as connection:
-                await write(connection)
+                written = await write(connection)
                 await store.append_in(connection, events)
         except VersionConflict:
             if attempt == ATTEMPTS:
                 raise
         else:
-            return
+            return written
+    raise AssertionError("unreachable")

@@ -41,18 +41,13 @@ async def rotate_webhook_secret(
     expires_at = by.at + OVERLAP
     sealed = cipher.seal(make_secret().encode(), identity=webhook_secret_identity(merchant_id=merchant_id))
 
-    rotated: TupleRow | None = None
-
     def decide(account: Merchant) -> None:
         account.record(WebhookSecretRotated, by=by, previous_expires_at=timestamp_text(expires_at))
 
-    async def write(connection: AsyncConnection[TupleRow]) -> None:
-        nonlocal rotated
-        rotated = await (
-            await connection.execute(ROTATE, (expires_at, sealed, by.at, merchant_id))
-        ).fetchone()
+    async def write(connection: AsyncConnection[TupleRow]) -> TupleRow | None:
+        return await (await connection.execute(ROTATE, (expires_at, sealed, by.at, merchant_id))).fetchone()
 
-    await change_account(store, merchant_id=merchant_id, decide=decide, write=write)
+    rotated = await change_account(store, merchant_id=merchant_id, decide=decide, write=write)
     # Not read again: who is told that nothing was done would rotate once more, and end the former secret.
     assert rotated is not None
     return open_webhook_secret(*rotated, merchant_id=merchant_id, cipher=cipher, now=by.at)
