@@ -26,6 +26,20 @@ class Received:
         return json.loads(self.body)
 
 
+class HeldBack:
+    """An answer of 200 that nobody is given before `give`, and everybody from then on."""
+
+    def __init__(self) -> None:
+        self._given = asyncio.Event()
+
+    async def __call__(self, _: Received) -> int:
+        await self._given.wait()
+        return 200
+
+    def give(self) -> None:
+        self._given.set()
+
+
 @dataclass
 class Endpoint:
     """`answer`: what each request is answered with."""

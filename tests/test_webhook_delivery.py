@@ -14,7 +14,7 @@ from uuid import UUID
 
 import pytest
 from foreign import ForeignWorkflow
-from receiving import Endpoint, Received, receiving
+from receiving import Endpoint, HeldBack, Received, receiving
 from standardwebhooks import Webhook
 from telling import BY, CIPHER, Shop, backend, caught_up, delivering, open_shop, subscribing
 from temporalio.client import Client, WorkflowHandle, WorkflowHistory
@@ -380,13 +380,7 @@ async def test_an_activity_that_runs_again_sends_nothing_again(
 async def test_an_attempt_is_known_before_its_first_byte_also_where_nobody_saw_its_end(
     store: EventStore, shop: Shop, endpoint: Endpoint
 ) -> None:
-    over = asyncio.Event()
-
-    async def hang(_: Received) -> int:
-        await over.wait()
-        return 200
-
-    endpoint.answer = hang
+    endpoint.answer = answer = HeldBack()
     async with backend(store) as activities:
         calls = Calls(activities, shop, endpoint.url)
         webhook_id = await queue(shop)
@@ -394,7 +388,7 @@ async def test_an_attempt_is_known_before_its_first_byte_also_where_nobody_saw_i
         await endpoint.has(1)
         interrupted.cancel()
         await asyncio.wait([interrupted])
-        over.set()
+        answer.give()
         assert (await calls.deliver(webhook_id, activity_id="7"))["attempts"] == 2
         await calls.deliver(webhook_id, activity_id="8")
     attempts = await shop.attempts(webhook_id)
@@ -408,18 +402,12 @@ async def test_a_worker_that_stops_in_the_middle_leaves_the_delivery_to_another(
     store: EventStore, servers: EmbeddedServers, temporal_namespace: str, shop: Shop, endpoint: Endpoint
 ) -> None:
     client = await connect(address=servers.temporal_address, namespace=temporal_namespace, codec_key=None)
-    over = asyncio.Event()
-
-    async def hang(_: Received) -> int:
-        await over.wait()
-        return 200
-
-    endpoint.answer = hang
+    endpoint.answer = answer = HeldBack()
     webhook_id = await queue(shop)
     async with delivering(store, client, deadline=30, sending_grace=0.2):
         handle = await start(client, shop, webhook_id)
         await endpoint.has(1)
-    over.set()
+    answer.give()
     async with delivering(store, client):
         async with asyncio.timeout(60):
             result = await handle.result()
@@ -510,13 +498,8 @@ async def test_endpoints_that_hang_delay_no_one_elses_webhooks(
     """Ten merchants' endpoints never answer, with 200 webhooks between them, all queued before the others'."""
     client = await connect(address=servers.temporal_address, namespace=temporal_namespace, codec_key=None)
 
-    over = asyncio.Event()
-
-    async def hang(_: Received) -> int:
-        await over.wait()
-        return 200
-
-    async with receiving(hang) as hanging, receiving() as working:
+    answer = HeldBack()
+    async with receiving(answer) as hanging, receiving() as working:
         dead = [await open_shop(store, url=f"{hanging.url}/{number}") for number in range(10)]
         alive = [await open_shop(store, url=f"{working.url}/{number}") for number in range(5)]
         async with subscribing(store, settings, client):
@@ -544,4 +527,4 @@ async def test_endpoints_that_hang_delay_no_one_elses_webhooks(
                 task_queue="stripe-payments",
                 execution_timeout=timedelta(seconds=60),
             )
-            over.set()
+            answer.give()

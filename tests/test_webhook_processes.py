@@ -7,7 +7,7 @@ from uuid import UUID
 import pytest
 from processes import becomes, process
 from pydantic import SecretStr
-from receiving import Endpoint, Received, canaries, receiving
+from receiving import Endpoint, HeldBack, canaries, receiving
 from telling import CIPHER, Shop, open_shop
 
 from payloops.commands.configure_processor import configure_processor
@@ -119,20 +119,14 @@ async def test_a_webhook_whose_worker_is_killed_while_it_is_sent_is_delivered_by
     settings: Settings, shop: Shop, endpoint: Endpoint, by: Metadata
 ) -> None:
     """It was sent twice under one id; the merchant sees both attempts, and the endpoint is not blamed."""
-    held = asyncio.Event()
-
-    async def answer(_: Received) -> int:
-        await held.wait()
-        return 200
-
-    endpoint.answer = answer
+    endpoint.answer = answer = HeldBack()
     async with process(settings, "subscriber"):
         async with process(settings, "worker") as victim:
             await paid(shop, by)
             [first] = await endpoint.has(1)
             victim.kill()
             await victim.wait()
-        held.set()
+        answer.give()
         async with process(settings, "worker"):
             [webhook_id] = await delivered(shop, 1)
     webhook = await shop.webhook(webhook_id)
