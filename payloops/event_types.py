@@ -1,48 +1,38 @@
 """`payloops events types`: which types of events the log holds, for eyes or for a program."""
 
-import sys
 from collections import Counter
 from typing import Any
 
-import orjson
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.text import Text
 
 from payloops.events.connections import command_pool
 from payloops.events.event_types import EventType, count_event_types, fact_types
+from payloops.printing import make_console, plain_table, print_plain_json
+from payloops.progress import progress
 
 
 async def show_event_types(*, database_url: str, as_json: bool) -> None:
     """Print types, versions and counts, with progress on standard error."""
     counts: Counter[EventType] = Counter()
     async with command_pool(database_url, application_name="payloops events") as pool:
-        with Progress(
-            TextColumn("counting"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-            transient=True,
-        ) as progress:
-            task = progress.add_task("counting", total=None)
+        with progress() as report:
             async for done, total in count_event_types(pool, counts):
-                progress.update(task, completed=done, total=total)
+                report("counting", done, total)
     lines = lines_of(counts)
     if as_json:
-        sys.stdout.buffer.write(orjson.dumps(lines, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+        print_plain_json(lines)
         return
-    table = Table("Type", "Version", "Events", "")
+    table = plain_table("Type", "Version", "Events", "")
     for line in lines:
         table.add_row(line["type"], str(line["version"]), f"{line['events']:,}", REMARKS[line["known"]])
-    Console(width=None if sys.stdout.isatty() else 100, highlight=False).print(table)
+    make_console().print(table)
 
 
 REMARKS = {
-    "current": "",
-    "older": "older: upcast when it is read",
-    "newer": "[red]newer than this code, which refuses it[/]",
-    "unknown": "[red]not known to this code[/]",
+    "current": Text(),
+    "older": Text("older: upcast when it is read"),
+    "newer": Text("newer than this code, which refuses it", style="red"),
+    "unknown": Text("not known to this code", style="red"),
 }
 
 

@@ -1,17 +1,14 @@
 """The operator's hand on ENCRYPTION_KEY: `payloops keys`. Needs the database and the keys alone."""
 
-import sys
 from contextlib import AbstractAsyncContextManager
 from dataclasses import asdict
 
-import orjson
 from psycopg_pool import AsyncConnectionPool
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
 from payloops.commands.rotate_keys import KeyUsage, key_usage, rotate_keys
 from payloops.events.connections import command_pool
+from payloops.printing import make_console, plain_table, print_plain_json
+from payloops.progress import progress
 from payloops.settings import KeySettings
 from payloops.wiring import make_cipher
 
@@ -28,7 +25,7 @@ async def show_status(settings: KeySettings, *, as_json: bool) -> bool:
     async with _pool(settings) as pool:
         usage = await key_usage(pool, cipher=make_cipher(settings))
     if as_json:
-        _print_json({"columns": [asdict(each) for each in usage]})
+        print_plain_json({"columns": [asdict(each) for each in usage]})
     else:
         _print_usage(usage)
     return not any(each.older for each in usage)
@@ -44,48 +41,36 @@ async def rotate(settings: KeySettings, *, as_json: bool) -> bool:
     unreadable: list[str] = []
     async with _pool(settings) as pool:
         before = await key_usage(pool, cipher=cipher)
-        with Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-        ) as progress:
-            tasks = {
-                each.column: progress.add_task(each.column, total=each.older) for each in before if each.older
-            }
+        older = {each.column: each.older for each in before}
+        done = dict.fromkeys(older, 0)
+        with progress() as report:
             async for batch in rotate_keys(pool, cipher=cipher):
                 rotated[batch.column] = rotated.get(batch.column, 0) + batch.rotated
                 unreadable += batch.unreadable
-                if batch.column in tasks:
-                    progress.advance(tasks[batch.column], batch.rotated + len(batch.unreadable))
+                done[batch.column] += batch.rotated + len(batch.unreadable)
+                report(batch.column, done[batch.column], max(older[batch.column], done[batch.column]))
         after = await key_usage(pool, cipher=cipher)
-    done = not any(each.older for each in after)
+    all_done = not any(each.older for each in after)
     if as_json:
-        _print_json(
+        print_plain_json(
             {
                 "rotated": sum(rotated.values()),
                 "unreadable": unreadable,
                 "columns": [{**asdict(each), "rotated": rotated.get(each.column, 0)} for each in after],
             }
         )
-        return done
+        return all_done
     print(f"{sum(rotated.values())} values are sealed with ENCRYPTION_KEY now")  # noqa: T201
     _print_usage(after)
     for identity in unreadable[:SHOWN]:
         print(f"no key opens what is sealed for {identity}")  # noqa: T201
     if len(unreadable) > SHOWN:
         print(f"… and {len(unreadable) - SHOWN} more")  # noqa: T201
-    return done
+    return all_done
 
 
 def _print_usage(usage: list[KeyUsage]) -> None:
-    table = Table("column", "of ENCRYPTION_KEY", "of another key")
+    table = plain_table("column", "of ENCRYPTION_KEY", "of another key")
     for each in usage:
         table.add_row(each.column, str(each.present), str(each.older))
-    # Whole names, also where there is no terminal to fit into.
-    Console(width=None if sys.stdout.isatty() else 100, highlight=False).print(table)
-
-
-def _print_json(value: object) -> None:
-    sys.stdout.buffer.write(orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+    make_console().print(table)

@@ -1,6 +1,5 @@
 """The operator's hand on projected tables: `payloops projections rebuild`, `verify` and `retry-parked`."""
 
-import json
 import time
 from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
@@ -11,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from payloops.events.connections import connect
-from payloops.printing import make_console
+from payloops.printing import make_console, print_plain_json
 from payloops.progress import progress
 from payloops.projections.building import rebuild
 from payloops.projections.parked import parked_at_subscribers, retry_forwarding, retry_parked
@@ -50,7 +49,7 @@ async def run_rebuild(
         )
     seconds = time.monotonic() - began
     if as_json:
-        _print_json(
+        print_plain_json(
             {
                 "projections": [each.name for each in projections],
                 "position": built.position,
@@ -78,7 +77,7 @@ async def run_verify(*, database_url: str, names: list[str], workers: int, as_js
             database_url=database_url, projections=find_projections(names), report=report, workers=workers
         )
     if as_json:
-        _print_json([asdict(each) for each in verdicts])
+        print_plain_json([asdict(each) for each in verdicts])
     else:
         _print_verdicts(verdicts)
     return not any(each.differing for each in verdicts)
@@ -102,7 +101,7 @@ async def run_retry_parked(*, database_url: str, names: list[str], as_json: bool
             for each in subscribers
         ]
     if as_json:
-        _print_json([asdict(each) for each in retried])
+        print_plain_json([asdict(each) for each in retried])
     else:
         for each in retried:
             waiting = f", {each.waiting} wait for a subscriber" if each.waiting else ""
@@ -146,7 +145,3 @@ def _worker_deaths() -> Iterator[None]:
         yield
     except BrokenProcessPool as error:
         raise WorkerKilledError from error
-
-
-def _print_json(value: object) -> None:
-    print(json.dumps(value, indent=2, default=str))  # noqa: T201

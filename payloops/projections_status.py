@@ -1,13 +1,12 @@
 """`payloops projections status`: how far each projection is, for eyes or for a program."""
 
-import json
-import sys
 from dataclasses import asdict
 
-from rich.console import Console
-from rich.table import Column, Table
+from rich.table import Table
+from rich.text import Text
 
 from payloops.events.connections import command_pool
+from payloops.printing import make_console, plain_table, print_plain_json
 from payloops.projections.projection import all_projections
 from payloops.projections.status import ProjectionStatus, projections_status
 
@@ -17,9 +16,9 @@ async def show_projections_status(*, database_url: str, as_json: bool) -> None:
     async with command_pool(database_url, application_name="payloops status") as pool:
         found = await projections_status(pool)
     if as_json:
-        print(json.dumps([asdict(each) for each in found], indent=2))  # noqa: T201 the command's output
+        print_plain_json([asdict(each) for each in found])
     else:
-        Console(width=None if sys.stdout.isatty() else 100, highlight=False).print(status_table(found))
+        make_console().print(status_table(found))
 
 
 def show_projections(*, as_json: bool) -> None:
@@ -35,19 +34,17 @@ def show_projections(*, as_json: bool) -> None:
             }
             for each in found
         ]
-        print(json.dumps(shown, indent=2))  # noqa: T201
+        print_plain_json(shown)
         return
-    table = Table("Projection", "Version", "Tables", "Of events")
+    table = plain_table("Projection", "Version", "Tables", "Of events")
     for each in found:
         events = ", ".join(f"{family}.*" for family in sorted(each.families))
         table.add_row(each.name, str(each.version), ", ".join(each.table_names), events)
-    Console(width=None if sys.stdout.isatty() else 100, highlight=False).print(table)
+    make_console().print(table)
 
 
 def status_table(found: list[ProjectionStatus]) -> Table:
-    table = Table(
-        Column("Reader", no_wrap=True), "Position", "Head", "Lag, events", "Lag, seconds", "Parked", "Process"
-    )
+    table = plain_table("Reader", "Position", "Head", "Lag, events", "Lag, seconds", "Parked", "Process")
     for each in found:
         table.add_row(
             each.name,
@@ -55,7 +52,7 @@ def status_table(found: list[ProjectionStatus]) -> Table:
             str(each.head),
             str(each.lag_events),
             f"{each.lag_seconds:.1f}",
-            f"[red]{each.parked}[/]" if each.parked else "0",
-            "running" if each.active else "[red]none[/]",
+            Text(str(each.parked), style="red" if each.parked else ""),
+            Text("running") if each.active else Text("none", style="red"),
         )
     return table

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import json
 import re
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -29,7 +28,7 @@ from payloops.events.event_store import EventStore
 from payloops.events.metadata import Metadata
 from payloops.events.orders import Order, Payment, PaymentStatus, TransactionStatus, TransactionType
 from payloops.events.timestamps import utc_now
-from payloops.printing import make_console
+from payloops.printing import make_console, print_plain_json
 from payloops.processors.port import PaymentQuestion, Processor, ProcessorPayment, ProcessorUnreachableError
 from payloops.processors.razorpay import RazorpayProcessor
 from payloops.processors.sandbox import SandboxProcessor
@@ -127,7 +126,7 @@ async def run_reconcile(
             received = await count_processor_events(store.pool)
     if as_json:
         report = {"payments": [asdict(each) for each in findings], "events": [asdict(e) for e in received]}
-        print(json.dumps(report, indent=2))  # noqa: T201  the command's output
+        print_plain_json(report)
     else:
         _show(findings, received)
     return not any(each.outcome in LEFT for each in findings)

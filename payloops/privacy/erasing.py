@@ -2,19 +2,15 @@
 
 import asyncio
 import getpass
-import sys
 import time
 from collections import Counter
 from dataclasses import asdict
 from typing import Any
 from uuid import UUID
 
-import orjson
 import typer
 from psycopg_pool import AsyncConnectionPool
 from pydantic.alias_generators import to_camel
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from uuid_utils.compat import uuid7
 
@@ -26,6 +22,8 @@ from payloops.events.connections import command_pool
 from payloops.events.event_store import EventStore
 from payloops.events.metadata import Metadata
 from payloops.events.timestamps import utc_now
+from payloops.printing import make_console, plain_table, print_plain_json
+from payloops.progress import progress
 from payloops.projections.building import BUILD
 from payloops.projections.orders import CHECKPOINT
 from payloops.projections.status import projections_status
@@ -67,7 +65,7 @@ async def show(*, database_url: str, whom: Customer | UUID, as_json: bool) -> No
     async with command_pool(database_url, application_name="payloops privacy") as pool:
         holdings = await _find(pool, whom)
     if as_json:
-        _print_json(_held(holdings))
+        print_plain_json(_held(holdings))
     else:
         _print_holdings(holdings)
 
@@ -96,7 +94,7 @@ async def erase(settings: StoreSettings, *, whom: Customer | UUID, ask: bool, as
             left_over = await _builds_are_left(pool)
     if as_json:
         stays = _stays(before) | {"unfinishedBuilds": left_over}
-        _print_json({"erased": _counts(erased), "shown": shown, "left": _held(left), "stays": stays})
+        print_plain_json({"erased": _counts(erased), "shown": shown, "left": _held(left), "stays": stays})
     elif before.streams or not before.is_empty:
         _print_outcome(before, erased, shown=shown, left=left, left_over=left_over)
     return left.is_empty
@@ -113,17 +111,10 @@ async def _find(pool: AsyncConnectionPool, whom: Customer | UUID) -> Holdings:
 async def _erase(store: EventStore, whom: Customer | UUID, before: Holdings) -> Erased:
     by = Metadata(at=utc_now(), actor=f"operator:{getpass.getuser()}", correlation_id=str(uuid7()))
     erased = Erased()
-    with Progress(
-        TextColumn("erasing"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-    ) as progress:
-        task = progress.add_task("erasing", total=len(before.streams))
+    with progress() as report:
         async for step in erase_personal_data(store, whom, by=by):
             erased += step
-            progress.update(task, completed=erased.streams, total=max(len(before.streams), erased.streams))
+            report("erasing", erased.streams, max(len(before.streams), erased.streams))
     return erased
 
 
@@ -173,20 +164,20 @@ def _print_holdings(holdings: Holdings) -> None:
     if holdings.is_empty:
         print("Nothing is held any more: it was erased" if holdings.streams else "Nothing is held")  # noqa: T201
         return
-    table = Table("held", "how many")
+    table = plain_table("held", "how many")
     for kind, number in Counter(_kind(each) for each in holdings.streams if not each.dropped).items():
         table.add_row(kind, str(number))
     if begun := sum(each.dropped for each in holdings.streams):
         table.add_row("orders whose keys are dropped, with copies left", str(begun))
     _add_copies(table, holdings.copies)
-    _print(table)
+    make_console().print(table)
 
 
 def _print_outcome(before: Holdings, erased: Erased, *, shown: bool, left: Holdings, left_over: bool) -> None:
-    table = Table("erased", "how many")
+    table = plain_table("erased", "how many")
     table.add_row("orders and checkout sessions", str(erased.streams))
     _add_copies(table, erased.copies)
-    _print(table)
+    make_console().print(table)
     lines = [f"Not erased: {each}." for each in STAYS]
     if plain := sum(each.plain for each in before.streams):
         lines.append(
@@ -211,11 +202,3 @@ def _add_copies(table: Table, copies: Copies) -> None:
     for name, number in asdict(copies).items():
         if number:
             table.add_row(NAMES[name], str(number))
-
-
-def _print(table: Table) -> None:
-    Console(width=None if sys.stdout.isatty() else 100, highlight=False).print(table)
-
-
-def _print_json(value: object) -> None:
-    sys.stdout.buffer.write(orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
