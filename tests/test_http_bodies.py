@@ -5,11 +5,18 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from multidict import MultiDict
 
-from payloops.http.bodies import MAX_DEPTH, fingerprint, parse_body, parse_query
+from payloops.http.bodies import (
+    MAX_DEPTH,
+    check_each_value,
+    fingerprint,
+    is_plain_object,
+    parse_body,
+    parse_query,
+)
 from payloops.http.orders import NewOrder, OrderQuery
 from payloops.http.payments import Payment
 from payloops.http.problems import Problem
@@ -140,6 +147,88 @@ def test_card_numbers_are_refused_and_not_repeated(body: dict[str, Any]) -> None
     answer = refusal.value.body(correlation_id="x").decode()
     assert "paymentMethod." in answer
     assert not any(digits in answer for digits in ("4242", "1111"))
+
+
+def in_json(value: str) -> st.SearchStrategy[str]:
+    return st.sampled_from(["", "", " ", "\n"]).map(lambda space: f"{space}{value}{space}")
+
+
+written_numbers = st.one_of(
+    st.integers().map(str),
+    st.integers(10**12, 10**19).map(str),
+    st.builds("{}.{}".format, st.integers(), st.integers(0)),
+    st.builds(
+        "{}{}{}".format, st.decimals(0, 99, places=1), st.sampled_from(["e", "E", "e+"]), st.integers(0, 20)
+    ),
+    st.sampled_from(
+        [
+            "4.1e15",
+            "37828224631e4",
+            "4242 4242 4242 4242",
+            "4242424242424242",
+            "01",
+            "-",
+            "1.",
+            "NaN",
+            "-0",
+            "1e999",
+        ]
+    ),
+)
+written_texts = st.one_of(
+    st.sampled_from(["a", "b", "c", "a:", "1e", ",1.5", "4242", "{", "[", "\\\\", '\\"', "\0", "\x7f"]),
+    st.text(max_size=5),
+).map('"{}"'.format)
+written_json = st.recursive(
+    (written_numbers | written_texts | st.sampled_from(["null", "true", "nul", ""])).flatmap(in_json),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=4).map(lambda values: f"[{','.join(values)}]"),
+        st.lists(st.tuples(written_texts.flatmap(in_json), inner), max_size=4).map(
+            lambda pairs: f"{{{','.join(f'{name}:{value}' for name, value in pairs)}}}"
+        ),
+    ),
+    max_leaves=12,
+)
+
+
+CARD = "4242424242424242"
+
+
+@settings(max_examples=1_000)
+@given(written_json)
+@example('{"a": 1, "a": 1}')
+@example('{"a": [{"b": "c"}, {"c": 1, "c": 1}]}')
+@example('{"a": 1e999}')
+@example('{"a": [-6e18]}')
+@example('{"a": "\\u0000"}')
+@example(f'{{"a": {CARD}}}')
+@example(f'{{"a": "{CARD[:8]} {CARD[8:]}"}}')
+@example(f'{{"a": "{"".join(f"%{ord(digit):x}" for digit in CARD)}"}}')
+@example(f'{{"a": "{"".join(f"{chr(92)}u{ord(digit):04x}" for digit in CARD)}"}}')
+@example(f'{{"a": "{"".join(chr(ord(digit) + 0xFEE0) for digit in CARD)}"}}')
+def test_what_is_let_through_at_a_glance_stands_a_closer_look(text: str) -> None:
+    raw = text.encode(errors="surrogatepass")
+    if is_plain_object(raw):
+        check_each_value(raw)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {
+            "amount": 4_999,
+            "metadata": {"cart": "7", "gifts": [{"for": None}, True, -3]},
+            "description": "a: b, {c}",
+        },
+        {
+            "externalId": "019ab3c8-8f4c-7cc1-b7c1-1f0a5d9e2b64",
+            "description": "28/11/2026 20:45 and room 101",
+        },
+    ],
+)
+def test_most_bodies_need_no_closer_look(body: dict[str, Any]) -> None:
+    assert is_plain_object(json.dumps(body).encode())
+    assert is_plain_object(json.dumps(body, separators=(",", ":")).encode())
 
 
 @pytest.mark.parametrize(
