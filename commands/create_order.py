@@ -2,14 +2,13 @@
 
 import secrets
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 from uuid import UUID
 
 from payloops.events.appender import Receipt
 from payloops.events.event_store import EventStore
 from payloops.events.metadata import Metadata
-from payloops.events.orders import Order
-from payloops.events.stream import StreamEvent
+from payloops.events.orders import Order, OrderCreated
 
 EXTERNAL_ID_ALPHABET = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 """Without those that are taken for each other, I, L, O and U (Crockford's Base32); 60 bits in an id."""
@@ -33,16 +32,16 @@ async def create_order(
     return_url: str | None = None,
     cancel_url: str | None = None,
     by: Metadata,
-    receipt: Callable[[Order], Receipt] | None = None,
-) -> Order:
-    """Append the order's first event and return the order.
+    receipt: Callable[[OrderCreated], Receipt] | None = None,
+) -> OrderCreated:
+    """Append the order's first event and return it.
 
     Args:
         order_id: a new UUID, version 7, so that orders sort by their age.
         amount: in the currency's minor unit.
         external_id: the merchant's own id of the order; 12 random characters where none is given.
     """
-    order = Order.create(
+    created = Order.created(
         id=order_id,
         merchant_id=str(merchant_id),
         by=by,
@@ -56,9 +55,8 @@ async def create_order(
         return_url=return_url,
         cancel_url=cancel_url,
     )
-    events = cast("list[StreamEvent]", order.collect_events())
-    await store.append(events, receipt=receipt(order) if receipt is not None else None)
-    return order
+    await store.append([created], receipt=receipt(created) if receipt is not None else None)
+    return created
 
 
 def new_external_id() -> str:

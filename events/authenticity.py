@@ -26,12 +26,10 @@ def derive_mac_key(audit_key: str) -> bytes:
 def content_hash(event: StoredEvent) -> bytes:
     """SHA-256 over what is stored: stream id, version (8 bytes, big endian), topic, a zero byte, state."""
     assert isinstance(event.originator_id, UUID)
-    digest = hashlib.sha256(event.originator_id.bytes)
-    digest.update(event.originator_version.to_bytes(8, "big"))
-    digest.update(event.topic.encode())
-    digest.update(b"\0")
-    digest.update(event.state)
-    return digest.digest()
+    version = event.originator_version.to_bytes(8, "big")
+    return hashlib.sha256(
+        b"%b%b%b\0%b" % (event.originator_id.bytes, version, event.topic.encode(), event.state)
+    ).digest()
 
 
 def event_mac(mac_key: bytes, *, content_hash: bytes, merchant_id: UUID) -> bytes:

@@ -5,6 +5,7 @@ alone; here a state is opened with the key of its stream, and one of a version t
 know yet is refused rather than read as if it were known.
 """
 
+from datetime import UTC
 from typing import Any, cast
 from uuid import UUID
 
@@ -13,8 +14,8 @@ from eventsourcing.persistence import StoredEvent
 
 from payloops.events.event_types import fact_types
 from payloops.events.personal_data import SEALED, PersonalKey, new_key, seal, unseal
-from payloops.events.stream import FACTS, PersonalStreamCreated, StreamEvent, topic_of
-from payloops.events.timestamps import parse_timestamp, timestamp_text
+from payloops.events.stream import FACTS, PersonalStreamCreated, StreamEvent, fact_of_fields, topic_of
+from payloops.events.timestamps import parse_timestamp, plain_timestamp, timestamp_text
 
 VERSION = "class_version"
 """The member of a state that names the version of its shape; 1 where there is none."""
@@ -36,17 +37,18 @@ class NewerVersion(Exception):
 
 def encode(event: StreamEvent) -> tuple[StoredEvent, PersonalKey | None]:
     """What is stored of a fact, and the key of its stream where it begins one that holds personal data."""
-    state = dict(vars(event))
+    state = vars(event).copy()
     del state["originator_id"], state["originator_version"]
     if event.class_version > 1:
         state[VERSION] = event.class_version
-    state["timestamp"] = timestamp_text(event.timestamp)
+    at = event.timestamp
+    state["timestamp"] = plain_timestamp(at) if at.tzinfo is UTC else timestamp_text(at)
     key = _seal(event, state) if isinstance(event, PersonalStreamCreated) else None
     stored = StoredEvent(
         originator_id=event.originator_id,
         originator_version=event.originator_version,
         topic=topic_of(event),
-        state=orjson.dumps(state),
+        state=orjson.dumps(state, option=orjson.OPT_UTC_Z),
     )
     return stored, key
 
@@ -100,9 +102,7 @@ def decode_state(
     state["timestamp"] = parse_timestamp(state["timestamp"])
     state["originator_id"] = stream_id
     state["originator_version"] = version
-    event = object.__new__(fact)
-    object.__setattr__(event, "__dict__", state)
-    return event
+    return fact_of_fields(fact, state)
 
 
 def open_state(stored: StoredEvent, *, personal_key: bytes | None) -> dict[str, Any]:

@@ -13,7 +13,9 @@ from datetime import datetime
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal, Self
+from uuid import UUID
 
+from payloops.events.metadata import Metadata
 from payloops.events.personal_data import ERASED, ERASED_OBJECT
 from payloops.events.stream import PersonalStreamCreated, Stream, StreamEvent, stream_topic
 
@@ -759,6 +761,11 @@ class Order(Stream):
                 self.payments[transaction.attempt].capture_pending = False
 
     @classmethod
-    def create(cls, *, id: Any, merchant_id: str, by: Any, **details: Any) -> Self:
+    def created(cls, *, id: UUID, merchant_id: str, by: Metadata, **details: Any) -> OrderCreated:
+        """The first fact of a new order."""
+        return cls.first(OrderCreated, id=id, merchant_id=merchant_id, by=by, **details)
+
+    @classmethod
+    def create(cls, *, id: UUID, merchant_id: str, by: Metadata, **details: Any) -> Self:
         """A new order with its first fact."""
         return cls.begin(OrderCreated, id=id, merchant_id=merchant_id, by=by, **details)

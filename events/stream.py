@@ -5,9 +5,11 @@ Aggregates, topics and the rules of versions are the `eventsourcing` library's. 
 what JSON has, with ids as strings.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping
+from functools import cache
 from types import MappingProxyType
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Any, ClassVar, Self, TypeVar, cast
 from uuid import UUID
 
 from eventsourcing.domain import Aggregate, AggregateCreated, AggregateEvent
@@ -48,8 +50,26 @@ class StreamEvent(AggregateEvent):
             FACTS[cls.TOPIC] = cls
 
 
+E = TypeVar("E", bound=StreamEvent)
+
+
+def fact_of_fields(fact: type[E], fields: dict[str, Any]) -> E:
+    """A fact with all of its fields at once: its own `__init__` sets each by a call."""
+    made = object.__new__(fact)
+    object.__setattr__(made, "__dict__", fields)
+    return made
+
+
+@cache
+def _names_of(fact: type[StreamEvent]) -> frozenset[str]:
+    return frozenset(each.name for each in dataclasses.fields(fact))
+
+
 class StreamCreated(AggregateCreated, StreamEvent):
     """The first fact of a stream."""
+
+
+C = TypeVar("C", bound=StreamCreated)
 
 
 class PersonalStreamCreated(StreamCreated):
@@ -88,20 +108,36 @@ class Stream(Aggregate):
         )
 
     @classmethod
+    def first(cls, fact: type[C], *, id: UUID, merchant_id: str, by: Metadata, **details: Any) -> C:
+        """The fact that a stream begins with.
+
+        Raises:
+            TypeError: a field is missing, or is none of the fact's.
+        """
+        fields = {
+            "originator_id": id,
+            "originator_version": cls.INITIAL_VERSION,
+            "timestamp": by.at,
+            "originator_topic": get_topic(cls),
+            "merchant_id": merchant_id,
+            "actor": by.actor,
+            "correlation_id": by.correlation_id,
+            "causation_id": by.causation_id,
+            **details,
+        }
+        if fields.keys() != _names_of(fact):
+            raise TypeError(f"not the fields of {fact.__qualname__}: {', '.join(details)}")
+        return fact_of_fields(fact, fields)
+
+    @classmethod
     def begin(
         cls, fact: type[StreamCreated], *, id: UUID, merchant_id: str, by: Metadata, **details: Any
     ) -> Self:
         """Start a stream with its first fact."""
-        return cls._create(
-            fact,
-            id=id,
-            merchant_id=merchant_id,
-            timestamp=by.at,
-            actor=by.actor,
-            correlation_id=by.correlation_id,
-            causation_id=by.causation_id,
-            **details,
-        )
+        first = cls.first(fact, id=id, merchant_id=merchant_id, by=by, **details)
+        stream = cast("Self", first.mutate(None))
+        stream.pending_events.append(first)
+        return stream
 
 
 S = TypeVar("S", bound=Stream)

@@ -9,7 +9,7 @@ from pydantic.alias_generators import to_camel
 from uuid_utils.compat import uuid7
 
 from payloops.commands.create_order import create_order as create
-from payloops.events.orders import Order, OrderStatus
+from payloops.events.orders import Order, OrderCreated, OrderStatus
 from payloops.events.timestamps import plain_timestamp
 from payloops.http.fields import (
     Amount,
@@ -127,6 +127,32 @@ def answer_from(order: Order) -> dict[str, Any]:
     return plain_order(row_from_order(order))
 
 
+def created_answer(created: OrderCreated) -> dict[str, Any]:
+    """The same of an order that has been created, and to which nothing else has happened."""
+    at = plain_timestamp(created.timestamp)
+    return {
+        "id": created.originator_id,
+        "externalId": created.external_id,
+        "amount": created.amount,
+        "currency": created.currency,
+        "status": OrderStatus.PENDING.value,
+        "processor": None,
+        "processorOrderId": None,
+        "metadata": created.metadata,
+        "customerId": created.customer_id,
+        "customerEmail": created.customer_email,
+        "description": created.description,
+        "returnUrl": created.return_url,
+        "cancelUrl": created.cancel_url,
+        "amountCaptured": 0,
+        "amountRefunded": 0,
+        "attempt": 0,
+        "lastError": None,
+        "createdAt": at,
+        "updatedAt": at,
+    }
+
+
 @route(
     "POST",
     "/v1/orders",
@@ -139,7 +165,7 @@ def answer_from(order: Order) -> dict[str, Any]:
 )
 async def create_order(call: Call[NewOrder]) -> dict[str, Any]:
     body = call.body
-    order = await create(
+    created = await create(
         call.services.store,
         order_id=uuid7(),
         merchant_id=call.merchant_id,
@@ -153,9 +179,9 @@ async def create_order(call: Call[NewOrder]) -> dict[str, Any]:
         return_url=body.return_url,
         cancel_url=body.cancel_url,
         by=call.by,
-        receipt=call.receipt_of(answer_from),
+        receipt=call.receipt_of(created_answer),
     )
-    return answer_from(order)
+    return created_answer(created)
 
 
 class OrderQuery(RequestModel):

@@ -61,7 +61,7 @@ class Shop:
         )
 
     async def order(self, **details: Any) -> UUID:
-        order = await create_order(
+        created = await create_order(
             self.store,
             order_id=uuid7(),
             merchant_id=self.merchant_id,
@@ -70,8 +70,7 @@ class Shop:
             by=BY,
             **details,
         )
-        id: UUID = order.id
-        return id
+        return created.originator_id
 
     async def pay(self, order_id: UUID, **details: Any) -> None:
         route = Route(processor="stripe", reason="test")

@@ -5,7 +5,7 @@ import random
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 from uuid import UUID, uuid4
 
 import psycopg
@@ -22,8 +22,10 @@ from payloops.commands.update_order_status import update_order_status
 from payloops.commands.update_refund_status import update_refund_status
 from payloops.events.event_store import EventStore
 from payloops.events.metadata import Metadata
+from payloops.events.orders import Order, OrderCreated
+from payloops.events.timestamps import utc_now
 from payloops.http.endpoint import _wait
-from payloops.http.orders import order_answer, plain_order, read_order
+from payloops.http.orders import create_order, created_answer, order_answer, plain_order, read_order
 from payloops.projections.orders import row_from_order
 from payloops.settings import Settings
 
@@ -93,6 +95,25 @@ def test_an_order_is_written_the_same_with_its_model_and_without() -> None:
     )
     for row in rows:
         assert read_order.render(plain_order(row)) == read_order.render(order_answer(row))
+
+
+@pytest.mark.parametrize("at", [datetime(2026, 11, 24, 9, tzinfo=UTC), utc_now()])
+def test_a_new_order_is_answered_as_it_reads_from_then_on(at: datetime, by: Metadata) -> None:
+    given: dict[str, Any] = {
+        "amount": 5,
+        "currency": "USD",
+        "external_id": "A-1",
+        "customer_id": "c-1",
+        "customer_email": None,
+        "description": "é",
+        "metadata": {"a": [1.5, None]},
+        "return_url": None,
+        "cancel_url": "https://shop.example/cancel",
+    }
+    order = Order.create(id=uuid4(), merchant_id=str(uuid4()), by=replace(by, at=at), **given)
+    [created] = order.pending_events
+    answer = created_answer(cast("OrderCreated", created))
+    assert create_order.render(answer) == create_order.render(order_answer(row_from_order(order)))
 
 
 async def test_an_order_keeps_what_it_was_given(merchant: Merchant) -> None:

@@ -92,11 +92,14 @@ async def test_of_fifty_clients_paying_one_order_at_once_one_pays(
     store: EventStore, merchant_id: UUID, by: Metadata
 ) -> None:
     await configure(store, merchant_id)
-    order = await create_order(
+    created = await create_order(
         store, order_id=uuid7(), merchant_id=merchant_id, amount=5, currency="USD", by=by
     )
     outcomes = await asyncio.gather(
-        *(pay_order(store, order_id=order.id, merchant_id=merchant_id, by=BY) for _ in range(50)),
+        *(
+            pay_order(store, order_id=created.originator_id, merchant_id=merchant_id, by=BY)
+            for _ in range(50)
+        ),
         return_exceptions=True,
     )
     assert sum(isinstance(outcome, InvalidStatus) for outcome in outcomes) == 49
@@ -109,8 +112,10 @@ async def test_of_fifty_clients_paying_one_order_at_once_one_pays(
 async def test_another_merchants_order_is_not_there(
     store: EventStore, merchant_id: UUID, by: Metadata
 ) -> None:
-    order = await create_order(store, order_id=uuid7(), merchant_id=uuid7(), amount=5, currency="USD", by=by)
+    created = await create_order(
+        store, order_id=uuid7(), merchant_id=uuid7(), amount=5, currency="USD", by=by
+    )
     await configure(store, merchant_id)
     with pytest.raises(OrderNotFound):
-        await pay_order(store, order_id=order.id, merchant_id=merchant_id, by=BY)
+        await pay_order(store, order_id=created.originator_id, merchant_id=merchant_id, by=BY)
     assert await store.head() == 1

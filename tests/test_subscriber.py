@@ -59,7 +59,7 @@ class Orders:
         self.by = by
 
     async def create(self, **details: Any) -> UUID:
-        order = await create_order(
+        created = await create_order(
             self.store,
             order_id=uuid7(),
             merchant_id=self.merchant_id,
@@ -68,7 +68,7 @@ class Orders:
             by=self.by,
             **details,
         )
-        return cast("UUID", order.id)
+        return created.originator_id
 
     async def pay(self, order_id: UUID, **details: Any) -> None:
         route = Route(processor="stripe", reason="test")

@@ -176,8 +176,10 @@ async def test_a_report_without_a_request_of_its_own_belongs_to_the_request_it_a
 
 
 async def test_a_report_about_what_does_not_exist_is_refused(store: EventStore, by: Metadata) -> None:
-    order = await create_order(store, order_id=uuid7(), merchant_id=uuid7(), amount=5, currency="USD", by=by)
+    created = await create_order(
+        store, order_id=uuid7(), merchant_id=uuid7(), amount=5, currency="USD", by=by
+    )
     with pytest.raises(UnknownAttempt):
-        await update_order_status(store, order_id=order.id, status="captured", by=by)
+        await update_order_status(store, order_id=created.originator_id, status="captured", by=by)
     with pytest.raises(OrderNotFound):
         await update_order_status(store, order_id=uuid7(), status="captured", by=by)
