@@ -8,8 +8,12 @@ from payloops.commands.record_webhook_attempt import record_interrupted_attempt
 from payloops.commands.webhook_deliveries import WebhookDelivery
 from payloops.events.timestamps import timestamp_text
 
-UNENDED = "SELECT url, began_at FROM webhook_sendings WHERE key = %s"
 BEGIN = """
+    INSERT INTO webhook_sendings (key, url, began_at) VALUES (%(key)s, %(url)s, %(at)s)
+    ON CONFLICT (key) DO NOTHING
+"""
+UNENDED = "SELECT url, began_at FROM webhook_sendings WHERE key = %s"
+BEGIN_ANEW = """
     INSERT INTO webhook_sendings (key, url, began_at) VALUES (%(key)s, %(url)s, %(at)s)
     ON CONFLICT (key) DO UPDATE SET url = excluded.url, began_at = excluded.began_at
 """
@@ -25,12 +29,15 @@ async def begin_webhook_attempt(
     Returns:
         The attempt's number among those to deliver the webhook, from 1.
     """
-    made = delivery.attempts
+    attempt = {"key": key, "url": url, "at": at}
     async with pool.connection() as connection:
+        if (await connection.execute(BEGIN, attempt)).rowcount:
+            return delivery.attempts + 1
         before = await (await connection.execute(UNENDED, (key,))).fetchone()
+    kept = 0
     if before is not None:
         former_url, began_at = before
-        made += await record_interrupted_attempt(
+        kept = await record_interrupted_attempt(
             pool,
             delivery=delivery,
             key=f"{key}/{timestamp_text(began_at)}",
@@ -38,5 +45,5 @@ async def begin_webhook_attempt(
             began_at=began_at,
         )
     async with pool.connection() as connection:
-        await connection.execute(BEGIN, {"key": key, "url": url, "at": at})
-    return made + 1
+        await connection.execute(BEGIN_ANEW, attempt)
+    return delivery.attempts + kept + 1
