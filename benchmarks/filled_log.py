@@ -37,6 +37,8 @@ from payloops.events.timestamps import timestamp_text
 
 MERCHANTS = 20
 CURRENCIES = ("USD", "USD", "EUR", "INR")
+ORDERS_OF_A_CUSTOMER = 5
+"""However many orders there are, so that finding those of one is the same question in any log."""
 ORDER: dict[str, Any] = {
     "amount": 4_999,
     "currency": "USD",
@@ -175,6 +177,11 @@ def _mean_steps(kinds: Sequence[Life]) -> float:
     return sum(life.share * len(life.steps) for life in kinds) / sum(life.share for life in kinds)
 
 
+def customers_of(orders: int) -> int:
+    """How many customers have so many orders; each by turns."""
+    return max(1, orders // ORDERS_OF_A_CUSTOMER)
+
+
 def merchants(chance: random.Random) -> list[UUID]:
     return [UUID(int=chance.getrandbits(128), version=4) for _ in range(MERCHANTS)]
 
@@ -199,7 +206,9 @@ def rows(
     owners = owners or merchants(chance)
     kinds = lives()
     shares = [life.share for life in kinds]
-    between = timedelta(days=days) / max(1, events / _mean_steps(kinds))
+    orders = max(1, events / _mean_steps(kinds))
+    between = timedelta(days=days) / orders
+    customers = customers_of(round(orders))
     begun = END - timedelta(days=days)
     waiting: list[tuple[datetime, int, UUID, UUID, int, str, bytes]] = []
     number, position = 0, after
@@ -225,7 +234,7 @@ def rows(
         changed["timestamp"] = timestamp_text(when)
         if version == 1:
             changed["external_id"] = f"order-{order_number}"
-            changed["customer_email"] = f"customer-{order_number % 50_000}@example.com"
+            changed["customer_email"] = f"customer-{order_number % customers}@example.com"
             keys.append((_sealed(changed, order_id=order_id), owner))
         stored = StoredEvent(order_id, version, topic, orjson.dumps(changed))
         position += 1

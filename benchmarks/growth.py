@@ -106,7 +106,8 @@ async def _find(there: Filled, chance: random.Random) -> object:
 
 
 async def _find_email(there: Filled, chance: random.Random) -> object:
-    search = StaffSearch(email=f"customer-{chance.randrange(50_000)}@example.com")
+    customer = chance.randrange(filled_log.customers_of(there.orders))
+    search = StaffSearch(email=f"customer-{customer}@example.com")
     return await staff_orders.search_orders(there.store, search, page=1, limit=20)
 
 
