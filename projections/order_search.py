@@ -10,49 +10,70 @@ from uuid import UUID
 from psycopg import sql
 
 from payloops.events.event_store import EventStore
-from payloops.projections.orders import CHECKPOINT, COUNTS_SINCE, ORDER_COUNTS, OrderRow
+from payloops.projections.orders import (
+    CHECKPOINT,
+    COUNTS_SINCE,
+    MOST_LISTED,
+    NEWEST_FIRST,
+    ORDER_COUNTS,
+    PAGE,
+    OrderRow,
+    planned_once,
+)
 from payloops.projections.own_writes import WRITTEN_AND_REACHED, read_own_writes
 from payloops.projections.patches import columns_of
+from payloops.projections.rare_parts import common_trigrams, rare_parts
 
 ID_DIGITS = 32
 HEXADECIMAL = re.compile("[0-9a-fA-F]{1,32}")
-ONE_BY_ONE = sql.SQL("SELECT count(*) FROM orders WHERE {conditions}")
+ONE_BY_ONE: LiteralString = "SELECT count(*) FROM orders WHERE {conditions}"
 # While a projector of the version before keeps up the tables, there are no sums yet.
-SUMMED = sql.SQL("""
+SUMMED: LiteralString = """
     SELECT CASE
         WHEN (SELECT version FROM checkpoints WHERE name = %(projection)s) >= %(counts_since)s
         THEN (SELECT coalesce(sum(orders), 0)::bigint FROM order_counts WHERE {conditions})
         ELSE (SELECT count(*) FROM orders WHERE {conditions})
     END
-""")
-# One statement, so that page and total are of the same moment. The page is found among what indexes hold, and
-# only then are its rows read: a deep page reads no more of them than the first.
-SEARCH = sql.SQL("""
+"""
+# One statement, so that page and total are of the same moment.
+SEARCH: LiteralString = """
     SELECT {written_and_reached}, matching.total, {columns}
     FROM ({total}) AS matching (total)
-    LEFT JOIN (
-        SELECT id FROM orders WHERE {conditions}
-        ORDER BY created_at DESC, id DESC LIMIT %(limit)s OFFSET %(skip)s
-    ) page ON true
-    LEFT JOIN orders o ON o.id = page.id
+    LEFT JOIN {page} ON true
     ORDER BY o.created_at DESC, o.id DESC
-""")
+"""
+# Found among what indexes hold, and only then are its rows read: a deep page reads no more of them than the first.
+DEEP_PAGE: LiteralString = """(
+        (SELECT id FROM {found} ORDER BY {direction} LIMIT %(limit)s OFFSET %(skip)s) page
+        JOIN orders o ON o.id = page.id
+    )"""
+# What has a text is looked for once: that takes longer than to go through what was found, to count it and for the page.
+FOUND: LiteralString = "WITH found AS MATERIALIZED (SELECT id, created_at FROM orders WHERE {conditions})"
 # The expressions are those of the indexes orders_by_text, trigrams of which find any part, and orders_by_end_of_id.
-WRITTEN: LiteralString = (
-    "lower(external_id || chr(10) || coalesce(customer_email, '')) LIKE '%%' || lower(%(text)s) || '%%'"
+WRITTEN: LiteralString = "lower(external_id || chr(10) || coalesce(customer_email, ''))"
+HAS_TEXT: LiteralString = f"{WRITTEN} LIKE '%%' || lower(%(literally)s) || '%%'"
+# The index is asked for the parts alone. Whether it is the whole text, it cannot tell from this form.
+HAS_PARTS: LiteralString = f"{WRITTEN} LIKE lower(%(parts)s) AND strpos({WRITTEN}, lower(%(text)s)) > 0"
+IS_ID: LiteralString = (
+    "id BETWEEN %(first_id)s AND %(last_id)s OR reverse(id::text) LIKE reverse(lower(%(literally)s)) || '%%'"
 )
-END_OF_ID: LiteralString = "reverse(id::text) LIKE reverse(lower(%(text)s)) || '%%'"
 # Joined from fixed pieces, so that PostgreSQL plans each combination for the index it has.
 CONDITIONS = {
     "merchant_id": sql.SQL("merchant_id = %(merchant_id)s"),
     "status": sql.SQL("status = %(status)s"),
     "processor": sql.SQL("processor = %(processor)s"),
     "currency": sql.SQL("currency = %(currency)s"),
-    "text": sql.SQL(WRITTEN),
-    "text_or_id": sql.SQL(f"({WRITTEN} OR id BETWEEN %(first_id)s AND %(last_id)s OR {END_OF_ID})"),
+    "text": sql.SQL(HAS_TEXT),
+    "text_or_id": sql.SQL(f"({HAS_TEXT} OR {IS_ID})"),
+    "parts": sql.SQL(HAS_PARTS),
+    "parts_or_id": sql.SQL(f"({HAS_PARTS} OR {IS_ID})"),
     "created_from": sql.SQL("created_at >= %(created_from)s"),
     "created_to": sql.SQL("created_at < %(created_to)s"),
 }
+
+
+TEXTS = frozenset({"text", "text_or_id", "parts", "parts_or_id"})
+"""One of these looks for a text."""
 
 
 async def search_orders(
@@ -77,7 +98,7 @@ async def search_orders(
 
     Args:
         page: 1 is the first; one behind the last is empty.
-        limit: orders on a page.
+        limit: orders on a page, up to `MOST_LISTED`.
         processor: of the latest payment, or of the one that captured.
         text: a part of external id or customer's email, or the beginning or end of the id, in whatever case.
         created_from: inclusive.
@@ -93,35 +114,54 @@ async def search_orders(
         "counts_since": COUNTS_SINCE,
     }
     chosen = [name for name in CONDITIONS if arguments.get(name) is not None]
+    once = page == 1 and text is None and planned_once(chosen)
     if text is not None:
-        arguments |= {"text": _literally(text)} | _ids_that_begin(text)
-        chosen.append("text_or_id" if "first_id" in arguments else "text")
-    # Not prepared: which index is best depends on what is looked for.
+        name, looked_for = await _looked_for(store, text)
+        arguments |= looked_for
+        chosen.append(name)
     found = await read_own_writes(
         store,
-        _search(tuple(chosen)),
+        _search(tuple(chosen), first_page=once),
         {**arguments, "limit": limit, "skip": (page - 1) * limit},
         projection=CHECKPOINT,
-        prepare=False,
+        prepare=once,
     )
     return [OrderRow(*values) for _, *values in found if values[0] is not None], found[0][0]
 
 
+async def _looked_for(store: EventStore, text: str) -> tuple[str, dict[str, Any]]:
+    """Which of `CONDITIONS` looks for a text, and its arguments."""
+    ids = _ids_that_begin(text)
+    parts = rare_parts(text, common=await common_trigrams(store))
+    return ("parts" if parts else "text") + ("_or_id" if ids else ""), {
+        "text": text,
+        "literally": _literally(text),
+        "parts": f"%{'%'.join(parts)}%",
+        **ids,
+    }
+
+
 @cache
-def _search(chosen: tuple[str, ...]) -> bytes:
+def _search(chosen: tuple[str, ...], *, first_page: bool) -> bytes:
     """The statement for these of `CONDITIONS`: put together once."""
-    return search_query(columns_of(OrderRow, "o"), chosen).as_bytes(None)
+    return search_query(columns_of(OrderRow, "o"), chosen, first_page=first_page).as_bytes(None)
 
 
-def search_query(columns: sql.Composable, chosen: Collection[str]) -> sql.Composed:
+def search_query(columns: sql.Composable, chosen: Collection[str], *, first_page: bool) -> sql.Composed:
     """The statement for these of `CONDITIONS`."""
     conditions = sql.SQL(" AND ").join(CONDITIONS[name] for name in chosen)
-    counted = SUMMED if set(chosen) <= set(ORDER_COUNTS.keys) else ONE_BY_ONE
-    return SEARCH.format(
+    query, found, total = SEARCH, "orders WHERE {conditions}", ONE_BY_ONE
+    if not TEXTS.isdisjoint(chosen):
+        query, found, total = FOUND + SEARCH, "found", "SELECT count(*) FROM found"
+    elif set(chosen) <= set(ORDER_COUNTS.keys):
+        total = SUMMED
+    page = PAGE if first_page else DEEP_PAGE.replace("{found}", found)
+    return sql.SQL(query.replace("{total}", total).replace("{page}", page)).format(
         written_and_reached=WRITTEN_AND_REACHED,
         columns=columns,
         conditions=conditions,
-        total=counted.format(conditions=conditions),
+        direction=NEWEST_FIRST,
+        most=sql.Literal(MOST_LISTED),
     )
 
 

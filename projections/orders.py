@@ -4,11 +4,11 @@ Reads by id are never stale: they take the row together with the head of the ord
 where the row is behind. Lists wait, for a bounded time, until they contain the merchant's own last write.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache, partial
-from typing import Any
+from typing import Any, LiteralString
 from uuid import UUID
 from weakref import WeakKeyDictionary
 
@@ -312,14 +312,21 @@ async def _look_up(pool: Pool, order_ids: Sequence[UUID]) -> dict[UUID, _Found]:
     }
 
 
-LIST = sql.SQL("""
+MOST_LISTED = 100
+"""Orders on a page."""
+# Of a limit that it is not told before, PostgreSQL expects a tenth of all rows: it would find a plan for any values
+# dear, and plan every call anew, which takes several times as long as to read the page. So it is told the most.
+PAGE: LiteralString = """(
+        SELECT * FROM (
+            SELECT * FROM orders WHERE {conditions} ORDER BY {direction} LIMIT {most}
+        ) few LIMIT %(limit)s
+    ) o"""
+LIST: LiteralString = """
     SELECT {written_and_reached}, {columns}
     FROM (VALUES (1)) AS always (one)
-    LEFT JOIN (
-        SELECT * FROM orders WHERE {conditions} ORDER BY {direction} LIMIT %(limit)s
-    ) o ON true
+    LEFT JOIN {page} ON true
     ORDER BY o.created_at DESC, o.id DESC
-""")
+"""
 # Joined from fixed pieces, and not "(%(status)s IS NULL OR …)", so that PostgreSQL plans each combination for
 # the index it has.
 CONDITIONS = {
@@ -334,17 +341,29 @@ CONDITIONS = {
 }
 NEWEST_FIRST = sql.SQL("created_at DESC, id DESC")
 OLDEST_FIRST = sql.SQL("created_at, id")
+INDEXED_TOGETHER = frozenset({"merchant_id", "created_from", "created_to", "starting_after", "ending_before"})
+"""Conditions that an index has beside any other, and that one."""
+
+
+def planned_once(chosen: Collection[str]) -> bool:
+    """Whether one index has all of these conditions, so that whatever is looked for, there is no better plan.
+
+    Of several that no index has together, the best to begin with depends on what is looked for.
+    """
+    return len(set(chosen) - INDEXED_TOGETHER) <= 1
 
 
 @cache
 def _list(chosen: tuple[str, ...]) -> bytes:
     """The statement for these of `CONDITIONS`: put together once."""
-    return LIST.format(
+    query = sql.SQL(LIST.replace("{page}", PAGE)).format(
         written_and_reached=WRITTEN_AND_REACHED,
         columns=columns_of(OrderRow, "o"),
         conditions=sql.SQL(" AND ").join(CONDITIONS[name] for name in chosen),
         direction=OLDEST_FIRST if "ending_before" in chosen else NEWEST_FIRST,
-    ).as_bytes(None)
+        most=sql.Literal(MOST_LISTED + 1),
+    )
+    return query.as_bytes(None)
 
 
 async def list_orders(
@@ -366,7 +385,7 @@ async def list_orders(
     it then answers what there is.
 
     Args:
-        limit: the most to return.
+        limit: the most to return, up to `MOST_LISTED`.
         starting_after: the page begins with the next older order.
         ending_before: the page ends with the next newer order. Not together with `starting_after`.
         created_from: inclusive.
@@ -392,9 +411,11 @@ async def list_orders(
         "starting_after": starting_after,
         "ending_before": ending_before,
     }
-    query = _list(tuple(name for name in CONDITIONS if arguments[name] is not None))
+    chosen = tuple(name for name in CONDITIONS if arguments[name] is not None)
     arguments |= {"cursor_time": cursor_time, "limit": limit + 1}
-    found = await read_own_writes(store, query, arguments, projection=CHECKPOINT)
+    found = await read_own_writes(
+        store, _list(chosen), arguments, projection=CHECKPOINT, prepare=planned_once(chosen)
+    )
     rows = [OrderRow(*values) for values in found if values[0] is not None]
     has_more = len(rows) > limit
     if has_more:

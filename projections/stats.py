@@ -111,7 +111,7 @@ async def payment_figures(
         "currency": currency,
         **parts_of(begin, end),
     }
-    found = await read_own_writes(store, query, arguments, projection=CHECKPOINT, prepare=False)
+    found = await read_own_writes(store, query, arguments, projection=CHECKPOINT)
     figures: dict[str, Figures] = {}
     for code, status, processor, day, begun, captured, volume in found:
         if code is None:

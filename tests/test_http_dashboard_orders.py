@@ -2,8 +2,9 @@
 
 import itertools
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from string import hexdigits
 from typing import Any
 from urllib.parse import urlencode
 from uuid import UUID
@@ -19,8 +20,9 @@ from payloops.events.event_store import EventStore
 from payloops.events.orders import Order
 from payloops.events.timestamps import timestamp_text
 from payloops.http.orders import answer_from, create_order
-from payloops.projections.order_search import CONDITIONS, search_orders, search_query
+from payloops.projections.order_search import CONDITIONS, TEXTS, search_orders, search_query
 from payloops.projections.orders import CHECKPOINT, COUNTS_SINCE
+from payloops.projections.rare_parts import common_trigrams, rare_parts
 from payloops.settings import Settings
 
 BEGIN = datetime(2026, 3, 1, tzinfo=UTC)
@@ -307,6 +309,8 @@ async def test_no_search_reads_the_whole_table(store: EventStore, subtests: pyte
         "processor": "stripe",
         "currency": "USD",
         "text": "order-4123",
+        "literally": "order-4123",
+        "parts": "%4123%",
         "created_from": datetime.now(UTC) - timedelta(days=6),
         "created_to": datetime.now(UTC),
         "limit": 20,
@@ -318,17 +322,65 @@ async def test_no_search_reads_the_whole_table(store: EventStore, subtests: pyte
         await connection.execute("SET statement_timeout = 0")
         await connection.execute(FILL, (OWN,))
         await connection.execute("ANALYZE orders")
-        others = [name for name in CONDITIONS if name != "merchant_id"]
+        others = [name for name in CONDITIONS if name not in TEXTS | {"merchant_id"}]
         arguments |= {"first_id": UUID(int=0x4123 << 112), "last_id": UUID(int=(0x4124 << 112) - 1)}
-        for count in range(len(others) + 1):
-            for chosen in itertools.combinations(others, count):
-                query = search_query(sql.SQL("o.id"), ("merchant_id", *chosen))
-                cursor = await connection.execute(sql.SQL("EXPLAIN ") + query, arguments)
-                plan = "\n".join(line for (line,) in await cursor.fetchall())
-                with subtests.test(chosen=chosen):
-                    assert "Seq Scan on orders" not in plan, plan
-                    if chosen in {("text",), ("text_or_id",)}:
-                        assert "orders_by_text" in plan, plan
-                    if chosen == ("text_or_id",):
-                        assert "orders_pkey" in plan, plan
-                        assert "orders_by_end_of_id" in plan, plan
+        for chosen, first_page in searches(others):
+            query = search_query(sql.SQL("o.id"), ("merchant_id", *chosen), first_page=first_page)
+            cursor = await connection.execute(sql.SQL("EXPLAIN ") + query, arguments)
+            plan = "\n".join(line for (line,) in await cursor.fetchall())
+            with subtests.test(chosen=chosen, first_page=first_page):
+                assert "Seq Scan on orders" not in plan, plan
+                if len(chosen) == 1 and TEXTS.intersection(chosen):
+                    assert "orders_by_text" in plan, plan
+                if chosen in {("text_or_id",), ("parts_or_id",)}:
+                    assert "orders_pkey" in plan, plan
+                    assert "orders_by_end_of_id" in plan, plan
+
+
+def searches(others: list[str]) -> Iterator[tuple[tuple[str, ...], bool]]:
+    """Each combination of conditions, with each way to look for a text and with none; and whether it may be bounded."""
+    for count in range(len(others) + 1):
+        for chosen in itertools.combinations(others, count):
+            yield chosen, True
+            yield chosen, False
+            for text in TEXTS:
+                yield (*chosen, text), False
+
+
+LOOKED_FOR = (
+    *("order-4123", "ORDER-412", "order-41", "rder-4123", "order", "4123", "412", "12", "er-4", "-4"),
+    *("customer-4123", "4123@example.com", "customer-4123@example.com", "23@EX", "order-4123@example.com"),
+    *("order_4123", "order%4123", "ordér-4123", "123 4", "er-4123\ncustomer-4123", "no-such-order"),
+)
+
+
+async def test_a_text_is_found_as_a_whole_whatever_of_it_is_rare(
+    store: EventStore, subtests: pytest.Subtests
+) -> None:
+    async with store.pool.connection() as connection:
+        await connection.execute(FILL, (OWN,))
+        await connection.execute("ANALYZE orders")
+        cursor = await connection.execute(
+            "SELECT id, lower(external_id || chr(10) || customer_email) FROM orders WHERE merchant_id = %s"
+            " ORDER BY created_at DESC, id DESC",
+            (OWN,),
+        )
+        texts = await cursor.fetchall()
+    common = await common_trigrams(store)
+    assert rare_parts("order-4123", common=common) == ["4123"]
+    assert rare_parts("Jane.Roe@example.com", common=common) == ["Jane", "Roe"]
+    assert rare_parts("customer@example.com", common=common) == []
+    assert rare_parts("jane.roe", common=common) == []
+    assert rare_parts("ordér-4123", common=common) == []
+    for text in LOOKED_FOR:
+        with subtests.test(text=text):
+            rows, total = await search_orders(store, merchant_id=OWN, page=1, limit=20, text=text)
+            expected = [id for id, written in texts if fits(id, written, text=text.lower())]
+            assert [row.id for row in rows] == expected[:20]
+            assert total == len(expected)
+
+
+def fits(id: UUID, written: str, *, text: str) -> bool:
+    digits = text.replace("-", "")
+    is_of_id = set(digits) <= set(hexdigits) and (id.hex.startswith(digits) or str(id).endswith(text))
+    return text in written or is_of_id

@@ -2,19 +2,22 @@
 
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from datetime import timedelta
 
 import pytest
 from listing import Ask, Asked, ExplainingCursor, lists, read_whole
-from projecting import append, new_order
+from projecting import append, new_order, project_all
 from uuid_utils.compat import uuid7
 
 from payloops.events.connections import connection_pool
 from payloops.events.event_store import EventStore
 from payloops.events.timestamps import utc_now
 from payloops.projections.batches import project_batch
+from payloops.projections.order_search import search_orders
 from payloops.projections.orders import PROJECTION as ORDERS
-from payloops.projections.orders import UnknownCursor
+from payloops.projections.orders import UnknownCursor, list_orders
 from payloops.projections.projector import projecting
+from payloops.projections.stats import payment_figures
 
 LISTS = dict(lists())
 
@@ -65,6 +68,54 @@ async def test_staff_find_one_order_without_going_through_all(
 async def test_events_of_a_rare_type_are_found_by_it(explaining: EventStore) -> None:
     await whole(explaining, LISTS["events of refund.reversed"])
     assert "stored_events_by_type" in str(ExplainingCursor.plans)
+
+
+PLANNED_ONCE: dict[str, Ask] = {
+    "first page": lambda s, a: list_orders(s, merchant_id=a.merchant_id, limit=10),
+    "page after an order": lambda s, a: list_orders(
+        s, merchant_id=a.merchant_id, limit=10, starting_after=a.order_id
+    ),
+    "page of a state": lambda s, a: list_orders(s, merchant_id=a.merchant_id, limit=10, status=a.status),
+    "dashboard's page": lambda s, a: search_orders(s, merchant_id=a.merchant_id, page=1, limit=20),
+    "dashboard's page of a state": lambda s, a: search_orders(
+        s, merchant_id=a.merchant_id, page=1, limit=20, status=a.status
+    ),
+    "figures": lambda s, a: payment_figures(
+        s, merchant_id=a.merchant_id, begin=a.now - timedelta(days=30), end=a.now
+    ),
+}
+MANY = """
+    INSERT INTO orders (id, merchant_id, external_id, amount, currency, status, metadata,
+                        amount_captured, amount_refunded, attempt, created_at, updated_at, version)
+    SELECT gen_random_uuid(), %s, 'order-' || n, 1, 'USD', (ARRAY['captured', 'failed'])[1 + mod(n, 2)], '{}',
+           0, 0, 1, now() - n * interval '1 minute', now(), 1
+    FROM generate_series(1, 20000) n
+"""
+
+
+@pytest.mark.parametrize("name", PLANNED_ONCE)
+async def test_what_is_asked_most_is_not_planned_each_time(
+    name: str, store: EventStore, database_url: str
+) -> None:
+    order = new_order(merchant_id := uuid7())
+    await append(store, order)
+    await project_all(database_url)
+    asked = Asked(merchant_id=merchant_id, order_id=order.id, now=utc_now())
+    pool = connection_pool(database_url, size=1, application_name="test")
+    await pool.open()
+    async with pool.connection() as connection:
+        await connection.execute(MANY, (merchant_id,))
+        await connection.execute("ANALYZE")
+    reader = EventStore(database_url, pool, mac_key=bytes(32))
+    for _ in range(10):
+        await PLANNED_ONCE[name](reader, asked)
+    async with pool.connection() as connection:
+        cursor = await connection.execute(
+            "SELECT custom_plans FROM pg_prepared_statements WHERE statement LIKE '%AS reached%'",
+            prepare=False,
+        )
+        assert await cursor.fetchall() == [(5,)]  # so many PostgreSQL makes to compare with
+    await pool.close()
 
 
 async def whole(store: EventStore, ask: Ask) -> list[str]:
