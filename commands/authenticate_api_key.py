@@ -71,10 +71,15 @@ class KeyCheckUnavailable(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyOwner:
-    """Whom a key stands for."""
+    """Whom a key stands for.
+
+    Attributes:
+        actor: as events name it.
+    """
 
     api_key_id: UUID
     merchant_id: UUID
+    actor: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,19 +141,17 @@ class ApiKeyGate:
             InvalidApiKey: see there. Within a second after a key is revoked, and from the moment it expires.
             TooManyGuesses, HashingOverloaded, KeyCheckUnavailable: it was not checked.
         """
-        form = KEY_FORM.fullmatch(key)
-        if form is None or form["mode"] != self._mode:
-            raise InvalidApiKey
         digest = self._digest_of(key)
         verified = self._verified.get(digest)
         if verified is None:
-            verified = await self._check(digest, key, form["prefix"])
+            verified = await self._check(digest, key)
         else:
-            age = self._clock() - verified.verified_at
-            renewal = self._renew(digest, key, form["prefix"]) if age >= VERIFIED_FOR else None
+            clock = self._clock()
+            age = clock - verified.verified_at
+            renewal = self._renew(digest, key, verified.prefix) if age >= VERIFIED_FOR else None
             if renewal is not None and age >= TRUSTED_FOR:
                 verified = await asyncio.shield(renewal)
-            elif self._clock() - verified.read_at >= FRESH_FOR and not await self._read_again(verified):
+            elif clock - verified.read_at >= FRESH_FOR and not await self._read_again(verified):
                 verified = None
             if verified is None:
                 self._verified.pop(digest, None)
@@ -160,7 +163,11 @@ class ApiKeyGate:
             self._uses.note(verified.owner.api_key_id, at=now)
         return verified.owner
 
-    async def _check(self, digest: bytes, key: str, prefix: str) -> _Verified:
+    async def _check(self, digest: bytes, key: str) -> _Verified:
+        form = KEY_FORM.fullmatch(key)
+        if form is None or form["mode"] != self._mode:
+            raise InvalidApiKey
+        prefix = form["prefix"]
         refused_at = self._refused.get(digest)
         if refused_at is not None and self._clock() - refused_at < REFUSED_FOR:
             raise InvalidApiKey
@@ -210,7 +217,7 @@ class ApiKeyGate:
             if right:
                 verified = _Verified(
                     prefix=prefix,
-                    owner=KeyOwner(api_key_id=row.id, merchant_id=row.merchant_id),
+                    owner=KeyOwner(api_key_id=row.id, merchant_id=row.merchant_id, actor=f"api_key:{row.id}"),
                     expires_at=row.expires_at,
                     verified_at=self._clock(),
                     read_at=read_at,

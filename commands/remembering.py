@@ -14,10 +14,12 @@ class SecretDigest:
     """Digests that nobody can make who does not have this process's memory."""
 
     def __init__(self) -> None:
-        self._key = secrets.token_bytes(32)
+        self._begun = hashlib.blake2b(key=secrets.token_bytes(32))
 
     def __call__(self, secret: str) -> bytes:
-        return hashlib.blake2b(secret.encode(errors="replace"), key=self._key).digest()
+        digest = self._begun.copy()
+        digest.update(secret.encode(errors="replace"))
+        return digest.digest()
 
 
 def remember(memory: dict[bytes, V], digest: bytes, value: V) -> None:

@@ -56,7 +56,12 @@ def bigints(values: Sequence[int]) -> Column:
 
 def uuids(values: Sequence[UUID]) -> Column:
     """`uuid[]`."""
-    return _column(UUID_, [_16 + each.bytes for each in values])
+    return uuids_by_number([each.int for each in values])
+
+
+def uuids_by_number(values: Sequence[int]) -> Column:
+    """`uuid[]`, of the numbers that they are."""
+    return _column(UUID_, [_16 + each.to_bytes(16, "big") for each in values])
 
 
 def texts(values: Sequence[str]) -> Column:

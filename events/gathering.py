@@ -46,12 +46,15 @@ class Gathering(Generic[K, V]):
         self._under_way: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._apart = False
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     async def find(self, key: K) -> V | None:
         """What there is under the key as of now, or later; None where there is nothing."""
         if self._apart:
             return await self._find_alone(key)
-        found: asyncio.Future[V | None] = asyncio.get_running_loop().create_future()
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()  # each look for it is a system call
+        found: asyncio.Future[V | None] = self._loop.create_future()
         self._waiting.setdefault(key, []).append(found)
         if self._under_way is None:
             self._begin()

@@ -15,7 +15,7 @@ from weakref import WeakKeyDictionary
 from eventsourcing.persistence import StoredEvent
 from psycopg import sql
 
-from payloops.events.columns import uuids
+from payloops.events.columns import uuids_by_number
 from payloops.events.connections import Pool
 from payloops.events.encoding import open_state
 from payloops.events.event_store import EventReader, EventStore
@@ -273,7 +273,7 @@ GET = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Found:
     """An order's row as far as the projection has come, and how far its stream goes. `row`: None: not yet there."""
 
@@ -285,7 +285,8 @@ class _Found:
 MOST_LOOKED_UP = 100
 """Orders read by one query."""
 
-_gatherings: WeakKeyDictionary[EventStore, Gathering[UUID, _Found]] = WeakKeyDictionary()
+# By the numbers that ids are: a UUID is hashed and compared in Python.
+_gatherings: WeakKeyDictionary[EventStore, Gathering[int, _Found]] = WeakKeyDictionary()
 
 
 async def get_order(store: EventStore, *, order_id: UUID, merchant_id: UUID) -> OrderRow | None:
@@ -294,8 +295,8 @@ async def get_order(store: EventStore, *, order_id: UUID, merchant_id: UUID) -> 
     if gathering is None:
         gathering = Gathering(partial(_look_up, store.pool), most=MOST_LOOKED_UP, held_up=HELD_UP)
         _gatherings[store] = gathering
-    found = await gathering.find(order_id)
-    if found is None or found.merchant_id != merchant_id:
+    found = await gathering.find(order_id.int)
+    if found is None or found.merchant_id.int != merchant_id.int:
         return None
     if found.row is not None and found.row.version == found.head:
         return found.row
@@ -303,11 +304,11 @@ async def get_order(store: EventStore, *, order_id: UUID, merchant_id: UUID) -> 
     return row_from_order(order) if order is not None else None
 
 
-async def _look_up(pool: Pool, order_ids: Sequence[UUID]) -> dict[UUID, _Found]:
+async def _look_up(pool: Pool, order_ids: Sequence[int]) -> dict[int, _Found]:
     async with pool.connection() as connection:
-        found = await (await connection.execute(GET, (uuids(order_ids),))).fetchall()
+        found = await (await connection.execute(GET, (uuids_by_number(order_ids),))).fetchall()
     return {
-        order_id: _Found(merchant_id, head, None if values[0] is None else OrderRow(*values))
+        order_id.int: _Found(merchant_id, head, None if values[0] is None else OrderRow(*values))
         for order_id, merchant_id, head, *values in found
     }
 
