@@ -1,7 +1,6 @@
 """Whom a process turns away because it has too much to do: at once, with 503, before anything is done."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Literal, NoReturn
 
 import structlog
@@ -46,15 +45,15 @@ class Admission:
             limit: requests at work at a time; those that wait for a payment's end, and those that follow one, have
                 limits of their own.
         """
-        self._limits = {kind: limit * share for kind, share in SHARES.items()}
-        self._present: dict[Kind, int] = dict.fromkeys(SHARES, 0)
+        self._places = {kind: _Places(self, limit * share) for kind, share in SHARES.items()}
+        self._work = self._places["work"]
         self._shed = 0
         self.announced = 0
 
     @property
     def full(self) -> bool:
         """Whether nobody can be taken in for work, once all who are announced have been."""
-        return self._present["work"] + self.announced >= self._limits["work"]
+        return self._work.taken + self.announced >= self._work.limit
 
     def refuse_if_full(self) -> None:
         """For who is going to ask for work, before anything else is done for him.
@@ -62,25 +61,18 @@ class Admission:
         Raises:
             Shed: see there.
         """
-        if self._present["work"] >= self._limits["work"]:
-            self._turn_away()
+        if self._work.taken >= self._work.limit:
+            self.turn_away()
 
-    @contextmanager
-    def admit(self, kind: Kind) -> Iterator[None]:
-        """Work on a request.
+    def admit(self, kind: Kind) -> AbstractContextManager[None]:
+        """Work on a request, in this context. It raises `Shed` where there is no room."""
+        return self._places[kind]
 
+    def turn_away(self) -> NoReturn:
+        """
         Raises:
             Shed: see there.
         """
-        if self._present[kind] >= self._limits[kind]:
-            self._turn_away()
-        self._present[kind] += 1
-        try:
-            yield
-        finally:
-            self._present[kind] -= 1
-
-    def _turn_away(self) -> NoReturn:
         self.count_turned_away()
         raise Shed
 
@@ -94,5 +86,24 @@ class Admission:
         if self._shed:
             log.warning("http.shed", requests=self._shed)
             self._shed = 0
-        for kind, count in self._present.items():
-            AT_WORK.labels(LABELS[kind]).set(count)
+        for kind, places in self._places.items():
+            AT_WORK.labels(LABELS[kind]).set(places.taken)
+
+
+class _Places:
+    """A place for each request that enters, until it exits: all count in one."""
+
+    __slots__ = ("_admission", "limit", "taken")
+
+    def __init__(self, admission: Admission, limit: int) -> None:
+        self._admission = admission
+        self.limit = limit
+        self.taken = 0
+
+    def __enter__(self) -> None:
+        if self.taken >= self.limit:
+            self._admission.turn_away()
+        self.taken += 1
+
+    def __exit__(self, *_: object) -> None:
+        self.taken -= 1

@@ -108,11 +108,11 @@ ROUTES: tuple[Route, ...] = (
 
 def create_app(services: Services) -> web.Application:
     """The application over its services, which the caller opens before and closes after."""
-    app = web.Application(client_max_size=MAX_BODY, middlewares=[frame(cors_origins=services.cors_origins)])
+    app = web.Application(client_max_size=MAX_BODY, middlewares=[frame(services)])
     app[SERVICES] = services
     app[documentation.ROUTES_KEY] = ROUTES
     for route in ROUTES:
-        handler = endpoint(route)
+        handler = endpoint(route, services)
         # Whatever stands in an id's place is answered by the route, also where it cannot be an id.
         path = re.sub(r"\{(\w+)\}", r"{\1:[^/]+}", route.path)
         app.router.add_route(route.method, path, handler, expect_handler=expect)

@@ -15,14 +15,10 @@ from aiohttp.web_protocol import RequestHandler
 from prometheus_client import Counter
 
 from payloops.http.admission import Admission
+from payloops.http.answered import NO_ROUTE, count_answer
+from payloops.http.answers import CORRELATION_HEADER, SECURITY_HEADERS
 from payloops.http.early_refusals import Head, read_head, refusal
-from payloops.http.middleware import (
-    CORRELATION_HEADER,
-    NO_ROUTE,
-    SECURITY_HEADERS,
-    correlation_id,
-    count_answer,
-)
+from payloops.http.middleware import correlation_id
 from payloops.http.problems import FieldError, internal_error, validation_error
 
 HEAD_DEADLINE = 10.0

@@ -7,12 +7,11 @@ form is known well enough to be refused; anything else goes the usual way, and i
 
 import re
 import time
-from email.utils import formatdate
-from functools import lru_cache
 from typing import NamedTuple
 
 from payloops.http.admission import Shed
-from payloops.http.middleware import CORRELATION_HEADER, SECURITY_HEADERS, fitting_correlation_id
+from payloops.http.answers import CORRELATION_HEADER, SECURITY_HEADERS, head_bytes, http_date
+from payloops.http.middleware import fitting_correlation_id
 from payloops.http.problems import CONTENT_TYPE
 
 # One way to read each line, whoever reads it: no folded lines, no space before a colon, no line feed alone.
@@ -69,12 +68,7 @@ def refusal(head: Head) -> bytes:
     given = _CORRELATION.search(head.raw)
     correlation = fitting_correlation_id(given[1].decode() if given else "").encode()
     body = _BODY % correlation
-    return _ANSWER % (len(body), _date(int(time.time())), correlation, body)
-
-
-@lru_cache(maxsize=1)
-def _date(second: int) -> bytes:
-    return formatdate(second, usegmt=True).encode()
+    return _ANSWER % (len(body), http_date(int(time.time())), correlation, body)
 
 
 def _answer() -> tuple[bytes, bytes]:
@@ -88,8 +82,7 @@ def _answer() -> tuple[bytes, bytes]:
         **SECURITY_HEADERS,
         CORRELATION_HEADER: "%s",
     }
-    lines = ["HTTP/1.1 503 Service Unavailable", *(f"{name}: {value}" for name, value in headers.items())]
-    return "\r\n".join([*lines, "", "%s"]).encode(), shed.body(correlation_id="%s")
+    return head_bytes(503, headers) + b"%s", shed.body(correlation_id="%s")
 
 
 _ANSWER, _BODY = _answer()

@@ -5,7 +5,7 @@ import hmac
 import re
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 import psycopg
@@ -20,8 +20,8 @@ from payloops.commands.idempotency import Replay, Reserved, reserve
 from payloops.commands.staff_views import record_staff_view
 from payloops.events.crash_points import crash_point
 from payloops.events.errors import OutcomeUnknown
-from payloops.events.metadata import Metadata
 from payloops.http.admission import Kind
+from payloops.http.answers import Answer
 from payloops.http.authentication import Caller, authenticate
 from payloops.http.bodies import (
     empty_query,
@@ -33,8 +33,8 @@ from payloops.http.bodies import (
     parse_query,
 )
 from payloops.http.cards import holds_card_number
+from payloops.http.deadlines import Deadlines
 from payloops.http.html import PAGE_HEADERS, refuse_foreign_forms
-from payloops.http.middleware import CORRELATION_ID, PAGE
 from payloops.http.problems import (
     CONTENT_TYPE,
     OUTCOME_UNKNOWN,
@@ -44,8 +44,9 @@ from payloops.http.problems import (
     validation_error,
 )
 from payloops.http.rate_limits import client_address
+from payloops.http.request_context import CONTEXT, RequestContext
 from payloops.http.routing import FORM, HTML, JSON, UUID_FORM, Call, Nothing, Route, SessionForm
-from payloops.http.services import SERVICES, Services
+from payloops.http.services import Services
 
 BODY_DEADLINE = 10.0
 """Seconds in which a body has to arrive."""
@@ -60,18 +61,24 @@ _KEY_FORM = re.compile(r"[\x20-\x7e]{1,255}")
 _WAIT_FORM = re.compile(r"wait\s*=\s*\"?0*([0-9]{1,9})[0-9]*\"?", re.IGNORECASE)
 
 
-def endpoint(route: Route) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+def endpoint(route: Route, services: Services) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
     """What aiohttp calls for the route."""
+    longest = services.request_timeout + route.streams
+    deadlines = [Deadlines(longest + wait) for wait in range(MAX_WAIT + 1 if route.waits else 1)]
+    refuse_if_full = services.admission.refuse_if_full if route.sheds else None
+    # Where there is no body to wait for, a request goes on in the place that it had while it was asked who sends it.
+    answer = _answer_read if route.method == "GET" and not route.streams else _answer
 
     async def handle(request: web.Request) -> web.StreamResponse:
-        services = request.app[SERVICES]
-        request[PAGE] = route.page
-        if route.sheds:
-            services.admission.refuse_if_full()
+        context = request[CONTEXT]
+        context.route, context.page = route.path, route.page
+        if refuse_if_full is not None:
+            refuse_if_full()
         wait = _wait(request) if route.waits else 0
         try:
-            async with asyncio.timeout(services.request_timeout + wait + route.streams):
-                return await _answer(route, request, wait=wait)
+            with deadlines[wait]:
+                # aiohttp asks no more of it than an `Answer` can.
+                return cast("web.StreamResponse", await answer(route, request, services, context, wait))
         except TimeoutError:
             raise _too_late(route, request) from None
 
@@ -85,40 +92,36 @@ def _too_late(route: Route, request: web.Request) -> Problem:
     return Problem(504, "outcome_unknown", OUTCOME_UNKNOWN)
 
 
-async def _answer(route: Route, request: web.Request, *, wait: int) -> web.StreamResponse:
-    services = request.app[SERVICES]
+async def _answer_read(
+    route: Route, request: web.Request, services: Services, context: RequestContext, _: int
+) -> web.StreamResponse | Answer:
+    with _admitted(route, services, "work"):
+        caller = await authenticate(request, auth=route.auth, services=services, context=context)
+        return await _answer_call(_call(route, request, services, context, caller))
+
+
+async def _answer(
+    route: Route, request: web.Request, services: Services, context: RequestContext, wait: int
+) -> web.StreamResponse | Answer:
     if route.page and route.method != "GET":
         refuse_foreign_forms(request)
-    kind: Kind = "stream" if route.streams else "wait" if wait else "work"
     with _admitted(route, services, "work"):
-        caller = await _caller(route, request)
+        caller = await authenticate(request, auth=route.auth, services=services, context=context)
         if route.limits:
-            await _try_from_address(route, request)
-        if route.method == "GET" and kind == "work":  # there is no body to wait for: it goes on as it is
-            return await _answer_call(_call(route, request, body=None, raw=b"", caller=caller), digest=b"")
+            await _try_from_address(route, request, services)
     raw = await _read(request, route) if route.model is not None or route.signed_by else b""
-    with _admitted(route, services, kind):
+    with _admitted(route, services, "stream" if route.streams else "wait" if wait else "work"):
         body, digest = await _body(route, request, raw)
         _check_form(caller, body)
         if route.limits:
             await _try_account(route, body, caller, services=services)
-        call = _call(route, request, body=body, raw=raw, caller=caller, wait=wait)
-        return await _answer_call(call, digest=digest)
+        call = _call(route, request, services, context, caller, body=body, raw=raw, wait=wait)
+        key = _idempotency_key(request) if route.idempotent else None
+        return await (_answer_call(call) if key is None else _answer_keyed(call, key, digest=digest))
 
 
 def _admitted(route: Route, services: Services, kind: Kind) -> AbstractContextManager[None]:
     return services.admission.admit(kind) if route.sheds else nullcontext()
-
-
-async def _caller(route: Route, request: web.Request) -> Caller:
-    if route.auth is None:
-        return Caller("system")
-    caller = await authenticate(request, auth=route.auth, services=request.app[SERVICES])
-    bound = {"actor": caller.actor}
-    if caller.merchant_id is not None:
-        bound["merchant_id"] = str(caller.merchant_id)
-    structlog.contextvars.bind_contextvars(**bound)
-    return caller
 
 
 def _check_form(caller: Caller, body: BaseModel | None) -> None:
@@ -134,16 +137,24 @@ def _check_form(caller: Caller, body: BaseModel | None) -> None:
 
 
 def _call(
-    route: Route, request: web.Request, *, body: BaseModel | None, raw: bytes, caller: Caller, wait: int = 0
+    route: Route,
+    request: web.Request,
+    services: Services,
+    context: RequestContext,
+    caller: Caller,
+    *,
+    body: BaseModel | None = None,
+    raw: bytes = b"",
+    wait: int = 0,
 ) -> Call[Any, Any]:
-    services = request.app[SERVICES]
     return Call(
         services=services,
         route=route,
         request=request,
         body=body,
         query=_query(route, request),
-        by=Metadata(at=services.now(), actor=caller.actor, correlation_id=request[CORRELATION_ID]),
+        actor=caller.actor,
+        correlation_id=context.correlation_id,
         owner=caller.merchant_id,
         staff_id=caller.staff_id,
         session=caller.session,
@@ -161,27 +172,24 @@ def _query(route: Route, request: web.Request) -> BaseModel | None:
     return parse_query(route.query, request.query)
 
 
-async def _answer_call(call: Call[Any, Any], *, digest: bytes) -> web.StreamResponse:
-    route, request = call.route, call.request
-    key = _idempotency_key(request) if route.idempotent else None
-    if key is None:
-        answer = await (route.handler(call) if call.staff_id is None else _shown_to_staff(call))
-        if isinstance(answer, web.StreamResponse):
-            return answer
-        return _response(call, route.render(answer))
-    reservation = await reserve(
-        call.services.store.pool,
-        merchant_id=call.merchant_id,
-        key=key,
-        fingerprint=digest,
-    )
+async def _answer_call(call: Call[Any, Any]) -> web.StreamResponse | Answer:
+    route = call.route
+    answer = await (route.handler(call) if call.staff_id is None else _shown_to_staff(call))
+    # In this order: whether something is a response is asked of an abstract class, which takes long.
+    if type(answer) is not dict and isinstance(answer, web.StreamResponse):
+        return answer
+    return _response(call, route.render(answer))
+
+
+async def _answer_keyed(call: Call[Any, Any], key: str, *, digest: bytes) -> web.StreamResponse | Answer:
+    pool, merchant_id = call.services.store.pool, call.merchant_id
+    reservation = await reserve(pool, merchant_id=merchant_id, key=key, fingerprint=digest)
     if isinstance(reservation, Replay):
         return await _replay(call, reservation)
     return await _answer_once(call, reservation)
 
 
-async def _try_from_address(route: Route, request: web.Request) -> None:
-    services = request.app[SERVICES]
+async def _try_from_address(route: Route, request: web.Request, services: Services) -> None:
     for name in route.limits:
         address = client_address(request, trusted_proxies=services.trusted_proxies)
         await services.limits.try_from_address(name, address)
@@ -220,11 +228,11 @@ async def _record_view(call: Call[Any, Any]) -> None:
         merchant_id=call.viewed_merchant,
         query=query or None,
         at=call.by.at,
-        correlation_id=call.by.correlation_id,
+        correlation_id=call.correlation_id,
     )
 
 
-async def _answer_once(call: Call[Any, Any], reserved: Reserved) -> web.StreamResponse:
+async def _answer_once(call: Call[Any, Any], reserved: Reserved) -> web.StreamResponse | Answer:
     """Run the handler under its idempotency key: its success is stored with its events, a refusal here."""
     pool = call.services.store.pool
     call.reserved = reserved
@@ -237,7 +245,7 @@ async def _answer_once(call: Call[Any, Any], reserved: Reserved) -> web.StreamRe
             if not released and isinstance(error, asyncio.CancelledError | psycopg.Error):
                 raise OutcomeUnknown from error
             raise
-        body = problem.body(correlation_id=call.by.correlation_id)
+        body = problem.body(correlation_id=call.correlation_id)
         await call.services.store.answer(reserved.receipt(status=problem.status, body=body))
         raise
     crash_point("command.answered")
@@ -257,8 +265,10 @@ async def _released(reserved: Reserved, pool: AsyncConnectionPool) -> bool:
         return False
 
 
-def _response(call: Call[Any, Any], body: bytes) -> web.Response:
+def _response(call: Call[Any, Any], body: bytes) -> web.Response | Answer:
     media = (call.media or call.route.media[0]) if body else None
+    if media is not None and not call.headers and not call.route.page:
+        return Answer(status=call.status or call.route.status, body=body, media=media)
     return web.Response(
         status=call.status or call.route.status,
         body=body or None,

@@ -2,60 +2,36 @@
 
 import re
 import time
-from functools import cache
+from typing import cast
 
 import structlog
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
 from multidict import CIMultiDict
-from prometheus_client import Counter, Histogram
 from uuid_utils import uuid4
 
 from payloops.http.admission import Shed
+from payloops.http.answered import NO_ROUTE, count_answer, count_duration
+from payloops.http.answers import CORRELATION_HEADER, SECURITY_HEADERS, Answer
 from payloops.http.cards import holds_card_number
 from payloops.http.html import refusal_page
 from payloops.http.problems import internal_error, problem_of
-from payloops.http.services import SERVICES
+from payloops.http.request_context import CONTEXT, RequestContext, begin_request, log_request
+from payloops.http.services import Services
 
-CORRELATION_ID = web.RequestKey("correlation_id", str)
-PAGE = web.RequestKey("page", bool)
-"""Whether people look at the answer."""
-SHED = web.RequestKey("shed", bool)
-"""Whether the request was turned away because there is too much to do."""
-CORRELATION_HEADER = "X-Correlation-ID"
 _CORRELATION_FORM = re.compile("[A-Za-z0-9._-]{1,128}")
 
-SECURITY_HEADERS = {
-    "Server": "payloops",
-    "Cache-Control": "no-store",
-    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Referrer-Policy": "no-referrer",
-    "Strict-Transport-Security": "max-age=31536000; includeSubDomains",
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-}
 CORS_METHODS = "GET, POST, PUT, PATCH, DELETE"
 CORS_REQUEST_HEADERS = "Authorization, Content-Type, Idempotency-Key, Prefer, X-API-Key, X-Correlation-ID"
 CORS_ANSWER_HEADERS = "Idempotent-Replayed, Preference-Applied, Retry-After, X-Correlation-ID"
 PREFLIGHT_SECONDS = "600"
-NO_ROUTE = "none"
-"""In place of a route, where there is none."""
-
-REQUESTS = Counter("payloops_http_requests", "Requests answered", ["method", "route", "status"])
-REQUEST_SECONDS = Histogram(
-    "payloops_http_request_duration_seconds",
-    "From a request's head to its answer, waiting that the client asked for included",
-    ["method", "route"],
-    buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
-)
-
 log = structlog.get_logger()
 
 
 def correlation_id(request: web.BaseRequest) -> str:
     """The client's, where it sent one that fits, else a new one."""
-    return fitting_correlation_id(request.headers.get(CORRELATION_HEADER, ""))
+    given = request.headers.get(CORRELATION_HEADER)
+    return fitting_correlation_id(given) if given is not None else str(uuid4())
 
 
 def fitting_correlation_id(given: str) -> str:
@@ -66,85 +42,77 @@ def fitting_correlation_id(given: str) -> str:
     return str(uuid4())
 
 
-def frame(*, cors_origins: tuple[str, ...]) -> Middleware:
+def frame(services: Services) -> Middleware:
     """The outermost middleware."""
-    cors = Cors(cors_origins)
+    cors = Cors(services.cors_origins)
+    stopping = services.stopping
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
         started = time.perf_counter()
-        request[CORRELATION_ID] = correlation_id(request)
-        structlog.contextvars.bind_contextvars(correlation_id=request[CORRELATION_ID])
-        preflight = cors.preflight(request)
-        response = preflight if preflight is not None else await _answer(request, handler)
+        request[CONTEXT] = context = begin_request(correlation_id(request))
+        try:
+            preflight = cors.preflight(request)
+            response: web.StreamResponse | Answer = (
+                preflight if preflight is not None else await handler(request)
+            )
+        except ConnectionError:
+            raise  # the client went away: nobody is left to answer
+        except Exception as error:  # noqa: BLE001  # whatever it is, it is answered
+            response = _refusal(error, request, context)
+        if isinstance(response, Answer):
+            if response.fits(request) and not cors.concerns(request) and not stopping.is_set():
+                response.told(context.correlation_id)
+                _note(request, context, response, seconds=time.perf_counter() - started)
+                return cast("web.Response", response)
+            response = response.response()
         response.headers.extend(cors.headers(request))
         for name, value in SECURITY_HEADERS.items():
             response.headers.setdefault(name, value)
-        response.headers[CORRELATION_HEADER] = request[CORRELATION_ID]
-        if request.app[SERVICES].stopping.is_set():
+        response.headers[CORRELATION_HEADER] = context.correlation_id
+        if stopping.is_set():
             response.force_close()
-        _note(request, response, seconds=time.perf_counter() - started)
+        _note(request, context, response, seconds=time.perf_counter() - started)
         return response
 
     return middleware
 
 
-async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
-    try:
-        return await handler(request)
-    except ConnectionError:
-        raise  # the client went away: nobody is left to answer
-    except Exception as error:
-        problem = problem_of(error)
-        if problem is None:
-            log.exception("http.internal_error")
-            problem = internal_error()
-        elif isinstance(problem, Shed):
-            request[SHED] = True
-        elif problem.status >= 500:  # noqa: PLR2004  # HTTP
-            cause = error.__cause__ or error
-            log.warning("http.unavailable", error=type(cause).__name__)
-        if request.get(PAGE, False):
-            return refusal_page(problem, request, correlation_id=request[CORRELATION_ID])
-        return problem.response(correlation_id=request[CORRELATION_ID])
+def _refusal(error: Exception, request: web.Request, context: RequestContext) -> web.Response:
+    problem = problem_of(error)
+    if problem is None:
+        log.error("http.internal_error", exc_info=error)
+        problem = internal_error()
+    elif isinstance(problem, Shed):
+        context.shed = True
+    elif problem.status >= 500:  # noqa: PLR2004  # HTTP
+        cause = error.__cause__ or error
+        log.warning("http.unavailable", error=type(cause).__name__)
+    if context.page:
+        return refusal_page(problem, request, correlation_id=context.correlation_id)
+    return problem.response(correlation_id=context.correlation_id)
 
 
-def _note(request: web.Request, response: web.StreamResponse, *, seconds: float) -> None:
+def _note(
+    request: web.Request, context: RequestContext, response: web.StreamResponse | Answer, *, seconds: float
+) -> None:
     """Count the request, and log it, unless the process has too much to do for that."""
     # The route's template in place of the path: what clients put into paths is not for the log.
-    resource = request.match_info.route.resource
-    route = resource.canonical if resource is not None else None
-    method = request.method if request.method in hdrs.METH_ALL else "?"
-    count_answer(method, route or NO_ROUTE, response.status)
-    if isinstance(response, web.Response):  # a stream takes as long as somebody follows it
-        _duration(method, route or NO_ROUTE).observe(seconds)
-    if request.get(SHED, False):
-        return
-    record = log.error if response.status >= 500 else log.info  # noqa: PLR2004  # HTTP
-    record(
-        "http.request",
-        method=method,
-        route=route,
-        status=response.status,
-        milliseconds=round(seconds * 1000, 1),
-        remote=request.remote,
-    )
-
-
-def count_answer(method: str, route: str, status: int) -> None:
-    """One more was answered."""
-    _answered(method, route, status).inc()
-
-
-# The library checks the labels, makes texts of them and takes a lock, each time.
-@cache
-def _answered(method: str, route: str, status: int) -> Counter:
-    return REQUESTS.labels(method, route, status)
-
-
-@cache
-def _duration(method: str, route: str) -> Histogram:
-    return REQUEST_SECONDS.labels(method, route)
+    method, status, route = request.method, response.status, context.route
+    if method not in hdrs.METH_ALL:
+        method = "?"
+    count_answer(method, route or NO_ROUTE, status)
+    if type(response) is not web.StreamResponse:  # a stream takes as long as somebody follows it
+        count_duration(method, route or NO_ROUTE, seconds)
+    if not context.shed:
+        fields = {
+            "method": method,
+            "route": route,
+            "status": status,
+            "milliseconds": round(seconds * 1000, 1),
+            "remote": request.remote,
+        }
+        log_request(context, "error" if status >= 500 else "info", fields)  # noqa: PLR2004  # HTTP
 
 
 class Cors:
@@ -153,6 +121,10 @@ class Cors:
     def __init__(self, origins: tuple[str, ...]) -> None:
         self._any = "*" in origins
         self._origins = frozenset(origins) - {"*"}
+
+    def concerns(self, request: web.Request) -> bool:
+        """Whether there are any."""
+        return bool(self._origins) or hdrs.ORIGIN in request.headers
 
     def headers(self, request: web.Request) -> CIMultiDict[str]:
         """Headers of an answer; none where the request is not from an allowed origin."""

@@ -13,8 +13,8 @@ from pydantic import TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, JsonSchemaValue
 from pydantic_core import core_schema
 
+from payloops.http.answers import CORRELATION_HEADER
 from payloops.http.bodies import MAX_INTEGER_DIGITS
-from payloops.http.middleware import CORRELATION_HEADER
 from payloops.http.problems import ANSWERS, CONTENT_TYPE
 from payloops.http.routing import EVENT_STREAM, FORM, HTML, JSON, AnswerModel, Route
 

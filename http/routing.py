@@ -87,7 +87,7 @@ class Call(Generic[B, Q]):
     """A request, once it is known who sent it and that it fits.
 
     Attributes:
-        by: who acts, for the events that the request leads to.
+        actor: who acts, as events name it.
         owner: the merchant whose key or token was shown; none where it was a member of the staff.
         session: of a page for staff.
         viewed_merchant, viewed_order: of a route for staff: what is shown, for the record of it.
@@ -104,7 +104,8 @@ class Call(Generic[B, Q]):
     request: web.Request
     body: B
     query: Q
-    by: Metadata
+    actor: str
+    correlation_id: str
     owner: UUID | None
     staff_id: UUID | None = None
     session: StaffSession | None = None
@@ -116,6 +117,14 @@ class Call(Generic[B, Q]):
     media: str | None = None
     headers: dict[str, str] = field(default_factory=dict)
     reserved: Reserved | None = None
+    _by: Metadata | None = None
+
+    @property
+    def by(self) -> Metadata:
+        """Who acts and when, for the events that the request leads to; the same whenever it is asked for."""
+        if self._by is None:
+            self._by = Metadata(at=self.services.now(), actor=self.actor, correlation_id=self.correlation_id)
+        return self._by
 
     @property
     def merchant_id(self) -> UUID:

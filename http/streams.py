@@ -6,7 +6,7 @@ from typing import Any
 import structlog
 from aiohttp import hdrs, web
 
-from payloops.http.middleware import CORRELATION_HEADER, CORRELATION_ID, SECURITY_HEADERS
+from payloops.http.answers import CORRELATION_HEADER, SECURITY_HEADERS
 from payloops.http.problems import problem_of
 from payloops.http.routing import EVENT_STREAM, Call
 
@@ -30,7 +30,7 @@ async def stream_versions(call: Call[Any, Any], versions: AsyncIterator[str]) ->
     told = call.request.headers.get(LAST_EVENT_ID)
     headers = {
         **SECURITY_HEADERS,
-        CORRELATION_HEADER: call.request[CORRELATION_ID],
+        CORRELATION_HEADER: call.by.correlation_id,
         "Content-Type": EVENT_STREAM,
         "X-Accel-Buffering": "no",  # a proxy (nginx) that gathers would keep the news to itself
     }

@@ -7,7 +7,8 @@ anything that looks like a card number, an API key or a token, also inside excep
 import logging
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, cast
 
@@ -16,6 +17,7 @@ import structlog
 from structlog.typing import EventDict, Processor
 
 from payloops.http.cards import holds_card_number
+from payloops.http.request_context import REQUEST_EVENT, Level, LineWriter, RequestLines, merge_request
 from payloops.settings import Environment, Settings
 
 MASK = "[redacted]"
@@ -41,7 +43,11 @@ def configure_logs(settings: Settings, *, process: str) -> None:
     """
     level = logging.getLevelNamesMapping()[settings.log_level.upper()]
     production = settings.environment is Environment.PRODUCTION
-    shared: list[Processor] = [structlog.contextvars.merge_contextvars, structlog.processors.add_log_level]
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        merge_request,
+        structlog.processors.add_log_level,
+    ]
     rendering: list[Processor] = [
         structlog.processors.format_exc_info,
         mask_secrets,
@@ -58,6 +64,7 @@ def configure_logs(settings: Settings, *, process: str) -> None:
         cache_logger_on_first_use=True,
     )
     structlog.contextvars.bind_contextvars(process=process)
+    RequestLines.writer = _request_writer(process) if production and level <= logging.INFO else None
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
@@ -119,6 +126,30 @@ def _check(text: str) -> None:
 
 # What raises is not remembered: no secret is kept here.
 _check_short = lru_cache(maxsize=2_048)(_check)
+
+
+# A client may choose it; made here, or in this form, it holds nothing.
+_PLAIN_ID = re.compile("[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}")
+
+
+def _request_writer(process: str) -> LineWriter:
+    """What writes the lines of requests as the processors would: a tenth of the work, for a line of which all is known.
+
+    Of its fields, a client has a say in the correlation id alone, and in the address it comes from.
+    """
+    write = sys.stderr.write
+
+    def write_request(level: Level, bound: Mapping[str, object], fields: dict[str, Any]) -> None:
+        line = {"process": process, **bound, **fields, "event": REQUEST_EVENT, "level": level}
+        line["timestamp"] = datetime.now(UTC)
+        correlation_id, remote = line["correlation_id"], line["remote"]
+        if _PLAIN_ID.fullmatch(correlation_id) is None:
+            line["correlation_id"] = _masked_text(correlation_id)
+        if remote is not None:
+            line["remote"] = _masked_text(remote)
+        write(orjson.dumps(line, option=orjson.OPT_UTC_Z | orjson.OPT_APPEND_NEWLINE).decode())
+
+    return write_request
 
 
 def _json(line: Any, default: Callable[[Any], Any], **_: Any) -> str:

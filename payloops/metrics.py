@@ -121,6 +121,7 @@ async def open_metrics(
     finally:
         sampling.cancel()
         await asyncio.gather(sampling, return_exceptions=True)
+        metrics.sample()  # what was counted since the last time
 
 
 async def _keep_sampling(metrics: Metrics) -> None:

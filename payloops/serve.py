@@ -32,6 +32,7 @@ from payloops.commands.watch_orders import OrderWatch
 from payloops.events.event_store import EventStore
 from payloops.housekeeping import housekeeping
 from payloops.http.admission import Admission
+from payloops.http.answered import hand_over
 from payloops.http.app import create_app
 from payloops.http.connections import connection_factory, finish_requests
 from payloops.http.services import Probe, Services
@@ -154,7 +155,9 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             ),
         }
         metrics = await stack.enter_async_context(
-            open_metrics(samplers=[store.sample, admission.sample], readers=standing(store, probes=probes))
+            open_metrics(
+                samplers=[store.sample, admission.sample, hand_over], readers=standing(store, probes=probes)
+            )
         )
         tokens = Tokens(secret=settings.jwt_secret.get_secret_value(), expires_in=settings.jwt_expires_in)
         mode: KeyMode = "live" if settings.environment is Environment.PRODUCTION else "test"

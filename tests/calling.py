@@ -166,7 +166,7 @@ async def with_routes(api: Api, *routes: Route) -> AsyncIterator[Api]:
     """The same API once more, with some routes that only a test has."""
     app = create_app(api.services)
     for each in routes:
-        app.router.add_route(each.method, each.path, endpoint(each))
+        app.router.add_route(each.method, each.path, endpoint(each, api.services))
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     assert runner.server is not None

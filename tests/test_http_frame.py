@@ -16,6 +16,7 @@ from uuid_utils.compat import uuid7
 from payloops.events.event_store import EventStore
 from payloops.http import connections, endpoint, service
 from payloops.http.app import ROUTES
+from payloops.http.request_context import merge_request
 from payloops.http.routing import Call, route
 from payloops.settings import Settings
 
@@ -130,6 +131,34 @@ async def test_every_answer_has_security_headers_and_no_versions(api: Api) -> No
         assert answer.headers["Cache-Control"] == "no-store"
         assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
         assert answer.headers["Server"] == "payloops"
+
+
+async def test_an_answer_is_the_same_however_its_connection_goes_on(api: Api) -> None:
+    """It is written in one piece where the connection stays, and by aiohttp where there is more to say."""
+    merchant = await api.merchant()
+    path = f"/v1/orders/{await merchant.order()}"
+    key = f"Host: x\r\nX-API-Key: {merchant.shop.headers['X-API-Key']}\r\nX-Correlation-ID: mine\r\n"
+
+    async def answer(method: str, version: str, more: str) -> tuple[dict[str, str], bytes]:
+        last = f"GET {path} HTTP/1.1\r\n{key}Connection: close\r\n\r\n" if "close" not in more else ""
+        sent = f"{method} {path} HTTP/{version}\r\n{key}{more}\r\n{last}"
+        head, _, rest = (await exchange(api, sent.encode())).partition(b"\r\n\r\n")
+        status, *lines = head.decode().split("\r\n")
+        assert status == f"HTTP/{version} 200 OK"
+        headers = dict(line.split(": ", 1) for line in lines)
+        assert re.fullmatch(r"\w{3}, \d\d \w{3} \d{4} \d\d:\d\d:\d\d GMT", headers.pop("Date"))
+        return headers, rest[: 0 if method == "HEAD" else int(headers["Content-Length"])]
+
+    headers, body = await answer("GET", "1.1", "")
+    assert json.loads(body)["id"] == path.rsplit("/", maxsplit=1)[-1]
+    assert (headers["X-Correlation-ID"], headers["Content-Type"]) == ("mine", "application/json")
+    assert await answer("GET", "1.1", "Connection: close\r\n") == ({**headers, "Connection": "close"}, body)
+    assert await answer("GET", "1.0", "Connection: close\r\n") == (headers, body)
+    assert await answer("GET", "1.0", "Connection: keep-alive\r\n") == (
+        {**headers, "Connection": "keep-alive"},
+        body,
+    )
+    assert await answer("HEAD", "1.1", "") == (headers, b"")
 
 
 async def test_only_named_origins_may_call_from_browsers(settings: Settings) -> None:
@@ -270,7 +299,7 @@ async def test_each_request_is_one_line_in_the_log_with_its_ids_and_nothing_the_
     api: Api,
 ) -> None:
     merchant = await api.merchant()
-    with structlog.testing.capture_logs(processors=[structlog.contextvars.merge_contextvars]) as lines:
+    with structlog.testing.capture_logs(processors=[merge_request]) as lines:
         await merchant.shop.get(f"/v1/orders/{CARD}?externalId={CARD}", **{"X-Correlation-ID": "mine"})
         await merchant.shop.post("/v1/orders", {"amount": 1, "description": f"pay by {CARD}"}, key=CARD)
     requests = [line for line in lines if line["event"] == "http.request"]

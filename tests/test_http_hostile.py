@@ -19,6 +19,7 @@ from uuid_utils.compat import uuid7
 
 from payloops.http.app import MAX_BODY, ROUTES
 from payloops.http.openapi import openapi_document
+from payloops.http.request_context import merge_request
 from payloops.http.routing import Route
 from payloops.settings import Settings
 
@@ -360,7 +361,7 @@ async def test_card_data_is_refused_everywhere_and_leaves_no_trace(
 ) -> None:
     caplog.set_level(logging.DEBUG)
     sent = 0
-    with structlog.testing.capture_logs(processors=[structlog.contextvars.merge_contextvars]) as lines:
+    with structlog.testing.capture_logs(processors=[merge_request]) as lines:
         for each in WITH_MODEL:
             caller, path = caller_of(merchant, each), await path_of(merchant, each)
             operation = DOCUMENT["paths"][each.path][each.method.lower()]

@@ -3,15 +3,18 @@
 import io
 import json
 import logging
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import redirect_stderr
 from typing import Any
+from uuid import uuid4
 
 import pytest
 import structlog
 from masking import shows_card
 
+from payloops.http.request_context import REQUEST_EVENT, RequestLines, begin_request, log_request
 from payloops.logs import configure_logs, mask_secrets
 from payloops.settings import Environment, Settings
 
@@ -69,6 +72,7 @@ def restored() -> Iterator[None]:
     logging.getLogger().handlers, logging.getLogger().level = handlers, level
     structlog.reset_defaults()
     structlog.contextvars.clear_contextvars()
+    RequestLines.writer = None
 
 
 @pytest.mark.usefixtures("restored")
@@ -118,3 +122,48 @@ def test_a_line_is_one_write_so_that_those_of_other_processes_stand_beside_it(se
         logging.getLogger("somebody").warning("two")
     assert [json.loads(text)["event"] for text in written.writes] == ["one", "two"]
     assert all(text.endswith("\n") for text in written.writes)
+
+
+@pytest.mark.usefixtures("restored")
+@pytest.mark.parametrize(
+    "correlation_id",
+    ["01a20936-852a-704c-b68e-7ea68a6b63fc", "mine", "sk_test_abcdefghijkl", f"x-{CARD.replace(' ', '.')}"],
+)
+@pytest.mark.parametrize("remote", ["127.0.0.1", "2001:db8::1", None])
+def test_the_line_of_a_request_is_the_one_that_structlog_would_write(
+    settings: Settings, correlation_id: str, remote: str | None
+) -> None:
+    """Whether or not anybody is known, and also where a client chose an id that must not be written."""
+    written = io.StringIO()
+    with redirect_stderr(written):
+        production = settings.model_copy(update={"environment": Environment.PRODUCTION, "log_level": "info"})
+        configure_logs(production, process="api")
+        for status, known in ((200, True), (404, False), (503, True)):
+            context = begin_request(correlation_id)
+            if known:
+                context.bound |= {"actor": f"api_key:{uuid4()}", "merchant_id": uuid4()}
+            level = "error" if status >= 500 else "info"
+            fields = {"method": "GET", "route": "/v1/orders/{id}", "status": status, "milliseconds": 1.5}
+            log_request(context, level, {**fields, "remote": remote})
+            getattr(structlog.get_logger(), level)(REQUEST_EVENT, **fields, remote=remote)
+    lines = [json.loads(line) for line in written.getvalue().splitlines()]
+    times = [line.pop("timestamp") for line in lines]
+    assert lines[::2] == lines[1::2]
+    assert [line["status"] for line in lines] == [200, 200, 404, 404, 503, 503]
+    assert [re.sub("[0-9]+", "0", at) for at in times] == ["0-0-0T0:0:0.0Z"] * 6
+
+
+@pytest.mark.usefixtures("restored")
+def test_the_line_of_a_request_is_one_write_and_none_where_the_level_is_higher(settings: Settings) -> None:
+    written = Unbuffered()
+    with redirect_stderr(written):
+        for level in ("info", "warning"):
+            production = settings.model_copy(
+                update={"environment": Environment.PRODUCTION, "log_level": level}
+            )
+            configure_logs(production, process="api")
+            fields = {"method": "GET", "route": None, "status": 404, "milliseconds": 1.5, "remote": None}
+            log_request(begin_request("mine"), "info", fields)
+    [line] = written.writes
+    assert line.endswith("\n")
+    assert json.loads(line)["status"] == 404

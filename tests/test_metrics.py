@@ -190,12 +190,12 @@ async def test_whichever_process_is_asked_answers_for_all_also_for_those_that_we
         assert not left_behind.exists()
         assert in_use.exists()
         await call_often(url)
-        assert await health_requests(url) == 40
+        await wait_for_health_requests(url, 40)
         os.kill(running.lines("api.listening")[0]["pid"], signal.SIGKILL)
         await running.listening(workers=3)
         assert await health_requests(url) == 40
         await call_often(url)
-        assert await health_requests(url) == 80
+        await wait_for_health_requests(url, 80)
         async with caller(url) as anyone:
             told = await scrape(anyone)
         assert told.value("api_workers_died_total") == 1
@@ -212,6 +212,14 @@ def directory(path: Path) -> Path:
     (path / "lock").touch()
     os.utime(path, (0, 0))
     return path
+
+
+async def wait_for_health_requests(url: str, number: int) -> None:
+    """A process tells the others of what it has answered once a second."""
+    async with asyncio.timeout(SECONDS):
+        while (counted := await health_requests(url)) < number:
+            await asyncio.sleep(0.1)
+    assert counted == number
 
 
 async def health_requests(url: str) -> float:

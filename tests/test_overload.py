@@ -12,6 +12,7 @@ from masking import CARD
 from prometheus_client import REGISTRY
 
 from payloops.http.admission import Admission
+from payloops.http.answered import hand_over
 from payloops.http.app import ROUTES
 from payloops.http.connections import Connection, connection_factory
 from payloops.http.early_refusals import read_head
@@ -46,6 +47,7 @@ async def answer(reader: asyncio.StreamReader) -> tuple[int, dict[str, str], byt
 
 
 def refused_early() -> float:
+    hand_over()
     return REGISTRY.get_sample_value(*REFUSED_EARLY) or 0.0
 
 

@@ -19,8 +19,8 @@ from jinja2 import FileSystemLoader
 
 from payloops.commands.merchants import find_merchant
 from payloops.http import html
+from payloops.http.answers import CORRELATION_HEADER, SECURITY_HEADERS
 from payloops.http.connections import connection_factory
-from payloops.http.middleware import CORRELATION_HEADER, SECURITY_HEADERS
 from payloops.http.problems import (
     FieldError,
     Problem,

@@ -1,0 +1,88 @@
+"""Answers as most are: bytes of a type, with the headers that every answer has, written at once."""
+
+import time
+from email.utils import formatdate
+from functools import cache, lru_cache
+from http import HTTPStatus
+
+from aiohttp import HttpVersion11, hdrs, web
+
+CORRELATION_HEADER = "X-Correlation-ID"
+SECURITY_HEADERS = {
+    "Server": "payloops",
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "Strict-Transport-Security": "max-age=31536000; includeSubDomains",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+}
+
+
+class Answer:
+    """What aiohttp takes for a response: it asks for `prepare` and `write_eof`, and whether the connection stays.
+
+    aiohttp's own keeps headers as a dictionary, looks at each several times, and may be changed until it is sent. Where
+    all is known it is put together as it is sent, which takes a fifth of that.
+    """
+
+    __slots__ = ("_body", "_correlation_id", "_media", "_request", "status")
+
+    keep_alive = True
+
+    def __init__(self, *, status: int, body: bytes, media: str) -> None:
+        self.status = status
+        self._body = body
+        self._media = media
+
+    def response(self) -> web.Response:
+        """The same as a response to which headers may be added, and after which the connection may end."""
+        return web.Response(status=self.status, body=self._body, content_type=self._media)
+
+    def fits(self, request: web.Request) -> bool:
+        """Whether it is known how to answer this request."""
+        return request.keep_alive and request.version == HttpVersion11 and request.method != hdrs.METH_HEAD
+
+    def told(self, correlation_id: str) -> None:
+        """The last that it has to know."""
+        self._correlation_id = correlation_id
+
+    async def prepare(self, request: web.Request) -> None:
+        self._request = request
+
+    async def write_eof(self) -> None:
+        request, body = self._request, self._body
+        if request.transport is None or request.transport.is_closing():
+            raise ConnectionResetError("the client has left")
+        head = _head(self.status, self._media) % (
+            len(body),
+            http_date(int(time.time())),
+            self._correlation_id.encode(),
+        )
+        request.transport.write(head + body)
+        await request.writer.drain()
+
+
+@cache
+def _head(status: int, media: str) -> bytes:
+    headers = {
+        hdrs.CONTENT_TYPE: media,
+        hdrs.CONTENT_LENGTH: "%d",
+        hdrs.DATE: "%s",
+        **SECURITY_HEADERS,
+        CORRELATION_HEADER: "%s",
+    }
+    return head_bytes(status, headers)
+
+
+def head_bytes(status: int, headers: dict[str, str]) -> bytes:
+    """Status line and headers, and the empty line after them."""
+    lines = (f"{name}: {value}" for name, value in headers.items())
+    return "\r\n".join([f"HTTP/1.1 {status} {HTTPStatus(status).phrase}", *lines, "", ""]).encode()
+
+
+@lru_cache(maxsize=1)
+def http_date(second: int) -> bytes:
+    """A `Date`, of seconds since 1970."""
+    return formatdate(second, usegmt=True).encode()

@@ -1,0 +1,50 @@
+"""Ending what takes too long, all requests of a route by one timer.
+
+`asyncio.timeout` gives each its own, to be made, queued and cancelled. Where all have the same time, whoever began
+first is due first: it is enough to look when the oldest is.
+"""
+
+import asyncio
+from types import TracebackType
+
+
+class Deadlines:
+    """A context to be entered by each task that is to be ended after so many seconds, with TimeoutError."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._loop = asyncio.get_running_loop()
+        self._due: dict[asyncio.Task[object], float] = {}
+        self._ended: set[asyncio.Task[object]] = set()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __enter__(self) -> None:
+        task = asyncio.current_task(self._loop)
+        assert task is not None
+        self._due[task] = due = self._loop.time() + self._seconds
+        if self._timer is None:
+            self._timer = self._loop.call_at(due, self._end_those_due)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        task = asyncio.current_task(self._loop)
+        assert task is not None
+        self._due.pop(task, None)
+        if self._ended and task in self._ended:
+            self._ended.discard(task)
+            # Unless somebody else cancels it, too: as in `asyncio.timeout`.
+            if task.uncancel() == 0 and kind is asyncio.CancelledError:
+                raise TimeoutError from error
+
+    def _end_those_due(self) -> None:
+        self._timer = None
+        now = self._loop.time()
+        while self._due:
+            task, due = next(iter(self._due.items()))
+            if due > now:
+                self._timer = self._loop.call_at(due, self._end_those_due)
+                return
+            del self._due[task]
+            self._ended.add(task)
+            task.cancel()
