@@ -27,12 +27,11 @@ from payloops.projections.rare_parts import common_trigrams, rare_parts
 ID_DIGITS = 32
 HEXADECIMAL = re.compile("[0-9a-fA-F]{1,32}")
 ONE_BY_ONE: LiteralString = "SELECT count(*) FROM orders WHERE {conditions}"
-# While a projector of the version before keeps up the tables, there are no sums yet.
+# Nothing while a projector of the version before keeps up the tables: there are no sums yet.
 SUMMED: LiteralString = """
     SELECT CASE
         WHEN (SELECT version FROM checkpoints WHERE name = %(projection)s) >= %(counts_since)s
         THEN (SELECT coalesce(sum(orders), 0)::bigint FROM order_counts WHERE {conditions})
-        ELSE (SELECT count(*) FROM orders WHERE {conditions})
     END
 """
 # One statement, so that page and total are of the same moment.
@@ -119,13 +118,12 @@ async def search_orders(
         name, looked_for = await _looked_for(store, text)
         arguments |= looked_for
         chosen.append(name)
-    found = await read_own_writes(
-        store,
-        _search(tuple(chosen), first_page=once),
-        {**arguments, "limit": limit, "skip": (page - 1) * limit},
-        projection=CHECKPOINT,
-        prepare=once,
-    )
+    arguments |= {"limit": limit, "skip": (page - 1) * limit}
+    query = _search(tuple(chosen), first_page=once)
+    found = await read_own_writes(store, query, arguments, projection=CHECKPOINT, prepare=once)
+    if found[0][0] is None:
+        query = _search(tuple(chosen), first_page=once, summed=False)
+        found = await read_own_writes(store, query, arguments, projection=CHECKPOINT, prepare=False)
     return [OrderRow(*values) for _, *values in found if values[0] is not None], found[0][0]
 
 
@@ -142,18 +140,26 @@ async def _looked_for(store: EventStore, text: str) -> tuple[str, dict[str, Any]
 
 
 @cache
-def _search(chosen: tuple[str, ...], *, first_page: bool) -> bytes:
+def _search(chosen: tuple[str, ...], *, first_page: bool, summed: bool = True) -> bytes:
     """The statement for these of `CONDITIONS`: put together once."""
-    return search_query(columns_of(OrderRow, "o"), chosen, first_page=first_page).as_bytes(None)
+    columns = columns_of(OrderRow, "o")
+    return search_query(columns, chosen, first_page=first_page, summed=summed).as_bytes(None)
 
 
-def search_query(columns: sql.Composable, chosen: Collection[str], *, first_page: bool) -> sql.Composed:
-    """The statement for these of `CONDITIONS`."""
+def search_query(
+    columns: sql.Composable, chosen: Collection[str], *, first_page: bool, summed: bool
+) -> sql.Composed:
+    """The statement for these of `CONDITIONS`.
+
+    Args:
+        first_page: there is nothing to skip, and `planned_once` says yes.
+        summed: whether orders are counted by sums where there may be any; the total is null where there are none yet.
+    """
     conditions = sql.SQL(" AND ").join(CONDITIONS[name] for name in chosen)
     query, found, total = SEARCH, "orders WHERE {conditions}", ONE_BY_ONE
     if not TEXTS.isdisjoint(chosen):
         query, found, total = FOUND + SEARCH, "found", "SELECT count(*) FROM found"
-    elif set(chosen) <= set(ORDER_COUNTS.keys):
+    elif summed and set(chosen) <= set(ORDER_COUNTS.keys):
         total = SUMMED
     page = PAGE if first_page else DEEP_PAGE.replace("{found}", found)
     return sql.SQL(query.replace("{total}", total).replace("{page}", page)).format(

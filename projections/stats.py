@@ -7,7 +7,8 @@ that a day that is over does not change; how payments fared by when they were be
 from collections import Counter
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
-from typing import Any
+from functools import cache
+from typing import Any, LiteralString
 from uuid import UUID
 
 from psycopg import sql
@@ -54,7 +55,7 @@ def average_ticket(figures: Figures) -> int:
 
 
 # Days that are in the window as a whole come from their totals; of the others, the window's ends, payments are counted.
-FIGURES = sql.SQL("""
+EDGES: LiteralString = """
     WITH edges AS MATERIALIZED (
         SELECT currency, status, processor, created_at, captured_at, amount_captured FROM payments
         WHERE merchant_id = %(merchant_id)s AND {in_currency} AND (
@@ -63,9 +64,9 @@ FIGURES = sql.SQL("""
             OR captured_at >= %(begin)s AND captured_at < %(begin_until)s
             OR captured_at >= %(end_from)s AND captured_at < %(end)s
         )
-    ), counted (currency, status, processor, day, begun, captured, volume) AS (
-        SELECT currency, status, processor, day, begun, captured, volume FROM daily_volume
-        WHERE merchant_id = %(merchant_id)s AND {in_currency} AND day >= %(first_day)s AND day < %(last_day)s
+    )
+"""
+OF_EDGES: LiteralString = """
         UNION ALL
         SELECT currency, status, processor, (created_at AT TIME ZONE 'UTC')::date, 1, 0, 0 FROM edges
         WHERE created_at >= %(begin)s AND created_at < %(begin_until)s
@@ -75,20 +76,40 @@ FIGURES = sql.SQL("""
         FROM edges
         WHERE captured_at >= %(begin)s AND captured_at < %(begin_until)s
            OR captured_at >= %(end_from)s AND captured_at < %(end)s
-    )
+"""
+FIGURES: LiteralString = """
     SELECT {written_and_reached}, figures.*
     FROM (VALUES (1)) AS always (one)
     LEFT JOIN (
         SELECT currency, status, processor, day, sum(begun)::bigint, sum(captured)::bigint, sum(volume)::bigint
-        FROM counted GROUP BY GROUPING SETS ((currency, status, processor), (currency, day))
+        FROM (
+            SELECT currency, status, processor, day, begun, captured, volume FROM daily_volume
+            WHERE merchant_id = %(merchant_id)s AND {in_currency} AND day >= %(first_day)s AND day < %(last_day)s
+            {of_edges}
+        ) AS counted (currency, status, processor, day, begun, captured, volume)
+        GROUP BY GROUPING SETS ((currency, status, processor), (currency, day))
     ) figures ON true
-""")
+"""
+
+
 ANY_CURRENCY = sql.SQL("true")
 ONE_CURRENCY = sql.SQL("currency = %(currency)s")
-FIGURES_OF_ANY, FIGURES_OF_ONE = (
-    FIGURES.format(written_and_reached=WRITTEN_AND_REACHED, in_currency=each).as_bytes(None)
-    for each in (ANY_CURRENCY, ONE_CURRENCY)
-)
+
+
+@cache
+def figures_query(*, one_currency: bool, whole_days: bool) -> bytes:
+    """The statement: put together once.
+
+    Args:
+        whole_days: there is nothing to count at the window's ends.
+    """
+    query = (
+        FIGURES.replace("{of_edges}", "") if whole_days else EDGES + FIGURES.replace("{of_edges}", OF_EDGES)
+    )
+    in_currency = ONE_CURRENCY if one_currency else ANY_CURRENCY
+    return (
+        sql.SQL(query).format(written_and_reached=WRITTEN_AND_REACHED, in_currency=in_currency).as_bytes(None)
+    )
 
 
 async def payment_figures(
@@ -103,15 +124,23 @@ async def payment_figures(
         end: exclusive.
         currency: of this one only.
     """
-    query = FIGURES_OF_ANY if currency is None else FIGURES_OF_ONE
+    parts = parts_of(begin, end)
+    whole_days = (parts["begin_until"], parts["end_from"]) == (begin, end)
     arguments: dict[str, Any] = {
         "merchant_id": merchant_id,
         "begin": begin,
         "end": end,
         "currency": currency,
-        **parts_of(begin, end),
+        **parts,
     }
-    found = await read_own_writes(store, query, arguments, projection=CHECKPOINT)
+    found = await read_own_writes(
+        store,
+        figures_query(one_currency=currency is not None, whole_days=whole_days),
+        arguments,
+        projection=CHECKPOINT,
+        # How many payments the ends have depends on how long they are.
+        prepare=whole_days,
+    )
     figures: dict[str, Figures] = {}
     for code, status, processor, day, begun, captured, volume in found:
         if code is None:

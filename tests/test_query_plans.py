@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import suppress
-from datetime import timedelta
+from datetime import UTC, datetime, time, timedelta
 
 import pytest
 from listing import Ask, Asked, ExplainingCursor, lists, read_whole
@@ -70,6 +70,10 @@ async def test_events_of_a_rare_type_are_found_by_it(explaining: EventStore) -> 
     assert "stored_events_by_type" in str(ExplainingCursor.plans)
 
 
+def _midnight(moment: datetime) -> datetime:
+    return datetime.combine(moment.date(), time(), UTC)
+
+
 PLANNED_ONCE: dict[str, Ask] = {
     "first page": lambda s, a: list_orders(s, merchant_id=a.merchant_id, limit=10),
     "page after an order": lambda s, a: list_orders(
@@ -81,7 +85,7 @@ PLANNED_ONCE: dict[str, Ask] = {
         s, merchant_id=a.merchant_id, page=1, limit=20, status=a.status
     ),
     "figures": lambda s, a: payment_figures(
-        s, merchant_id=a.merchant_id, begin=a.now - timedelta(days=30), end=a.now
+        s, merchant_id=a.merchant_id, begin=_midnight(a.now) - timedelta(days=30), end=_midnight(a.now)
     ),
 }
 MANY = """
