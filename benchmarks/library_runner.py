@@ -19,7 +19,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from payloops.events.encoding import decode
 from payloops.events.stream import StreamEvent
-from payloops.projections.patches import Patch, Table, merge, upsert_statement
+from payloops.projections.patches import Patch, Table, merge, patches_of, upsert_statement
 from payloops.projections.projection import all_projections
 from payloops.projections.totals import removal, statement
 
@@ -49,7 +49,7 @@ class Tables(PostgresTrackingRecorder):
                 if fact.TOPIC.partition(".")[0] not in projection.families:
                     continue
                 for table in projection.tables:
-                    self._write(cursor, table, list(table.patches(fact)), fact.originator_version)
+                    self._write(cursor, table, patches_of(table, fact), fact.originator_version)
 
     def _write(self, cursor: Any, table: Table, patches: list[Patch], version: int) -> None:
         rows = merge(table, ((version, patch) for patch in patches))

@@ -5,7 +5,9 @@ alone; here a state is opened with the key of its stream, and one of a version t
 know yet is refused rather than read as if it were known.
 """
 
+from collections.abc import Callable
 from datetime import UTC
+from functools import cache
 from typing import Any, cast
 from uuid import UUID
 
@@ -90,19 +92,34 @@ def decode(stored: StoredEvent, *, personal_key: bytes | None) -> StreamEvent:
 def decode_state(
     topic: str, stored: bytes, *, stream_id: UUID, version: int, personal_key: bytes | None
 ) -> StreamEvent:
-    """As `decode`, of columns of the log: for those who read very many."""
+    """As `decode`, of columns of the log."""
     fact = fact_of(topic)
     if fact is None:
         raise UnknownTopic(topic)
-    state: dict[str, Any] = orjson.loads(stored)
-    if personal_key is not None or SEALED in state:
-        unseal(state, personal=fact.PERSONAL, key=personal_key, stream_id=stream_id, version=version)
-    if VERSION in state or fact.class_version != 1:
-        _upcast(fact, topic, state)
-    state["timestamp"] = parse_timestamp(state["timestamp"])
-    state["originator_id"] = stream_id
-    state["originator_version"] = version
-    return fact_of_fields(fact, state)
+    return decoder_of(fact)(stored, stream_id, version, personal_key)
+
+
+Decoder = Callable[[bytes, UUID, int, bytes | None], StreamEvent]
+"""As `decode`, of a state, its stream, its version, and the key to it."""
+
+
+@cache
+def decoder_of(fact: type[StreamEvent]) -> Decoder:
+    """The decoder of a type of facts: what there is to know of the type it does not look up for each of them."""
+    personal, known = fact.PERSONAL, fact.class_version
+
+    def decode_fact(stored: bytes, stream_id: UUID, version: int, personal_key: bytes | None) -> StreamEvent:
+        state: dict[str, Any] = orjson.loads(stored)
+        if personal_key is not None or SEALED in state:
+            unseal(state, personal=personal, key=personal_key, stream_id=stream_id, version=version)
+        if known != 1 or VERSION in state:
+            _upcast(fact, state)
+        state["timestamp"] = parse_timestamp(state["timestamp"])
+        state["originator_id"] = stream_id
+        state["originator_version"] = version
+        return fact_of_fields(fact, state)
+
+    return decode_fact
 
 
 def open_state(stored: StoredEvent, *, personal_key: bytes | None) -> dict[str, Any]:
@@ -127,10 +144,10 @@ def fact_of(topic: str) -> type[StreamEvent] | None:
     return FACTS.get(topic) or fact_types().get(topic)
 
 
-def _upcast(fact: type[StreamEvent], topic: str, state: dict[str, Any]) -> None:
+def _upcast(fact: type[StreamEvent], state: dict[str, Any]) -> None:
     """Bring a state from the version that it was written in to the present one, step by step."""
     written, known = state.pop(VERSION, 1), fact.class_version
     if written > known:
-        raise NewerVersion(topic=topic, version=written, known=known)
+        raise NewerVersion(topic=topic_of(fact), version=written, known=known)
     for version in range(written, known):
         getattr(fact, f"upcast_v{version}_v{version + 1}")(state)

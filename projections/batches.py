@@ -17,7 +17,7 @@ from psycopg.rows import TupleRow
 from payloops.events.crash_points import crash_point
 from payloops.events.encoding import decode_state
 from payloops.events.stream import StreamEvent
-from payloops.projections.patches import Patch, RowPatch, Table, merge, upsert
+from payloops.projections.patches import Patch, RowPatch, Table, merge, patches_of, upsert
 from payloops.projections.projection import Projection
 from payloops.projections.totals import add, take_away
 
@@ -161,9 +161,7 @@ def decode(projections: Sequence[Projection], events: Sequence[LoggedEvent]) -> 
             continue
         for projection, batch in concerned:
             try:
-                batch.changes.append(
-                    Change(event, [list(table.patches(fact)) for table in projection.tables])
-                )
+                batch.changes.append(Change(event, [patches_of(table, fact) for table in projection.tables]))
             except Exception as error:  # noqa: BLE001  # as above
                 batch.parked.append((event, error))
     return batches

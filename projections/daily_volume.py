@@ -3,14 +3,12 @@
 Facts to columns, the rows, and what a payment counts. `projections/stats.py` reads both.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date, datetime
-from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
-from uuid_utils.compat import uuid5
+import uuid_utils
 
 from payloops.events.event_store import EventStore
 from payloops.events.orders import (
@@ -29,7 +27,7 @@ from payloops.events.orders import (
 )
 from payloops.events.stream import StreamEvent
 from payloops.projections.own_writes import ProjectionBehind, wait_for_own_writes
-from payloops.projections.patches import NOTHING, Patches, PatchesByType, Table, Values
+from payloops.projections.patches import NOTHING, Handler, HandlersByType, Rows, Table, Values
 from payloops.projections.projection import Projection
 from payloops.projections.totals import Totals
 
@@ -67,68 +65,77 @@ class PaymentRow:
     version: int
 
 
-def _requested(fact: PaymentRequested) -> Patches:
-    requested = {"status": PaymentStatus.PROCESSING, "correlation_id": fact.correlation_id}
-    new = {
-        "order_id": fact.originator_id,
-        "merchant_id": fact.merchant_id,
-        "attempt": fact.attempt,
-        "processor": fact.processor,
-        "amount": fact.amount,
-        "currency": fact.currency,
-        "amount_captured": 0,
-        "created_at": fact.timestamp,
-    }
-    return ((_payment_id(fact.originator_id, fact.attempt), requested, new),)
+PROCESSING, REQUIRES_ACTION, AUTHORIZED, CAPTURED, FAILED, CANCELLED = (each.value for each in PaymentStatus)
 
 
-def _asked_again(fact: PaymentCaptureRequested | PaymentVoidRequested | PaymentCancelRequested) -> Patches:
-    return _moved(fact, {"correlation_id": fact.correlation_id})
+def _requested(fact: PaymentRequested, rows: Rows) -> None:
+    row = rows.get(fact.attempt)
+    if row is None:
+        new = {
+            "order_id": fact.originator_id,
+            "merchant_id": fact.merchant_id,
+            "attempt": fact.attempt,
+            "processor": fact.processor,
+            "amount": fact.amount,
+            "currency": fact.currency,
+            "amount_captured": 0,
+            "created_at": fact.timestamp,
+        }
+        row = rows.make(fact.attempt, _payment_id(fact.originator_id, fact.attempt), new)
+    row["status"] = PROCESSING
+    row["correlation_id"] = fact.correlation_id
 
 
-def _processing(fact: PaymentProcessing) -> Patches:
-    return _moved(fact, _told(PaymentStatus.PROCESSING, fact.processor_order_id))
+def _asked_again(
+    fact: PaymentCaptureRequested | PaymentVoidRequested | PaymentCancelRequested, rows: Rows
+) -> None:
+    _row(fact, rows)["correlation_id"] = fact.correlation_id
 
 
-def _action_required(fact: PaymentActionRequired) -> Patches:
-    return _moved(fact, _told(PaymentStatus.REQUIRES_ACTION, fact.processor_order_id))
+def _processing(fact: PaymentProcessing, rows: Rows) -> None:
+    _learn(_row(fact, rows), PROCESSING, fact.processor_order_id)
 
 
-def _authorized(fact: PaymentAuthorized) -> Patches:
-    return _moved(
-        fact, _told(PaymentStatus.AUTHORIZED, fact.processor_order_id, fact.processor_transaction_id)
-    )
+def _action_required(fact: PaymentActionRequired, rows: Rows) -> None:
+    _learn(_row(fact, rows), REQUIRES_ACTION, fact.processor_order_id)
 
 
-def _captured(fact: PaymentCaptured) -> Patches:
-    captured = _told(PaymentStatus.CAPTURED, fact.processor_order_id, fact.processor_transaction_id)
-    captured["amount_captured"] = fact.amount
-    captured["captured_at"] = fact.timestamp
-    return _moved(fact, captured)
+def _authorized(fact: PaymentAuthorized, rows: Rows) -> None:
+    _learn(_row(fact, rows), AUTHORIZED, fact.processor_order_id, fact.processor_transaction_id)
 
 
-def _failed(fact: PaymentFailed) -> Patches:
-    return _moved(fact, _told(PaymentStatus.FAILED, fact.processor_order_id, fact.processor_transaction_id))
+def _captured(fact: PaymentCaptured, rows: Rows) -> None:
+    row = _row(fact, rows)
+    _learn(row, CAPTURED, fact.processor_order_id, fact.processor_transaction_id)
+    row["amount_captured"] = fact.amount
+    row["captured_at"] = fact.timestamp
 
 
-def _given_up(fact: PaymentVoided | PaymentCancelled) -> Patches:
-    return _moved(fact, {"status": PaymentStatus.CANCELLED})
+def _failed(fact: PaymentFailed, rows: Rows) -> None:
+    _learn(_row(fact, rows), FAILED, fact.processor_order_id, fact.processor_transaction_id)
 
 
-def _told(status: PaymentStatus, order: str | None, transaction: str | None = None) -> Values:
-    told: Values = {"status": status}
+def _given_up(fact: PaymentVoided | PaymentCancelled, rows: Rows) -> None:
+    _row(fact, rows)["status"] = CANCELLED
+
+
+def _row(fact: Any, rows: Rows) -> Values:
+    """Of the payment that a fact is about."""
+    row = rows.get(fact.attempt)
+    if row is None:
+        row = rows.make(fact.attempt, _payment_id(fact.originator_id, fact.attempt), NOTHING)
+    return row
+
+
+def _learn(row: Values, status: str, order: str | None, transaction: str | None = None) -> None:
+    row["status"] = status
     if order is not None:
-        told["processor_order_id"] = order
+        row["processor_order_id"] = order
     if transaction is not None:
-        told["processor_transaction_id"] = transaction
-    return told
+        row["processor_transaction_id"] = transaction
 
 
-def _moved(fact: Any, changes: Values) -> Patches:
-    return ((_payment_id(fact.originator_id, fact.attempt), changes, NOTHING),)
-
-
-PATCHES: dict[type[StreamEvent], Callable[[Any], Patches]] = {
+HANDLERS: dict[type[StreamEvent], Handler] = {
     PaymentRequested: _requested,
     PaymentProcessing: _processing,
     PaymentActionRequired: _action_required,
@@ -141,18 +148,15 @@ PATCHES: dict[type[StreamEvent], Callable[[Any], Patches]] = {
     PaymentVoidRequested: _asked_again,
     PaymentVoided: _given_up,
 }
-"""What each type of fact does; others do nothing here."""
-
-payment_patches = PatchesByType(PATCHES)
-"""What a fact does to the payment that it is about: the same as its `fold` does to the aggregate."""
+"""What each type of fact does to the payment that it is about, the same as its `fold` does to the aggregate; others do
+nothing here."""
 
 
-@lru_cache(maxsize=1_000)
-def _payment_id(order_id: UUID, attempt: int) -> UUID:
-    return uuid5(order_id, str(attempt))
+def _payment_id(order_id: UUID, attempt: int) -> str:
+    return str(uuid_utils.uuid5(uuid_utils.UUID(int=order_id.int), str(attempt)))
 
 
-PAYMENTS = Table(name="payments", row=PaymentRow, patches=payment_patches)
+PAYMENTS = Table(name="payments", row=PaymentRow, handler=HandlersByType(HANDLERS))
 
 BY_REFERENCE = """
     SELECT order_id FROM payments WHERE processor_order_id = %(order)s AND merchant_id = %(merchant_id)s

@@ -9,8 +9,8 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cache
 from itertools import groupby
 from operator import attrgetter
@@ -23,19 +23,10 @@ from psycopg import sql
 from psycopg.rows import TupleRow
 
 from payloops.events.connections import connection_options
-from payloops.events.encoding import decode_state, fact_of
-from payloops.events.stream import StreamEvent
+from payloops.events.encoding import Decoder, decoder_of, fact_of
 from payloops.projections.batches import Change, LoggedEvent, decode, is_about_data, park
 from payloops.projections.giving_way import give_way, let_server_give_way
-from payloops.projections.patches import (
-    Patches,
-    RowPatch,
-    Table,
-    column_names,
-    json_columns,
-    merge,
-    merge_into,
-)
+from payloops.projections.patches import Handler, Table, Values, column_names, json_columns, merge
 from payloops.projections.projection import Projection
 
 
@@ -62,18 +53,27 @@ class Plan:
     upto: int
 
 
-READ_CHUNK = """
+END_OF_STATE = b"\x1e"
+"""Stands in no JSON."""
+# What PostgreSQL puts together it need not send row by row, and we need not make objects of.
+READ_STREAMS = r"""
+    SELECT originator_id, count(*), max(originator_version), string_agg(topic, ',' ORDER BY originator_version),
+           string_agg(state, '\x1e' ORDER BY originator_version), string_agg(personal_key, '')
+    FROM readable_events
+    WHERE originator_id > %s AND originator_id <= %s AND notification_id <= %s
+    GROUP BY originator_id
+"""
+READ_EVENTS = """
     SELECT notification_id, originator_id, originator_version, topic,
            CASE WHEN split_part(topic, '.', 1) = ANY(%s) THEN state END, personal_key
     FROM readable_events
-    WHERE originator_id > %s AND originator_id <= %s AND notification_id <= %s
+    WHERE originator_id = ANY(%s) AND notification_id <= %s
     ORDER BY originator_id, originator_version
 """
 DONE = "UPDATE build_chunks SET done = true WHERE number = %s AND NOT done"
 
-Read = tuple[int, UUID, int, str, bytes | None, bytes | None]
-"""A row of `READ_CHUNK`: the values of a `LoggedEvent`, which is made of few."""
-Parked = list[tuple[LoggedEvent, Exception]]
+Stream = tuple[UUID, int, int, str, bytes, bytes | None]
+"""A row of `READ_STREAMS`."""
 
 _plan: Plan
 _connection: psycopg.Connection[TupleRow]
@@ -108,123 +108,175 @@ def fill_chunk(chunk: Chunk) -> int:
 
     Where it was done already, by a process that was thought dead, nothing happens.
     """
-    families = sorted(frozenset().union(*(each.families for each in _plan.projections)))
     with _connection.transaction():
         cursor = _connection.cursor(binary=True)
-        cursor.execute(READ_CHUNK, (families, chunk.after, chunk.through, _plan.upto))
-        events: list[Read] = cursor.fetchall()
-        for of_projection in _fold(events):
-            parked = of_projection.parked
+        cursor.execute(READ_STREAMS, (chunk.after, chunk.through, _plan.upto))
+        streams: list[Stream] = cursor.fetchall()
+        fold = Fold(_plan.projections)
+        fold.add(streams)
+        for projection in _plan.projections:
             try:
                 with _connection.transaction():
-                    for filled in of_projection.tables:
-                        filled.copy()
+                    for table in projection.tables:
+                        _copy(table, fold.tables[table.name].csv)
             except Exception as refused:
                 if not is_about_data(refused):
                     raise
-                [batch] = decode([of_projection.projection], [LoggedEvent(*event) for event in events])
-                parked = [*batch.parked, *_copy_streams(of_projection.projection, batch.changes)]
-            for event, error in parked:
-                _connection.execute(*park(of_projection.projection, event, error))
+                _fill_apart(projection, [stream for stream, *_ in streams])
+            else:
+                _fill_apart(projection, fold.apart)
         if _connection.execute(DONE, (chunk.number,)).rowcount != 1:
             raise psycopg.Rollback
-    return len(events)
+    return sum(count for _, count, *_ in streams)
 
 
 # --- what streams make of the tables ---------------------------------------------------------------------
 
 
-@dataclass(slots=True)
-class FilledTable:
-    """What a chunk makes of a table: lines of COPY, and the rows of the stream at hand."""
+class StreamRows(dict[Any, Values]):
+    """A table's rows of the stream at hand, by key.
 
-    table: Table
-    lines: list[bytes] = field(default_factory=list)
-    rows: dict[UUID | str, RowPatch] = field(default_factory=dict)
-    refused: Exception | None = None
+    Attributes:
+        version: of the event that is applied, which the rows get that it writes into.
+    """
+
+    def __init__(self, table: Table) -> None:
+        super().__init__()
+        self.version = 0
+        self._empty = _empty(table.row)
+
+    def get(self, key: Any, /) -> Values | None:  # type: ignore[override]
+        row = _find(self, key)
+        if row is not None:
+            row["version"] = self.version
+        return row
+
+    def make(self, key: Any, id: UUID | str, new: Values, /) -> Values:
+        row = self[key] = self._empty | new
+        row["id"] = id
+        row["version"] = self.version
+        return row
+
+
+_find: Callable[[dict[Any, Values], Any], Values | None] = dict.get
+"""Not by `super()`, which has to be looked up each time."""
+
+
+@cache
+def _empty(row: type) -> Values:
+    """All columns, in their order."""
+    return dict.fromkeys(column_names(row))
+
+
+class FilledTable:
+    """What a chunk makes of a table, and the rows of the stream at hand."""
+
+    def __init__(self, table: Table) -> None:
+        self.rows = StreamRows(table)
+        self.csv = Csv(table)
 
     def end_stream(self) -> None:
-        if not self.rows:
-            return
-        try:
-            self.lines += _lines(self.table, self.rows.values())
-        except (TypeError, ValueError) as error:
-            self.refused = error
+        for row in self.rows.values():
+            self.csv.add(row)
         self.rows.clear()
 
-    def copy(self) -> None:
-        if self.refused is not None:
-            raise self.refused
-        _copy(self.table, self.lines)
+
+Step = tuple[Decoder | None, list[tuple[Handler, StreamRows]]]
+"""How an event is decoded, None where it concerns nobody, and what it goes through."""
 
 
-@dataclass(slots=True)
-class FilledProjection:
-    """What a chunk makes of a projection's tables, and the events that cannot be applied to them."""
+class Fold:
+    """What streams make of the tables."""
 
-    projection: Projection
-    tables: list[FilledTable]
-    parked: Parked = field(default_factory=list)
+    def __init__(self, projections: Sequence[Projection]) -> None:
+        self._projections = projections
+        self.tables = {table.name: FilledTable(table) for each in projections for table in each.tables}
+        self.apart: list[UUID] = []
+        """Streams that have to be looked at event by event."""
+        self._paths: dict[str, list[Step] | None] = {}
+        self._steps: dict[str, Step | None] = {}
+
+    def add(self, streams: Sequence[Stream]) -> None:
+        """Whatever is wrong with an event, it stops nothing but its stream."""
+        tables = list(self.tables.values())
+        for stream, count, last, topics, states, personal_key in streams:
+            try:
+                path = self._paths[topics]
+            except KeyError:
+                path = self._paths[topics] = self._path(topics.split(","))
+            if path is None or last != count:
+                self.apart.append(stream)
+                continue
+            try:
+                _walk(path, stream, states, personal_key)
+            except Exception:  # noqa: BLE001  # as said
+                self.apart.append(stream)
+                for table in tables:
+                    table.rows.clear()
+            else:
+                for table in tables:
+                    table.end_stream()
+
+    def _path(self, topics: Sequence[str]) -> list[Step] | None:
+        """What the events of a stream go through.
+
+        None where one may have to be parked, or a row that is of every fact does not get one.
+        """
+        families = {_family(topic) for topic in topics}
+        for projection in self._projections:
+            concerned = families & projection.families
+            if concerned and concerned != families and any(table.every_fact for table in projection.tables):
+                return None
+        steps = [self._step(topic) for topic in topics]
+        known = [step for step in steps if step is not None]
+        return known if len(known) == len(steps) else None
+
+    def _step(self, topic: str) -> Step | None:
+        """None of a topic that nobody knows."""
+        if topic not in self._steps:
+            concerned = [each for each in self._projections if _family(topic) in each.families]
+            fact = fact_of(topic) if concerned else None
+            found = [
+                (table.handler_of(fact), self.tables[table.name].rows)
+                for each in concerned
+                for table in each.tables
+                if fact is not None
+            ]
+            handlers = [(handler, rows) for handler, rows in found if handler is not None]
+            decoder = decoder_of(fact) if fact is not None else None
+            self._steps[topic] = None if concerned and decoder is None else (decoder, handlers)
+        return self._steps[topic]
 
 
-Handlers = list[tuple[FilledTable, Callable[[StreamEvent], Patches]]]
-
-
-def _fold(events: Sequence[Read]) -> list[FilledProjection]:
-    """As `decode` and `merge` of each stream, in one go."""
-    folded = [
-        FilledProjection(each, [FilledTable(table) for table in each.tables]) for each in _plan.projections
-    ]
-    tables = [table for each in folded for table in each.tables]
-    handlers: dict[str, Handlers] = {}
-    stream = UUID(int=0)
-    for event in events:
-        _, of, version, topic, state, personal_key = event
-        if state is None:
+def _walk(path: Sequence[Step], stream: UUID, states: bytes, personal_key: bytes | None) -> None:
+    """Apply a stream's events, of which the first has the personal data."""
+    version = 0
+    for (decode_fact, handlers), state in zip(path, states.split(END_OF_STATE), strict=True):
+        version += 1
+        if decode_fact is None:
             continue
-        if of.int != stream.int:
-            for table in tables:
-                table.end_stream()
-            stream = of  # one object for all of its events: to compare two of them takes long
-        try:
-            of_topic = handlers.get(topic)
-            if of_topic is None:
-                of_topic = handlers[topic] = _handlers_of(topic, folded)
-            fact = decode_state(topic, state, stream_id=stream, version=version, personal_key=personal_key)
-            made = [handler(fact) for _, handler in of_topic]
-        except Exception:  # noqa: BLE001  # whatever is wrong with an event stops nothing but itself
-            _fold_apart(LoggedEvent(*event), folded)
-            continue
-        for (filled, _), patches in zip(of_topic, made, strict=True):
-            for patch in patches:
-                merge_into(filled.rows, filled.table, version, patch)
-    for table in tables:
-        table.end_stream()
-    return folded
+        fact = decode_fact(state, stream, version, personal_key if version == 1 else None)
+        for handler, rows in handlers:
+            rows.version = version
+            handler(fact, rows)
 
 
-def _handlers_of(topic: str, folded: Sequence[FilledProjection]) -> Handlers:
-    """What an event of a topic goes through."""
-    family, kind = topic.partition(".")[0], fact_of(topic)
-    if kind is None:
-        return []  # it cannot be decoded either
-    concerned = [table for each in folded if family in each.projection.families for table in each.tables]
-    found = [(table, table.table.handler_of(kind)) for table in concerned]
-    return [(table, handler) for table, handler in found if handler is not None]
+def _family(topic: str) -> str:
+    return topic.partition(".")[0]
 
 
-def _fold_apart(event: LoggedEvent, folded: Sequence[FilledProjection]) -> None:
-    """Of an event that raises: apply it to those projections that it can be applied to, and park it at the others."""
-    for each in folded:
-        [batch] = decode([each.projection], [event])
-        each.parked += batch.parked
-        for change in batch.changes:
-            for filled, patches in zip(each.tables, change.patches, strict=True):
-                for patch in patches:
-                    merge_into(filled.rows, filled.table, event.version, patch)
+# --- where something is wrong ----------------------------------------------------------------------------
 
 
-# --- where the database refuses what was folded ----------------------------------------------------------
+def _fill_apart(projection: Projection, streams: Sequence[UUID]) -> None:
+    """Fold streams as the projector does, event by event, and park those that cannot be applied."""
+    if not streams:
+        return
+    cursor = _connection.cursor(binary=True)
+    cursor.execute(READ_EVENTS, (sorted(projection.families), list(streams), _plan.upto))
+    [batch] = decode([projection], [LoggedEvent(*row) for row in cursor])
+    for event, error in (*batch.parked, *_copy_streams(projection, batch.changes)):
+        _connection.execute(*park(projection, event, error))
 
 
 def _copy_streams(
@@ -262,8 +314,12 @@ def _refused(projection: Projection, changes: Sequence[Change], *, keep: bool = 
     try:
         with _connection.transaction(force_rollback=not keep):
             for place, table in enumerate(projection.tables):
+                csv = Csv(table)
                 pairs = ((each.logged.version, patch) for each in changes for patch in each.patches[place])
-                _copy(table, _lines(table, merge(table, pairs)))
+                for row in merge(table, pairs):
+                    version = row.upto if row.first == 1 else 0
+                    csv.add(_empty(table.row) | row.new | row.set | {"id": row.id, "version": version})
+                _copy(table, csv)
     except Exception as error:
         if not is_about_data(error):
             raise
@@ -276,24 +332,42 @@ def _refused(projection: Projection, changes: Sequence[Change], *, keep: bool = 
 COPY = r"COPY {} ({}) FROM STDIN (FORMAT csv, NULL 'null', ESCAPE '\')"
 CONTROL_CHARACTER = re.compile(rb'\\[^"\\]')
 """As JSON writes it."""
+END_OF_ROW: Values = {"": 0}
+END_OF_LINE = b',{"":0}'
+"""As JSON writes that: in a text it would not have its quotes so."""
 
 
-def _lines(table: Table, rows: Collection[RowPatch]) -> Iterator[bytes]:
-    """Rows as CSV, which JSON arrays nearly are: one call writes ids, times and texts of a row."""
-    nothing, as_json = _nothing(table.row), json_columns(table.row)
-    for row in rows:
-        values = nothing | row.new | row.set
-        values["id"] = row.id
-        values["version"] = row.upto if row.first == 1 else 0
-        for column in as_json:
-            values[column] = orjson.dumps(values[column]).decode()
-        line = orjson.dumps(list(values.values()))[1:-1]
-        yield line if CONTROL_CHARACTER.search(line) is None else _plainly(line)
+class Csv:
+    """Rows as CSV, which a JSON array nearly is: one call writes ids, times and texts of all of them."""
 
+    def __init__(self, table: Table) -> None:
+        self._values: list[Any] = []
+        columns = column_names(table.row)
+        self._width = len(columns) + 1
+        self._json = [columns.index(each) for each in json_columns(table.row)]
 
-@cache
-def _nothing(row: type) -> dict[str, Any]:
-    return dict.fromkeys(column_names(row))
+    def __bool__(self) -> bool:
+        return bool(self._values)
+
+    def add(self, row: Values) -> None:
+        """A row of all columns, in their order."""
+        self._values += row.values()
+        self._values.append(END_OF_ROW)
+
+    def text(self) -> bytes:
+        """
+        Raises:
+            TypeError: there is a value that JSON does not have.
+        """
+        values = self._values
+        for column in self._json:
+            for place in range(column, len(values), self._width):
+                values[place] = orjson.dumps(values[place]).decode()
+        text = orjson.dumps(values)[1 : -len(END_OF_LINE) - 1]
+        if CONTROL_CHARACTER.search(text) is None:
+            return text.replace(END_OF_LINE + b",", b"\n")
+        lines = text.split(END_OF_LINE + b",")
+        return b"\n".join(_plainly(line) if CONTROL_CHARACTER.search(line) else line for line in lines)
 
 
 def _plainly(line: bytes) -> bytes:
@@ -308,12 +382,11 @@ def _quoted(text: str) -> bytes:
     return f'"{escaped}"'.encode()
 
 
-def _copy(table: Table, lines: Iterable[bytes]) -> None:
-    written = b"\n".join(lines)
-    if not written:
+def _copy(table: Table, csv: Csv) -> None:
+    if not csv:
         return
     with _connection.cursor() as cursor, cursor.copy(_copy_statement(table)) as copy:
-        copy.write(written)
+        copy.write(csv.text())
 
 
 @cache

@@ -4,7 +4,7 @@ Reads by id are never stale: they take the row together with the head of the ord
 where the row is behind. Lists wait, for a bounded time, until they contain the merchant's own last write.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache, partial
@@ -41,7 +41,15 @@ from payloops.events.orders import (
 )
 from payloops.events.stream import StreamEvent, topic_of
 from payloops.projections.own_writes import WRITTEN_AND_REACHED, read_own_writes
-from payloops.projections.patches import NOTHING, Patches, Table, Values, columns_of
+from payloops.projections.patches import (
+    NOTHING,
+    Handler,
+    HandlersByType,
+    Rows,
+    Table,
+    Values,
+    columns_of,
+)
 from payloops.projections.projection import Projection
 from payloops.projections.totals import Totals
 from payloops.projections.transactions import TRANSACTIONS
@@ -95,100 +103,104 @@ class OrderRow:
     version: int
 
 
-def order_patches(fact: StreamEvent) -> Patches:
-    """What a fact does to the order's row: the same as its `fold` does to the aggregate."""
-    changes = CHANGES.get(type(fact), _no_more)(fact)
-    return ((fact.originator_id, changes, NOTHING),)
+PENDING, FAILED = OrderStatus.PENDING.value, OrderStatus.FAILED.value
+ORDER = 0
+"""The key of an order's row: its stream makes no other one."""
 
 
-def _created(fact: OrderCreated) -> Values:
-    return {
-        "merchant_id": fact.merchant_id,
-        "external_id": fact.external_id,
-        "amount": fact.amount,
-        "currency": fact.currency,
-        "status": OrderStatus.PENDING,
-        "metadata": fact.metadata,
-        "customer_id": fact.customer_id,
-        "customer_email": fact.customer_email,
-        "description": fact.description,
-        "return_url": fact.return_url,
-        "cancel_url": fact.cancel_url,
-        "amount_captured": 0,
-        "amount_refunded": 0,
-        "attempt": 0,
-        "created_at": fact.timestamp,
-        "updated_at": fact.timestamp,
-        "correlation_id": fact.correlation_id,
-    }
+def _created(fact: OrderCreated, rows: Rows) -> None:
+    rows.make(ORDER, fact.originator_id, NOTHING).update(
+        merchant_id=fact.merchant_id,
+        external_id=fact.external_id,
+        amount=fact.amount,
+        currency=fact.currency,
+        status=PENDING,
+        metadata=fact.metadata,
+        customer_id=fact.customer_id,
+        customer_email=fact.customer_email,
+        description=fact.description,
+        return_url=fact.return_url,
+        cancel_url=fact.cancel_url,
+        amount_captured=0,
+        amount_refunded=0,
+        attempt=0,
+        created_at=fact.timestamp,
+        updated_at=fact.timestamp,
+        correlation_id=fact.correlation_id,
+    )
 
 
-def _no_more(fact: OrderFact) -> Values:
+def _no_more(fact: OrderFact, rows: Rows) -> Values:
     """What every fact after the first changes."""
-    return {"status": fact.status, "updated_at": fact.timestamp}
+    row = rows.get(ORDER)
+    if row is None:
+        row = rows.make(ORDER, fact.originator_id, NOTHING)
+    row["status"] = fact.status
+    row["updated_at"] = fact.timestamp
+    return row
 
 
-def _requested(fact: PaymentRequested) -> Values:
-    return _no_more(fact) | {
-        "attempt": fact.attempt,
-        "processor": fact.processor,
-        "processor_order_id": None,
-        "last_error_code": None,
-        "last_error_message": None,
-    }
+def _requested(fact: PaymentRequested, rows: Rows) -> None:
+    row = _no_more(fact, rows)
+    row["attempt"] = fact.attempt
+    row["processor"] = fact.processor
+    row["processor_order_id"] = row["last_error_code"] = row["last_error_message"] = None
 
 
 def _learned(
     fact: PaymentProcessing | PaymentActionRequired | PaymentAuthorized | PaymentCaptured | PaymentFailed,
+    rows: Rows,
 ) -> Values:
-    changes = _no_more(fact)
+    row = _no_more(fact, rows)
     if fact.processor_order_id is not None:
-        changes["processor_order_id"] = fact.processor_order_id
-    return changes
+        row["processor_order_id"] = fact.processor_order_id
+    return row
 
 
-def _captured(fact: PaymentCaptured) -> Values:
-    return _learned(fact) | {
-        "processor": fact.processor,
-        "amount_captured": fact.amount_captured,
-        "last_error_code": None,
-        "last_error_message": None,
-    }
+def _captured(fact: PaymentCaptured, rows: Rows) -> None:
+    row = _learned(fact, rows)
+    row["processor"] = fact.processor
+    row["amount_captured"] = fact.amount_captured
+    row["last_error_code"] = row["last_error_message"] = None
 
 
-def _failed(fact: PaymentFailed) -> Values:
-    return _learned(fact) | (_error(fact) if fact.status == OrderStatus.FAILED else {})
+def _failed(fact: PaymentFailed, rows: Rows) -> None:
+    row = _learned(fact, rows)
+    if fact.status == FAILED:
+        _fail(row, fact)
 
 
-def _refused(fact: PaymentCaptureFailed | PaymentVoidFailed | RefundFailed) -> Values:
-    return _no_more(fact) | _error(fact)
+def _refused(fact: PaymentCaptureFailed | PaymentVoidFailed | RefundFailed, rows: Rows) -> None:
+    _fail(_no_more(fact, rows), fact)
 
 
-def _error(fact: Any) -> Values:
-    return {"last_error_code": fact.error_code, "last_error_message": fact.error_message}
+def _fail(row: Values, fact: Any) -> None:
+    row["last_error_code"] = fact.error_code
+    row["last_error_message"] = fact.error_message
 
 
-def _refunded(fact: RefundSucceeded) -> Values:
-    return _no_more(fact) | {"amount_refunded": fact.amount_refunded}
+def _refunded(fact: RefundSucceeded, rows: Rows) -> None:
+    _no_more(fact, rows)["amount_refunded"] = fact.amount_refunded
 
 
-def _taken_back(fact: RefundReversed) -> Values:
-    return _no_more(fact) | _error(fact) | {"amount_refunded": fact.amount_refunded}
+def _taken_back(fact: RefundReversed, rows: Rows) -> None:
+    row = _no_more(fact, rows)
+    _fail(row, fact)
+    row["amount_refunded"] = fact.amount_refunded
 
 
-def _cancelled(fact: OrderCancelled) -> Values:
-    return _no_more(fact) | {"cancel_correlation_id": fact.correlation_id}
+def _cancelled(fact: OrderCancelled, rows: Rows) -> None:
+    _no_more(fact, rows)["cancel_correlation_id"] = fact.correlation_id
 
 
-def _erased(fact: PersonalDataErased) -> Values:
-    return _no_more(fact) | {
-        "customer_email": fact.customer_email,
-        "description": fact.description,
-        "metadata": fact.metadata,
-    }
+def _erased(fact: PersonalDataErased, rows: Rows) -> None:
+    row = _no_more(fact, rows)
+    row["customer_email"] = fact.customer_email
+    row["description"] = fact.description
+    row["metadata"] = fact.metadata
 
 
-CHANGES: dict[type[StreamEvent], Callable[[Any], Values]] = {
+HANDLERS: dict[type[StreamEvent], Handler] = {
     OrderCreated: _created,
     OrderCancelled: _cancelled,
     PaymentRequested: _requested,
@@ -204,7 +216,9 @@ CHANGES: dict[type[StreamEvent], Callable[[Any], Values]] = {
     RefundReversed: _taken_back,
     PersonalDataErased: _erased,
 }
-"""What each type of fact sets in the order's row. All others change its status alone."""
+"""What each type of fact does to the order's row, the same as its `fold` does to the aggregate. All others change its
+status alone."""
+handle_order = HandlersByType(HANDLERS, other=_no_more)
 
 
 def row_from_order(order: Order) -> OrderRow:
@@ -237,7 +251,7 @@ def row_from_order(order: Order) -> OrderRow:
     )
 
 
-ORDERS = Table(name="orders", row=OrderRow, patches=order_patches, every_fact=True)
+ORDERS = Table(name="orders", row=OrderRow, handler=handle_order, every_fact=True)
 COUNTS_SINCE = 3
 """The version of the projection that began to keep `ORDER_COUNTS`."""
 ORDER_COUNTS = Totals(

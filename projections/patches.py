@@ -1,13 +1,13 @@
-"""Facts become patches, and a batch of patches becomes one statement per table.
+"""What facts do to rows, as the projector writes it: a batch of facts becomes one statement per table.
 
-A fact carries its outcome, so what it does to a row is known without reading the row: a patch of absolute values.
-Patches of one row merge (the later wins), and applying them again changes nothing.
+A fact carries its outcome, so what it does to a row is known without reading the row: it writes absolute values. What
+several facts do to one row merges (the later wins), and doing it again changes nothing.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import cache
-from typing import Any, LiteralString, get_origin, get_type_hints
+from typing import Any, LiteralString, Protocol, get_origin, get_type_hints
 from uuid import UUID
 
 import orjson
@@ -19,27 +19,43 @@ from payloops.events.stream import StreamEvent
 
 Values = dict[str, Any]
 """Columns and what they hold, as JSON has it."""
-Patch = tuple[UUID | str, Values, Values]
-"""What one fact does to one row: the row's id, always of one form in a table; what it sets from here on; and further
-columns, which count only where the fact makes the row. A bare tuple, because a rebuild makes millions."""
-Patches = Sequence[Patch]
 NOTHING: Values = {}
 """For a row that the fact does not make. Nobody writes into it."""
 
 
-Handler = Callable[[Any], Patches]
-"""What a fact does to a table."""
+class Rows(Protocol):
+    """A table's rows of one stream, which a fact writes into. `key`: what tells them apart within the stream."""
+
+    def get(self, key: Any, /) -> Values | None:
+        """A row to write into; None where it is to be had by `make`."""
+
+    def make(self, key: Any, id: UUID | str, new: Values, /) -> Values:
+        """A row to write into.
+
+        Args:
+            id: of the row, always of one form in a table.
+            new: further columns, which count only where the fact makes the row.
+        """
+
+
+Handler = Callable[[Any, Rows], object]
+"""Writes what a fact does to a table's rows."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class PatchesByType:
-    """What facts do, by a handler for each type of fact; others do nothing."""
+class HandlersByType:
+    """A handler for each type of fact. Others go to `other`; where there is none, they do nothing."""
 
     handlers: Mapping[type[StreamEvent], Handler]
+    other: Handler | None = None
 
-    def __call__(self, fact: StreamEvent) -> Patches:
-        handler = self.handlers.get(type(fact))
-        return handler(fact) if handler is not None else ()
+    def __call__(self, fact: StreamEvent, rows: Rows) -> None:
+        handler = self.of(type(fact))
+        if handler is not None:
+            handler(fact, rows)
+
+    def of(self, fact: type[StreamEvent]) -> Handler | None:
+        return self.handlers.get(fact, self.other)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,20 +65,46 @@ class Table:
     Attributes:
         name: of the table; its key is `id`, and `version` the stream's version that a row holds.
         row: the dataclass of a row: the names of its fields are the columns.
-        patches: what a fact does to the table.
-        every_fact: every fact of a stream patches the stream's row, so that a gap in the versions is a fact that
+        handler: what a fact does to the table.
+        every_fact: every fact of a stream writes into the stream's row, so that a gap in the versions is a fact that
             is missing (parked, or of a type this code does not know). Later facts then still change the row,
             but it does not claim their versions, and readers that need the truth fold the stream.
     """
 
     name: LiteralString
     row: type
-    patches: Handler
+    handler: Handler
     every_fact: bool = False
 
     def handler_of(self, fact: type[StreamEvent]) -> Handler | None:
         """What facts of one type go through; None where they do nothing here."""
-        return self.patches.handlers.get(fact) if isinstance(self.patches, PatchesByType) else self.patches
+        return self.handler.of(fact) if isinstance(self.handler, HandlersByType) else self.handler
+
+
+Patch = tuple[UUID | str, Values, Values]
+"""What one fact does to one row: the row's id, what it writes, and what it writes where it makes the row."""
+
+
+@dataclass(slots=True)
+class Patches:
+    """What one fact does to the rows of a table that it does not see: whether it makes them is found out later."""
+
+    made: list[Patch] = field(default_factory=list)
+
+    def get(self, _: Any, /) -> None:
+        return None
+
+    def make(self, _: Any, id: UUID | str, new: Values, /) -> Values:
+        values: Values = {}
+        self.made.append((id, values, new))
+        return values
+
+
+def patches_of(table: Table, fact: StreamEvent) -> list[Patch]:
+    """What a fact does to a table."""
+    patches = Patches()
+    table.handler(fact, patches)
+    return patches.made
 
 
 def column_names(row: type) -> list[str]:
@@ -135,23 +177,17 @@ def merge(table: Table, patches: Iterable[tuple[int, Patch]]) -> list[RowPatch]:
     """One patch per row of (version, patch) pairs, which come in the order of the log."""
     rows: dict[UUID | str, RowPatch] = {}
     for version, (id, values, new) in patches:
-        merge_into(rows, table, version, (id, values.copy(), new))
+        row = rows.get(id)
+        if row is None:
+            rows[id] = RowPatch(id, version if table.every_fact else 1, version, version, values.copy(), new)
+            continue
+        if row.upto == version - 1 or not table.every_fact:
+            row.upto = version
+        row.last = version
+        row.set.update(values)
+        if new:
+            row.new = new | row.new
     return list(rows.values())
-
-
-def merge_into(rows: dict[UUID | str, RowPatch], table: Table, version: int, patch: Patch) -> None:
-    """Add what a patch does to what those before it do; the patch is used up."""
-    id, values, new = patch
-    row = rows.get(id)
-    if row is None:
-        rows[id] = RowPatch(id, version if table.every_fact else 1, version, version, values, new)
-        return
-    if row.upto == version - 1 or not table.every_fact:
-        row.upto = version
-    row.last = version
-    row.set.update(values)
-    if new:
-        row.new = new | row.new
 
 
 async def upsert(

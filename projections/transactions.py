@@ -1,6 +1,5 @@
 """Transactions, the movements of money of an order: facts to columns, the row, and the queries that read it."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -30,7 +29,7 @@ from payloops.events.orders import (
     TransactionType,
 )
 from payloops.events.stream import StreamEvent
-from payloops.projections.patches import NOTHING, Patch, Patches, PatchesByType, Table, columns_of
+from payloops.projections.patches import NOTHING, Handler, HandlersByType, Rows, Table, Values, columns_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,114 +60,115 @@ class TransactionRow:
     version: int
 
 
-def _requested(fact: PaymentRequested) -> Patches:
-    manual = fact.capture == "manual"
-    kind = TransactionType.AUTHORIZATION if manual else TransactionType.CAPTURE
-    return (_opened(fact.transaction_id, kind, fact),)
+PENDING, SUCCESS, FAILED = (each.value for each in TransactionStatus)
+AUTHORIZATION, CAPTURE, REFUND, VOID = (each.value for each in TransactionType)
 
 
-def _authorized(fact: PaymentAuthorized) -> Patches:
-    return (_settled(fact.transaction_id, TransactionType.AUTHORIZATION, fact),)
+def _requested(fact: PaymentRequested, rows: Rows) -> None:
+    _open(fact.transaction_id, AUTHORIZATION if fact.capture == "manual" else CAPTURE, fact, rows)
 
 
-def _capture_requested(fact: PaymentCaptureRequested) -> Patches:
-    return (_opened(fact.transaction_id, TransactionType.CAPTURE, fact),)
+def _authorized(fact: PaymentAuthorized, rows: Rows) -> None:
+    _settle(fact.transaction_id, AUTHORIZATION, fact, rows)
 
 
-def _captured(fact: PaymentCaptured) -> Patches:
-    captured = _settled(fact.transaction_id, TransactionType.CAPTURE, fact)
-    if fact.authorizes is None and not fact.closes:
-        return (captured,)
-    authorized = [fact.authorizes] if fact.authorizes is not None else []
-    return (
-        captured,
-        *((id, {"status": TransactionStatus.SUCCESS}, NOTHING) for id in authorized),
-        *_closed(fact.closes, "already_captured", "The payment was captured already"),
-    )
+def _capture_requested(fact: PaymentCaptureRequested, rows: Rows) -> None:
+    _open(fact.transaction_id, CAPTURE, fact, rows)
 
 
-def _payment_failed(fact: PaymentFailed) -> Patches:
-    return _closed(fact.closes, fact.error_code, fact.error_message)
+def _captured(fact: PaymentCaptured, rows: Rows) -> None:
+    _settle(fact.transaction_id, CAPTURE, fact, rows)
+    if fact.authorizes is not None:
+        _row(fact.authorizes, rows)["status"] = SUCCESS
+    _close(fact.closes, "already_captured", "The payment was captured already", rows)
 
 
-def _cancelled(fact: PaymentCancelled) -> Patches:
-    return _closed(fact.closes, "cancelled", "The payment was cancelled")
+def _payment_failed(fact: PaymentFailed, rows: Rows) -> None:
+    _close(fact.closes, fact.error_code, fact.error_message, rows)
 
 
-def _void_requested(fact: PaymentVoidRequested) -> Patches:
-    return (_opened(fact.transaction_id, TransactionType.VOID, fact),)
+def _cancelled(fact: PaymentCancelled, rows: Rows) -> None:
+    _close(fact.closes, "cancelled", "The payment was cancelled", rows)
 
 
-def _voided(fact: PaymentVoided) -> Patches:
-    voided = _settled(fact.transaction_id, TransactionType.VOID, fact)
-    return (voided, *_closed(fact.closes, "cancelled", "The authorization was voided"))
+def _void_requested(fact: PaymentVoidRequested, rows: Rows) -> None:
+    _open(fact.transaction_id, VOID, fact, rows)
 
 
-def _refused(fact: PaymentCaptureFailed | PaymentVoidFailed) -> Patches:
-    return (_failed(fact.transaction_id, fact.error_code, fact.error_message),)
+def _voided(fact: PaymentVoided, rows: Rows) -> None:
+    _settle(fact.transaction_id, VOID, fact, rows)
+    _close(fact.closes, "cancelled", "The authorization was voided", rows)
 
 
-def _refund_opened(fact: RefundRequested | RefundDiscovered) -> Patches:
-    refund = _opened(fact.refund_id, TransactionType.REFUND, fact)
-    _, values, _ = refund
-    values["reason"] = fact.reason
-    values["refunds"] = fact.capture_id
-    return (refund,)
+def _refused(fact: PaymentCaptureFailed | PaymentVoidFailed, rows: Rows) -> None:
+    _fail(fact.transaction_id, fact.error_code, fact.error_message, rows)
 
 
-def _refunded(fact: RefundSucceeded) -> Patches:
-    return (_settled(fact.refund_id, TransactionType.REFUND, fact),)
+def _refund_opened(fact: RefundRequested | RefundDiscovered, rows: Rows) -> None:
+    row = _open(fact.refund_id, REFUND, fact, rows)
+    row["reason"] = fact.reason
+    row["refunds"] = fact.capture_id
 
 
-def _refund_failed(fact: RefundFailed) -> Patches:
-    return (_failed(fact.refund_id, fact.error_code, fact.error_message),)
+def _refunded(fact: RefundSucceeded, rows: Rows) -> None:
+    _settle(fact.refund_id, REFUND, fact, rows)
 
 
-def _refund_taken_back(fact: RefundReversed) -> Patches:
-    refund = _failed(fact.refund_id, fact.error_code, fact.error_message)
+def _refund_failed(fact: RefundFailed, rows: Rows) -> None:
+    _fail(fact.refund_id, fact.error_code, fact.error_message, rows)
+
+
+def _refund_taken_back(fact: RefundReversed, rows: Rows) -> None:
+    row = _fail(fact.refund_id, fact.error_code, fact.error_message, rows)
     if fact.processor_transaction_id is not None:
-        _, values, _ = refund
-        values["processor_transaction_id"] = fact.processor_transaction_id
-    return (refund,)
+        row["processor_transaction_id"] = fact.processor_transaction_id
 
 
-def _opened(id: str, kind: TransactionType, fact: Any) -> Patch:
-    new = {
-        "order_id": fact.originator_id,
-        "merchant_id": fact.merchant_id,
-        "attempt": fact.attempt,
-        "type": kind,
-        "status": TransactionStatus.PENDING,
-        "created_at": fact.timestamp,
-        "correlation_id": fact.correlation_id,
-    }
-    return id, {"amount": fact.amount}, new
+def _row(id: str, rows: Rows) -> Values:
+    row = rows.get(id)
+    return rows.make(id, id, NOTHING) if row is None else row
 
 
-def _settled(id: str, kind: TransactionType, fact: Any) -> Patch:
+def _open(id: str, kind: str, fact: Any, rows: Rows) -> Values:
+    row = rows.get(id)
+    if row is None:
+        new = {
+            "order_id": fact.originator_id,
+            "merchant_id": fact.merchant_id,
+            "attempt": fact.attempt,
+            "type": kind,
+            "status": PENDING,
+            "created_at": fact.timestamp,
+            "correlation_id": fact.correlation_id,
+        }
+        row = rows.make(id, id, new)
+    row["amount"] = fact.amount
+    return row
+
+
+def _settle(id: str, kind: str, fact: Any, rows: Rows) -> None:
     """The processor may tell of a transaction that nobody asked it for here, so it may be new."""
-    _, _, new = _opened(id, kind, fact)
-    settled = {
-        "amount": fact.amount,
-        "status": TransactionStatus.SUCCESS,
-        "error_code": None,
-        "error_message": None,
-    }
+    row = _open(id, kind, fact, rows)
+    row["status"] = SUCCESS
+    row["error_code"] = row["error_message"] = None
     if fact.processor_transaction_id is not None:
-        settled["processor_transaction_id"] = fact.processor_transaction_id
-    return id, settled, new
+        row["processor_transaction_id"] = fact.processor_transaction_id
 
 
-def _failed(id: str, error_code: str | None, error_message: str | None) -> Patch:
-    failed = {"status": TransactionStatus.FAILED, "error_code": error_code, "error_message": error_message}
-    return id, failed, NOTHING
+def _fail(id: str, error_code: str | None, error_message: str | None, rows: Rows) -> Values:
+    row = _row(id, rows)
+    row["status"] = FAILED
+    row["error_code"] = error_code
+    row["error_message"] = error_message
+    return row
 
 
-def _closed(ids: list[str], error_code: str | None, error_message: str | None) -> Patches:
-    return [_failed(id, error_code, error_message) for id in ids]
+def _close(ids: list[str], error_code: str | None, error_message: str | None, rows: Rows) -> None:
+    for id in ids:
+        _fail(id, error_code, error_message, rows)
 
 
-PATCHES: dict[type[StreamEvent], Callable[[Any], Patches]] = {
+HANDLERS: dict[type[StreamEvent], Handler] = {
     PaymentRequested: _requested,
     PaymentAuthorized: _authorized,
     PaymentCaptureRequested: _capture_requested,
@@ -185,10 +185,8 @@ PATCHES: dict[type[StreamEvent], Callable[[Any], Patches]] = {
     RefundFailed: _refund_failed,
     RefundReversed: _refund_taken_back,
 }
-"""What each type of fact does; others do nothing here."""
-
-transaction_patches = PatchesByType(PATCHES)
-"""What a fact does to the order's transactions: the same as its `fold` does to the aggregate."""
+"""What each type of fact does to the order's transactions, the same as its `fold` does to the aggregate; others do
+nothing here."""
 
 
 def rows_from_order(order: Order) -> list[TransactionRow]:
@@ -216,7 +214,7 @@ def rows_from_order(order: Order) -> list[TransactionRow]:
     return sorted(rows, key=lambda row: (row.created_at, row.id), reverse=True)
 
 
-TRANSACTIONS = Table(name="transactions", row=TransactionRow, patches=transaction_patches)
+TRANSACTIONS = Table(name="transactions", row=TransactionRow, handler=HandlersByType(HANDLERS))
 
 LIST = sql.SQL("""
     SELECT head.version, o.version, {columns}
