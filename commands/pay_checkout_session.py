@@ -54,7 +54,7 @@ async def pay_checkout_session(
         if not _is_due(checkout, attempt=attempt):
             return [session], None
         merchant_id = UUID(session.merchant_id)
-        enabled = await enabled_processors(store.pool, merchant_id=merchant_id)
+        enabled = await enabled_processors(store, merchant_id=merchant_id)
         ways = ways_to_pay(merchant_id=merchant_id, currency=session.currency, enabled=enabled)
         way = _chosen(ways, session_id=session_id, method=method, token=token)
         if order is None:

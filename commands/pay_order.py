@@ -39,7 +39,7 @@ async def pay_order(
         InvalidStatus: the order is neither pending nor failed. A payment whose outcome is unknown stays
             `processing`, and so is never made twice.
     """
-    enabled = await enabled_processors(store.pool, merchant_id=merchant_id)
+    enabled = await enabled_processors(store, merchant_id=merchant_id)
 
     def decide(order: Order) -> None:
         refuse_unless_payable(order)

@@ -2,11 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from uuid import UUID
-
-from psycopg_pool import AsyncConnectionPool
+from weakref import WeakKeyDictionary
 
 from payloops.commands.refusals import InvalidProcessor, NoProcessor
+from payloops.events.columns import uuids
+from payloops.events.connections import Pool
+from payloops.events.event_store import EventStore
+from payloops.events.gathering import HELD_UP, Gathering
 
 PREFERRED = {"INR": "razorpay"}
 PREFERRED_ELSEWHERE = "stripe"
@@ -87,11 +91,29 @@ def route_payment(
     )
 
 
-async def enabled_processors(pool: AsyncConnectionPool, *, merchant_id: UUID) -> list[EnabledProcessor]:
-    """The merchant's enabled processors."""
+ENABLED = """
+    SELECT c.merchant_id, c.processor, c.priority, c.test_mode
+    FROM unnest((SELECT %b::uuid[])) AS wanted (id) JOIN processor_configs c ON c.merchant_id = wanted.id
+    WHERE c.enabled
+"""
+MOST_LOOKED_UP = 100
+"""Merchants whose processors are read by one query."""
+
+_gatherings: WeakKeyDictionary[EventStore, Gathering[UUID, list[EnabledProcessor]]] = WeakKeyDictionary()
+
+
+async def enabled_processors(store: EventStore, *, merchant_id: UUID) -> list[EnabledProcessor]:
+    """The merchant's enabled processors. What is asked at the same time shares a query."""
+    gathering = _gatherings.get(store)
+    if gathering is None:
+        gathering = Gathering(partial(_look_up, store.pool), most=MOST_LOOKED_UP, held_up=HELD_UP)
+        _gatherings[store] = gathering
+    return await gathering.find(merchant_id) or []
+
+
+async def _look_up(pool: Pool, merchant_ids: Sequence[UUID]) -> dict[UUID, list[EnabledProcessor]]:
+    found: dict[UUID, list[EnabledProcessor]] = {}
     async with pool.connection() as connection:
-        cursor = await connection.execute(
-            "SELECT processor, priority, test_mode FROM processor_configs WHERE merchant_id = %s AND enabled",
-            (merchant_id,),
-        )
-        return [EnabledProcessor(*row) for row in await cursor.fetchall()]
+        for merchant_id, *row in await (await connection.execute(ENABLED, (uuids(merchant_ids),))).fetchall():
+            found.setdefault(merchant_id, []).append(EnabledProcessor(*row))
+    return found

@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from typing import Any, Self, TypeVar, cast
 from uuid import UUID
 from weakref import WeakValueDictionary
@@ -16,6 +17,7 @@ from eventsourcing.persistence import StoredEvent
 from psycopg.rows import TupleRow
 
 from payloops.events.appender import APPEND_EVENTS, Appender, Receipt, append_parameters, propose
+from payloops.events.columns import uuids
 from payloops.events.connections import Pool
 from payloops.events.crash_points import crash_point
 from payloops.events.encoding import decode, encode
@@ -26,6 +28,7 @@ from payloops.events.errors import (
     StreamUnreadable,
     VersionConflict,
 )
+from payloops.events.gathering import HELD_UP, Gathering
 from payloops.events.personal_data import PersonalKey
 from payloops.events.stream import S, Stream, StreamEvent
 from payloops.events.wakeups import POLL_SECONDS, Notifier, Wakeups
@@ -42,6 +45,14 @@ LOAD = """
     WHERE originator_id = %s AND (%s::bigint IS NULL OR originator_version <= %s)
     ORDER BY originator_version
 """
+# Of a subquery, so that PostgreSQL cannot see how many there are, and plan anew each time for that.
+LOAD_SEVERAL = """
+    SELECT e.originator_id, e.originator_version, e.topic, e.state, e.personal_key
+    FROM unnest((SELECT %b::uuid[])) AS wanted (id) JOIN readable_events e ON e.originator_id = wanted.id
+    ORDER BY e.originator_id, e.originator_version
+"""
+MOST_LOADED = 32
+"""Streams loaded by one query."""
 READ = """
     SELECT notification_id, recorded_at, personal_key, originator_id, originator_version, topic, state
     FROM readable_events
@@ -100,9 +111,7 @@ class EventReader:
         Raises:
             StreamUnreadable: see there.
         """
-        async with self.pool.connection() as connection:
-            cursor = await connection.execute(LOAD, (id, up_to_version, up_to_version))
-            rows = await cursor.fetchall()
+        rows = await self._rows_of(id, up_to_version)
         aggregate: Any = None
         for version, topic, state, personal_key in rows:
             stored = StoredEvent(originator_id=id, originator_version=version, topic=topic, state=state)
@@ -120,6 +129,10 @@ class EventReader:
         if aggregate is not None and not isinstance(aggregate, stream):
             return None
         return aggregate
+
+    async def _rows_of(self, id: UUID, up_to_version: int | None) -> Sequence[TupleRow]:
+        async with self.pool.connection() as connection:
+            return await (await connection.execute(LOAD, (id, up_to_version, up_to_version))).fetchall()
 
     async def read(
         self, *, after: int, limit: int, topics: Sequence[str] | None = None
@@ -167,6 +180,7 @@ class EventStore(EventReader):
         self._mac_key = mac_key
         self._appender = Appender(database_url, mac_key=mac_key, queue_size=queue_size, patience=patience)
         self._notifier = Notifier(database_url)
+        self._loads = Gathering(partial(_load_several, pool), most=MOST_LOADED, held_up=HELD_UP)
         self._turns: WeakValueDictionary[UUID, asyncio.Lock] = WeakValueDictionary()
         # Where the listener lost the database, the pool's idle connections did, too: replaced before they are used.
         self._wakeups = Wakeups(database_url, reconnected=pool.check)
@@ -186,6 +200,12 @@ class EventStore(EventReader):
         """Tell how long the queues are."""
         self.pool.sample()
         self._appender.sample()
+
+    async def _rows_of(self, id: UUID, up_to_version: int | None) -> Sequence[TupleRow]:
+        """Whole streams that are loaded at the same time share a query."""
+        if up_to_version is not None:
+            return await super()._rows_of(id, up_to_version)
+        return await self._loads.find(id) or ()
 
     async def append(self, events: Sequence[StreamEvent], *, receipt: Receipt | None = None) -> int:
         """Append the events of one command, all or none, in one round trip; the position of the last.
@@ -332,6 +352,14 @@ class EventStore(EventReader):
     def wakeups(self, *, poll_seconds: float = POLL_SECONDS) -> AsyncGenerator[None]:
         """Yields now, then whenever the log may have grown, and every `poll_seconds` at the least."""
         return self._wakeups.ticks(poll_seconds=poll_seconds)
+
+
+async def _load_several(pool: Pool, ids: Sequence[UUID]) -> dict[UUID, list[TupleRow]]:
+    found: dict[UUID, list[TupleRow]] = {}
+    async with pool.connection() as connection:
+        for id, *row in await (await connection.execute(LOAD_SEVERAL, (uuids(ids),))).fetchall():
+            found.setdefault(id, []).append(tuple(row))
+    return found
 
 
 def _recorded(row: TupleRow) -> RecordedEvent:

@@ -141,11 +141,11 @@ async def _settled(call: Call[Any, Any]) -> Checkout:
 
 async def _view(call: Call[Any, Any], checkout: Checkout) -> View:
     session, order = checkout
-    pool, merchant_id = call.services.store.pool, UUID(session.merchant_id)
-    merchant = await find_merchant(pool, merchant_id=merchant_id)
+    store, merchant_id = call.services.store, UUID(session.merchant_id)
+    merchant = await find_merchant(store.pool, merchant_id=merchant_id)
     if merchant is None:
         raise MerchantNotFound(merchant_id=merchant_id)
-    enabled = await enabled_processors(pool, merchant_id=merchant_id)
+    enabled = await enabled_processors(store, merchant_id=merchant_id)
     ways = ways_to_pay(merchant_id=merchant_id, currency=session.currency, enabled=enabled)
     listed = sum(item["amount"] * item["quantity"] for item in session.line_items)
     return View(

@@ -482,3 +482,20 @@ async def test_a_connection_lost_at_the_commit_leaves_the_outcome_unknown(
     with pytest.raises(OutcomeUnknown):
         async with store.transaction() as connection:
             await store.append_in(connection, collected(begun()))
+
+
+async def test_streams_that_are_loaded_at_the_same_time_share_a_query(store: EventStore) -> None:
+    streams = [begun() for _ in range(9)]
+    for number, stream in enumerate(streams):
+        for _ in range(number):
+            count(stream)
+        await store.append(collected(stream))
+    asked = store.pool.get_stats().get("requests_num", 0)
+    loaded = await asyncio.gather(
+        *(store.load(Counter_, each.id) for each in streams), store.load(Counter_, uuid7())
+    )
+    assert store.pool.get_stats().get("requests_num", 0) == asked + 1
+    assert [each and (each.id, each.count) for each in loaded] == [
+        *((stream.id, number) for number, stream in enumerate(streams)),
+        None,
+    ]
