@@ -337,11 +337,18 @@ PAGE: LiteralString = """(
         ) few LIMIT %(limit)s
     ) o"""
 LIST: LiteralString = """
-    SELECT {written_and_reached}, {columns}
-    FROM (VALUES (1)) AS always (one)
-    LEFT JOIN {page} ON true
+    SELECT {written_and_reached}, cursor.at, {columns}
+    FROM ({cursor}) AS cursor (at)
+    LEFT JOIN LATERAL {page} ON true
     ORDER BY o.created_at DESC, o.id DESC
 """
+NO_CURSOR = sql.SQL("VALUES (NULL::timestamptz)")
+# Given, of an order that is not in the table yet.
+CURSOR = sql.SQL("""
+    SELECT coalesce(
+        (SELECT created_at FROM orders WHERE id = %(cursor)s AND merchant_id = %(merchant_id)s), %(cursor_time)s
+    )
+""")
 # Joined from fixed pieces, and not "(%(status)s IS NULL OR …)", so that PostgreSQL plans each combination for
 # the index it has.
 CONDITIONS = {
@@ -351,8 +358,8 @@ CONDITIONS = {
     "external_id": sql.SQL("external_id = %(external_id)s"),
     "created_from": sql.SQL("created_at >= %(created_from)s"),
     "created_to": sql.SQL("created_at < %(created_to)s"),
-    "starting_after": sql.SQL("(created_at, id) < (%(cursor_time)s, %(starting_after)s)"),
-    "ending_before": sql.SQL("(created_at, id) > (%(cursor_time)s, %(ending_before)s)"),
+    "starting_after": sql.SQL("(created_at, id) < (cursor.at, %(cursor)s)"),
+    "ending_before": sql.SQL("(created_at, id) > (cursor.at, %(cursor)s)"),
 }
 NEWEST_FIRST = sql.SQL("created_at DESC, id DESC")
 OLDEST_FIRST = sql.SQL("created_at, id")
@@ -373,6 +380,7 @@ def _list(chosen: tuple[str, ...]) -> bytes:
     """The statement for these of `CONDITIONS`: put together once."""
     query = sql.SQL(LIST.replace("{page}", PAGE)).format(
         written_and_reached=WRITTEN_AND_REACHED,
+        cursor=NO_CURSOR if {"starting_after", "ending_before"}.isdisjoint(chosen) else CURSOR,
         columns=columns_of(OrderRow, "o"),
         conditions=sql.SQL(" AND ").join(CONDITIONS[name] for name in chosen),
         direction=OLDEST_FIRST if "ending_before" in chosen else NEWEST_FIRST,
@@ -409,13 +417,7 @@ async def list_orders(
     Raises:
         UnknownCursor: the merchant has no order with the id to page from.
     """
-    cursor_id = starting_after or ending_before
-    cursor_time: datetime | None = None
-    if cursor_id is not None:
-        cursor_row = await get_order(store, order_id=cursor_id, merchant_id=merchant_id)
-        if cursor_row is None:
-            raise UnknownCursor(cursor_id)
-        cursor_time = cursor_row.created_at
+    cursor = starting_after or ending_before
     arguments: dict[str, Any] = {
         "merchant_id": merchant_id,
         "status": status,
@@ -427,11 +429,15 @@ async def list_orders(
         "ending_before": ending_before,
     }
     chosen = tuple(name for name in CONDITIONS if arguments[name] is not None)
-    arguments |= {"cursor_time": cursor_time, "limit": limit + 1}
-    found = await read_own_writes(
-        store, _list(chosen), arguments, projection=CHECKPOINT, prepare=planned_once(chosen)
-    )
-    rows = [OrderRow(*values) for values in found if values[0] is not None]
+    arguments |= {"cursor": cursor, "cursor_time": None, "limit": limit + 1}
+    read = partial(read_own_writes, store, _list(chosen), projection=CHECKPOINT, prepare=planned_once(chosen))
+    found = await read(arguments)
+    if cursor is not None and found[0][0] is None:
+        order = await get_order(store, order_id=cursor, merchant_id=merchant_id)
+        if order is None:
+            raise UnknownCursor(cursor)
+        found = await read({**arguments, "cursor_time": order.created_at})
+    rows = [OrderRow(*values) for _, *values in found if values[0] is not None]
     has_more = len(rows) > limit
     if has_more:
         rows = rows[1:] if ending_before is not None else rows[:limit]
