@@ -1,11 +1,13 @@
 """Answers as most are: bytes of a type, with the headers that every answer has, written at once."""
 
 import time
+from collections.abc import Mapping
 from email.utils import formatdate
 from functools import cache, lru_cache
 from http import HTTPStatus
 
 from aiohttp import HttpVersion11, hdrs, web
+from multidict import CIMultiDict
 
 CORRELATION_HEADER = "X-Correlation-ID"
 SECURITY_HEADERS = {
@@ -52,16 +54,16 @@ class Answer:
         self._request = request
 
     async def write_eof(self) -> None:
-        request, body = self._request, self._body
-        if request.transport is None or request.transport.is_closing():
+        transport = self._request.transport
+        if transport is None or transport.is_closing():
             raise ConnectionResetError("the client has left")
-        head = _head(self.status, self._media) % (
-            len(body),
-            http_date(int(time.time())),
-            self._correlation_id.encode(),
-        )
-        request.transport.write(head + body)
-        await request.writer.drain()
+        transport.write(self.encoded())
+        await self._request.writer.drain()
+
+    def encoded(self) -> bytes:
+        """Head and body."""
+        body, now = self._body, http_date(int(time.time()))
+        return _head(self.status, self._media) % (len(body), now, self._correlation_id.encode()) + body
 
 
 @cache
@@ -76,8 +78,19 @@ def _head(status: int, media: str) -> bytes:
     return head_bytes(status, headers)
 
 
-def head_bytes(status: int, headers: dict[str, str]) -> bytes:
+def dated_head(response: web.StreamResponse, *, length: int, closing: bool) -> bytes:
+    """The head of a response that may have any headers."""
+    headers = CIMultiDict(response.headers)
+    headers[hdrs.CONTENT_LENGTH] = str(length)
+    headers[hdrs.DATE] = http_date(int(time.time())).decode()
+    if closing:
+        headers[hdrs.CONNECTION] = "close"
+    return head_bytes(response.status, headers)
+
+
+def head_bytes(status: int, headers: Mapping[str, str]) -> bytes:
     """Status line and headers, and the empty line after them."""
+    assert not any("\r" in value or "\n" in value for value in headers.values()), "a header has one line"
     lines = (f"{name}: {value}" for name, value in headers.items())
     return "\r\n".join([f"HTTP/1.1 {status} {HTTPStatus(status).phrase}", *lines, "", ""]).encode()
 

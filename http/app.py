@@ -1,6 +1,7 @@
 """The HTTP application: every route there is, and the frame around them."""
 
 import re
+from functools import partial
 
 from aiohttp import web
 
@@ -31,8 +32,9 @@ from payloops.http import (
 )
 from payloops.http.endpoint import endpoint, expect
 from payloops.http.middleware import frame
+from payloops.http.plain_requests import PLAIN_ROUTES, PlainRoutes
 from payloops.http.routing import Route
-from payloops.http.services import SERVICES, Services
+from payloops.http.services import Services
 
 MAX_BODY = 1024 * 1024
 
@@ -108,14 +110,15 @@ ROUTES: tuple[Route, ...] = (
 
 def create_app(services: Services) -> web.Application:
     """The application over its services, which the caller opens before and closes after."""
-    app = web.Application(client_max_size=MAX_BODY, middlewares=[frame(services)])
-    app[SERVICES] = services
+    framed = frame(services)
+    app = web.Application(client_max_size=MAX_BODY, middlewares=[framed])
     app[documentation.ROUTES_KEY] = ROUTES
-    for route in ROUTES:
-        handler = endpoint(route, services)
+    handlers = [(route, endpoint(route, services)) for route in ROUTES]
+    for route, handler in handlers:
         # Whatever stands in an id's place is answered by the route, also where it cannot be an id.
         path = re.sub(r"\{(\w+)\}", r"{\1:[^/]+}", route.path)
         app.router.add_route(route.method, path, handler, expect_handler=expect)
         if route.method == "GET":
             app.router.add_route("HEAD", path, handler, expect_handler=expect)
+    app[PLAIN_ROUTES] = PlainRoutes((route, partial(framed, handler=handler)) for route, handler in handlers)
     return app

@@ -7,7 +7,7 @@ have a deadline. What aiohttp answers itself, before any handler, becomes proble
 import asyncio
 import socket
 import time
-from typing import Any
+from typing import Any, cast
 
 import structlog
 from aiohttp import web
@@ -19,6 +19,7 @@ from payloops.http.answered import NO_ROUTE, count_answer
 from payloops.http.answers import CORRELATION_HEADER, SECURITY_HEADERS
 from payloops.http.early_refusals import Head, read_head, refusal
 from payloops.http.middleware import correlation_id
+from payloops.http.plain_requests import Handler, PlainRequest, PlainRoutes, answer_bytes
 from payloops.http.problems import FieldError, internal_error, validation_error
 
 HEAD_DEADLINE = 10.0
@@ -27,6 +28,9 @@ TAKE_DEADLINE = 20.0
 """Seconds in which a client has to take what was sent, once more of it waits than a connection buffers."""
 KEEPALIVE = 75.0
 """Seconds that a connection may be idle between requests."""
+
+MOST_LATER = 64 * 1024
+"""Bytes that are read ahead while a request is answered."""
 
 DRAIN_PAUSE = 0.02
 """Seconds between two looks at whether requests in flight have finished."""
@@ -39,10 +43,18 @@ log = structlog.get_logger()
 class Connection(RequestHandler):
     """One client's connection."""
 
-    __slots__ = ("_admission", "_announced", "_answered", "_head_timer", "_owed", "_take_timer")
+    __slots__ = (
+        *("_admission", "_announced", "_answered", "_answering", "_head_timer", "_later", "_owed", "_plain"),
+        "_take_timer",
+    )
 
     def __init__(
-        self, server: web.Server, *, loop: asyncio.AbstractEventLoop, admission: Admission | None
+        self,
+        server: web.Server,
+        *,
+        loop: asyncio.AbstractEventLoop,
+        admission: Admission | None,
+        plain: PlainRoutes | None,
     ) -> None:
         super().__init__(
             server,
@@ -53,6 +65,9 @@ class Connection(RequestHandler):
             auto_decompress=False,  # compressed bodies are refused, not unpacked
         )
         self._admission = admission
+        self._plain = plain
+        self._answering: asyncio.Task[None] | None = None  # of a plain request
+        self._later = bytearray()  # what arrived while it was answered
         self._announced = False
         self._answered = 0  # requests of which all is done, and after which the connection stays
         self._owed: int | None = 0  # bytes of the request that has begun to arrive; None: not known any more
@@ -73,14 +88,22 @@ class Connection(RequestHandler):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(TAKE_DEADLINE * 2_000))
 
     def data_received(self, data: bytes) -> None:
+        if self._answering is not None:
+            self._later += data
+            if self.transport is not None and len(self._later) > MOST_LATER:
+                self.transport.pause_reading()
+            return
         if data and self._admission is not None and self._owed is not None:  # aiohttp also calls with none
             head = self._head_of(data, owed=self._owed)
             if head is not None and head.plain and self._owed == 0:
-                if not self._admission.full:
+                if self._admission.full:
+                    if self._waits:
+                        self._turn_away(head, self._admission)
+                        return
+                else:
                     self._announce(self._admission)
-                elif self._waits:
-                    self._turn_away(head, self._admission)
-                    return
+                    if self._plain is not None and self._waits and self._begin_plain(head, self._plain, data):
+                        return
         super().data_received(data)
         # Nobody is answering and nothing is there to be answered: these were the first bytes of a head.
         if self.busy or self._payload_parser is not None:
@@ -114,6 +137,60 @@ class Connection(RequestHandler):
         self._stay()
         admission.count_turned_away()
         count_answer(head.method, NO_ROUTE, 503)
+
+    def _begin_plain(self, head: Head, routes: PlainRoutes, data: bytes) -> bool:
+        """Answer a request that is here as a whole; whether it is one that can be."""
+        found = routes.find(head)
+        if found is None:
+            return False
+        handler, id = found
+        request = PlainRequest(head, id=id, body=data[len(head.raw) :], remote=self._remote)
+        self._stop_timer()
+        self._stay()
+        self._request_in_progress = True
+        self._answering = self._loop.create_task(self._answer_plain(request, handler))
+        return True
+
+    async def _answer_plain(self, request: PlainRequest, handler: Handler) -> None:
+        stays = False
+        try:
+            self._take_back()  # it is going to ask
+            answer, stays = answer_bytes(await handler(cast("web.Request", request)))
+            if self.transport is not None:
+                self.transport.write(answer)
+                await self._drain_helper()
+        except ConnectionError:
+            stays = False  # the client has left
+        except Exception as error:
+            log.exception("http.escaped", exc_info=error)
+        finally:
+            self._end_plain(stays=stays)
+
+    def _end_plain(self, *, stays: bool) -> None:
+        self._answering = None
+        self._request_in_progress = False
+        if self._handler_waiter is not None:
+            self._handler_waiter.set_result(None)
+        if not stays:
+            self.force_close()
+        elif self.transport is not None:
+            self._stay()
+            if self._later:
+                later = bytes(self._later)
+                self._later.clear()
+                self.transport.resume_reading()
+                self.data_received(later)
+
+    @property
+    def _remote(self) -> str | None:
+        """As `web.Request` has it."""
+        peer = self.peername
+        return str(peer[0]) if isinstance(peer, tuple) else None if peer is None else str(peer)
+
+    async def shutdown(self, timeout: float | None = 15.0) -> None:  # noqa: ASYNC109  # aiohttp's
+        await super().shutdown(timeout)
+        if self._answering is not None:
+            self._answering.cancel()
 
     def _stay(self) -> None:
         """Wait for another request as long as after an answer of aiohttp's, which has seen none yet, perhaps."""
@@ -211,14 +288,17 @@ class Connection(RequestHandler):
         return response
 
 
-def connection_factory(server: web.Server, *, admission: Admission | None = None) -> Any:
+def connection_factory(
+    server: web.Server, *, admission: Admission | None = None, plain: PlainRoutes | None = None
+) -> Any:
     """What the event loop calls for every connection that it accepts.
 
     Args:
         admission: tells when requests are to be turned away as soon as they arrive.
+        plain: who answers plain requests; besides, they go the usual way.
     """
     loop = asyncio.get_running_loop()
-    return lambda: Connection(server, loop=loop, admission=admission)
+    return lambda: Connection(server, loop=loop, admission=admission, plain=plain)
 
 
 async def finish_requests(server: web.Server, *, seconds: float) -> None:

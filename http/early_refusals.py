@@ -31,12 +31,14 @@ class Head(NamedTuple):
     """A request line and the headers, as they came.
 
     Attributes:
+        path: with the query.
         raw: with the empty line at their end.
         body_length: bytes that follow.
-        plain: whether the request may be refused for these alone.
+        plain: whether the request may be refused for these alone, and answered by what stands here.
     """
 
     method: str
+    path: str
     raw: bytes
     body_length: int
     plain: bool
@@ -57,6 +59,7 @@ def read_head(data: bytes) -> Head | None:
     plain = method in _REFUSED_METHODS and path.startswith(_REFUSED_PATHS)
     return Head(
         method.decode(),
+        path.decode(),
         raw,
         int(lengths[0]) if lengths else 0,
         plain and _ANSWERED_OTHERWISE.search(lowered) is None,

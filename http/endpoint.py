@@ -167,7 +167,7 @@ def _query(route: Route, request: web.Request) -> BaseModel | None:
     if route.query is None:
         return None
     # Of most requests there is none, and what its model makes of that is always the same.
-    if not request.rel_url.raw_query_string:
+    if not request.query_string:
         return empty_query(route.query)
     return parse_query(route.query, request.query)
 

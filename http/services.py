@@ -5,8 +5,6 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from aiohttp import web
-
 from payloops.commands.api_keys import KeyMode
 from payloops.commands.authenticate_api_key import ApiKeyGate
 from payloops.commands.cipher import Cipher
@@ -67,6 +65,3 @@ class Services:
     request_timeout: float = 15.0
     now: Callable[[], datetime] = utc_now
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
-
-
-SERVICES = web.AppKey("services", Services)

@@ -35,6 +35,7 @@ from payloops.http.admission import Admission
 from payloops.http.answered import hand_over
 from payloops.http.app import create_app
 from payloops.http.connections import connection_factory, finish_requests
+from payloops.http.plain_requests import PLAIN_ROUTES
 from payloops.http.services import Probe, Services
 from payloops.listening import PortTaken, accept, bind, share
 from payloops.logs import configure_logs
@@ -96,10 +97,11 @@ async def _serve(settings: Settings, listener: socket.socket) -> None:
 async def serving(settings: Settings, listener: socket.socket) -> AsyncIterator[Services]:
     """The API, listening. At the end: not ready, listener closed, requests in flight finished, pools closed."""
     async with open_services(settings) as services:
-        runner = web.AppRunner(create_app(services), shutdown_timeout=1.0, access_log=None)
+        app = create_app(services)
+        runner = web.AppRunner(app, shutdown_timeout=1.0, access_log=None)
         await runner.setup()
         assert runner.server is not None
-        factory = connection_factory(runner.server, admission=services.admission)
+        factory = connection_factory(runner.server, admission=services.admission, plain=app[PLAIN_ROUTES])
         acceptors = await accept(listener, factory)
         host, port = listener.getsockname()[:2]
         _spare_what_stays()

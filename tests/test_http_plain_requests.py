@@ -1,0 +1,279 @@
+"""Requests in the plainest form are answered from bytes to bytes, as those that go the usual way are."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+
+import pytest
+from aiohttp import web
+from calling import Api, Merchant, running_api
+from uuid_utils.compat import uuid7
+
+from payloops.http.app import ROUTES, create_app
+from payloops.http.connections import MOST_LATER, connection_factory
+from payloops.http.early_refusals import Head
+from payloops.http.endpoint import endpoint
+from payloops.http.middleware import frame
+from payloops.http.plain_requests import Handler, PlainRoutes
+from payloops.http.routing import Call, Route, route
+from payloops.listening import bind
+from payloops.settings import Settings
+
+ORDER = b'{"amount": 4999, "metadata": {"cart": "7"}, "externalId": "%s"}'
+
+
+class Noted(PlainRoutes):
+    """Notes what it takes."""
+
+    def __init__(self, handlers: list[tuple[Route, Handler]]) -> None:
+        super().__init__(handlers)
+        self.taken = 0
+
+    def find(self, head: Head) -> tuple[Handler, str] | None:
+        found = super().find(head)
+        self.taken += found is not None
+        return found
+
+
+class Server:
+    """The API once more, over a listener of its own."""
+
+    def __init__(self, port: int, routes: Noted) -> None:
+        self.port = port
+        self.routes = routes
+
+    @asynccontextmanager
+    async def connected(self) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        try:
+            async with asyncio.timeout(60):
+                yield reader, writer
+        finally:
+            writer.close()
+
+    async def answers(self, *parts: bytes) -> tuple[int, dict[str, str], bytes]:
+        """To what is sent in these parts, over a connection of its own."""
+        async with self.connected() as (reader, writer):
+            for part in parts:
+                writer.write(part)
+                await asyncio.sleep(0.02)
+            return await answer(reader)
+
+
+@asynccontextmanager
+async def serving(api: Api, *routes: Route) -> AsyncIterator[Server]:
+    framed = frame(api.services)
+    plain = Noted(
+        [(each, partial(framed, handler=endpoint(each, api.services))) for each in (*ROUTES, *routes)]
+    )
+    runner = web.AppRunner(create_app(api.services), access_log=None, shutdown_timeout=1.0)
+    await runner.setup()
+    assert runner.server is not None
+    factory = connection_factory(runner.server, admission=api.services.admission, plain=plain)
+    listener = bind("127.0.0.1", 0)
+    port = listener.getsockname()[1]
+    server = await asyncio.get_running_loop().create_server(factory, sock=listener)
+    yield Server(port, plain)
+    server.close()
+    await runner.cleanup()
+
+
+async def answer(reader: asyncio.StreamReader) -> tuple[int, dict[str, str], bytes]:
+    """Status, headers and body of the next one."""
+    status, *lines = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
+    headers = dict(line.split(": ", 1) for line in lines if line)
+    assert len(headers.pop("Date")) == len("Sat, 28 Nov 2026 21:00:00 GMT")
+    return int(status.split()[1]), headers, await reader.readexactly(int(headers["Content-Length"]))
+
+
+def key_of(merchant: Merchant) -> bytes:
+    return b"X-API-Key: " + merchant.shop.headers["X-API-Key"].encode()
+
+
+def request(method: str, path: str, *headers: bytes, body: bytes | None = None) -> bytes:
+    lines = [f"{method} {path} HTTP/1.1".encode(), b"Host: x", *headers]
+    if body is not None:
+        lines.append(b"Content-Length: %d" % len(body))
+    return b"\r\n".join([*lines, b"", body or b""])
+
+
+@pytest.fixture
+async def api(settings: Settings) -> AsyncIterator[Api]:
+    async with running_api(settings) as api:
+        yield api
+
+
+async def test_the_answer_is_the_one_of_the_usual_way(api: Api, subtests: pytest.Subtests) -> None:
+    merchant, other = await api.merchant(), await api.merchant()
+    order, foreign = await merchant.order(), await other.order()
+    key, mine, json = key_of(merchant), b"X-Correlation-ID: mine", b"Content-Type: application/json"
+    keyed = b"Idempotency-Key: once"
+    new = ORDER % b"one"
+    asked = [
+        (200, request("GET", f"/v1/orders/{order}", key, mine)),
+        (200, request("GET", f"/v1/orders/{order}", b"x-api-key:\t" + key[11:] + b" ", mine, b"Accept: */*")),
+        (200, request("GET", f"/v1/orders/{order}/events", key, mine)),
+        (200, request("GET", "/v1/orders", key, mine)),
+        (200, request("GET", f"/v1/orders/{order}", key, mine, b"Connection: keep-alive", body=b"ignored")),
+        (404, request("GET", f"/v1/orders/{foreign}", key, mine)),
+        (404, request("GET", f"/v1/orders/{uuid7()}", key, mine)),
+        (401, request("GET", f"/v1/orders/{order}", mine)),
+        (401, request("GET", f"/v1/orders/{order}", key, key, mine)),
+        (401, request("GET", f"/v1/orders/{order}", b"X-API-Key: sk_test_nobody", mine)),
+        (201, request("POST", "/v1/orders", key, mine, json, keyed, body=new)),
+        (201, request("POST", "/v1/orders", key, mine, json, keyed, body=new)),  # replayed
+        (409, request("POST", "/v1/orders", key, mine, json, keyed, body=ORDER % b"two")),
+        (400, request("POST", "/v1/orders", key, mine, json, body=b'{"amount": "many", "more": 1}')),
+        (400, request("POST", "/v1/orders", key, mine, json)),
+        (415, request("POST", "/v1/orders", key, mine, b"Content-Type: text/plain", body=new)),
+        (415, request("POST", "/v1/orders", key, mine, json, b"Content-Encoding: br", body=new)),
+        (400, request("POST", f"/v1/orders/{order}/capture", key, mine, json, body=b"")),
+    ]
+    async with serving(api) as server:
+        for status, sent in asked:
+            with subtests.test(sent=sent):
+                before = server.routes.taken
+                plain = await server.answers(sent)
+                assert server.routes.taken == before + 1
+                usual = await server.answers(sent[:20], sent[20:])
+                assert server.routes.taken == before + 1
+                assert plain[0] == status
+                assert plain[1]["X-Correlation-ID"] == "mine"
+                if b"Idempotency-Key" in sent and status == 201:  # the other is the replay of the one
+                    plain[1]["Idempotent-Replayed"] = "true"
+                assert usual == plain
+
+
+async def test_what_can_be_read_in_two_ways_or_is_asked_for_otherwise_goes_the_usual_way(api: Api) -> None:
+    merchant = await api.merchant()
+    order, key = await merchant.order(), key_of(merchant)
+    path = f"/v1/orders/{order}"
+    async with serving(api) as server:
+        for sent in (
+            request("HEAD", path, key),
+            request("GET", path + "?", key),
+            request("GET", path.upper().replace("/V1/ORDERS", "/v1/orders"), key),
+            request("GET", path, key, b"Connection: close"),
+            request("GET", path, key, b"Origin: https://shop.example"),
+            request("GET", path, key, b"Expect: 100-continue"),
+            request("GET", path, key, b"X-Long: " + b"x" * 5_000),
+            request("GET", path, key).replace(b"HTTP/1.1", b"HTTP/1.0"),
+            request("GET", "/v1/orders/{id}", key),
+            request("GET", path, key) + request("GET", path, key),
+        ):
+            async with server.connected() as (reader, writer):
+                writer.write(sent)
+                head = await reader.readuntil(b"\r\n\r\n")
+                assert head.startswith(b"HTTP/1."), sent
+        assert server.routes.taken == 0
+
+
+class Held:
+    """Requests that are answered once they are let."""
+
+    def __init__(self) -> None:
+        self.begun = asyncio.Event()
+        self.let = asyncio.Event()
+        self.ended = asyncio.Event()
+
+        @route("GET", "/v1/held", auth="api_key", summary="Waits")
+        async def held(_: Call[None]) -> bytes:
+            self.begun.set()
+            await self.let.wait()
+            self.ended.set()
+            return b'"held"'
+
+        self.route: Route = held
+
+
+async def test_what_is_sent_meanwhile_is_answered_after_it_in_order(api: Api) -> None:
+    merchant, held = await api.merchant(), Held()
+    order, key = await merchant.order(), key_of(merchant)
+    more = [
+        request("GET", f"/v1/orders/{order}", key, b"X-Correlation-ID: n-%d" % each) for each in range(1_000)
+    ]
+    assert sum(map(len, more)) > MOST_LATER + 2**16  # more than is taken and read ahead
+    async with serving(api, held.route) as server, server.connected() as (reader, writer):
+        writer.write(request("GET", "/v1/held", key, b"X-Correlation-ID: first"))
+        await held.begun.wait()
+        for each in more:
+            writer.write(each)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.1):
+                await reader.read(1)
+        held.let.set()
+        ids = [(await answer(reader))[1]["X-Correlation-ID"] for _ in range(1_001)]
+        assert ids == ["first", *(f"n-{each}" for each in range(1_000))]
+
+
+async def test_the_rest_of_a_request_that_was_begun_meanwhile_is_waited_for(api: Api) -> None:
+    merchant, held = await api.merchant(), Held()
+    order, key = await merchant.order(), key_of(merchant)
+    next_one = request("GET", f"/v1/orders/{order}", key)
+    async with serving(api, held.route) as server, server.connected() as (reader, writer):
+        writer.write(request("GET", "/v1/held", key))
+        await held.begun.wait()
+        writer.write(next_one[:30])
+        await asyncio.sleep(0.02)
+        held.let.set()
+        assert (await answer(reader))[2] == b'"held"'
+        writer.write(next_one[30:])
+        assert (await answer(reader))[0] == 200
+
+
+async def test_who_leaves_before_the_answer_holds_up_nobody(api: Api) -> None:
+    merchant, held = await api.merchant(), Held()
+    order, key = await merchant.order(), key_of(merchant)
+    async with serving(api, held.route) as server:
+        async with server.connected() as (_, writer):
+            writer.write(request("GET", "/v1/held", key))
+            await held.begun.wait()
+        await asyncio.sleep(0.02)
+        held.let.set()
+        await held.ended.wait()
+        assert (await server.answers(request("GET", f"/v1/orders/{order}", key)))[0] == 200
+        await asyncio.sleep(0)
+        assert not api.services.admission.full
+
+
+async def test_a_place_is_kept_from_the_moment_it_arrives(settings: Settings) -> None:
+    """Of two that arrive in the same turn of the event loop, and room for one, one is taken in."""
+    async with running_api(settings.model_copy(update={"max_in_flight": 1})) as api:
+        merchant, held = await api.merchant(), Held()
+        key = key_of(merchant)
+        async with serving(api, held.route) as server, server.connected() as one, server.connected() as two:
+            for _, writer in (one, two):
+                writer.write(request("GET", "/v1/held", key))
+            await held.begun.wait()
+            done, _ = await asyncio.wait(
+                [asyncio.create_task(answer(reader)) for reader, _ in (one, two)],
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            assert [each.result()[0] for each in done] == [503]
+            held.let.set()
+
+
+async def test_a_connection_ends_with_the_answer_once_the_process_is_to_end(api: Api) -> None:
+    merchant, held = await api.merchant(), Held()
+    key = key_of(merchant)
+    async with serving(api, held.route) as server, server.connected() as (reader, writer):
+        writer.write(request("GET", "/v1/held", key))
+        await held.begun.wait()
+        api.services.stopping.set()
+        held.let.set()
+        status, headers, body = await answer(reader)
+        assert (status, headers["Connection"], body) == (200, "close", b'"held"')
+        assert await reader.read() == b""
+
+
+async def test_who_sends_on_while_he_is_answered_is_not_read_without_end(api: Api) -> None:
+    merchant, held = await api.merchant(), Held()
+    async with serving(api, held.route) as server, server.connected() as (_, writer):
+        writer.write(request("GET", "/v1/held", key_of(merchant)))
+        await held.begun.wait()
+        writer.write(b"x" * 2**25)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(1):
+                await writer.drain()
+        held.let.set()
