@@ -12,10 +12,10 @@ import asyncio
 import random
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import cast
+from typing import Any, cast
 from uuid import UUID
 
 import psycopg
@@ -30,6 +30,7 @@ from payloops.events.connections import connect
 from payloops.events.crash_points import crash_point
 from payloops.events.errors import OutcomeUnknown, ReceiptConflict, StoreUnavailable, VersionConflict
 from payloops.events.personal_data import PersonalKey
+from payloops.events.statement import Statement
 
 MAX_BATCH_APPENDS = 256
 MAX_BATCH_EVENTS = 2_000
@@ -42,6 +43,8 @@ EXPIRIES = 20
 RESOLVE_SECONDS = 10.0
 """How long the log is asked what became of a batch whose answer was lost."""
 
+NAME = "payloops appender"
+"""Of its connections, as the database has it."""
 APPEND_EVENTS = """
     append_events(
         %b::int[], %b::uuid[], %b::bigint[], %b::text[], %b::bytea[], %b::uuid[], %b::bytea[], %b::bytea[],
@@ -49,8 +52,8 @@ APPEND_EVENTS = """
         %b::int[], %b::uuid[], %b::uuid[], %b::bytea[], %b::bytea[], %b::bytea[])
 """
 """The call, with `append_parameters`."""
-APPEND = f"SELECT append, outcome, last_position FROM {APPEND_EVENTS}"  # noqa: S608  # the text above
-WHO_AM_I = "SELECT pid, backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()"
+NUMBERED = APPEND_EVENTS.replace("%b", "${}").format(*range(1, APPEND_EVENTS.count("%b") + 1))
+APPEND = f"SELECT append, outcome, last_position FROM {NUMBERED}"  # noqa: S608  # the text above
 END_BACKEND = (
     "SELECT pg_terminate_backend(pid, 3000) FROM pg_stat_activity WHERE pid = %s AND backend_start = %s"
 )
@@ -183,11 +186,8 @@ class Appender:
         self._queue_size = queue_size
         self._patience = patience
         self._queue: deque[_Append] = deque()
-        self._waiting = asyncio.Event()
-        self._idle = asyncio.Event()
-        self._idle.set()
-        self._connection: psycopg.AsyncConnection[TupleRow] | None = None
-        self._backend: tuple[int, datetime] | None = None
+        self._woken: asyncio.Future[None] | None = None
+        self._statement: Statement | None = None
         self._task: asyncio.Task[None] | None = None
         self._expiry: asyncio.TimerHandle | None = None
         self._last_batch = 0
@@ -201,14 +201,12 @@ class Appender:
     async def close(self) -> None:
         """Refuse new appends, write those that wait, and let go of the connection."""
         self._closing = True
-        try:
-            async with asyncio.timeout(SEND_SECONDS):
-                await self._idle.wait()
-        except TimeoutError:
-            log.error("appender.closed_unfinished", waiting=len(self._queue))
+        self._wake()
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            try:
+                await asyncio.wait_for(self._task, SEND_SECONDS)
+            except TimeoutError:
+                log.error("appender.closed_unfinished", waiting=len(self._queue))
         if self._expiry is not None:
             self._expiry.cancel()
         await self._disconnect()
@@ -250,8 +248,7 @@ class Appender:
         )
         append = _Append(proposal=proposal, queued_at=now, done=loop.create_future())
         self._queue.append(append)
-        self._idle.clear()
-        self._waiting.set()
+        self._wake()
         if self._expiry is None:
             self._expiry = loop.call_later(self._patience, self._expire)
         return await append.done
@@ -268,9 +265,15 @@ class Appender:
                 return
             append.fail(StoreUnavailable("the append waited too long to be sent"))
 
+    def _wake(self) -> None:
+        if self._woken is not None and not self._woken.done():
+            self._woken.set_result(None)
+
     async def _run(self) -> None:
-        while True:
-            await self._waiting.wait()
+        while self._queue or not self._closing:
+            if not self._queue:
+                self._woken = asyncio.get_running_loop().create_future()
+                await self._woken
             batch = self._gather()
             try:
                 if batch:
@@ -279,10 +282,6 @@ class Appender:
                 log.exception("appender.batch_failed")
                 for append in batch:
                     append.fail(error)
-            finally:
-                if not self._queue:
-                    self._waiting.clear()
-                    self._idle.set()
 
     def _gather(self) -> list[_Append]:
         batch: list[_Append] = []
@@ -310,7 +309,7 @@ class Appender:
 
     async def _write(self, batch: list[_Append]) -> None:
         try:
-            connection = await self._connected()
+            statement = await self._prepared()
         except (psycopg.Error, OSError, TimeoutError) as error:
             log.warning("appender.cannot_connect", error=type(error).__name__)
             for append in batch:
@@ -319,14 +318,11 @@ class Appender:
         began = time.perf_counter()
         try:
             async with asyncio.timeout(SEND_SECONDS):
-                cursor = await connection.execute(
-                    APPEND, append_parameters([append.proposal for append in batch])
-                )
-                rows = await cursor.fetchall()
+                rows = await statement.execute(append_parameters([append.proposal for append in batch]))
         except (psycopg.Error, OSError, TimeoutError) as error:
-            if connection.closed or connection.broken or not isinstance(error, psycopg.Error):
+            if statement.closed or not isinstance(error, psycopg.Error):
                 log.warning("appender.answer_lost", error=type(error).__name__, appends=len(batch))
-                await self._resolve(batch)
+                await self._resolve(batch, statement)
             else:
                 await self._refused(batch, error)
             return
@@ -366,31 +362,31 @@ class Appender:
         else:
             batch[0].fail(error)
 
-    async def _resolve(self, batch: list[_Append]) -> None:
+    async def _resolve(self, batch: list[_Append], statement: Statement) -> None:
         """Find out whether a batch whose answer was lost is in the log."""
-        backend = self._backend
-        assert backend is not None
         await self._disconnect()
         try:
             async with asyncio.timeout(RESOLVE_SECONDS):
-                while True:
-                    try:
-                        connection = await self._connected()
-                        # Once its server process is gone, an append that is not there never will be.
-                        ended = await (await connection.execute(END_BACKEND, backend)).fetchone()
-                        if ended is not None and not ended[0]:
-                            continue  # it is still there: ask again
-                        for append in batch:
-                            await self._look_up(append, connection)
-                    except (psycopg.Error, OSError):
-                        await self._disconnect()
-                        await asyncio.sleep(0.2 + 0.3 * random.random())  # noqa: S311  # jitter
-                    else:
-                        return
+                while not await self._resolved(batch, statement.backend):  # noqa: ASYNC110  # nobody tells
+                    await asyncio.sleep(0.2 + 0.3 * random.random())  # noqa: S311  # jitter
         except TimeoutError:
             log.error("appender.outcome_unknown", appends=len(batch))
             for append in batch:
                 append.fail(OutcomeUnknown())
+
+    async def _resolved(self, batch: list[_Append], backend: tuple[int, datetime]) -> bool:
+        """Whether it could be found out: not while the database is away, or that server process does not end."""
+        try:
+            async with await connect(self._database_url, application_name=NAME) as connection:
+                # Once its server process is gone, an append that is not there never will be.
+                ended = await (await connection.execute(END_BACKEND, backend)).fetchone()
+                if ended is not None and not ended[0]:
+                    return False
+                for append in batch:
+                    await self._look_up(append, connection)
+        except (psycopg.Error, OSError):
+            return False
+        return True
 
     async def _look_up(self, append: _Append, connection: psycopg.AsyncConnection[TupleRow]) -> None:
         last, last_hash = append.proposal.events[-1], append.proposal.hashes[-1]
@@ -401,56 +397,64 @@ class Appender:
         else:
             append.succeed(row[0])
 
-    async def _connected(self) -> psycopg.AsyncConnection[TupleRow]:
-        if self._connection is None or self._connection.closed:
-            self._connection = await connect(self._database_url, application_name="payloops appender")
-            row = await (await self._connection.execute(WHO_AM_I)).fetchone()
-            assert row is not None
-            self._backend = (row[0], row[1])
-        return self._connection
+    async def _prepared(self) -> Statement:
+        if self._statement is None or self._statement.closed:
+            await self._disconnect()
+            self._statement = await Statement.prepare(self._database_url, APPEND, application_name=NAME)
+        return self._statement
 
     async def _disconnect(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            await connection.close()
+        statement, self._statement = self._statement, None
+        if statement is not None:
+            await statement.close()
 
 
 def _stream(append: _Append) -> UUID:
-    return _id(append.proposal.events[0])
+    return cast(
+        "UUID", append.proposal.events[0].originator_id
+    )  # the library also has streams named by texts
 
 
-def _id(event: StoredEvent) -> UUID:
-    return cast("UUID", event.originator_id)  # the library also has streams that are named by texts
+EMPTY: dict[Callable[[Any], Column], Column] = {
+    column: column(()) for column in (ints, bigints, uuids, texts, byteas)
+}
+"""Columns of no rows: most batches have no receipts."""
 
 
 def append_parameters(proposals: Sequence[Proposal]) -> list[Column]:
     """The proposals in columns, as `append_events` takes them; it names each by its place among them."""
     events = [
-        (n, p.merchant_id, event, digest, mac)
+        (
+            n,
+            event.originator_id,
+            event.originator_version,
+            event.topic,
+            event.state,
+            p.merchant_id,
+            digest,
+            mac,
+        )
         for n, p in enumerate(proposals)
         for event, digest, mac in zip(p.events, p.hashes, p.macs, strict=True)
     ]
-    receipts = [(n, p.receipt) for n, p in enumerate(proposals) if p.receipt is not None]
-    keys = [(n, p.merchant_id, key) for n, p in enumerate(proposals) for key in p.personal_keys]
-    return [
-        ints([n for n, *_ in events]),
-        uuids([_id(event) for _, _, event, _, _ in events]),
-        bigints([event.originator_version for _, _, event, _, _ in events]),
-        texts([event.topic for _, _, event, _, _ in events]),
-        byteas([event.state for _, _, event, _, _ in events]),
-        uuids([merchant_id for _, merchant_id, _, _, _ in events]),
-        byteas([digest for _, _, _, digest, _ in events]),
-        byteas([mac for _, _, _, _, mac in events]),
-        ints([n for n, _ in receipts]),
-        uuids([r.merchant_id for _, r in receipts]),
-        texts([r.key for _, r in receipts]),
-        uuids([r.owner for _, r in receipts]),
-        ints([r.status for _, r in receipts]),
-        byteas([r.body for _, r in receipts]),
-        ints([n for n, _, _ in keys]),
-        uuids([key.stream_id for _, _, key in keys]),
-        uuids([merchant_id for _, merchant_id, _ in keys]),
-        byteas([key.key for _, _, key in keys]),
-        byteas([key.customer_digest for _, _, key in keys]),
-        byteas([key.email_digest for _, _, key in keys]),
+    receipts = [
+        (n, p.receipt.merchant_id, p.receipt.key, p.receipt.owner, p.receipt.status, p.receipt.body)
+        for n, p in enumerate(proposals)
+        if p.receipt is not None
     ]
+    keys = [
+        (n, key.stream_id, p.merchant_id, key.key, key.customer_digest, key.email_digest)
+        for n, p in enumerate(proposals)
+        for key in p.personal_keys
+    ]
+    return [
+        *_columns(events, (ints, uuids, bigints, texts, byteas, uuids, byteas, byteas)),
+        *_columns(receipts, (ints, uuids, texts, uuids, ints, byteas)),
+        *_columns(keys, (ints, uuids, uuids, byteas, byteas, byteas)),
+    ]
+
+
+def _columns(rows: Sequence[tuple[Any, ...]], types: Sequence[Callable[[Any], Column]]) -> list[Column]:
+    if not rows:
+        return [EMPTY[each] for each in types]
+    return [column(values) for column, values in zip(types, zip(*rows, strict=True), strict=True)]

@@ -18,11 +18,11 @@ BYTEA, BIGINT, INT, TEXT, UUID_ = 17, 20, 23, 25, 2950
 _HEAD = Struct("!iiiii")
 """Dimensions, whether any is null, the elements' type, how many there are, and the number of the first."""
 _NO_DIMENSIONS = Struct("!iii")
-_LENGTH = Struct("!i")
-_NULL = _LENGTH.pack(-1)
+_length = Struct("!i").pack
+_NULL = _length(-1)
 _INT = Struct("!ii")
 _BIGINT = Struct("!iq")
-_16 = _LENGTH.pack(16)
+_16 = _length(16)
 
 
 class Column(bytes):
@@ -66,17 +66,14 @@ def uuids_by_number(values: Sequence[int]) -> Column:
 
 def texts(values: Sequence[str]) -> Column:
     """`text[]`; NUL is not refused here, but by the server."""
-    return _column(TEXT, [_sized(each.encode()) for each in values])
+    encoded = [each.encode() for each in values]
+    return _column(TEXT, [_length(len(each)) + each for each in encoded])
 
 
 def byteas(values: Sequence[bytes | None]) -> Column:
     """`bytea[]`."""
-    elements = [_NULL if each is None else _sized(each) for each in values]
+    elements = [_NULL if each is None else _length(len(each)) + each for each in values]
     return _column(BYTEA, elements, nulls=None in values)
-
-
-def _sized(value: bytes) -> bytes:
-    return _LENGTH.pack(len(value)) + value
 
 
 def _column(element: int, elements: list[bytes], *, nulls: bool = False) -> Column:

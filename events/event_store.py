@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, Self, TypeVar, cast
 from uuid import UUID
 from weakref import WeakValueDictionary
@@ -219,7 +219,7 @@ class EventStore(EventReader):
         """
         stored, keys = _encode(events)
         position = await self._appender.append(
-            stored, merchant_id=UUID(events[0].merchant_id), receipt=receipt, personal_keys=keys
+            stored, merchant_id=_uuid(events[0].merchant_id), receipt=receipt, personal_keys=keys
         )
         self._notifier.notify()
         return position
@@ -258,7 +258,7 @@ class EventStore(EventReader):
         """
         stored, keys = _encode(events)
         proposal = propose(
-            stored, merchant_id=UUID(events[0].merchant_id), mac_key=self._mac_key, personal_keys=keys
+            stored, merchant_id=_uuid(events[0].merchant_id), mac_key=self._mac_key, personal_keys=keys
         )
         cursor = await connection.execute(APPEND_ONE, append_parameters([proposal]))
         row = await cursor.fetchone()
@@ -360,6 +360,12 @@ async def _load_several(pool: Pool, ids: Sequence[UUID]) -> dict[UUID, list[Tupl
         for id, *row in await (await connection.execute(LOAD_SEVERAL, (uuids(ids),))).fetchall():
             found.setdefault(id, []).append(tuple(row))
     return found
+
+
+@lru_cache(maxsize=1_024)
+def _uuid(text: str) -> UUID:
+    """Of merchants, who come again."""
+    return UUID(text)
 
 
 def _recorded(row: TupleRow) -> RecordedEvent:

@@ -3,6 +3,7 @@
 import asyncio
 import multiprocessing
 from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from typing import cast
 from uuid import UUID
@@ -337,16 +338,16 @@ async def test_the_answer_of_a_batch_whose_connection_broke_is_found_in_the_log(
 ) -> None:
     """The append committed, its answer was lost: the caller still gets its position, and nothing is there twice."""
     await store.append(collected(begun()))
-    connection = store._appender._connection
-    assert connection is not None
-    execute = type(connection).execute
+    statement = store._appender._statement
+    assert statement is not None
+    execute = statement.execute
 
-    async def execute_and_lose(self: object, *args: object, **kwargs: object) -> object:
-        await execute(connection, *args, **kwargs)  # type: ignore[arg-type]
-        await connection.close()
+    async def execute_and_lose(parameters: Sequence[bytes]) -> None:
+        await execute(parameters)
+        await statement.close()
         raise psycopg.OperationalError("connection lost")
 
-    monkeypatch.setattr(connection, "execute", execute_and_lose.__get__(connection))
+    monkeypatch.setattr(statement, "execute", execute_and_lose)
     assert await store.append(collected(begun())) == 2
     assert len(await stored_versions(store.pool)) == 2
 
@@ -356,15 +357,15 @@ async def test_an_append_whose_connection_was_ended_before_it_committed_is_repor
     store: EventStore, settings: Settings
 ) -> None:
     await store.append(collected(begun()))
-    backend = store._appender._backend
-    assert backend is not None
+    statement = store._appender._statement
+    assert statement is not None
     url = settings.database_url.get_secret_value()
     async with await psycopg.AsyncConnection.connect(url) as blocker:
         await blocker.execute(log_lock.TAKE)
         waiting = asyncio.create_task(store.append(collected(begun())))
         async with store.pool.connection() as observer:
             await log_lock.an_append_waits(observer)
-            await observer.execute("SELECT pg_terminate_backend(%s)", (backend[0],))
+            await observer.execute("SELECT pg_terminate_backend(%s)", (statement.backend[0],))
         with pytest.raises(StoreUnavailable):
             await waiting
     assert len(await stored_versions(store.pool)) == 1
@@ -429,8 +430,8 @@ async def test_while_another_holds_the_log_appends_end_as_unavailable(
     async with await psycopg.AsyncConnection.connect(url) as blocker:
         await blocker.execute(log_lock.TAKE)
         sent = asyncio.create_task(store.append(collected(begun())))
-        while not sent.done() and (store._appender._idle.is_set() or store._appender._queue):
-            await asyncio.sleep(0)
+        async with store.pool.connection() as observer:
+            await log_lock.an_append_waits(observer)
         queued = asyncio.create_task(store.append(collected(begun())))
         with pytest.raises(StoreUnavailable, match="waited too long"):
             await queued
