@@ -156,20 +156,17 @@ class _Append:
     ended: bool = False
 
     def succeed(self, position: int) -> None:
-        if self._end(APPENDED):
+        self.ended = True
+        if not self.done.done():
             self.done.set_result(position)
 
     def fail(self, error: Exception) -> None:
-        if self._end(OUTCOMES.get(type(error), FAILED)):
-            self.done.set_exception(error)
-
-    def _end(self, outcome: Counter) -> bool:
-        """Count how it ended, once; whether somebody waits to hear it."""
         if self.ended:
-            return False
+            return
         self.ended = True
-        outcome.inc()
-        return not self.done.done()
+        OUTCOMES.get(type(error), FAILED).inc()
+        if not self.done.done():
+            self.done.set_exception(error)
 
 
 class Appender:
@@ -329,6 +326,7 @@ class Appender:
         crash_point("append.committed")
         BATCH_SECONDS.observe(time.perf_counter() - began)
         BATCH_EVENTS.observe(sum(len(append.proposal.events) for append in batch))
+        APPENDED.inc(sum(outcome == "appended" for _, outcome, _ in rows))
         self._look_around(batch, rows)
         for index, outcome, position in rows:
             append = batch[index]
@@ -395,6 +393,7 @@ class Appender:
         if row is None:
             append.fail(StoreUnavailable("the database went away before the append"))
         else:
+            APPENDED.inc()
             append.succeed(row[0])
 
     async def _prepared(self) -> Statement:

@@ -24,6 +24,7 @@ DROPPED = b""
 """What stands in `personal_keys` in place of a key that was dropped."""
 SEALED = "sealed"
 """The member of a stored state that holds what is sealed."""
+NOTHING: tuple[Any, ...] = (None, "", {}, [])
 NONCE_BYTES = 12
 KEY_BYTES = 32
 DIGEST_BYTES = 16
@@ -90,7 +91,7 @@ def _digest(kind: str, merchant_id: str, text: str) -> bytes:
 
 def given_fields(values: Mapping[str, Any], personal: Mapping[str, Any]) -> dict[str, Any]:
     """Those of the personal fields that hold something: null stays null, and {} stays {}."""
-    return {name: values[name] for name in personal if values[name] not in (None, "", {}, [])}
+    return {name: value for name in personal if (value := values[name]) not in NOTHING}
 
 
 def seal(

@@ -14,8 +14,10 @@ import psycopg
 import structlog
 
 from payloops.events.connections import connect
+from payloops.events.statement import Statement
 
 CHANNEL = "payloops_events"
+NOTIFY = f"SELECT pg_notify('{CHANNEL}', '')"
 NOTIFY_PAUSE = 0.02
 """Seconds between two messages at the least: under load readers are told of many appends at once.
 
@@ -48,14 +50,17 @@ class Notifier:
     async def _run(self) -> None:
         while True:
             try:
-                async with await connect(
-                    self._database_url, application_name="payloops notifier"
-                ) as connection:
+                statement = await Statement.prepare(
+                    self._database_url, NOTIFY, application_name="payloops notifier"
+                )
+                try:
                     while True:
                         await self._due.wait()
                         self._due.clear()
-                        await connection.execute(f"NOTIFY {CHANNEL}")
+                        await statement.execute([])
                         await asyncio.sleep(NOTIFY_PAUSE)
+                finally:
+                    await statement.close()
             except (psycopg.Error, OSError) as error:
                 log.warning("notifier.reconnecting", error=type(error).__name__)
                 await asyncio.sleep(RECONNECT_SECONDS * (0.5 + random.random()))  # noqa: S311  # jitter

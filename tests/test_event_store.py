@@ -372,6 +372,17 @@ async def test_an_append_whose_connection_was_ended_before_it_committed_is_repor
     await store.append(collected(begun()))  # and the next goes through
 
 
+async def test_an_append_goes_through_whose_connection_was_ended_while_it_was_idle(store: EventStore) -> None:
+    await store.append(collected(begun()))
+    statement = store._appender._statement
+    assert statement is not None
+    async with store.pool.connection() as observer:
+        await observer.execute("SELECT pg_terminate_backend(%s, 10000)", (statement.backend[0],))
+        while not statement.closed:
+            await observer.execute("SELECT 1")
+    assert await store.append(collected(begun())) == 2
+
+
 async def test_a_cancelled_caller_does_not_take_its_append_back(store: EventStore) -> None:
     append = asyncio.create_task(store.append(collected(begun())))
     await asyncio.sleep(0)
