@@ -25,7 +25,7 @@ from payloops.commands.api_keys import KEY_FORM, KeyMode
 from payloops.commands.hashing import Hasher
 from payloops.commands.note_key_use import KeyUses
 from payloops.commands.remembering import SecretDigest, remember
-from payloops.events.gathering import Gathering
+from payloops.events.gathering import LOOKUPS, Gathering
 from payloops.events.timestamps import utc_now
 
 VERIFIED_FOR = 600.0
@@ -38,8 +38,6 @@ REFUSED_FOR = 60.0
 """Seconds that a wrong key is remembered as wrong."""
 ROW_DEADLINE = 1.0
 """Seconds to wait for a key's row: nobody is let in on an old one."""
-LOOKUPS = 500
-"""Rows looked up by one query."""
 RENEWAL = "api_keys.renewal"
 """The name of the task that checks a remembered key anew."""
 WRONG_AT_A_TIME = 8

@@ -12,10 +12,8 @@ from payloops.commands.hashing import Hasher
 from payloops.commands.merchants import MerchantRow
 from payloops.commands.tokens import InvalidToken, Tokens
 from payloops.events.columns import uuids
-from payloops.events.gathering import HELD_UP, Gathering
+from payloops.events.gathering import HELD_UP, LOOKUPS, Gathering
 
-LOOKUPS = 500
-"""Merchants looked up by one query."""
 # Planned once: see `GET` in projections/orders.py.
 VERSIONS = """
     SELECT m.id, m.token_version

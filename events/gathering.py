@@ -11,6 +11,8 @@ V = TypeVar("V")
 HELD_UP = 0.02
 """Seconds after which those who share a query ask again, each by one of its own: a lock in the database holds up those
 who have a connection, and the pool turns the others away."""
+LOOKUPS = 500
+"""Keys of one query, where a row is short and found by an index."""
 LOOKS = 4
 """So often a query is looked at before it counts as held up: a process that is slow itself takes none for that."""
 

@@ -55,15 +55,6 @@ class Admission:
         """Whether nobody can be taken in for work, once all who are announced have been."""
         return self._work.taken + self.announced >= self._work.limit
 
-    def refuse_if_full(self) -> None:
-        """For who is going to ask for work, before anything else is done for him.
-
-        Raises:
-            Shed: see there.
-        """
-        if self._work.taken >= self._work.limit:
-            self.turn_away()
-
     def admit(self, kind: Kind) -> AbstractContextManager[None]:
         """Work on a request, in this context. It raises `Shed` where there is no room."""
         return self._places[kind]

@@ -52,13 +52,11 @@ class _Tally:
         self.seconds = 0.0
 
 
-def count_answer(method: str, route: str, status: int) -> None:
-    """One more was answered."""
+def count_answer(method: str, route: str, status: int, *, seconds: float | None = None) -> None:
+    """One more was answered. `seconds`: that it took; None: that says nothing."""
     _answers[method, route, status] += 1
-
-
-def count_duration(method: str, route: str, seconds: float) -> None:
-    """It took this long."""
+    if seconds is None:
+        return
     tally = _durations.get((method, route))
     if tally is None:
         tally = _durations[method, route] = _Tally()

@@ -38,31 +38,21 @@ async def authenticate(
     Raises:
         Problem: 401 unauthorized where nothing was shown. Besides, what the commands raise.
     """
-    if auth is None:
-        return Caller("system")
-    caller = await _caller(request, auth, services)
-    context.bound["actor"] = caller.actor
-    if caller.merchant_id is not None:
-        context.bound["merchant_id"] = caller.merchant_id
-    return caller
-
-
-async def _caller(request: web.Request, auth: Auth, services: Services) -> Caller:
     match auth:
         case "api_key":
             keys = request.headers.getall("X-API-Key", [])
             if len(keys) != 1 or not (key := keys[0].strip()):
                 raise _unauthorized("Send an API key in X-API-Key", challenge="ApiKey")
             owner = await services.gate.authenticate(key)
-            return Caller(owner.actor, owner.merchant_id)
+            caller = Caller(owner.actor, owner.merchant_id)
         case "bearer":
             merchant_id = await services.token_gate.authenticate(_token(request))
-            return Caller(f"merchant:{merchant_id}", merchant_id)
+            caller = Caller(f"merchant:{merchant_id}", merchant_id)
         case "staff":
             member = await authenticate_staff_token(
                 services.store.pool, token=_token(request), tokens=services.staff_tokens
             )
-            return Caller(f"staff:{member.id}", staff_id=member.id)
+            caller = Caller(f"staff:{member.id}", staff_id=member.id)
         case "staff_session":
             cookie = request.cookies.get(session_cookie(request, secure=services.secure_cookies))
             if cookie is None:
@@ -70,7 +60,13 @@ async def _caller(request: web.Request, auth: Auth, services: Services) -> Calle
             session = await find_staff_session(
                 services.store.pool, token=cookie, tokens=services.staff_sessions
             )
-            return Caller(f"staff:{session.member.id}", staff_id=session.member.id, session=session)
+            caller = Caller(f"staff:{session.member.id}", staff_id=session.member.id, session=session)
+        case None:
+            return Caller("system")
+    context.bound["actor"] = caller.actor
+    if caller.merchant_id is not None:
+        context.bound["merchant_id"] = caller.merchant_id
+    return caller
 
 
 def session_cookie(request: web.Request, *, secure: bool) -> str:

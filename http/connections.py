@@ -146,7 +146,7 @@ class Connection(RequestHandler):
         handler, id = found
         request = PlainRequest(head, id=id, body=data[len(head.raw) :], remote=self._remote)
         self._stop_timer()
-        self._stay()
+        self._keepalive = False
         self._request_in_progress = True
         self._answering = self._loop.create_task(self._answer_plain(request, handler))
         return True
@@ -158,7 +158,8 @@ class Connection(RequestHandler):
             answer, stays = answer_bytes(await handler(cast("web.Request", request)))
             if self.transport is not None:
                 self.transport.write(answer)
-                await self._drain_helper()
+                if self._paused:
+                    await self._drain_helper()
         except ConnectionError:
             stays = False  # the client has left
         except Exception as error:

@@ -21,6 +21,8 @@ _FRAMED_OTHERWISE = re.compile(rb"\r\n(?:transfer-encoding|upgrade|expect):")
 _ANSWERED_OTHERWISE = re.compile(rb"\r\n(?:origin:|prefer:|connection:(?! ?keep-alive\r\n))")
 """Browsers of other origins, who have to be told that they may read the answer; who is ready to wait, and is counted
 apart; and who wants no further answer."""
+_TOLD_MORE = re.compile(rb"\r\n(?:content-length|transfer-encoding|upgrade|expect|origin|prefer|connection):")
+"""Any of these: most reads have none."""
 _REFUSED_METHODS = frozenset({b"GET", b"POST", b"PUT", b"PATCH", b"DELETE"})
 _REFUSED_PATHS = (b"/v1/", b"/api/", b"/webhooks/")
 """Programs ask there, nobody looks at the answer, and none of the routes is answered always."""
@@ -50,13 +52,15 @@ def read_head(data: bytes) -> Head | None:
     if found is None:
         return None
     raw = found.group()
+    method, path = found.groups()
+    plain = method in _REFUSED_METHODS and path.startswith(_REFUSED_PATHS)
     lowered = raw.lower()
+    if _TOLD_MORE.search(lowered) is None:
+        return Head(method.decode(), path.decode(), raw, 0, plain)
     lengths = _LENGTH.findall(lowered)
     given = lowered.count(b"\r\ncontent-length:")
     if given > 1 or given != len(lengths) or _FRAMED_OTHERWISE.search(lowered):
         return None
-    method, path = found.groups()
-    plain = method in _REFUSED_METHODS and path.startswith(_REFUSED_PATHS)
     return Head(
         method.decode(),
         path.decode(),

@@ -65,20 +65,20 @@ def endpoint(route: Route, services: Services) -> Callable[[web.Request], Awaita
     """What aiohttp calls for the route."""
     longest = services.request_timeout + route.streams
     deadlines = [Deadlines(longest + wait) for wait in range(MAX_WAIT + 1 if route.waits else 1)]
-    refuse_if_full = services.admission.refuse_if_full if route.sheds else None
+    place = _place(route, services, "work")
     # Where there is no body to wait for, a request goes on in the place that it had while it was asked who sends it.
     answer = _answer_read if route.method == "GET" and not route.streams else _answer
 
     async def handle(request: web.Request) -> web.StreamResponse:
         context = request[CONTEXT]
         context.route, context.page = route.path, route.page
-        if refuse_if_full is not None:
-            refuse_if_full()
         wait = _wait(request) if route.waits else 0
         try:
             with deadlines[wait]:
                 # aiohttp asks no more of it than an `Answer` can.
-                return cast("web.StreamResponse", await answer(route, request, services, context, wait))
+                return cast(
+                    "web.StreamResponse", await answer(route, request, services, context, place, wait)
+                )
         except TimeoutError:
             raise _too_late(route, request) from None
 
@@ -93,34 +93,42 @@ def _too_late(route: Route, request: web.Request) -> Problem:
 
 
 async def _answer_read(
-    route: Route, request: web.Request, services: Services, context: RequestContext, _: int
+    route: Route,
+    request: web.Request,
+    services: Services,
+    context: RequestContext,
+    place: AbstractContextManager[None],
+    _: int,
 ) -> web.StreamResponse | Answer:
-    with _admitted(route, services, "work"):
+    with place:
         caller = await authenticate(request, auth=route.auth, services=services, context=context)
         return await _answer_call(_call(route, request, services, context, caller))
 
 
 async def _answer(
-    route: Route, request: web.Request, services: Services, context: RequestContext, wait: int
+    route: Route,
+    request: web.Request,
+    services: Services,
+    context: RequestContext,
+    place: AbstractContextManager[None],
+    wait: int,
 ) -> web.StreamResponse | Answer:
     if route.page and route.method != "GET":
         refuse_foreign_forms(request)
-    with _admitted(route, services, "work"):
+    with place:
         caller = await authenticate(request, auth=route.auth, services=services, context=context)
-        if route.limits:
-            await _try_from_address(route, request, services)
+        await _try_from_address(route, request, services)
     raw = await _read(request, route) if route.model is not None or route.signed_by else b""
-    with _admitted(route, services, "stream" if route.streams else "wait" if wait else "work"):
+    with _place(route, services, "stream" if route.streams else "wait" if wait else "work"):
         body, digest = await _body(route, request, raw)
         _check_form(caller, body)
-        if route.limits:
-            await _try_account(route, body, caller, services=services)
+        await _try_account(route, body, caller, services=services)
         call = _call(route, request, services, context, caller, body=body, raw=raw, wait=wait)
         key = _idempotency_key(request) if route.idempotent else None
         return await (_answer_call(call) if key is None else _answer_keyed(call, key, digest=digest))
 
 
-def _admitted(route: Route, services: Services, kind: Kind) -> AbstractContextManager[None]:
+def _place(route: Route, services: Services, kind: Kind) -> AbstractContextManager[None]:
     return services.admission.admit(kind) if route.sheds else nullcontext()
 
 

@@ -11,7 +11,7 @@ from multidict import CIMultiDict
 from uuid_utils import uuid4
 
 from payloops.http.admission import Shed
-from payloops.http.answered import NO_ROUTE, count_answer, count_duration
+from payloops.http.answered import NO_ROUTE, count_answer
 from payloops.http.answers import CORRELATION_HEADER, SECURITY_HEADERS, Answer
 from payloops.http.cards import holds_card_number
 from payloops.http.html import refusal_page
@@ -101,9 +101,8 @@ def _note(
     method, status, route = request.method, response.status, context.route
     if method not in hdrs.METH_ALL:
         method = "?"
-    count_answer(method, route or NO_ROUTE, status)
-    if type(response) is not web.StreamResponse:  # a stream takes as long as somebody follows it
-        count_duration(method, route or NO_ROUTE, seconds)
+    stream = type(response) is web.StreamResponse  # takes as long as somebody follows it
+    count_answer(method, route or NO_ROUTE, status, seconds=None if stream else seconds)
     if not context.shed:
         fields = {
             "method": method,

@@ -320,7 +320,7 @@ async def get_order(store: EventStore, *, order_id: UUID, merchant_id: UUID) -> 
 
 async def _look_up(pool: Pool, order_ids: Sequence[int]) -> dict[int, _Found]:
     async with pool.connection() as connection:
-        found = await (await connection.execute(GET, (uuids_by_number(order_ids),))).fetchall()
+        found = await (await connection.execute(GET, (uuids_by_number(order_ids),), binary=True)).fetchall()
     return {
         order_id.int: _Found(merchant_id, head, None if values[0] is None else OrderRow(*values))
         for order_id, merchant_id, head, *values in found
