@@ -78,10 +78,11 @@ def _head(status: int, media: str) -> bytes:
     return head_bytes(status, headers)
 
 
-def dated_head(response: web.StreamResponse, *, length: int, closing: bool) -> bytes:
+def dated_head(response: web.StreamResponse, *, body: bytes, closing: bool) -> bytes:
     """The head of a response that may have any headers."""
     headers = CIMultiDict(response.headers)
-    headers[hdrs.CONTENT_LENGTH] = str(length)
+    if response.status != HTTPStatus.NO_CONTENT:
+        headers[hdrs.CONTENT_LENGTH] = str(len(body))
     headers[hdrs.DATE] = http_date(int(time.time())).decode()
     if closing:
         headers[hdrs.CONNECTION] = "close"

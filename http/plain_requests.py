@@ -57,13 +57,14 @@ class PlainRequest(HeadersMixin):
 
 
 class PlainRoutes:
-    """Which routes take plain requests: those of programs, by API key."""
+    """Which routes take plain requests: those for programs, by API key or token, that name nothing but an id."""
 
     def __init__(self, handlers: Iterable[tuple[Route, Handler]]) -> None:
+        paths = ((route, route.path.replace("{id}", _AN_ID), handler) for route, handler in handlers)
         self._handlers = {
-            (route.method, route.path.replace("{id}", _AN_ID)): handler
-            for route, handler in handlers
-            if route.auth == "api_key" and not route.streams
+            (route.method, path): handler
+            for route, path, handler in paths
+            if route.auth in ("api_key", "bearer") and not route.streams and "{" not in path
         }
 
     def find(self, head: Head) -> tuple[Handler, str] | None:
@@ -99,4 +100,4 @@ def answer_bytes(answer: web.StreamResponse) -> tuple[bytes, bool]:
     body = response.body or b""
     assert isinstance(body, bytes), "handlers of plain requests answer with bytes"
     stays = response.keep_alive is not False
-    return dated_head(response, length=len(body), closing=not stays) + body, stays
+    return dated_head(response, body=body, closing=not stays) + body, stays

@@ -84,11 +84,15 @@ async def answer(reader: asyncio.StreamReader) -> tuple[int, dict[str, str], byt
     status, *lines = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
     headers = dict(line.split(": ", 1) for line in lines if line)
     assert len(headers.pop("Date")) == len("Sat, 28 Nov 2026 21:00:00 GMT")
-    return int(status.split()[1]), headers, await reader.readexactly(int(headers["Content-Length"]))
+    return int(status.split()[1]), headers, await reader.readexactly(int(headers.get("Content-Length", 0)))
 
 
 def key_of(merchant: Merchant) -> bytes:
     return b"X-API-Key: " + merchant.shop.headers["X-API-Key"].encode()
+
+
+def token_of(merchant: Merchant) -> bytes:
+    return b"Authorization: " + merchant.dashboard.headers["Authorization"].encode()
 
 
 def request(method: str, path: str, *headers: bytes, body: bytes | None = None) -> bytes:
@@ -108,7 +112,7 @@ async def test_the_answer_is_the_one_of_the_usual_way(api: Api, subtests: pytest
     merchant, other = await api.merchant(), await api.merchant()
     order, foreign = await merchant.order(), await other.order()
     key, mine, json = key_of(merchant), b"X-Correlation-ID: mine", b"Content-Type: application/json"
-    keyed = b"Idempotency-Key: once"
+    keyed, token = b"Idempotency-Key: once", token_of(merchant)
     new = ORDER % b"one"
     asked = [
         (200, request("GET", f"/v1/orders/{order}", key, mine)),
@@ -129,6 +133,11 @@ async def test_the_answer_is_the_one_of_the_usual_way(api: Api, subtests: pytest
         (415, request("POST", "/v1/orders", key, mine, b"Content-Type: text/plain", body=new)),
         (415, request("POST", "/v1/orders", key, mine, json, b"Content-Encoding: br", body=new)),
         (400, request("POST", f"/v1/orders/{order}/capture", key, mine, json, body=b"")),
+        (200, request("GET", "/api/orders", token, mine)),
+        (200, request("GET", f"/api/orders/{order}", token, mine)),
+        (404, request("GET", f"/api/orders/{foreign}", token, mine)),
+        (401, request("GET", "/api/orders", key, mine)),
+        (404, request("DELETE", f"/api/api-keys/{uuid7()}", token, mine)),
     ]
     async with serving(api) as server:
         for status, sent in asked:
@@ -143,6 +152,22 @@ async def test_the_answer_is_the_one_of_the_usual_way(api: Api, subtests: pytest
                 if b"Idempotency-Key" in sent and status == 201:  # the other is the replay of the one
                     plain[1]["Idempotent-Replayed"] = "true"
                 assert usual == plain
+
+
+async def test_an_answer_without_a_body_has_no_length_either_way(api: Api) -> None:
+    merchant = await api.merchant()
+    issued = [await merchant.dashboard.post("/api/api-keys", {"name": "a"}) for _ in range(2)]
+    one, two = (
+        request(
+            "DELETE", f"/api/api-keys/{each.json['apiKey']['id']}", token_of(merchant), b"X-Correlation-ID: a"
+        )
+        for each in issued
+    )
+    async with serving(api) as server:
+        plain, usual = await server.answers(one), await server.answers(two[:20], two[20:])
+        assert server.routes.taken == 1
+    assert plain == usual
+    assert (plain[0], "Content-Length" in plain[1]) == (204, False)
 
 
 async def test_what_can_be_read_in_two_ways_or_is_asked_for_otherwise_goes_the_usual_way(api: Api) -> None:
