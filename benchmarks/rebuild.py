@@ -38,8 +38,10 @@ from payloops.events.event_store import EventStore
 from payloops.events.metadata import Metadata
 from payloops.events.orders import Order
 from payloops.events.timestamps import utc_now
+from payloops.garbage import spare_what_stays
 from payloops.migrate import migrate
 from payloops.projections.orders import get_order
+from payloops.projections.projection import all_projections
 from payloops.projections.projector import run_projections
 from payloops.projections.stats import payment_figures
 
@@ -129,6 +131,9 @@ async def read(database_url: str) -> None:
 
 
 async def project(database_url: str) -> None:
+    """As `payloops projector` does."""
+    all_projections()
+    spare_what_stays()
     await run_projections(database_url=database_url, stop=_end())
     print("{}")
 

@@ -5,7 +5,9 @@ import asyncio
 import structlog
 
 from payloops.events.sealer import run_sealer
+from payloops.garbage import spare_what_stays
 from payloops.metrics import serving_metrics
+from payloops.projections.projection import all_projections
 from payloops.projections.projector import run_projections
 from payloops.settings import Settings
 from payloops.stopping import stop_on_signals
@@ -19,6 +21,8 @@ async def run_projector(settings: Settings) -> None:
 
     What has begun is finished first. Starts also while PostgreSQL is down, and catches up once it is there.
     """
+    all_projections()  # imports them
+    spare_what_stays()
     database_url, stop = settings.database_url.get_secret_value(), stop_on_signals()
     async with (
         serving_metrics(host=settings.host, port=settings.metrics_port),

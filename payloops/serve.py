@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import ctypes
-import gc
 import os
 import signal
 import socket
@@ -30,6 +29,7 @@ from payloops.commands.note_key_use import KeyUses
 from payloops.commands.tokens import SESSION_AUDIENCE, STAFF_AUDIENCE, Tokens
 from payloops.commands.watch_orders import OrderWatch
 from payloops.events.event_store import EventStore
+from payloops.garbage import spare_what_stays
 from payloops.housekeeping import housekeeping
 from payloops.http.admission import Admission
 from payloops.http.answered import hand_over
@@ -51,8 +51,6 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.5, 15.0
 """Seconds before a worker that died is started again."""
 STAFF_SESSION = 8 * 3600
 """Life of a token of the staff, and of their session in a browser, seconds: a working day."""
-GARBAGE_THRESHOLD = 10_000
-"""Objects made and not freed after which the youngest are looked through: those of some hundred requests at work."""
 PR_SET_PDEATHSIG = 1
 SETTLED = 30.0
 """Seconds of running after which earlier deaths are forgotten."""
@@ -104,7 +102,7 @@ async def serving(settings: Settings, listener: socket.socket) -> AsyncIterator[
         factory = connection_factory(runner.server, admission=services.admission, plain=app[PLAIN_ROUTES])
         acceptors = await accept(listener, factory)
         host, port = listener.getsockname()[:2]
-        _spare_what_stays()
+        spare_what_stays()
         log.info(
             "api.listening", url=f"http://{f'[{host}]' if ':' in host else host}:{port}", pid=os.getpid()
         )
@@ -119,13 +117,6 @@ async def serving(settings: Settings, listener: socket.socket) -> AsyncIterator[
                 acceptor.close()
             await finish_requests(runner.server, seconds=FINISH_SECONDS)
             await runner.cleanup()
-
-
-def _spare_what_stays() -> None:
-    """Have the garbage collector look at what requests leave behind, and not at all that was made for good by now."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(GARBAGE_THRESHOLD, *gc.get_threshold()[1:])
 
 
 @asynccontextmanager
