@@ -9,7 +9,6 @@ import time
 from typing import Any
 from uuid import UUID
 
-import orjson
 import psycopg
 from eventsourcing.application import Application
 from eventsourcing.persistence import Mapper, StoredEvent, Tracking
@@ -19,9 +18,9 @@ from psycopg.conninfo import conninfo_to_dict
 
 from payloops.events.encoding import decode
 from payloops.events.stream import StreamEvent
-from payloops.projections.patches import Patch, Table, merge, patches_of, upsert_statement
+from payloops.projections.patches import Patch, Table, merge, patches_of, patches_parameters
 from payloops.projections.projection import all_projections
-from payloops.projections.totals import removal, statement
+from payloops.projections.totals import write_statement
 
 
 class Facts(Mapper[UUID]):
@@ -53,16 +52,9 @@ class Tables(PostgresTrackingRecorder):
 
     def _write(self, cursor: Any, table: Table, patches: list[Patch], version: int) -> None:
         rows = merge(table, ((version, patch) for patch in patches))
-        if not rows:
-            return
-        ids = [row.id for row in rows]
-        totals = [each for projection in all_projections() for each in projection.totals if each.of is table]
-        for each in totals:
-            cursor.execute(statement(each, sign="-", all_rows=False), (ids,))
-        cursor.execute(upsert_statement(table), {"patches": orjson.dumps(rows).decode()})
-        for each in totals:
-            cursor.execute(statement(each, sign="", all_rows=False), (ids,))
-            cursor.execute(removal(each))
+        totals = (each for projection in all_projections() for each in projection.totals if each.of is table)
+        if rows:
+            cursor.execute(write_statement(table, tuple(totals)), patches_parameters(rows))
 
 
 class Projected(Projection[Tables]):

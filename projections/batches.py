@@ -17,9 +17,9 @@ from psycopg.rows import TupleRow
 from payloops.events.crash_points import crash_point
 from payloops.events.encoding import decode_state
 from payloops.events.stream import StreamEvent
-from payloops.projections.patches import Patch, RowPatch, Table, merge, patches_of, upsert
+from payloops.projections.patches import Patch, merge, patches_of
 from payloops.projections.projection import Projection
-from payloops.projections.totals import add, take_away
+from payloops.projections.totals import write
 
 BATCH_EVENTS = 1_000
 END_OF_LOG = 2**63 - 1
@@ -36,13 +36,12 @@ BATCH_SECONDS = Histogram(
 log = structlog.get_logger()
 
 NEXT = """
-    WITH checkpoint AS (
+    WITH checkpoint AS MATERIALIZED (
         SELECT position FROM checkpoints
         WHERE name = %(name)s AND version = %(version)s
-          AND EXISTS (SELECT FROM stored_events WHERE notification_id > position)
-        FOR UPDATE
+          AND position < (SELECT max(notification_id) FROM stored_events)
     )
-    SELECT e.notification_id, e.originator_id, e.originator_version, e.topic,
+    SELECT checkpoint.position, e.notification_id, e.originator_id, e.originator_version, e.topic,
            CASE WHEN split_part(e.topic, '.', 1) = ANY(%(families)s) THEN e.state END, e.personal_key
     FROM checkpoint CROSS JOIN LATERAL (
         SELECT * FROM readable_events
@@ -51,7 +50,11 @@ NEXT = """
     ) e
     ORDER BY e.notification_id
 """
-MOVE = "UPDATE checkpoints SET position = %s, updated_at = clock_timestamp() WHERE name = %s"
+# From here to the end of its transaction, nobody else moves the checkpoint, and the tables stay the same ones.
+MOVE = """
+    UPDATE checkpoints SET position = %s, updated_at = clock_timestamp()
+    WHERE name = %s AND version = %s AND position = %s
+"""
 PARK = """
     INSERT INTO parked_events (reader, position, originator_id, originator_version, topic, error)
     VALUES (%s, %s, %s, %s, %s, %s)
@@ -89,10 +92,14 @@ class Change:
     patches: list[list[Patch]]
 
 
+Parked = list[tuple[LoggedEvent, Exception]]
+"""Events that cannot be applied, and why."""
+
+
 @dataclass(slots=True)
 class Batch:
     changes: list[Change] = field(default_factory=list)
-    parked: list[tuple[LoggedEvent, Exception]] = field(default_factory=list)
+    parked: Parked = field(default_factory=list)
 
 
 async def project_batch(
@@ -109,30 +116,33 @@ async def project_batch(
     Events that cannot be applied are parked. An error of the database itself raises, and nothing has happened.
     """
     began = time.perf_counter()
-    async with connection.transaction():
-        cursor = await connection.execute(
-            NEXT,
-            {
-                "name": projection.name,
-                "version": projection.version,
-                "families": list(projection.families),
-                "limit": limit,
-                "upto": upto,
-            },
-        )
-        events = [LoggedEvent(*row) for row in await cursor.fetchall()]
-        if not events:
-            return 0
-        [batch] = decode([projection], events)
-        await apply(connection, projection, batch.changes, batch.parked)
-        for event, error in batch.parked:
-            await connection.execute(*park(projection, event, error))
-        crash_point("projector.applied")
-        await connection.execute(MOVE, (events[-1].position, projection.name))
-        crash_point("projector.moved")
+    cursor = await connection.execute(
+        NEXT,
+        {
+            "name": projection.name,
+            "version": projection.version,
+            "families": list(projection.families),
+            "limit": limit,
+            "upto": upto,
+        },
+    )
+    found = await cursor.fetchall()
+    if not found:
+        return 0
+    position, events = found[0][0], [LoggedEvent(*row[1:]) for row in found]
+    [batch] = decode([projection], events)
+    move = MOVE, (events[-1].position, projection.name, projection.version, position)
+    try:
+        parked = await _apply_batch(connection, projection, batch, move)
+    except Exception as refused:
+        if not is_about_data(refused):
+            raise
+        parked = await _apply_batch(connection, projection, batch, move, one_by_one=True)
+    if parked is None:
+        return 0
     PROJECTED.labels(projection.name).inc(len(events))
     BATCH_SECONDS.labels(projection.name).observe(time.perf_counter() - began)
-    for event, error in batch.parked:
+    for event, error in parked:
         PARKED.labels(projection.name).inc()
         log.error(
             "projection.event_parked",
@@ -143,6 +153,36 @@ async def project_batch(
             error=one_line(error),
         )
     return len(events)
+
+
+async def _apply_batch(
+    connection: psycopg.AsyncConnection[TupleRow],
+    projection: Projection,
+    batch: Batch,
+    move: tuple[LiteralString, tuple[Any, ...]],
+    *,
+    one_by_one: bool = False,
+) -> Parked | None:
+    """Apply a batch; those of its events that could not be; None where somebody else has moved the checkpoint.
+
+    Args:
+        one_by_one: look for the events whose data is refused. Otherwise that raises, and nothing has happened.
+    """
+    if not batch.changes and not batch.parked:
+        return [] if (await connection.execute(*move)).rowcount else None
+    parked = batch.parked.copy()
+    async with connection.transaction():
+        if not (await connection.execute(*move)).rowcount:
+            return None
+        crash_point("projector.moved")
+        if one_by_one:
+            await apply(connection, projection, batch.changes, parked)
+        else:
+            await _write(connection, projection, batch.changes)
+        for event, error in parked:
+            await connection.execute(*park(projection, event, error))
+        crash_point("projector.applied")
+    return parked
 
 
 def decode(projections: Sequence[Projection], events: Sequence[LoggedEvent]) -> list[Batch]:
@@ -171,16 +211,14 @@ async def apply(
     connection: psycopg.AsyncConnection[TupleRow],
     projection: Projection,
     changes: Sequence[Change],
-    parked: list[tuple[LoggedEvent, Exception]],
+    parked: Parked,
 ) -> None:
     """Write the changes; where the data is refused, halve until the event that it comes from is alone."""
     if not changes:
         return
     try:
         async with connection.transaction():
-            for place, table in enumerate(projection.tables):
-                pairs = ((each.logged.version, patch) for each in changes for patch in each.patches[place])
-                await _write(connection, projection, table, merge(table, pairs))
+            await _write(connection, projection, changes)
     except Exception as error:
         if not is_about_data(error):
             raise
@@ -193,16 +231,12 @@ async def apply(
 
 
 async def _write(
-    connection: psycopg.AsyncConnection[TupleRow], projection: Projection, table: Table, rows: list[RowPatch]
+    connection: psycopg.AsyncConnection[TupleRow], projection: Projection, changes: Sequence[Change]
 ) -> None:
-    if not rows:
-        return
-    ids = [row.id for row in rows]
-    totals = [each for each in projection.totals if each.of is table]
-    emptied = [await take_away(connection, totals=each, ids=ids) for each in totals]
-    await upsert(connection, table=table, rows=rows)
-    for each, some in zip(totals, emptied, strict=True):
-        await add(connection, totals=each, ids=ids, emptied=some)
+    for place, table in enumerate(projection.tables):
+        pairs = ((each.logged.version, patch) for each in changes for patch in each.patches[place])
+        totals = tuple(each for each in projection.totals if each.of is table)
+        await write(connection, table=table, totals=totals, rows=merge(table, pairs))
 
 
 def is_about_data(error: Exception) -> bool:

@@ -11,9 +11,7 @@ from typing import Any, LiteralString, Protocol, get_origin, get_type_hints
 from uuid import UUID
 
 import orjson
-import psycopg
 from psycopg import sql
-from psycopg.rows import TupleRow
 
 from payloops.events.stream import StreamEvent
 
@@ -128,15 +126,16 @@ def columns_of(row: type, alias: LiteralString) -> sql.SQL:
     return sql.SQL(names.as_string())
 
 
+# What is limited to one row is looked for by its id, however few rows PostgreSQL takes the table to have.
 UPSERT = """
     INSERT INTO {table} (id, {columns}, version)
     SELECT p.id, {new_columns},
            CASE WHEN p.first <= coalesce(o.version, 0) + 1 THEN greatest(o.version, p.upto)
                 ELSE coalesce(o.version, 0) END
     FROM json_to_recordset(%(patches)s) AS p (id uuid, first bigint, upto bigint, last bigint, new json, set json)
-    LEFT JOIN {table} o ON o.id = p.id
+    LEFT JOIN LATERAL (SELECT t.id, t.version, t AS now FROM {table} t WHERE t.id = p.id LIMIT 1) o ON true
     CROSS JOIN LATERAL json_populate_record(
-        CASE WHEN o.id IS NULL THEN json_populate_record(NULL::{table}, p.new) ELSE o END, p.set
+        CASE WHEN o.id IS NULL THEN json_populate_record(NULL::{table}, p.new) ELSE o.now END, p.set
     ) AS n
     WHERE o.id IS NULL OR o.version < p.last
     ON CONFLICT (id) DO UPDATE SET ({columns}, version) = ROW ({excluded_columns}, excluded.version)
@@ -145,6 +144,7 @@ UPSERT = """
 
 @cache
 def upsert_statement(table: Table) -> bytes:
+    """Writes a batch's rows; those that hold its versions already stay as they are."""
     names = [name for name in column_names(table.row) if name not in {"id", "version"}]
     comma = sql.SQL(", ")
     query = sql.SQL(UPSERT).format(
@@ -190,9 +190,6 @@ def merge(table: Table, patches: Iterable[tuple[int, Patch]]) -> list[RowPatch]:
     return list(rows.values())
 
 
-async def upsert(
-    connection: psycopg.AsyncConnection[TupleRow], *, table: Table, rows: Sequence[RowPatch]
-) -> None:
-    """Write the rows in one statement; rows that hold these versions already stay as they are."""
-    if rows:
-        await connection.execute(upsert_statement(table), {"patches": orjson.dumps(rows).decode()})
+def patches_parameters(rows: Sequence[RowPatch]) -> dict[str, str]:
+    """What `upsert_statement` takes."""
+    return {"patches": orjson.dumps(rows).decode()}

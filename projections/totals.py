@@ -1,7 +1,7 @@
 """Tables of sums over the rows of a projected table, kept by what a batch changes of these.
 
-Before a batch writes its rows, what they counted is taken away; afterwards, what they count now is added. Both in
-the batch's transaction, so that the sums are always those of the rows.
+The statement that writes rows takes away what they counted before and adds what they count now, so that the sums are
+always those of the rows.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import TupleRow
 
-from payloops.projections.patches import Table
+from payloops.projections.patches import RowPatch, Table, patches_parameters, upsert_statement
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,7 @@ ADD = """
     INSERT INTO {table} ({columns})
     SELECT {keys}, {sums} FROM ({contributions}) AS c ({columns}) GROUP BY {keys}
 """
-TO_THOSE_THERE = " ORDER BY {keys} ON CONFLICT ({keys}) DO UPDATE SET {added} RETURNING {empty}"
+TO_THOSE_THERE = " ORDER BY {keys} ON CONFLICT ({keys}) DO UPDATE SET {added}"
 REMOVE_EMPTY = "DELETE FROM {table} WHERE {empty}"
 
 
@@ -54,56 +54,118 @@ def statement(totals: Totals, *, sign: LiteralString, all_rows: bool) -> bytes:
         some=sql.SQL("true" if all_rows else "id = ANY(%s::uuid[])"),
         table=table,
         columns=comma.join(map(sql.Identifier, totals.keys + totals.sums)),
-        empty=_empty(totals),
         keys=keys,
         sums=comma.join(sql.SQL(sign + "sum({})").format(sql.Identifier("c", each)) for each in totals.sums),
         contributions=sql.SQL(totals.contributions),
-        added=comma.join(
-            sql.SQL("{0} = {1} + {2}").format(
-                sql.Identifier(each), sql.Identifier(totals.name, each), sql.Identifier("excluded", each)
-            )
-            for each in totals.sums
-        ),
+        added=_added(totals),
     )
     return query.as_bytes(None)
 
 
-@cache
-def removal(totals: Totals) -> bytes:
-    table = sql.Identifier(totals.name)
-    return sql.SQL(REMOVE_EMPTY).format(table=table, empty=_empty(totals)).as_bytes(None)
-
-
-def _empty(totals: Totals) -> sql.Composed:
-    return sql.SQL(" AND ").join(
-        sql.SQL("{} = 0").format(sql.Identifier(totals.name, each)) for each in totals.sums
+def _added(totals: Totals) -> sql.Composed:
+    return sql.SQL(", ").join(
+        sql.SQL("{0} = {1} + {2}").format(
+            sql.Identifier(each), sql.Identifier(totals.name, each), sql.Identifier("excluded", each)
+        )
+        for each in totals.sums
     )
+
+
+# All of it sees the tables as they were before: `before` is what stood there. What is limited to one row is looked for
+# by its key, however few rows PostgreSQL takes the table to have.
+WRITE = """
+    WITH after AS ({upsert} RETURNING *),
+    before AS (
+        SELECT t.* FROM after CROSS JOIN LATERAL (SELECT * FROM {table} WHERE id = after.id LIMIT 1) t
+    ){counted}
+    SELECT
+"""
+COUNT = """,
+    {change} ({columns}) AS (
+        SELECT {keys}, {all_sums} FROM (
+            SELECT {keys}, {sums} FROM (WITH r AS (SELECT * FROM after) {contributions}) AS c ({columns})
+            UNION ALL
+            SELECT {keys}, {less} FROM (WITH r AS (SELECT * FROM before) {contributions}) AS c ({columns})
+        ) AS c GROUP BY {keys} HAVING NOT ({nothing})
+    ),
+    {gone} AS (
+        DELETE FROM {table} t USING (
+            SELECT t.at FROM {change} c CROSS JOIN LATERAL (
+                SELECT ctid AS at, * FROM {table} t WHERE ({t_keys}) = ({c_keys}) LIMIT 1
+            ) t WHERE {nothing_left}
+        ) AS of_nothing WHERE t.ctid = of_nothing.at RETURNING {t_keys}
+    ),
+    {counted} AS (
+        INSERT INTO {table} ({columns}) SELECT * FROM {change} WHERE ({keys}) NOT IN (SELECT * FROM {gone})
+        ORDER BY {keys} ON CONFLICT ({keys}) DO UPDATE SET {added}
+    )"""
+
+
+async def write(
+    connection: psycopg.AsyncConnection[TupleRow],
+    *,
+    table: Table,
+    totals: tuple[Totals, ...],
+    rows: Sequence[RowPatch],
+) -> None:
+    """Write the rows, and what that changes of the sums over them; rows that hold these versions already stay."""
+    if rows:
+        await connection.execute(write_statement(table, totals), patches_parameters(rows))
+
+
+@cache
+def write_statement(table: Table, totals: tuple[Totals, ...]) -> bytes:
+    if not totals:
+        return upsert_statement(table)
+    query = sql.SQL(WRITE).format(
+        upsert=_plain(upsert_statement(table)),
+        table=sql.Identifier(table.name),
+        counted=sql.SQL("").join(_count(each) for each in totals),
+    )
+    return query.as_bytes(None)
+
+
+def _count(totals: Totals) -> sql.Composed:
+    comma, both = sql.SQL(", "), sql.SQL(" AND ")
+
+    def of_sums(form: LiteralString) -> list[sql.Composed]:
+        return [sql.SQL(form).format(sql.Identifier(each)) for each in totals.sums]
+
+    return sql.SQL(COUNT).format(
+        change=sql.Identifier(f"change of {totals.name}"),
+        gone=sql.Identifier(f"gone of {totals.name}"),
+        counted=sql.Identifier(f"rest of {totals.name}"),
+        table=sql.Identifier(totals.name),
+        columns=comma.join(map(sql.Identifier, totals.keys + totals.sums)),
+        keys=comma.join(map(sql.Identifier, totals.keys)),
+        t_keys=comma.join(sql.Identifier("t", each) for each in totals.keys),
+        c_keys=comma.join(sql.Identifier("c", each) for each in totals.keys),
+        sums=comma.join(map(sql.Identifier, totals.sums)),
+        less=comma.join(of_sums("-{}")),
+        all_sums=comma.join(of_sums("sum({})")),
+        nothing=both.join(of_sums("sum({}) = 0")),
+        nothing_left=both.join(of_sums("t.{0} + c.{0} = 0")),
+        added=_added(totals),
+        contributions=sql.SQL(totals.contributions),
+    )
+
+
+def _plain(statement: bytes) -> sql.SQL:
+    return sql.SQL(statement.decode())
 
 
 async def take_away(
     connection: psycopg.AsyncConnection[TupleRow], *, totals: Totals, ids: Sequence[Any]
-) -> bool:
-    """Take away what the rows of these ids count; call before they change. Whether a sum came to nothing by that."""
-    cursor = await connection.execute(statement(totals, sign="-", all_rows=False), (ids,))
-    return any(empty for (empty,) in await cursor.fetchall())
-
-
-async def add(
-    connection: psycopg.AsyncConnection[TupleRow], *, totals: Totals, ids: Sequence[Any], emptied: bool
 ) -> None:
-    """Add what the rows of these ids count; call after they have changed.
-
-    Args:
-        emptied: whether there may be sums that come to nothing, as `take_away` said.
-    """
-    await connection.execute(statement(totals, sign="", all_rows=False), (ids,))
-    if emptied:
-        await remove_empty(connection, totals=totals)
+    """Take away what the rows of these ids count; call before they are removed, and `remove_empty` afterwards."""
+    await connection.execute(statement(totals, sign="-", all_rows=False), (ids,))
 
 
 async def remove_empty(connection: psycopg.AsyncConnection[TupleRow], *, totals: Totals) -> None:
     """Remove sums that came to nothing."""
-    await connection.execute(removal(totals))
+    table = sql.Identifier(totals.name)
+    empty = sql.SQL(" AND ").join(sql.SQL("{} = 0").format(sql.Identifier(each)) for each in totals.sums)
+    await connection.execute(sql.SQL(REMOVE_EMPTY).format(table=table, empty=empty))
 
 
 async def count_all(connection: psycopg.AsyncConnection[TupleRow], *, totals: Totals) -> None:
