@@ -4,9 +4,10 @@ In memory a fact has its fields in plain. Stored, those that were given stand in
 to the event's stream and version. The event is never touched again, so its hashes hold when the key is gone.
 """
 
-import base64
 import hashlib
 import secrets
+from base64 import b64encode
+from binascii import a2b_base64
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -102,7 +103,7 @@ def seal(
         del state[name]
     nonce = secrets.token_bytes(NONCE_BYTES)
     box = nonce + AESGCM(key).encrypt(nonce, orjson.dumps(given), _bound_to(stream_id, version))
-    state[SEALED] = {"fields": list(given), "box": base64.b64encode(box).decode()}
+    state[SEALED] = {"fields": list(given), "box": b64encode(box).decode()}
 
 
 def unseal(
@@ -130,7 +131,7 @@ def unseal(
     if not key:
         state |= {name: personal.get(name, ERASED) for name in sealed["fields"]}
         return
-    box = base64.b64decode(sealed["box"])
+    box = a2b_base64(sealed["box"])
     try:
         plain = AESGCM(key).decrypt(box[:NONCE_BYTES], box[NONCE_BYTES:], _bound_to(stream_id, version))
     except (InvalidTag, ValueError):
