@@ -20,7 +20,7 @@ from payloops.http.answers import CORRELATION_HEADER, SECURITY_HEADERS
 from payloops.http.early_refusals import Head, read_head, refusal
 from payloops.http.middleware import correlation_id
 from payloops.http.plain_requests import Handler, PlainRequest, PlainRoutes, answer_bytes
-from payloops.http.problems import FieldError, internal_error, validation_error
+from payloops.http.problems import FieldError, Problem, internal_error, validation_error
 
 HEAD_DEADLINE = 10.0
 """Seconds in which the request line and all headers have to arrive."""
@@ -153,17 +153,20 @@ class Connection(RequestHandler):
 
     async def _answer_plain(self, request: PlainRequest, handler: Handler) -> None:
         stays = False
+        asked = cast("web.Request", request)
         try:
             self._take_back()  # it is going to ask
-            answer, stays = answer_bytes(await handler(cast("web.Request", request)))
+            try:
+                answer = await handler(asked)
+            except Exception as error:  # noqa: BLE001  # as aiohttp does
+                answer = self._escaped(asked, error)
+            sent, stays = answer_bytes(answer)
             if self.transport is not None:
-                self.transport.write(answer)
+                self.transport.write(sent)
                 if self._paused:
                     await self._drain_helper()
         except ConnectionError:
             stays = False  # the client has left
-        except Exception as error:
-            log.exception("http.escaped", exc_info=error)
         finally:
             self._end_plain(stays=stays)
 
@@ -270,23 +273,37 @@ class Connection(RequestHandler):
         Raises:
             ConnectionError: nobody is there to be answered any more.
         """
-        correlation = correlation_id(request)
-        if isinstance(exc, ConnectionError) and self.transport is None:
-            log.info("http.client_left", remote=request.remote)  # in the middle of a body, mostly
-            raise exc
-        if status < 500:  # noqa: PLR2004  # HTTP
+        if status >= 500:  # noqa: PLR2004  # HTTP
+            response = self._escaped(request, exc)
+        else:
             MALFORMED.inc()
             log.info("http.malformed", status=status, error=type(exc).__name__, remote=request.remote)
             problem = validation_error(FieldError("request", "Is not valid HTTP"))
-        else:
-            log.error("http.escaped", exc_info=exc, correlation_id=correlation)
-            problem = internal_error()
+            response = _last(problem, correlation=correlation_id(request))
         if request.writer.output_size > 0:
             raise ConnectionError("a part of another answer is sent already")
-        response = problem.response(correlation_id=correlation)
-        response.headers.extend({**SECURITY_HEADERS, CORRELATION_HEADER: correlation})
-        response.force_close()
         return response
+
+    def _escaped(self, request: web.BaseRequest, error: BaseException | None) -> web.Response:
+        """The answer to what escaped every handler.
+
+        Raises:
+            ConnectionError: nobody is there to be answered any more.
+        """
+        if isinstance(error, ConnectionError) and self.transport is None:
+            log.info("http.client_left", remote=request.remote)  # in the middle of a body, mostly
+            raise error
+        correlation = correlation_id(request)
+        log.error("http.escaped", exc_info=error, correlation_id=correlation)
+        return _last(internal_error(), correlation=correlation)
+
+
+def _last(problem: Problem, *, correlation: str) -> web.Response:
+    """A problem, after which the connection ends."""
+    response = problem.response(correlation_id=correlation)
+    response.headers.extend({**SECURITY_HEADERS, CORRELATION_HEADER: correlation})
+    response.force_close()
+    return response
 
 
 def connection_factory(

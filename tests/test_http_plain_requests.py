@@ -1,11 +1,13 @@
 """Requests in the plainest form are answered from bytes to bytes, as those that go the usual way are."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 
 import pytest
+import structlog
 from aiohttp import web
 from calling import Api, Merchant, running_api
 from uuid_utils.compat import uuid7
@@ -67,7 +69,10 @@ async def serving(api: Api, *routes: Route) -> AsyncIterator[Server]:
     plain = Noted(
         [(each, partial(framed, handler=endpoint(each, api.services))) for each in (*ROUTES, *routes)]
     )
-    runner = web.AppRunner(create_app(api.services), access_log=None, shutdown_timeout=1.0)
+    app = create_app(api.services)
+    for each in routes:
+        app.router.add_route(each.method, each.path, endpoint(each, api.services))
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
     await runner.setup()
     assert runner.server is not None
     factory = connection_factory(runner.server, admission=api.services.admission, plain=plain)
@@ -111,7 +116,7 @@ async def api(settings: Settings) -> AsyncIterator[Api]:
 async def test_the_answer_is_the_one_of_the_usual_way(api: Api, subtests: pytest.Subtests) -> None:
     merchant, other = await api.merchant(), await api.merchant()
     order, foreign = await merchant.order(), await other.order()
-    key, mine, json = key_of(merchant), b"X-Correlation-ID: mine", b"Content-Type: application/json"
+    key, mine, typed = key_of(merchant), b"X-Correlation-ID: mine", b"Content-Type: application/json"
     keyed, token = b"Idempotency-Key: once", token_of(merchant)
     new = ORDER % b"one"
     asked = [
@@ -125,14 +130,14 @@ async def test_the_answer_is_the_one_of_the_usual_way(api: Api, subtests: pytest
         (401, request("GET", f"/v1/orders/{order}", mine)),
         (401, request("GET", f"/v1/orders/{order}", key, key, mine)),
         (401, request("GET", f"/v1/orders/{order}", b"X-API-Key: sk_test_nobody", mine)),
-        (201, request("POST", "/v1/orders", key, mine, json, keyed, body=new)),
-        (201, request("POST", "/v1/orders", key, mine, json, keyed, body=new)),  # replayed
-        (409, request("POST", "/v1/orders", key, mine, json, keyed, body=ORDER % b"two")),
-        (400, request("POST", "/v1/orders", key, mine, json, body=b'{"amount": "many", "more": 1}')),
-        (400, request("POST", "/v1/orders", key, mine, json)),
+        (201, request("POST", "/v1/orders", key, mine, typed, keyed, body=new)),
+        (201, request("POST", "/v1/orders", key, mine, typed, keyed, body=new)),  # replayed
+        (409, request("POST", "/v1/orders", key, mine, typed, keyed, body=ORDER % b"two")),
+        (400, request("POST", "/v1/orders", key, mine, typed, body=b'{"amount": "many", "more": 1}')),
+        (400, request("POST", "/v1/orders", key, mine, typed)),
         (415, request("POST", "/v1/orders", key, mine, b"Content-Type: text/plain", body=new)),
-        (415, request("POST", "/v1/orders", key, mine, json, b"Content-Encoding: br", body=new)),
-        (400, request("POST", f"/v1/orders/{order}/capture", key, mine, json, body=b"")),
+        (415, request("POST", "/v1/orders", key, mine, typed, b"Content-Encoding: br", body=new)),
+        (400, request("POST", f"/v1/orders/{order}/capture", key, mine, typed, body=b"")),
         (200, request("GET", "/api/orders", token, mine)),
         (200, request("GET", f"/api/orders/{order}", token, mine)),
         (404, request("GET", f"/api/orders/{foreign}", token, mine)),
@@ -260,6 +265,28 @@ async def test_who_leaves_before_the_answer_holds_up_nobody(api: Api) -> None:
         assert (await server.answers(request("GET", f"/v1/orders/{order}", key)))[0] == 200
         await asyncio.sleep(0)
         assert not api.services.admission.full
+
+
+async def test_a_connection_that_failed_elsewhere_is_a_failure_of_ours_either_way(api: Api) -> None:
+    """The frame takes it for a client that left, and leaves it to the connection, which knows better."""
+
+    @route("GET", "/v1/broken", auth="api_key", summary="Cannot reach somebody")
+    async def broken(_: Call[None]) -> bytes:
+        raise ConnectionRefusedError("somebody is away")
+
+    merchant = await api.merchant()
+    sent = request("GET", "/v1/broken", key_of(merchant), b"X-Correlation-ID: mine")
+    async with serving(api, broken) as server:
+        with structlog.testing.capture_logs() as lines:
+            plain, usual = await server.answers(sent), await server.answers(sent[:20], sent[20:])
+        assert server.routes.taken == 1
+    assert plain == usual
+    assert (plain[0], plain[1]["Connection"], json.loads(plain[2])["code"]) == (
+        500,
+        "close",
+        "internal_error",
+    )
+    assert [line["event"] for line in lines].count("http.escaped") == 2
 
 
 async def test_a_place_is_kept_from_the_moment_it_arrives(settings: Settings) -> None:
