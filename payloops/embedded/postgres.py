@@ -27,6 +27,7 @@ SHARED = Path("/var/lib/payloops")
 """What `nobody` must reach, where it is not allowed to look into root's directories."""
 
 TUNING = {
+    "shared_buffers": "128MB",
     "max_connections": "200",
     "max_wal_size": "1GB",
     "random_page_cost": "1.1",
@@ -37,8 +38,6 @@ TUNING = {
 }
 FROM_18 = {"io_method": "sync"}
 """Lists read few rows each, here and there: to have one read by another process takes longer than to read it."""
-BUFFERS_MB = (128, 512)
-"""Of the database that PostgreSQL keeps in its own memory: a sixteenth of the machine's, within these."""
 NOT_DURABLE = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
 
 
@@ -83,7 +82,6 @@ class Postgres:
         version = int((self._cluster / "PG_VERSION").read_text(encoding="ascii"))
         settings = {
             **TUNING,
-            "shared_buffers": f"{_buffers_mb()}MB",
             **(FROM_18 if version >= 18 else {}),  # noqa: PLR2004
             **({} if self._durable else NOT_DURABLE),
             "listen_addresses": "127.0.0.1",
@@ -300,12 +298,6 @@ class Postgres:
         if "could not bind" in said:
             raise PortTakenError(part=PART, why=f"port {self.port} is taken by another program")
         raise StartError(part=PART, why=_complaint(said) or f"it ended; see {self._log}")
-
-
-def _buffers_mb() -> int:
-    least, most = BUFFERS_MB
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return min(max(least, memory // 2**24), most)
 
 
 def _remove_cluster(link: Path) -> None:
