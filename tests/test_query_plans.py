@@ -12,11 +12,13 @@ from uuid_utils.compat import uuid7
 from payloops.events.connections import connection_pool
 from payloops.events.event_store import EventStore
 from payloops.events.timestamps import utc_now
+from payloops.projections import staff_orders
 from payloops.projections.batches import project_batch
 from payloops.projections.order_search import search_orders
 from payloops.projections.orders import PROJECTION as ORDERS
 from payloops.projections.orders import UnknownCursor, list_orders
 from payloops.projections.projector import projecting
+from payloops.projections.staff_orders import StaffSearch
 from payloops.projections.stats import payment_figures
 
 LISTS = dict(lists())
@@ -61,8 +63,10 @@ async def test_staff_find_one_order_without_going_through_all(
         with subtests.test(by=name):
             await whole(explaining, LISTS[f"staff's orders by {name}"])
             [plan] = ExplainingCursor.plans
-            assert plan["Node Type"] == "Limit"
-            assert [each for part in plan["Plans"] for each in read_whole(part)] == []
+            while plan["Node Type"] in {"Limit", "Subquery Scan"}:
+                [plan, *others] = plan["Plans"]
+                assert [each for part in others for each in read_whole(part)] == []
+            assert list(read_whole(plan)) == []
 
 
 async def test_events_of_a_rare_type_are_found_by_it(explaining: EventStore) -> None:
@@ -84,6 +88,7 @@ PLANNED_ONCE: dict[str, Ask] = {
     "dashboard's page of a state": lambda s, a: search_orders(
         s, merchant_id=a.merchant_id, page=1, limit=20, status=a.status
     ),
+    "staff's email": lambda s, a: staff_orders.search_orders(s, StaffSearch(email=a.email), page=1, limit=20),
     "figures": lambda s, a: payment_figures(
         s, merchant_id=a.merchant_id, begin=_midnight(a.now) - timedelta(days=30), end=_midnight(a.now)
     ),
@@ -115,7 +120,7 @@ async def test_what_is_asked_most_is_not_planned_each_time(
         await PLANNED_ONCE[name](reader, asked)
     async with pool.connection() as connection:
         cursor = await connection.execute(
-            "SELECT custom_plans FROM pg_prepared_statements WHERE statement LIKE '%AS reached%'",
+            "SELECT custom_plans FROM pg_prepared_statements WHERE statement ~ 'LIMIT|GROUPING'",
             prepare=False,
         )
         assert await cursor.fetchall() == [(5,)]  # so many PostgreSQL makes to compare with
