@@ -121,6 +121,9 @@ async def test_what_is_built_is_what_the_projector_made(
     assert [row[1] for row in built[3]] == [row[1] for row in defined[3]]
     rights = {name: acl or "" for name, _, acl in built[3]}
     assert [name for name in TABLES if "pg_monitor=r" in rights[name]] == ["daily_volume", "orders"]
+    for projection in all_projections():
+        await rebuild(database_url=database_url, projections=[projection], report=silent, workers=1)
+        assert await tables(store) == before, f"{projection.name} by itself"
 
 
 TEXTS = [
@@ -318,6 +321,22 @@ async def test_what_cannot_be_applied_is_parked_as_the_projector_parks_it(
     await project_everything(database_url)
     before = await tables(store)
     assert before["parked"]
+    await rebuild(database_url=database_url, projections=all_projections(), report=silent, workers=1)
+    assert await tables(store) == before
+
+
+async def test_a_row_that_is_built_does_not_claim_an_event_that_is_not_in_it(
+    store: EventStore, database_url: str, merchant_id: UUID, by: Metadata
+) -> None:
+    order = new_order(merchant_id)
+    await append(store, order)
+    await insert_raw(store, merchant_id, topic="something.new", state=b"not even JSON", stream=order.id)
+    order.__dict__["_version"] = 2
+    cancel(order, by=by)
+    await append(store, order)
+    await project_everything(database_url)
+    before = await tables(store)
+    assert await rows(store, "SELECT status, version FROM orders") == [("cancelled", 1)]
     await rebuild(database_url=database_url, projections=all_projections(), report=silent, workers=1)
     assert await tables(store) == before
 
