@@ -1,6 +1,6 @@
 """A merchant creates an order."""
 
-import secrets
+import os
 from collections.abc import Callable
 from typing import Any
 from uuid import UUID
@@ -61,4 +61,4 @@ async def create_order(
 
 def new_external_id() -> str:
     """12 characters, capital letters and digits."""
-    return secrets.token_bytes(EXTERNAL_ID_LENGTH).translate(_EXTERNAL_ID_BYTES).decode()
+    return os.urandom(EXTERNAL_ID_LENGTH).translate(_EXTERNAL_ID_BYTES).decode()

@@ -325,24 +325,22 @@ class Appender:
             return
         crash_point("append.committed")
         BATCH_SECONDS.observe(time.perf_counter() - began)
-        BATCH_EVENTS.observe(sum(len(append.proposal.events) for append in batch))
-        APPENDED.inc(sum(outcome == "appended" for _, outcome, _ in rows))
-        self._look_around(batch, rows)
+        BATCH_EVENTS.observe(sum([len(append.proposal.events) for append in batch]))
+        appended = last = events = 0
         for index, outcome, position in rows:
             append = batch[index]
             if outcome == "appended":
                 append.succeed(position)
+                appended += 1
+                last = max(last, position)
+                events += len(append.proposal.events)
             elif outcome == "moved":
                 append.fail(VersionConflict(_stream(append)))
             else:
                 append.fail(ReceiptConflict())
-
-    def _look_around(self, batch: list[_Append], rows: list[TupleRow]) -> None:
-        """Tell from the positions, which have no gaps, whether others appended since the batch before."""
-        appended = {index: position for index, outcome, position in rows if outcome == "appended"}
         if appended:
-            last = max(appended.values())
-            events = sum(len(batch[index].proposal.events) for index in appended)
+            APPENDED.inc(appended)
+            # Positions have no gaps: so it can be told whether others appended since the batch before.
             self._alone = last - events == self._last_position
             self._last_position = last
 

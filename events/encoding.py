@@ -15,8 +15,8 @@ import orjson
 from eventsourcing.persistence import StoredEvent
 
 from payloops.events.event_types import fact_types
-from payloops.events.personal_data import SEALED, PersonalKey, new_key, seal, unseal
-from payloops.events.stream import FACTS, PersonalStreamCreated, StreamEvent, fact_of_fields, topic_of
+from payloops.events.personal_data import SEALED, PersonalKey, given_fields, new_key, seal, unseal
+from payloops.events.stream import FACTS, PersonalStreamCreated, StreamEvent, fact_of_fields
 from payloops.events.timestamps import parse_timestamp, plain_timestamp, timestamp_text
 
 VERSION = "class_version"
@@ -49,7 +49,7 @@ def encode(event: StreamEvent) -> tuple[StoredEvent, PersonalKey | None]:
     stored = StoredEvent(
         originator_id=event.originator_id,
         originator_version=event.originator_version,
-        topic=topic_of(event),
+        topic=event.TOPIC,
         state=orjson.dumps(state, option=orjson.OPT_UTC_Z),
     )
     return stored, key
@@ -57,7 +57,7 @@ def encode(event: StreamEvent) -> tuple[StoredEvent, PersonalKey | None]:
 
 def _seal(event: PersonalStreamCreated, state: dict[str, Any]) -> PersonalKey | None:
     """The key by which the customer is found, also where the fact itself has nothing to seal."""
-    given = event.personal_fields
+    given = given_fields(state, event.PERSONAL)
     if not given and event.customer_id is None:
         return None
     key = new_key(
@@ -148,6 +148,6 @@ def _upcast(fact: type[StreamEvent], state: dict[str, Any]) -> None:
     """Bring a state from the version that it was written in to the present one, step by step."""
     written, known = state.pop(VERSION, 1), fact.class_version
     if written > known:
-        raise NewerVersion(topic=topic_of(fact), version=written, known=known)
+        raise NewerVersion(topic=fact.TOPIC, version=written, known=known)
     for version in range(written, known):
         getattr(fact, f"upcast_v{version}_v{version + 1}")(state)

@@ -375,5 +375,11 @@ def _recorded(row: TupleRow) -> RecordedEvent:
 
 
 def _encode(events: Sequence[StreamEvent]) -> tuple[list[StoredEvent], list[PersonalKey]]:
-    encoded = [encode(event) for event in events]
-    return [stored for stored, _ in encoded], [key for _, key in encoded if key is not None]
+    encoded: list[StoredEvent] = []
+    keys: list[PersonalKey] = []
+    for event in events:
+        stored, key = encode(event)
+        encoded.append(stored)
+        if key is not None:
+            keys.append(key)
+    return encoded, keys

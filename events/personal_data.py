@@ -5,9 +5,8 @@ to the event's stream and version. The event is never touched again, so its hash
 """
 
 import hashlib
-import secrets
-from base64 import b64encode
-from binascii import a2b_base64
+import os
+from binascii import a2b_base64, b2a_base64
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -66,7 +65,7 @@ def new_key(*, stream_id: UUID, merchant_id: str, customer_id: str | None, email
     """
     return PersonalKey(
         stream_id=stream_id,
-        key=secrets.token_bytes(KEY_BYTES),
+        key=os.urandom(KEY_BYTES),
         customer_digest=None if customer_id is None else customer_digest(merchant_id, customer_id),
         email_digest=None if email is None else email_digest(merchant_id, email),
     )
@@ -101,9 +100,9 @@ def seal(
     """Move the given fields out of a state and into its `sealed`."""
     for name in given:
         del state[name]
-    nonce = secrets.token_bytes(NONCE_BYTES)
+    nonce = os.urandom(NONCE_BYTES)
     box = nonce + AESGCM(key).encrypt(nonce, orjson.dumps(given), _bound_to(stream_id, version))
-    state[SEALED] = {"fields": list(given), "box": b64encode(box).decode()}
+    state[SEALED] = {"fields": list(given), "box": b2a_base64(box, newline=False).decode()}
 
 
 def unseal(

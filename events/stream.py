@@ -16,7 +16,6 @@ from eventsourcing.domain import Aggregate, AggregateCreated, AggregateEvent
 from eventsourcing.utils import get_topic, register_topic
 
 from payloops.events.metadata import Metadata
-from payloops.events.personal_data import given_fields
 
 FACTS: "dict[str, type[StreamEvent]]" = {}
 """Every type of fact that was imported, by its topic."""
@@ -83,11 +82,6 @@ class PersonalStreamCreated(StreamCreated):
 
     customer_id: str | None
     customer_email: str | None
-
-    @property
-    def personal_fields(self) -> dict[str, Any]:
-        """The personal fields that hold something."""
-        return given_fields(vars(self), self.PERSONAL)
 
 
 class Stream(Aggregate):

@@ -36,6 +36,7 @@ from payloops.projections.orders import (
 )
 
 DEFAULT_CURRENCY = "USD"
+PENDING = OrderStatus.PENDING.value
 
 
 class NewOrder(RequestModel):
@@ -135,7 +136,7 @@ def created_answer(created: OrderCreated) -> dict[str, Any]:
         "externalId": created.external_id,
         "amount": created.amount,
         "currency": created.currency,
-        "status": OrderStatus.PENDING.value,
+        "status": PENDING,
         "processor": None,
         "processorOrderId": None,
         "metadata": created.metadata,
