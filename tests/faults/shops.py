@@ -621,7 +621,7 @@ class Clerk:
 
     async def rank(self, number: int) -> None:
         path = f"/api/processors/{self.shop.chance.choice(['stripe', 'razorpay'])}"
-        body = {"priority": 1 + number % 100}
+        body = {"priority": 2 + number % 99}  # not what it has from the beginning: that would be no change
         await self.shop.command("rank a processor", path, body, keyed=False, method="PATCH")
 
     async def rotate(self, _: int) -> None:
