@@ -1,5 +1,7 @@
 """Whom a process turns away because it has too much to do: at once, with 503, before anything is done."""
 
+import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Literal, NoReturn
 
@@ -12,6 +14,15 @@ Kind = Literal["work", "wait", "stream"]
 
 SHARES: dict[Kind, int] = {"work": 1, "wait": 32, "stream": 32}
 """So many times more requests may wait for a payment's end (`Prefer: wait`), and follow one, than may be at work."""
+
+LEAST = 96
+"""Requests at work that there is room for, however slow the process is, unless fewer are allowed."""
+WAITED = 0.05
+"""Seconds: there is room for as many as are answered in that time, so that nobody waits much longer for his turn."""
+SLOWING = 0.8
+"""What is left of a former rate, a sample later, where fewer are answered: a short stall changes little."""
+SAMPLED = 0.5
+"""Seconds from which on a rate means something."""
 
 LABELS: dict[Kind, str] = {"work": "working", "wait": "waiting", "stream": "following"}
 AT_WORK = Gauge(
@@ -39,16 +50,25 @@ class Admission:
         announced: requests that have arrived, and have not asked for their place yet.
     """
 
-    def __init__(self, *, limit: int) -> None:
+    def __init__(self, *, limit: int, clock: Callable[[], float] = time.monotonic) -> None:
         """
         Args:
-            limit: requests at work at a time; those that wait for a payment's end, and those that follow one, have
-                limits of their own.
+            limit: the most requests at work at a time; those that wait for a payment's end, and those that follow one,
+                have limits of their own.
         """
-        self._places = {kind: _Places(self, limit * share) for kind, share in SHARES.items()}
+        self._least, self._most = min(LEAST, limit), limit
+        self._places = {kind: _Places(self, self._least * share) for kind, share in SHARES.items()}
         self._work = self._places["work"]
         self._shed = 0
+        self._clock = clock
+        self._sampled_at = clock()
+        self._rate = 0.0
         self.announced = 0
+
+    @property
+    def room(self) -> int:
+        """For so many requests at work, those that are included."""
+        return self._work.limit
 
     @property
     def full(self) -> bool:
@@ -73,23 +93,34 @@ class Admission:
         self._shed += 1
 
     def sample(self) -> None:
-        """Tell how many requests there are, and how many were turned away since the last time."""
+        """Tell how many requests there are and how many were turned away; make room for as many as are answered."""
+        self._make_room()
         if self._shed:
             log.warning("http.shed", requests=self._shed)
             self._shed = 0
         for kind, places in self._places.items():
             AT_WORK.labels(LABELS[kind]).set(places.taken)
 
+    def _make_room(self) -> None:
+        now = self._clock()
+        seconds = now - self._sampled_at
+        if seconds < SAMPLED:
+            return
+        self._rate = max(self._work.left / seconds, self._rate * SLOWING)
+        self._work.left, self._sampled_at = 0, now
+        self._work.limit = max(self._least, min(int(self._rate * WAITED), self._most))
+
 
 class _Places:
     """A place for each request that enters, until it exits: all count in one."""
 
-    __slots__ = ("_admission", "limit", "taken")
+    __slots__ = ("_admission", "left", "limit", "taken")
 
     def __init__(self, admission: Admission, limit: int) -> None:
         self._admission = admission
         self.limit = limit
         self.taken = 0
+        self.left = 0
 
     def __enter__(self) -> None:
         if self.taken >= self.limit:
@@ -98,3 +129,4 @@ class _Places:
 
     def __exit__(self, *_: object) -> None:
         self.taken -= 1
+        self.left += 1

@@ -117,7 +117,9 @@ class Settings(StoreSettings, KeySettings):
         description="seconds in which nobody is given a connection, after which who waits for one gets 503",
     )
     max_in_flight: int = Field(
-        default=96, ge=1, description="requests a process works on at a time before it answers 503"
+        default=512,
+        ge=1,
+        description="requests a process works on at a time, at the most, before it answers 503",
     )
     request_timeout: float = Field(
         default=15.0, gt=0, description="seconds a request may take, waiting aside"

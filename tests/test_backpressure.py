@@ -247,6 +247,33 @@ async def test_more_than_fit_into_flight_are_turned_away(settings: Settings) -> 
         assert (await merchant.dashboard.get("/api/processors")).status == 200
 
 
+def test_there_is_room_for_as_many_as_are_answered_in_a_moment() -> None:
+    now = 0.0
+    places = admission.Admission(limit=300, clock=lambda: now)
+
+    def room_after(seconds: float, *, answered: int) -> int:
+        nonlocal now
+        for _ in range(answered):
+            with places.admit("work"):
+                pass
+        now += seconds
+        places.sample()
+        return places.room
+
+    assert room_after(1, answered=0) == admission.LEAST
+    assert room_after(1, answered=4_000) == 200
+    assert room_after(0.1, answered=0) == 200  # too soon to tell
+    assert admission.LEAST < room_after(1, answered=0) < 200  # after a short stall many come at once
+    assert room_after(1, answered=100_000) == 300
+    assert [room_after(1, answered=0) for _ in range(20)][-1] == admission.LEAST
+    with contextlib.ExitStack() as taken:
+        for _ in range(admission.LEAST):
+            assert not places.full
+            taken.enter_context(places.admit("work"))
+        assert places.full
+    assert admission.Admission(limit=3).room == 3
+
+
 async def test_who_sends_a_body_slowly_takes_nobodys_place(settings: Settings) -> None:
     async with running_api(settings.model_copy(update={"max_in_flight": 2})) as api:
         head = b"POST /api/auth/login HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"

@@ -20,6 +20,7 @@ from payloops.commands.hashing import Hasher
 from payloops.commands.log_in import InvalidCredentials, log_in
 from payloops.commands.tokens import AUDIENCE, ISSUER
 from payloops.events.timestamps import utc_now
+from payloops.http.admission import LEAST
 from payloops.settings import Settings
 
 
@@ -168,7 +169,7 @@ async def test_a_flood_of_logins_is_turned_away_and_hurts_nobody_else(
     monkeypatch.setattr(bcrypt, "checkpw", checkpw)
 
     async def turned_away(flood: list[asyncio.Task[Answer]]) -> bool:
-        return sum(not login.done() for login in flood) <= settings.max_in_flight / 2
+        return sum(not login.done() for login in flood) <= LEAST / 2
 
     async with running_api(settings) as api:
         merchant = await api.merchant()
