@@ -14,6 +14,7 @@ import pytest
 import structlog
 from masking import shows_card
 
+from payloops.http import request_context
 from payloops.http.request_context import REQUEST_EVENT, RequestLines, begin_request, log_request
 from payloops.logs import configure_logs, mask_secrets
 from payloops.settings import Environment, Settings
@@ -65,14 +66,17 @@ def test_texts_are_masked_where_they_hold_a_secret(text: str, left: str | None) 
 
 
 @pytest.fixture
-def restored() -> Iterator[None]:
+def restored(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The process's logging as it was."""
     handlers, level = logging.getLogger().handlers, logging.getLogger().level
+    # A logger keeps the configuration that it was first used with: this one is of the test alone.
+    monkeypatch.setattr(request_context, "log", structlog.get_logger())
     yield
     logging.getLogger().handlers, logging.getLogger().level = handlers, level
     structlog.reset_defaults()
     structlog.contextvars.clear_contextvars()
     RequestLines.writer = None
+    request_context._bound.set({})
 
 
 @pytest.mark.usefixtures("restored")

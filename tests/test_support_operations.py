@@ -213,7 +213,7 @@ async def test_in_a_browser_the_figures_and_the_troubles_are_legible(
             assert await fits(page)
             await photograph(page, f"support-volume{suffix}")
             await page.get_by_text("The same as a table").first.click()
-            await page.get_by_role("region", name="JPY by day").wait_for()
+            await page.get_by_role("region", name=re.compile("^[A-Z]{3} by day$")).wait_for()
             await page.get_by_role("link", name="7 days").click()
             await page.wait_for_url("**?days=7")
             await page.get_by_role("link", name="Operations").click()
