@@ -1,9 +1,12 @@
 """What works in bulk gives way: itself, and the server's process behind its own connection alone.
 
-By niceness, and where Linux weighs sessions against each other, as a session: `/proc/PID/autogroup`.
+By niceness, by short turns where Linux gives them (from 6.12 on), and where it weighs sessions against each other, as a
+session: `/proc/PID/autogroup`.
 """
 
+import ctypes
 import os
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +15,7 @@ import psycopg
 import pytest
 
 from payloops.events.connections import connect
-from payloops.projections.giving_way import NICENESS, let_server_give_way
+from payloops.projections.giving_way import NICENESS, SCHED_SETATTR, TURN, let_server_give_way
 
 PROGRAM = """
 import os
@@ -25,6 +28,20 @@ except OSError:
     print("no sessions are weighed here")
 """
 SESSIONS_ARE_WEIGHED = Path("/proc/self/autogroup").exists()
+
+
+def linux_gives_turns() -> bool:
+    """Whether a process may say how long its turns are, and can be asked."""
+    version = tuple(int(part) for part in os.uname().release.split(".")[:2])
+    return sys.platform == "linux" and version >= (6, 12) and os.uname().machine in SCHED_SETATTR
+
+
+def turn_of(pid: int) -> int:
+    """Nanoseconds: sched_getattr(2), whose number is the next."""
+    attributes = ctypes.create_string_buffer(56)
+    assert ctypes.CDLL(None).syscall(SCHED_SETATTR[os.uname().machine] + 1, pid, attributes, 56, 0) == 0
+    turn: int = struct.unpack_from("=Q", attributes, 24)[0]
+    return turn
 
 
 def session_niceness(pid: int) -> int:
@@ -50,6 +67,24 @@ async def test_the_server_gives_way_behind_that_connection_alone(database_url: s
         let_server_give_way(bulk)
         assert os.getpriority(os.PRIO_PROCESS, bulk.info.backend_pid) == max(served, NICENESS)
         assert os.getpriority(os.PRIO_PROCESS, request.info.backend_pid) == served
+
+
+@pytest.mark.skipif(not linux_gives_turns(), reason="all turns are as long here")
+async def test_the_turns_of_what_gives_way_are_short(database_url: str) -> None:
+    program = "import time; from payloops.projections.giving_way import give_way; give_way(); print(); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-u", "-c", program], stdout=subprocess.PIPE) as worker:
+        assert worker.stdout is not None
+        worker.stdout.readline()
+        turn = turn_of(worker.pid)
+        worker.kill()
+    assert turn == TURN
+    async with (
+        await connect(database_url, application_name="test") as bulk,
+        await connect(database_url, application_name="test") as request,
+    ):
+        let_server_give_way(bulk)
+        assert turn_of(bulk.info.backend_pid) == TURN
+        assert turn_of(request.info.backend_pid) > TURN
 
 
 @pytest.mark.skipif(not SESSIONS_ARE_WEIGHED, reason="niceness alone counts here")
