@@ -17,8 +17,9 @@ SHARES: dict[Kind, int] = {"work": 1, "wait": 32, "stream": 32}
 
 LEAST = 96
 """Requests at work that there is room for, however slow the process is, unless fewer are allowed."""
-WAITED = 0.05
-"""Seconds: there is room for as many as are answered in that time, so that nobody waits much longer for his turn."""
+WAITED = 0.025
+"""Seconds: there is room for as many as leave a place in that time, so that nobody waits much longer for his turn. Who
+changes something has one twice: while it is asked who sends it, and for the rest."""
 SLOWING = 0.8
 """What is left of a former rate, a sample later, where fewer are answered: a short stall changes little."""
 SAMPLED = 0.5

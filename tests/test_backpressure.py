@@ -261,7 +261,7 @@ def test_there_is_room_for_as_many_as_are_answered_in_a_moment() -> None:
         return places.room
 
     assert room_after(1, answered=0) == admission.LEAST
-    assert room_after(1, answered=4_000) == 200
+    assert room_after(1, answered=8_000) == 200
     assert room_after(0.1, answered=0) == 200  # too soon to tell
     assert admission.LEAST < room_after(1, answered=0) < 200  # after a short stall many come at once
     assert room_after(1, answered=100_000) == 300
