@@ -8,6 +8,7 @@ from uuid import UUID
 
 import psycopg
 import pytest
+from eventsourcing.persistence import StoredEvent
 from temporalio.client import Client, WorkflowHandle
 from temporalio.service import RPCError
 from uuid_utils.compat import uuid7
@@ -307,6 +308,27 @@ async def test_a_cancellation_of_an_open_payment_whose_workflow_is_gone_is_parke
     [(topic, error)] = await parked(store)
     assert topic == "payment.cancel_requested"
     assert "payloops reconcile" in error
+
+
+async def test_a_cancellation_of_a_payment_that_this_code_cannot_read_is_parked_and_stops_nothing(
+    store: EventStore, settings: Settings, client: Client, orders: Orders, merchant_id: UUID, by: Metadata
+) -> None:
+    """Its workflow is gone, and a later version has gone on with the order: whether it is open nobody knows."""
+    async with subscribing(store, settings, client):
+        order_id = await orders.paid()
+        await started(client, f"payment-{order_id}")
+        await client.get_workflow_handle(f"payment-{order_id}").terminate()
+        await caught_up(store)
+    await cancel_order(store, order_id=order_id, merchant_id=merchant_id, by=by)
+    event = StoredEvent(order_id, 4, "payment.teleported", b"{}")
+    await store._appender.append([event], merchant_id=merchant_id)
+    after = await orders.paid()
+    async with subscribing(store, settings, client):
+        await started(client, f"payment-{after}")
+        await caught_up(store)
+    [(topic, error)] = await parked(store)
+    assert topic == "payment.cancel_requested"
+    assert "StreamUnreadable" in error
 
 
 # -- once, whatever happens

@@ -28,6 +28,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from payloops.events.connections import connect
 from payloops.events.crash_points import crash_point
+from payloops.events.errors import StreamUnreadable
 from payloops.events.event_store import EventStore, RecordedEvent
 from payloops.workflows_client.connection import pause_seconds, sleep_unless_stopped
 from payloops.workflows_client.forwardings import Forwarding, SignalWorkflow, StartWorkflow
@@ -300,8 +301,9 @@ async def _forward_or_park(leader: _Leader, recorded: RecordedEvent) -> None:
             FORWARDED.labels(
                 leader.subscription.name, forwarding.target, outcome.removeprefix("workflow.")
             ).inc()
-            if outcome == GONE and await leader.subscription.strands(recorded):
-                await _park(leader, recorded, WorkflowGoneError(forwarding.workflow_id))
+            left = await _left_undone(leader, recorded, forwarding) if outcome == GONE else None
+            if left is not None:
+                await _park(leader, recorded, left)
                 return
             log.info(
                 outcome,
@@ -310,6 +312,15 @@ async def _forward_or_park(leader: _Leader, recorded: RecordedEvent) -> None:
                 correlation_id=correlation_id,
             )
             return
+
+
+async def _left_undone(leader: _Leader, recorded: RecordedEvent, forwarding: Forwarding) -> Exception | None:
+    """Why an event is to be parked whose workflow is gone; None where nothing is left undone."""
+    try:
+        strands = await leader.subscription.strands(recorded)
+    except StreamUnreadable as unreadable:  # whether something is left undone nobody here can tell
+        return unreadable
+    return WorkflowGoneError(forwarding.workflow_id) if strands else None
 
 
 async def forward(forwarding: Forwarding, *, client: Client, correlation_id: str) -> str:
