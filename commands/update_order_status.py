@@ -8,6 +8,7 @@ Processors tell the truth late, twice and out of order. The rules:
 - a charge is money once, whichever attempts it is told of as.
 """
 
+from functools import partial
 from uuid import UUID
 
 from uuid_utils.compat import uuid7
@@ -37,6 +38,8 @@ from payloops.events.orders import (
     PaymentStatus,
     PaymentVoided,
     PaymentVoidFailed,
+    Transaction,
+    TransactionStatus,
     TransactionType,
 )
 
@@ -50,6 +53,7 @@ async def update_order_status(
     order_id: UUID,
     status: str,
     attempt: int | None = None,
+    operation: tuple[TransactionType, int] | None = None,
     processor_order_id: str | None = None,
     processor_transaction_id: str | None = None,
     redirect_url: str | None = None,
@@ -68,22 +72,25 @@ async def update_order_status(
         client_secret: lets the customer's browser finish the payment; it goes to `client_secrets`, never into an
             event.
         amount: what was captured, in minor units, where the processor says it.
-        attempt: the payment meant; where None, the one with these references at the processor, else the latest.
+        attempt: the payment meant; where None, that of the operation, else the one with these references at the
+            processor, else the latest.
+        operation: the capture or void that is reported of, as `Order.operations` has it.
 
     Raises:
         OrderNotFound, UnknownAttempt.
     """
 
     def payment_of(order: Order) -> Payment:
+        asked = order.asked_for(operation)
         return find_payment(
             order,
-            attempt=attempt,
+            attempt=attempt if asked is None else asked.attempt,
             processor_order_id=processor_order_id,
             processor_transaction_id=processor_transaction_id,
         )
 
     def decide(order: Order) -> None:
-        payment = payment_of(order)
+        payment, asked = payment_of(order), order.asked_for(operation)
         who = answering(payment.asked, by)
         match status:
             case "processing":
@@ -107,10 +114,11 @@ async def update_order_status(
                     processor_order_id=processor_order_id,
                     processor_transaction_id=processor_transaction_id,
                     captured=amount,
+                    asked=asked,
                     by=who,
                 )
             case "failed" | "expired":
-                report = report_failed if status == "failed" else fail_payment
+                report = partial(report_failed, asked=asked) if status == "failed" else fail_payment
                 report(
                     order,
                     payment,
@@ -240,12 +248,14 @@ def report_captured(
     processor_order_id: str | None,
     processor_transaction_id: str | None,
     captured: int | None = None,
+    asked: Transaction | None = None,
     by: Metadata,
 ) -> None:
     """The money was taken: accepted from every state but captured.
 
     Args:
         captured: how much, where the processor says it; else what was asked for.
+        asked: the capture or void that is reported of, where it is one.
     """
     if payment.status is PaymentStatus.CAPTURED:
         return
@@ -262,8 +272,7 @@ def report_captured(
         return
     duplicate = order.amount_captured > 0
     capture_id = _opened(order, payment, TransactionType.CAPTURE)
-    asked = order.transactions[capture_id].amount if payment.capture_pending else payment.amount
-    amount = asked if captured is None else captured
+    amount = _asked_amount(order, payment, asked) if captured is None else captured
     total = order.amount_captured + amount
     authorizations = order.pending(payment.attempt, TransactionType.AUTHORIZATION)
     order.record(
@@ -288,6 +297,18 @@ def report_captured(
     settle_told_refunds(order, payment, amount_refunded=payment.told_refunded, by=by)
 
 
+def _asked_amount(order: Order, payment: Payment, asked: Transaction | None) -> int:
+    """What was to be captured: by the latest request where none is named, also where that was said to be refused."""
+    if asked is not None and asked.type is TransactionType.CAPTURE:
+        return asked.amount
+    requests = [
+        order.transactions[id]
+        for (kind, _), id in order.operations.items()
+        if kind is TransactionType.CAPTURE
+    ]
+    return next((t.amount for t in reversed(requests) if t.attempt == payment.attempt), payment.amount)
+
+
 def _is_another_s(order: Order, payment: Payment, charge: str | None) -> bool:
     """Whether a charge, by its reference, is what another attempt was captured with."""
     return charge is not None and any(
@@ -305,24 +326,24 @@ def report_failed(
     processor_transaction_id: str | None,
     error_code: str | None,
     error_message: str | None,
+    asked: Transaction | None = None,
     by: Metadata,
 ) -> None:
     """The processor refused: a payment, or the capture or void of an authorized one, which then stands.
 
     A payment that failed after the merchant had asked to cancel it ends the order as cancelled.
+
+    Args:
+        asked: the capture or void that is reported of, where it is one.
     """
+    if asked is not None:
+        _report_refused(order, asked, error_code=error_code, error_message=error_message, by=by)
+        return
     captures = order.pending(payment.attempt, TransactionType.CAPTURE)
     voids = order.pending(payment.attempt, TransactionType.VOID)
     if payment.status is PaymentStatus.AUTHORIZED and (payment.capture_pending or voids):
-        order.record(
-            PaymentCaptureFailed if payment.capture_pending else PaymentVoidFailed,
-            by=by,
-            status=order.status.value,
-            attempt=payment.attempt,
-            transaction_id=(captures if payment.capture_pending else voids)[0].id,
-            error_code=error_code,
-            error_message=error_message,
-        )
+        refused = (captures if payment.capture_pending else voids)[0]
+        _report_refused(order, refused, error_code=error_code, error_message=error_message, by=by)
         return
     fail_payment(
         order,
@@ -332,6 +353,28 @@ def report_failed(
         error_code=error_code,
         error_message=error_message,
         by=by,
+    )
+
+
+def _report_refused(
+    order: Order,
+    asked: Transaction,
+    *,
+    error_code: str | None,
+    error_message: str | None,
+    by: Metadata,
+) -> None:
+    """The processor refused a capture or void; one that has ended is not refused any more."""
+    if asked.status is not TransactionStatus.PENDING:
+        return
+    order.record(
+        PaymentCaptureFailed if asked.type is TransactionType.CAPTURE else PaymentVoidFailed,
+        by=by,
+        status=order.status.value,
+        attempt=asked.attempt,
+        transaction_id=asked.id,
+        error_code=error_code,
+        error_message=error_message,
     )
 
 

@@ -7,6 +7,7 @@ from payloops.events.orders import (
     PaymentRequested,
     PaymentVoidRequested,
     RefundRequested,
+    TransactionType,
 )
 from payloops.events.stream import StreamEvent
 
@@ -18,11 +19,16 @@ def payment_workflow_id(*, order_id: str, attempt: int) -> str:
 
 def attempt_of(workflow_id: str, *, order_id: str) -> int | None:
     """The attempt whose payment workflow this is, None where it is another kind of workflow."""
-    first = payment_workflow_id(order_id=order_id, attempt=1)
-    if workflow_id == first:
-        return 1
-    number = workflow_id.removeprefix(f"{first}-")
-    return int(number) if number != workflow_id and number.isdecimal() else None
+    return _number_of(workflow_id, first=payment_workflow_id(order_id=order_id, attempt=1))
+
+
+def operation_of(workflow_id: str, *, order_id: str) -> tuple[TransactionType, int] | None:
+    """The capture or void that this workflow makes, as `Order.operations` has it; None where it makes neither."""
+    for kind in (TransactionType.CAPTURE, TransactionType.VOID):
+        sequence = _number_of(workflow_id, first=f"{kind}-{order_id}")
+        if sequence is not None:
+            return kind, sequence
+    return None
 
 
 def capture_workflow_id(*, order_id: str, sequence: int) -> str:
@@ -58,3 +64,10 @@ def started_workflow_id(fact: StreamEvent) -> str | None:
 def numbered(workflow_id: str, number: int) -> str:
     """The id of the n-th workflow of its kind: the first has none, later ones `-{n}`."""
     return workflow_id if number == 1 else f"{workflow_id}-{number}"
+
+
+def _number_of(workflow_id: str, *, first: str) -> int | None:
+    if workflow_id == first:
+        return 1
+    number = workflow_id.removeprefix(f"{first}-")
+    return int(number) if number != workflow_id and number.isdecimal() else None

@@ -299,6 +299,7 @@ class PaymentCaptureRequested(OrderFact):
 
     def fold(self, order: "Order") -> None:
         order.captures_requested = self.sequence
+        order.operations[TransactionType.CAPTURE, self.sequence] = self.transaction_id
         payment = order.payments[self.attempt]
         payment.capture_pending = True
         payment.asked = Asked.by(self)
@@ -436,6 +437,7 @@ class PaymentVoidRequested(OrderFact):
 
     def fold(self, order: "Order") -> None:
         order.voids_requested = self.sequence
+        order.operations[TransactionType.VOID, self.sequence] = self.transaction_id
         order.payments[self.attempt].asked = Asked.by(self)
         order.open_transaction(self.transaction_id, TransactionType.VOID, self)
 
@@ -681,6 +683,8 @@ class Order(Stream):
         self.last_error: LastError | None = None
         self.captures_requested = 0
         self.voids_requested = 0
+        self.operations: dict[tuple[TransactionType, int], str] = {}
+        """The transaction that each request to capture or void opened, by its kind and sequence."""
         self.payments: dict[int, Payment] = {}
         self.transactions: dict[str, Transaction] = {}
         self.processor_events: dict[str, str] = {}
@@ -716,6 +720,11 @@ class Order(Stream):
         )
         # The processor may tell of a refund beside one that is pending here: together they may be too much.
         return max(0, transaction.amount - given)
+
+    def asked_for(self, operation: tuple[TransactionType, int] | None) -> Transaction | None:
+        """The transaction that a request to capture or void opened; None where there was no such request."""
+        id = None if operation is None else self.operations.get(operation)
+        return None if id is None else self.transactions[id]
 
     def pending(self, attempt: int, *types: TransactionType) -> list[Transaction]:
         """The attempt's pending transactions of these types, oldest first."""

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -10,6 +11,8 @@ from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
 from uuid_utils.compat import uuid7
 
+from payloops.commands.cancel_order import request_void
+from payloops.commands.capture_payment import request_capture
 from payloops.commands.cipher import Cipher
 from payloops.commands.client_secrets import ClientSecrets
 from payloops.commands.configure_processor import configure_processor
@@ -19,9 +22,10 @@ from payloops.commands.pay_order import request_payment
 from payloops.commands.refund_payment import refund_payment
 from payloops.commands.register_merchant import register_merchant
 from payloops.commands.route_payment import Route
+from payloops.commands.workflow_ids import payment_workflow_id
 from payloops.events.event_store import EventStore
 from payloops.events.metadata import Metadata
-from payloops.events.orders import Order
+from payloops.events.orders import Order, TransactionType
 from payloops.http.orders import order_answer
 from payloops.projections.orders import row_from_order
 from payloops.workflows_client.activities import BackendActivities
@@ -108,6 +112,90 @@ async def test_the_workflow_id_says_which_attempt_a_report_is_about(
     assert (await loaded(store, order_id)).status == "processing"
     await call(activities.update_order_status, report, workflow_id=f"payment-{order_id}-2")
     assert (await loaded(store, order_id)).status == "failed"
+
+
+async def _hold(store: EventStore, activities: BackendActivities, order_id: UUID, *, attempt: int) -> None:
+    """The processor holds the money of an attempt."""
+    report = {"orderId": str(order_id), "status": "authorized", "processorOrderId": f"po_{attempt}"}
+    await call(
+        activities.update_order_status,
+        report,
+        workflow_id=payment_workflow_id(order_id=str(order_id), attempt=attempt),
+    )
+
+
+async def test_a_void_of_an_earlier_attempt_says_nothing_about_the_one_under_way(
+    store: EventStore, activities: BackendActivities, order_id: UUID, by: Metadata
+) -> None:
+    """References are optional in a report: the workflow's id tells which payment it is about."""
+    declined = {"orderId": str(order_id), "status": "failed", "errorCode": "declined"}
+    await call(activities.update_order_status, declined, workflow_id=f"payment-{order_id}")
+    await pay(store, order_id, by)
+    await _hold(store, activities, order_id, attempt=1)  # late, and nobody wants it any more
+    report = {"orderId": str(order_id), "status": "failed", "errorCode": "not_now"}
+    await call(activities.update_order_status, report, workflow_id=f"void-{order_id}")
+    order = await loaded(store, order_id)
+    assert (order.status, order.payments[2].status) == ("processing", "processing")
+    await store.change(Order, order_id, lambda order: request_void(order, order.payments[1], by=by))
+    report = {"orderId": str(order_id), "status": "cancelled"}
+    await call(activities.update_order_status, report, workflow_id=f"void-{order_id}-2")
+    order = await loaded(store, order_id)
+    assert (order.status, order.payments[1].status) == ("processing", "cancelled")
+
+
+async def test_a_capture_that_was_refused_says_nothing_about_the_next_one(
+    store: EventStore, activities: BackendActivities, order_id: UUID, by: Metadata
+) -> None:
+    """Its report runs again when the next capture has begun, of another amount, which is then made."""
+    await _hold(store, activities, order_id, attempt=1)
+    refused = {"orderId": str(order_id), "status": "failed", "errorCode": "not_now"}
+    for amount in (4_000, 3_000):
+        await store.change(Order, order_id, partial(request_capture, amount=amount, by=by))
+        await call(activities.update_order_status, refused, workflow_id=f"capture-{order_id}")
+    assert (await loaded(store, order_id)).payments[1].capture_pending
+    made = {"orderId": str(order_id), "status": "captured"}
+    await call(activities.update_order_status, made, workflow_id=f"capture-{order_id}-2")
+    assert (await loaded(store, order_id)).amount_captured == 3_000
+
+
+@pytest.mark.parametrize("workflow", ["capture-{}", "payment-{}"])
+async def test_a_capture_that_was_made_after_all_is_of_what_was_asked_for(
+    store: EventStore, activities: BackendActivities, order_id: UUID, by: Metadata, workflow: str
+) -> None:
+    """A part was asked for, and said to be refused: that it was made then does not make it all."""
+    await _hold(store, activities, order_id, attempt=1)
+    await store.change(Order, order_id, partial(request_capture, amount=2_000, by=by))
+    for status in ("failed", "captured"):
+        report = {"orderId": str(order_id), "status": status}
+        await call(activities.update_order_status, report, workflow_id=workflow.format(order_id))
+    assert (await loaded(store, order_id)).amount_captured == 2_000
+
+
+async def test_an_earlier_capture_that_was_made_after_all_is_of_its_own_amount(
+    store: EventStore, activities: BackendActivities, order_id: UUID, by: Metadata
+) -> None:
+    await _hold(store, activities, order_id, attempt=1)
+    refused = {"orderId": str(order_id), "status": "failed", "errorCode": "no_answer"}
+    await store.change(Order, order_id, partial(request_capture, amount=2_000, by=by))
+    await call(activities.update_order_status, refused, workflow_id=f"capture-{order_id}")
+    await store.change(Order, order_id, partial(request_capture, amount=3_000, by=by))
+    made = {"orderId": str(order_id), "status": "captured"}
+    for suffix in ("", "-2"):
+        await call(activities.update_order_status, made, workflow_id=f"capture-{order_id}{suffix}")
+    assert (await loaded(store, order_id)).amount_captured == 2_000
+
+
+async def test_a_void_that_was_refused_leaves_the_capture_beside_it(
+    store: EventStore, activities: BackendActivities, order_id: UUID, by: Metadata
+) -> None:
+    await _hold(store, activities, order_id, attempt=1)
+    await store.change(Order, order_id, partial(request_capture, amount=2_000, by=by))
+    await store.change(Order, order_id, lambda order: request_void(order, order.payments[1], by=by))
+    report = {"orderId": str(order_id), "status": "failed", "errorCode": "not_now"}
+    await call(activities.update_order_status, report, workflow_id=f"void-{order_id}")
+    order = await loaded(store, order_id)
+    assert order.payments[1].capture_pending
+    assert order.pending(1, TransactionType.VOID) == []
 
 
 async def test_fields_of_other_workers_are_tolerated_and_odd_text_is_made_storable(

@@ -42,7 +42,7 @@ from payloops.commands.webhook_deliveries import (
 )
 from payloops.commands.webhook_endpoints import WebhookEndpoint, find_webhook_endpoint
 from payloops.commands.webhook_secrets import get_webhook_secret
-from payloops.commands.workflow_ids import attempt_of
+from payloops.commands.workflow_ids import attempt_of, operation_of
 from payloops.events.crash_points import crash_point
 from payloops.events.event_store import EventStore
 from payloops.events.metadata import Metadata
@@ -203,12 +203,14 @@ class BackendActivities:
     @activity.defn(name="updateOrderStatus")
     async def update_order_status(self, given: dict[str, Any]) -> None:
         report = _parsed(OrderStatusInput, given)
+        workflow_id, order_id = _workflow_id(), str(report.order_id)
         crash_point("order_status.reported")
         with _refusals_are_final():
             await update_order_status(
                 self._store,
                 **report.model_dump(),
-                attempt=attempt_of(_workflow_id(), order_id=str(report.order_id)),
+                attempt=attempt_of(workflow_id, order_id=order_id),
+                operation=operation_of(workflow_id, order_id=order_id),
                 client_secrets=self._client_secrets,
                 by=self._by(),
             )
