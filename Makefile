@@ -9,11 +9,20 @@ ARGS ?=
 APT := DEBIAN_FRONTEND=noninteractive apt-get --quiet --quiet --yes --no-install-recommends \
 	-o Acquire::Retries=1 -o Acquire::http::Timeout=20 -o Acquire::https::Timeout=20
 
+# $(call ensure,COMMAND,NAME,PACKAGE,LEFT OUT): where the command does not find what is called so, its Debian package is
+# installed, by whoever may. What needs it is left out otherwise, and that is said: no reason to fail.
+define ensure
+	@{ $(1); } >/dev/null 2>&1 || if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		echo "Installing $(2) …" >&2; \
+		{ $(APT) install $(3) || { $(APT) update && $(APT) install $(3); }; } >/dev/null 2>&1; \
+	else false; fi || echo "No $(2), and it cannot be installed here: $(4)" >&2
+endef
+
 # pip is told to keep quiet about itself, and about root, who may well want to try this.
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore
 
-.PHONY: help install dev test browser faults bench bench-rebuild lint map shapes openapi lock clean
+.PHONY: help install dev test browser faketime faults bench bench-rebuild lint map shapes openapi lock clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -38,15 +47,15 @@ dev: $(INSTALLED) ## Run the whole service here; ARGS="--fresh --port 3001" and 
 test: lint browser ## Check style, types and layers, and run all tests
 	$(BIN)/pytest --numprocesses 2 --dist loadfile $(ARGS)
 
-# Tests that look at pages need one; without it they are left out, and say so: no reason to fail here.
 browser: ## Install Chromium for the tests, where there is none and apt-get may do it
-	@for name in chromium chromium-browser google-chrome; do command -v $$name >/dev/null && exit 0; done; \
-	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-		echo "Installing Chromium …"; \
-		$(APT) install chromium >/dev/null 2>&1 || { $(APT) update && $(APT) install chromium; } >/dev/null 2>&1; \
-	else false; fi || echo "No Chromium, and it cannot be installed here: tests that look at pages are left out" >&2
+	$(call ensure,command -v chromium || command -v chromium-browser || command -v google-chrome,Chromium,chromium,$\
+		tests that look at pages are left out)
 
-faults: $(INSTALLED) ## Let things go wrong and look for lost money; ARGS="--case refunds --seed 7 --seeds 20": see --help
+faketime: ## Install libfaketime for the faults, where there is none and apt-get may do it
+	$(call ensure,ls /usr/lib/*/faketime/libfaketimeMT.so.1 || ls /usr/local/lib/faketime/libfaketimeMT.so.1,$\
+		libfaketime,libfaketime,the case clock-jumps is left out)
+
+faults: $(INSTALLED) $(if $(filter --list --help,$(ARGS)),,faketime) ## Let things go wrong and look for lost money; ARGS="--case refunds --seed 7 --seeds 20": see --help
 	@PYTHONPATH=tests $(BIN)/python -m faults $(ARGS)
 
 bench: $(INSTALLED) ## Measure the service beside what limits it; ARGS="append http_api --quick": see --help

@@ -178,7 +178,7 @@ async def clock_jumps(world: World) -> None:
     """The clocks of processes jump, by minutes and by an hour, ahead and back. Needs libfaketime."""
     library = next((path for pattern in FAKETIME for path in Path("/").glob(pattern)), None)
     if library is None:
-        raise Skipped("needs libfaketime; on Debian: apt install libfaketime")
+        raise Skipped("needs libfaketime: `make faketime`, or apt-get install libfaketime")
     whole_service(world)
     clocks = [set_clock(world, name, library=library) for name in world.processes]
     world.skewed = True
@@ -206,6 +206,10 @@ async def jumps(world: World, clocks: list[Path]) -> None:
         clock, seconds = world.chance.choice(clocks), world.chance.choice([-3_600, -120, -5, 2, 90, 3_600])
         clock.write_text(f"{seconds:+d}")
         world.notes.append(f"{clock.stem} {seconds:+d} s")
+    # A process whose clock is wrong by more than five minutes refuses what processors tell, as it has to. They tell
+    # it again, and are heard once clocks are right.
+    for clock in clocks:
+        clock.write_text("+0")
 
 
 SENSELESS: tuple[tuple[str, dict[str, Any]], ...] = (
