@@ -28,7 +28,6 @@ from payloops.commands.log_in import TokenGate
 from payloops.commands.note_key_use import KeyUses
 from payloops.commands.tokens import SESSION_AUDIENCE, STAFF_AUDIENCE, Tokens
 from payloops.commands.watch_orders import OrderWatch
-from payloops.events.event_store import EventStore
 from payloops.garbage import spare_what_stays
 from payloops.housekeeping import housekeeping
 from payloops.http.admission import Admission
@@ -40,6 +39,7 @@ from payloops.http.services import Probe, Services
 from payloops.listening import PortTaken, accept, bind, share
 from payloops.logs import configure_logs
 from payloops.metrics import open_metrics, standing
+from payloops.schema import require_schema
 from payloops.settings import Environment, Settings
 from payloops.shared_metrics import leave_place, take_place
 from payloops.stopping import stop_on_signals
@@ -73,7 +73,7 @@ def run(settings: Settings, *, workers: int = 1) -> None:
     """
     configure_logs(settings, process="api")
     try:
-        bound = bind(settings.host, settings.port, shared=workers > 1)
+        bound = bind(settings.host, settings.port, setting="PORT", shared=workers > 1)
     except PortTaken as error:
         raise SystemExit(f"payloops: {error}") from None
     with bound as listener:
@@ -141,7 +141,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         )
         admission = Admission(limit=settings.max_in_flight)
         probes: dict[str, Probe] = {
-            "postgres": lambda: _ask_postgres(store),
+            "postgres": lambda: require_schema(store.pool),
             "redis": redis.ping,
             "temporal": lambda: temporal.workflow_service.describe_namespace(
                 DescribeNamespaceRequest(namespace=settings.temporal_namespace)
@@ -193,11 +193,6 @@ def _workflow_url(settings: Settings) -> str | None:
         return None
     namespace = quote(settings.temporal_namespace, safe="")
     return f"{settings.temporal_ui_url.rstrip('/')}/namespaces/{namespace}/workflows/"
-
-
-async def _ask_postgres(store: EventStore) -> None:
-    async with store.pool.connection() as connection:
-        await connection.execute("SELECT 1")
 
 
 class _Worker:

@@ -369,6 +369,20 @@ async def test_ready_says_which_dependency_is_down(
     assert down == {name}
 
 
+@pytest.mark.parametrize(("applied", "status"), [(None, 503), ("0001", 503), ("9999", 200)])
+async def test_ready_says_whether_the_database_has_the_schema_of_this_version_or_a_later_one(
+    settings: Settings, store: EventStore, monkeypatch: pytest.MonkeyPatch, applied: str | None, status: int
+) -> None:
+    monkeypatch.setattr(service, "PROBE_SECONDS", 20.0)
+    async with store.pool.connection() as connection:
+        if applied is None:
+            await connection.execute("DROP TABLE alembic_version")
+        else:
+            await connection.execute("UPDATE alembic_version SET version_num = %s", (applied,))
+    async with running_api(settings) as api:
+        assert (await api.anyone.get("/ready")).status == status
+
+
 async def test_without_the_database_nothing_is_done_and_the_answer_says_so(settings: Settings) -> None:
     broken = Settings.model_validate(
         {

@@ -1,0 +1,43 @@
+"""Whether a database has the schema that this version needs: asked where nothing slow may be imported."""
+
+from functools import cache
+from pathlib import Path
+
+import psycopg
+import structlog
+from psycopg_pool import AsyncConnectionPool
+
+import payloops.migrations
+
+log = structlog.get_logger()
+
+
+class SchemaBehind(Exception):
+    """Migrations of this version have not been applied."""
+
+
+@cache
+def newest_migration() -> str:
+    """Revisions are numbers of one length, and the beginning of their file's name."""
+    assert payloops.migrations.__file__ is not None
+    files = Path(payloops.migrations.__file__).parent.glob("versions/[0-9]*.py")
+    return max(file.name for file in files).partition("_")[0]
+
+
+async def require_schema(pool: AsyncConnectionPool) -> None:
+    """Return where the schema is that of this version, or of a later one, which keeps what this one needs.
+
+    Raises:
+        SchemaBehind: it is older, or there is none.
+    """
+    async with pool.connection() as connection:
+        try:
+            row = await (await connection.execute("SELECT version_num FROM alembic_version")).fetchone()
+        except psycopg.errors.UndefinedTable:
+            row = None
+    applied = row[0] if row is not None else None
+    if applied is None or applied < newest_migration():
+        log.warning(
+            "database.schema_behind", applied=applied, needed=newest_migration(), remedy="payloops migrate"
+        )
+        raise SchemaBehind
