@@ -8,6 +8,7 @@ from typing import Any
 import orjson
 import psycopg
 from prometheus_client import Counter, Gauge
+from psycopg import errors
 from psycopg.rows import TupleRow, tuple_row
 from psycopg.types.json import set_json_loads
 from psycopg_pool import AsyncConnectionPool
@@ -39,6 +40,10 @@ POOL_STALLED = Counter("payloops_pool_requests_stalled", "Who was turned away be
 POOL_WAIT = Counter("payloops_pool_wait_seconds", "How long those who were given one had waited, in all")
 
 
+SCHEMA_ERRORS = (errors.UndefinedTable, errors.UndefinedColumn, errors.UndefinedFunction)
+"""What statements meet where migrations of this version have not been applied."""
+
+
 class PoolStalled(psycopg.OperationalError):
     """Nobody is given a connection at present: all are taken for long, or the database is away."""
 
@@ -66,6 +71,25 @@ def connection_options(application_name: str) -> dict[str, object]:
 async def connect(database_url: str, *, application_name: str) -> psycopg.AsyncConnection[TupleRow]:
     """A connection of one's own, outside the pool."""
     return await psycopg.AsyncConnection.connect(database_url, **connection_options(application_name))  # type: ignore[arg-type]
+
+
+def is_about_data(error: Exception) -> bool:
+    """Whether the values are refused, rather than the database out of order.
+
+    By SQLSTATE class: 22 data exception, 23 integrity constraint violation, 54 program limit exceeded.
+    Psycopg refuses some data itself, without an SQLSTATE.
+    """
+    if isinstance(error, psycopg.Error):
+        return isinstance(error, psycopg.DataError) or (error.sqlstate or "")[:2] in {"22", "23", "54"}
+    return isinstance(error, TypeError | ValueError)
+
+
+def one_line(error: BaseException) -> str:
+    """One line without the row: PostgreSQL's details quote personal data."""
+    text = error.diag.message_primary if isinstance(error, psycopg.Error) else None
+    remedy = ": run `payloops migrate`" if isinstance(error, SCHEMA_ERRORS) else ""
+    words = f"{type(error).__name__}: {text or error}{remedy}".replace("\x00", "\\0").split()
+    return " ".join(words)[:1_000]
 
 
 async def reach(database_url: str, *, application_name: str) -> None:

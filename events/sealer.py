@@ -12,7 +12,7 @@ import psycopg
 import structlog
 from psycopg.rows import TupleRow
 
-from payloops.events.connections import connect
+from payloops.events.connections import connect, one_line
 from payloops.events.log_rows import COLUMNS, Fault, LogRow, fault_of, row_leaf
 from payloops.events.merkle import merkle_root
 from payloops.events.seals import AuditKeys, Seal, insert_seal, is_signed, last_seal, make_seal
@@ -61,7 +61,7 @@ async def run_sealer(
             known = isinstance(error, ChainBroken)
             (log.error if known else log.warning)(
                 "sealer.chain_broken" if known else "sealer.reconnecting",
-                error=str(error) if known else type(error).__name__,
+                error=str(error) if known else one_line(error),
                 pause_seconds=round(pause, 2),
             )
             await _wait(stop, pause)

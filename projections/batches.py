@@ -14,6 +14,7 @@ import structlog
 from prometheus_client import Counter, Histogram
 from psycopg.rows import TupleRow
 
+from payloops.events.connections import is_about_data, one_line
 from payloops.events.crash_points import crash_point
 from payloops.events.encoding import decode_state
 from payloops.events.stream import StreamEvent
@@ -239,17 +240,6 @@ async def _write(
         await write(connection, table=table, totals=totals, rows=merge(table, pairs))
 
 
-def is_about_data(error: Exception) -> bool:
-    """Whether the values are refused, rather than the database out of order.
-
-    By SQLSTATE class: 22 data exception, 23 integrity constraint violation, 54 program limit exceeded.
-    Psycopg refuses some data itself, without an SQLSTATE.
-    """
-    if isinstance(error, psycopg.Error):
-        return isinstance(error, psycopg.DataError) or (error.sqlstate or "")[:2] in {"22", "23", "54"}
-    return isinstance(error, TypeError | ValueError)
-
-
 def park(
     projection: Projection, event: LoggedEvent, error: Exception
 ) -> tuple[LiteralString, tuple[Any, ...]]:
@@ -263,10 +253,3 @@ def park(
         event.topic,
         message,
     )
-
-
-def one_line(error: Exception) -> str:
-    """One line without the row: PostgreSQL's details quote personal data."""
-    text = error.diag.message_primary if isinstance(error, psycopg.Error) else None
-    words = f"{type(error).__name__}: {text or error}".replace("\x00", "\\0").split()
-    return " ".join(words)[:1_000]

@@ -22,9 +22,9 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import TupleRow
 
-from payloops.events.connections import connection_options
+from payloops.events.connections import connection_options, is_about_data
 from payloops.events.encoding import Decoder, decoder_of, fact_of
-from payloops.projections.batches import Change, LoggedEvent, decode, is_about_data, park
+from payloops.projections.batches import Change, LoggedEvent, decode, park
 from payloops.projections.giving_way import give_way, let_server_give_way
 from payloops.projections.patches import Handler, Table, Values, column_names, json_columns, merge
 from payloops.projections.projection import Projection

@@ -19,9 +19,9 @@ import psycopg
 import structlog
 from psycopg.rows import TupleRow
 
-from payloops.events.connections import connect
+from payloops.events.connections import connect, one_line
 from payloops.events.wakeups import Wakeups
-from payloops.projections.batches import BATCH_EVENTS, one_line, project_batch
+from payloops.projections.batches import BATCH_EVENTS, project_batch
 from payloops.projections.building import BuildUnderWay, TablesBusy, rebuild
 from payloops.projections.projection import Projection, all_projections
 

@@ -8,6 +8,7 @@ from uuid import UUID
 
 import psycopg
 import pytest
+import structlog
 from eventsourcing.persistence import StoredEvent
 from temporalio.client import Client, WorkflowHandle
 from temporalio.service import RPCError
@@ -422,6 +423,26 @@ async def test_a_replica_that_lost_its_connection_moves_no_checkpoint(
             await blocking.rollback()
         await caught_up(store)
         assert (await started(client, f"payment-{order_id}"))["run"] == first["run"]
+
+
+async def test_trouble_that_lasts_is_met_at_ever_longer_intervals_and_says_what_to_do(
+    store: EventStore, settings: Settings, client: Client, orders: Orders
+) -> None:
+    """A database whose migrations are yet to be applied: the lock is to be had, and nothing else."""
+    order_id = await orders.paid()
+    async with store.pool.connection() as connection:
+        await connection.execute("ALTER TABLE checkpoints RENAME TO later")
+    with structlog.testing.capture_logs() as lines:
+        async with subscribing(store, settings, client):
+            async with asyncio.timeout(SECONDS):
+                while len(told := [line for line in lines if line["event"] == "subscriber.interrupted"]) < 5:
+                    await asyncio.sleep(0.05)
+            async with store.pool.connection() as connection:
+                await connection.execute("ALTER TABLE later RENAME TO checkpoints")
+            await started(client, f"payment-{order_id}")
+    assert told[4]["retry_in"] > told[0]["retry_in"] * 4
+    [error] = told[0]["errors"]
+    assert error.endswith("run `payloops migrate`")
 
 
 async def test_while_temporal_is_down_nothing_is_skipped_and_stopping_works(

@@ -7,6 +7,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+import structlog
 from receiving import Endpoint, receiving, sdk_accepts
 from standardwebhooks import Webhook
 from telling import BY, Shop, caught_up, delivering, open_shop, subscribing
@@ -243,6 +244,25 @@ async def test_reading_the_log_again_queues_and_sends_nothing(
     assert forgotten["success"]
     assert forgotten["attempts"] == 1
     assert [each.json["orderId"] for each in endpoint.received] == [str(order_id)]
+
+
+async def test_an_event_is_not_given_up_where_the_database_is_the_trouble(
+    store: EventStore, settings: Settings, client: Client, shop: Shop
+) -> None:
+    """Started before the migrations were applied, say."""
+    await shop.paid()
+    async with store.pool.connection() as connection:
+        await connection.execute("ALTER TABLE webhook_events RENAME TO later")
+    with structlog.testing.capture_logs() as lines:
+        async with subscribing(store, settings, client):
+            async with asyncio.timeout(60):
+                while not any(line["event"] == "subscriber.interrupted" for line in lines):
+                    await asyncio.sleep(0.05)
+            async with store.pool.connection() as connection:
+                await connection.execute("ALTER TABLE later RENAME TO webhook_events")
+            await caught_up(store)
+    assert len(await shop.queued()) == 1
+    assert not any(line["event"] == "subscriber.parked" for line in lines)
 
 
 async def test_replicas_killed_in_the_middle_tell_each_event_once(

@@ -10,6 +10,7 @@ which it also moves the checkpoint: without the connection it is neither the one
 """
 
 import asyncio
+import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -26,7 +27,7 @@ from temporalio.common import WorkflowIDReusePolicy
 from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
-from payloops.events.connections import connect
+from payloops.events.connections import connect, is_about_data, one_line
 from payloops.events.crash_points import crash_point
 from payloops.events.errors import StreamUnreadable
 from payloops.events.event_store import EventStore, RecordedEvent
@@ -39,6 +40,8 @@ TAKEOVER_SECONDS = 1.0
 WATCH_SECONDS = 2.0
 RPC_TIMEOUT = timedelta(seconds=5)
 LONGEST_RETRY_SECONDS = 3.0
+SETTLED_SECONDS = 10.0
+"""After which earlier trouble is forgotten, and what comes then is tried again soon."""
 STOP_SECONDS = 5.0
 
 GONE = "workflow.gone"
@@ -123,9 +126,9 @@ async def _serve(
 ) -> None:
     failures = 0
     while not stop.is_set():
+        began = time.monotonic()
         try:
             async with _leadership(subscription.name, database_url, stop) as connection:
-                failures = 0
                 if connection is not None:
                     await _lead(
                         _Leader(
@@ -139,11 +142,12 @@ async def _serve(
         except* _StoppedError:
             log.info("subscriber.stopped_before_temporal_was_back", subscription=subscription.name)
         except* (psycopg.Error, OSError, TimeoutError) as errors:
+            failures = 0 if time.monotonic() - began > SETTLED_SECONDS else failures
             pause = pause_seconds(attempt=failures, longest=LONGEST_RETRY_SECONDS)
             log.warning(
                 "subscriber.interrupted",
                 subscription=subscription.name,
-                errors=[repr(e) for e in errors.exceptions],
+                errors=[one_line(error) for error in errors.exceptions],
                 retry_in=pause,
             )
             await sleep_unless_stopped(pause, stop=stop)
@@ -263,14 +267,14 @@ async def _forward_or_park(leader: _Leader, recorded: RecordedEvent) -> None:
 
     Raises:
         _StoppedError: asked to stop before Temporal answered.
-        psycopg.OperationalError, psycopg.InterfaceError: trouble with the database.
+        psycopg.Error: trouble with the database.
     """
     try:
         correlation_id = recorded.event.correlation_id
         forwarding = await leader.subscription.plan(recorded)
-    except (psycopg.OperationalError, psycopg.InterfaceError):
-        raise
-    except Exception as error:  # noqa: BLE001  (whatever is wrong with one event must not stop the others)
+    except Exception as error:  # whatever is wrong with one event must not stop the others
+        if isinstance(error, psycopg.Error) and not is_about_data(error):
+            raise
         await _park(leader, recorded, error)
         return
     if forwarding is None:
@@ -377,7 +381,7 @@ async def _park(leader: _Leader, recorded: RecordedEvent, error: Exception) -> N
         subscription=reader,
         position=recorded.position,
         topic=recorded.stored.topic,
-        error=repr(error),
+        error=one_line(error),
     )
     await leader.connection.execute(
         """INSERT INTO parked_events
@@ -391,7 +395,7 @@ async def _park(leader: _Leader, recorded: RecordedEvent, error: Exception) -> N
             recorded.stored.originator_id,
             recorded.stored.originator_version,
             recorded.stored.topic,
-            repr(error),
+            one_line(error),
         ),
     )
 
