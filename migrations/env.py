@@ -1,7 +1,10 @@
 """Alembic's entry: runs the plain-SQL migrations in versions/ over one psycopg connection.
 
-`payloops.migrate` calls this with the database's URL; nothing is read from an ini file.
+`payloops.migrate` calls this with the database's URL, and a list to note in what was applied; nothing is read from an
+ini file.
 """
+
+from typing import Any
 
 from alembic import context
 from sqlalchemy import create_engine
@@ -10,12 +13,19 @@ from sqlalchemy.pool import NullPool
 # Two processes that migrate at once: the second waits here, then finds nothing to do.
 MIGRATION_LOCK = 0x70617901
 
+
+def note(*_: Any, **given: Any) -> None:
+    context.config.attributes["applied"].append(given["step"].up_revision_id)
+
+
 engine = create_engine(context.config.get_main_option("sqlalchemy.url", ""), poolclass=NullPool)
 
 with engine.connect() as connection:
     connection.exec_driver_sql(f"SELECT pg_advisory_lock({MIGRATION_LOCK})")
     connection.commit()
-    context.configure(connection=connection, target_metadata=None, transaction_per_migration=True)
+    context.configure(
+        connection=connection, target_metadata=None, transaction_per_migration=True, on_version_apply=note
+    )
     with context.begin_transaction():
         context.run_migrations()
     connection.commit()

@@ -9,6 +9,7 @@ import typer
 
 from payloops.audit.commands import audit
 from payloops.command_line import (
+    DATABASE_AWAY,
     DEFAULT_DATA_DIR,
     WRONG_SETTINGS,
     AsJson,
@@ -224,14 +225,19 @@ def migrate() -> None:
     if not database_url:
         fail("DATABASE_URL: required", status=WRONG_SETTINGS)
     refuse_unusable(database_url)
-    from sqlalchemy.exc import SQLAlchemyError  # noqa: PLC0415
+    from sqlalchemy.exc import DBAPIError, OperationalError  # noqa: PLC0415
 
+    from payloops.migrate import LaterSchemaError  # noqa: PLC0415
     from payloops.migrate import migrate as apply  # noqa: PLC0415
 
     try:
         applied = apply(database_url=database_url)
-    except SQLAlchemyError as error:
-        fail(f"migration: {error}")
+    except OperationalError as error:
+        fail(f"{DATABASE_AWAY}: {error.orig}")
+    except DBAPIError as error:
+        fail(f"migration: {error.orig}")
+    except LaterSchemaError as error:
+        fail(str(error))
     typer.echo("\n".join(f"applied {revision}" for revision in applied) or "nothing to apply")
 
 

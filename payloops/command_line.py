@@ -21,6 +21,7 @@ DataDir = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 T = TypeVar("T")
 WRONG_SETTINGS = 2
+DATABASE_AWAY = "the database does not answer"
 DEFAULT_DATA_DIR = Path(".payloops")
 
 
@@ -30,14 +31,15 @@ def run_async(work: "Coroutine[Any, Any, T]") -> "T":
     import logging  # noqa: PLC0415
 
     import psycopg  # noqa: PLC0415
-    from psycopg import errors as missing  # noqa: PLC0415
+
+    from payloops.events.connections import SCHEMA_ERRORS  # noqa: PLC0415
 
     logging.getLogger("psycopg").addHandler(logging.NullHandler())  # our line says what there is to say
     try:
         return asyncio.run(work)
     except (psycopg.OperationalError, psycopg.InterfaceError) as error:
-        fail(f"the database does not answer: {error}")
-    except (missing.UndefinedTable, missing.UndefinedColumn, missing.UndefinedFunction):
+        fail(f"{DATABASE_AWAY}: {error}")
+    except SCHEMA_ERRORS:
         fail("the database has not the schema of this version: run `payloops migrate`")
     except psycopg.Error as error:
         fail(f"the database refuses: {error.diag.message_primary or type(error).__name__}")

@@ -163,12 +163,14 @@ def _as_environment(variables: dict[str, str]) -> Iterator[None]:
 def _migrate(database_url: str) -> None:
     from sqlalchemy.exc import SQLAlchemyError  # noqa: PLC0415 slow, and wanted while the servers start
 
-    from payloops.migrate import migrate  # noqa: PLC0415
+    from payloops.migrate import LaterSchemaError, migrate  # noqa: PLC0415
 
     try:
         migrate(database_url=database_url)
     except SQLAlchemyError as error:
         raise StartError(part="migrations", why=str(error).split("\n", 1)[0]) from error
+    except LaterSchemaError as error:
+        raise StartError(part="migrations", why=f"{error}; --fresh drops all data") from error
 
 
 def _parts(environment: dict[str, str], *, options: DevOptions, servers: EmbeddedServers) -> list[Part]:

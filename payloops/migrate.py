@@ -5,12 +5,13 @@ from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from sqlalchemy import create_engine
-from sqlalchemy.pool import NullPool
+from alembic.util import CommandError
 
 import payloops.migrations
+
+
+class LaterSchemaError(Exception):
+    """The database has migrations of a later version: this one has nothing to apply, and knows no way back."""
 
 
 def migrate(*, database_url: str) -> list[str]:
@@ -18,23 +19,18 @@ def migrate(*, database_url: str) -> list[str]:
 
     Each migration is one transaction, and migrators queue on an advisory lock, so that it may be run by
     several processes at once and again after it was killed.
+
+    Raises:
+        LaterSchemaError: see there.
     """
     config = _config(database_url)
-    before = current_revision(database_url=database_url)
-    command.upgrade(config, "head")
-    script = ScriptDirectory.from_config(config)
-    applied = [r.revision for r in script.iterate_revisions("head", before or "base")]
-    return list(reversed(applied))
-
-
-def current_revision(*, database_url: str) -> str | None:
-    """The newest migration the database has, None where it has none yet."""
-    engine = create_engine(_sqlalchemy_url(database_url), poolclass=NullPool)
+    applied: list[str] = []
+    config.attributes["applied"] = applied
     try:
-        with engine.connect() as connection:
-            return MigrationContext.configure(connection).get_current_revision()
-    finally:
-        engine.dispose()
+        command.upgrade(config, "head")
+    except CommandError as error:  # the only thing it can say of our own chain
+        raise LaterSchemaError(f"the database was migrated by a later version: {error}") from error
+    return applied
 
 
 def _folder() -> Path:
