@@ -12,15 +12,16 @@ ACCEPTED_AT_ONCE = 16
 class PortTaken(Exception):
     """The address to listen on is in use, or not ours to use."""
 
-    def __init__(self, host: str, port: int, reason: str) -> None:
-        super().__init__(f"cannot listen on {host}:{port}: {reason}")
+    def __init__(self, host: str, port: int, reason: str, *, setting: str) -> None:
+        super().__init__(f"cannot listen on {host}:{port}: {reason} (HOST and {setting} say where)")
 
 
-def bind(host: str, port: int, *, shared: bool = False) -> socket.socket:
+def bind(host: str, port: int, *, setting: str = "PORT", shared: bool = False) -> socket.socket:
     """A socket that listens; connections wait in it until somebody accepts.
 
     Args:
         port: 0 takes a free one.
+        setting: what says which, for who has to choose another.
         shared: does not listen itself, but keeps the port for the sockets made by `share`.
 
     Raises:
@@ -41,7 +42,7 @@ def bind(host: str, port: int, *, shared: bool = False) -> socket.socket:
             port = first.getsockname()[1]
         return _bound(family, host, port, shared=True)
     except OSError as error:
-        raise PortTaken(host, port, error.strerror or str(error)) from None
+        raise PortTaken(host, port, error.strerror or str(error), setting=setting) from None
 
 
 def share(bound: socket.socket) -> socket.socket:

@@ -156,7 +156,7 @@ async def serving_metrics(
         app = web.Application()
         app.add_routes([web.get("/metrics", answer_metrics), web.get("/health", answer_health)])
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
-        with bind(host, port) as listener:
+        with bind(host, port, setting="METRICS_PORT") as listener:
             await runner.setup()
             try:
                 await web.SockSite(runner, listener).start()

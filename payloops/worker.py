@@ -55,7 +55,7 @@ async def run_worker(settings: Settings, *, sandbox: bool, bank: BankOptions | N
     """
     configure_logs(settings, process="worker")
     stop = stop_on_signals()
-    listener = bind(settings.host, bank.port) if bank is not None else None
+    listener = bind(settings.host, bank.port, setting="--bank-port") if bank is not None else None
     async with (
         open_store(settings, application_name="payloops worker") as store,
         open_sender(allow_loopback=settings.webhook_allow_loopback) as sender,

@@ -123,7 +123,7 @@ async def test_a_port_that_is_taken_is_said_in_one_line(
         with server(settings, tmp_path / "second", port=port, workers=workers) as second:
             assert await second.ended() == 1
             assert second.log.read_text() == (
-                f"payloops: cannot listen on 127.0.0.1:{port}: Address already in use\n"
+                f"payloops: cannot listen on 127.0.0.1:{port}: Address already in use (HOST and PORT say where)\n"
             )
 
 

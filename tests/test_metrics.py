@@ -266,4 +266,7 @@ async def test_a_port_for_metrics_that_is_taken_is_said_in_one_line(settings: Se
         )
         _, said = await asyncio.wait_for(child.communicate(), SECONDS)
         assert child.returncode == 1
-        assert said.decode() == f"payloops: cannot listen on 127.0.0.1:{port}: Address already in use\n"
+        assert said.decode() == (
+            f"payloops: cannot listen on 127.0.0.1:{port}: Address already in use"
+            " (HOST and METRICS_PORT say where)\n"
+        )
