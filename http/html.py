@@ -90,7 +90,7 @@ def refuse_foreign_forms(request: web.Request) -> None:
         foreign = site not in ("same-origin", "none")
     else:
         origin = request.headers.get(hdrs.ORIGIN)
-        foreign = origin is not None and urlsplit(origin).netloc.lower() != request.host.lower()
+        foreign = origin is not None and not _is_ours(origin, request)
     if foreign:
         raise Problem(403, "forbidden", "Forms are taken from this site's own pages only")
 
@@ -161,9 +161,16 @@ def _again(request: web.Request, problem: Problem) -> str | None:
     """Where it may go better: the page itself, or the page of this origin that the form was on."""
     if request.method != hdrs.METH_POST:
         return request.path_qs if problem.status != HTTPStatus.NOT_FOUND else None
-    try:
-        parts = urlsplit(request.headers.get(hdrs.REFERER, ""))
-    except ValueError:
+    referer = request.headers.get(hdrs.REFERER, "")
+    if not _is_ours(referer, request):
         return None
-    ours = parts.netloc.lower() == request.host.lower() and not parts.path.startswith("//")
-    return parts.path if ours else None
+    path = urlsplit(referer).path
+    return path if not path.startswith("//") else None
+
+
+def _is_ours(url: str, request: web.Request) -> bool:
+    """Whether a URL, or what stands in the place of one, is of this origin."""
+    try:
+        return urlsplit(url).netloc.lower() == request.host.lower()
+    except ValueError:
+        return False

@@ -120,6 +120,7 @@ async def test_a_form_of_another_site_does_nothing(api: Api) -> None:
         {"Origin": "https://evil.example"},
         {"Origin": "http://127.0.0.1:1"},
         {"Origin": "null"},
+        {"Origin": "http://["},
     ):
         answer = await send(api, b"wish=a", **headers)
         assert (answer.status, is_page(answer)) == (403, True), headers
