@@ -304,6 +304,8 @@ def _message(kind: str, message: str) -> str:
             return message.removeprefix("Value error, ")
         case "json_invalid":
             return "Must be JSON"
+        case "uuid_parsing":
+            return "Must be a UUID"
         case _:
             return message
 

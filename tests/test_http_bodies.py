@@ -305,6 +305,12 @@ def test_a_query_that_does_not_fit_is_refused_by_the_name_of_its_parameter(
     assert {error.field for error in refusal.value.errors or ()} == {field}
 
 
+def test_an_id_in_a_query_that_is_none_is_refused_without_repeating_any_of_it() -> None:
+    with pytest.raises(Problem) as refusal:
+        parse_query(OrderQuery, MultiDict(starting_after="§"))
+    assert [error.message for error in refusal.value.errors or ()] == ["Must be a UUID"]
+
+
 @pytest.mark.parametrize("text", ["\u200d", "a\u00a0b", "\U000f0000", "\u0378", "ü"])
 def test_what_an_order_may_be_called_can_be_asked_for(text: str) -> None:
     assert parse_body(NewOrder, json.dumps({"amount": 1, "externalId": text}).encode()).external_id == text
