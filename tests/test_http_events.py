@@ -94,6 +94,7 @@ async def test_a_query_that_does_not_fit_is_refused(subtests: pytest.Subtests, a
         ("limit=101", "limit"),
         ("type=merchant.registered", "type"),
         ("type=order.%25", "type"),
+        ("type=refund.processed", "type"),  # a webhook's; what it tells of is refund.succeeded
         ("before=5", "before"),
     ]:
         with subtests.test(query):
