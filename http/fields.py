@@ -13,6 +13,7 @@ from pydantic import (
     AwareDatetime,
     BeforeValidator,
     Field,
+    GetCoreSchemaHandler,
     HttpUrl,
     JsonValue,
     PlainSerializer,
@@ -21,6 +22,7 @@ from pydantic import (
     ValidationError,
     WithJsonSchema,
 )
+from pydantic_core import core_schema
 from typing_extensions import TypeAliasType
 
 from payloops.commands.hashing import BCRYPT_MAX_BYTES
@@ -143,6 +145,18 @@ def _in_utc(moment: datetime) -> datetime:
         return moment.astimezone(UTC)
     except OverflowError:
         raise ValueError("Must be a time between the years 1 and 9999") from None
+
+
+class AbsentOnly:
+    """Makes a field that is None where it is absent refuse null: a change to nothing is none, and is not ignored."""
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> core_schema.CoreSchema:
+        nullable = handler(source)
+        assert nullable["type"] == "nullable"
+        inner: core_schema.CoreSchema = nullable["schema"]
+        return inner
 
 
 # Where a rule is a function, `json_schema_extra` says in the contract what of it JSON Schema can say.

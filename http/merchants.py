@@ -1,6 +1,6 @@
 """The merchant's own account: profile and webhook secret. `/api/merchants/me`, by dashboard token."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from payloops.commands.change_profile import UNCHANGED, change_profile
 from payloops.commands.merchants import MerchantNotFound, find_merchant
@@ -8,14 +8,14 @@ from payloops.commands.rotate_webhook_secret import rotate_webhook_secret as rot
 from payloops.commands.webhook_endpoints import WebhookEndpoint, find_webhook_endpoint
 from payloops.commands.webhook_secrets import WebhookSecret, get_webhook_secret
 from payloops.http.auth import MerchantAnswer, MerchantName, merchant_answer
-from payloops.http.fields import Timestamp, Url
+from payloops.http.fields import AbsentOnly, Timestamp, Url
 from payloops.http.routing import AnswerModel, Call, Nothing, RequestModel, route
 
 
 class ProfileChanges(RequestModel):
-    """What is absent stays as it is; a `webhookUrl` of null ends webhooks."""
+    """What is absent stays as it is; a `webhookUrl` of null ends webhooks. There is always a name."""
 
-    name: MerchantName | None = None
+    name: Annotated[MerchantName | None, AbsentOnly()] = None
     webhook_url: Url | None = None
 
 

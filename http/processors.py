@@ -9,7 +9,7 @@ from payloops.commands.configure_processor import adjust_processor, configure_pr
 from payloops.commands.processors import ProcessorConfig, ProcessorUnknown, list_processors
 from payloops.commands.remove_processor import remove_processor as remove
 from payloops.http.bodies import field_errors
-from payloops.http.fields import Timestamp
+from payloops.http.fields import AbsentOnly, Timestamp
 from payloops.http.problems import validation_error
 from payloops.http.routing import AnswerModel, Call, RequestModel, route
 
@@ -57,9 +57,11 @@ class ProcessorSettings(NamedProcessorSettings):
 
 
 class ProcessorChanges(RequestModel):
-    enabled: bool | None = None
-    priority: Priority | None = None
-    test_mode: bool | None = None
+    """What is absent stays as it is."""
+
+    enabled: Annotated[bool | None, AbsentOnly()] = None
+    priority: Annotated[Priority | None, AbsentOnly()] = None
+    test_mode: Annotated[bool | None, AbsentOnly()] = None
 
 
 class ProcessorAnswer(AnswerModel):

@@ -136,6 +136,16 @@ async def test_what_is_absent_stays_and_null_clears(
     assert (account.name, account.webhook_url) == ("Other", None)
 
 
+async def test_a_name_of_null_is_refused_and_changes_nothing(
+    merchant: Merchant, pool: AsyncConnectionPool
+) -> None:
+    count = len(await facts(pool, merchant))
+    body = {"name": None, "webhookUrl": "https://shop.example/hooks"}
+    refused = await merchant.dashboard.call("PUT", "/api/merchants/me", body)
+    assert (refused.status, refused.code, refused.fields) == (400, "validation_error", {"name"})
+    assert len(await facts(pool, merchant)) == count
+
+
 async def test_changes_of_different_parts_at_once_are_all_kept(merchant: Merchant) -> None:
     bodies = [{"name": "Other"}, {"webhookUrl": "https://shop.example/hooks"}]
     answers = await asyncio.gather(

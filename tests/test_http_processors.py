@@ -135,6 +135,16 @@ async def test_a_change_keeps_what_it_does_not_name(
     assert found.credentials == STRIPE
 
 
+@pytest.mark.parametrize("name", ["enabled", "priority", "testMode"])
+async def test_a_change_to_null_is_refused(merchant: Merchant, name: str) -> None:
+    configured = await merchant.dashboard.post(
+        "/api/processors", {"processor": "stripe", "credentials": STRIPE}
+    )
+    refused = await merchant.dashboard.call("PATCH", "/api/processors/stripe", {name: None})
+    assert (refused.status, refused.code, refused.fields) == (400, "validation_error", {name})
+    assert (await merchant.dashboard.get("/api/processors")).json == [configured.json]
+
+
 async def test_a_change_to_what_it_is_already_leaves_no_fact(
     merchant: Merchant, pool: AsyncConnectionPool
 ) -> None:
