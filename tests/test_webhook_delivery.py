@@ -171,15 +171,20 @@ async def test_after_the_end_a_retry_begins_the_schedule_anew(
 
 
 async def test_a_schedule_gives_way_to_the_one_after_it(
-    store: EventStore, skipping: Client, shop: Shop, endpoint: Endpoint
+    store: EventStore,
+    skipping: Client,
+    shop: Shop,
+    endpoint: Endpoint,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """It sends nothing more, and its end does not call the later one failed."""
+    """It sends nothing more, and its end does not call the later one failed, nor is it a failure for the log."""
     endpoint.answer = lambda _: 500
     webhook_id = await queue(shop)
     await retry_webhook(store, webhook_id=webhook_id, merchant_id=shop.merchant_id, by=BY)
     async with delivering(store, skipping):
         result = await (await start(skipping, shop, webhook_id)).result()
     assert result["errorMessage"] == "The merchant had the delivery begin anew"
+    assert "Superseded" not in caplog.text
     assert endpoint.received == []
     assert (await shop.webhook(webhook_id)).status == "pending"
 

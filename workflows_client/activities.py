@@ -428,7 +428,10 @@ def _give_way_to_later(delivery: WebhookDelivery) -> None:
     retries = retries_of(_workflow_id(), webhook_id=delivery.id)
     if retries is not None and retries < delivery.retries:
         raise ApplicationError(
-            f"webhook {delivery.id} is delivered by a later workflow", type=SUPERSEDED, non_retryable=True
+            f"webhook {delivery.id} is delivered by a later workflow",
+            type=SUPERSEDED,
+            non_retryable=True,
+            category=ApplicationErrorCategory.BENIGN,  # somebody asked for another try: not for the log
         )
 
 
