@@ -216,6 +216,29 @@ async def test_nobody_listening_and_unknown_names_are_told_in_words(sender: Send
         assert attempt.error == error
 
 
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        (b"", "The connection was closed before an answer"),
+        (b"ok", "What was answered is not valid HTTP, or longer than its headers say"),
+        (
+            b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok and more",
+            "What was answered is not valid HTTP, or longer than its headers say",
+        ),
+    ],
+)
+async def test_what_is_no_answer_is_told_in_words(sender: Sender, answer: bytes, error: str) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n{}")
+        writer.write(answer)
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1") as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+        attempt = await sender.send(webhook_id="i", url=url, secrets=[], turn=1, payload={})
+    assert attempt.error == error
+
+
 async def test_names_that_nobody_answers_for_hold_up_no_other(
     sender: Sender, hasty: Sender, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:

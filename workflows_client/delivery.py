@@ -232,5 +232,9 @@ def _explained(failure: Exception) -> str:
             return f"No connection: {failure.os_error.strerror or failure.os_error}"
         case aiohttp.InvalidURL():
             return "The URL is not valid"
+        case aiohttp.ServerDisconnectedError():
+            return "The connection was closed before an answer"
+        case aiohttp.ClientResponseError():
+            return "What was answered is not valid HTTP, or longer than its headers say"
         case _:
             return f"The connection failed: {type(failure).__name__}"
