@@ -301,7 +301,8 @@ async def _replay(call: Call[Any, Any], replay: Replay) -> web.Response:
 
 async def expect(request: web.Request) -> None:
     """Tell a client that asks before it sends its body to send it; other expectations are not ours (RFC 9110)."""
-    if request.headers.get("Expect", "").lower() == "100-continue" and request.version >= HttpVersion11:
+    asks = request.headers.get("Expect", "").lower() == "100-continue" and request.version >= HttpVersion11
+    if asks and not _is_to_be_too_large(request):
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         request.writer.output_size = 0  # no part of the answer
 
@@ -309,6 +310,8 @@ async def expect(request: web.Request) -> None:
 async def _read(request: web.Request, route: Route) -> bytes:
     if request.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
         raise _wrong_media(route)
+    if not request.content.is_eof() and _is_to_be_too_large(request):
+        raise HTTPRequestEntityTooLarge(request.client_max_size)
     try:
         if request.content.is_eof():  # all of it came with the head
             raw = await request.read()
@@ -327,6 +330,11 @@ async def _read(request: web.Request, route: Route) -> bytes:
     if raw.strip() and not route.signed_by and not fits(request):
         raise _wrong_media(route)
     return raw
+
+
+def _is_to_be_too_large(request: web.Request) -> bool:
+    """Whether its own headers say so: nobody waits for a body that will be refused."""
+    return (request.content_length or 0) > request.client_max_size
 
 
 def _wrong_media(route: Route) -> Problem:

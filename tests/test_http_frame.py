@@ -61,6 +61,16 @@ async def test_a_body_of_more_than_a_megabyte_is_refused(api: Api) -> None:
     assert (fits.code, too_large.status, too_large.code) == ("validation_error", 413, "payload_too_large")
 
 
+@pytest.mark.parametrize("asks", [b"", b"Expect: 100-continue\r\n"])
+async def test_a_body_that_is_said_to_be_too_large_is_not_waited_for(api: Api, asks: bytes) -> None:
+    head = (
+        b"POST /api/auth/login HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nConnection: close\r\n"
+    )
+    answer = await exchange(api, head + asks + b"Content-Length: 1048577\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 413 ")
+    assert b'"code":"payload_too_large"' in answer
+
+
 async def test_only_plain_json_is_read(subtests: pytest.Subtests, api: Api) -> None:
     for headers in [
         {"Content-Type": "text/plain"},
