@@ -44,6 +44,8 @@ _PLAIN_ADDRESS = re.compile(
 )
 _PLAIN_NUMBER = re.compile("[0-9]{1,9}")
 _PLAIN_AMOUNT = re.compile("[0-9]{1,11}")
+# What a time zone's plus comes to in a query where nobody has encoded it.
+_PLUS_LOST = re.compile(r"[0-9-]+T[0-9:.]+ [0-9]{2}:[0-9]{2}")
 _url = TypeAdapter(HttpUrl)
 # Precious metals, bonds and test codes have no minor unit: nothing can be paid in them.
 CURRENCIES = frozenset(currency.value for currency in Iso4217 if currency.exponent is not None)
@@ -124,6 +126,8 @@ def _iso_8601(text: Any) -> Any:
             return datetime.fromisoformat(text.upper())
     except ValueError:
         pass
+    if isinstance(text, str) and _PLUS_LOST.fullmatch(text):
+        raise ValueError('Must be a time with a time zone: write its "+" as "%2B" in a query')
     raise ValueError("Must be a time as ISO 8601 has it, with a time zone")
 
 

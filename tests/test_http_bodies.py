@@ -311,6 +311,13 @@ def test_an_id_in_a_query_that_is_none_is_refused_without_repeating_any_of_it() 
     assert [error.message for error in refusal.value.errors or ()] == ["Must be a UUID"]
 
 
+def test_a_plus_that_a_query_turned_into_a_blank_is_told() -> None:
+    with pytest.raises(Problem) as refusal:
+        parse_query(OrderQuery, MultiDict(createdFrom="2026-11-29T00:00:00 05:30"))
+    (error,) = refusal.value.errors or ()
+    assert (error.field, "%2B" in error.message) == ("createdFrom", True)
+
+
 @pytest.mark.parametrize("text", ["\u200d", "a\u00a0b", "\U000f0000", "\u0378", "ü"])
 def test_what_an_order_may_be_called_can_be_asked_for(text: str) -> None:
     assert parse_body(NewOrder, json.dumps({"amount": 1, "externalId": text}).encode()).external_id == text
