@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import structlog
 from aiohttp import web
+from aiohttp.http_exceptions import LineTooLong
 from aiohttp.web_protocol import RequestHandler
 from prometheus_client import Counter
 
@@ -278,7 +279,9 @@ class Connection(RequestHandler):
         else:
             MALFORMED.inc()
             log.info("http.malformed", status=status, error=type(exc).__name__, remote=request.remote)
-            problem = validation_error(FieldError("request", "Is not valid HTTP"))
+            too_long = isinstance(exc, LineTooLong)
+            fault = "Has a line of more than 8,190 bytes" if too_long else "Is not valid HTTP"
+            problem = validation_error(FieldError("request", fault))
             response = _last(problem, correlation=correlation_id(request))
         if request.writer.output_size > 0:
             raise ConnectionError("a part of another answer is sent already")

@@ -100,6 +100,17 @@ async def test_what_is_not_http_is_answered_with_a_problem(subtests: pytest.Subt
             assert json.loads(body)["code"] == "validation_error"
 
 
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"GET / HTTP/1.1\r\nHost: x\r\nX-Long: " + b"x" * 20_000 + b"\r\n\r\n",
+        b"GET /?" + b"x" * 20_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
+    ],
+)
+async def test_what_is_too_long_is_told_from_what_is_not_http(api: Api, sent: bytes) -> None:
+    assert b"Has a line of more than 8,190 bytes" in await exchange(api, sent)
+
+
 async def test_who_asks_before_sending_a_body_is_told_to_send_it(subtests: pytest.Subtests, api: Api) -> None:
     head = (
         b"POST /api/auth/login HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nConnection: close\r\n"
