@@ -63,7 +63,11 @@ def database_url_of(data_dir: Path) -> str:
 
     database_url = os.environ.get("DATABASE_URL") or read_environment(data_dir=data_dir).get("DATABASE_URL")
     if not database_url:
-        fail("DATABASE_URL: required", status=WRONG_SETTINGS)
+        fail(
+            f"DATABASE_URL: required, or a `payloops dev` that keeps its data in {data_dir}"
+            " (--data-dir names another)",
+            status=WRONG_SETTINGS,
+        )
     refuse_unusable(database_url)
     return database_url
 

@@ -213,6 +213,19 @@ def test_a_demonstration_without_a_service_says_so_in_one_line(dev: Dev) -> None
     assert f"no PayLoops service answers at http://127.0.0.1:{dev.port}" in shown.stderr
 
 
+def test_a_command_that_finds_no_database_says_where_it_looked(tmp_path: Path) -> None:
+    shown = subprocess.run(
+        [sys.executable, "-P", "-m", "payloops", "audit", "search", "x", "--data-dir", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env=without_settings(),
+    )
+    assert shown.returncode == 2
+    assert f"`payloops dev` that keeps its data in {tmp_path} (--data-dir" in shown.stderr
+
+
 @pytest.mark.parametrize("command", ["serve", "projector", "subscriber", "worker"])
 def test_missing_settings_are_named(command: str) -> None:
     shown = subprocess.run(
