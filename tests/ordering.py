@@ -15,7 +15,7 @@ from payloops.commands.update_order_status import (
     report_processing,
 )
 from payloops.events.metadata import Metadata
-from payloops.events.orders import CaptureMethod, Order
+from payloops.events.orders import CaptureMethod, Order, Transaction
 from payloops.events.stream import topic_of
 from payloops.events.timestamps import utc_now
 
@@ -47,8 +47,10 @@ def pay(order: Order, *, capture: CaptureMethod = "automatic") -> Order:
     return order
 
 
-def report(order: Order, status: str, *, attempt: int | None = None) -> Order:
-    """What the processor says of an attempt, the latest where none is named."""
+def report(
+    order: Order, status: str, *, attempt: int | None = None, asked: Transaction | None = None
+) -> Order:
+    """What the processor says of an attempt, the latest where none is named, or of a capture or void of it."""
     attempt = attempt or order.attempt
     payment = order.payments[attempt]
     order_reference, transaction_reference = f"po_{attempt}", f"pt_{attempt}"
@@ -73,6 +75,7 @@ def report(order: Order, status: str, *, attempt: int | None = None) -> Order:
                 payment,
                 processor_order_id=order_reference,
                 processor_transaction_id=transaction_reference,
+                asked=asked,
                 by=BY,
             )
         case "failed":
@@ -83,6 +86,7 @@ def report(order: Order, status: str, *, attempt: int | None = None) -> Order:
                 processor_transaction_id=transaction_reference,
                 error_code="card_declined",
                 error_message="The card was declined",
+                asked=asked,
                 by=BY,
             )
         case "cancelled":

@@ -36,6 +36,7 @@ class OrderMachine(RuleBasedStateMachine):
     def create(self) -> None:
         self.order = new_order()
         self.taken: dict[int, int] = {}
+        self.wanted: dict[int, int] = {}
         self.given: dict[str, int] = {}
         self.asked: dict[str, int] = {}
         self.back: set[str] = set()
@@ -59,11 +60,8 @@ class OrderMachine(RuleBasedStateMachine):
     def report(self, data: st.DataObject, status: str, times: int) -> None:
         attempt = data.draw(st.sampled_from(sorted(self.order.payments)))
         payment = self.order.payments[attempt]
-        capturing = [
-            t.amount for t in self.order.pending(attempt, TransactionType.CAPTURE) if payment.capture_pending
-        ]
         if status == "captured" and attempt not in self.taken:
-            self.taken[attempt] = capturing[0] if capturing else AMOUNT
+            self.taken[attempt] = self.wanted.get(attempt, AMOUNT)
         report(self.order, status, attempt=attempt)
         self.note_automatic_refunds()
         version = self.order.version
@@ -92,6 +90,25 @@ class OrderMachine(RuleBasedStateMachine):
         else:
             assert before is OrderStatus.AUTHORIZED
             assert amount is None or amount <= AMOUNT
+            self.wanted[self.order.attempt] = AMOUNT if amount is None else amount
+
+    @precondition(lambda self: self.order.operations)
+    @rule(data=st.data(), status=st.sampled_from(["captured", "failed"]))
+    def report_an_operation(self, data: st.DataObject, status: str) -> None:
+        """Of a capture or void, however long ago it was asked for: a refusal is of this one alone."""
+        asked = self.order.asked_for(data.draw(st.sampled_from(sorted(self.order.operations))))
+        assert asked is not None
+        if status == "captured" and asked.attempt not in self.taken:
+            captures = asked.type is TransactionType.CAPTURE
+            self.taken[asked.attempt] = asked.amount if captures else self.wanted.get(asked.attempt, AMOUNT)
+        before = {t.id: t.status for t in self.order.transactions.values()}
+        for _ in range(2):
+            version = self.order.version
+            report(self.order, status, attempt=asked.attempt, asked=asked)
+            self.note_automatic_refunds()
+        assert self.order.version == version, "a repeated report changes nothing"
+        changed = {t.id for t in self.order.transactions.values() if before.get(t.id) != t.status}
+        assert status == "captured" or changed <= {asked.id}
 
     @rule()
     def cancel(self) -> None:
