@@ -13,6 +13,8 @@ from uuid_utils.compat import uuid7
 from payloops.commands.personal_keys import WITH_HELD
 from payloops.events.personal_data import ERASED
 
+DONE = ("applied", "none", "contradiction", "unmatched")
+"""Effects that are on record with the order, and stay."""
 Effect = Literal["received", "applied", "none", "contradiction", "unmatched", "unknown_order", "unhandled"]
 """What became of an event: `none`: it told nothing new; `received`: it is not dealt with yet."""
 EFFECTS: tuple[str, ...] = get_args(Effect)
@@ -22,6 +24,7 @@ NOTE = f"""
     SET effect = %(effect)s, order_id = %(order_id)s,
         body = CASE WHEN (SELECT erased FROM held) THEN %(erased)s ELSE body END
     WHERE merchant_id = %(merchant_id)s AND processor = %(processor)s AND key = %(key)s
+      AND effect <> ALL (%(done)s)
 """  # noqa: S608  # of texts of ours
 
 
@@ -117,7 +120,10 @@ async def note_effect(
     effect: Effect,
     order_id: UUID | None,
 ) -> None:
-    """Keep with an event what became of it; its body only where the order's personal data is not erased."""
+    """Keep with an event what became of it, unless that is known from another delivery of it.
+
+    Its body is kept only where the order's personal data is not erased.
+    """
     async with pool.connection() as connection:
         await connection.execute(
             NOTE,
@@ -128,6 +134,7 @@ async def note_effect(
                 "effect": effect,
                 "order_id": order_id,
                 "erased": ERASED,
+                "done": list(DONE),
             },
         )
 

@@ -16,7 +16,7 @@ from uuid import UUID
 import structlog
 
 from payloops.commands.change_order import change_order, insist
-from payloops.commands.processor_events import Effect, keep_processor_event, note_effect
+from payloops.commands.processor_events import DONE, Effect, keep_processor_event, note_effect
 from payloops.commands.refusals import OrderNotFound
 from payloops.commands.told_refunds import settle_told_refunds
 from payloops.commands.update_order_status import (
@@ -46,7 +46,6 @@ Outcome = Literal[
 
 WEIGHT = {"requires_action": 0, "failed": 0, "authorized": 1, "cancelled": 2, "captured": 3}
 ENDED = {PaymentStatus.FAILED, PaymentStatus.CANCELLED}
-DONE = {"applied", "none", "contradiction", "unmatched"}
 
 log = structlog.get_logger()
 

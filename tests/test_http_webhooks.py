@@ -29,7 +29,7 @@ from signing import (
 )
 from uuid_utils.compat import uuid7
 
-from payloops.commands.processor_events import count_processor_events
+from payloops.commands.processor_events import count_processor_events, note_effect
 from payloops.events.timestamps import utc_now
 from payloops.settings import Settings
 
@@ -243,6 +243,24 @@ async def test_an_order_of_another_merchant_is_never_touched(
     assert (first.status, second.status) == (200, 200)
     assert (await order_of(merchant, labels))["status"] == "processing"
     assert [row[1:3] for row in await kept(pool)] == [("unknown_order", None)] * 2
+
+
+async def test_a_slower_delivery_that_found_no_order_does_not_take_back_what_a_faster_one_did(
+    merchant: Merchant, processors: Processors, pool: AsyncConnectionPool
+) -> None:
+    """Of one event at the same time: the slower one asked before the order was known by its reference."""
+    labels = await paying(merchant)
+    event = stripe_payment("succeeded", labels)
+    await processors.stripe(event)
+    await note_effect(
+        pool,
+        merchant_id=merchant.id,
+        processor="stripe",
+        key=event["id"],
+        effect="unknown_order",
+        order_id=None,
+    )
+    assert await kept(pool) == [("payment_intent.succeeded", "applied", labels.order_id, 1)]
 
 
 async def test_the_old_secret_is_accepted_for_24_hours_after_a_change(
