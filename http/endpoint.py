@@ -17,6 +17,7 @@ from psycopg_pool import AsyncConnectionPool
 from pydantic import BaseModel
 
 from payloops.commands.idempotency import Replay, Reserved, reserve
+from payloops.commands.staff_sessions import StaffSession
 from payloops.commands.staff_views import record_staff_view
 from payloops.events.crash_points import crash_point
 from payloops.events.errors import OutcomeUnknown
@@ -117,12 +118,18 @@ async def _answer(
         refuse_foreign_forms(request)
     with place:
         caller = await authenticate(request, auth=route.auth, services=services, context=context)
-        await _try_from_address(route, request, services)
+        if route.limits:
+            await _try_from_address(route, request, services)
     raw = await _read(request, route) if route.model is not None or route.signed_by else b""
     with _place(route, services, "stream" if route.streams else "wait" if wait else "work"):
-        body, digest = await _body(route, request, raw)
-        _check_form(caller, body)
-        await _try_account(route, body, caller, services=services)
+        if len(raw) < LARGE_BODY:
+            body, digest = _parsed(route, request, raw)
+        else:
+            body, digest = await asyncio.to_thread(_parsed, route, request, raw)
+        if caller.session is not None:
+            _check_form(caller.session, body)
+        if route.limits:
+            await _try_account(route, body, caller, services=services)
         call = _call(route, request, services, context, caller, body=body, raw=raw, wait=wait)
         key = _idempotency_key(request) if route.idempotent else None
         return await (_answer_call(call) if key is None else _answer_keyed(call, key, digest=digest))
@@ -132,14 +139,14 @@ def _place(route: Route, services: Services, kind: Kind) -> AbstractContextManag
     return services.admission.admit(kind) if route.sheds else nullcontext()
 
 
-def _check_form(caller: Caller, body: BaseModel | None) -> None:
+def _check_form(session: StaffSession, body: BaseModel | None) -> None:
     """Take a form from the pages of the caller's session only.
 
     Raises:
         Problem: 403 forbidden.
     """
-    if caller.session is not None and isinstance(body, SessionForm):
-        genuine = hmac.compare_digest(body.form_token.encode(), caller.session.form_token.encode())
+    if isinstance(body, SessionForm):
+        genuine = hmac.compare_digest(body.form_token.encode(), session.form_token.encode())
         if not genuine:
             raise Problem(403, "forbidden", "The form is of another session: open the page again")
 
@@ -342,14 +349,8 @@ def _wrong_media(route: Route) -> Problem:
     return Problem(415, "unsupported_media_type", f"Send {media}, in UTF-8 and without Content-Encoding")
 
 
-async def _body(route: Route, request: web.Request, raw: bytes) -> tuple[BaseModel | None, bytes]:
-    """The body as its model, and the request's fingerprint where it has an idempotency key."""
-    if len(raw) < LARGE_BODY:
-        return _parsed(route, request, raw)
-    return await asyncio.to_thread(_parsed, route, request, raw)
-
-
 def _parsed(route: Route, request: web.Request, raw: bytes) -> tuple[BaseModel | None, bytes]:
+    """The body as its model, and the request's fingerprint where it has an idempotency key."""
     if route.form is not None:
         return parse_form(route.form, raw), b""
     body = None
