@@ -6,9 +6,11 @@ the database does not have.
 
 import hashlib
 import hmac
+from functools import lru_cache
 from uuid import UUID
 
 from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.hmac import HMAC
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from eventsourcing.persistence import StoredEvent
 
@@ -34,7 +36,15 @@ def content_hash(event: StoredEvent) -> bytes:
 
 def event_mac(mac_key: bytes, *, content_hash: bytes, merchant_id: UUID) -> bytes:
     """HMAC-SHA256 over an event's content hash and the merchant it is stored for."""
-    return hmac.digest(mac_key, content_hash + merchant_id.bytes, "sha256")
+    mac = _begun(mac_key).copy()
+    mac.update(content_hash + merchant_id.bytes)
+    return mac.finalize()
+
+
+@lru_cache(maxsize=4)
+def _begun(mac_key: bytes) -> HMAC:
+    """What is the same in all MACs under a key: two thirds of the work."""
+    return HMAC(mac_key, SHA256())
 
 
 def is_authentic(mac_key: bytes, *, content_hash: bytes, merchant_id: UUID, mac: bytes) -> bool:

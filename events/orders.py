@@ -772,7 +772,7 @@ class Order(Stream):
     @classmethod
     def created(cls, *, id: UUID, merchant_id: str, by: Metadata, **details: Any) -> OrderCreated:
         """The first fact of a new order."""
-        return cls.first(OrderCreated, id=id, merchant_id=merchant_id, by=by, **details)
+        return cls.first(OrderCreated, details, id=id, merchant_id=merchant_id, by=by)
 
     @classmethod
     def create(cls, *, id: UUID, merchant_id: str, by: Metadata, **details: Any) -> Self:

@@ -39,7 +39,7 @@ class PersonalDataUnreadable(Exception):
         self.version = version
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)  # not frozen: making one would take several times as long
 class PersonalKey:
     """A stream's row of `personal_keys`, inserted by the append that begins the stream. Not for logs.
 

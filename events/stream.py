@@ -87,6 +87,7 @@ class PersonalStreamCreated(StreamCreated):
 class Stream(Aggregate):
     """An aggregate: the fold of a stream's events, and the events decided on but not yet appended."""
 
+    TOPIC: ClassVar[str]
     merchant_id: str
 
     def record(self, fact: type[StreamEvent], *, by: Metadata, **details: Any) -> None:
@@ -102,7 +103,7 @@ class Stream(Aggregate):
         )
 
     @classmethod
-    def first(cls, fact: type[C], *, id: UUID, merchant_id: str, by: Metadata, **details: Any) -> C:
+    def first(cls, fact: type[C], details: dict[str, Any], *, id: UUID, merchant_id: str, by: Metadata) -> C:
         """The fact that a stream begins with.
 
         Raises:
@@ -112,7 +113,7 @@ class Stream(Aggregate):
             "originator_id": id,
             "originator_version": cls.INITIAL_VERSION,
             "timestamp": by.at,
-            "originator_topic": get_topic(cls),
+            "originator_topic": cls.TOPIC,
             "merchant_id": merchant_id,
             "actor": by.actor,
             "correlation_id": by.correlation_id,
@@ -128,7 +129,7 @@ class Stream(Aggregate):
         cls, fact: type[StreamCreated], *, id: UUID, merchant_id: str, by: Metadata, **details: Any
     ) -> Self:
         """Start a stream with its first fact."""
-        first = cls.first(fact, id=id, merchant_id=merchant_id, by=by, **details)
+        first = cls.first(fact, details, id=id, merchant_id=merchant_id, by=by)
         stream = cast("Self", first.mutate(None))
         stream.pending_events.append(first)
         return stream
@@ -145,7 +146,7 @@ def stream_topic(topic: str) -> Callable[[type[S]], type[S]]:
     """
 
     def name(cls: type[S]) -> type[S]:
-        cls.TOPIC = topic  # type: ignore[attr-defined]
+        cls.TOPIC = topic
         register_topic(topic, cls)
         return cls
 
