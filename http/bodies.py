@@ -20,7 +20,7 @@ from aiohttp import web
 from multidict import MultiDict, MultiMapping
 from pydantic import BaseModel, ValidationError
 
-from payloops.http.cards import LONGEST, SHORTEST, holds_card_number, may_hold_card_number
+from payloops.commands.cards import LONGEST, SHORTEST, holds_card_number, may_hold_card_number
 from payloops.http.problems import FieldError, validation_error
 from payloops.http.routing import FORM, JSON
 

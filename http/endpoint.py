@@ -16,6 +16,7 @@ from aiohttp.web_exceptions import HTTPRequestEntityTooLarge
 from psycopg_pool import AsyncConnectionPool
 from pydantic import BaseModel
 
+from payloops.commands.cards import holds_card_number
 from payloops.commands.idempotency import Replay, Reserved, reserve
 from payloops.commands.staff_sessions import StaffSession
 from payloops.commands.staff_views import record_staff_view
@@ -33,7 +34,6 @@ from payloops.http.bodies import (
     parse_form,
     parse_query,
 )
-from payloops.http.cards import holds_card_number
 from payloops.http.deadlines import Deadlines
 from payloops.http.html import PAGE_HEADERS, refuse_foreign_forms
 from payloops.http.problems import (

@@ -25,9 +25,9 @@ from pydantic import (
 from pydantic_core import core_schema
 from typing_extensions import TypeAliasType
 
+from payloops.commands.cards import holds_card_number
 from payloops.commands.hashing import BCRYPT_MAX_BYTES
 from payloops.events.timestamps import timestamp_text
-from payloops.http.cards import holds_card_number
 
 MAX_METADATA_KEYS = 50
 MAX_METADATA_BYTES = 16 * 1024

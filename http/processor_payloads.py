@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from payloops.http.cards import mask_card_numbers
+from payloops.commands.cards import mask_card_numbers
 
 LONGEST_TEXT = 1_000
 MOST = 10**15

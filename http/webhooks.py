@@ -21,9 +21,9 @@ from payloops.commands.authenticate_webhook import (
     NoWebhookSecret,
     authenticate_webhook,
 )
+from payloops.commands.cards import holds_card_number, mask_card_numbers
 from payloops.commands.processors import PROCESSORS
 from payloops.commands.receive_processor_event import ProcessorEvent, receive_processor_event
-from payloops.http.cards import holds_card_number, mask_card_numbers
 from payloops.http.problems import FieldError, not_found, validation_error
 from payloops.http.processor_payloads import CLIENT_SECRET, without_client_secrets
 from payloops.http.razorpay_events import RAZORPAY_TYPES, razorpay_event, razorpay_labels

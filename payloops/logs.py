@@ -16,7 +16,7 @@ import orjson
 import structlog
 from structlog.typing import EventDict, Processor
 
-from payloops.http.cards import holds_card_number
+from payloops.commands.cards import holds_card_number
 from payloops.http.request_context import REQUEST_EVENT, Level, LineWriter, RequestLines, merge_request
 from payloops.settings import Environment, Settings
 

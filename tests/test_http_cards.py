@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from uuid_utils.compat import uuid7
 
-from payloops.http.cards import holds_card_number
+from payloops.commands.cards import holds_card_number
 
 CARDS = [
     "4242424242424242",

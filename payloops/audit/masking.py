@@ -5,7 +5,7 @@ from typing import Any
 
 import orjson
 
-from payloops.http.cards import mask_card_numbers
+from payloops.commands.cards import mask_card_numbers
 
 MASKED = "[masked]"
 SECRET = re.compile(r"secret|token|password|signature|authorization|credential|api[_-]?key", re.IGNORECASE)
