@@ -7,6 +7,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from masking import CARD, shows_card
 from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
 from uuid_utils.compat import uuid7
@@ -215,6 +216,23 @@ async def test_fields_of_other_workers_are_tolerated_and_odd_text_is_made_storab
     assert error.message is not None
     assert error.message.startswith("nul  surrogate ? long")
     assert len(error.message) == 1_000
+
+
+async def test_a_card_number_in_a_processors_message_is_not_recorded(
+    store: EventStore, activities: BackendActivities, order_id: UUID
+) -> None:
+    report = {
+        "orderId": str(order_id),
+        "status": "failed",
+        "errorCode": "card_declined",
+        "errorMessage": f"The card {CARD} was declined",
+    }
+    await call(activities.update_order_status, report)
+    error = (await loaded(store, order_id)).last_error
+    assert error is not None
+    assert error.message == "The card **************** was declined"
+    events = await store.read(after=0, limit=10)
+    assert not any(shows_card(event.stored.state) for event in events)
 
 
 async def test_a_client_secret_is_kept_beside_the_log_and_not_in_it(

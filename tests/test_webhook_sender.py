@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+from masking import WRITINGS
 from receiving import Endpoint, Received, receiving, sdk_accepts
 from standardwebhooks import Webhook, WebhookVerificationError
 
@@ -153,6 +154,12 @@ async def test_the_first_kilobyte_of_an_answer_is_kept_and_no_more_is_read(
         assert attempt.answer == "\ufffd\ufffd" + "a" * 1022
         await asyncio.wait_for(ended.wait(), 60)
     assert answered.body_length < MUCH
+
+
+async def test_a_card_number_in_an_answer_is_not_kept(sender: Sender, endpoint: Endpoint) -> None:
+    endpoint.answer = lambda _: web.Response(status=500, text=f"while paying with {WRITINGS[1]}: no luck")
+    attempt = await sender.send(webhook_id="i", url=endpoint.url, secrets=[], turn=1, payload={})
+    assert attempt.answer == "while paying with **** **** **** ****: no luck"
 
 
 async def raw_server(answer: bytes, *, drip: bytes = b"") -> asyncio.Server:

@@ -21,6 +21,7 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
 from payloops.commands.begin_webhook_attempt import begin_webhook_attempt
+from payloops.commands.cards import mask_card_numbers
 from payloops.commands.cipher import Cipher
 from payloops.commands.client_secrets import ClientSecrets
 from payloops.commands.credentials import get_processor_credentials
@@ -69,7 +70,7 @@ def _storable(value: Any) -> Any:
 
 
 Text = Annotated[str, BeforeValidator(_storable)]
-Message = Annotated[Text, AfterValidator(lambda text: text[:LONGEST_MESSAGE])]
+Message = Annotated[Text, AfterValidator(lambda text: mask_card_numbers(text)[:LONGEST_MESSAGE])]
 
 
 class Input(BaseModel):

@@ -24,6 +24,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from standardwebhooks import Webhook
 from standardwebhooks.webhooks import EmptyWebhookSecretError
 
+from payloops.commands.cards import mask_card_numbers
 from payloops.commands.webhook_deliveries import WebhookAttempt
 from payloops.events.timestamps import utc_now
 from payloops.workflows_client.addresses import AddressRefused, PublicSockets
@@ -87,7 +88,7 @@ class Sender:
             duration_ms=round((time.monotonic() - began) * 1000),
             status_code=status,
             error=error,
-            answer=answer.decode(errors="replace").replace("\0", "\ufffd") if status is not None else None,
+            answer=_readable(answer) if status is not None else None,
         )
 
 
@@ -214,6 +215,11 @@ async def _first_bytes(response: aiohttp.ClientResponse) -> bytes:
     except (TimeoutError, aiohttp.ClientError):
         pass  # the status has told what matters
     return bytes(kept)
+
+
+def _readable(answer: bytes) -> str:
+    """As it can be kept and shown: an endpoint that fails may well show what it was working on."""
+    return mask_card_numbers(answer.decode(errors="replace").replace("\0", "\ufffd"))
 
 
 def _explained(failure: Exception) -> str:
