@@ -1,6 +1,5 @@
 """A merchant shows who they are: by email and password for a token, by token from then on."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
@@ -12,12 +11,14 @@ from payloops.commands.hashing import Hasher
 from payloops.commands.merchants import MerchantRow
 from payloops.commands.tokens import InvalidToken, Tokens
 from payloops.events.columns import uuids
-from payloops.events.gathering import HELD_UP, LOOKUPS, Gathering
+from payloops.events.connections import Pool
+from payloops.events.gathering import LOOKUPS
+from payloops.events.lookups import Lookup
 
 # Planned once: see `GET` in projections/orders.py.
 VERSIONS = """
     SELECT m.id, m.token_version
-    FROM unnest((SELECT %b::uuid[])) AS wanted (id) JOIN merchants m ON m.id = wanted.id
+    FROM unnest((SELECT $1::uuid[])) AS wanted (id) JOIN merchants m ON m.id = wanted.id
 """
 
 
@@ -75,10 +76,9 @@ async def log_in(pool: AsyncConnectionPool, *, email: str, password: str, passwo
 class TokenGate:
     """Tells whom a dashboard token stands for, for one process; of those that come at the same time, by one query."""
 
-    def __init__(self, pool: AsyncConnectionPool, *, tokens: Tokens) -> None:
-        self._pool = pool
+    def __init__(self, pool: Pool, *, tokens: Tokens) -> None:
         self._tokens = tokens
-        self._versions = Gathering(self._read, most=LOOKUPS, held_up=HELD_UP)
+        self._versions = Lookup[UUID, int](pool, VERSIONS, column=uuids, read=dict, most=LOOKUPS)
 
     async def authenticate(self, token: str) -> UUID:
         """The merchant that it stands for.
@@ -90,8 +90,3 @@ class TokenGate:
         if await self._versions.find(claims.subject) != claims.token_version:
             raise InvalidToken("The token no longer counts")
         return claims.subject
-
-    async def _read(self, merchant_ids: Sequence[UUID]) -> dict[UUID, int]:
-        async with self._pool.connection() as connection:
-            cursor = await connection.execute(VERSIONS, (uuids(merchant_ids),))
-            return dict(await cursor.fetchall())

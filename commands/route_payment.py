@@ -2,15 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from uuid import UUID
 from weakref import WeakKeyDictionary
 
+from psycopg.rows import TupleRow
+
 from payloops.commands.refusals import InvalidProcessor, NoProcessor
 from payloops.events.columns import uuids
-from payloops.events.connections import Pool
 from payloops.events.event_store import EventStore
-from payloops.events.gathering import HELD_UP, Gathering
+from payloops.events.lookups import Lookup
 
 PREFERRED = {"INR": "razorpay"}
 PREFERRED_ELSEWHERE = "stripe"
@@ -93,27 +93,26 @@ def route_payment(
 
 ENABLED = """
     SELECT c.merchant_id, c.processor, c.priority, c.test_mode
-    FROM unnest((SELECT %b::uuid[])) AS wanted (id) JOIN processor_configs c ON c.merchant_id = wanted.id
+    FROM unnest((SELECT $1::uuid[])) AS wanted (id) JOIN processor_configs c ON c.merchant_id = wanted.id
     WHERE c.enabled
 """
 MOST_LOOKED_UP = 100
 """Merchants whose processors are read by one query."""
 
-_gatherings: WeakKeyDictionary[EventStore, Gathering[UUID, list[EnabledProcessor]]] = WeakKeyDictionary()
+_lookups: WeakKeyDictionary[EventStore, Lookup[UUID, list[EnabledProcessor]]] = WeakKeyDictionary()
 
 
 async def enabled_processors(store: EventStore, *, merchant_id: UUID) -> list[EnabledProcessor]:
     """The merchant's enabled processors. What is asked at the same time shares a query."""
-    gathering = _gatherings.get(store)
-    if gathering is None:
-        gathering = Gathering(partial(_look_up, store.pool), most=MOST_LOOKED_UP, held_up=HELD_UP)
-        _gatherings[store] = gathering
-    return await gathering.find(merchant_id) or []
+    lookup = _lookups.get(store)
+    if lookup is None:
+        lookup = Lookup(store.pool, ENABLED, column=uuids, read=_by_merchant, most=MOST_LOOKED_UP)
+        _lookups[store] = lookup
+    return await lookup.find(merchant_id) or []
 
 
-async def _look_up(pool: Pool, merchant_ids: Sequence[UUID]) -> dict[UUID, list[EnabledProcessor]]:
+def _by_merchant(rows: Sequence[TupleRow]) -> dict[UUID, list[EnabledProcessor]]:
     found: dict[UUID, list[EnabledProcessor]] = {}
-    async with pool.connection() as connection:
-        for merchant_id, *row in await (await connection.execute(ENABLED, (uuids(merchant_ids),))).fetchall():
-            found.setdefault(merchant_id, []).append(EnabledProcessor(*row))
+    for merchant_id, *row in rows:
+        found.setdefault(merchant_id, []).append(EnabledProcessor(*row))
     return found

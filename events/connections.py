@@ -1,7 +1,7 @@
 """Connections to PostgreSQL, each with its deadlines."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -149,6 +149,21 @@ class Pool(AsyncConnectionPool):
     psycopg's own keeps those who gave up in its queue until a connection comes back. Once it has given up
     reconnecting, too, only a new request would make it try again, and each is turned away for the queue's length.
     """
+
+    def __init__(self, conninfo: str, **options: Any) -> None:
+        super().__init__(conninfo, **options)
+        self.database_url = conninfo
+        self._beside: list[Callable[[], Awaitable[None]]] = []
+
+    def closes(self, close: Callable[[], Awaitable[None]]) -> None:
+        """Have something closed before the pool: what asks by it."""
+        self._beside.append(close)
+
+    async def close(self, timeout: float = 5.0) -> None:  # noqa: ASYNC109
+        """As the pool's own."""
+        for close in self._beside:
+            await close()
+        await super().close(timeout)
 
     @asynccontextmanager
     async def connection(

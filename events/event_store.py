@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any, Self, TypeVar, cast
 from uuid import UUID
 from weakref import WeakValueDictionary
@@ -28,7 +28,7 @@ from payloops.events.errors import (
     StreamUnreadable,
     VersionConflict,
 )
-from payloops.events.gathering import HELD_UP, Gathering
+from payloops.events.lookups import Lookup
 from payloops.events.personal_data import PersonalKey
 from payloops.events.stream import S, Stream, StreamEvent
 from payloops.events.wakeups import POLL_SECONDS, Notifier, Wakeups
@@ -48,7 +48,7 @@ LOAD = """
 # Of a subquery, so that PostgreSQL cannot see how many there are, and plan anew each time for that.
 LOAD_SEVERAL = """
     SELECT e.originator_id, e.originator_version, e.topic, e.state, e.personal_key
-    FROM unnest((SELECT %b::uuid[])) AS wanted (id) JOIN readable_events e ON e.originator_id = wanted.id
+    FROM unnest((SELECT $1::uuid[])) AS wanted (id) JOIN readable_events e ON e.originator_id = wanted.id
     ORDER BY e.originator_id, e.originator_version
 """
 MOST_LOADED = 32
@@ -180,7 +180,7 @@ class EventStore(EventReader):
         self._mac_key = mac_key
         self._appender = Appender(database_url, mac_key=mac_key, queue_size=queue_size, patience=patience)
         self._notifier = Notifier(database_url)
-        self._loads = Gathering(partial(_load_several, pool), most=MOST_LOADED, held_up=HELD_UP)
+        self._loads = Lookup(pool, LOAD_SEVERAL, column=uuids, read=_by_stream, most=MOST_LOADED)
         self._turns: WeakValueDictionary[UUID, asyncio.Lock] = WeakValueDictionary()
         # Where the listener lost the database, the pool's idle connections did, too: replaced before they are used.
         self._wakeups = Wakeups(database_url, reconnected=pool.check)
@@ -354,11 +354,10 @@ class EventStore(EventReader):
         return self._wakeups.ticks(poll_seconds=poll_seconds)
 
 
-async def _load_several(pool: Pool, ids: Sequence[UUID]) -> dict[UUID, list[TupleRow]]:
+def _by_stream(rows: Sequence[TupleRow]) -> dict[UUID, list[TupleRow]]:
     found: dict[UUID, list[TupleRow]] = {}
-    async with pool.connection() as connection:
-        for id, *row in await (await connection.execute(LOAD_SEVERAL, (uuids(ids),))).fetchall():
-            found.setdefault(id, []).append(tuple(row))
+    for id, *row in rows:
+        found.setdefault(id, []).append(tuple(row))
     return found
 
 

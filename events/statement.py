@@ -5,7 +5,7 @@ told of it. Here libpq has the parameters as PostgreSQL reads them, and the loop
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Self, cast
 
@@ -16,10 +16,14 @@ from psycopg.pq import ExecStatus, Format
 from psycopg.pq.abc import PGresult
 from psycopg.rows import TupleRow
 
-from payloops.events.connections import connect
+from payloops.events.connections import STATEMENT_TIMEOUT, connect
 
-NAME = "statement"
+NAME = b"statement"
 WHO_AM_I = "SELECT pid, backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()"
+ANSWER_SECONDS = STATEMENT_TIMEOUT + 5.0
+"""After which the connection counts as lost: PostgreSQL itself ends what takes too long, and says so."""
+
+Answered = Callable[[list[TupleRow] | Exception], None]
 
 
 class Statement:
@@ -39,7 +43,7 @@ class Statement:
         connection = await connect(database_url, application_name=application_name)
         try:
             row = await (await connection.execute(WHO_AM_I)).fetchone()
-            await connection.execute(f"PREPARE {NAME} AS {text}".encode(), prepare=False)
+            await connection.execute(b"PREPARE %s AS %s" % (NAME, text.encode()), prepare=False)
         except BaseException:
             await connection.close()
             raise
@@ -52,8 +56,12 @@ class Statement:
         self._connection = connection
         self._libpq = connection.pgconn
         self._rows = Transformer(connection)
+        self._columns_known = False
         self._results: list[PGresult] = []
-        self._answer: asyncio.Future[None] | None = None
+        self._answered: Answered | None = None
+        self._due = 0.0
+        self._expiry: asyncio.TimerHandle | None = None
+        self._sending = False
         self._loop = asyncio.get_running_loop()
         self._socket = self._libpq.socket
         self._loop.add_reader(self._socket, self._receive)
@@ -72,34 +80,47 @@ class Statement:
         Args:
             parameters: in PostgreSQL's binary form.
         """
-        self._results = []
-        self._answer = self._loop.create_future()
-        self._libpq.send_query_prepared(
-            NAME.encode(), parameters, [Format.BINARY] * len(parameters), Format.BINARY
-        )
+        answer: asyncio.Future[list[TupleRow]] = self._loop.create_future()
+
+        def answered(rows: list[TupleRow] | Exception) -> None:
+            if answer.done():
+                return
+            if isinstance(rows, Exception):
+                answer.set_exception(rows)
+            else:
+                answer.set_result(rows)
+
+        self.ask(parameters, answered)
+        return await answer
+
+    def ask(self, parameters: Sequence[bytes], answered: Answered) -> None:
+        """As `execute`, for who has no need of a coroutine.
+
+        Args:
+            answered: called once with the rows or what went wrong, from the event loop's reader.
+        """
+        self._libpq.send_query_prepared(NAME, parameters, [Format.BINARY] * len(parameters), Format.BINARY)
+        self._answered = answered
+        self._due = self._loop.time() + ANSWER_SECONDS
+        if self._expiry is None:  # one for many questions
+            self._expiry = self._loop.call_at(self._due, self._expire)
         self._send()
-        await self._answer
-        for result in self._results:
-            if result.status != ExecStatus.TUPLES_OK:
-                raise error_from_result(result)
-        [answer] = self._results
-        self._rows.set_pgresult(answer)
-        return self._rows.load_rows(0, answer.ntuples, tuple)
 
     async def close(self) -> None:
-        self._loop.remove_reader(self._socket)
-        self._loop.remove_writer(self._socket)
+        self._lose(psycopg.OperationalError("the connection was closed"))
         await self._connection.close()
 
     def _send(self) -> None:
         """Send as much as the socket takes, and the rest when it takes more."""
         try:
             if self._libpq.flush():
+                self._sending = True
                 self._loop.add_writer(self._socket, self._send)
-            else:
+            elif self._sending:
+                self._sending = False
                 self._loop.remove_writer(self._socket)
         except psycopg.Error as error:
-            self._fail(error)
+            self._lose(error)
 
     def _receive(self) -> None:
         try:
@@ -107,16 +128,52 @@ class Statement:
             while not self._libpq.is_busy():
                 result = self._libpq.get_result()
                 if result is None:  # it is ready for the next: what was asked is committed, or refused
-                    if self._answer is not None and not self._answer.done():
-                        self._answer.set_result(None)
+                    if self._results:
+                        self._tell()
                     return
                 self._results.append(result)
         except psycopg.Error as error:
-            self._fail(error)
+            self._lose(error)
 
-    def _fail(self, error: psycopg.Error) -> None:
-        """The connection is lost."""
+    def _tell(self) -> None:
+        results, self._results = self._results, []
+        answered, self._answered = self._answered, None
+        if answered is None:
+            return
+        try:
+            rows = self._rows_of(results)
+        except Exception as error:  # noqa: BLE001  # whatever it is, it is for who asked
+            answered(error)
+        else:
+            answered(rows)
+
+    def _rows_of(self, results: Sequence[PGresult]) -> list[TupleRow]:
+        for result in results:
+            if result.status != ExecStatus.TUPLES_OK:
+                raise error_from_result(result)
+        [answer] = results
+        # What it returns does not change: PostgreSQL would refuse to go on with it.
+        self._rows.set_pgresult(answer, set_loaders=not self._columns_known)
+        self._columns_known = True
+        return self._rows.load_rows(0, answer.ntuples, tuple)
+
+    def _expire(self) -> None:
+        self._expiry = None
+        if self._answered is None:
+            return
+        if self._loop.time() >= self._due:
+            self._lose(psycopg.OperationalError("the database did not answer in time"))
+        else:
+            self._expiry = self._loop.call_at(self._due, self._expire)
+
+    def _lose(self, error: psycopg.Error) -> None:
+        """Let go of the connection."""
         self._loop.remove_reader(self._socket)
         self._loop.remove_writer(self._socket)
-        if self._answer is not None and not self._answer.done():
-            self._answer.set_exception(error)
+        self._libpq.finish()
+        if self._expiry is not None:
+            self._expiry.cancel()
+            self._expiry = None
+        answered, self._answered = self._answered, None
+        if answered is not None:
+            answered(error)

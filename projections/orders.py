@@ -14,12 +14,12 @@ from weakref import WeakKeyDictionary
 
 from eventsourcing.persistence import StoredEvent
 from psycopg import sql
+from psycopg.rows import TupleRow
 
 from payloops.events.columns import uuids_by_number
-from payloops.events.connections import Pool
 from payloops.events.encoding import open_state
 from payloops.events.event_store import EventReader, EventStore
-from payloops.events.gathering import HELD_UP, Gathering
+from payloops.events.lookups import Lookup
 from payloops.events.orders import (
     Order,
     OrderCancelled,
@@ -274,7 +274,7 @@ PROJECTION = Projection(
 GET = (
     sql.SQL("""
     SELECT first.originator_id, first.merchant_id, head.version, {columns}
-    FROM unnest((SELECT %b::uuid[])) AS wanted (id)
+    FROM unnest((SELECT $1::uuid[])) AS wanted (id)
     JOIN stored_events first ON first.originator_id = wanted.id AND first.originator_version = 1
     CROSS JOIN LATERAL (
         SELECT max(originator_version) AS version FROM stored_events WHERE originator_id = wanted.id
@@ -283,7 +283,7 @@ GET = (
     WHERE first.topic = 'order.created'
 """)
     .format(columns=columns_of(OrderRow, "o"))
-    .as_bytes(None)
+    .as_string(None)
 )
 
 
@@ -300,16 +300,16 @@ MOST_LOOKED_UP = 100
 """Orders read by one query."""
 
 # By the numbers that ids are: a UUID is hashed and compared in Python.
-_gatherings: WeakKeyDictionary[EventStore, Gathering[int, _Found]] = WeakKeyDictionary()
+_lookups: WeakKeyDictionary[EventStore, Lookup[int, _Found]] = WeakKeyDictionary()
 
 
 async def get_order(store: EventStore, *, order_id: UUID, merchant_id: UUID) -> OrderRow | None:
     """The order as of every append acknowledged until now; None where it is unknown or another merchant's."""
-    gathering = _gatherings.get(store)
-    if gathering is None:
-        gathering = Gathering(partial(_look_up, store.pool), most=MOST_LOOKED_UP, held_up=HELD_UP)
-        _gatherings[store] = gathering
-    found = await gathering.find(order_id.int)
+    lookup = _lookups.get(store)
+    if lookup is None:
+        lookup = Lookup(store.pool, GET, column=uuids_by_number, read=_by_id, most=MOST_LOOKED_UP)
+        _lookups[store] = lookup
+    found = await lookup.find(order_id.int)
     if found is None or found.merchant_id.int != merchant_id.int:
         return None
     if found.row is not None and found.row.version == found.head:
@@ -318,12 +318,10 @@ async def get_order(store: EventStore, *, order_id: UUID, merchant_id: UUID) -> 
     return row_from_order(order) if order is not None else None
 
 
-async def _look_up(pool: Pool, order_ids: Sequence[int]) -> dict[int, _Found]:
-    async with pool.connection() as connection:
-        found = await (await connection.execute(GET, (uuids_by_number(order_ids),), binary=True)).fetchall()
+def _by_id(rows: Sequence[TupleRow]) -> dict[int, _Found]:
     return {
         order_id.int: _Found(merchant_id, head, None if values[0] is None else OrderRow(*values))
-        for order_id, merchant_id, head, *values in found
+        for order_id, merchant_id, head, *values in rows
     }
 
 

@@ -55,7 +55,7 @@ async def test_while_all_connections_are_taken_nobody_waits_for_one(api: Api) ->
     async with asyncio.timeout(60), all_taken(pool):
         for _ in range(3):
             answers = await asyncio.gather(
-                *(merchant.shop.get(f"/v1/orders/{order}") for _ in range(30)),
+                *(merchant.shop.get(f"/v1/orders/{order}/events") for _ in range(30)),
                 *(merchant.dashboard.get("/api/processors") for _ in range(30)),
                 api.anyone.post("/api/auth/login", {"email": merchant.email, "password": PASSWORD}),
             )

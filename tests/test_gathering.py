@@ -28,6 +28,7 @@ class Table:
 async def asking(table: Table, gathering: Gathering[str, int], *keys: str) -> list[asyncio.Task[int | None]]:
     tasks = [asyncio.create_task(gathering.find(key)) for key in keys]
     await asyncio.sleep(0)
+    await asyncio.sleep(0)
     await asyncio.sleep(0)  # the query has begun
     return tasks
 
