@@ -28,6 +28,7 @@ from payloops.events.event_store import EventStore
 from payloops.events.metadata import Metadata
 from payloops.events.orders import Order, Payment, PaymentStatus, TransactionStatus, TransactionType
 from payloops.events.timestamps import utc_now
+from payloops.http.processor_payloads import text
 from payloops.printing import make_console, print_plain_json
 from payloops.processors.port import PaymentQuestion, Processor, ProcessorPayment, ProcessorUnreachableError
 from payloops.processors.razorpay import RazorpayProcessor
@@ -289,8 +290,8 @@ async def _record(store: EventStore, order: Order, payment: Payment, theirs: Pro
                 processor_order_id=None if known else theirs.processor_order_id,
                 processor_transaction_id=theirs.processor_transaction_id,
                 amount=theirs.amount_captured if status == "captured" else None,
-                error_code=theirs.error_code,
-                error_message=theirs.error_message,
+                error_code=text(theirs.error_code),
+                error_message=text(theirs.error_message),
                 by=by,
             )
         )

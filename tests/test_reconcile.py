@@ -15,6 +15,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 from calling import Api, Merchant, running_api
+from masking import CARD
 from processes import environment_of
 from projecting import project_all
 from psycopg_pool import AsyncConnectionPool
@@ -211,6 +212,19 @@ async def test_each_side_against_the_other(
     found = (await reconciled(store, processor))[order_id]
     expected = "waits" if outcome == "recorded" and before == after else outcome
     assert (found.outcome, await status_of(store, order_id)) == (expected, after), found
+
+
+async def test_a_card_number_in_what_a_processor_says_is_not_recorded(
+    merchant: Merchant, store: EventStore, settings: Settings
+) -> None:
+    order_id = await paying(merchant, store)
+    await project_all(settings.database_url.get_secret_value())
+    said = says("failed", error_code="card_declined", error_message=f"{CARD} was declined\0")
+    assert (await reconciled(store, said))[order_id].outcome == "recorded"
+    order = await store.load(Order, UUID(order_id))
+    assert order is not None
+    assert order.last_error is not None
+    assert order.last_error.message == "**************** was declined"
 
 
 class Contended(EventStore):
