@@ -62,6 +62,7 @@ class Statement:
         self._due = 0.0
         self._expiry: asyncio.TimerHandle | None = None
         self._sending = False
+        self._lost = False
         self._loop = asyncio.get_running_loop()
         self._socket = self._libpq.socket
         self._loop.add_reader(self._socket, self._receive)
@@ -99,7 +100,13 @@ class Statement:
         Args:
             answered: called once with the rows or what went wrong, from the event loop's reader.
         """
-        self._libpq.send_query_prepared(NAME, parameters, [Format.BINARY] * len(parameters), Format.BINARY)
+        try:
+            self._libpq.send_query_prepared(
+                NAME, parameters, [Format.BINARY] * len(parameters), Format.BINARY
+            )
+        except psycopg.Error as error:
+            self._lose(error)
+            raise
         self._answered = answered
         self._due = self._loop.time() + ANSWER_SECONDS
         if self._expiry is None:  # one for many questions
@@ -167,7 +174,10 @@ class Statement:
             self._expiry = self._loop.call_at(self._due, self._expire)
 
     def _lose(self, error: psycopg.Error) -> None:
-        """Let go of the connection."""
+        """Let go of the connection: once, for its socket's number is another's then."""
+        if self._lost:
+            return
+        self._lost = True
         self._loop.remove_reader(self._socket)
         self._loop.remove_writer(self._socket)
         self._libpq.finish()

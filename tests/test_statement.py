@@ -1,5 +1,7 @@
 """A statement that is sent over and over: what it returns is committed, and a lost connection is known as such."""
 
+import asyncio
+import socket
 from collections.abc import AsyncIterator
 
 import psycopg
@@ -80,3 +82,22 @@ async def test_a_connection_that_ends_while_nothing_is_asked_is_closed_by_then(
     with pytest.raises(psycopg.OperationalError):
         await statement.execute([])
     await statement.close()
+
+
+async def test_to_close_what_is_lost_leaves_alone_what_was_opened_since(database_url: str) -> None:
+    statement = await prepare(database_url, "SELECT pg_terminate_backend(pg_backend_pid())")
+    with pytest.raises(psycopg.OperationalError):
+        await statement.execute([])
+    pairs = [socket.socketpair() for _ in range(8)]  # one of them has the number of the connection's socket
+    loop = asyncio.get_running_loop()
+    told = [loop.create_future() for _ in pairs]
+    for (ours, _), each in zip(pairs, told, strict=True):
+        loop.add_reader(ours, each.set_result, None)
+    await statement.close()
+    for (ours, theirs), each in zip(pairs, told, strict=True):
+        theirs.send(b"x")
+        async with asyncio.timeout(20):
+            await each
+        loop.remove_reader(ours)
+        ours.close()
+        theirs.close()
