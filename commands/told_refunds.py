@@ -15,6 +15,7 @@ so counts it as known: no money counts as given back that may not have been.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 
 from uuid_utils.compat import uuid7
 
@@ -61,6 +62,28 @@ def settle_told_refunds(order: Order, payment: Payment, *, amount_refunded: int 
         missing = amount_refunded - books.known - books.discovered
         fits &= missing <= 0 or books.discover(missing, reference=None)
     return fits
+
+
+def make_pending_refunds(
+    order: Order, payment: Payment, *, amount_refunded: int, asked_before: datetime, by: Metadata
+) -> None:
+    """Record that refunds of ours were made of which nobody reported, where a sum as of now has all of them in it.
+
+    Args:
+        asked_before: of those asked for later the report may be under way: then none is recorded.
+    """
+    capture = _capture_of(order, payment)
+    if capture is None or amount_refunded > capture.amount:
+        return
+    books = _Books(order=order, payment=payment, capture=capture, by=by)
+    pending = [t for t in books.standing if t.status is TransactionStatus.PENDING]
+    if (
+        not books.failed
+        and sum(t.amount for t in books.standing) == amount_refunded
+        and all(t.created_at < asked_before for t in pending)
+    ):
+        for refund in pending:
+            books.make(refund, None)
 
 
 def make_refund(order: Order, refund_id: str, *, processor_transaction_id: str | None, by: Metadata) -> None:

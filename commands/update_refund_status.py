@@ -1,12 +1,18 @@
 """A processor says how a refund ended."""
 
+from datetime import datetime
 from uuid import UUID
 
 from payloops.commands.acting_for import answering
 from payloops.commands.change_order import change_order
 from payloops.commands.end_refund import fail_refund
 from payloops.commands.refusals import UnknownRefund
-from payloops.commands.told_refunds import failure_told, make_refund, settle_told_refunds
+from payloops.commands.told_refunds import (
+    failure_told,
+    make_pending_refunds,
+    make_refund,
+    settle_told_refunds,
+)
 from payloops.events.event_store import EventStore
 from payloops.events.metadata import Metadata
 from payloops.events.orders import Order, TransactionType
@@ -47,16 +53,29 @@ async def update_refund_status(
 
 
 async def update_refunded_amount(
-    store: EventStore, *, order_id: UUID, attempt: int, amount_refunded: int, by: Metadata
+    store: EventStore,
+    *,
+    order_id: UUID,
+    attempt: int,
+    amount_refunded: int,
+    asked_before: datetime,
+    by: Metadata,
 ) -> None:
     """Record what a processor, when asked, says was refunded of a payment in all, where that is more than known.
+
+    Args:
+        asked_before: refunds that are under way for longer are taken for made, where it has all of them in it.
 
     Raises:
         OrderNotFound.
     """
 
     def decide(order: Order) -> None:
-        settle_told_refunds(order, order.payments[attempt], amount_refunded=amount_refunded, by=by)
+        payment = order.payments[attempt]
+        settle_told_refunds(order, payment, amount_refunded=amount_refunded, by=by)
+        make_pending_refunds(
+            order, payment, amount_refunded=amount_refunded, asked_before=asked_before, by=by
+        )
 
     await change_order(store, order_id=order_id, merchant_id=None, decide=decide)
 

@@ -173,12 +173,16 @@ async def reconcile(
 ) -> list[Finding]:
     """Ask about payments, record what the processors say, and return what was found, by order and attempt."""
     places = asyncio.Semaphore(AT_ONCE)
+    stuck_before = now - older_than
 
     async def of_order(row: _Row) -> list[Finding]:
         async with places:
             try:
                 order = await _loaded(store, row.id)
-                return [await _of_payment(store, row.id, n, find=find) for n in _to_ask_about(order)]
+                return [
+                    await _of_payment(store, row.id, n, find=find, stuck_before=stuck_before)
+                    for n in _to_ask_about(order)
+                ]
             except StreamUnreadable as error:
                 return [_left(row, "unreadable", str(error))]
             except (VersionConflict, StoreUnavailable, OutcomeUnknown) as error:
@@ -188,7 +192,7 @@ async def reconcile(
         store.pool.connection() as connection,
         connection.cursor(row_factory=class_row(_Row)) as cursor,
     ):
-        await cursor.execute(TO_LOOK_AT, {"stuck_before": now - older_than, "changed_since": now - since})
+        await cursor.execute(TO_LOOK_AT, {"stuck_before": stuck_before, "changed_since": now - since})
         rows = sorted(await cursor.fetchall(), key=lambda row: row.id)
     found = await asyncio.gather(*(of_order(row) for row in rows))
     return [finding for findings in found for finding in findings]
@@ -205,7 +209,9 @@ def _to_ask_about(order: Order) -> list[int]:
     return [n for n, p in order.payments.items() if stands_for.get(p.processor_order_id or "", n) == n]
 
 
-async def _of_payment(store: EventStore, order_id: UUID, attempt: int, *, find: Find) -> Finding:
+async def _of_payment(
+    store: EventStore, order_id: UUID, attempt: int, *, find: Find, stuck_before: datetime
+) -> Finding:
     order = await _loaded(store, order_id)
     payment = order.payments[attempt]
     before = _standing(order, payment)
@@ -228,7 +234,7 @@ async def _of_payment(store: EventStore, order_id: UUID, attempt: int, *, find: 
     if theirs.currency != order.currency or theirs.amount_captured > payment.amount:
         detail = f"{theirs.amount_captured} {theirs.currency} of {payment.amount} {order.currency}"
         return _finding(order, payment, "differs", theirs=theirs, detail=detail)
-    await _record(store, order, payment, theirs)
+    await _record(store, order, payment, theirs, stuck_before=stuck_before)
     order = await _loaded(store, order_id)
     payment = order.payments[attempt]
     after = _standing(order, payment)
@@ -263,7 +269,9 @@ async def _loaded(store: EventStore, order_id: UUID) -> Order:
     return order
 
 
-async def _record(store: EventStore, order: Order, payment: Payment, theirs: ProcessorPayment) -> None:
+async def _record(
+    store: EventStore, order: Order, payment: Payment, theirs: ProcessorPayment, *, stuck_before: datetime
+) -> None:
     """Record what is news: anything of a payment under way, the end of an authorization, and money anyway."""
     by = Metadata(
         at=utc_now(),
@@ -302,6 +310,7 @@ async def _record(store: EventStore, order: Order, payment: Payment, theirs: Pro
                 order_id=order.id,
                 attempt=payment.attempt,
                 amount_refunded=theirs.amount_refunded,
+                asked_before=stuck_before,
                 by=by,
             )
         )

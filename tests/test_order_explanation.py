@@ -336,7 +336,9 @@ def test_events_of_a_processor_that_cannot_be_true_are_told() -> None:
 async def test_a_refund_made_at_the_processor_is_told_to_be_one(store: EventStore) -> None:
     order = captured()
     await store.append(recorded(order))
-    await update_refunded_amount(store, order_id=order.id, attempt=1, amount_refunded=300, by=BY)
+    await update_refunded_amount(
+        store, order_id=order.id, attempt=1, amount_refunded=300, asked_before=BY.at, by=BY
+    )
     loaded = await store.load(Order, order.id)
     assert loaded is not None
     facts = [each.event for each in await store.read_stream(order.id)]

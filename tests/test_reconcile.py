@@ -145,6 +145,45 @@ async def test_money_that_a_failed_payment_has_after_all_and_refunds_made_there_
     assert (order.status, order.amount_captured, order.amount_refunded) == ("partially_refunded", 1_000, 400)
 
 
+@pytest.mark.parametrize(
+    ("at_the_processor", "older_than", "outcome", "statuses"),
+    [
+        (0, NOW, "agrees", ["pending", "pending"]),
+        (300, NOW, "agrees", ["pending", "pending"]),
+        (500, NOW, "recorded", ["success", "success"]),
+        (500, DAY, "agrees", ["pending", "pending"]),
+        (700, NOW, "recorded", ["success", "success", "success"]),
+    ],
+)
+async def test_refunds_whose_workflows_died_after_they_were_made_are_recorded(
+    merchant: Merchant,
+    store: EventStore,
+    settings: Settings,
+    by: Metadata,
+    at_the_processor: int,
+    older_than: timedelta,
+    outcome: str,
+    statuses: list[str],
+) -> None:
+    """Where the sum has all that are under way in it; and not while they may yet be reported."""
+    order_id = await paying(merchant, store)
+    await update_order_status(
+        store, order_id=UUID(order_id), status="captured", processor_order_id="pi_1", by=by
+    )
+    for amount in (300, 200):
+        assert (await merchant.shop.post(f"/v1/orders/{order_id}/refund", {"amount": amount})).status == 201
+    await project_all(settings.database_url.get_secret_value())
+    processor = says("captured", amount_refunded=at_the_processor)
+    found = (await reconciled(store, processor, older_than=older_than))[order_id]
+    order = await store.load(Order, UUID(order_id))
+    assert order is not None
+    assert [t.status for t in order.transactions.values() if t.refunds is not None] == statuses
+    assert (found.outcome, found.ours.refunded) == (
+        outcome,
+        at_the_processor if outcome == "recorded" else 0,
+    )
+
+
 class Saying:
     """A processor that says the same of every payment."""
 
