@@ -120,6 +120,10 @@ EXCUSES = {
     ),
 }
 """By status; what stands for others is the one that begins with the same digit."""
+NOT_OFFERED = Excuse(
+    "This way to pay is not offered any more", "Nothing was charged. Please choose another one."
+)
+"""Of what a page offered when it was opened, and the merchant has switched off since."""
 
 
 def refusal_page(problem: Problem, request: web.Request, *, correlation_id: str) -> web.Response:
@@ -127,6 +131,8 @@ def refusal_page(problem: Problem, request: web.Request, *, correlation_id: str)
     if problem.status == HTTPStatus.UNAUTHORIZED:
         return _sign_in_page(problem, request)
     excuse = EXCUSES.get(problem.status) or EXCUSES[problem.status // 100 * 100]
+    if problem.code == "no_processor":
+        excuse = NOT_OFFERED
     page = rendered(
         "refusal.html",
         status=problem.status,

@@ -96,6 +96,17 @@ async def test_the_ways_to_pay_are_those_that_the_merchants_processors_take(
     assert "No way to pay" in text_of(await look(shopping))
 
 
+async def test_who_chose_a_way_to_pay_that_was_switched_off_meanwhile_is_told_so(shopping: Shopping) -> None:
+    assert "Choose how to pay" in text_of(await look(shopping))
+    for processor in ("stripe", "razorpay"):
+        await shopping.merchant.dashboard.call("PATCH", f"/api/processors/{processor}", {"enabled": False})
+    form = b"attempt=1&method=card"
+    refused = await shopping.api.anyone.call("POST", f"{shopping.path}/pay", data=form, headers=FORM)
+    assert refused.status == 400
+    assert "This way to pay is not offered any more" in text_of(refused)
+    assert (await shopping.checkout()).order is None
+
+
 async def test_test_tokens_are_offered_and_taken_in_test_mode_alone(api: Api, store: EventStore) -> None:
     live, test = [await go_shopping(api, store, test_mode=mode) for mode in (False, True)]
     for token in TEST_TOKENS:
