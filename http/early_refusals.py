@@ -9,13 +9,16 @@ import re
 import time
 from typing import NamedTuple
 
+from multidict import CIMultiDict, CIMultiDictProxy
+
 from payloops.http.admission import Shed
 from payloops.http.answers import CORRELATION_HEADER, SECURITY_HEADERS, head_bytes, http_date
 from payloops.http.middleware import fitting_correlation_id
 from payloops.http.problems import CONTENT_TYPE
 
 # One way to read each line, whoever reads it: no folded lines, no space before a colon, no line feed alone.
-_HEAD = re.compile(rb"([A-Z]+) (/[!-~]*) HTTP/1\.1\r\n(?:[A-Za-z0-9_-]+:[\t\x20-\x7e]*\r\n)*\r\n")
+_REQUEST = re.compile(rb"([A-Z]+) (/[!-~]*) HTTP/1\.1")
+_LINES = re.compile(rb"\r\n(?:[A-Za-z0-9_-]+:[\t\x20-\x7e]*\r\n)*\r\n")
 _LENGTH = re.compile(rb"\r\ncontent-length:[\t ]*([0-9]{1,9})[\t ]*\r\n")
 _FRAMED_OTHERWISE = re.compile(rb"\r\n(?:transfer-encoding|upgrade|expect):")
 _ANSWERED_OTHERWISE = re.compile(rb"\r\n(?:origin:|prefer:|connection:(?! ?keep-alive\r\n))")
@@ -29,50 +32,92 @@ _REFUSED_PATHS = (b"/v1/", b"/api/", b"/webhooks/")
 _CORRELATION = re.compile(rb"\r\nx-correlation-id:[\t ]*([!-~]*)[\t ]*\r\n", re.IGNORECASE)
 
 
+class Lines:
+    """The headers of a request, as they came.
+
+    Attributes:
+        raw: from the end of the request line to the empty line at their own.
+        body_length: bytes that follow.
+        plain: whether nothing in them asks for more than an answer.
+    """
+
+    __slots__ = ("_headers", "body_length", "plain", "raw")
+
+    def __init__(self, raw: bytes, *, body_length: int, plain: bool) -> None:
+        self.raw = raw
+        self.body_length = body_length
+        self.plain = plain
+        self._headers: CIMultiDictProxy[str] | None = None
+
+    @property
+    def headers(self) -> CIMultiDictProxy[str]:
+        if self._headers is None:
+            headers: CIMultiDict[str] = CIMultiDict()
+            for line in self.raw.decode("ascii").split("\r\n")[1:-2]:
+                name, _, value = line.partition(":")
+                headers.add(name, value.strip(" \t"))
+            self._headers = CIMultiDictProxy(headers)
+        return self._headers
+
+
 class Head(NamedTuple):
-    """A request line and the headers, as they came.
+    """A request line and the headers.
 
     Attributes:
         path: with the query.
-        raw: with the empty line at their end.
-        body_length: bytes that follow.
+        length: bytes, with the empty line at their end.
         plain: whether the request may be refused for these alone, and answered by what stands here.
     """
 
     method: str
     path: str
-    raw: bytes
-    body_length: int
+    length: int
     plain: bool
+    lines: Lines
 
 
-def read_head(data: bytes) -> Head | None:
-    """The head that the bytes begin with, None where it is not all there, or could be read in two ways."""
-    found = _HEAD.match(data)
+def read_head(data: bytes, before: Lines | None = None) -> Head | None:
+    """The head that the bytes begin with, None where it is not all there, or could be read in two ways.
+
+    Args:
+        before: of the request before over the same connection. Most clients send the same lines again and again.
+    """
+    request = _REQUEST.match(data)
+    if request is None:
+        return None
+    end = request.end()
+    lines = before if before is not None and data.startswith(before.raw, end) else _read_lines(data, end)
+    if lines is None:
+        return None
+    method, path = request.groups()
+    return Head(
+        method.decode(),
+        path.decode(),
+        end + len(lines.raw),
+        lines.plain and method in _REFUSED_METHODS and path.startswith(_REFUSED_PATHS),
+        lines,
+    )
+
+
+def _read_lines(data: bytes, start: int) -> Lines | None:
+    found = _LINES.match(data, start)
     if found is None:
         return None
     raw = found.group()
-    method, path = found.groups()
-    plain = method in _REFUSED_METHODS and path.startswith(_REFUSED_PATHS)
     lowered = raw.lower()
     if _TOLD_MORE.search(lowered) is None:
-        return Head(method.decode(), path.decode(), raw, 0, plain)
+        return Lines(raw, body_length=0, plain=True)
     lengths = _LENGTH.findall(lowered)
     given = lowered.count(b"\r\ncontent-length:")
     if given > 1 or given != len(lengths) or _FRAMED_OTHERWISE.search(lowered):
         return None
-    return Head(
-        method.decode(),
-        path.decode(),
-        raw,
-        int(lengths[0]) if lengths else 0,
-        plain and _ANSWERED_OTHERWISE.search(lowered) is None,
-    )
+    body_length = int(lengths[0]) if lengths else 0
+    return Lines(raw, body_length=body_length, plain=_ANSWERED_OTHERWISE.search(lowered) is None)
 
 
 def refusal(head: Head) -> bytes:
     """503 as every route answers it, head and body; the connection stays."""
-    given = _CORRELATION.search(head.raw)
+    given = _CORRELATION.search(head.lines.raw)
     correlation = fitting_correlation_id(given[1].decode() if given else "").encode()
     body = _BODY % correlation
     return _ANSWER % (len(body), http_date(int(time.time())), correlation, body)

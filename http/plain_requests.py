@@ -13,7 +13,6 @@ from typing import Any, cast
 from aiohttp import HttpVersion11, web
 from aiohttp.helpers import HeadersMixin
 from aiohttp.streams import EMPTY_PAYLOAD
-from multidict import CIMultiDict
 
 from payloops.http.answers import Answer, dated_head
 from payloops.http.early_refusals import Head
@@ -42,7 +41,7 @@ class PlainRequest(HeadersMixin):
         self.path_qs = head.path
         self.remote = remote
         self.match_info = {"id": id}
-        self.headers = self._headers = headers_of(head)
+        self.headers = self._headers = head.lines.headers
         self._body = body
         self._state: dict[Any, Any] = {}
 
@@ -69,7 +68,7 @@ class PlainRoutes:
 
     def find(self, head: Head) -> tuple[Handler, str] | None:
         """Who answers, and the id in the path."""
-        if len(head.raw) > LONGEST_HEAD:
+        if head.length > LONGEST_HEAD:
             return None
         path, id = head.path, ""
         found = _ID.search(path)
@@ -81,15 +80,6 @@ class PlainRoutes:
 
 
 PLAIN_ROUTES = web.AppKey("plain routes", PlainRoutes)
-
-
-def headers_of(head: Head) -> CIMultiDict[str]:
-    """All lines of it, as they came."""
-    headers: CIMultiDict[str] = CIMultiDict()
-    for line in head.raw.decode("ascii").split("\r\n")[1:-2]:
-        name, _, value = line.partition(":")
-        headers.add(name, value.strip(" \t"))
-    return headers
 
 
 def answer_bytes(answer: web.StreamResponse) -> tuple[bytes, bool]:

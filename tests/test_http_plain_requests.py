@@ -159,6 +159,19 @@ async def test_the_answer_is_the_one_of_the_usual_way(api: Api, subtests: pytest
                 assert usual == plain
 
 
+async def test_each_request_over_a_connection_is_its_own_senders(api: Api) -> None:
+    merchant, other = await api.merchant(), await api.merchant()
+    order, foreign = await merchant.order(), await other.order()
+    mine, theirs = key_of(merchant), key_of(other)
+    asked = [(200, order, mine), (200, order, mine), (404, foreign, mine), (404, order, theirs)]
+    asked += [(200, foreign, theirs), (200, order, mine), (401, order, b"X-API-Key: sk_test_nobody")]
+    async with serving(api) as server, server.connected() as (reader, writer):
+        for status, id, key in asked:
+            writer.write(request("GET", f"/v1/orders/{id}", key))
+            assert (await answer(reader))[0] == status
+        assert server.routes.taken == len(asked)
+
+
 async def test_an_answer_without_a_body_has_no_length_either_way(api: Api) -> None:
     merchant = await api.merchant()
     issued = [await merchant.dashboard.post("/api/api-keys", {"name": "a"}) for _ in range(2)]

@@ -246,6 +246,31 @@ def test_a_head_that_others_might_read_in_another_way_is_left_to_the_parser(line
     assert read_head(b"\r\n".join([b"POST /v1/orders HTTP/1.1", b"Host: x", *lines, b"", b""])) is None
 
 
+def test_a_head_is_read_the_same_whatever_came_before() -> None:
+    one = b"Host: x\r\nX-API-Key: one\r\nContent-Length: 2\r\n"
+    all_lines = [
+        one,
+        one.replace(b": one", b": two"),
+        one + b"Expect: 100-continue\r\n",
+        one[:9],
+        b"",
+        one[:-1],
+    ]
+    all_lines += [one + b"Origin: https://shop.example\r\n", one.replace(b": 2", b": 3")]
+    heads = [
+        line + b"\r\n" + lines + b"\r\n{}" for line in (b"GET /v1/a HTTP/1.1", b"a") for lines in all_lines
+    ]
+    for before in filter(None, map(read_head, heads)):
+        for each in heads:
+            read, alone = read_head(each, before.lines), read_head(each)
+            assert (read is None) == (alone is None)
+            if read is not None and alone is not None:
+                assert read[:4] == alone[:4]
+                assert read.lines.raw == alone.lines.raw
+                assert read.lines.headers == alone.lines.headers
+                assert read.lines.body_length == alone.lines.body_length
+
+
 @pytest.mark.parametrize(
     ("line", "header"),
     [
