@@ -1,6 +1,5 @@
 """A merchant creates an order."""
 
-import os
 from collections.abc import Callable
 from typing import Any
 from uuid import UUID
@@ -9,6 +8,7 @@ from payloops.events.appender import Receipt
 from payloops.events.event_store import EventStore
 from payloops.events.metadata import Metadata
 from payloops.events.orders import Order, OrderCreated
+from payloops.events.randomness import random_bytes
 
 EXTERNAL_ID_ALPHABET = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 """Without those that are taken for each other, I, L, O and U (Crockford's Base32); 60 bits in an id."""
@@ -61,4 +61,4 @@ async def create_order(
 
 def new_external_id() -> str:
     """12 characters, capital letters and digits."""
-    return os.urandom(EXTERNAL_ID_LENGTH).translate(_EXTERNAL_ID_BYTES).decode()
+    return random_bytes()[:EXTERNAL_ID_LENGTH].translate(_EXTERNAL_ID_BYTES).decode()

@@ -5,7 +5,6 @@ to the event's stream and version. The event is never touched again, so its hash
 """
 
 import hashlib
-import os
 from binascii import a2b_base64, b2a_base64
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +14,8 @@ from uuid import UUID
 import orjson
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from payloops.events.randomness import random_bytes
 
 ERASED = "[erased]"
 """What a personal text reads once it is erased."""
@@ -26,7 +27,6 @@ SEALED = "sealed"
 """The member of a stored state that holds what is sealed."""
 NOTHING: tuple[Any, ...] = (None, "", {}, [])
 NONCE_BYTES = 12
-KEY_BYTES = 32
 DIGEST_BYTES = 16
 
 
@@ -65,7 +65,7 @@ def new_key(*, stream_id: UUID, merchant_id: str, customer_id: str | None, email
     """
     return PersonalKey(
         stream_id=stream_id,
-        key=os.urandom(KEY_BYTES),
+        key=random_bytes(),
         customer_digest=None if customer_id is None else customer_digest(merchant_id, customer_id),
         email_digest=None if email is None else email_digest(merchant_id, email),
     )
@@ -100,7 +100,7 @@ def seal(
     """Move the given fields out of a state and into its `sealed`."""
     for name in given:
         del state[name]
-    nonce = os.urandom(NONCE_BYTES)
+    nonce = random_bytes()[:NONCE_BYTES]
     box = nonce + AESGCM(key).encrypt(nonce, orjson.dumps(given), _bound_to(stream_id, version))
     state[SEALED] = {"fields": list(given), "box": b2a_base64(box, newline=False).decode()}
 

@@ -1,0 +1,31 @@
+"""What is random is given once."""
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+
+from payloops.events.randomness import AHEAD, LENGTH, random_bytes
+
+MANY = 10 * AHEAD
+
+
+def test_nobody_gets_what_another_got() -> None:
+    with ThreadPoolExecutor(8) as threads:
+        drawn = [*threads.map(lambda _: random_bytes(), range(MANY))]
+    assert {len(each) for each in drawn} == {LENGTH}
+    assert len({*drawn}) == MANY
+
+
+def test_a_process_that_was_forked_gets_others() -> None:
+    random_bytes()  # there are more ahead now
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        os.write(writing, b"".join(random_bytes() for _ in range(AHEAD)))
+        os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as pipe:
+        drawn = pipe.read()
+    os.waitpid(child, 0)
+    theirs = {drawn[start : start + LENGTH] for start in range(0, len(drawn), LENGTH)}
+    assert len(theirs) == AHEAD
+    assert theirs.isdisjoint({random_bytes() for _ in range(2 * AHEAD)})
