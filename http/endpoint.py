@@ -315,7 +315,8 @@ async def expect(request: web.Request) -> None:
 
 
 async def _read(request: web.Request, route: Route) -> bytes:
-    if request.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
+    encoding = request.headers.get("Content-Encoding")
+    if encoding is not None and encoding.strip().lower() != "identity":
         raise _wrong_media(route)
     if not request.content.is_eof() and _is_to_be_too_large(request):
         raise HTTPRequestEntityTooLarge(request.client_max_size)
