@@ -21,7 +21,7 @@ from uuid import UUID
 import psycopg
 import structlog
 from eventsourcing.persistence import StoredEvent
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import Counter, Gauge
 from psycopg.rows import TupleRow
 
 from payloops.events.authenticity import content_hash, event_mac
@@ -31,6 +31,7 @@ from payloops.events.crash_points import crash_point
 from payloops.events.errors import OutcomeUnknown, ReceiptConflict, StoreUnavailable, VersionConflict
 from payloops.events.personal_data import PersonalKey
 from payloops.events.statement import Statement
+from payloops.events.tally import Histogram, Tally
 
 MAX_BATCH_APPENDS = 256
 MAX_BATCH_EVENTS = 2_000
@@ -77,15 +78,13 @@ OUTCOMES = {
     OutcomeUnknown: UNKNOWN,
 }
 QUEUE = Gauge("payloops_append_queue_length", "Appends that wait to be sent", multiprocess_mode="livesum")
+EVENTS_BOUNDS = (1, 2, 5, 10, 25, 50, 100, 250, 500, 1_000, MAX_BATCH_EVENTS)
+SECONDS_BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
 BATCH_EVENTS = Histogram(
-    "payloops_append_batch_events",
-    "Events that were appended together",
-    buckets=(1, 2, 5, 10, 25, 50, 100, 250, 500, 1_000, MAX_BATCH_EVENTS),
+    "payloops_append_batch_events", "Events that were appended together", buckets=EVENTS_BOUNDS
 )
 BATCH_SECONDS = Histogram(
-    "payloops_append_batch_duration_seconds",
-    "How long the database took for them",
-    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
+    "payloops_append_batch_duration_seconds", "How long the database took for them", buckets=SECONDS_BOUNDS
 )
 
 log = structlog.get_logger()
@@ -191,6 +190,9 @@ class Appender:
         self._last_position = 0
         self._alone = False
         self._closing = False
+        self._appended = 0  # since it was last told of, as all of these
+        self._batch_events = Tally(EVENTS_BOUNDS)
+        self._batch_seconds = Tally(SECONDS_BOUNDS)
 
     def start(self) -> None:
         self._task = asyncio.create_task(self._run(), name="appender")
@@ -207,10 +209,15 @@ class Appender:
         if self._expiry is not None:
             self._expiry.cancel()
         await self._disconnect()
+        self.sample()
 
     def sample(self) -> None:
-        """Tell how many appends wait."""
+        """Tell how many appends wait, and what was appended."""
         QUEUE.set(len(self._queue))
+        APPENDED.inc(self._appended)
+        self._appended = 0
+        self._batch_events.hand_over(BATCH_EVENTS)
+        self._batch_seconds.hand_over(BATCH_SECONDS)
 
     async def append(
         self,
@@ -324,8 +331,8 @@ class Appender:
                 await self._refused(batch, error)
             return
         crash_point("append.committed")
-        BATCH_SECONDS.observe(time.perf_counter() - began)
-        BATCH_EVENTS.observe(sum([len(append.proposal.events) for append in batch]))
+        self._batch_seconds.observe(time.perf_counter() - began)
+        self._batch_events.observe(sum([len(append.proposal.events) for append in batch]))
         appended = last = events = 0
         for index, outcome, position in rows:
             append = batch[index]
@@ -339,7 +346,7 @@ class Appender:
             else:
                 append.fail(ReceiptConflict())
         if appended:
-            APPENDED.inc(appended)
+            self._appended += appended
             # Positions have no gaps: so it can be told whether others appended since the batch before.
             self._alone = last - events == self._last_position
             self._last_position = last

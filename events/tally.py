@@ -1,0 +1,51 @@
+"""Observations that are counted in plain numbers, and handed over to the metrics once in a while.
+
+The library takes locks, and writes to mapped files where processes share: a few microseconds for each number.
+"""
+
+from bisect import bisect_left
+from collections.abc import Sequence
+
+import prometheus_client
+
+
+class Tally:
+    """What was observed since it was last handed over.
+
+    Args:
+        bounds: of a histogram's buckets.
+    """
+
+    __slots__ = ("_bounds", "_counts", "_total")
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self._bounds = bounds
+        self._begin()
+
+    def _begin(self) -> None:
+        self._counts = [0] * (len(self._bounds) + 1)
+        self._total = 0.0
+
+    def observe(self, value: float) -> None:
+        self._counts[bisect_left(self._bounds, value)] += 1
+        self._total += value
+
+    def hand_over(self, histogram: "Histogram") -> None:
+        """To a histogram of the same buckets."""
+        histogram.add(self._counts, total=self._total)
+        self._begin()
+
+
+class Histogram(prometheus_client.Histogram):
+    """A histogram that takes many observations at once."""
+
+    def add(self, counts: Sequence[int], *, total: float) -> None:
+        """
+        Args:
+            counts: how many came to each bucket.
+            total: of all that was observed.
+        """
+        for bucket, count in zip(self._buckets, counts, strict=True):
+            if count:
+                bucket.inc(count)
+        self._sum.inc(total)
