@@ -55,6 +55,7 @@ class Connection(RequestHandler):
             "_lines",
             "_owed",
             "_plain",
+            "_remote",
         ),
         "_take_timer",
     )
@@ -93,6 +94,7 @@ class Connection(RequestHandler):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
+        self._remote = _remote_of(self.peername)
         self._start_timer()
         sock = transport.get_extra_info("socket")
         if hasattr(socket, "TCP_USER_TIMEOUT") and sock.family != socket.AF_UNIX:
@@ -197,12 +199,6 @@ class Connection(RequestHandler):
                 self._later.clear()
                 self.transport.resume_reading()
                 self.data_received(later)
-
-    @property
-    def _remote(self) -> str | None:
-        """As `web.Request` has it."""
-        peer = self.peername
-        return str(peer[0]) if isinstance(peer, tuple) else None if peer is None else str(peer)
 
     async def shutdown(self, timeout: float | None = 15.0) -> None:  # noqa: ASYNC109  # aiohttp's
         await super().shutdown(timeout)
@@ -311,6 +307,11 @@ class Connection(RequestHandler):
         correlation = correlation_id(request)
         log.error("http.escaped", exc_info=error, correlation_id=correlation)
         return _last(internal_error(), correlation=correlation)
+
+
+def _remote_of(peer: Any) -> str | None:
+    """As `web.Request` has it."""
+    return str(peer[0]) if isinstance(peer, tuple) else None if peer is None else str(peer)
 
 
 def _last(problem: Problem, *, correlation: str) -> web.Response:
