@@ -12,7 +12,7 @@ import asyncio
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, cast
@@ -25,9 +25,10 @@ from prometheus_client import Counter, Gauge
 from psycopg.rows import TupleRow
 
 from payloops.events.authenticity import content_hash, event_mac
-from payloops.events.columns import Column, bigints, byteas, ints, texts, uuids
+from payloops.events.columns import ColumnType, bigints, byteas, ints, names, texts, uuids
 from payloops.events.connections import connect
 from payloops.events.crash_points import crash_point
+from payloops.events.deadlines import Deadlines
 from payloops.events.errors import OutcomeUnknown, ReceiptConflict, StoreUnavailable, VersionConflict
 from payloops.events.personal_data import PersonalKey
 from payloops.events.statement import Statement
@@ -195,6 +196,7 @@ class Appender:
         self._batch_seconds = Tally(SECONDS_BOUNDS)
 
     def start(self) -> None:
+        self._sent = Deadlines(SEND_SECONDS)
         self._task = asyncio.create_task(self._run(), name="appender")
 
     async def close(self) -> None:
@@ -321,7 +323,7 @@ class Appender:
             return
         began = time.perf_counter()
         try:
-            async with asyncio.timeout(SEND_SECONDS):
+            with self._sent:
                 rows = await statement.execute(append_parameters([append.proposal for append in batch]))
         except (psycopg.Error, OSError, TimeoutError) as error:
             if statement.closed or not isinstance(error, psycopg.Error):
@@ -419,13 +421,11 @@ def _stream(append: _Append) -> UUID:
     )  # the library also has streams named by texts
 
 
-EMPTY: dict[Callable[[Any], Column], Column] = {
-    column: column(()) for column in (ints, bigints, uuids, texts, byteas)
-}
+EMPTY = {column: column.written(()) for column in (ints, bigints, uuids, names, texts, byteas)}
 """Columns of no rows: most batches have no receipts."""
 
 
-def append_parameters(proposals: Sequence[Proposal]) -> list[Column]:
+def append_parameters(proposals: Sequence[Proposal]) -> list[bytes]:
     """The proposals in columns, as `append_events` takes them; it names each by its place among them."""
     events = [
         (
@@ -452,13 +452,13 @@ def append_parameters(proposals: Sequence[Proposal]) -> list[Column]:
         for key in p.personal_keys
     ]
     return [
-        *_columns(events, (ints, uuids, bigints, texts, byteas, uuids, byteas, byteas)),
+        *_columns(events, (ints, uuids, bigints, names, byteas, uuids, byteas, byteas)),
         *_columns(receipts, (ints, uuids, texts, uuids, ints, byteas)),
         *_columns(keys, (ints, uuids, uuids, byteas, byteas, byteas)),
     ]
 
 
-def _columns(rows: Sequence[tuple[Any, ...]], types: Sequence[Callable[[Any], Column]]) -> list[Column]:
+def _columns(rows: Sequence[tuple[Any, ...]], types: Sequence[ColumnType]) -> list[bytes]:
     if not rows:
         return [EMPTY[each] for each in types]
-    return [column(values) for column, values in zip(types, zip(*rows, strict=True), strict=True)]
+    return [column.written(values) for column, values in zip(types, zip(*rows, strict=True), strict=True)]

@@ -4,9 +4,10 @@ psycopg finds out anew of each list what is in it, and how that is written: for 
 of a millisecond. Here the statement says what they are (`%b::uuid[]`), and so does whoever makes them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 from struct import Struct
-from uuid import UUID
+from typing import Any
 
 from psycopg import adapters
 from psycopg.adapt import Dumper
@@ -20,8 +21,6 @@ _HEAD = Struct("!iiiii")
 _NO_DIMENSIONS = Struct("!iii")
 _length = Struct("!i").pack
 _NULL = _length(-1)
-_INT = Struct("!ii")
-_BIGINT = Struct("!iq")
 _16 = _length(16)
 
 
@@ -44,39 +43,42 @@ class _ColumnDumper(Dumper):
 adapters.register_dumper(Column, _ColumnDumper)
 
 
-def ints(values: Sequence[int]) -> Column:
-    """`int[]`."""
-    return _column(INT, [_INT.pack(4, each) for each in values])
+class ColumnType:
+    """Makes columns of values. `element`: makes one, with its length before it."""
+
+    def __init__(self, element: int, write: Callable[[Any], bytes], *, nulls: bool = False) -> None:
+        self._element = element
+        self._write = write
+        self._nulls = nulls
+
+    def __call__(self, values: Sequence[Any]) -> Column:
+        return Column(self.written(values))
+
+    def written(self, values: Sequence[Any]) -> bytes:
+        """The same for libpq, which takes any bytes."""
+        head = _head(self._element, len(values), self._nulls and None in values)
+        return head + b"".join(map(self._write, values))
 
 
-def bigints(values: Sequence[int]) -> Column:
-    """`bigint[]`."""
-    return _column(BIGINT, [_BIGINT.pack(8, each) for each in values])
+@lru_cache(maxsize=1_024)
+def _head(element: int, count: int, nulls: bool) -> bytes:
+    return _HEAD.pack(1, nulls, element, count, 1) if count else _NO_DIMENSIONS.pack(0, 0, element)
 
 
-def uuids(values: Sequence[UUID]) -> Column:
-    """`uuid[]`."""
-    return uuids_by_number([each.int for each in values])
+def _text(text: str) -> bytes:
+    return _bytea(text.encode())
 
 
-def uuids_by_number(values: Sequence[int]) -> Column:
-    """`uuid[]`, of the numbers that they are."""
-    return _column(UUID_, [_16 + each.to_bytes(16, "big") for each in values])
+def _bytea(value: bytes | None) -> bytes:
+    return _NULL if value is None else _length(len(value)) + value
 
 
-def texts(values: Sequence[str]) -> Column:
-    """`text[]`; NUL is not refused here, but by the server."""
-    encoded = [each.encode() for each in values]
-    return _column(TEXT, [_length(len(each)) + each for each in encoded])
-
-
-def byteas(values: Sequence[bytes | None]) -> Column:
-    """`bytea[]`."""
-    elements = [_NULL if each is None else _length(len(each)) + each for each in values]
-    return _column(BYTEA, elements, nulls=None in values)
-
-
-def _column(element: int, elements: list[bytes], *, nulls: bool = False) -> Column:
-    if not elements:
-        return Column(_NO_DIMENSIONS.pack(0, 0, element))
-    return Column(_HEAD.pack(1, nulls, element, len(elements), 1) + b"".join(elements))
+ints = ColumnType(INT, partial(Struct("!ii").pack, 4))
+bigints = ColumnType(BIGINT, partial(Struct("!iq").pack, 8))
+uuids = ColumnType(UUID_, lambda each: _16 + each.int.to_bytes(16, "big"))
+uuids_by_number = ColumnType(UUID_, lambda each: _16 + each.to_bytes(16, "big"))
+texts = ColumnType(TEXT, _text)
+"""NUL is not refused here, but by the server."""
+names = ColumnType(TEXT, lru_cache(maxsize=1_024)(_text))
+"""Texts that come again and again."""
+byteas = ColumnType(BYTEA, _bytea, nulls=True)

@@ -17,7 +17,7 @@ from eventsourcing.persistence import StoredEvent
 from psycopg.rows import TupleRow
 
 from payloops.events.appender import APPEND_EVENTS, Appender, Receipt, append_parameters, propose
-from payloops.events.columns import uuids
+from payloops.events.columns import Column, uuids
 from payloops.events.connections import Pool
 from payloops.events.crash_points import crash_point
 from payloops.events.encoding import decode, encode
@@ -260,7 +260,8 @@ class EventStore(EventReader):
         proposal = propose(
             stored, merchant_id=_uuid(events[0].merchant_id), mac_key=self._mac_key, personal_keys=keys
         )
-        cursor = await connection.execute(APPEND_ONE, append_parameters([proposal]))
+        parameters = [Column(each) for each in append_parameters([proposal])]
+        cursor = await connection.execute(APPEND_ONE, parameters)
         row = await cursor.fetchone()
         assert row is not None
         if row[0] != "appended":

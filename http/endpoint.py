@@ -21,6 +21,7 @@ from payloops.commands.idempotency import Replay, Reserved, reserve
 from payloops.commands.staff_sessions import StaffSession
 from payloops.commands.staff_views import record_staff_view
 from payloops.events.crash_points import crash_point
+from payloops.events.deadlines import Deadlines
 from payloops.events.errors import OutcomeUnknown
 from payloops.http.admission import Kind
 from payloops.http.answers import Answer
@@ -34,7 +35,6 @@ from payloops.http.bodies import (
     parse_form,
     parse_query,
 )
-from payloops.http.deadlines import Deadlines
 from payloops.http.html import PAGE_HEADERS, refuse_foreign_forms
 from payloops.http.problems import (
     CONTENT_TYPE,

@@ -7,7 +7,7 @@ from uuid import UUID
 import psycopg
 import pytest
 
-from payloops.events.columns import Column, bigints, byteas, ints, texts, uuids
+from payloops.events.columns import Column, bigints, byteas, ints, names, texts, uuids
 
 ID = UUID("01900000-0000-7000-8000-000000000001")
 
@@ -19,6 +19,7 @@ ID = UUID("01900000-0000-7000-8000-000000000001")
         (bigints, "bigint[]", [0, -1, 2**63 - 1, -(2**63)]),
         (uuids, "uuid[]", [ID, UUID(int=0), UUID(int=2**128 - 1)]),
         (texts, "text[]", ["", "NULL", '{"a,b"}', "naïve 💶", "x" * 100_000]),
+        (names, "text[]", ["order.created", "", "naïve 💶", "order.created"]),
         (byteas, "bytea[]", [b"", None, b"\0\xff", b"x" * 100_000]),
         (byteas, "bytea[]", [None]),
     ],

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from payloops.http.deadlines import Deadlines
+from payloops.events.deadlines import Deadlines
 
 SECONDS = 0.02
 
