@@ -7,7 +7,7 @@ have a deadline. What aiohttp answers itself, before any handler, becomes proble
 import asyncio
 import socket
 import time
-from typing import Any, cast
+from typing import Any
 
 import structlog
 from aiohttp import web
@@ -159,22 +159,21 @@ class Connection(RequestHandler):
         if found is None:
             return False
         handler, id = found
-        request = PlainRequest(head, id=id, body=data[head.length :], remote=self._remote)
+        request: Any = PlainRequest(head, id=id, body=data[head.length :], remote=self._remote)
         self._stop_timer()
         self._keepalive = False
         self._request_in_progress = True
         self._answering = self._loop.create_task(self._answer_plain(request, handler))
         return True
 
-    async def _answer_plain(self, request: PlainRequest, handler: Handler) -> None:
+    async def _answer_plain(self, request: web.Request, handler: Handler) -> None:
         stays = False
-        asked = cast("web.Request", request)
         try:
             self._take_back()  # it is going to ask
             try:
-                answer = await handler(asked)
+                answer = await handler(request)
             except Exception as error:  # noqa: BLE001  # as aiohttp does
-                answer = self._escaped(asked, error)
+                answer = self._escaped(request, error)
             sent, stays = answer_bytes(answer)
             if self.transport is not None:
                 self.transport.write(sent)

@@ -5,7 +5,7 @@ import hmac
 import re
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, cast
+from typing import Any
 from uuid import UUID
 
 import psycopg
@@ -68,7 +68,9 @@ def endpoint(route: Route, services: Services) -> Callable[[web.Request], Awaita
     deadlines = [Deadlines(longest + wait) for wait in range(MAX_WAIT + 1 if route.waits else 1)]
     place = _place(route, services, "work")
     # Where there is no body to wait for, a request goes on in the place that it had while it was asked who sends it.
-    answer = _answer_read if route.method == "GET" and not route.streams else _answer
+    # aiohttp asks no more of what they return than an `Answer` can.
+    reads = route.method == "GET" and not route.streams
+    answer: Callable[..., Awaitable[Any]] = _answer_read if reads else _answer
 
     async def handle(request: web.Request) -> web.StreamResponse:
         context = request[CONTEXT]
@@ -76,10 +78,8 @@ def endpoint(route: Route, services: Services) -> Callable[[web.Request], Awaita
         wait = _wait(request) if route.waits else 0
         try:
             with deadlines[wait]:
-                # aiohttp asks no more of it than an `Answer` can.
-                return cast(
-                    "web.StreamResponse", await answer(route, request, services, context, place, wait)
-                )
+                answered: web.StreamResponse = await answer(route, request, services, context, place, wait)
+                return answered
         except TimeoutError:
             raise _too_late(route, request) from None
 
