@@ -4,10 +4,11 @@ psycopg finds out anew of each list what is in it, and how that is written: for 
 of a millisecond. Here the statement says what they are (`%b::uuid[]`), and so does whoever makes them.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache, partial
 from struct import Struct
 from typing import Any
+from uuid import UUID
 
 from psycopg import adapters
 from psycopg.adapt import Dumper
@@ -44,11 +45,13 @@ adapters.register_dumper(Column, _ColumnDumper)
 
 
 class ColumnType:
-    """Makes columns of values. `element`: makes one, with its length before it."""
+    """Makes columns of values. `elements`: makes each of them, with its length before it."""
 
-    def __init__(self, element: int, write: Callable[[Any], bytes], *, nulls: bool = False) -> None:
+    def __init__(
+        self, element: int, elements: Callable[[Sequence[Any]], Iterable[bytes]], *, nulls: bool = False
+    ) -> None:
         self._element = element
-        self._write = write
+        self._elements = elements
         self._nulls = nulls
 
     def __call__(self, values: Sequence[Any]) -> Column:
@@ -57,7 +60,7 @@ class ColumnType:
     def written(self, values: Sequence[Any]) -> bytes:
         """The same for libpq, which takes any bytes."""
         head = _head(self._element, len(values), self._nulls and None in values)
-        return head + b"".join(map(self._write, values))
+        return head + b"".join(self._elements(values))
 
 
 @lru_cache(maxsize=1_024)
@@ -65,20 +68,29 @@ def _head(element: int, count: int, nulls: bool) -> bytes:
     return _HEAD.pack(1, nulls, element, count, 1) if count else _NO_DIMENSIONS.pack(0, 0, element)
 
 
+def _uuids(values: Sequence[UUID]) -> Iterable[bytes]:
+    return [_16 + each.int.to_bytes(16, "big") for each in values]
+
+
+def _uuids_by_number(values: Sequence[int]) -> Iterable[bytes]:
+    return [_16 + each.to_bytes(16, "big") for each in values]
+
+
+def _byteas(values: Sequence[bytes | None]) -> Iterable[bytes]:
+    return [_NULL if each is None else _length(len(each)) + each for each in values]
+
+
 def _text(text: str) -> bytes:
-    return _bytea(text.encode())
+    encoded = text.encode()
+    return _length(len(encoded)) + encoded
 
 
-def _bytea(value: bytes | None) -> bytes:
-    return _NULL if value is None else _length(len(value)) + value
-
-
-ints = ColumnType(INT, partial(Struct("!ii").pack, 4))
-bigints = ColumnType(BIGINT, partial(Struct("!iq").pack, 8))
-uuids = ColumnType(UUID_, lambda each: _16 + each.int.to_bytes(16, "big"))
-uuids_by_number = ColumnType(UUID_, lambda each: _16 + each.to_bytes(16, "big"))
-texts = ColumnType(TEXT, _text)
+ints = ColumnType(INT, partial(map, partial(Struct("!ii").pack, 4)))
+bigints = ColumnType(BIGINT, partial(map, partial(Struct("!iq").pack, 8)))
+uuids = ColumnType(UUID_, _uuids)
+uuids_by_number = ColumnType(UUID_, _uuids_by_number)
+texts = ColumnType(TEXT, partial(map, _text))
 """NUL is not refused here, but by the server."""
-names = ColumnType(TEXT, lru_cache(maxsize=1_024)(_text))
+names = ColumnType(TEXT, partial(map, lru_cache(maxsize=1_024)(_text)))
 """Texts that come again and again."""
-byteas = ColumnType(BYTEA, _bytea, nulls=True)
+byteas = ColumnType(BYTEA, _byteas, nulls=True)
