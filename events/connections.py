@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from contextvars import copy_context
 from typing import Any
 
 import orjson
@@ -153,6 +154,7 @@ class Pool(AsyncConnectionPool):
     def __init__(self, conninfo: str, **options: Any) -> None:
         super().__init__(conninfo, **options)
         self.database_url = conninfo
+        self.context = copy_context()
         self._beside: list[Callable[[], Awaitable[None]]] = []
 
     def closes(self, close: Callable[[], Awaitable[None]]) -> None:

@@ -90,7 +90,10 @@ class Lookup(Generic[K, V]):
     def _connect_later(self) -> None:
         if not self._closed and (self._connecting is None or self._connecting.done()):
             lost, self._statement = self._statement, None
-            self._connecting = asyncio.create_task(self._connect(lost), name="look-up's connection")
+            # Not in the context of who asks now: the connection is there for all who come.
+            self._connecting = asyncio.create_task(
+                self._connect(lost), name="look-up's connection", context=self._pool.context.copy()
+            )
 
     async def _connect(self, lost: Statement | None) -> None:
         if lost is not None:

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Sequence
 
 import psycopg
 import pytest
+import structlog
 from psycopg.rows import TupleRow
 
 from payloops.events import lookups, statement
@@ -44,6 +45,14 @@ def things(pool: Pool) -> Lookup[int, str]:
 
 async def connections(observer: psycopg.AsyncConnection) -> list[int]:
     return [pid for (pid,) in await (await observer.execute(CONNECTIONS, (NAME,))).fetchall()]
+
+
+async def waits(observer: psycopg.AsyncConnection, pid: int) -> None:
+    """Until this connection waits for a lock."""
+    async with asyncio.timeout(30):
+        waiting = "SELECT 1 FROM pg_locks WHERE pid = %s AND NOT granted"
+        while not await (await observer.execute(waiting, (pid,))).fetchone():
+            await asyncio.sleep(0.001)
 
 
 async def by_its_own(lookup: Lookup[int, str], pool: Pool) -> None:
@@ -92,10 +101,7 @@ async def test_who_asks_while_the_connection_ends_is_answered_by_the_pool(
     async with await psycopg.AsyncConnection.connect(database_url) as other:
         await other.execute("LOCK TABLE things IN ACCESS EXCLUSIVE MODE")
         asking = asyncio.create_task(lookup.find(1))
-        while not await (
-            await observer.execute("SELECT 1 FROM pg_locks WHERE pid = %s AND NOT granted", (pid,))
-        ).fetchone():
-            await asyncio.sleep(0.001)
+        await waits(observer, pid)
         await observer.execute("SELECT pg_terminate_backend(%s, 10000)", (pid,))
         await other.rollback()
     assert await asking == "one"
@@ -151,6 +157,24 @@ async def test_a_server_that_falls_silent_is_left_alone(
             await asyncio.sleep(0.001)
         await other.rollback()
     assert await asking == "one"
+
+
+async def test_what_happens_to_its_connection_is_not_told_of_who_asked_first(
+    pool: Pool, observer: psycopg.AsyncConnection, database_url: str
+) -> None:
+    lookup = things(pool)
+    with structlog.contextvars.bound_contextvars(correlation_id="first"):
+        await by_its_own(lookup, pool)
+    [pid] = await connections(observer)
+    async with await psycopg.AsyncConnection.connect(database_url) as other:
+        await other.execute("LOCK TABLE things IN ACCESS EXCLUSIVE MODE")
+        with structlog.testing.capture_logs([structlog.contextvars.merge_contextvars]) as logged:
+            asking = asyncio.create_task(lookup.find(1))
+            await waits(observer, pid)
+            await observer.execute("SELECT pg_terminate_backend(%s, 10000)", (pid,))
+            await other.rollback()
+            assert await asking == "one"
+    assert [("correlation_id" in each) for each in logged if each["event"] == "look_up.lost"] == [False]
 
 
 async def test_where_no_connection_is_to_be_had_for_it_the_pool_has_all(
