@@ -26,7 +26,18 @@ from payloops.events.connections import reach
 from payloops.events.errors import OutcomeUnknown, StoreUnavailable, StreamUnreadable, VersionConflict
 from payloops.events.event_store import EventStore
 from payloops.events.metadata import Metadata
-from payloops.events.orders import Order, Payment, PaymentStatus, TransactionStatus, TransactionType
+from payloops.events.orders import (
+    Order,
+    Payment,
+    PaymentCaptureRequested,
+    PaymentRequested,
+    PaymentStatus,
+    PaymentVoidRequested,
+    RefundRequested,
+    TransactionStatus,
+    TransactionType,
+)
+from payloops.events.stream import StreamEvent
 from payloops.events.timestamps import utc_now
 from payloops.http.processor_payloads import text
 from payloops.printing import make_console, print_plain_json
@@ -34,15 +45,18 @@ from payloops.processors.port import PaymentQuestion, Processor, ProcessorPaymen
 from payloops.processors.razorpay import RazorpayProcessor
 from payloops.processors.sandbox import SandboxProcessor
 from payloops.processors.stripe import StripeProcessor
+from payloops.projections.parked import forward_again
 from payloops.settings import Settings
 from payloops.wiring import make_cipher, open_store
+from payloops.workflows_client.payments import READER, TOPICS
 
 AT_ONCE = 8
 """Payments that are asked about at the same time."""
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 Outcome = Literal["agrees", "waits", "recorded", "differs", "unknown", "unreachable", "unreadable", "busy"]
-"""`waits`: the processor has not finished either. `unknown`: the processor knows of no such payment.
+"""`waits`: the processor has not finished either. `unknown`: the processor knows of no such payment, or of nothing
+that was asked for under it: what its workflow was to do is forwarded again, see `_forward_again`.
 `unreadable`: the order has events that this version of the code makes no sense of. `busy`: the order kept changing,
 or the log took nothing, while it was to be recorded."""
 LEFT = {"differs", "unknown", "unreachable", "unreadable", "busy"}
@@ -52,6 +66,8 @@ TO_LOOK_AT = """
     WHERE (status IN ('processing', 'requires_action') AND updated_at < %(stuck_before)s)
        OR (attempt > 0 AND updated_at >= %(changed_since)s)
 """
+
+UNKNOWN_THERE = "the processor knows nothing of it: payloops reconcile has it forwarded again"
 
 Find = Callable[[UUID, str], Awaitable[Processor]]
 
@@ -212,9 +228,10 @@ def _to_ask_about(order: Order) -> list[int]:
 async def _of_payment(
     store: EventStore, order_id: UUID, attempt: int, *, find: Find, stuck_before: datetime
 ) -> Finding:
+    """Ask about an attempt. What was asked for before this, and is not there, is forwarded again."""
     order = await _loaded(store, order_id)
     payment = order.payments[attempt]
-    before = _standing(order, payment)
+    stood = _standing(order, payment)
     others = [each for each in order.payments.values() if each is not payment]
     question = PaymentQuestion(
         order_id=str(order_id),
@@ -230,7 +247,8 @@ async def _of_payment(
     if theirs is None:
         # A payment that failed may never have reached the processor.
         over = payment.status in {PaymentStatus.FAILED, PaymentStatus.CANCELLED}
-        return _finding(order, payment, "agrees" if over else "unknown", theirs=None, detail=None)
+        again = None if over else await _forward_again(store, order, payment, None, before=stuck_before)
+        return _finding(order, payment, "agrees" if over else "unknown", theirs=None, detail=again)
     if theirs.currency != order.currency or theirs.amount_captured > payment.amount:
         detail = f"{theirs.amount_captured} {theirs.currency} of {payment.amount} {order.currency}"
         return _finding(order, payment, "differs", theirs=theirs, detail=detail)
@@ -241,11 +259,66 @@ async def _of_payment(
     difference = _difference(order, payment, theirs)
     if difference is not None:
         return _finding(order, payment, "differs", theirs=theirs, detail=difference)
-    if after != before:
-        return _finding(order, payment, "recorded", theirs=theirs, detail=f"was {before.status}")
+    if after != stood:
+        return _finding(order, payment, "recorded", theirs=theirs, detail=f"was {stood.status}")
+    again = await _forward_again(store, order, payment, theirs, before=stuck_before)
+    if again is not None:
+        return _finding(order, payment, "unknown", theirs=theirs, detail=again)
     return _finding(
         order, payment, "waits" if payment.status in OPEN else "agrees", theirs=theirs, detail=None
     )
+
+
+async def _forward_again(
+    store: EventStore, order: Order, payment: Payment, theirs: ProcessorPayment | None, *, before: datetime
+) -> str | None:
+    """Have the workflows started again of what the processor knows nothing of; what is told of it.
+
+    Temporal may have lost them: it was restored from a backup, or began anew. Where it has not, starting a workflow
+    again changes nothing. What the processor may have done is not asked of it a second time.
+    """
+    undone = _undone(order, payment, theirs)
+    if not undone:
+        return None
+    facts = [
+        each
+        for each in await store.read_stream(order.id)
+        if each.stored.topic in TOPICS
+        and _transaction_of(each.event) in undone
+        and each.event.timestamp < before
+    ]
+    async with store.pool.connection() as connection:
+        for each in facts:
+            await forward_again(connection, subscriber=READER, event=each, why=UNKNOWN_THERE)
+    topics = ", ".join(each.stored.topic for each in facts)
+    return f"{topics}: not there, its workflow is started where it is gone" if facts else None
+
+
+def _undone(order: Order, payment: Payment, theirs: ProcessorPayment | None) -> set[str]:
+    """The payment's pending transactions that its processor has nothing of."""
+    types: list[TransactionType] = []
+    if theirs is None:
+        # One that the processor knew may be with the account that the merchant had before; and one that was cancelled
+        # is not made after all.
+        if payment.processor_order_id is None and not is_cancelling(order, payment):
+            types = [TransactionType.AUTHORIZATION, TransactionType.CAPTURE]
+    else:
+        if payment.status is PaymentStatus.AUTHORIZED and theirs.status == "authorized":
+            types = [TransactionType.CAPTURE, TransactionType.VOID]
+        if theirs.amount_refunded == _standing(order, payment).refunded:
+            types.append(TransactionType.REFUND)
+    return {each.id for each in order.pending(payment.attempt, *types)}
+
+
+def _transaction_of(fact: StreamEvent) -> str | None:
+    """What the fact had begun."""
+    match fact:
+        case PaymentRequested() | PaymentCaptureRequested() | PaymentVoidRequested():
+            return fact.transaction_id
+        case RefundRequested():
+            return fact.refund_id
+        case _:
+            return None
 
 
 def _left(row: _Row, outcome: Outcome, detail: str) -> Finding:

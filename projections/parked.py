@@ -15,6 +15,7 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import TupleRow
 
+from payloops.events.event_store import RecordedEvent
 from payloops.projections.batches import Change, LoggedEvent, apply, decode, park
 from payloops.projections.projection import Projection
 from payloops.projections.totals import remove_empty, take_away
@@ -40,6 +41,10 @@ FORGET = "DELETE FROM parked_events WHERE reader = %s AND originator_id = %s RET
 # Subscribers keep their parked events in the same table. They forward them, which is not for us to do.
 SUBSCRIBERS = """
     SELECT DISTINCT reader FROM parked_events WHERE reader <> ALL (%s) AND (%s OR reader = ANY (%s)) ORDER BY 1
+"""
+AGAIN = """
+    INSERT INTO parked_events (reader, position, originator_id, originator_version, topic, error, retry)
+    VALUES (%s, %s, %s, %s, %s, %s, true) ON CONFLICT (reader, position) DO UPDATE SET retry = true
 """
 ASK = "UPDATE parked_events SET retry = true WHERE reader = %s"
 COUNT = "SELECT count(*), count(*) FILTER (WHERE retry) FROM parked_events WHERE reader = %s"
@@ -88,6 +93,15 @@ async def retry_forwarding(
                 reader=subscriber, applied=max(0, asked - parked), parked=parked - waiting, waiting=waiting
             )
         await asyncio.sleep(LOOK_SECONDS)
+
+
+async def forward_again(
+    connection: psycopg.AsyncConnection[TupleRow], *, subscriber: str, event: RecordedEvent, why: str
+) -> None:
+    """Have the active subscriber forward an event that it has forwarded before. Until it has, the event is parked."""
+    stored = event.stored
+    values = (event.position, stored.originator_id, stored.originator_version, stored.topic, why)
+    await connection.execute(AGAIN, (subscriber, *values))
 
 
 async def retry_parked(connection: psycopg.AsyncConnection[TupleRow], *, projection: Projection) -> Retried:

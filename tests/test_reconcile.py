@@ -148,7 +148,7 @@ async def test_money_that_a_failed_payment_has_after_all_and_refunds_made_there_
 @pytest.mark.parametrize(
     ("at_the_processor", "older_than", "outcome", "statuses"),
     [
-        (0, NOW, "agrees", ["pending", "pending"]),
+        (0, NOW, "unknown", ["pending", "pending"]),
         (300, NOW, "agrees", ["pending", "pending"]),
         (500, NOW, "recorded", ["success", "success"]),
         (500, DAY, "agrees", ["pending", "pending"]),

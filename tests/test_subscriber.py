@@ -3,13 +3,14 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterator
-from typing import Any, cast
+from typing import Any, Literal, cast
 from uuid import UUID
 
 import psycopg
 import pytest
 import structlog
 from eventsourcing.persistence import StoredEvent
+from projecting import project_all
 from temporalio.client import Client, WorkflowHandle
 from temporalio.service import RPCError
 from uuid_utils.compat import uuid7
@@ -26,7 +27,10 @@ from payloops.embedded import EmbeddedServers
 from payloops.events.event_store import EventStore
 from payloops.events.metadata import Metadata
 from payloops.events.orders import Order
+from payloops.events.timestamps import utc_now
+from payloops.processors.port import PaymentQuestion, ProcessorPayment
 from payloops.projections.parked import parked_at_subscribers, retry_forwarding
+from payloops.reconcile import duration, reconcile
 from payloops.settings import Settings
 from payloops.workflows_client.connection import connect
 from payloops.workflows_client.payments import READER, payments
@@ -494,3 +498,104 @@ async def test_what_was_parked_is_forwarded_once_it_can_be_and_somebody_asks(
         assert await ask() == (1, 0, 0)
         await started(client, f"payment-{order_id}")
     assert await parked(store) == []
+
+
+# -- where Temporal has lost what it knew
+
+
+class Books:
+    """A processor that knows some payments, by order."""
+
+    def __init__(self, known: dict[UUID, ProcessorPayment]) -> None:
+        self._known = known
+
+    async def look_up(self, question: PaymentQuestion) -> ProcessorPayment | None:
+        return self._known.get(UUID(question.order_id))
+
+
+def known(
+    order_id: UUID, status: Literal["authorized", "captured"], *, refunded: int = 0
+) -> ProcessorPayment:
+    return ProcessorPayment(
+        status=status,
+        processor_order_id=f"po_{order_id}",
+        processor_transaction_id=f"pt_{order_id}",
+        currency="USD",
+        amount_captured=AMOUNT if status == "captured" else 0,
+        amount_refunded=refunded,
+    )
+
+
+async def test_what_temporal_has_lost_is_started_again_where_the_processor_knows_nothing_of_it(
+    store: EventStore,
+    settings: Settings,
+    servers: EmbeddedServers,
+    namespaces: Iterator[str],
+    client: Client,
+    orders: Orders,
+    merchant_id: UUID,
+    by: Metadata,
+) -> None:
+    """Another namespace is a Temporal that began anew: the log was forwarded, and nobody works on it."""
+
+    async def refunding() -> tuple[UUID, str]:
+        order_id = await orders.paid()
+        await orders.report(order_id, "captured")
+        _, refund = await refund_payment(
+            store, order_id=order_id, merchant_id=merchant_id, amount=1_000, reason=None, by=by
+        )
+        return order_id, f"refund-{refund.id}"
+
+    capturing, voiding = await orders.authorized(), await orders.authorized()
+    await capture_payment(store, order_id=capturing, merchant_id=merchant_id, by=by)
+    await cancel_order(store, order_id=voiding, merchant_id=merchant_id, by=by)
+    (refunded_not, refund), (refunded_there, other_refund) = await refunding(), await refunding()
+    paid, cancelled, elsewhere = [await orders.paid() for _ in range(3)]
+    await cancel_order(store, order_id=cancelled, merchant_id=merchant_id, by=by)
+    await orders.report(
+        elsewhere, "processing"
+    )  # under a reference that the processor does not know any more
+    async with subscribing(store, settings, client):
+        await caught_up(store)
+    await project_all(settings.database_url.get_secret_value())
+    books = Books(
+        {
+            capturing: known(capturing, "authorized"),
+            voiding: known(voiding, "authorized"),
+            refunded_not: known(refunded_not, "captured"),
+            refunded_there: known(refunded_there, "captured", refunded=1_000),
+        }
+    )
+
+    async def find(_: UUID, __: str) -> Books:
+        return books
+
+    async def look(*, older_than: str) -> dict[str, str]:
+        found = await reconcile(
+            store, find=find, older_than=duration(older_than), since=duration("1d"), now=utc_now()
+        )
+        return {each.order_id: each.outcome for each in found}
+
+    url, anew = servers.temporal_address, next(namespaces)
+    other = await connect(address=url, namespace=anew, codec_key=None)
+    async with subscribing(store, settings, other):
+        await look(older_than="1h")
+        assert await parked(store) == []  # it may well be under way
+        outcomes = await look(older_than="0s")
+        wanted = [f"payment-{paid}", f"capture-{capturing}", f"void-{voiding}", refund]
+        for workflow_id in wanted:
+            await started(other, workflow_id)
+        async with asyncio.timeout(SECONDS):
+            while await parked(store):
+                await asyncio.sleep(0.02)
+        assert await look(older_than="0s") == outcomes | {str(refunded_there): "agrees"}
+        async with asyncio.timeout(SECONDS):
+            while await parked(store):
+                await asyncio.sleep(0.02)
+    assert outcomes == {
+        **{str(each): "unknown" for each in (paid, cancelled, elsewhere, capturing, voiding, refunded_not)},
+        str(refunded_there): "recorded",
+    }
+    runs = [each.id async for each in other.list_workflows()]
+    assert sorted(runs) == sorted(wanted)
+    assert other_refund not in runs
