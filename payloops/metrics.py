@@ -22,7 +22,7 @@ from psycopg_pool import AsyncConnectionPool
 from payloops.commands.webhook_endpoints import count_switched_off
 from payloops.commands.webhook_events import pending_webhooks
 from payloops.events.event_store import EventStore
-from payloops.http.service import METRICS_TYPE, ask_all
+from payloops.http.service import METRICS_TYPE, ask_all, within
 from payloops.http.services import Probe
 from payloops.listening import bind
 from payloops.projections.status import projections_status
@@ -98,8 +98,7 @@ class _Reading(Collector):
         if self._clock() < self._due:
             return
         try:
-            async with asyncio.timeout(READ_SECONDS):
-                self._metrics = tuple(await self._reader())
+            self._metrics = tuple(await within(self._reader(), seconds=READ_SECONDS))
         except Exception as error:  # noqa: BLE001  # whatever it is: one reader's trouble takes no others away
             log.warning("metrics.not_read", reader=self._name, error=type(error).__name__)
             self._metrics = ()

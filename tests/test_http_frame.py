@@ -404,6 +404,24 @@ async def test_ready_says_whether_the_database_has_the_schema_of_this_version_or
         assert (await api.anyone.get("/ready")).status == status
 
 
+async def test_a_dependency_that_hangs_is_down_when_its_time_is_over_however_long_it_holds_on() -> None:
+    """As a question to PostgreSQL does: load balancers and Prometheus would have given up by then."""
+    over = asyncio.Event()
+
+    async def hangs() -> None:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            await over.wait()
+
+    async with asyncio.timeout(60):
+        assert await service.ask_all({"postgres": hangs}, seconds=0.01) == {"postgres": False}
+        with pytest.raises(TimeoutError):
+            await service.within(hangs(), seconds=0.01)
+    assert not over.is_set()
+    over.set()
+
+
 async def test_without_the_database_nothing_is_done_and_the_answer_says_so(settings: Settings) -> None:
     broken = Settings.model_validate(
         {
