@@ -437,6 +437,9 @@ async def test_the_projectors_process_seals_and_the_command_verifies(
     anchor = told["sealed"]["anchor"]
     assert (await run_command(settings, "audit", "verify", "--anchor", anchor))[0] == 0
     assert (await run_command(settings, "audit", "verify", "--anchor", "x"))[0] == 2
+    # What would not be looked at is not taken for looked at.
+    assert (await run_command(settings, "audit", "verify", "evidence.json", "--anchor", anchor))[0] == 2
+    assert (await run_command(settings, "audit", "verify", "--public-key", "00"))[0] == 2
     await by_hand(database_url, SET_BOTH, arguments=await rewritten(database_url, 8))
     status, out, _ = await run_command(settings, "audit", "verify")
     assert status == 1

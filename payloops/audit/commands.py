@@ -230,8 +230,12 @@ def audit_verify(
     FILE, nothing.
     """
     if file is not None:
+        if anchor:
+            fail("--anchor: a seal of the log; leave FILE out to check that", status=WRONG_SETTINGS)
         _verify_file(file, public_key or [], as_json=as_json)
         return
+    if public_key:
+        fail("--public-key: of evidence; give its FILE", status=WRONG_SETTINGS)
     from payloops.audit.reading import NotUnderstood  # noqa: PLC0415
     from payloops.audit.verification import parse_anchor, run_verification  # noqa: PLC0415
     from payloops.wiring import make_audit_keys  # noqa: PLC0415
