@@ -59,13 +59,14 @@ def dev(
     host: Annotated[str, typer.Option(envvar="HOST", help="Address the API listens on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(envvar="PORT", min=1, max=65535, help="Port of the API.")] = 3000,
     postgres_port: Annotated[
-        int | None, typer.Option(help="Port of PostgreSQL; a free one if not given.")
+        int | None, typer.Option(min=1, max=65535, help="Port of PostgreSQL; a free one if not given.")
     ] = None,
     temporal_port: Annotated[
-        int | None, typer.Option(help="Port of Temporal; a free one if not given.")
+        int | None, typer.Option(min=1, max=65535, help="Port of Temporal; a free one if not given.")
     ] = None,
     temporal_ui_port: Annotated[
-        int | None, typer.Option(help="Port of Temporal's web interface; a free one if not given.")
+        int | None,
+        typer.Option(min=1, max=65535, help="Port of Temporal's web interface; a free one if not given."),
     ] = None,
     stop_with_parent: Annotated[
         bool, typer.Option("--stop-with-parent", hidden=True, help="End when the calling program does.")

@@ -22,6 +22,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a ta
 T = TypeVar("T")
 WRONG_SETTINGS = 2
 DATABASE_AWAY = "the database does not answer"
+WHERE_IT_IS = "DATABASE_URL says where it is; without that, it is the one of `payloops dev`, while that runs"
 DEFAULT_DATA_DIR = Path(".payloops")
 
 
@@ -38,7 +39,7 @@ def run_async(work: "Coroutine[Any, Any, T]") -> "T":
     try:
         return asyncio.run(work)
     except (psycopg.OperationalError, psycopg.InterfaceError) as error:
-        fail(f"{DATABASE_AWAY}: {error}")
+        fail(f"{DATABASE_AWAY}: {error}\n{WHERE_IT_IS}")
     except SCHEMA_ERRORS:
         fail("the database has not the schema of this version: run `payloops migrate`")
     except psycopg.Error as error:

@@ -145,6 +145,15 @@ def test_a_second_instance_is_refused_in_one_line(data_dir: Path) -> None:
         assert len(processes_of(data_dir)) == 2, "the refusal did not touch the first instance"
 
 
+def test_a_data_directory_that_cannot_be_made_is_said_in_one_line(data_dir: Path) -> None:
+    data_dir.write_text("a file")
+    for path, why in ((data_dir, "File exists"), (data_dir / "below", "Not a directory")):
+        with pytest.raises(StartError) as refused:
+            EmbeddedServers(data_dir=path, parts=["valkey"]).start()
+        assert str(refused.value) == f"data directory: {path}: {why}: choose another with --data-dir"
+    data_dir.unlink()
+
+
 def test_a_part_that_cannot_start_is_named_and_the_others_are_stopped(
     data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

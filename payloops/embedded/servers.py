@@ -169,6 +169,13 @@ class EmbeddedServers:
         self._record()
 
     def _open_directory(self) -> None:
+        try:
+            self._make_directory()
+        except OSError as error:
+            why = f"{error.filename or self.data_dir}: {error.strerror}: choose another with --data-dir"
+            raise StartError(part="data directory", why=why) from error
+
+    def _make_directory(self) -> None:
         self.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         owner = self.data_dir.stat().st_uid
         if owner != os.geteuid():
