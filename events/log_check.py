@@ -200,7 +200,11 @@ async def _check_sealed(
             if fault is Fault.NO_MAC:
                 report.note_without_mac(due)
             elif fault is not None:
-                detail = f"{fault}; it was so already when it was sealed"
+                # A seal holds the content by its hash, so it cannot tell when the content itself was edited.
+                since = "; it was so already when it was sealed"
+                if fault is Fault.CONTENT:
+                    since = ", which is as it was sealed"
+                detail = f"{fault}{since}"
                 return Finding(due, Tampering.EDITED, event_text(row), detail)
             due += 1
     return (

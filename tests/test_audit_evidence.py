@@ -255,6 +255,17 @@ async def test_the_commands_export_and_check(
     file.write_bytes(file.read_bytes().replace(b"captured", b"refunded"))
     status, out, _ = await run_command(nowhere, "audit", "verify", str(file), "--json")
     assert (status, json.loads(out)["holds"]) == (1, False)
+    async with store.pool.connection() as connection:
+        await connection.execute("ALTER TABLE stored_events DISABLE TRIGGER stored_events_are_facts")
+        await connection.execute(
+            "UPDATE stored_events SET state = replace(convert_from(state, 'UTF8'), '4999', '9999')::bytea"
+            " WHERE originator_id = %s AND topic = 'order.created'",
+            (order.id,),
+        )
+    status, _, err = await run_command(settings, *export, "--force")
+    assert status == 1
+    assert err.splitlines()[0] == "payloops: this evidence does NOT hold:"
+    assert "order.created: its content does not fit its content hash" in err
     status, out, err = await run_command(nowhere, "audit", "verify", str(tmp_path / "none.json"))
     assert (status, out, err.count("\n")) == (1, "", 1)
     unknown = str(uuid4())

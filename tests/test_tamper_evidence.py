@@ -440,7 +440,12 @@ async def test_the_projectors_process_seals_and_the_command_verifies(
     # What would not be looked at is not taken for looked at.
     assert (await run_command(settings, "audit", "verify", "evidence.json", "--anchor", anchor))[0] == 2
     assert (await run_command(settings, "audit", "verify", "--public-key", "00"))[0] == 2
-    await by_hand(database_url, SET_BOTH, arguments=await rewritten(database_url, 8))
+    edited = await rewritten(database_url, 8)
+    await by_hand(database_url, SET_STATE, arguments=edited)
+    status, out, _ = await run_command(settings, "audit", "verify")
+    assert status == 1
+    assert "its content does not fit its content hash, which is as it was sealed" in out
+    await by_hand(database_url, SET_BOTH, arguments=edited)
     status, out, _ = await run_command(settings, "audit", "verify")
     assert status == 1
     assert "event 8 was edited: payment.requested" in out

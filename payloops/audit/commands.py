@@ -166,15 +166,19 @@ def audit_export(
 ) -> None:
     """Write the evidence about an order into one signed file: events with proofs, what processors sent, webhooks.
 
+    Ends with 1, and says so, where the order's events were changed by hand: the file then shows that, and proves
+    nothing else.
+
     Of what processors sent, secrets, personal data and card numbers are masked; the order itself has its customer.
     `payloops audit verify FILE` checks it, anywhere. Needs DATABASE_URL and AUDIT_KEY, or a `payloops dev` on the
     data directory.
     """
     from payloops.audit.evidence import export_evidence  # noqa: PLC0415
+    from payloops.audit.evidence_check import check_evidence  # noqa: PLC0415
     from payloops.wiring import make_audit_keys  # noqa: PLC0415
 
     settings = audit_settings_of(data_dir)
-    _run(
+    content = _run(
         export_evidence(
             database_url=settings.database_url.get_secret_value(),
             keys=make_audit_keys(settings),
@@ -183,6 +187,9 @@ def audit_export(
             force=force,
         )
     )
+    wrong = check_evidence(content).wrong
+    if wrong:
+        fail("\n".join(["this evidence does NOT hold:", *wrong]))
 
 
 @audit.command("key")

@@ -44,8 +44,8 @@ def file_bytes(bundle: dict[str, Any]) -> bytes:
 
 async def export_evidence(
     *, database_url: str, keys: AuditKeys, order_id: UUID, path: Path | None, force: bool
-) -> None:
-    """Write the evidence about an order into a file, or to standard output where the path is `-`.
+) -> bytes:
+    """Write the evidence about an order into a file, or to standard output where the path is `-`; what was written.
 
     Args:
         path: `evidence-<order>.json` where None.
@@ -61,11 +61,12 @@ async def export_evidence(
     async with reading(database_url) as reader:
         statement = await make_statement(reader, order_id=order_id)
     bundle = signed(statement, keys)
+    content = file_bytes(bundle)
     if printed:
-        sys.stdout.buffer.write(file_bytes(bundle))
-        return
+        sys.stdout.buffer.write(content)
+        return content
     try:
-        write_private(path, file_bytes(bundle).decode())
+        write_private(path, content.decode())
     except OSError as error:
         raise NotUnderstood(f"{path}: {error.strerror}") from None
     unsealed = len(statement["events"]) - len(statement["proofs"])
@@ -75,6 +76,7 @@ async def export_evidence(
         f" {len(statement['webhooks'])} webhooks\n"
         f"digest {bundle['digest']}, signed by the key {keys.present.id}"
     )
+    return content
 
 
 def signed(statement: dict[str, Any], keys: AuditKeys) -> dict[str, Any]:
