@@ -2,15 +2,23 @@
 
 import asyncio
 
+import structlog
 from temporalio.client import Client
 
 from payloops.settings import Settings
 from payloops.workflows_client.connection import connect_when_up
 
+log = structlog.get_logger()
+
 
 async def connect_unless_stopped(settings: Settings, *, stop: asyncio.Event) -> Client | None:
     """Connect, however long Temporal takes to come up; None where `stop` was set first."""
     key = settings.temporal_codec_key
+    if key is None:
+        log.warning(
+            "temporal.histories_readable",
+            remedy="set TEMPORAL_CODEC_KEY here and for every worker: processors' credentials are in histories",
+        )
     connecting = asyncio.create_task(
         connect_when_up(
             address=settings.temporal_address,

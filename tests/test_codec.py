@@ -1,9 +1,15 @@
 """The payload codec: what crosses Temporal is unreadable without the key."""
 
+import asyncio
+
 import pytest
+from pydantic import SecretStr
+from structlog.testing import capture_logs
 from temporalio.api.common.v1 import Payload
 from temporalio.converter import DataConverter
 
+from payloops.settings import Settings
+from payloops.temporal import connect_unless_stopped
 from payloops.workflows_client.codec import EncryptionCodec, UndecryptablePayloadError
 from payloops.workflows_client.connection import data_converter
 
@@ -52,3 +58,14 @@ async def test_without_a_key_payloads_are_plain_json() -> None:
     payloads = await data_converter(codec_key=None).encode([{"amount": 1}])
     assert payloads[0].metadata["encoding"] == b"json/plain"
     assert payloads[0].data == b'{"amount":1}'
+
+
+@pytest.mark.parametrize(("key", "warned"), [(None, True), (SecretStr(KEY), False)])
+async def test_a_process_without_the_key_says_what_stands_in_histories(
+    settings: Settings, *, key: SecretStr | None, warned: bool
+) -> None:
+    stop = asyncio.Event()
+    stop.set()
+    with capture_logs() as lines:
+        await connect_unless_stopped(settings.model_copy(update={"temporal_codec_key": key}), stop=stop)
+    assert [line["event"] for line in lines] == ["temporal.histories_readable"] * warned
