@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
 import orjson
-from aiohttp import web
+from aiohttp import hdrs, web
 from multidict import MultiDict, MultiMapping
 from pydantic import BaseModel, ValidationError
 
@@ -190,7 +190,10 @@ def fingerprint(method: str, path: str, raw: bytes) -> bytes:
 
 def is_json(request: web.Request) -> bool:
     """Whether the request says that its body is JSON, in UTF-8."""
-    return request.content_type == JSON and _is_utf_8(request)
+    # As most say it, there is nothing to be taken apart.
+    return request.headers.get(hdrs.CONTENT_TYPE) == JSON or (
+        request.content_type == JSON and _is_utf_8(request)
+    )
 
 
 def is_form(request: web.Request) -> bool:

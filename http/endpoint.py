@@ -121,7 +121,8 @@ async def _answer(
         if route.limits:
             await _try_from_address(route, request, services)
     raw = await _read(request, route) if route.model is not None or route.signed_by else b""
-    with _place(route, services, "stream" if route.streams else "wait" if wait else "work"):
+    stays = route.streams or wait
+    with _place(route, services, "stream" if route.streams else "wait") if stays else place:
         if len(raw) < LARGE_BODY:
             body, digest = _parsed(route, request, raw)
         else:
