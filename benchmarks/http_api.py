@@ -2,12 +2,13 @@
 
 A merchant has 50,000 orders. Requests come over 1, 16 and 64 connections to one process of the API and to two: in
 turns, a second or two each, they are answered by the service and by `bare_server.py`, with the same status, headers
-and body, on the same event loop. So whatever else happens on the machine happens to both.
+and body, on the same event loop. So whatever else happens on the machine happens to both. Where there is a goal, a
+third takes its turn: the same bare server, but each answer waits for PostgreSQL to answer `SELECT 1`, by psycopg.
 
 Driver, API, PostgreSQL and projector share the cores: requests a second are what all of them together need. CPU of
 the API's processes by request is what the service adds to its framework, whoever else is busy: the goals are of it.
 
-    make bench ARGS=http_api                                    # about eight minutes
+    make bench ARGS=http_api                                    # about nine minutes
     .venv/bin/python benchmarks/http_api.py --only create read  # as much as is named
 """
 
@@ -202,14 +203,17 @@ def answers_of(requests: Requests, *, port: int) -> list[dict[str, Any]]:
 
 
 @contextmanager
-def bare_server(service: Service, answers: list[dict[str, Any]], *, workers: int) -> Iterator[Server]:
-    """Aiohttp alone, in so many processes."""
+def bare_server(
+    service: Service, answers: list[dict[str, Any]], *, workers: int, asks: bool = False
+) -> Iterator[Server]:
+    """Aiohttp alone, in so many processes; or one that asks PostgreSQL before it answers."""
     [port] = free_ports(wanted=[None])
     with ExitStack() as stack:
         file = stack.enter_context(tempfile.NamedTemporaryFile("w", suffix=".json"))
         json.dump(answers, file)
         file.flush()
-        program = (str(Path(__file__).with_name("bare_server.py")), str(port), file.name)
+        asking = ("--ask", service.database_url) if asks else ()
+        program = (str(Path(__file__).with_name("bare_server.py")), str(port), file.name, *asking)
         started: list[Process] = []
         for _ in range(workers):
             started.append(stack.enter_context(service.process(program, name="bare")))
@@ -226,13 +230,23 @@ def measure(plan: Plan) -> list[dict[str, Any]]:
             with service.projector() as projector, service.api(workers=workers) as (api, port):
                 pids = {"api": [api.pid], "postgres": [service.postmaster], "projector": [projector.pid]}
                 answers = answers_of(requests, port=port)
-                with bare_server(service, answers, workers=workers) as bare:
+                with (
+                    bare_server(service, answers, workers=workers) as bare,
+                    bare_server(service, answers, workers=workers, asks=True) as asking,
+                ):
                     for endpoint, connections in itertools.product(requests.endpoints, plan.connections):
                         if endpoint.name not in plan.names:
                             continue
                         ours = Server(port=port, pids=pids)
                         compared = compare(
-                            plan, service, requests, endpoint, connections=connections, ours=ours, bare=bare
+                            plan,
+                            service,
+                            requests,
+                            endpoint,
+                            connections=connections,
+                            ours=ours,
+                            bare=bare,
+                            asking=asking if endpoint.name in GOALS else None,
                         )
                         row = {"endpoint": endpoint.name, "workers": workers, "connections": connections}
                         found.append(row | compared)
@@ -250,8 +264,9 @@ def compare(
     connections: int,
     ours: Server,
     bare: Server,
+    asking: Server | None,
 ) -> dict[str, Any]:
-    service_rounds, bare_rounds = Rounds(), Rounds()
+    service_rounds, bare_rounds, asking_rounds = Rounds(), Rounds(), Rounds()
     requests.make_unpaid(ours.port)
     Rounds().add(ours, endpoint.requests(), connections=connections, seconds=WARM_UP_SECONDS)
     for _ in range(plan.rounds):
@@ -259,12 +274,15 @@ def compare(
         service.wait_for_projections()
         same = itertools.cycle(list(itertools.islice(endpoint.requests(), 1)))
         bare_rounds.add(bare, same, connections=connections, seconds=plan.seconds)
+        if asking is not None:
+            asking_rounds.add(asking, same, connections=connections, seconds=plan.seconds)
         done = service_rounds.add(ours, endpoint.requests(), connections=connections, seconds=plan.seconds)
         if endpoint.name == "create":
             requests.created(done.bodies)
     return {
         "service": service_rounds.summary(),
         "bare": bare_rounds.summary(),
+        "bare_that_asks": None if asking is None else asking_rounds.summary(),
         # Of two rounds in a row, and then the median: a neighbour that comes and goes is met by both.
         "cpu_ratio": _ratio(service_rounds.cpu["api"], bare_rounds.cpu["api"]),
         "rate_ratio": _ratio(bare_rounds.per_second, service_rounds.per_second),
@@ -277,14 +295,26 @@ def _ratio(these: list[float], those: list[float]) -> float:
 
 
 def show(found: list[dict[str, Any]]) -> None:
-    columns = ("", "conn.", "req/s", "bare", "p50 ms", "p99 ms", "CPU µs: API", "bare", "ratio", "PostgreSQL")
+    columns = (
+        "",
+        "conn.",
+        "req/s",
+        "bare",
+        "p50 ms",
+        "p99 ms",
+        "CPU µs",
+        "bare",
+        "ratio",
+        "asks",
+        "PostgreSQL",
+    )
     for workers in sorted({each["workers"] for each in found}):
         rows = [_row(each) for each in found if each["workers"] == workers]
         figures.show(f"HTTP, API processes: {workers}", rows, columns=columns)
 
 
 def _row(found: dict[str, Any]) -> tuple[str, ...]:
-    ours, bare, goal = found["service"], found["bare"], found["goal"]
+    ours, bare, asking, goal = found["service"], found["bare"], found["bare_that_asks"], found["goal"]
     return (
         found["endpoint"],
         str(found["connections"]),
@@ -295,6 +325,7 @@ def _row(found: dict[str, Any]) -> tuple[str, ...]:
         str(ours["cpu_us_per_request"]["api"]),
         str(bare["cpu_us_per_request"]["api"]),
         f"{found['cpu_ratio']:.1f}" + (f" (≤ {goal:g})" if goal else ""),
+        "" if asking is None else str(asking["cpu_us_per_request"]["api"]),
         str(ours["cpu_us_per_request"]["postgres"]),
     )
 
