@@ -19,13 +19,17 @@ def payment_workflow_id(*, order_id: str, attempt: int) -> str:
 
 def attempt_of(workflow_id: str, *, order_id: str) -> int | None:
     """The attempt whose payment workflow this is, None where it is another kind of workflow."""
-    return _number_of(workflow_id, first=payment_workflow_id(order_id=order_id, attempt=1))
+    return number_of(workflow_id, first=payment_workflow_id(order_id=order_id, attempt=1))
 
 
 def operation_of(workflow_id: str, *, order_id: str) -> tuple[TransactionType, int] | None:
     """The capture or void that this workflow makes, as `Order.operations` has it; None where it makes neither."""
-    for kind in (TransactionType.CAPTURE, TransactionType.VOID):
-        sequence = _number_of(workflow_id, first=f"{kind}-{order_id}")
+    firsts = {
+        TransactionType.CAPTURE: capture_workflow_id(order_id=order_id, sequence=1),
+        TransactionType.VOID: void_workflow_id(order_id=order_id, sequence=1),
+    }
+    for kind, first in firsts.items():
+        sequence = number_of(workflow_id, first=first)
         if sequence is not None:
             return kind, sequence
     return None
@@ -66,8 +70,13 @@ def numbered(workflow_id: str, number: int) -> str:
     return workflow_id if number == 1 else f"{workflow_id}-{number}"
 
 
-def _number_of(workflow_id: str, *, first: str) -> int | None:
+def number_of(workflow_id: str, *, first: str, unnumbered: int = 1) -> int | None:
+    """Which workflow of a kind this is, by the id of its first, which has no number; None: of another kind.
+
+    Args:
+        unnumbered: what the first counts as.
+    """
     if workflow_id == first:
-        return 1
+        return unnumbered
     number = workflow_id.removeprefix(f"{first}-")
     return int(number) if number != workflow_id and number.isdecimal() else None

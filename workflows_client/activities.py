@@ -43,7 +43,7 @@ from payloops.commands.webhook_deliveries import (
 )
 from payloops.commands.webhook_endpoints import WebhookEndpoint, find_webhook_endpoint
 from payloops.commands.webhook_secrets import get_webhook_secret
-from payloops.commands.workflow_ids import attempt_of, operation_of
+from payloops.commands.workflow_ids import attempt_of, number_of, operation_of
 from payloops.events.crash_points import crash_point
 from payloops.events.event_store import EventStore
 from payloops.events.metadata import Metadata
@@ -418,11 +418,7 @@ class BackendActivities:
 
 def retries_of(workflow_id: str, *, webhook_id: UUID) -> int | None:
     """Which of a webhook's own workflows this is: 0 for the first, n for the merchant's nth retry; None: another."""
-    first = f"webhook-{webhook_id}"
-    if workflow_id == first:
-        return 0
-    number = workflow_id.removeprefix(f"{first}-")
-    return int(number) if number != workflow_id and number.isdecimal() else None
+    return number_of(workflow_id, first=f"webhook-{webhook_id}", unnumbered=0)
 
 
 def _give_way_to_later(delivery: WebhookDelivery) -> None:
