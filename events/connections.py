@@ -1,6 +1,7 @@
 """Connections to PostgreSQL, each with its deadlines."""
 
 import asyncio
+import random
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from contextvars import copy_context
@@ -16,6 +17,7 @@ from psycopg_pool import AsyncConnectionPool
 
 CONNECT_TIMEOUT = 3
 """Seconds."""
+RECONNECT_SECONDS = 1.0
 STATEMENT_TIMEOUT = 5
 """Seconds that PostgreSQL gives a statement of ours, unless it is told otherwise."""
 WAIT_SECONDS = 2.0
@@ -91,6 +93,11 @@ def one_line(error: BaseException) -> str:
     remedy = ": run `payloops migrate`" if isinstance(error, SCHEMA_ERRORS) else ""
     words = f"{type(error).__name__}: {text or error}{remedy}".replace("\x00", "\\0").split()
     return " ".join(words)[:1_000]
+
+
+async def wait_to_reconnect() -> None:
+    """About a second: who lost the database together does not come back together."""
+    await asyncio.sleep(RECONNECT_SECONDS * (0.5 + random.random()))  # noqa: S311  # jitter
 
 
 async def reach(database_url: str, *, application_name: str) -> None:

@@ -5,7 +5,6 @@ A gathering has one query under way at a time, so it has a connection of its own
 """
 
 import asyncio
-import random
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Generic
@@ -15,13 +14,12 @@ import structlog
 from psycopg.rows import TupleRow
 
 from payloops.events.columns import Column
-from payloops.events.connections import Pool
+from payloops.events.connections import Pool, wait_to_reconnect
 from payloops.events.gathering import HELD_UP, Gathering, K, Tell, V
 from payloops.events.statement import Statement
 
 NAME = "payloops look-ups"
 """Of their connections, as the database has it."""
-RECONNECT_SECONDS = 1.0
 
 log = structlog.get_logger()
 
@@ -104,7 +102,7 @@ class Lookup(Generic[K, V]):
             )
         except (psycopg.Error, OSError) as error:
             log.warning("look_up.cannot_connect", error=type(error).__name__)
-            await asyncio.sleep(RECONNECT_SECONDS * (0.5 + random.random()))  # noqa: S311  # jitter
+            await wait_to_reconnect()
 
     async def _close(self) -> None:
         self._closed = True

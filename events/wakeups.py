@@ -7,13 +7,12 @@ Both may lose a message; readers poll, so that a lost one only costs latency.
 
 import asyncio
 import contextlib
-import random
 from collections.abc import AsyncGenerator, Awaitable, Callable
 
 import psycopg
 import structlog
 
-from payloops.events.connections import connect
+from payloops.events.connections import connect, wait_to_reconnect
 from payloops.events.statement import Statement
 
 CHANNEL = "payloops_events"
@@ -25,7 +24,6 @@ Of appends that follow each other at once, the first is told at once. Each messa
 every reader about as much as an append.
 """
 POLL_SECONDS = 0.25
-RECONNECT_SECONDS = 1.0
 
 log = structlog.get_logger()
 
@@ -63,7 +61,7 @@ class Notifier:
                     await statement.close()
             except (psycopg.Error, OSError) as error:
                 log.warning("notifier.reconnecting", error=type(error).__name__)
-                await asyncio.sleep(RECONNECT_SECONDS * (0.5 + random.random()))  # noqa: S311  # jitter
+                await wait_to_reconnect()
 
 
 class Wakeups:
@@ -116,7 +114,7 @@ class Wakeups:
                         self._wake()
             except (psycopg.Error, OSError) as error:
                 log.warning("wakeups.reconnecting", error=type(error).__name__)
-            await asyncio.sleep(RECONNECT_SECONDS * (0.5 + random.random()))  # noqa: S311  # jitter
+            await wait_to_reconnect()
 
 
 async def _cancel(task: asyncio.Task[None] | None) -> None:

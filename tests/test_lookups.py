@@ -2,13 +2,15 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 
 import psycopg
 import pytest
 import structlog
 from psycopg.rows import TupleRow
 
-from payloops.events import lookups, statement
+from payloops.events import connections as events_connections
+from payloops.events import statement
 from payloops.events.columns import ints
 from payloops.events.connections import Pool, connection_pool
 from payloops.events.lookups import NAME, Lookup
@@ -45,6 +47,15 @@ def things(pool: Pool) -> Lookup[int, str]:
 
 async def connections(observer: psycopg.AsyncConnection) -> list[int]:
     return [pid for (pid,) in await (await observer.execute(CONNECTIONS, (NAME,))).fetchall()]
+
+
+@asynccontextmanager
+async def held_up(database_url: str) -> AsyncIterator[None]:
+    """Nobody can read things meanwhile."""
+    async with await psycopg.AsyncConnection.connect(database_url) as connection:
+        await connection.execute("LOCK TABLE things IN ACCESS EXCLUSIVE MODE")
+        yield
+        await connection.rollback()
 
 
 async def waits(observer: psycopg.AsyncConnection, pid: int) -> None:
@@ -98,12 +109,10 @@ async def test_who_asks_while_the_connection_ends_is_answered_by_the_pool(
     lookup = things(pool)
     await by_its_own(lookup, pool)
     [pid] = await connections(observer)
-    async with await psycopg.AsyncConnection.connect(database_url) as other:
-        await other.execute("LOCK TABLE things IN ACCESS EXCLUSIVE MODE")
+    async with held_up(database_url):
         asking = asyncio.create_task(lookup.find(1))
         await waits(observer, pid)
         await observer.execute("SELECT pg_terminate_backend(%s, 10000)", (pid,))
-        await other.rollback()
     assert await asking == "one"
     await by_its_own(lookup, pool)
 
@@ -114,14 +123,12 @@ async def test_what_is_held_up_holds_up_one_and_the_others_ask_by_the_pool(
     lookup = things(pool)
     await by_its_own(lookup, pool)
     [pid] = await connections(observer)
-    async with await psycopg.AsyncConnection.connect(database_url) as other:
-        await other.execute("LOCK TABLE things IN ACCESS EXCLUSIVE MODE")
+    async with held_up(database_url):
         asking = [asyncio.create_task(lookup.find(id)) for id in (1, 2, 3)]
         waiting = "SELECT count(DISTINCT pid) FROM pg_locks WHERE NOT granted AND database = "
         waiting += "(SELECT oid FROM pg_database WHERE datname = current_database())"
         while (await (await observer.execute(waiting)).fetchone()) != (3,):
             await asyncio.sleep(0.001)
-        await other.rollback()
     assert await asyncio.gather(*asking) == ["one", "two", None]
     await by_its_own(lookup, pool)
     assert await connections(observer) == [pid]
@@ -133,11 +140,9 @@ async def test_who_waits_for_longer_than_postgresql_lets_a_statement_take_is_tol
     lookup = things(pool)
     await by_its_own(lookup, pool)
     [pid] = await connections(observer)
-    async with await psycopg.AsyncConnection.connect(database_url) as other:
-        await other.execute("LOCK TABLE things IN ACCESS EXCLUSIVE MODE")
+    async with held_up(database_url):
         with pytest.raises(psycopg.errors.QueryCanceled):
             await lookup.find(1)
-        await other.rollback()
     await by_its_own(lookup, pool)
     assert await connections(observer) == [pid]
 
@@ -150,12 +155,10 @@ async def test_a_server_that_falls_silent_is_left_alone(
     await by_its_own(lookup, pool)
     by_pool = "SELECT 1 FROM pg_locks JOIN pg_stat_activity USING (pid) WHERE NOT granted"
     by_pool += " AND datname = current_database() AND application_name = 'test'"
-    async with await psycopg.AsyncConnection.connect(database_url) as other, asyncio.timeout(30):
-        await other.execute("LOCK TABLE things IN ACCESS EXCLUSIVE MODE")
+    async with held_up(database_url), asyncio.timeout(30):
         asking = asyncio.create_task(lookup.find(1))
         while not await (await observer.execute(by_pool)).fetchone():
             await asyncio.sleep(0.001)
-        await other.rollback()
     assert await asking == "one"
 
 
@@ -166,21 +169,19 @@ async def test_what_happens_to_its_connection_is_not_told_of_who_asked_first(
     with structlog.contextvars.bound_contextvars(correlation_id="first"):
         await by_its_own(lookup, pool)
     [pid] = await connections(observer)
-    async with await psycopg.AsyncConnection.connect(database_url) as other:
-        await other.execute("LOCK TABLE things IN ACCESS EXCLUSIVE MODE")
-        with structlog.testing.capture_logs([structlog.contextvars.merge_contextvars]) as logged:
+    with structlog.testing.capture_logs([structlog.contextvars.merge_contextvars]) as logged:
+        async with held_up(database_url):
             asking = asyncio.create_task(lookup.find(1))
             await waits(observer, pid)
             await observer.execute("SELECT pg_terminate_backend(%s, 10000)", (pid,))
-            await other.rollback()
-            assert await asking == "one"
+        assert await asking == "one"
     assert [("correlation_id" in each) for each in logged if each["event"] == "look_up.lost"] == [False]
 
 
 async def test_where_no_connection_is_to_be_had_for_it_the_pool_has_all(
     pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lookups, "RECONNECT_SECONDS", 0.01)
+    monkeypatch.setattr(events_connections, "RECONNECT_SECONDS", 0.01)
     right, pool.database_url = pool.database_url, "host=/nowhere"
     lookup = things(pool)
     for _ in range(20):
