@@ -374,14 +374,14 @@ def _namespace_is_missing(error: RPCError) -> bool:
 
 async def _park(leader: _Leader, recorded: RecordedEvent, error: Exception) -> None:
     """Keep the event with its error in `parked_events`, where `projections status` shows it."""
-    reader = leader.subscription.name
+    reader, why = leader.subscription.name, one_line(error)
     PARKED.labels(reader).inc()
     log.error(
         "subscriber.parked",
         subscription=reader,
         position=recorded.position,
         topic=recorded.stored.topic,
-        error=one_line(error),
+        error=why,
     )
     await leader.connection.execute(
         """INSERT INTO parked_events
@@ -395,7 +395,7 @@ async def _park(leader: _Leader, recorded: RecordedEvent, error: Exception) -> N
             recorded.stored.originator_id,
             recorded.stored.originator_version,
             recorded.stored.topic,
-            one_line(error),
+            why,
         ),
     )
 
