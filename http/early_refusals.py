@@ -16,20 +16,22 @@ from payloops.http.answers import CORRELATION_HEADER, SECURITY_HEADERS, head_byt
 from payloops.http.middleware import fitting_correlation_id
 from payloops.http.problems import CONTENT_TYPE
 
-# One way to read each line, whoever reads it: no folded lines, no space before a colon, no line feed alone.
-_REQUEST = re.compile(rb"([A-Z]+) (/[!-~]*) HTTP/1\.1")
-_LINES = re.compile(rb"\r\n(?:[A-Za-z0-9_-]+:[\t\x20-\x7e]*\r\n)*\r\n")
-_LENGTH = re.compile(rb"\r\ncontent-length:[\t ]*([0-9]{1,9})[\t ]*\r\n")
-_FRAMED_OTHERWISE = re.compile(rb"\r\n(?:transfer-encoding|upgrade|expect):")
-_ANSWERED_OTHERWISE = re.compile(rb"\r\n(?:origin:|prefer:|connection:(?! ?keep-alive\r\n))")
+# One way to read each line, whoever reads it: no folded lines, no space before a colon, no tab, no line feed alone.
+_REQUEST = re.compile(rb"(GET|POST|PUT|PATCH|DELETE|HEAD|OPTIONS) (/[!-~]*) HTTP/1\.1")
+_LINES = re.compile(rb"\r\n(?:[A-Za-z0-9_-]+:[\x20-\x7e]*\r\n)*\r\n")
+_NAME = re.compile(rb"\n([^:\r]+)")
+_LENGTH = re.compile(rb"\ncontent-length: *([0-9]{1,9})\r")
+_KEPT = re.compile(rb"\nconnection: ?keep-alive\r")
+_FRAMED_OTHERWISE = frozenset({b"transfer-encoding", b"upgrade", b"expect", b"sec-websocket-key1"})
+_ANSWERED_OTHERWISE = frozenset({b"origin", b"prefer", b"proxy-connection"})
 """Browsers of other origins, who have to be told that they may read the answer; who is ready to wait, and is counted
-apart; and who wants no further answer."""
-_TOLD_MORE = re.compile(rb"\r\n(?:content-length|transfer-encoding|upgrade|expect|origin|prefer|connection):")
-"""Any of these: most reads have none."""
-_REFUSED_METHODS = frozenset({b"GET", b"POST", b"PUT", b"PATCH", b"DELETE"})
+apart; and who may want no further answer."""
+_MOST_LINES = 100
+"""aiohttp refuses more than 128."""
+_NEVER_REFUSED = frozenset({b"HEAD", b"OPTIONS"})
 _REFUSED_PATHS = (b"/v1/", b"/api/", b"/webhooks/")
 """Programs ask there, nobody looks at the answer, and none of the routes is answered always."""
-_CORRELATION = re.compile(rb"\r\nx-correlation-id:[\t ]*([!-~]*)[\t ]*\r\n", re.IGNORECASE)
+_CORRELATION = re.compile(rb"\nx-correlation-id: *([!-~]*) *\r", re.IGNORECASE)
 
 
 class Lines:
@@ -55,7 +57,7 @@ class Lines:
             headers: CIMultiDict[str] = CIMultiDict()
             for line in self.raw.decode("ascii").split("\r\n")[1:-2]:
                 name, _, value = line.partition(":")
-                headers.add(name, value.strip(" \t"))
+                headers.add(name, value.strip(" "))
             self._headers = CIMultiDictProxy(headers)
         return self._headers
 
@@ -94,7 +96,7 @@ def read_head(data: bytes, before: Lines | None = None) -> Head | None:
         method.decode(),
         path.decode(),
         end + len(lines.raw),
-        lines.plain and method in _REFUSED_METHODS and path.startswith(_REFUSED_PATHS),
+        lines.plain and method not in _NEVER_REFUSED and path.startswith(_REFUSED_PATHS),
         lines,
     )
 
@@ -105,14 +107,21 @@ def _read_lines(data: bytes, start: int) -> Lines | None:
         return None
     raw = found.group()
     lowered = raw.lower()
-    if _TOLD_MORE.search(lowered) is None:
-        return Lines(raw, body_length=0, plain=True)
-    lengths = _LENGTH.findall(lowered)
-    given = lowered.count(b"\r\ncontent-length:")
-    if given > 1 or given != len(lengths) or _FRAMED_OTHERWISE.search(lowered):
+    names = _NAME.findall(lowered)
+    told = frozenset(names)
+    # What is there twice is one value to some, the first or the last to others.
+    if len(told) < len(names) or len(names) > _MOST_LINES or b"host" not in told:
         return None
-    body_length = int(lengths[0]) if lengths else 0
-    return Lines(raw, body_length=body_length, plain=_ANSWERED_OTHERWISE.search(lowered) is None)
+    if not told.isdisjoint(_FRAMED_OTHERWISE):
+        return None
+    body_length = 0
+    if b"content-length" in told:
+        length = _LENGTH.search(lowered)
+        if length is None:
+            return None
+        body_length = int(length[1])
+    stays = b"connection" not in told or _KEPT.search(lowered) is not None
+    return Lines(raw, body_length=body_length, plain=stays and told.isdisjoint(_ANSWERED_OTHERWISE))
 
 
 def refusal(head: Head) -> bytes:

@@ -121,14 +121,13 @@ async def test_the_answer_is_the_one_of_the_usual_way(api: Api, subtests: pytest
     new = ORDER % b"one"
     asked = [
         (200, request("GET", f"/v1/orders/{order}", key, mine)),
-        (200, request("GET", f"/v1/orders/{order}", b"x-api-key:\t" + key[11:] + b" ", mine, b"Accept: */*")),
+        (200, request("GET", f"/v1/orders/{order}", b"x-api-key:  " + key[11:] + b" ", mine, b"Accept: */*")),
         (200, request("GET", f"/v1/orders/{order}/events", key, mine)),
         (200, request("GET", "/v1/orders", key, mine)),
         (200, request("GET", f"/v1/orders/{order}", key, mine, b"Connection: keep-alive", body=b"ignored")),
         (404, request("GET", f"/v1/orders/{foreign}", key, mine)),
         (404, request("GET", f"/v1/orders/{uuid7()}", key, mine)),
         (401, request("GET", f"/v1/orders/{order}", mine)),
-        (401, request("GET", f"/v1/orders/{order}", key, key, mine)),
         (401, request("GET", f"/v1/orders/{order}", b"X-API-Key: sk_test_nobody", mine)),
         (201, request("POST", "/v1/orders", key, mine, typed, keyed, body=new)),
         (201, request("POST", "/v1/orders", key, mine, typed, keyed, body=new)),  # replayed
@@ -200,6 +199,9 @@ async def test_what_can_be_read_in_two_ways_or_is_asked_for_otherwise_goes_the_u
             request("GET", path, key, b"Connection: close"),
             request("GET", path, key, b"Origin: https://shop.example"),
             request("GET", path, key, b"Expect: 100-continue"),
+            request("GET", path, key, b"Proxy-Connection: close"),
+            request("GET", path, key, key),
+            request("GET", path, key).replace(b"Host: x", b"X: x"),
             request("GET", path, key, b"X-Long: " + b"x" * 5_000),
             request("GET", path, key).replace(b"HTTP/1.1", b"HTTP/1.0"),
             request("GET", "/v1/orders/{id}", key),

@@ -240,10 +240,24 @@ async def test_who_goes_away_before_he_is_asked_in_keeps_nobodys_place(api: Api)
         (b"transfer-encoding:chunked",),
         (b"Upgrade: websocket",),
         (b"Expect: 100-continue",),
+        (b"Host: y",),
+        (b"Content-Type: application/json", b"content-type: text/plain"),
+        (b"X-API-Key: one", b"X-API-Key: two"),
+        (b"X: a\t",),
+        (b"Content-Length: 1\t",),
+        (b"Sec-WebSocket-Key1: x",),
+        tuple(b"X-%d: x" % each for each in range(128)),
     ],
 )
 def test_a_head_that_others_might_read_in_another_way_is_left_to_the_parser(lines: Sequence[bytes]) -> None:
     assert read_head(b"\r\n".join([b"POST /v1/orders HTTP/1.1", b"Host: x", *lines, b"", b""])) is None
+
+
+@pytest.mark.parametrize(
+    "head", [b"GET /v1/orders HTTP/1.1\r\nX: a\r\n\r\n", b"PRI /v1/orders HTTP/1.1\r\nHost: x\r\n\r\n"]
+)
+def test_a_head_that_is_none_to_others_is_left_to_the_parser(head: bytes) -> None:
+    assert read_head(head) is None
 
 
 def test_a_head_is_read_the_same_whatever_came_before() -> None:
@@ -280,11 +294,12 @@ def test_a_head_is_read_the_same_whatever_came_before() -> None:
         (b"GET /checkout/1 HTTP/1.1", b"Accept: */*"),
         (b"GET /v1/orders HTTP/1.1", b"Origin: https://shop.example"),
         (b"GET /v1/orders HTTP/1.1", b"Connection: close"),
+        (b"GET /v1/orders HTTP/1.1", b"Proxy-Connection: close"),
         (b"POST /v1/orders/1/pay HTTP/1.1", b"Prefer: wait=30"),
     ],
 )
 def test_what_has_an_answer_of_its_own_is_not_refused_early(line: bytes, header: bytes) -> None:
-    head = read_head(line + b"\r\n" + header + b"\r\n\r\n")
+    head = read_head(line + b"\r\nHost: x\r\n" + header + b"\r\n\r\n")
     assert head is not None
     assert not head.plain
 
@@ -293,7 +308,8 @@ def test_no_route_that_is_always_answered_or_has_pages_is_refused_early() -> Non
     refused = {
         route
         for route in ROUTES
-        if (head := read_head(f"{route.method} {route.path} HTTP/1.1\r\n\r\n".encode())) is not None
+        if (head := read_head(f"{route.method} {route.path} HTTP/1.1\r\nHost: x\r\n\r\n".encode()))
+        is not None
         and head.plain
     }
     assert {route.path for route in refused} >= {"/v1/orders", "/api/orders", "/webhooks/stripe"}
