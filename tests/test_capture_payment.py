@@ -22,9 +22,10 @@ def test_a_part_of_an_authorization_is_captured() -> None:
     assert transactions(order) == [("authorization", "success", AMOUNT), ("capture", "success", 400)]
 
 
-def test_all_of_it_is_captured_where_no_amount_is_named() -> None:
+@pytest.mark.parametrize("amount", [None, AMOUNT])
+def test_all_of_it_is_captured_where_no_amount_is_named_or_all_is(amount: int | None) -> None:
     order = authorized()
-    request_capture(order, amount=None, by=BY)
+    request_capture(order, amount=amount, by=BY)
     assert report(order, "captured").amount_captured == AMOUNT
 
 

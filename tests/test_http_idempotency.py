@@ -64,6 +64,22 @@ async def test_many_at_once_do_it_once(merchant: Merchant, pool: AsyncConnection
             assert answer.headers["Retry-After"]
 
 
+async def test_a_refund_sent_twice_gives_the_money_back_once(
+    merchant: Merchant, store: EventStore, by: Metadata
+) -> None:
+    """There is money left for a second one: nothing but the key keeps it from being made."""
+    order_id = await merchant.order(amount=1_000)
+    await merchant.shop.post(f"/v1/orders/{order_id}/pay")
+    await update_order_status(store, order_id=UUID(order_id), status="captured", by=by)
+    first, again = [
+        await merchant.shop.post(f"/v1/orders/{order_id}/refund", {"amount": 300}, key="back")
+        for _ in range(2)
+    ]
+    assert (first.status, again.status, again.raw) == (201, 201, first.raw)
+    assert again.headers["Idempotent-Replayed"] == "true"
+    assert await count(store.pool, "refund.requested") == 1
+
+
 async def test_another_request_under_the_same_key_is_refused(merchant: Merchant) -> None:
     order_id = await merchant.order()
     await merchant.shop.post("/v1/orders", {"amount": 1}, key="one")

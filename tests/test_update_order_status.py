@@ -12,7 +12,13 @@ from payloops.commands.create_order import create_order
 from payloops.commands.pay_order import request_payment
 from payloops.commands.refusals import OrderNotFound, UnknownAttempt
 from payloops.commands.route_payment import Route
-from payloops.commands.update_order_status import find_payment, report_captured, update_order_status
+from payloops.commands.update_order_status import (
+    find_payment,
+    report_action_required,
+    report_captured,
+    report_processing,
+    update_order_status,
+)
 from payloops.events.event_store import EventStore
 from payloops.events.metadata import Metadata
 from payloops.events.orders import Order, OrderStatus, PaymentVoidRequested
@@ -50,6 +56,33 @@ def test_a_repeated_report_changes_nothing(status: str) -> None:
     version = order.version
     report(order, status)
     assert facts(order, after=version) == []
+
+
+@pytest.mark.parametrize("end", ["failed", "cancelled", "authorized", "captured"])
+def test_what_has_ended_is_not_under_way_again_whatever_reference_the_processor_has_for_it(end: str) -> None:
+    """Else the order could neither be paid nor cancelled, and money that came would not show."""
+    order = after(end)
+    status, version = order.status, order.version
+    payment = order.payments[1]
+    report_processing(order, payment, processor_order_id="another", by=BY)
+    report_action_required(
+        order, payment, processor_order_id="another", redirect_url="https://other.example", by=BY
+    )
+    assert (facts(order, after=version), order.status) == ([], status)
+
+
+@pytest.mark.parametrize("redirect_url", [None, "https://bank.example"])
+def test_an_action_is_required_once_for_each_address_until_the_customer_has_acted(
+    redirect_url: str | None,
+) -> None:
+    order = after("processing")
+    version = order.version
+    for url in (redirect_url, redirect_url, "https://other.example", None):
+        report_action_required(order, order.payments[1], processor_order_id="po_1", redirect_url=url, by=BY)
+    assert facts(order, after=version) == ["payment.action_required"] * 2
+    assert order.status is OrderStatus.REQUIRES_ACTION
+    assert order.payments[1].redirect_url == "https://other.example"
+    assert report(order, "processing").status is OrderStatus.PROCESSING
 
 
 def test_a_failed_attempt_fails_its_transaction_with_the_processors_reason() -> None:
@@ -124,6 +157,15 @@ def test_a_late_authorization_that_nobody_wants_is_voided() -> None:
     assert transactions(order)[-1] == ("void", "success", AMOUNT)
 
 
+def test_a_late_authorization_of_an_order_that_was_cancelled_is_voided() -> None:
+    order = after("failed")
+    cancel(order, by=BY)
+    report(order, "authorized")
+    assert facts(order)[-2:] == ["payment.authorized", "payment.void_requested"]
+    assert order.status is OrderStatus.CANCELLED
+    assert report(order, "cancelled").status is OrderStatus.CANCELLED
+
+
 def test_voids_are_numbered_over_all_attempts_because_their_workflows_are_named_by_the_order() -> None:
     order = report(pay(after("failed")), "authorized", attempt=1)
     cancel(report(order, "authorized"), by=BY)
@@ -147,6 +189,13 @@ def test_a_void_that_came_too_late_ends_and_the_authorization_is_proved() -> Non
     ]
     directly = report(pay(new_order(), capture="manual"), "captured")
     assert transactions(directly) == [("authorization", "success", AMOUNT), ("capture", "success", AMOUNT)]
+
+
+@pytest.mark.parametrize("status", ["processing", "requires_action", "authorized", "captured", "failed"])
+def test_a_payment_is_known_from_then_on_by_the_reference_that_a_report_brings(status: str) -> None:
+    order = pay(after(status)) if status == "failed" else after(status)
+    found = find_payment(order, attempt=None, processor_order_id="po_1")
+    assert (found.attempt, found.processor_order_id) == (1, "po_1")
 
 
 def test_the_payment_meant_is_found_by_its_references() -> None:
