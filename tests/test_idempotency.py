@@ -69,11 +69,21 @@ async def test_another_request_under_the_same_key_is_refused(
     await take(pool, merchant_id)
     with pytest.raises(IdempotencyMismatch):
         await take(pool, merchant_id, fingerprint=b"other")
+    await age(pool, "lease_expires_at", "1 second")
+    with pytest.raises(IdempotencyMismatch):
+        await take(pool, merchant_id, fingerprint=b"other")
 
 
-async def test_the_same_key_of_another_merchant_is_another_key(pool: AsyncConnectionPool) -> None:
-    await take(pool, uuid7())
-    await take(pool, uuid7())
+async def test_the_same_key_of_another_merchant_is_another_key_with_another_answer(
+    store: EventStore,
+) -> None:
+    merchants = [uuid7(), uuid7()]
+    for each in merchants:
+        reserved = await take(store.pool, each)
+        await store.answer(reserved.receipt(200, str(each).encode()))
+    for each in merchants:
+        again = await reserve(store.pool, merchant_id=each, key="key", fingerprint=b"f")
+        assert again == Replay(status=200, body=str(each).encode())
 
 
 async def test_a_request_that_was_overtaken_after_its_lease_appends_nothing(
@@ -87,6 +97,30 @@ async def test_a_request_that_was_overtaken_after_its_lease_appends_nothing(
     assert await store.head() == 0
     await create(store, merchant_id, by, heir)
     assert await store.head() == 1
+
+
+async def test_an_answer_outlives_the_lease(store: EventStore, merchant_id: UUID, by: Metadata) -> None:
+    """Else who asks again after it does everything again."""
+    await create(store, merchant_id, by, await take(store.pool, merchant_id))
+    await age(store.pool, "lease_expires_at", "1 hour")
+    again = await reserve(store.pool, merchant_id=merchant_id, key="key", fingerprint=b"f")
+    assert again == Replay(status=201, body=b"made")
+    with pytest.raises(IdempotencyMismatch):
+        await take(store.pool, merchant_id, fingerprint=b"other")
+
+
+async def test_a_request_that_was_overtaken_neither_lets_go_of_the_key_nor_changes_its_answer(
+    store: EventStore, merchant_id: UUID, by: Metadata
+) -> None:
+    slow = await take(store.pool, merchant_id)
+    await age(store.pool, "lease_expires_at", "1 second")
+    heir = await take(store.pool, merchant_id)
+    assert not await slow.release(store.pool)
+    await store.answer(slow.receipt(400, b"no"))
+    await create(store, merchant_id, by, heir)
+    await slow.amend(store.pool, b"of the slow one")
+    again = await reserve(store.pool, merchant_id=merchant_id, key="key", fingerprint=b"f")
+    assert again == Replay(status=201, body=b"made")
 
 
 async def test_a_key_that_was_released_can_be_used_again(
@@ -133,6 +167,20 @@ async def test_keys_are_kept_for_a_day(store: EventStore, merchant_id: UUID, by:
     await take(store.pool, merchant_id, fingerprint=b"other")
     await age(store.pool, "created_at", "25 hours")
     assert await delete_expired(store.pool) == 1
+
+
+async def test_a_key_that_is_used_again_after_its_day_is_as_good_as_new(
+    store: EventStore, merchant_id: UUID, by: Metadata
+) -> None:
+    await create(store, merchant_id, by, await take(store.pool, merchant_id))
+    await age(store.pool, "created_at", "25 hours")
+    anew = await take(store.pool, merchant_id, fingerprint=b"other")
+    with pytest.raises(IdempotencyInProgress):
+        await take(store.pool, merchant_id, fingerprint=b"other")
+    await create(store, merchant_id, by, anew)
+    again = await reserve(store.pool, merchant_id=merchant_id, key="key", fingerprint=b"other")
+    assert again == Replay(status=201, body=b"made")
+    assert await delete_expired(store.pool) == 0
 
 
 async def test_old_keys_are_deleted_while_the_service_runs(

@@ -15,6 +15,7 @@ from projecting import random_order
 from uuid_utils.compat import uuid7
 
 from payloops.commands.cancel_order import cancel
+from payloops.commands.capture_payment import request_capture
 from payloops.commands.end_refund import fail_refund, succeed_refund
 from payloops.commands.receive_processor_event import Outcome, ProcessorEvent, receive
 from payloops.commands.refund_payment import request_refund
@@ -134,6 +135,16 @@ def test_a_captured_payment_never_goes_back() -> None:
     for outcome in PAYMENT_OUTCOMES:
         assert receive(order, told(outcome, event_id=f"late_{outcome}"), by=BY) == "none"
     assert order.status is OrderStatus.CAPTURED
+
+
+@pytest.mark.parametrize("asked", [None, 600])
+def test_what_was_captured_is_as_much_as_the_processor_says(asked: int | None) -> None:
+    order = after(told("authorized"), capture="manual")
+    if asked is not None:
+        request_capture(order, amount=asked, by=BY)
+    receive(order, told("captured", amount=400), by=BY)
+    assert (order.status, order.amount_captured, order.refundable) == (OrderStatus.CAPTURED, 400, 400)
+    assert transactions(order)[-1] == ("capture", "success", 400)
 
 
 def test_a_repeated_event_records_nothing() -> None:

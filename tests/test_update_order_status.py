@@ -9,7 +9,9 @@ from uuid_utils.compat import uuid7
 from payloops.commands.cancel_order import cancel
 from payloops.commands.capture_payment import request_capture
 from payloops.commands.create_order import create_order
+from payloops.commands.end_refund import succeed_refund
 from payloops.commands.pay_order import request_payment
+from payloops.commands.refund_payment import request_refund
 from payloops.commands.refusals import OrderNotFound, UnknownAttempt
 from payloops.commands.route_payment import Route
 from payloops.commands.update_order_status import (
@@ -85,6 +87,19 @@ def test_an_action_is_required_once_for_each_address_until_the_customer_has_acte
     assert report(order, "processing").status is OrderStatus.PROCESSING
 
 
+@pytest.mark.parametrize("reference", [None, "pt_1", "another"])
+def test_a_capture_that_is_told_again_is_money_once_whatever_reference_it_has_then(
+    reference: str | None,
+) -> None:
+    order = after("captured")
+    version = order.version
+    report_captured(
+        order, order.payments[1], processor_order_id="po_1", processor_transaction_id=reference, by=BY
+    )
+    assert facts(order, after=version) == []
+    assert (order.amount_captured, order.refundable) == (AMOUNT, AMOUNT)
+
+
 def test_a_failed_attempt_fails_its_transaction_with_the_processors_reason() -> None:
     order = after("failed")
     [transaction] = order.transactions.values()
@@ -116,8 +131,11 @@ def test_news_of_an_earlier_attempt_does_not_move_an_order_that_is_being_paid_ag
 
 
 def test_an_earlier_attempt_that_was_captured_late_stops_the_one_under_way() -> None:
-    order = report(pay(after("failed")), "captured", attempt=1)
-    assert order.status is OrderStatus.CAPTURED
+    order = after("failed")
+    elsewhere = Route("razorpay", "test")
+    request_payment(order, route=elsewhere, payment_method=None, capture="automatic", by=BY)
+    report(order, "captured", attempt=1)
+    assert (order.status, order.processor) == (OrderStatus.CAPTURED, "stripe")
     assert facts(order)[-2:] == ["payment.captured", "payment.cancel_requested"]
     report(order, "cancelled", attempt=2)
     assert (order.status, order.amount_captured) == (OrderStatus.CAPTURED, AMOUNT)
@@ -131,6 +149,22 @@ def test_money_taken_twice_is_given_back_at_once() -> None:
     refund = list(order.transactions.values())[-1]
     assert (refund.amount, refund.reason, refund.attempt) == (AMOUNT, "duplicate payment", 2)
     assert order.refundable == AMOUNT
+
+
+@pytest.mark.parametrize("given_back", [300, AMOUNT])
+def test_money_taken_again_after_some_was_given_back_leaves_the_order_partially_refunded(
+    given_back: int,
+) -> None:
+    order = report(pay(after("failed")), "captured", attempt=1)
+    refund = request_refund(order, amount=given_back, reason=None, by=BY)
+    succeed_refund(order, refund.id, processor_transaction_id="rt", by=BY)
+    report(order, "captured", attempt=2)
+    assert order.status is OrderStatus.PARTIALLY_REFUNDED
+    assert (order.amount_captured, order.amount_refunded) == (2 * AMOUNT, given_back)
+    duplicate = list(order.transactions.values())[-1]
+    succeed_refund(order, duplicate.id, processor_transaction_id="rt_2", by=BY)
+    all_of_it = OrderStatus.REFUNDED if given_back == AMOUNT else OrderStatus.PARTIALLY_REFUNDED
+    assert order.status is all_of_it
 
 
 def test_a_charge_that_is_told_of_as_two_attempts_is_money_once() -> None:
@@ -196,6 +230,9 @@ def test_a_payment_is_known_from_then_on_by_the_reference_that_a_report_brings(s
     order = pay(after(status)) if status == "failed" else after(status)
     found = find_payment(order, attempt=None, processor_order_id="po_1")
     assert (found.attempt, found.processor_order_id) == (1, "po_1")
+    if status in {"authorized", "captured"}:
+        assert find_payment(order, attempt=None, processor_transaction_id="pt_1") is found
+        assert "pt_1" in {each.processor_transaction_id for each in order.transactions.values()}
 
 
 def test_the_payment_meant_is_found_by_its_references() -> None:
