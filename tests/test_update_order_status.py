@@ -123,6 +123,18 @@ def test_a_capture_that_the_processor_made_after_all_is_recorded(end: str) -> No
     assert order.status is OrderStatus.CAPTURED
 
 
+def test_where_nobody_says_how_much_was_captured_it_is_what_was_asked_for_of_that_attempt() -> None:
+    order = report(pay(new_order(), capture="manual"), "authorized")
+    request_capture(order, amount=400, by=BY)
+    report(order, "failed")
+    cancel(order, by=BY)
+    again = pay(report(report(order, "failed"), "failed"), capture="manual")
+    report(again, "captured", attempt=2)
+    report(again, "captured", attempt=1)
+    captures = [each for each in transactions(again) if each[:2] == ("capture", "success")]
+    assert captures == [("capture", "success", AMOUNT), ("capture", "success", 400)]
+
+
 def test_news_of_an_earlier_attempt_does_not_move_an_order_that_is_being_paid_again() -> None:
     order = pay(after("failed"))
     for status in ("failed", "cancelled", "requires_action", "processing"):
