@@ -33,16 +33,18 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-projections = typer.Typer(help="The tables folded from the event log.", no_args_is_help=True)
+projections = typer.Typer(
+    help="Inspect, rebuild and verify the tables built from the log.", no_args_is_help=True
+)
 app.add_typer(projections, name="projections")
-events = typer.Typer(help="The event log itself.", no_args_is_help=True)
+events = typer.Typer(help="Inspect the event log.", no_args_is_help=True)
 app.add_typer(events, name="events")
-staff = typer.Typer(help="Support staff: who may look at every merchant's orders.", no_args_is_help=True)
+staff = typer.Typer(help="Manage support staff, who can read every merchant's orders.", no_args_is_help=True)
 app.add_typer(staff, name="staff")
 app.add_typer(privacy, name="privacy")
-keys = typer.Typer(help="The key that secrets in the database are encrypted with.", no_args_is_help=True)
+keys = typer.Typer(help="Rotate the key that encrypts secrets in the database.", no_args_is_help=True)
 app.add_typer(keys, name="keys")
-webhooks = typer.Typer(help="What processors told, and what became of it.", no_args_is_help=True)
+webhooks = typer.Typer(help="Show webhooks received from processors, and their effect.", no_args_is_help=True)
 app.add_typer(webhooks, name="webhooks")
 app.add_typer(audit, name="audit")
 
@@ -55,26 +57,26 @@ def main() -> None:
 def dev(
     *,
     data_dir: DataDir = DEFAULT_DATA_DIR,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Drop all data first.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Delete all data first.")] = False,
     host: Annotated[str, typer.Option(envvar="HOST", help="Address the API listens on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(envvar="PORT", min=1, max=65535, help="Port of the API.")] = 3000,
     postgres_port: Annotated[
-        int | None, typer.Option(min=1, max=65535, help="Port of PostgreSQL; a free one if not given.")
+        int | None, typer.Option(min=1, max=65535, help="Port of PostgreSQL; any free port if not given.")
     ] = None,
     temporal_port: Annotated[
-        int | None, typer.Option(min=1, max=65535, help="Port of Temporal; a free one if not given.")
+        int | None, typer.Option(min=1, max=65535, help="Port of Temporal; any free port if not given.")
     ] = None,
     temporal_ui_port: Annotated[
         int | None,
-        typer.Option(min=1, max=65535, help="Port of Temporal's web interface; a free one if not given."),
+        typer.Option(min=1, max=65535, help="Port of Temporal's web interface; any free port if not given."),
     ] = None,
     stop_with_parent: Annotated[
         bool, typer.Option("--stop-with-parent", hidden=True, help="End when the calling program does.")
     ] = False,
 ) -> None:
-    """Run the whole service here, on embedded servers.
+    """Run the whole service on this machine, with embedded PostgreSQL, Valkey and Temporal servers.
 
-    DATABASE_URL, REDIS_URL and TEMPORAL_ADDRESS, where set, take the place of the embedded server of that kind.
+    Where DATABASE_URL, REDIS_URL or TEMPORAL_ADDRESS is set, that server is used instead of an embedded one.
     """
     from payloops.dev import DevOptions, run_dev  # noqa: PLC0415
     from payloops.embedded import StartError  # noqa: PLC0415
@@ -101,15 +103,19 @@ def dev(
 @app.command()
 def demo(
     *,
-    url: Annotated[str | None, typer.Option(help="The service; that of `payloops dev` if not given.")] = None,
+    url: Annotated[
+        str | None, typer.Option(help="URL of the service; that of `payloops dev` if not given.")
+    ] = None,
     api_key: Annotated[
         str | None,
-        typer.Option(envvar="PAYLOOPS_API_KEY", help="A merchant's key; the demo merchant's if not given."),
+        typer.Option(
+            envvar="PAYLOOPS_API_KEY", help="API key of a merchant; the demo merchant's if not given."
+        ),
     ] = None,
     data_dir: DataDir = DEFAULT_DATA_DIR,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a story.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
 ) -> None:
-    """Walk an order through payment, capture and refund against a running service."""
+    """Take an order through payment, capture and refund on a running service, and show each step."""
     import asyncio  # noqa: PLC0415
 
     from rich.console import Console  # noqa: PLC0415
@@ -158,7 +164,10 @@ def serve(
 
 @app.command()
 def projector() -> None:
-    """Fold the event log into the tables that queries read."""
+    """Keep the tables that queries read up to date with the event log, and seal the log.
+
+    Any number may run: for each projection one is active, and the others stand by.
+    """
     settings = settings_of_environment()
     from payloops.logs import configure_logs  # noqa: PLC0415
     from payloops.projector import run_projector  # noqa: PLC0415
@@ -169,7 +178,10 @@ def projector() -> None:
 
 @app.command()
 def subscriber() -> None:
-    """Start and signal Temporal workflows for what the event log tells."""
+    """Start and signal Temporal workflows for new events in the log.
+
+    Any number may run: one is active for payments and one for webhooks, and the others stand by.
+    """
     settings = settings_of_environment()
     from payloops.stopping import leave  # noqa: PLC0415
     from payloops.subscriber import run_subscriber  # noqa: PLC0415
@@ -181,27 +193,27 @@ def subscriber() -> None:
 @app.command()
 def worker(
     *,
-    sandbox: Annotated[bool, typer.Option("--sandbox", help="Also play the payment processors.")] = False,
+    sandbox: Annotated[bool, typer.Option("--sandbox", help="Also simulate the payment processors.")] = False,
     bank_port: Annotated[
         int | None,
         typer.Option(
             min=1,
             max=65535,
-            help="With --sandbox: port of the bank where customers approve tok_3ds payments.",
+            help="With --sandbox: port of the simulated bank, where customers approve tok_3ds payments.",
         ),
     ] = None,
     bank_url: Annotated[
         str | None,
-        typer.Option(help="Where browsers reach the bank; http://127.0.0.1 and its port if not given."),
+        typer.Option(help="URL at which browsers reach the bank; http://127.0.0.1:PORT if not given."),
     ] = None,
     webhooks_to: Annotated[
         str | None,
         typer.Option(
-            help="Where the sandbox sends its webhooks: the API's address; CHECKOUT_BASE_URL if not given."
+            help="URL of the API, to which the sandbox sends its webhooks; CHECKOUT_BASE_URL if not given."
         ),
     ] = None,
 ) -> None:
-    """Serve the activities by which Temporal workflows call back."""
+    """Run the activities that Temporal workflows call, and deliver webhooks to merchants."""
     settings = settings_of_environment()
     from payloops.stopping import leave  # noqa: PLC0415
     from payloops.worker import BankOptions, run_worker  # noqa: PLC0415
@@ -209,7 +221,7 @@ def worker(
     bank = None
     if bank_port is not None:
         if not sandbox:
-            fail("--bank-port: the bank is the sandbox's; give --sandbox, too")
+            fail("--bank-port needs --sandbox")
         bank = BankOptions(
             port=bank_port,
             url=(bank_url or f"http://127.0.0.1:{bank_port}").rstrip("/"),
@@ -221,7 +233,10 @@ def worker(
 
 @app.command()
 def migrate() -> None:
-    """Bring the database's schema up to date. Needs DATABASE_URL alone."""
+    """Migrate the database to the schema of this version. Needs only DATABASE_URL.
+
+    Safe to run at any time, also by several processes at once.
+    """
     database_url = os.environ.get("DATABASE_URL")
     if not database_url:
         fail("DATABASE_URL: required", status=WRONG_SETTINGS)
@@ -246,21 +261,22 @@ def migrate() -> None:
 def reconcile(
     *,
     older_than: Annotated[
-        str, typer.Option(help="Ask about payments that are under way for longer: 90s, 10m, 24h, 7d.")
+        str,
+        typer.Option(help="Check payments that have been under way for longer than this: 90s, 10m, 24h, 7d."),
     ] = "10m",
     since: Annotated[
-        str, typer.Option(help="And about all payments of orders that changed within this time.")
+        str, typer.Option(help="Also check all payments of orders that changed within this time; 0s: none.")
     ] = "24h",
     sandbox: Annotated[
-        bool, typer.Option("--sandbox", help="Ask the sandbox in place of Stripe and Razorpay.")
+        bool, typer.Option("--sandbox", help="Ask the sandbox instead of Stripe and Razorpay.")
     ] = False,
     data_dir: DataDir = DEFAULT_DATA_DIR,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Ask the processors what became of payments, record it, and report what does not agree.
+    """Ask the processors about payments, record what they answer, and report what does not agree.
 
-    Ends with 1 where something is left to look at. Takes the settings of a `payloops dev` on the data directory
-    where the environment has none.
+    Exits with status 1 if something is left for people to look at. Settings that are not in the environment are
+    taken from the `payloops dev` of the data directory.
     """
     from payloops.dev_environment import read_environment  # noqa: PLC0415
     from payloops.reconcile import duration, run_reconcile  # noqa: PLC0415
@@ -282,9 +298,9 @@ def projections_status(
     data_dir: DataDir = DEFAULT_DATA_DIR,
     as_json: AsJson = False,
 ) -> None:
-    """Show how far each projection is, and what it could not apply.
+    """Show the position and lag of each projection and subscriber, and the events that it parked.
 
-    Needs DATABASE_URL alone, or a `payloops dev` on the data directory.
+    Needs only DATABASE_URL, or a running `payloops dev`.
     """
     from payloops.projections_status import show_projections_status  # noqa: PLC0415
 
@@ -292,17 +308,17 @@ def projections_status(
 
 
 Names = Annotated[
-    list[str] | None, typer.Argument(help="Projections; all if none is given.", show_default=False)
+    list[str] | None, typer.Argument(help="Names of projections; all if none is given.", show_default=False)
 ]
 Workers = Annotated[
     int | None,
-    typer.Option("--workers", min=1, max=64, help="Processes that fold; one for each core if not given."),
+    typer.Option("--workers", min=1, max=64, help="Number of worker processes; one per core if not given."),
 ]
 
 
 @projections.command("list")
 def projections_list(*, as_json: AsJson = False) -> None:
-    """Show which projections there are, of which version, and their tables. Needs no database."""
+    """List the projections of this version of the code, their versions and tables. Needs no database."""
     from payloops.projections_status import show_projections  # noqa: PLC0415
 
     show_projections(as_json=as_json)
@@ -314,16 +330,16 @@ def projections_rebuild(
     *,
     workers: Workers = None,
     restart: Annotated[
-        bool, typer.Option("--restart", help="Begin anew in place of going on with an interrupted rebuild.")
+        bool, typer.Option("--restart", help="Start over instead of resuming an interrupted rebuild.")
     ] = False,
     data_dir: DataDir = DEFAULT_DATA_DIR,
     as_json: AsJson = False,
 ) -> None:
-    """Build tables anew from the log, beside the live ones, and swap them in at the end, while the service runs.
+    """Rebuild tables from the log beside the live ones, and swap them in at the end, while the service runs.
 
-    May be interrupted at any moment and run again: it goes on. Until the swap nothing has changed for anybody.
-    Replaying causes no effects: no webhook, no workflow, no processor is called.
-    Needs DATABASE_URL alone, or a `payloops dev` on the data directory.
+    An interrupted rebuild resumes when it is run again. Until the swap the live tables are unchanged. Replaying
+    events has no side effects: no webhook is sent, no workflow started, no processor called.
+    Needs only DATABASE_URL, or a running `payloops dev`.
     """
     from payloops.projections_rebuild import run_rebuild  # noqa: PLC0415
 
@@ -347,10 +363,10 @@ def projections_verify(
     data_dir: DataDir = DEFAULT_DATA_DIR,
     as_json: AsJson = False,
 ) -> None:
-    """Compare live tables with what the log says, row by row. Ends with 1 where something differs.
+    """Compare the live tables with the log, row by row. Exits with status 1 if something differs.
 
-    Builds them a second time, and changes nothing. Needs DATABASE_URL alone, or a `payloops dev` on the data
-    directory.
+    Builds a second copy of the tables to compare with, and does not change the live ones. Needs only DATABASE_URL,
+    or a running `payloops dev`.
     """
     from payloops.projections_rebuild import run_verify  # noqa: PLC0415
 
@@ -371,11 +387,10 @@ def projections_verify(
 def projections_retry_parked(
     names: Names = None, *, data_dir: DataDir = DEFAULT_DATA_DIR, as_json: AsJson = False
 ) -> None:
-    """Apply events that could not be applied before, and have subscribers forward those that they could not.
+    """Apply parked events again, and have the subscribers forward theirs again.
 
-    Ends with 1 where some still cannot.
-
-    Needs DATABASE_URL alone, or a `payloops dev` on the data directory.
+    A parked event is one that a projection could not apply, or a subscriber could not forward. Exits with status 1
+    if some are still parked afterwards. Needs only DATABASE_URL, or a running `payloops dev`.
     """
     from payloops.projections_rebuild import run_retry_parked  # noqa: PLC0415
 
@@ -401,14 +416,14 @@ def _projection_errors() -> "Iterator[None]":
     except (BuildUnderWay, TablesBusy, VersionsDiffer, WorkerKilledError) as error:
         fail(str(error))
     except KeyboardInterrupt:
-        fail("interrupted: nothing has changed; run it again, it goes on from here", status=INTERRUPTED)
+        fail("interrupted: the live tables are unchanged; run it again to resume", status=INTERRUPTED)
 
 
 @events.command("types")
 def events_types(*, data_dir: DataDir = DEFAULT_DATA_DIR, as_json: AsJson = False) -> None:
-    """Count the log's events by type and version, and say which of them this code does not know.
+    """Count the log's events by type and version, and mark those that this version of the code cannot read.
 
-    Needs DATABASE_URL alone, or a `payloops dev` on the data directory.
+    Needs only DATABASE_URL, or a running `payloops dev`.
     """
     from payloops.event_types import show_event_types  # noqa: PLC0415
 
@@ -420,21 +435,27 @@ def webhooks_received(
     *,
     effect: Annotated[
         str | None,
-        typer.Option("--effect", help="Only those with this effect: applied, none, or one of those above."),
+        typer.Option("--effect", help="Only events with this effect: applied, none, or one explained above."),
     ] = None,
-    processor: Annotated[str | None, typer.Option("--processor", help="Only of this one.")] = None,
-    order_id: Annotated[UUID | None, typer.Option("--order", help="Only about this order.")] = None,
-    merchant_id: Annotated[UUID | None, typer.Option("--merchant", help="Only of this merchant.")] = None,
-    limit: Annotated[int, typer.Option("--limit", min=1, max=100_000, help="The most to show.")] = 20,
+    processor: Annotated[
+        str | None, typer.Option("--processor", help="Only events of this processor.")
+    ] = None,
+    order_id: Annotated[UUID | None, typer.Option("--order", help="Only events about this order.")] = None,
+    merchant_id: Annotated[
+        UUID | None, typer.Option("--merchant", help="Only events of this merchant.")
+    ] = None,
+    limit: Annotated[
+        int, typer.Option("--limit", min=1, max=100_000, help="Maximum number of events to show.")
+    ] = 20,
     data_dir: DataDir = DEFAULT_DATA_DIR,
     as_json: AsJson = False,
 ) -> None:
-    """Show the events that processors sent, newest first: those, too, that nothing followed from.
+    """Show the events that processors sent, newest first, including those that had no effect.
 
-    unhandled: its type is not dealt with. unknown_order, unmatched: no order, or no payment of it, is meant.
-    contradiction: it cannot be true. received: it is not dealt with yet.
+    unhandled: events of this type are not handled. unknown_order: it matches no order. unmatched: it matches no
+    payment of its order. contradiction: it cannot be true. received: it has not been processed yet.
 
-    Needs DATABASE_URL alone, or a `payloops dev` on the data directory.
+    Needs only DATABASE_URL, or a running `payloops dev`.
     """
     from payloops.commands.processor_events import EFFECTS  # noqa: PLC0415
     from payloops.commands.processors import PROCESSORS  # noqa: PLC0415
@@ -458,12 +479,12 @@ def webhooks_received(
 
 @webhooks.command("show")
 def webhooks_show(
-    id: Annotated[UUID, typer.Argument(help="Of the event, as `received` shows it.", metavar="ID")],
+    id: Annotated[UUID, typer.Argument(help="Id of the event, as `received` shows it.", metavar="ID")],
     *,
     data_dir: DataDir = DEFAULT_DATA_DIR,
     as_json: AsJson = False,
 ) -> None:
-    """Show an event that a processor sent, as it arrived, without card numbers and secrets."""
+    """Show an event as the processor sent it, with card numbers and secrets removed."""
     from payloops.received_webhooks import NoSuchEvent, show_event  # noqa: PLC0415
 
     try:
@@ -474,7 +495,10 @@ def webhooks_show(
 
 @keys.command("status")
 def keys_status(*, data_dir: DataDir = DEFAULT_DATA_DIR, as_json: AsJson = False) -> None:
-    """Show what is encrypted with ENCRYPTION_KEY and what with others. Ends with 1 where others are needed."""
+    """Count the secrets encrypted with ENCRYPTION_KEY and with older keys.
+
+    Exits with status 1 if older keys are still needed.
+    """
     from payloops.keys import show_status  # noqa: PLC0415
 
     if not run_async(show_status(key_settings_of(data_dir), as_json=as_json)):
@@ -483,9 +507,9 @@ def keys_status(*, data_dir: DataDir = DEFAULT_DATA_DIR, as_json: AsJson = False
 
 @keys.command("rotate")
 def keys_rotate(*, data_dir: DataDir = DEFAULT_DATA_DIR, as_json: AsJson = False) -> None:
-    """Encrypt every secret with ENCRYPTION_KEY that is encrypted with one of ENCRYPTION_KEYS_OLDER.
+    """Re-encrypt with ENCRYPTION_KEY every secret that is encrypted with one of ENCRYPTION_KEYS_OLDER.
 
-    While the service runs. May be interrupted and run again. Ends with 1 where something is left.
+    Runs beside the service, and may be interrupted and run again. Exits with status 1 if some secrets are left.
     """
     from payloops.keys import rotate  # noqa: PLC0415
 
@@ -495,14 +519,14 @@ def keys_rotate(*, data_dir: DataDir = DEFAULT_DATA_DIR, as_json: AsJson = False
 
 @staff.command("add")
 def staff_add(
-    email: Annotated[str, typer.Argument(help="By which they log in.")],
+    email: Annotated[str, typer.Argument(help="Email address with which the member logs in.")],
     *,
-    name: Annotated[str, typer.Option("--name", help="Of the person.")],
+    name: Annotated[str, typer.Option("--name", help="Name of the member.")],
     data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
-    """Add somebody. Their password is asked for; where there is no terminal, it is a line of standard input.
+    """Add a member. Prompts for the password; without a terminal it is read from a line of standard input.
 
-    Needs DATABASE_URL alone, or a `payloops dev` on the data directory.
+    Needs only DATABASE_URL, or a running `payloops dev`.
     """
     from payloops.commands.add_staff import StaffEmailTaken  # noqa: PLC0415
     from payloops.staff import NotAcceptable, add, read_password  # noqa: PLC0415
@@ -517,7 +541,7 @@ def staff_add(
 
 @staff.command("list")
 def staff_list(*, data_dir: DataDir = DEFAULT_DATA_DIR, as_json: AsJson = False) -> None:
-    """Show who is on the staff, and who was."""
+    """List present and former members."""
     from payloops.staff import show  # noqa: PLC0415
 
     run_async(show(database_url=database_url_of(data_dir), as_json=as_json))
@@ -525,11 +549,11 @@ def staff_list(*, data_dir: DataDir = DEFAULT_DATA_DIR, as_json: AsJson = False)
 
 @staff.command("remove")
 def staff_remove(
-    email: Annotated[str, typer.Argument(help="By which they logged in.")],
+    email: Annotated[str, typer.Argument(help="Email address of the member.")],
     *,
     data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
-    """Remove somebody; their tokens end at once. What they looked at stays on record."""
+    """Remove a member and revoke their tokens at once. The record of what they viewed is kept."""
     from payloops.commands.staff import StaffNotFound  # noqa: PLC0415
     from payloops.staff import remove  # noqa: PLC0415
 
@@ -543,14 +567,18 @@ def staff_remove(
 @staff.command("views")
 def staff_views(
     *,
-    email: Annotated[str | None, typer.Option("--email", help="Only this member's.")] = None,
-    order_id: Annotated[UUID | None, typer.Option("--order", help="Only of this order.")] = None,
-    merchant_id: Annotated[UUID | None, typer.Option("--merchant", help="Only of this merchant.")] = None,
-    limit: Annotated[int, typer.Option("--limit", min=1, max=100_000, help="The most to show.")] = 100,
+    email: Annotated[str | None, typer.Option("--email", help="Only views by this member.")] = None,
+    order_id: Annotated[UUID | None, typer.Option("--order", help="Only views of this order.")] = None,
+    merchant_id: Annotated[
+        UUID | None, typer.Option("--merchant", help="Only views of this merchant's orders.")
+    ] = None,
+    limit: Annotated[
+        int, typer.Option("--limit", min=1, max=100_000, help="Maximum number of views to show.")
+    ] = 100,
     data_dir: DataDir = DEFAULT_DATA_DIR,
     as_json: AsJson = False,
 ) -> None:
-    """Show what staff looked at, newest first."""
+    """Show what staff viewed, newest first."""
     from payloops.staff import show_views  # noqa: PLC0415
 
     run_async(

@@ -1,4 +1,4 @@
-"""What the commands of the command line have in common: options, settings, errors in one line."""
+"""Shared by all commands: options, settings, and errors reported in one line."""
 
 import os
 import sys
@@ -22,12 +22,12 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a ta
 T = TypeVar("T")
 WRONG_SETTINGS = 2
 DATABASE_AWAY = "the database does not answer"
-WHERE_IT_IS = "DATABASE_URL says where it is; without that, it is the one of `payloops dev`, while that runs"
+WHERE_IT_IS = "set DATABASE_URL to its address; without it, the database of a running `payloops dev` is used"
 DEFAULT_DATA_DIR = Path(".payloops")
 
 
 def run_async(work: "Coroutine[Any, Any, T]") -> "T":
-    """Run what needs the database."""
+    """Run work that needs the database; end with a one-line message where the database fails."""
     import asyncio  # noqa: PLC0415
     import logging  # noqa: PLC0415
 
@@ -41,9 +41,9 @@ def run_async(work: "Coroutine[Any, Any, T]") -> "T":
     except (psycopg.OperationalError, psycopg.InterfaceError) as error:
         fail(f"{DATABASE_AWAY}: {error}\n{WHERE_IT_IS}")
     except SCHEMA_ERRORS:
-        fail("the database has not the schema of this version: run `payloops migrate`")
+        fail("the database does not have the schema of this version: run `payloops migrate`")
     except psycopg.Error as error:
-        fail(f"the database refuses: {error.diag.message_primary or type(error).__name__}")
+        fail(f"the database reports an error: {error.diag.message_primary or type(error).__name__}")
 
 
 def run_process(work: "Coroutine[Any, Any, None]") -> None:
@@ -59,14 +59,14 @@ def run_process(work: "Coroutine[Any, Any, None]") -> None:
 
 
 def database_url_of(data_dir: Path) -> str:
-    """Of the environment, else of the `payloops dev` on the data directory."""
+    """Read DATABASE_URL from the environment, else from the `payloops dev` of the data directory."""
     from payloops.dev_environment import read_environment  # noqa: PLC0415
 
     database_url = os.environ.get("DATABASE_URL") or read_environment(data_dir=data_dir).get("DATABASE_URL")
     if not database_url:
         fail(
-            f"DATABASE_URL: required, or a `payloops dev` that keeps its data in {data_dir}"
-            " (--data-dir names another)",
+            f"DATABASE_URL: required, unless `payloops dev` is running with its data in {data_dir}"
+            " (--data-dir names another directory)",
             status=WRONG_SETTINGS,
         )
     refuse_unusable(database_url)
@@ -74,7 +74,7 @@ def database_url_of(data_dir: Path) -> str:
 
 
 def refuse_unusable(database_url: str) -> None:
-    """End where nobody could connect by it."""
+    """End with an error if this is not a usable PostgreSQL URL."""
     from payloops.settings import check_database_url  # noqa: PLC0415
 
     try:
@@ -98,21 +98,21 @@ def settings_of_environment() -> "Settings":
 
 
 def key_settings_of(data_dir: Path) -> "KeySettings":
-    """Of the environment; what it does not have, of the `payloops dev` on the data directory."""
+    """Read them from the environment, and what is missing from the `payloops dev` of the data directory."""
     from payloops.settings import read_key_settings  # noqa: PLC0415
 
     return _with_those_of_dev(read_key_settings, data_dir, "DATABASE_URL", "ENCRYPTION_KEY")
 
 
 def audit_settings_of(data_dir: Path) -> "AuditSettings":
-    """Of the environment; what it does not have, of the `payloops dev` on the data directory."""
+    """Read them from the environment, and what is missing from the `payloops dev` of the data directory."""
     from payloops.settings import read_audit_settings  # noqa: PLC0415
 
     return _with_those_of_dev(read_audit_settings, data_dir, "DATABASE_URL", "AUDIT_KEY")
 
 
 def store_settings_of(data_dir: Path) -> "StoreSettings":
-    """Of the environment; what it does not have, of the `payloops dev` on the data directory."""
+    """Read them from the environment, and what is missing from the `payloops dev` of the data directory."""
     from payloops.settings import read_store_settings  # noqa: PLC0415
 
     return _with_those_of_dev(read_store_settings, data_dir, "DATABASE_URL", "AUDIT_KEY")
@@ -131,7 +131,7 @@ def _with_those_of_dev(read: "Callable[..., T]", data_dir: Path, *names: str) ->
 
 
 def fail(message: str, *, status: int = 1) -> NoReturn:
-    """End with a status, the message on standard error."""
+    """Print a message on standard error, and exit with this status."""
     lines = [line for line in message.splitlines() if line.strip()]
     sys.stderr.write("".join(f"payloops: {line}\n" for line in lines))
     raise typer.Exit(status)

@@ -182,7 +182,7 @@ async def test_what_is_not_there_is_said_in_one_line(settings: Settings, order: 
     status, _, err = await command(settings, "order", id, "--at", "yesterday")
     assert (status, err.count("\n")) == (2, 1)
     status, _, err = await command(settings, "order", id, "--at", "1", "--follow")
-    assert (status, err) == (2, "payloops: give one of --at, --diff and --follow\n")
+    assert (status, err) == (2, "payloops: give only one of --at, --diff and --follow\n")
 
 
 async def test_events_of_a_later_version_are_in_the_trail(

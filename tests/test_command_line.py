@@ -47,7 +47,7 @@ async def test_a_database_without_our_schema_is_told_from_one_that_is_away(
     settings: Settings, servers: EmbeddedServers
 ) -> None:
     said = await complaints(settings, database_url=servers.database_url)
-    expected = "payloops: the database has not the schema of this version: run `payloops migrate`"
+    expected = "payloops: the database does not have the schema of this version: run `payloops migrate`"
     assert [lines[-1] for lines in said.values()] == [expected] * len(COMMANDS)
 
 

@@ -647,7 +647,7 @@ async def test_the_command_says_in_one_line_what_is_wrong(
 async def test_the_command_asks_for_what_it_needs_first(settings: Settings) -> None:
     order = ("--order", str(UUID(int=1)))
     status, _, err = await command(settings, "erase", *order, "--json")
-    assert (status, err) == (2, "payloops: --json asks nothing: give --yes, too\n")
+    assert (status, err) == (2, "payloops: --json cannot ask for confirmation: give --yes as well\n")
     status, _, err = await command(settings, "erase", *order, "--yes", AUDIT_KEY="short")
     assert (status, err) == (2, "payloops: AUDIT_KEY: must have at least 32 characters\n")
     status, _, err = await command(settings, "show", *order, AUDIT_KEY="short")

@@ -20,7 +20,8 @@ from payloops.command_line import (
 )
 
 audit = typer.Typer(
-    help="What happened to orders, and that nobody has rewritten it: for support staff.", no_args_is_help=True
+    help="Show what happened to orders, and check that nobody has tampered with the log.",
+    no_args_is_help=True,
 )
 OrderId = Annotated[UUID, typer.Argument(help="The order's id.", metavar="ID")]
 T = TypeVar("T")
@@ -36,22 +37,24 @@ def audit_order(
     ] = None,
     diff: Annotated[
         tuple[str, str] | None,
-        typer.Option("--diff", metavar="WHEN WHEN", help="Show what differs between two such moments."),
+        typer.Option(
+            "--diff", metavar="WHEN WHEN", help="Show the differences between two versions or times."
+        ),
     ] = None,
     follow: Annotated[
-        bool, typer.Option("--follow", help="Go on with what happens to it from now, until Ctrl-C.")
+        bool, typer.Option("--follow", help="Keep running, and show new events as they happen, until Ctrl-C.")
     ] = False,
     data_dir: DataDir = DEFAULT_DATA_DIR,
     as_json: AsJson = False,
 ) -> None:
     """Show everything that happened to an order, oldest first: when, what, who, how much, references.
 
-    Needs DATABASE_URL alone, or a `payloops dev` on the data directory; so do the other commands that read.
+    Needs only DATABASE_URL, or a running `payloops dev`.
     """
     from payloops.audit.trail import show_differences, show_state, show_trail  # noqa: PLC0415
 
     if sum((at is not None, diff is not None, follow)) > 1:
-        fail("give one of --at, --diff and --follow", status=WRONG_SETTINGS)
+        fail("give only one of --at, --diff and --follow", status=WRONG_SETTINGS)
     url = database_url_of(data_dir)
     if at is not None:
         as_of = _understood(at)
@@ -69,37 +72,39 @@ def audit_search(
         str | None,
         typer.Argument(
             metavar="TEXT",
-            help="Whichever is at hand, whole: an order's id, its external id, the customer's email, a reference at"
-            " the processor, a correlation id.",
+            help="The complete order id, external id, customer's email, processor reference or correlation id.",
         ),
     ] = None,
     *,
     external_id: Annotated[str | None, typer.Option(help="The merchant's own id of the order.")] = None,
-    email: Annotated[str | None, typer.Option(help="The customer's, in whatever case.")] = None,
+    email: Annotated[
+        str | None, typer.Option(help="The customer's email address; case does not matter.")
+    ] = None,
     reference: Annotated[
         str | None,
-        typer.Option(
-            help="What the processor calls a payment, transaction, refund or event: pi_…, ch_…, evt_…"
-        ),
+        typer.Option(help="The processor's id of a payment, transaction, refund or event: pi_…, ch_…, evt_…"),
     ] = None,
     correlation_id: Annotated[
         str | None, typer.Option(help="X-Correlation-ID of a request that changed the order.")
     ] = None,
     amount: Annotated[
-        str | None, typer.Option(metavar="MONEY", help='That was ordered: "49.99 USD".')
+        str | None, typer.Option(metavar="MONEY", help='The amount of the order: "49.99 USD".')
     ] = None,
     created_from: Annotated[
-        str | None, typer.Option("--from", metavar="TIME", help="Created then or later, in UTC.")
+        str | None, typer.Option("--from", metavar="TIME", help="Created at or after this time, in UTC.")
     ] = None,
     created_to: Annotated[
-        str | None, typer.Option("--to", metavar="TIME", help="Created before, in UTC.")
+        str | None, typer.Option("--to", metavar="TIME", help="Created before this time, in UTC.")
     ] = None,
-    merchant: Annotated[UUID | None, typer.Option(metavar="ID", help="Of this merchant.")] = None,
-    limit: Annotated[int, typer.Option(min=1, max=1_000, help="The most to show.")] = 20,
+    merchant: Annotated[UUID | None, typer.Option(metavar="ID", help="Only orders of this merchant.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=1_000, help="Maximum number of orders to show.")] = 20,
     data_dir: DataDir = DEFAULT_DATA_DIR,
     as_json: AsJson = False,
 ) -> None:
-    """Find orders of every merchant, newest first; all that is given has to fit. Ends with 1 where none does."""
+    """Find orders of all merchants, newest first. All given criteria must match.
+
+    Exits with status 1 if no order matches. Needs only DATABASE_URL, or a running `payloops dev`.
+    """
     from payloops.audit.reading import NotUnderstood, moment  # noqa: PLC0415
     from payloops.audit.search import show_found  # noqa: PLC0415
     from payloops.events.money import parse_money  # noqa: PLC0415
@@ -128,7 +133,10 @@ def audit_search(
 
 @audit.command("why")
 def audit_why(order_id: OrderId, *, data_dir: DataDir = DEFAULT_DATA_DIR, as_json: AsJson = False) -> None:
-    """Explain in sentences why an order stands as it does: attempts, processors, what is pending and since when."""
+    """Explain how an order got into its current state: attempts, processors, what is pending and since when.
+
+    Needs only DATABASE_URL, or a running `payloops dev`.
+    """
     from payloops.audit.explanation import show_explanation  # noqa: PLC0415
 
     _run(show_explanation(database_url=database_url_of(data_dir), order_id=order_id, as_json=as_json))
@@ -138,13 +146,14 @@ def audit_why(order_id: OrderId, *, data_dir: DataDir = DEFAULT_DATA_DIR, as_jso
 def audit_replay(
     order_id: OrderId,
     *,
-    at: Annotated[
-        str | None, typer.Option("--at", metavar="WHEN", help=f"No further than to {AS_OF}.")
-    ] = None,
+    at: Annotated[str | None, typer.Option("--at", metavar="WHEN", help=f"Stop at {AS_OF}.")] = None,
     data_dir: DataDir = DEFAULT_DATA_DIR,
     as_json: AsJson = False,
 ) -> None:
-    """Fold an order event by event, and show its state after each."""
+    """Show the state of an order after each of its events.
+
+    Needs only DATABASE_URL, or a running `payloops dev`.
+    """
     from payloops.audit.explanation import show_replay  # noqa: PLC0415
 
     as_of = None if at is None else _understood(at)
@@ -158,20 +167,19 @@ def audit_export(
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", help="The file; evidence-ID.json if not given, - for standard output."
+            "--output", "-o", help="File to write; evidence-ID.json if not given, - for standard output."
         ),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
     data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
-    """Write the evidence about an order into one signed file: events with proofs, what processors sent, webhooks.
+    """Export the evidence about an order as one signed file: events with proofs, what processors sent, webhooks.
 
-    Ends with 1, and says so, where the order's events were changed by hand: the file then shows that, and proves
-    nothing else.
+    If the order's events were changed by hand, says so and exits with status 1; the file then proves only that.
 
-    Of what processors sent, secrets, personal data and card numbers are masked; the order itself has its customer.
-    `payloops audit verify FILE` checks it, anywhere. Needs DATABASE_URL and AUDIT_KEY, or a `payloops dev` on the
-    data directory.
+    In what processors sent, secrets, personal data and card numbers are masked; the customer data of the order itself
+    is included. `payloops audit verify FILE` checks the file, anywhere. Needs DATABASE_URL and AUDIT_KEY, or a
+    running `payloops dev`.
     """
     from payloops.audit.evidence import export_evidence  # noqa: PLC0415
     from payloops.audit.evidence_check import check_evidence  # noqa: PLC0415
@@ -194,7 +202,7 @@ def audit_export(
 
 @audit.command("key")
 def audit_key(*, data_dir: DataDir = DEFAULT_DATA_DIR, as_json: AsJson = False) -> None:
-    """Show the public keys by which seals and evidence are checked, for those who check them elsewhere."""
+    """Show the public keys with which others can check seals and evidence. Needs DATABASE_URL and AUDIT_KEY."""
     from payloops.audit.evidence_check import show_keys  # noqa: PLC0415
     from payloops.wiring import make_audit_keys  # noqa: PLC0415
 
@@ -204,13 +212,13 @@ def audit_key(*, data_dir: DataDir = DEFAULT_DATA_DIR, as_json: AsJson = False) 
 @audit.command("verify")
 def audit_verify(
     file: Annotated[
-        Path | None, typer.Argument(help="Evidence of `audit export`: checked by itself, without a database.")
+        Path | None, typer.Argument(help="An evidence file of `audit export`; checking it needs no database.")
     ] = None,
     *,
     public_key: Annotated[
         list[str] | None,
         typer.Option(
-            "--public-key", metavar="HEX", help="Of FILE: a key of the service, as `audit key` prints it."
+            "--public-key", metavar="HEX", help="With FILE: a public key of the service, from `audit key`."
         ),
     ] = None,
     anchor: Annotated[
@@ -218,31 +226,31 @@ def audit_verify(
         typer.Option(
             "--anchor",
             metavar="POSITION:HASH",
-            help="A seal that was noted elsewhere: it has to be there still.",
+            help="Also check that this seal, noted elsewhere, is still there.",
         ),
     ] = None,
     without_mac_until: Annotated[
-        int, typer.Option(min=0, metavar="POSITION", help="Accept events without a MAC up to here.")
+        int, typer.Option(min=0, metavar="POSITION", help="Accept events without a MAC up to this position.")
     ] = 0,
     workers: Annotated[
-        int | None, typer.Option(min=1, max=64, help="Processes; as many as there are cores, up to 4.")
+        int | None,
+        typer.Option(min=1, max=64, help="Number of processes; one per core, up to 4, if not given."),
     ] = None,
     data_dir: DataDir = DEFAULT_DATA_DIR,
     as_json: AsJson = False,
 ) -> None:
-    """Check that nobody changed the log by hand; with FILE, check that evidence.
+    """Check that nobody changed the log by hand; with FILE, check that evidence file.
 
-    Names the first event that was edited, removed, inserted or reordered, and ends with 1 where there is one. May
-    run while the service does. Needs DATABASE_URL and AUDIT_KEY, or a `payloops dev` on the data directory; with
-    FILE, nothing.
+    If an event was edited, removed, inserted or reordered, names the first one and exits with status 1. May run
+    while the service does. Needs DATABASE_URL and AUDIT_KEY, or a running `payloops dev`; with FILE, neither.
     """
     if file is not None:
         if anchor:
-            fail("--anchor: a seal of the log; leave FILE out to check that", status=WRONG_SETTINGS)
+            fail("--anchor checks the log, and cannot be combined with FILE", status=WRONG_SETTINGS)
         _verify_file(file, public_key or [], as_json=as_json)
         return
     if public_key:
-        fail("--public-key: of evidence; give its FILE", status=WRONG_SETTINGS)
+        fail("--public-key needs the FILE to check", status=WRONG_SETTINGS)
     from payloops.audit.reading import NotUnderstood  # noqa: PLC0415
     from payloops.audit.verification import parse_anchor, run_verification  # noqa: PLC0415
     from payloops.wiring import make_audit_keys  # noqa: PLC0415
@@ -272,7 +280,7 @@ def _verify_file(path: Path, public_keys: list[str], *, as_json: bool) -> None:
     try:
         known = [bytes.fromhex(each) for each in public_keys]
     except ValueError:
-        fail("--public-key: write it as `payloops audit key` prints it", status=WRONG_SETTINGS)
+        fail("--public-key: must be hexadecimal, as `payloops audit key` prints it", status=WRONG_SETTINGS)
     try:
         holds = run_check(path=path, public_keys=known, as_json=as_json)
     except NotEvidence as error:
@@ -291,7 +299,7 @@ def _understood(text: str) -> "int | datetime":
 
 
 def _run(work: "Coroutine[Any, Any, T]") -> "T":
-    """Run what reads the database; Ctrl-C is an end like any other."""
+    """Run work that reads the database, with its errors as messages; Ctrl-C exits with status 0."""
     from payloops.audit.reading import NotFound, NotUnderstood  # noqa: PLC0415
     from payloops.events.encoding import NewerVersion, UnknownTopic  # noqa: PLC0415
     from payloops.events.personal_data import PersonalDataUnreadable  # noqa: PLC0415
@@ -303,7 +311,7 @@ def _run(work: "Coroutine[Any, Any, T]") -> "T":
     except NotUnderstood as error:
         fail(str(error), status=WRONG_SETTINGS)
     except (UnknownTopic, NewerVersion) as error:
-        fail(f"{error}: `payloops audit order` shows it all the same")
+        fail(f"{error}: `payloops audit order` can still show it")
     except PersonalDataUnreadable as error:
         fail(str(error))
     except KeyboardInterrupt:

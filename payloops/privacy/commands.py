@@ -19,17 +19,15 @@ from payloops.command_line import (
 if TYPE_CHECKING:
     from payloops.commands.personal_keys import Customer
 
-privacy = typer.Typer(
-    help="What is held of merchants' customers, and its erasure: for operators.", no_args_is_help=True
-)
-Merchant = Annotated[UUID | None, typer.Option("--merchant", help="Whose customer it is.")]
+privacy = typer.Typer(help="Show and erase personal data of merchants' customers.", no_args_is_help=True)
+Merchant = Annotated[UUID | None, typer.Option("--merchant", help="Id of the customer's merchant.")]
 CustomerId = Annotated[
-    str | None, typer.Option("--customer-id", help="The customerId that the merchant gave.")
+    str | None, typer.Option("--customer-id", help="The customerId that the merchant gave the customer.")
 ]
-Email = Annotated[str | None, typer.Option("--email", help="The customer's address, in whatever case.")]
-OrderId = Annotated[
-    UUID | None, typer.Option("--order", help="One order or checkout session, and no other of its customer.")
+Email = Annotated[
+    str | None, typer.Option("--email", help="The customer's email address; case does not matter.")
 ]
+OrderId = Annotated[UUID | None, typer.Option("--order", help="Id of a single order or checkout session.")]
 
 
 @privacy.command("show")
@@ -42,10 +40,10 @@ def privacy_show(
     data_dir: DataDir = DEFAULT_DATA_DIR,
     as_json: AsJson = False,
 ) -> None:
-    """Show how much is held of a customer, or in an order. Changes nothing.
+    """Show how much personal data of a customer, or in an order, is stored. Changes nothing.
 
-    Name --merchant with --customer-id or --email, or an --order. Needs DATABASE_URL alone, or a `payloops dev` on
-    the data directory.
+    Give --merchant with --customer-id or --email, or --order alone. Needs only DATABASE_URL, or a running
+    `payloops dev`.
     """
     from payloops.commands.merchants import MerchantNotFound  # noqa: PLC0415
     from payloops.commands.refusals import OrderNotFound  # noqa: PLC0415
@@ -65,15 +63,15 @@ def privacy_erase(
     customer_id: CustomerId = None,
     email: Email = None,
     order_id: OrderId = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
     data_dir: DataDir = DEFAULT_DATA_DIR,
     as_json: AsJson = False,
 ) -> None:
-    """Erase what is held of a customer, or in an order: email, description, metadata, and all copies of them.
+    """Erase the personal data of a customer, or in an order: email, description, metadata, and all copies of them.
 
-    Name --merchant with --customer-id or --email, or an --order. Shows what there is and asks. It cannot be undone,
-    but interrupted and run again. The orders stay, without what named the customer. Ends with 1 where something is
-    left. Needs DATABASE_URL and AUDIT_KEY, or a `payloops dev` on the data directory.
+    Give --merchant with --customer-id or --email, or --order alone. Shows what is stored, and asks for confirmation.
+    This cannot be undone; if interrupted, run it again. The orders themselves are kept. Exits with status 1 if
+    something is left. Needs DATABASE_URL and AUDIT_KEY, or a running `payloops dev`.
     """
     from payloops.commands.merchants import MerchantNotFound  # noqa: PLC0415
     from payloops.commands.refusals import OrderNotFound  # noqa: PLC0415
@@ -82,7 +80,7 @@ def privacy_erase(
 
     whom = _whom(merchant_id, customer_id, email, order_id)
     if as_json and not yes:
-        fail("--json asks nothing: give --yes, too", status=WRONG_SETTINGS)
+        fail("--json cannot ask for confirmation: give --yes as well", status=WRONG_SETTINGS)
     try:
         done = run_async(erase(store_settings_of(data_dir), whom=whom, ask=not yes, as_json=as_json))
     except (OrderNotFound, MerchantNotFound) as error:
@@ -90,7 +88,7 @@ def privacy_erase(
     except NotConfirmed:
         fail("nothing was erased")
     except (OutcomeUnknown, StoreUnavailable, VersionConflict) as error:
-        fail(f"interrupted: {error}: run it again")
+        fail(f"interrupted: {error}; run it again")
     if not done:
         raise typer.Exit(1)
 
