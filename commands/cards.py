@@ -2,6 +2,7 @@
 
 import re
 import unicodedata
+from functools import lru_cache
 from urllib.parse import unquote
 
 SHORTEST, LONGEST = 13, 19
@@ -18,7 +19,7 @@ _RUN = re.compile(r"(?<![0-9])[0-9](?:[\W_]{0,3}[0-9]){12,}")
 _GROUP = re.compile(r"[0-9]+")
 _SEPARATOR = re.compile(r"[^0-9]+")
 _PLAIN_SEPARATOR = re.compile(r"[\s.\-_]")
-_NOT_ASCII = re.compile(r"[^\x00-\x7f]")
+_ESCAPED_RUN = re.compile(r"(?:%[0-9a-fA-F]{2}|[0-9\W_])+")
 # How cards have their digits printed: fours with a rest, or as American Express and Diners do.
 _PRINTED = {
     *((4, 4, 4, rest) for rest in (1, 2, 3, 4)),
@@ -55,10 +56,7 @@ def holds_card_number(text: str, *, any_issuer: bool = False) -> bool:
     if len(text) < SHORTEST:
         return False
     if not text.isascii():
-        text = unicodedata.normalize("NFKD", text)
-        if sum(map(str.isdigit, text)) < SHORTEST and "%" not in text:
-            return False
-        text = _NOT_ASCII.sub(_in_ascii, text)
+        text = text.translate(_AS_ASCII)
     if _holds(text, any_issuer=any_issuer):
         return True
     return "%" in text and _holds(unquote(text), any_issuer=any_issuer)
@@ -69,8 +67,19 @@ def may_hold_card_number(text: str) -> bool:
     return _RUN.search(text) is not None
 
 
-def _in_ascii(character: re.Match[str]) -> str:
-    symbol = character.group()
+LONGEST_LETTER = 3
+"""Characters that one is taken apart into: some make eighteen, so that a text would grow by as much."""
+
+
+# One by one: of a text, what it takes to put accents in order grows with the square of how many there are together.
+@lru_cache(maxsize=4_096)
+def _in_ascii(code: int) -> str:
+    """A character with its digits as ASCII has them (NFKD), where it has any, and without what nobody sees."""
+    parts = "".join(map(_part_in_ascii, unicodedata.normalize("NFKD", chr(code))))
+    return parts if len(parts) <= LONGEST_LETTER or any(map(str.isdigit, parts)) else "x"
+
+
+def _part_in_ascii(symbol: str) -> str:
     digit = unicodedata.digit(symbol, None)
     if digit is not None:
         return str(digit)
@@ -81,6 +90,24 @@ def _in_ascii(character: re.Match[str]) -> str:
             return "-"
         case _:
             return symbol
+
+
+class _AsAscii:
+    """Of `str.translate`: see `_in_ascii`."""
+
+    def __getitem__(self, code: int) -> str:
+        return _in_ascii(code)
+
+
+class _DigitsAsAscii:
+    """Of `str.translate`: the same for what has digits, and all else as it is."""
+
+    def __getitem__(self, code: int) -> str | int:
+        text = _in_ascii(code)
+        return text if any(map(str.isdigit, text)) else code
+
+
+_AS_ASCII, _DIGITS_AS_ASCII = _AsAscii(), _DigitsAsAscii()
 
 
 def _holds(text: str, *, any_issuer: bool) -> bool:
@@ -117,19 +144,24 @@ def mask_card_numbers(text: str) -> str:
     if not holds_card_number(text):
         return text
     if not text.isascii():
-        text = unicodedata.normalize("NFKC", text)
+        text = text.translate(_DIGITS_AS_ASCII)
     parts = []
     end = 0
     for identifier in _IDENTIFIER.finditer(text):
         parts += [_masked_runs(text[end : identifier.start()]), identifier.group()]
         end = identifier.end()
-    return "".join([*parts, _masked_runs(text[end:])])
+    masked = "".join([*parts, _masked_runs(text[end:])])
+    if holds_card_number(masked):  # as it is written in URLs, or with much among it that nobody sees
+        masked = _masked_runs(masked, runs=_ESCAPED_RUN)
+    return masked if not holds_card_number(masked) else _stars(masked)
 
 
-def _masked_runs(text: str) -> str:
-    return _RUN.sub(
-        lambda run: re.sub("[0-9]", "*", run.group()) if holds_card_number(run.group()) else run.group(), text
-    )
+def _masked_runs(text: str, *, runs: re.Pattern[str] = _RUN) -> str:
+    return runs.sub(lambda run: _stars(run.group()) if holds_card_number(run.group()) else run.group(), text)
+
+
+def _stars(text: str) -> str:
+    return re.sub("[0-9]", "*", text)
 
 
 def _is_card(digits: str, *, any_issuer: bool) -> bool:

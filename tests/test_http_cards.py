@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from uuid_utils.compat import uuid7
 
-from payloops.commands.cards import holds_card_number
+from payloops.commands.cards import holds_card_number, mask_card_numbers
 
 CARDS = [
     "4242424242424242",
@@ -73,8 +73,12 @@ def test_a_card_number_is_found_wherever_it_stands(card: str, text: str) -> None
         "%4242424242424242",
     ],
 )
-def test_a_card_number_is_found_however_it_is_written(text: str) -> None:
+def test_a_card_number_is_found_and_masked_however_it_is_written(text: str) -> None:
     assert holds_card_number(text)
+    for around in ("{}", "\u0661 caf\u00e9 {} 12:30", '{{"id": 17, "text": "{}"}}'):
+        masked = mask_card_numbers(around.format(text))
+        assert not holds_card_number(masked)
+        assert "*" in masked
 
 
 @pytest.mark.parametrize(
@@ -139,7 +143,9 @@ def test_places_and_telephone_numbers_are_never_taken_for_cards() -> None:
             assert not holds_card_number(text), text
 
 
-@pytest.mark.parametrize("piece", ["1 ", "123456789012   ", "4242 - ", "1:", "\u0664", "%34", "1.", "f1"])
+@pytest.mark.parametrize(
+    "piece", ["1 ", "123456789012   ", "4242 - ", "1:", "\u0664", "%34", "1.", "f1", "\u0327\u0301", "\ufdfa"]
+)
 def test_looking_takes_time_by_the_length_of_the_text_alone(piece: str) -> None:
     def seconds(length: int) -> float:
         text = (piece * length)[:length] + "x"
