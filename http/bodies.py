@@ -83,7 +83,8 @@ class _Parsing:
         if abs(number) >= 10**MAX_INTEGER_DIGITS:
             return self.refuse("The number is too large")
         # As it was written: a float is exact for sixteen digits at the most.
-        if number.is_integer() and abs(number) < 10**LONGEST and holds_card_number(str(int(Decimal(text)))):
+        as_long = 10 ** (SHORTEST - 1) <= abs(number) < 10**LONGEST
+        if as_long and number.is_integer() and holds_card_number(str(int(Decimal(text)))):
             return self.refuse(CARD)
         return number
 

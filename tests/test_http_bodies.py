@@ -231,6 +231,11 @@ def test_most_bodies_need_no_closer_look(body: dict[str, Any]) -> None:
     assert is_plain_object(json.dumps(body, separators=(",", ":")).encode())
 
 
+@pytest.mark.parametrize("number", ["1e-9999999999999999999", "0e9999999999999999999", "0e-999999999"])
+def test_a_number_too_small_to_be_told_from_zero_is_taken(number: str) -> None:
+    check_each_value(b'{"a": %s}' % number.encode())
+
+
 @pytest.mark.parametrize(
     "number", ["4.242424242424242e15", "4242424242424242.00", "42424242424242420e-1", "6205500000000000004.0"]
 )
