@@ -16,6 +16,8 @@ _IDENTIFIER = re.compile(
     re.IGNORECASE,
 )
 _RUN = re.compile(r"(?<![0-9])[0-9](?:[\W_]{0,3}[0-9]){12,}")
+# More digits than may be shown of a card number, the first six (PCI DSS, requirement 3.4.1), up to the end.
+_CUT_RUN = re.compile(r"(?<!\d)\d(?:[\W_]{0,3}\d){6,}[\W_]{0,3}\Z")
 _GROUP = re.compile(r"[0-9]+")
 _SEPARATOR = re.compile(r"[^0-9]+")
 _PLAIN_SEPARATOR = re.compile(r"[\s.\-_]")
@@ -154,6 +156,11 @@ def mask_card_numbers(text: str) -> str:
     if holds_card_number(masked):  # as it is written in URLs, or with much among it that nobody sees
         masked = _masked_runs(masked, runs=_ESCAPED_RUN)
     return masked if not holds_card_number(masked) else _stars(masked)
+
+
+def mask_cut_digits(text: str) -> str:
+    """The beginning of a text, with stars for the digits at its end, which may be those of a number that was cut."""
+    return _CUT_RUN.sub(lambda run: re.sub(r"\d", "*", run.group()), text)
 
 
 def _masked_runs(text: str, *, runs: re.Pattern[str] = _RUN) -> str:

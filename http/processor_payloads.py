@@ -21,13 +21,15 @@ def member(value: Any, *path: str) -> Any:
 
 def text(value: Any) -> str | None:
     """A text as it can be stored, without card numbers; None where it is none, or empty."""
-    stored = _storable(value)
-    return None if stored is None else mask_card_numbers(stored)
+    # Masked before it is cut: the digits that are left of a number are none to look for.
+    return (
+        mask_card_numbers(value.replace("\0", ""))[:LONGEST_TEXT] or None if isinstance(value, str) else None
+    )
 
 
 def reference(value: Any) -> str | None:
     """An id; where the processor expanded it to the whole object, its id."""
-    return _storable(member(value, "id") if isinstance(value, dict) else value)
+    return text(member(value, "id") if isinstance(value, dict) else value)
 
 
 def amount(value: Any) -> int | None:
@@ -47,7 +49,3 @@ def without_client_secrets(value: Any) -> Any:
             return [without_client_secrets(each) for each in value]
         case _:
             return value
-
-
-def _storable(value: Any) -> str | None:
-    return value.replace("\0", "")[:LONGEST_TEXT] or None if isinstance(value, str) else None

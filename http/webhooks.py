@@ -215,6 +215,6 @@ def _kept(raw: bytes, parsed: Any) -> str:
         raise validation_error(FieldError("body", "Nested too deep")) from None
     if CLIENT_SECRET in written:
         written = orjson.dumps(without_client_secrets(parsed)).decode()
-    elif not holds_card_number(written):
+    elif written.count('"') == raw.count(b'"') and not holds_card_number(written):  # nothing was given twice
         return raw.decode()
     return mask_card_numbers(written)

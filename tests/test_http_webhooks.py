@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 import pytest
 from calling import Api, Merchant, running_api
-from masking import shows_card
+from masking import CARD, shows_card
 from projecting import project_everything
 from psycopg_pool import AsyncConnectionPool
 from signing import (
@@ -421,7 +421,8 @@ async def test_card_numbers_are_masked_in_what_is_kept(
     escaped = orjson.dumps(stripe_payment("succeeded", labels, description="CARD", event_id="evt_2"))
     escaped = escaped.replace(b"CARD", b"\\u0034242424242424242")
     plain = orjson.dumps(stripe_payment("succeeded", labels, description="4242", event_id="evt_3"))
-    for each in (body, escaped, plain):
+    twice = plain.replace(b"evt_3", b"evt_4").replace(b'"4242"', b'"4242424242424242","description":"later"')
+    for each in (body, escaped, plain, twice):
         assert (await processors.stripe(each)).status == 200
     async with pool.connection() as connection:
         rows = await (await connection.execute("SELECT body FROM processor_events ORDER BY id")).fetchall()
@@ -436,9 +437,13 @@ async def test_card_numbers_are_masked_in_what_is_recorded(
     merchant: Merchant, processors: Processors, pool: AsyncConnectionPool
 ) -> None:
     labels = await paying(merchant)
-    error = {"code": "card_declined", "message": "\uff14242 4242-4242.4242 was declined"}
-    await processors.stripe(stripe_payment("payment_failed", labels, last_payment_error=error))
-    assert (await order_of(merchant, labels))["lastError"]["message"] == "**** ****-****.**** was declined"
+    error = {"code": "card_declined", "message": "\uff14242 4242-4242.4242 was declined" + " " * 946 + CARD}
+    await processors.stripe(
+        stripe_payment("payment_failed", labels, last_payment_error=error, latest_charge=f"ch_{CARD}")
+    )
+    assert (await order_of(merchant, labels))["lastError"]["message"].startswith(
+        "**** ****-****.**** was declined "
+    )
     async with pool.connection() as connection:
         states = await (await connection.execute("SELECT state FROM stored_events")).fetchall()
     assert not any(shows_card(bytes(row[0])) for row in states)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
-from masking import WRITINGS
+from masking import WRITINGS, shows_card
 from receiving import Endpoint, Received, receiving, sdk_accepts
 from standardwebhooks import Webhook, WebhookVerificationError
 
@@ -160,6 +160,25 @@ async def test_a_card_number_in_an_answer_is_not_kept(sender: Sender, endpoint: 
     endpoint.answer = lambda _: web.Response(status=500, text=f"while paying with {WRITINGS[1]}: no luck")
     attempt = await sender.send(webhook_id="i", url=endpoint.url, secrets=[], turn=1, payload={})
     assert attempt.answer == "while paying with **** **** **** ****: no luck"
+
+
+@pytest.mark.parametrize("card", WRITINGS)
+async def test_of_a_card_number_at_the_end_of_what_is_kept_no_digit_is(
+    sender: Sender, endpoint: Endpoint, card: str
+) -> None:
+    for kept in range(7, len(card)):
+        answer = "x" * (1024 - kept) + card
+        endpoint.answer = lambda _, answer=answer: web.Response(status=500, text=answer)
+        attempt = await sender.send(webhook_id="i", url=endpoint.url, secrets=[], turn=1, payload={})
+        assert attempt.answer is not None
+        assert len(attempt.answer) == 1024
+        assert not shows_card(attempt.answer)
+
+
+async def test_a_number_at_the_end_of_a_whole_answer_is_kept(sender: Sender, endpoint: Endpoint) -> None:
+    endpoint.answer = lambda _: web.Response(status=500, text="see incident 20261129")
+    attempt = await sender.send(webhook_id="i", url=endpoint.url, secrets=[], turn=1, payload={})
+    assert attempt.answer == "see incident 20261129"
 
 
 async def raw_server(answer: bytes, *, drip: bytes = b"") -> asyncio.Server:

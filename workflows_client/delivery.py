@@ -24,7 +24,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from standardwebhooks import Webhook
 from standardwebhooks.webhooks import EmptyWebhookSecretError
 
-from payloops.commands.cards import mask_card_numbers
+from payloops.commands.cards import mask_card_numbers, mask_cut_digits
 from payloops.commands.webhook_deliveries import WebhookAttempt
 from payloops.events.timestamps import utc_now
 from payloops.workflows_client.addresses import AddressRefused, PublicSockets
@@ -69,14 +69,14 @@ class Sender:
             "User-Agent": USER_AGENT,
             **signatures(webhook_id=webhook_id, body=body, secrets=secrets, turn=turn, at=at),
         }
-        status, answer, error = None, b"", None
+        status, answer, error = None, "", None
         try:
             async with (
                 asyncio.timeout(self._deadline),
                 self._session.post(url, data=body, headers=headers, allow_redirects=False) as response,
             ):
                 status = response.status
-                answer = await _first_bytes(response)
+                answer = await _beginning(response)
         except TimeoutError:
             error = f"No answer within {self._deadline:g} s"
         except (aiohttp.ClientError, OSError, ValueError) as failure:  # ValueError: a URL that is none
@@ -88,7 +88,7 @@ class Sender:
             duration_ms=round((time.monotonic() - began) * 1000),
             status_code=status,
             error=error,
-            answer=_readable(answer) if status is not None else None,
+            answer=answer if status is not None else None,
         )
 
 
@@ -203,23 +203,19 @@ def _webhook(secret: str) -> Webhook:
         return Webhook(secret.encode())
 
 
-async def _first_bytes(response: aiohttp.ClientResponse) -> bytes:
-    kept = bytearray()
+async def _beginning(response: aiohttp.ClientResponse) -> str:
+    """What is kept of an answer: an endpoint that fails may well show what it was working on."""
+    kept, whole = bytearray(), False
     try:
         async with asyncio.timeout(BODY_SECONDS):
-            while len(kept) < ANSWER_BYTES:
+            while len(kept) < ANSWER_BYTES and not whole:
                 chunk = await response.content.read(ANSWER_BYTES - len(kept))
-                if not chunk:
-                    break
                 kept += chunk
+                whole = not chunk
     except (TimeoutError, aiohttp.ClientError):
         pass  # the status has told what matters
-    return bytes(kept)
-
-
-def _readable(answer: bytes) -> str:
-    """As it can be kept and shown: an endpoint that fails may well show what it was working on."""
-    return mask_card_numbers(answer.decode(errors="replace").replace("\0", "\ufffd"))
+    text = mask_card_numbers(kept.decode(errors="replace").replace("\0", "\ufffd"))
+    return text if whole else mask_cut_digits(text)
 
 
 def _explained(failure: Exception) -> str:
