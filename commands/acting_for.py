@@ -1,4 +1,4 @@
-"""Metadata of processors, who answer what somebody else has asked for."""
+"""Event metadata for what processors report: who acts, and which request it follows from."""
 
 from dataclasses import replace
 

@@ -1,12 +1,12 @@
-"""A merchant's program shows its API key.
+"""Authenticating a merchant's program by its API key.
 
-bcrypt is meant to be slow, and so happens once: a key that was verified is remembered, by a digest under a
-key of this process, never in the clear. What may change about a key afterwards (revoked, expired) is read
-again from its row when the memory of it is older than half a second, once for all requests that wait for it.
+bcrypt is slow on purpose, so each key is hashed only once: a verified key is remembered by a digest under a random
+key of this process, never in the clear. Whatever can change about a key later (revoked, expired) is read again from
+its row when the remembered state is older than half a second, once for all requests that wait for it.
 
-Wrong keys are to cost little and hold up nobody. Rows are looked up for all keys that wait at a time by one
-query, on one connection, so that a flood of made-up keys takes one connection from the pool. Of each prefix one
-key at a time goes to the hasher, and a key that was right before goes past the guesses at it.
+Wrong keys must be cheap and must not delay others. The rows of all keys that are waiting are fetched by one query on
+one connection, so a flood of made-up keys takes only one connection from the pool. For each prefix, one key at a time
+goes to bcrypt, and a key that verified before is answered ahead of guesses at it.
 """
 
 import asyncio

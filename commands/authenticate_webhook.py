@@ -1,4 +1,4 @@
-"""Whether a webhook is a processor's: by its signature over the raw body, under the merchant's secret.
+"""Verifying that a webhook comes from a processor: by its signature over the raw body, with the merchant's secret.
 
 Stripe: `Stripe-Signature: t=<unix seconds>,v1=<hex HMAC-SHA256 of "t.body">`, verified by its own library
 (https://docs.stripe.com/webhooks#verify-official-libraries). Razorpay: `X-Razorpay-Signature`, the hex

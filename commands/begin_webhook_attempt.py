@@ -1,4 +1,4 @@
-"""A webhook is about to be sent: kept before its first byte, so that no attempt is unknown whose sender died."""
+"""Records that a webhook is about to be sent, before its first byte, so that no attempt is lost if its worker dies."""
 
 from datetime import datetime
 

@@ -1,4 +1,4 @@
-"""The secret with which a customer's browser finishes a payment: kept encrypted, beside the log and not in it."""
+"""The secret with which a customer's browser completes a payment: stored encrypted, outside the event log."""
 
 from uuid import UUID
 

@@ -1,4 +1,4 @@
-"""How a refund ends: made, refused, or made and come back."""
+"""How a refund ends: succeeded, failed, or returned by the bank after it succeeded."""
 
 from payloops.commands.refusals import ContradictsRecord
 from payloops.events.metadata import Metadata

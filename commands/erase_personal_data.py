@@ -1,11 +1,12 @@
-"""An operator erases what is held of a customer: drops the keys to it in the log, and erases its copies.
+"""Erases a customer's personal data: drops the encryption keys of it in the log, and erases its copies elsewhere.
 
-The steps, each of which may be the last before the process dies, and all of which may run again:
-1. Texts that name the customer's addresses are erased: the addresses are known only while there are keys.
-2. Streams of versions before keys get an empty one, by which they are found again.
-3. A stream's key is dropped, and its order records it, in one transaction: projections then show it.
-4. What was copied from the stream is erased. Copies that are made from here on are made of what reads [erased].
-5. The stream is no longer found by the customer. Until then, the next run begins it anew.
+The process may be killed after any step, and every step may be repeated:
+1. Texts that contain the customer's email addresses are erased, while the addresses can still be decrypted.
+2. Streams written before encryption keys existed get an empty key, so that later runs find them.
+3. A stream's key is dropped, and the event that records this is appended to its order, in one transaction. The
+   projections then show `[erased]`.
+4. Copies made from the stream are erased. Copies made from now on contain `[erased]`.
+5. The digests by which the customer's streams are found are removed. Until then, the next run processes them again.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""The schedule of a webhook has ended without success."""
+"""Records that the retry schedule of a webhook ended without a successful delivery."""
 
 from uuid import UUID
 

@@ -1,9 +1,9 @@
-"""Idempotency keys: a request sent twice is done once and answered twice.
+"""Idempotency keys: a request sent twice is executed once and answered twice.
 
-A request reserves its key for a short lease and then holds it as `owner`. The answer is stored in the
-transaction that appends the request's events, and only while the key is still its owner's: so a request that
-was overtaken after its lease ran out appends nothing. A request that dies before it appended leaves the lease;
-one that dies after it left the answer.
+A request reserves its key with a short lease, as its `owner`. The answer is stored in the transaction that appends
+the request's events, and only if the key still belongs to that owner: a request whose lease ran out and whose key was
+taken over appends nothing. If a process dies before the append, the lease runs out and the key can be taken over; if
+it dies after the append, the answer is stored.
 """
 
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""A merchant shows who they are: by email and password for a token, by token from then on."""
+"""Authenticating a merchant: by email and password to get a token, and by that token afterwards."""
 
 from dataclasses import dataclass
 from datetime import datetime

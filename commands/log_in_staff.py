@@ -1,4 +1,4 @@
-"""Somebody on the support staff shows who they are: by email and password for a token, by token from then on."""
+"""Authenticating support staff: by email and password to get a token, and by that token afterwards."""
 
 from dataclasses import dataclass
 from datetime import datetime

@@ -1,4 +1,4 @@
-"""The table `merchants`: its rows, and how an account changes together with its stream."""
+"""The table `merchants`, and how its rows change together with the merchant's stream."""
 
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass

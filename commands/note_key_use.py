@@ -1,4 +1,4 @@
-"""When API keys were last used: noted in memory, written behind, to the minute."""
+"""When API keys were last used: collected in memory and written in the background, to the minute."""
 
 import asyncio
 import contextlib

@@ -1,7 +1,7 @@
 """A customer pays on the checkout page.
 
-The order, its payment and the session's fact of it are one append: none of them is ever there without the others.
-Which attempt a form means is part of the form, so that sending it twice pays once.
+The order, its payment and the session's event are one append, so none of them ever exists without the others. The form
+names the attempt it means, so submitting it twice pays once.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""A merchant asks for an order to be paid. The payment itself is a Temporal workflow's; see workflows_client."""
+"""A merchant requests the payment of an order. A Temporal workflow makes the payment itself: see workflows_client."""
 
 from collections.abc import Callable
 from typing import Any

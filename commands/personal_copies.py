@@ -1,9 +1,9 @@
-"""Copies of customers' personal data outside of the log: all that is erased beside events and projections.
+"""Copies of customers' personal data outside the event log and the projections, which an erasure must erase as well.
 
-- `webhook_events`: what merchants were told, with the order in it; `webhook_attempts`: what they answered.
-- `processor_events`: what processors sent, as it came.
-- `idempotency_keys`: answers, kept for a day to be given again.
-- `staff_views`: what staff searched for.
+- `webhook_events`: webhook bodies, which contain the order; `webhook_attempts`: the responses of endpoints.
+- `processor_events`: the bodies that processors sent.
+- `idempotency_keys`: answers, kept for a day to be replayed.
+- `staff_views`: the search terms of staff.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""The keys to customers' personal data, and the table `personal_keys`, by which what is held of somebody is found."""
+"""Encryption keys of customers' personal data, and the table `personal_keys`, which finds the streams of a customer."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The table `processor_events`: every event that a processor sent under a right signature, for support."""
+"""The table `processor_events`: every event that a processor sent with a valid signature, for support staff."""
 
 from dataclasses import dataclass
 from datetime import datetime

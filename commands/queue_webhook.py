@@ -1,4 +1,4 @@
-"""Something is to be told to a merchant."""
+"""Queues a webhook to a merchant."""
 
 from datetime import datetime
 from typing import Any

@@ -1,11 +1,11 @@
-"""A processor tells of itself what happened to a payment or refund: a webhook, once its signature is verified.
+"""Applies an event that a processor sent by webhook about a payment or refund, once its signature is verified.
 
-Events come late, twice, and in any order. What an event says is remembered in the order's stream, and what
-follows from it is recorded in the same append, so that an event has its effect once. The rules beside those of
-`update_order_status`, for events alone, make the order of arrival indifferent:
-- an event of less weight than one that was told before of the same payment changes nothing:
+Events arrive late, twice, and in any order. What an event says is recorded in the order's stream, and its
+consequences in the same append, so that each event takes effect once. Rules beyond those of `update_order_status`
+make the result independent of the order of arrival:
+- an event that ranks below one received earlier for the same payment changes nothing:
   captured > cancelled > authorized > failed, requires_action;
-- what is told of refunds before the capture waits for the capture (`settle_told_refunds`).
+- what is reported of refunds before the capture is known waits for the capture (`settle_told_refunds`).
 """
 
 import copy

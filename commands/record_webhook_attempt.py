@@ -1,4 +1,4 @@
-"""A webhook was sent, or tried to: what came of it, and what that says about the endpoint."""
+"""Records the result of one attempt to deliver a webhook, and switches off endpoints that keep failing."""
 
 from datetime import datetime, timedelta
 from typing import Any

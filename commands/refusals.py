@@ -1,4 +1,4 @@
-"""What commands refuse, one class for each rule. Nothing was appended when one of these is raised."""
+"""The reasons for which commands refuse, one exception class per rule. When one is raised, nothing was appended."""
 
 from uuid import UUID
 

@@ -1,4 +1,4 @@
-"""Remembering secrets that were checked: by a digest under a key of this process, never in the clear, not too many."""
+"""A bounded memory of secrets that were verified, by digest under a random key of this process, never in the clear."""
 
 import hashlib
 import secrets

@@ -1,4 +1,4 @@
-"""A merchant wants a webhook sent again."""
+"""A merchant requests that a webhook be sent again."""
 
 from uuid import UUID
 

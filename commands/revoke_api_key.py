@@ -1,4 +1,4 @@
-"""A merchant ends an API key."""
+"""A merchant revokes an API key."""
 
 from uuid import UUID
 

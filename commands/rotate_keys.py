@@ -1,8 +1,8 @@
-"""The operator moves every sealed value to the present ENCRYPTION_KEY, while the service runs.
+"""Re-encrypts every stored secret with the current ENCRYPTION_KEY, while the service runs.
 
-Each value names the key that it is sealed with, so the rows themselves know what is left to do: a rotation that was
-interrupted goes on where it stopped, and one that is run again finds nothing. A batch locks its rows, so that a
-value that a merchant replaces meanwhile is either moved before or found to be of the present key.
+Each value names the key that encrypted it, so the rows themselves show what is left: an interrupted rotation resumes
+where it stopped, and a second run finds nothing to do. Each batch locks its rows, so that a value which a merchant
+replaces at the same time is either re-encrypted before or found to use the current key already.
 """
 
 from collections.abc import AsyncIterator, Callable

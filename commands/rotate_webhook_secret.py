@@ -1,4 +1,4 @@
-"""A merchant gets a new secret for webhooks, and a day in which the former one still counts."""
+"""A merchant gets a new webhook secret; the previous one keeps signing for another day."""
 
 from datetime import timedelta
 from uuid import UUID

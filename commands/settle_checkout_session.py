@@ -1,4 +1,4 @@
-"""What time and its order have made of a checkout session, recorded by whoever looks at it next."""
+"""Records that a checkout session was completed or has expired, by whichever request looks at it next."""
 
 from typing import NamedTuple
 from uuid import UUID

@@ -1,4 +1,4 @@
-"""Checkout sessions that ended while nobody looked."""
+"""Records the end of checkout sessions that nobody looked at since, periodically."""
 
 from datetime import datetime, timedelta
 from uuid import UUID

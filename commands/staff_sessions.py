@@ -1,8 +1,8 @@
-"""Sessions of support staff in a browser, and the table `ended_staff_sessions`.
+"""Browser sessions of support staff, and the table `ended_staff_sessions`.
 
-A session is a signed token that a cookie holds. It ends after its time, at once with whoever is removed from the
-staff, and at once where it was signed out of: that is kept here until its time has come, so that a copy of the
-cookie is worth nothing afterwards.
+A session is a signed token in a cookie. It ends when the token expires, when the member is removed from the staff, or
+on signing out. The table holds the ids of tokens that were signed out of until they would have expired, so that a
+copy of the cookie is useless afterwards.
 """
 
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What staff looked at, and the table `staff_views`: written before they see it, never changed."""
+"""The table `staff_views`: what staff viewed, recorded before it is shown, never changed afterwards."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

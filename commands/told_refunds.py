@@ -1,16 +1,16 @@
-"""What a processor tells by itself of a payment's refunds: each by its reference, or as the sum of all so far.
+"""Refunds as a processor reports them by itself: individually by reference, or as the payment's refunded sum so far.
 
-News come late, twice and in any order, and name what nobody here has heard of. Told apart are:
-- *ours*: refunds that started here. One that is told of is ours where it names our id, or has a reference that is
-  known; of an unknown reference it may still be ours whose own report is under way, and is taken for that where the
-  amounts are equal.
-- *theirs*: made in the processor's own dashboard, and discovered here. By its reference where it is told of so, or
-  without a name by a sum that is more than what is known; a reference that is told of later may be a part of that.
+Reports arrive late, twice and in any order, and may name refunds not known here. Two kinds are distinguished:
+- *ours*: refunds requested through this service. A reported refund is ours if it carries our id or a reference already
+  on record. A refund with an unknown reference may still be ours, if the result of that refund has not been reported
+  yet: it is taken for a pending one of the same amount.
+- *theirs*: refunds made in the processor's own dashboard, discovered here. Either by reference, or without one, from a
+  sum that exceeds the refunds on record; a reference that is reported later may be part of that sum.
 
-So a refund is never counted twice. One that was taken for another comes out with the next sum.
+So a refund is never counted twice. One that was taken for another shows up with the next reported sum.
 
-A refund that failed once has failed for good, whatever else is told of it. A sum may be from before it failed, and
-so counts it as known: no money counts as given back that may not have been.
+A refund that failed once has failed for good, whatever else is reported of it. A reported sum may date from before the
+failure, so failed refunds count as included in it: money that may not have been refunded is never counted as refunded.
 """
 
 from collections.abc import Iterator

@@ -1,11 +1,11 @@
-"""A processor says how a payment stands, through a workflow's activity or by webhook.
+"""Applies what a processor reports of a payment, through a workflow's activity or by webhook.
 
-Processors tell the truth late, twice and out of order. The rules:
+Reports arrive late, twice and out of order. The rules:
 - a repeated or outdated report changes nothing;
-- money beats its absence: a payment that had failed or was cancelled becomes captured when the processor says
-  so, and a captured one never goes back;
-- money taken twice is given back: when two attempts of one order were captured, the later is refunded at once;
-- a charge is money once, whichever attempts it is told of as.
+- a capture always wins: a payment that had failed or was cancelled becomes captured when the processor says so, and
+  a captured one never goes back;
+- money taken twice is returned: if two attempts of one order were captured, the later one is refunded at once;
+- a charge counts once, however many attempts it is reported for.
 """
 
 from functools import partial

@@ -1,4 +1,4 @@
-"""A processor says how a refund ended."""
+"""Applies what a processor reports of a refund's outcome."""
 
 from datetime import datetime
 from uuid import UUID

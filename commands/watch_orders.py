@@ -1,7 +1,7 @@
-"""Waiting until an order has changed, for any number of requests of a process at the price of one.
+"""Waiting until an order changes, for any number of requests of a process at the cost of one.
 
-While anybody waits, each wakeup of the log costs one query for all of the orders waited for; whoever waits for
-one that has moved on folds it again.
+While anybody waits, each new event in the log costs one query for all orders that are waited for; a request whose
+order has changed then folds it again.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""Where a merchant's webhooks go, and whether they do: columns of the table `merchants`."""
+"""A merchant's webhook endpoint: its URL and whether it is switched off, in columns of the table `merchants`."""
 
 from dataclasses import dataclass
 from datetime import datetime

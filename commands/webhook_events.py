@@ -1,4 +1,4 @@
-"""What merchants are to be told by webhook, and the table `webhook_events`."""
+"""The table `webhook_events`: the webhooks to be delivered to merchants."""
 
 from dataclasses import dataclass
 from datetime import datetime

@@ -1,7 +1,7 @@
-"""Secrets that sign a merchant's webhooks, and the table `webhook_secrets`.
+"""The table `webhook_secrets`: the secrets that sign a merchant's webhooks.
 
-Their form is the Standard Webhooks specification's: `whsec_` and the base64 of 24 to 64 random bytes. They have
-to be read again in order to sign, and so are sealed, not hashed.
+Their form is the Standard Webhooks specification's: `whsec_` and the base64 of 24 to 64 random bytes. They are needed
+in the clear to sign, and so are encrypted, not hashed.
 """
 
 import base64

@@ -1,5 +1,5 @@
-"""Ids of an order's workflows, as the Temporal contract has them: derived from the order, so that a repeated start
-changes nothing.
+"""Ids of an order's workflows, as the Temporal contract defines them: derived from the order's id, so that starting a
+workflow twice has no effect.
 """
 
 from payloops.events.orders import (

@@ -1,11 +1,11 @@
-"""The appender: one per process, through which every command's events reach the log.
+"""The appender: one per process, through which all commands append their events to the log.
 
-Appends are gathered into batches: while one batch commits, the next gathers, and nothing waits on a timer. A
-batch is one call of the database function `append_events` (migrations/versions/0013_authentic_events.py), which
-takes each append whole or drops it whole.
+Appends are gathered into batches: while one batch commits, the next gathers, and nothing waits on a timer. A batch is
+one call of the database function `append_events` (migrations/versions/0013_authentic_events.py), which inserts or
+drops each append as a whole.
 
-A lost answer is not a lost write. When the connection breaks after a batch was sent, the server process that
-had it is ended, and then the log is read: the batch is there or it never will be.
+If the connection breaks after a batch was sent, its outcome is unknown at first. The server process that executed it
+is then terminated and the log is read: either the batch is there, or it never will be.
 """
 
 import asyncio

@@ -1,7 +1,7 @@
-"""What shows that the application wrote an event: its content hash, and a MAC that nobody else can make.
+"""Proof that this application wrote an event: its content hash, and a MAC over it that nobody else can compute.
 
-Whoever may write rows can put any text there, and the right content hash beside it. The MAC takes AUDIT_KEY, which
-the database does not have.
+Somebody with write access to the table could store any content with a matching hash. The MAC needs AUDIT_KEY, which is
+not in the database.
 """
 
 import hashlib

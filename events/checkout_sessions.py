@@ -1,7 +1,7 @@
-"""A checkout session's stream: what a customer is asked to pay, the order that comes of it, and how it ended.
+"""The checkout session's stream: what a customer is asked to pay, the order placed for it, and how the session ended.
 
-The payment itself is told by the order's stream (`events/orders.py`). A session lives for half an hour: that it has
-run out is a matter of the clock, and recorded when somebody looks at it or when the house is kept.
+The payment itself is recorded in the order's stream (`events/orders.py`). A session lives for half an hour; that it
+has expired is recorded when somebody next looks at it, or by the periodic housekeeping.
 """
 
 from datetime import datetime

@@ -1,7 +1,7 @@
-"""Parameters that are columns: PostgreSQL arrays in their binary form, made at once.
+"""Statement parameters that are whole columns: PostgreSQL arrays in binary format, encoded in one go.
 
-psycopg finds out anew of each list what is in it, and how that is written: for the twenty columns of an append, a tenth
-of a millisecond. Here the statement says what they are (`%b::uuid[]`), and so does whoever makes them.
+psycopg inspects every list anew to find its element type and encoding, which takes 0.1 ms for the twenty columns of an
+append. Here the statement declares the types (`%b::uuid[]`), and so does the code that encodes them.
 """
 
 from collections.abc import Callable, Iterable, Sequence

@@ -1,4 +1,4 @@
-"""Connections to PostgreSQL, each with its deadlines."""
+"""Connections to PostgreSQL, each with its timeouts."""
 
 import asyncio
 import random

@@ -1,8 +1,8 @@
-"""Named points at which a process can be told to kill itself: for tests of what a crash leaves behind.
+"""Named points at which a process can be told to kill itself, for tests of what a crash leaves behind.
 
-`CRASH_AT=<point>:<n>` (a setting, refused in production) has a process end by SIGKILL, as it passes the point for
-the nth time: nothing is flushed, finished or told. Read once, when the process starts; without it, passing a
-point does nothing, and no request can change that.
+With `CRASH_AT=<point>:<n>` (refused in production) a process ends by SIGKILL when it passes the point for the nth
+time: nothing is flushed, finished or reported. The setting is read once, at start; without it, passing a point does
+nothing, and no request can change that.
 """
 
 import os

@@ -1,7 +1,7 @@
-"""Ending what takes too long, all requests of a route by one timer.
+"""Ending requests that take too long, with one timer for all requests of a route.
 
-`asyncio.timeout` gives each its own, to be made, queued and cancelled. Where all have the same time, whoever began
-first is due first: it is enough to look when the oldest is.
+`asyncio.timeout` creates, queues and cancels a timer for each. Where all have the same timeout, the one that began
+first is due first, so it is enough to check when the oldest is due.
 """
 
 import asyncio

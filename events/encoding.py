@@ -1,8 +1,8 @@
-"""A fact as it is stored, and back: readable JSON under a stable topic, by versions, personal data sealed.
+"""Encoding events for storage and decoding them: readable JSON with a stable topic, a version, personal data encrypted.
 
-Versions and upcasters are declared as for the `eventsourcing` library's Mapper. That one maps states which stand
-alone; here a state is opened with the key of its stream, and one of a version that this code does not
-know yet is refused rather than read as if it were known.
+Versions and upcasters are declared as for the `eventsourcing` library's Mapper. That Mapper decodes each state on its
+own; here a state is decrypted with the key of its stream, and a version that this code does not know yet is refused
+instead of being read as if it were known.
 """
 
 from collections.abc import Callable

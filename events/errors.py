@@ -1,4 +1,4 @@
-"""What the event store refuses or cannot do."""
+"""Errors of the event store."""
 
 from uuid import UUID
 

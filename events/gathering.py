@@ -1,4 +1,4 @@
-"""Looking up together what many ask for at the same time: a query for many costs little more than one for one."""
+"""Gathering look-ups made at the same time into one query: a query for many costs little more than a query for one."""
 
 import asyncio
 import itertools

@@ -1,8 +1,8 @@
-"""Checking the log against itself and its seals: whether anybody changed it by hand, and where first.
+"""Checks the log against itself and its seals: whether anybody changed it by hand, and where first.
 
-What is sealed is compared leaf by leaf, so that any change is found, and told from others by where the leaves are
-now. What is not sealed yet, a second's worth as a rule, has less that holds it: contents by their MACs, places by
-the order of times and by whether a row was written again after it was appended.
+Sealed events are compared leaf by leaf, so that any change is found, and its kind is known from where the leaves are
+now. Events not sealed yet, usually those of the last second, are protected less: their contents by their MACs, their
+positions by the order of their times and by whether a row was rewritten after it was appended.
 """
 
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence

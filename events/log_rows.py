@@ -1,4 +1,4 @@
-"""Rows of `stored_events` as they stand there, for whoever checks them rather than what they tell."""
+"""Rows of `stored_events` exactly as stored, for checking them rather than reading what they say."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

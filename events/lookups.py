@@ -1,7 +1,7 @@
-"""Looking up by keys, for all of a process who ask at the same time, over and over.
+"""Looking up rows by keys, gathered over all requests of a process that ask at the same time.
 
-A gathering has one query under way at a time, so it has a connection of its own for it, on which the query is prepared
-(`payloops.events.statement`). While that is held up, lost or not there yet, the pool has what is asked.
+A gathering has one query under way at a time, on a connection of its own, where the query is prepared once
+(`payloops.events.statement`). While that connection is blocked, lost or not there yet, the pool is used instead.
 """
 
 import asyncio

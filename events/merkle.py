@@ -1,4 +1,4 @@
-"""Merkle trees as RFC 6962 has them: a root that stands for a list of leaves, and proofs that one is among them.
+"""Merkle trees by RFC 6962: a root that stands for a list of leaves, and proofs that one of them is included.
 
 https://www.rfc-editor.org/rfc/rfc6962#section-2.1
 """

@@ -1,4 +1,4 @@
-"""Who acts, when and in whose name: stored with every event."""
+"""Metadata stored with every event: who acted, when, and for which request and merchant."""
 
 from dataclasses import dataclass
 from datetime import datetime

@@ -1,4 +1,4 @@
-"""Amounts as people read them."""
+"""Amounts as people read and write them."""
 
 import re
 from decimal import Decimal

@@ -1,7 +1,8 @@
-"""Personal data in the first event of a stream: sealed under a key of that stream, erased by dropping the key.
+"""Personal data in the first event of a stream: encrypted with a key of that stream, erased by dropping the key.
 
-In memory a fact has its fields in plain. Stored, those that were given stand in `sealed` instead: AES-256-GCM, bound
-to the event's stream and version. The event is never touched again, so its hashes hold when the key is gone.
+In memory, an event has these fields in the clear. When stored, those with a value are in `sealed` instead, encrypted
+by AES-256-GCM and bound to the event's stream and version. The stored event never changes, so its hashes still match
+after the key is gone.
 """
 
 import hashlib

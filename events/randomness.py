@@ -1,6 +1,6 @@
-"""Random bytes for what begins by the thousand: the kernel's, asked for many times' worth at once.
+"""Random bytes from the kernel, fetched for many uses at once.
 
-Each time it is asked takes longer than what the bytes are for.
+Each call of the kernel takes longer than what the bytes are used for.
 """
 
 import os

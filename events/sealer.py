@@ -1,6 +1,6 @@
-"""The sealer: in the background, seals whatever the log has grown by.
+"""The sealer: seals new events in the log, in the background.
 
-One is at work at a time, by an advisory lock that ends with its connection; others stand by. A range is read in
+One is active at a time, by an advisory lock that ends with its connection; others stand by. A range is read in
 batches, so that memory stays bounded however much there is to seal.
 """
 

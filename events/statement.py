@@ -1,7 +1,7 @@
-"""A statement that is sent over and over, on a connection of its own.
+"""A statement that is executed over and over, on a connection of its own.
 
-A cursor of psycopg finds out anew each time what it is given and what comes back, and asks the event loop anew to be
-told of it. Here libpq has the parameters as PostgreSQL reads them, and the loop is asked once.
+A psycopg cursor inspects parameters and results anew each time, and registers with the event loop anew to wait. Here
+libpq gets the parameters in PostgreSQL's own format, and the connection is registered with the loop once.
 """
 
 import asyncio

@@ -1,8 +1,8 @@
-"""What every stream and every event of it has in common.
+"""What all streams and all events have in common.
 
-Aggregates, topics and the rules of versions are the `eventsourcing` library's. An event's topic is a stable name
-(`order.created`), never a Python path, and its state is plain JSON: apart from the timestamp, facts hold only
-what JSON has, with ids as strings.
+Aggregates, topics and versioning are the `eventsourcing` library's. An event's topic is a stable name
+(`order.created`), never a Python path, and its state is plain JSON: apart from the timestamp, events hold only JSON
+types, with ids as strings.
 """
 
 import dataclasses

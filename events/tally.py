@@ -1,6 +1,6 @@
-"""Observations that are counted in plain numbers, and handed over to the metrics once in a while.
+"""Metrics counted in plain numbers, and handed over to the Prometheus client periodically.
 
-The library takes locks, and writes to mapped files where processes share: a few microseconds for each number.
+The client takes locks, and writes to mapped files where processes share a port: a few microseconds for each number.
 """
 
 from bisect import bisect_left

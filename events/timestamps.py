@@ -1,4 +1,4 @@
-"""Times as text: ISO 8601 in UTC with `Z`, microseconds, as events, answers and logs have them."""
+"""Times as text: ISO 8601 in UTC with `Z` and microseconds, as in events, answers and logs."""
 
 from datetime import UTC, datetime
 

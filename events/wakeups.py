@@ -1,8 +1,8 @@
-"""Telling the readers of the log that it grew.
+"""Notifying the readers of the log of new events.
 
-PostgreSQL serialises the commits of transactions that notify, so nothing notifies inside an append: `Notifier`
-sends one NOTIFY after commits, on a connection of its own, coalesced. `Wakeups` listens, once per process.
-Both may lose a message; readers poll, so that a lost one only costs latency.
+PostgreSQL serialises the commits of transactions that notify, so no append does: `Notifier` sends one NOTIFY for many
+commits, on a connection of its own. `Wakeups` listens, once per process. Notifications may be lost; readers also
+poll, so a lost one only adds latency.
 """
 
 import asyncio

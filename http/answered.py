@@ -1,4 +1,4 @@
-"""What was answered, and how long it took, for the metrics: counted here, and handed over once in a while."""
+"""Metrics of requests and their durations, counted in plain numbers and handed over periodically."""
 
 from collections import Counter
 

@@ -1,4 +1,4 @@
-"""Answers as most are: bytes of a type, with the headers that every answer has, written at once."""
+"""The usual answer: a body of one content type with the headers that every answer has, written in one go."""
 
 import time
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Whose request it is: by API key, by dashboard token, by a token of the staff, or by a session of theirs."""
+"""Who makes a request: authentication by API key, dashboard token, staff token, or staff session."""
 
 from dataclasses import dataclass
 from uuid import UUID

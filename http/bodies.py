@@ -1,8 +1,8 @@
 """Request bodies and queries: parsed, refused where they are ambiguous, validated into their model.
 
-JSON has corners on which parsers differ (RFC 8259): keys given twice, NaN, numbers without end, lone
-surrogates. Where another parser could read something else than we do, the request is refused, and the field
-is named. What is refused is never repeated in the answer.
+JSON has corners on which parsers differ (RFC 8259): duplicate keys, NaN, numbers of any length, lone surrogates. Where
+another parser could read something else than this one, the request is refused and the field named. Refused content is
+never repeated in the answer.
 """
 
 import hashlib

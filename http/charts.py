@@ -1,4 +1,4 @@
-"""Charts as pages draw them: geometry alone, made of numbers. What it looks like is the templates' and styles'."""
+"""The geometry of charts, computed from numbers; templates and stylesheets decide what they look like."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,8 +1,8 @@
-"""The page where a customer pays. The session's id is all that it takes to see it.
+"""The page where a customer pays. Knowing the session's id is enough to see it.
 
-What the page shows is what the session and its order are at that moment; a form says which attempt it means, and is
-answered with a redirect to the page. So it can be loaded, sent, and left at any time, any number of times. No card
-number is ever typed here: a processor asks for it at its own page, and test tokens stand in for that in test mode.
+The page shows the session and its order as they are at that moment. A form names the attempt it means, and is answered
+with a redirect to the page. So the page can be loaded, submitted and left at any time, any number of times. Card
+numbers are never typed here: the processor asks for them on its own page, and in test mode test tokens stand in.
 """
 
 import asyncio

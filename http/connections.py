@@ -1,7 +1,7 @@
-"""Connections of clients that are slow, or do not speak HTTP.
+"""Client connections: deadlines for slow clients, and answers to those that do not speak HTTP.
 
-aiohttp waits for a request's head as long as the connection lives, and for a client to take its answer; here both
-have a deadline. What aiohttp answers itself, before any handler, becomes problem+json like every other refusal.
+aiohttp waits for a request's head, and for a client to read its answer, for as long as the connection lives; here
+both have a deadline. What aiohttp itself answers before any handler runs becomes problem+json like every other error.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""The contract, to read: `/openapi.json` for programs, `/docs` for people, from files that are shipped."""
+"""The API contract: `/openapi.json` for programs, `/docs` for people, from files that are part of the package."""
 
 from functools import lru_cache
 from importlib.metadata import version

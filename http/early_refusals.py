@@ -1,8 +1,8 @@
-"""Refusing a request for which there is no time, while it is still the bytes that arrived.
+"""Refusing a request for which there is no capacity, from its raw bytes.
 
-A process that is full gets more requests than it answers. Were each of them parsed, routed and given a task of its
-own, refusing them would take what the others need. So a head is looked at as bytes: what stands there in the plainest
-form is known well enough to be refused; anything else goes the usual way, and is refused there.
+An overloaded process gets more requests than it can answer. If each were parsed, routed and given a task, refusing
+them would take the time that the others need. So the head is inspected as bytes: if it is in the plainest form, that
+is enough to refuse it; anything else goes through the usual path, and is refused there.
 """
 
 import re

@@ -1,4 +1,4 @@
-"""From a declared route to a request handler: who, what, has it been answered before, do it, answer."""
+"""From a declared route to a request handler: authenticate, validate, replay or execute, answer."""
 
 import asyncio
 import hmac

@@ -1,4 +1,4 @@
-"""What happened to all of a merchant's orders, in order: for catching up after missed webhooks. `/v1`, by API key."""
+"""The events of all of a merchant's orders, oldest first, for catching up after missed webhooks. `/v1`, by API key."""
 
 import re
 from typing import Annotated, Any, Literal

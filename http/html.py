@@ -1,7 +1,7 @@
-"""Pages for people: made from `templates/`, with strict rules for the browser, from this origin alone.
+"""HTML pages, rendered from `templates/`, with a strict Content-Security-Policy.
 
-There is no script and no style inside of a page, and nothing of another host, so that the policy below can forbid
-both. Text is escaped by the templates' engine; a name that a template uses and nobody gave it is an error.
+Pages contain no inline scripts or styles, and load nothing from other hosts, so that the policy can forbid both. The
+template engine escapes all text; using a name that was not passed in is an error.
 """
 
 from collections.abc import Mapping

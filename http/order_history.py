@@ -1,4 +1,4 @@
-"""An order's audit trail, the order as it was, and why it stands as it does: what several kinds of readers get."""
+"""An order's audit trail, its state as of a moment, and why it is in its state: answers shared by several APIs."""
 
 from datetime import datetime
 from typing import Annotated, Any

@@ -1,4 +1,4 @@
-"""Lists by pages, for the dashboard: which page is asked for, and of how many it is one."""
+"""Pagination of the dashboard's lists: which page is requested, and how many there are."""
 
 from typing import Annotated
 

@@ -1,4 +1,4 @@
-"""Reading what processors send: any field may be absent, or of another type than their documentation says."""
+"""Reading what processors send: any field may be absent, or of another type than documented."""
 
 from typing import Any
 

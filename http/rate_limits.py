@@ -1,4 +1,4 @@
-"""How often something may be tried: per address and per account, counted in Redis for all processes together.
+"""Rate limits per address and per account, counted in Redis for all processes together.
 
 While Redis does not answer, each process counts for itself, and allows a quarter.
 """

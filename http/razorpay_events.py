@@ -1,4 +1,4 @@
-"""Razorpay's events, in our terms: https://razorpay.com/docs/webhooks/payloads/payments/."""
+"""Razorpay's events, translated into this service's terms: https://razorpay.com/docs/webhooks/payloads/payments/."""
 
 from typing import Any
 

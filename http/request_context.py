@@ -1,4 +1,4 @@
-"""What is known of the request that is being answered: for its frame, and for every line that is logged meanwhile."""
+"""What is known of the current request, for its middleware and for every line logged meanwhile."""
 
 from collections.abc import Mapping
 from contextvars import ContextVar

@@ -1,13 +1,13 @@
-"""Where a route is declared: once, above its handler.
+"""Declaring a route: once, above its handler.
 
     @route("POST", "/v1/orders", auth="api_key", body=NewOrder, answers=OrderAnswer, status=201, idempotent=True,
            summary="Create an order")
     async def create_order(call: Call[NewOrder]) -> OrderAnswer: ...
 
-Everything that is said of the route is said there: what it takes, whom it asks for, what it answers. The
-server is made from it (`endpoint`), and so is the OpenAPI document.
+The declaration says everything about the route: what it accepts, how it authenticates, what it answers. Both the
+server (`endpoint`) and the OpenAPI document are made from it.
 
-Pages that people look at are declared the same way, by `page`: they answer with HTML, also where they refuse.
+HTML pages are declared in the same way, by `page`: they answer with HTML, also for errors.
 """
 
 import re

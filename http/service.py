@@ -1,4 +1,4 @@
-"""The service itself: is it up, and is it ready."""
+"""The state of the service itself: `/health`, `/ready` and `/metrics`."""
 
 import asyncio
 from collections.abc import Awaitable, Mapping

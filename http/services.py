@@ -1,4 +1,4 @@
-"""What handlers need from outside, made once by the composition root."""
+"""What handlers need from outside, created once by the composition root."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping

@@ -1,6 +1,6 @@
-"""Support staff: they log in, and look at every merchant's orders. `/api/staff`, by staff token.
+"""Support staff: they log in, and read every merchant's orders. `/api/staff`, by staff token.
 
-What is shown is recorded before it leaves (`endpoint`, `commands/staff_views.py`).
+Each view is recorded before the answer is sent (`endpoint`, `commands/staff_views.py`).
 """
 
 from typing import Annotated, Any

@@ -1,4 +1,4 @@
-"""What processors told, for support staff: those of their events, too, that nothing followed from. `/api/staff`."""
+"""Events received from processors, for support staff, including those that had no effect. `/api/staff`."""
 
 from typing import Annotated
 from uuid import UUID

@@ -1,6 +1,6 @@
-"""What pages are made of, beside HTML: styles, scripts, pictures, from the files in `static/`.
+"""Static files of pages: styles, scripts and pictures in `static/`.
 
-Each file's address names its content, so that browsers may keep it for ever and still never show an old one.
+Each file's URL contains a hash of its content, so that browsers may cache it forever and never show an old version.
 """
 
 import hashlib

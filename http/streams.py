@@ -1,4 +1,4 @@
-"""Answers that go on: server-sent events (https://html.spec.whatwg.org/multipage/server-sent-events.html)."""
+"""Streaming answers: server-sent events (https://html.spec.whatwg.org/multipage/server-sent-events.html)."""
 
 from collections.abc import AsyncIterator
 from typing import Any

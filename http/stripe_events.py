@@ -1,4 +1,4 @@
-"""Stripe's events, in our terms: https://docs.stripe.com/api/events/types."""
+"""Stripe's events, translated into this service's terms: https://docs.stripe.com/api/events/types."""
 
 from typing import Any
 

@@ -1,6 +1,6 @@
-"""What the pages of the support console have in common. `/support`, by a session of the staff.
+"""Shared by the pages of the support console. `/support`, by staff session.
 
-They only show: what staff look at is recorded before it leaves (`endpoint`), and nothing can be changed here.
+The pages are read-only, and each view is recorded before the answer is sent (`endpoint`).
 """
 
 from typing import Any

@@ -1,4 +1,4 @@
-"""How the service gets on, for support staff in a browser. `/support/operations`."""
+"""The state of the service, for support staff in a browser. `/support/operations`."""
 
 from typing import NamedTuple
 

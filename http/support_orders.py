@@ -1,4 +1,4 @@
-"""Orders of every merchant, as support staff look at them in a browser. `/support`."""
+"""Orders of all merchants, for support staff in a browser. `/support`."""
 
 from typing import Annotated
 from uuid import UUID

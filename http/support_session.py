@@ -1,4 +1,4 @@
-"""Staff sign in to the support console, and out of it. `/support`."""
+"""Signing in to and out of the support console. `/support`."""
 
 import re
 from typing import Annotated

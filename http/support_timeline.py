@@ -1,4 +1,4 @@
-"""An order's history as a page shows it: a line for each event, and the order as it was after one of them."""
+"""An order's history as a page shows it: a line for each event, and the order's state after one of them."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

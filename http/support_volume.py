@@ -1,4 +1,4 @@
-"""Volume and success over time, for support staff in a browser. `/support/volume`."""
+"""Volume and success rate over time, for support staff in a browser. `/support/volume`."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""`Prefer: wait=N` (RFC 7240): the answer waits for the outcome of what was asked, N seconds at the most."""
+"""`Prefer: wait=N` (RFC 7240): the answer waits for the outcome of the request, for at most N seconds."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar

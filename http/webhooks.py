@@ -1,8 +1,7 @@
-"""What processors tell of themselves. `/webhooks`, signed by the processor under the merchant's secret.
+"""Webhooks received from processors. `/webhooks`, signed by the processor with the merchant's secret.
 
-Nothing of a body is believed before its signature is verified; only the merchant whose secret to verify it
-with is looked up by what it says. The signature then proves the merchant, and only this merchant's orders are
-looked at.
+Nothing in a body is trusted before its signature is verified; it is only used to look up the merchant whose secret to
+verify it with. A valid signature then proves the merchant, and only this merchant's orders are looked at.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""A small HTTP client of our own API, for the demonstration and for `payloops dev`."""
+"""A small HTTP client for this service's API, for `payloops demo` and `payloops dev`."""
 
 import time
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""`payloops demo`: an order from its creation to a partial refund, through HTTP only, shown as it happens."""
+"""`payloops demo`: takes an order from creation to a partial refund, over HTTP only, and shows each step."""
 
 import asyncio
 import json

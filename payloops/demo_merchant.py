@@ -1,4 +1,4 @@
-"""The merchant that `payloops dev` makes for a newcomer, through the HTTP API like any other."""
+"""The demo merchant that `payloops dev` creates, through the HTTP API like any other."""
 
 import json
 import secrets

@@ -1,4 +1,4 @@
-"""The member of the support staff that `payloops dev` adds, so that a newcomer can open the console."""
+"""The support staff member that `payloops dev` adds, so that the console can be opened at once."""
 
 import json
 import secrets

@@ -1,4 +1,4 @@
-"""What `payloops dev` keeps of a service's settings between its runs, and for commands beside it."""
+"""Settings that `payloops dev` keeps in the data directory, for its next run and for commands run beside it."""
 
 import json
 import secrets

@@ -1,4 +1,4 @@
-"""`payloops events types`: which types of events the log holds, for eyes or for a program."""
+"""`payloops events types`: lists the event types in the log, as a table or as JSON."""
 
 from collections import Counter
 from typing import Any

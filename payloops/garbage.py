@@ -1,4 +1,4 @@
-"""What Python's garbage collector looks through, in processes that run for long."""
+"""Reduces the work of Python's garbage collector in long-running processes."""
 
 import gc
 

@@ -1,4 +1,4 @@
-"""What has to be tidied up now and then, by whichever process of the API comes to it."""
+"""Periodic clean-up, done by whichever API process gets to it first."""
 
 import asyncio
 import random

@@ -1,4 +1,4 @@
-"""The operator's hand on ENCRYPTION_KEY: `payloops keys`. Needs the database and the keys alone."""
+"""`payloops keys`: showing and rotating the encryption keys in use. Needs only the database and the keys."""
 
 from contextlib import AbstractAsyncContextManager
 from dataclasses import asdict

@@ -1,4 +1,4 @@
-"""Sockets that listen."""
+"""Opening listening sockets."""
 
 import asyncio
 import socket

@@ -1,7 +1,7 @@
-"""Logs: event names with fields, one JSON object a line in production, readable in a terminal.
+"""Logs: event names with fields, one JSON object per line in production, readable in a terminal.
 
-Whatever a line is given, no secret and no card number leaves: fields of secret names are masked, and so is
-anything that looks like a card number, an API key or a token, also inside exception texts.
+Whatever a line contains, no secret and no card number is written: fields with the names of secrets are masked, and so
+is any text that looks like a card number, an API key or a token, also inside exception texts.
 """
 
 import logging

@@ -1,8 +1,8 @@
-"""What the service counts and how it stands, in Prometheus' text format: `GET /metrics`.
+"""`GET /metrics`: what the service counts and its current state, in Prometheus' text format.
 
-Modules count what is theirs, in metrics of their own; here is what asks them all. What stands in the database,
-and who can be reached, is asked for at the scrape, with a deadline, and remembered for a few seconds. What cannot
-be told just now is left out.
+Modules count in metrics of their own, which are collected here. What is read from the database, and which dependencies
+are reachable, is looked up when scraped, with a deadline, and cached for a few seconds. What cannot be determined at
+the moment is left out.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""How commands print what others wrote: tables that fit the terminal, or JSON as the API has it."""
+"""Printing what others wrote: tables that fit the terminal, or JSON in the API's form."""
 
 import os
 import re

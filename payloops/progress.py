@@ -1,4 +1,4 @@
-"""Telling how far a long work has come: a bar on a terminal, else a line now and then."""
+"""Progress of long operations: a bar in a terminal, otherwise an occasional line."""
 
 import sys
 import time

@@ -1,4 +1,4 @@
-"""The operator's hand on projected tables: `payloops projections rebuild`, `verify` and `retry-parked`."""
+"""`payloops projections rebuild`, `verify` and `retry-parked`."""
 
 import time
 from collections.abc import Iterator

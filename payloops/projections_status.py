@@ -1,4 +1,4 @@
-"""`payloops projections status`: how far each projection is, for eyes or for a program."""
+"""`payloops projections status`: how far each projection is, as a table or as JSON."""
 
 from dataclasses import asdict
 

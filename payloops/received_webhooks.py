@@ -1,4 +1,4 @@
-"""`payloops webhooks`: what processors told, and what became of it."""
+"""`payloops webhooks`: events received from processors, and their effect."""
 
 from uuid import UUID
 

@@ -1,4 +1,4 @@
-"""Whether a database has the schema that this version needs: asked where nothing slow may be imported."""
+"""Checking that a database has the schema of this version, without slow imports."""
 
 from functools import cache
 from pathlib import Path

@@ -1,8 +1,8 @@
-"""Metrics of processes that share a port: whichever of them is asked answers for all.
+"""Metrics of processes that share a port: whichever of them is scraped answers for all.
 
-By the multiprocess mode of prometheus_client: each process keeps its values in mapped files of one directory. The
-files go by the process's place in the crew, not by its process id: who takes the place of one that was killed
-counts on where that one stopped, and there are never more files than places.
+Uses the multiprocess mode of prometheus_client: each process keeps its values in memory-mapped files of one directory.
+The files are named by the process's slot, not by its process id: the replacement of a process that was killed continues
+its counts, and there are never more files than slots.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""The operator's hand on the support staff: `payloops staff`. Needs the database alone."""
+"""`payloops staff`: adding, listing and removing support staff, and showing their views. Needs only the database."""
 
 import dataclasses
 import sys

@@ -1,4 +1,4 @@
-"""How a process learns that it is to stop, and how it ends."""
+"""How a process is told to stop, and how it ends."""
 
 import asyncio
 import logging

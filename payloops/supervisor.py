@@ -1,4 +1,4 @@
-"""Keeps the processes of `payloops dev` running, and shows what they have to say."""
+"""Keeps the processes of `payloops dev` running, and shows their output."""
 
 import contextlib
 import json

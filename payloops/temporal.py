@@ -1,4 +1,4 @@
-"""The client of Temporal that a process gets from its settings."""
+"""Creating the Temporal client of a process from its settings."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""What a process is made of, from its settings."""
+"""Building the parts of a process from its settings."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager

@@ -1,4 +1,4 @@
-"""The worker's process: `payloops worker`, with `--sandbox` also the processors' workers."""
+"""The worker's process: `payloops worker`, with `--sandbox` also the simulated processors' workers."""
 
 import asyncio
 import socket

@@ -1,4 +1,4 @@
-"""Whether tables know of events that the log does not have: then some were removed from its end."""
+"""Detecting tables that know of events missing from the log, which shows that its end was cut off."""
 
 from dataclasses import dataclass
 from uuid import UUID

@@ -1,6 +1,6 @@
-"""Batches of the log, applied to a projection's tables: each is one transaction, together with the checkpoint.
+"""Applying batches of the log to a projection's tables: each in one transaction with the checkpoint.
 
-An event that cannot be applied stops nothing but itself: it is parked with its error.
+An event that cannot be applied is parked with its error, and stops nothing else.
 """
 
 import time

@@ -1,13 +1,13 @@
-"""Building a projection's tables anew, beside the live ones: what `rebuild`, `verify` and a new version do.
+"""Building a projection's tables anew beside the live ones: for `rebuild`, `verify` and a new version of a projection.
 
-The new tables stand in a schema of their own under their own names, so that everything that writes a projection
-writes them, too, over a connection that looks there first. They are made in these steps, each of which may be
-interrupted and gone on with:
+The new tables are in a schema of their own under the same names, so that all code that writes a projection can write
+them, too, over a connection with that schema first in its search path. They are built in these steps, each of which can
+be interrupted and resumed:
 
-1. filled: the log up to a position is read stream by stream, in chunks, by several processes. A row is of one
-   stream, so what a chunk makes is final: it is copied in, together with the mark that the chunk is done.
-2. indexed, as the live tables are; totals are counted.
-3. caught up with what was appended meanwhile, by the batches of the projector.
+1. filled: the log up to a position is read stream by stream, in chunks, by several processes. Each row belongs to one
+   stream, so the rows of a chunk are final: they are copied in together with the mark that the chunk is done.
+2. indexed like the live tables; totals are counted.
+3. caught up with what was appended meanwhile, by the projector's batches.
 4. swapped: one transaction catches up with the live tables' position and puts the new tables in their place.
 """
 

@@ -1,6 +1,6 @@
-"""Payments, the attempts to pay an order, and how many of them and how much money there were on each day.
+"""Payments (attempts to pay an order), and their number and volume by day.
 
-Facts to columns, the rows, and what a payment counts. `projections/stats.py` reads both.
+How events change their columns, the row types, and what a payment counts as. `projections/stats.py` reads both tables.
 """
 
 from dataclasses import dataclass

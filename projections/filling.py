@@ -1,6 +1,6 @@
-"""Filling the new tables of a build, chunk by chunk of streams: what the processes of `building.py` do.
+"""Filling the new tables of a build, chunk by chunk of streams: the work of the processes that `building.py` starts.
 
-A row is of one stream, so each stream is folded by itself, and what comes of it is a line of COPY.
+Each row belongs to one stream, so each stream is folded on its own, and its rows are written as lines for COPY.
 """
 
 import ctypes

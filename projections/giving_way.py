@@ -1,4 +1,4 @@
-"""Giving way: what works in bulk lets those go first who serve requests on the same machine."""
+"""Lowering the priority of bulk work, so that processes that serve requests on the same machine run first."""
 
 import contextlib
 import ctypes

@@ -1,6 +1,6 @@
-"""Why an order stands as it does, in sentences: for support staff, from its facts alone.
+"""Explains in sentences how an order got into its current state, for support staff, from its events alone.
 
-Nothing here reads a table or a clock, so that the command line, the API and pages say the same.
+Nothing here reads a table or a clock, so that the command line, the API and the console say the same.
 """
 
 import re

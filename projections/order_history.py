@@ -1,6 +1,6 @@
-"""An order through time: as it was, its state after each event, and what differs between two moments.
+"""An order through time: its state as of a moment, after each event, and the differences between two moments.
 
-Made from facts alone, so that the command line, the API and pages say the same.
+Made from its events alone, so that the command line, the API and the console say the same.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""What an order's events and states say, in words: for the command line and for pages."""
+"""An order's events and states described in words, for the command line and the console."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime

@@ -1,7 +1,7 @@
-"""Orders, as the HTTP API gives them: facts to columns, the row, and the queries that read it.
+"""Orders as the HTTP API shows them: how events change their columns, the row type, and the queries that read it.
 
-Reads by id are never stale: they take the row together with the head of the order's stream, and fold the stream
-where the row is behind. Lists wait, for a bounded time, until they contain the merchant's own last write.
+Reads by id are never stale: they fetch the row together with the version of the order's stream, and fold the stream
+where the row lags behind. Lists wait, for a bounded time, until they contain the merchant's own last write.
 """
 
 from collections.abc import Collection, Sequence

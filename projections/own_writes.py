@@ -1,4 +1,4 @@
-"""Waiting until a projection contains what its reader wrote before."""
+"""Waiting until a projection contains the reader's own last write."""
 
 import asyncio
 import time

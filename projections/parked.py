@@ -1,7 +1,7 @@
-"""Trying again what a projection could not apply.
+"""Applying events again that a projection could not apply.
 
-A later event of the same stream may have changed the rows since. So the stream's rows are made again from all of its
-events, up to the projection's position: what was parked takes its place among them, or is parked again.
+Later events of the same stream may have changed its rows since. So the rows are made again from all events of the
+stream, up to the projection's position: a parked event is applied in its place, or parked again.
 """
 
 import asyncio

@@ -1,7 +1,7 @@
-"""What facts do to rows, as the projector writes it: a batch of facts becomes one statement per table.
+"""What a batch of events does to rows: merged into one statement per table.
 
-A fact carries its outcome, so what it does to a row is known without reading the row: it writes absolute values. What
-several facts do to one row merges (the later wins), and doing it again changes nothing.
+An event carries its outcome, so its effect on a row is known without reading the row: it sets absolute values. Several
+events of one row are merged (the later wins), and applying them again changes nothing.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence

@@ -1,6 +1,6 @@
-"""What a projection is, and which there are.
+"""The definition of a projection, and the list of all.
 
-A module of this package that has a `PROJECTION` adds one: docs/projections.md.
+Every module of this package with a `PROJECTION` adds one: see docs/projections.md.
 """
 
 import importlib

@@ -1,8 +1,8 @@
-"""Which parts of a text are worth asking an index of trigrams for.
+"""Which parts of a search text are worth looking up in a trigram index.
 
-Such an index goes through the orders that have one trigram of the text, and looks each up among those that have the
-others. Trigrams that many orders have (of the beginning of all external ids, of a provider of mail) leave out few of
-them and take it longest, and more so the more orders there are.
+PostgreSQL goes through the orders that have one trigram of the text, and looks each up among those that have the
+others. Trigrams that many orders share (the common beginning of external ids, a mail provider) exclude few orders and
+take longest, the more so the more orders there are.
 """
 
 import time

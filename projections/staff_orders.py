@@ -1,4 +1,4 @@
-"""Orders of every merchant, as support staff find them."""
+"""Finding orders of all merchants, for support staff."""
 
 from dataclasses import asdict, dataclass
 from datetime import datetime

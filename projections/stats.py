@@ -1,7 +1,7 @@
-"""Figures of a merchant's payments: what the dashboard's first page shows.
+"""Figures of a merchant's payments, for the dashboard's first page.
 
-Money and numbers of payments are counted at different moments: what was captured on the day it was captured, so
-that a day that is over does not change; how payments fared by when they were begun.
+Money is counted on the day it was captured, so that past days do not change; the numbers of payments are counted by
+when they began.
 """
 
 from collections import Counter

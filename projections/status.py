@@ -1,4 +1,4 @@
-"""How far each reader of the log has come, and what it could not do: what `payloops projections status` shows."""
+"""How far each reader of the log is, and which events it parked: for `payloops projections status` and others."""
 
 from dataclasses import dataclass
 from datetime import datetime

@@ -1,7 +1,7 @@
-"""Tables of sums over the rows of a projected table, kept by what a batch changes of these.
+"""Tables of sums over the rows of a projected table, updated by each batch.
 
-The statement that writes rows takes away what they counted before and adds what they count now, so that the sums are
-always those of the rows.
+The statement that writes rows subtracts what they counted before and adds what they count now, so that the sums always
+match the rows.
 """
 
 from collections.abc import Sequence

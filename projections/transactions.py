@@ -1,4 +1,4 @@
-"""Transactions, the movements of money of an order: facts to columns, the row, and the queries that read it."""
+"""Transactions (movements of an order's money): how events change their columns, the row type, and its queries."""
 
 from dataclasses import dataclass
 from datetime import datetime

@@ -1,7 +1,7 @@
-"""Comparing a projection's live tables with what the log says they are.
+"""Comparing a projection's live tables with the log.
 
-The tables are built a second time, up to the very position of the live ones, and both are read side by side in the
-order of their keys. The live ones are read in one snapshot, taken before the build began: writes go on meanwhile.
+The tables are built a second time, up to exactly the position of the live ones, and both are read side by side in key
+order. The live tables are read in one snapshot, taken before the build began, so writes may go on meanwhile.
 """
 
 from collections.abc import AsyncIterator, Sequence

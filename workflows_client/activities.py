@@ -1,8 +1,8 @@
 """The activities that workflows call on `backend-operations`: each parses its one object and calls a command.
 
-Activities run at least once, so they may run twice; the commands behind them change nothing the second time.
-What can never succeed (a malformed object, an order that does not exist) fails without a retry and shows in
-the workflow; everything else is tried again by Temporal.
+Activities run at least once, so the commands that they call change nothing the second time. What can never succeed (a
+malformed object, an order that does not exist) fails without a retry and shows in the workflow; everything else is
+retried by Temporal.
 """
 
 import hashlib

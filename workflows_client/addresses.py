@@ -1,8 +1,8 @@
-"""Which addresses a webhook may be sent to: those of the public internet, and no other.
+"""Which IP addresses a webhook may be sent to: public ones only.
 
-The rule says what is allowed, and not only what is not: IPv4 outside of every special range, and IPv6 of
-2000::/3, the only part from which public addresses are given out, outside of the special ranges in it
-(IANA's "Special-Purpose Address Registry" of each). Addresses that carry an IPv4 address are as good as that.
+The rule is a list of what is allowed: IPv4 outside every special range, and IPv6 in 2000::/3, the only block from which
+public addresses are assigned, outside the special ranges in it (IANA's "Special-Purpose Address Registry" of each).
+IPv6 addresses that embed an IPv4 address are judged by that.
 """
 
 import socket

@@ -1,4 +1,4 @@
-"""The connection to Temporal: bounded when asked once, patient when a process has to have it."""
+"""Connecting to Temporal: with a deadline for a single try, or patiently where the process cannot do without."""
 
 import asyncio
 import contextlib

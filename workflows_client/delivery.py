@@ -1,8 +1,8 @@
-"""Sends a webhook: one signed POST to an endpoint that is somebody else's and may do whatever it likes.
+"""Sends a webhook: one signed POST to an endpoint that is not under our control and may misbehave in any way.
 
-No redirect is followed, no proxy or other variable of the environment is looked at, no cookie is kept, and no
-connection is used twice. What comes back is bounded: headers by the parser, the body by what is read of it, and
-all together by a deadline.
+No redirect is followed, no proxy or other environment variable is used, no cookie is kept, and no connection is reused.
+The response is bounded: headers by the parser's limits, the body by how much of it is read, and all of it by a
+deadline.
 """
 
 import asyncio

@@ -1,16 +1,16 @@
-"""How many webhooks are under way at once, in all and to one merchant's endpoint.
+"""Limits on concurrent webhook deliveries, in total and to one endpoint.
 
-A worker has a number of slots for activities. An endpoint that never answers holds each delivery for its whole
-deadline: were there no bounds, one dead endpoint with a backlog would soon hold them all, and nobody else's
-webhooks, nor the reports of payments that come the same way, would get through.
+A worker has a limited number of slots for activities. An endpoint that never answers holds each delivery for its whole
+deadline: without limits, one dead endpoint with a backlog would soon hold all slots, and neither other webhooks nor the
+reports of payments that arrive the same way would get through.
 
-That an endpoint hangs is known only after its deadline. Until then many new ones could hold all places, so what
-one may hold shrinks with what is free: those that come first never take all, and there is a first place for
-whoever holds none.
+That an endpoint hangs is known only after its deadline. Until then many new ones could take all places, so the share of
+one endpoint shrinks with the number of free places: those that come first never take all, and an endpoint that holds
+none always gets a first place.
 
-Who finds no place is not kept waiting here, which would take a slot. It is told when to come again: at its turn,
-by how long this endpoint's deliveries take. So a backlog of an endpoint that answers is worked off at its pace,
-and one of an endpoint that hangs is asked about seldom.
+A delivery that finds no place does not wait here, which would take a slot. It is told when to come again: at its turn,
+by how long this endpoint's deliveries take. So the backlog of an endpoint that answers is worked off at its pace, and
+an endpoint that hangs is tried rarely.
 """
 
 import time

@@ -1,4 +1,4 @@
-"""What a subscriber can ask of Temporal."""
+"""What a subscriber can have Temporal do."""
 
 from dataclasses import dataclass
 from typing import Any

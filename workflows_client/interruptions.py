@@ -1,4 +1,4 @@
-"""Deliveries whose worker dies or stops: how another one comes to make them."""
+"""Deliveries whose worker dies or stops: how another worker takes them over."""
 
 import asyncio
 from collections.abc import AsyncIterator

@@ -1,6 +1,6 @@
-"""Which workflow an order's fact starts or signals: names, ids, queues and inputs are the Temporal contract's.
+"""Which workflow an order's event starts or signals: names, ids, queues and inputs are those of the Temporal contract.
 
-Inputs are plain JSON in camelCase; an optional field that has no value is absent.
+Inputs are plain JSON in camelCase; optional fields without a value are absent.
 """
 
 from typing import Any

@@ -1,12 +1,12 @@
-"""Subscribers: each tails the log and forwards to Temporal what workflows are to do for it.
+"""Subscribers: each tails the log, and starts and signals Temporal workflows for its events.
 
-A subscriber's checkpoint stands behind everything that is done, so that whatever is killed when, an event is
-forwarded at least once; and workflow ids are derived from what happened, so that forwarding one twice changes
-nothing. What the event means to Temporal is the subscription's: `payments.py`, `webhooks.py`.
+A subscriber moves its checkpoint only after an event was forwarded, so whatever is killed at whatever moment, each
+event is forwarded at least once. Workflow ids are derived from what happened, so forwarding one twice has no effect.
+What an event means to Temporal is defined by the subscription: `payments.py`, `webhooks.py`.
 
-Any number of replicas may run. The one that forwards holds an advisory lock on a connection of its own, by
-which it also moves the checkpoint: without the connection it is neither the one nor able to move anything.
-(Through a pooler in transaction mode there are no such connections: give it the database's own address.)
+Any number of replicas may run. The active one holds an advisory lock on a connection of its own, on which it also moves
+the checkpoint: without the connection it is neither active nor able to move the checkpoint. (Connection poolers in
+transaction mode do not preserve such locks: give it the database's own address.)
 """
 
 import asyncio

@@ -1,7 +1,8 @@
-"""`WebhookDeliveryWorkflow`: sends a webhook, and again after each failure, for as long as the schedule lasts.
+"""`WebhookDeliveryWorkflow`: sends a webhook, and retries it for as long as its schedule lasts.
 
-An attempt is made by the worker that has the workflow, as a local activity: most succeed at once, and then all of
-the workflow is one task for Temporal, which has more to do to hand an activity over than the worker has to send.
+An attempt is first made as a local activity, by the worker that runs the workflow: most succeed at once, and then the
+whole workflow is a single task for Temporal, for which scheduling an activity is more work than sending is for the
+worker.
 """
 
 from datetime import timedelta

@@ -1,7 +1,7 @@
-"""What merchants are told, and when: an order's facts to webhooks, by the HTTP contract ("Webhooks out").
+"""Which webhooks merchants get, and when: from an order's events, by the HTTP contract ("Webhooks out").
 
-A webhook is queued once for its fact, under an id made from the fact's place in its stream, and delivered by a
-workflow of that id. It shows the order as of that fact, whatever has become of it since.
+A webhook is queued once for its event, under an id derived from the event's place in its stream, and delivered by a
+workflow of that id. It shows the order as of that event, whatever happened to it since.
 """
 
 from typing import Any

@@ -1,4 +1,4 @@
-"""The worker of `backend-operations`: lets workflows call back in, through commands, and delivers webhooks."""
+"""The worker of `backend-operations`: runs the activities that call commands, and delivers webhooks."""
 
 import asyncio
 from datetime import timedelta

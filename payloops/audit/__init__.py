@@ -1,1 +1,1 @@
-"""`payloops audit`: what happened to an order, and that nobody has rewritten it. For support staff and auditors."""
+"""`payloops audit`: what happened to an order, and proof that nobody rewrote it. For support staff and auditors."""

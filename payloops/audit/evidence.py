@@ -1,7 +1,8 @@
-"""`payloops audit export`: all there is about an order, in one file that can be checked without us.
+"""`payloops audit export`: everything about an order, in one file that can be checked without access to the service.
 
-The file holds a statement, its digest and our signature. The statement's events are those of the log, with what
-they are hashed with; each that is sealed has a proof that leads to the root of its seal. `evidence_check` checks it.
+The file contains a statement, its digest and the service's signature. The statement's events are those of the log, with
+everything that their hashes cover; each sealed event has a proof that leads to the root of its seal. `evidence_check`
+verifies it.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""`payloops audit verify FILE`: checks evidence about an order by the file alone."""
+"""`payloops audit verify FILE`: checks evidence about an order, from the file alone."""
 
 import hashlib
 from collections.abc import Mapping, Sequence

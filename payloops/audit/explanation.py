@@ -1,4 +1,4 @@
-"""`payloops audit why` and `payloops audit replay`: how an order came to stand as it does."""
+"""`payloops audit why` and `payloops audit replay`: how an order got into its current state."""
 
 from dataclasses import asdict
 from datetime import datetime

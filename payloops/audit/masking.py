@@ -1,4 +1,4 @@
-"""What processors sent, without what is nobody else's business: for evidence that leaves the house."""
+"""Masking secrets and personal data in what processors sent, for evidence that is given to others."""
 
 import re
 from typing import Any

@@ -1,4 +1,4 @@
-"""What the commands of `payloops audit` read from, and what they find there."""
+"""Shared by the commands of `payloops audit`: connecting, finding an order, and parsing versions and times."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager

@@ -1,4 +1,4 @@
-"""`payloops audit search`: the orders of every merchant, by whatever support staff have in hand."""
+"""`payloops audit search`: finding orders of all merchants by any reference that support staff have."""
 
 from pydantic import TypeAdapter
 from rich.table import Table

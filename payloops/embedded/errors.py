@@ -1,4 +1,4 @@
-"""What can go wrong while the embedded servers start."""
+"""Errors while the embedded servers start."""
 
 
 class StartError(Exception):

@@ -1,4 +1,4 @@
-"""Files that only their owner may read, and their removal."""
+"""Creating files that only their owner may read, and removing them."""
 
 import os
 import shutil

@@ -1,12 +1,12 @@
-"""Becomes another program, in a session of its own that does not outlive the parent. Standard library only.
+"""Replaces itself with another program, in a session of its own that ends with the parent. Standard library only.
 
-Run as `python -I -S launch.py '{"parent": …, "signal": …}' -- program argument …`: a program, and not a
-`preexec_fn`, since Python code between fork and exec can deadlock where the parent has threads. It imports
-nothing of this project, as it may give up the rights to read it.
+Run as `python -I -S launch.py '{"parent": …, "signal": …}' -- program argument …`. It is a program, not a `preexec_fn`,
+because Python code between fork and exec can deadlock where the parent has threads. It imports nothing of this project,
+as it may give up the rights to read it.
 
 Options, as JSON: `parent` (process id), `signal` (number sent to the program when the parent is gone),
-`identity`: `"same"`, `"namespace"` (a user namespace in which we are nobody) or `[uid, gid]`, `alive` (read
-end of a pipe that the parent holds open, where the kernel has no parent-death signal).
+`identity`: `"same"`, `"namespace"` (a user namespace in which the program runs as nobody) or `[uid, gid]`, `alive` (the
+read end of a pipe that the parent holds open, where the kernel has no parent-death signal).
 """
 
 import ctypes

@@ -1,4 +1,4 @@
-"""One owner per data directory, and one chooser of ports per machine."""
+"""Locks: one process per data directory, and one process choosing ports per machine."""
 
 import fcntl
 import json

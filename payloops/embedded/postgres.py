@@ -1,4 +1,4 @@
-"""PostgreSQL on loopback TCP, with a password of its own."""
+"""Runs PostgreSQL on loopback TCP, with a generated password."""
 
 import contextlib
 import hashlib

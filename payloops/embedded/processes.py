@@ -1,4 +1,4 @@
-"""Children that end with us, and what an earlier run may have left behind."""
+"""Child processes that end with this process, and cleaning up what an earlier run left behind."""
 
 import contextlib
 import json

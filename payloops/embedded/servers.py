@@ -1,4 +1,4 @@
-"""The three servers together: started in parallel, stopped in order, never left behind."""
+"""All three servers: started in parallel, stopped in order, never left behind."""
 
 import contextlib
 import os

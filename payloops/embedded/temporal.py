@@ -1,4 +1,4 @@
-"""Temporal's development server, its database in a file."""
+"""Runs Temporal's development server, with its database in a file."""
 
 import asyncio
 import json

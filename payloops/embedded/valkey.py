@@ -1,4 +1,4 @@
-"""Valkey (speaks Redis) on a Unix socket, its append-only file on."""
+"""Runs Valkey, a Redis-compatible server, on a Unix socket, with its append-only file on."""
 
 import hashlib
 import os

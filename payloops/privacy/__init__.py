@@ -1,1 +1,1 @@
-"""`payloops privacy`: what is held of merchants' customers, and its erasure. For operators."""
+"""`payloops privacy`: showing and erasing personal data of merchants' customers. For operators."""

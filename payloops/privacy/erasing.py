@@ -1,4 +1,4 @@
-"""What `payloops privacy` shows and does, for eyes or for a program."""
+"""What `payloops privacy` does, with its output as text or as JSON."""
 
 import asyncio
 import getpass

@@ -1,1 +1,1 @@
-"""Asking the processors how a payment stands, each in its own way: the sandbox, Stripe, Razorpay."""
+"""Asking a processor for the state of a payment: the sandbox, Stripe, Razorpay."""

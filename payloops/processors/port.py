@@ -1,4 +1,4 @@
-"""What can be asked of any processor, and how it answers. Amounts in minor units."""
+"""The interface to any processor, and the form of its answers. Amounts in minor units."""
 
 from dataclasses import dataclass
 from typing import Literal, Protocol

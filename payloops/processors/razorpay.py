@@ -1,4 +1,4 @@
-"""Razorpay, asked by its own library, which blocks: in a thread. https://razorpay.com/docs/api/orders/."""
+"""Asking Razorpay, through its own blocking library in a thread. https://razorpay.com/docs/api/orders/."""
 
 import asyncio
 from typing import Any

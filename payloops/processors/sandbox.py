@@ -1,4 +1,4 @@
-"""The sandbox, asked by its ledger."""
+"""Asking the sandbox, by reading its ledger."""
 
 import psycopg
 

@@ -1,4 +1,4 @@
-"""Stripe, asked by its own library: https://docs.stripe.com/api/payment_intents."""
+"""Asking Stripe, through its own library: https://docs.stripe.com/api/payment_intents."""
 
 from typing import Any
 

@@ -1,5 +1,5 @@
-"""The sandbox processor: a payment processor of our own with its own books, and the worker speaking to it.
+"""The sandbox: a simulated payment processor with its own ledger, and the Temporal worker in front of it.
 
-It stands where the platform's processor workers stand, on the same queues and in the same words, so that
-every payment of development and tests goes all the way. Tokens choose what happens to one (`ledger.py`).
+It stands in for the platform's processor workers, on the same task queues and with the same messages, so that every
+payment in development and tests takes the whole path. The payment's token decides its outcome (`ledger.py`).
 """

@@ -1,7 +1,7 @@
-"""What the sandbox's workflows ask of the processor: the ledger behind Temporal's retries.
+"""The activities of the sandbox's workflows: the ledger, called with Temporal's retries.
 
-A decline or refusal is an answer and comes back as one. An error is an unknown outcome: Temporal asks again,
-under the same idempotency key.
+A decline or refusal is a result and is returned as one. An error means that the outcome is unknown: Temporal asks
+again, with the same idempotency key.
 """
 
 import asyncio

@@ -1,7 +1,7 @@
-"""The sandbox's bank: the page at the `redirectUrl` of `tok_3ds`, where a customer approves a payment or declines it.
+"""The sandbox's bank: the page at the `redirectUrl` of `tok_3ds`, where a customer approves or declines a payment.
 
-As at a real processor, the decision is taken there, the merchant is told of it by a signed webhook, and then the
-browser is sent back to where it came from. Only a process that plays the processors serves it.
+As at a real processor, the decision is taken there, the merchant is notified of it by a signed webhook, and then the
+browser is sent back to where it came from. Only a process that simulates the processors serves it.
 """
 
 import asyncio

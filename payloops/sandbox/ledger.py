@@ -1,8 +1,8 @@
-"""The books of the sandbox processor: charges, captures, refunds and voids, in PostgreSQL schema `sandbox`.
+"""The ledger of the sandbox processor: charges, captures, refunds and voids, in the PostgreSQL schema `sandbox`.
 
-It answers as a real processor does. A charge is made once for each order and attempt; a capture, void or
-refund once for each request id; asking again returns the first answer. What cannot be (capturing what is
-not authorized, refunding more than was captured) is refused with an error code, and the refusal kept too.
+It answers as a real processor does. A charge is made once for each order and attempt; a capture, void or refund once
+for each request id; asking again returns the first answer. What is impossible (capturing what is not authorized,
+refunding more than was captured) is refused with an error code, and the refusal is stored too.
 
 What a payment's token makes of it:
 
@@ -13,7 +13,7 @@ What a payment's token makes of it:
 | `tok_chargeDeclined` | is declined: `card_declined`                                   |
 | `tok_3ds`            | waits for the customer to approve it at a `redirectUrl`        |
 | `tok_slow`           | takes 5 seconds, then is captured                              |
-| `tok_lost`           | is captured, but the first answer is lost on its way           |
+| `tok_lost`           | is captured, but the first response is lost                    |
 """
 
 import secrets

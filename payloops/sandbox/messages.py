@@ -1,4 +1,4 @@
-"""What crosses Temporal on the processors' queues: plain JSON in camelCase, named as the other workers do.
+"""Messages of the processors' task queues: plain JSON in camelCase, with the names that the other workers use.
 
 Only the standard library is imported here: the workflow sandbox imports this module again for each workflow.
 """

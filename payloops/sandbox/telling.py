@@ -1,7 +1,7 @@
-"""Telling merchants what their customers decided at the sandbox's bank: at once, and again until it has arrived.
+"""Notifying merchants of what their customers decided at the sandbox's bank: at once, and again until it has arrived.
 
-What was decided stands in the books before anybody is told of it: a process that dies in between leaves it to the
-next one. A telling that arrives twice is the same event.
+The decision is in the ledger before anybody is notified: if the process dies in between, the next one sends it. A
+notification that arrives twice is the same event.
 """
 
 import asyncio

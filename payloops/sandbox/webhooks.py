@@ -1,4 +1,4 @@
-"""What the sandbox tells merchants by webhook: in the words, and under the signature, of the processor it plays.
+"""The sandbox's webhooks to merchants: in the format, and with the signature, of the processor it simulates.
 
 Stripe: https://docs.stripe.com/api/events/object and https://docs.stripe.com/webhooks#verify-manually. Razorpay:
 https://razorpay.com/docs/webhooks/payloads/payments/ and https://razorpay.com/docs/webhooks/validate-test/.

@@ -1,4 +1,4 @@
-"""The sandbox worker: one for each processor's queue, in place of the platform's processor workers."""
+"""The sandbox's worker: one for each processor's task queue, in place of the platform's processor workers."""
 
 import asyncio
 from datetime import timedelta

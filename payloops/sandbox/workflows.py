@@ -1,10 +1,9 @@
-"""The workflows of a processor, played by the sandbox: payment, capture, void and refund.
+"""A processor's workflows, simulated by the sandbox: payment, capture, void and refund.
 
-The rule they share: only what the processor said is reported. A decline is `failed`; an outcome that is not
-known is asked for, and while the processor cannot be asked nothing is reported at all, and the workflow fails
-where operators see it.
+They report only what the processor said. A decline is `failed`. If an outcome is unknown, the processor is asked for
+it; as long as it cannot be asked nothing is reported, and the workflow fails, which operators see.
 
-This module does the same whenever it is replayed: it imports little, and reads no clock but the workflow's.
+Workflow code must be deterministic: this module imports little, and reads no clock but the workflow's.
 """
 
 from datetime import timedelta
