@@ -44,7 +44,7 @@ class IssuedApiKeyAnswer(AnswerModel):
     "/api/api-keys",
     auth="bearer",
     answers=list[ListedApiKey],
-    summary="List API keys, newest first; revoked ones are gone",
+    summary="List API keys, newest first, without revoked ones",
 )
 async def read_api_keys(call: Call[None]) -> list[ListedApiKey]:
     rows = await list_api_keys(call.services.store.pool, merchant_id=call.merchant_id)
@@ -69,7 +69,7 @@ async def read_api_keys(call: Call[None]) -> list[ListedApiKey]:
     answers=IssuedApiKeyAnswer,
     status=201,
     errors=("too_many_api_keys",),
-    summary="Make an API key; its secret is shown this once",
+    summary="Create an API key; its secret is shown only in this answer",
 )
 async def issue_api_key(call: Call[NewApiKey]) -> IssuedApiKeyAnswer:
     expires_at = call.body.expires_at

@@ -123,7 +123,7 @@ def _session(call: Call[Registration] | Call[Login], merchant: MerchantRow) -> S
     answers=TokenAnswer,
     errors=("invalid_credentials",),
     limits=("password",),
-    summary="Change the password; every older token stops working",
+    summary="Change the password, and revoke all older tokens",
 )
 async def change_password(call: Call[PasswordChange]) -> TokenAnswer:
     merchant = await replace_password(

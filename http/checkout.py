@@ -176,7 +176,7 @@ def _redirect_url(order: Order | None) -> str | None:
     return url if url is not None and urlsplit(url).scheme in {"http", "https"} else None
 
 
-@page("GET", "/checkout/{id}", auth=None, also=(410,), summary="Where a customer pays")
+@page("GET", "/checkout/{id}", auth=None, also=(410,), summary="Show the page where a customer pays")
 async def read_checkout(call: Call[None]) -> bytes:
     view = await _view(call, await _settled(call))
     if view.state is State.EXPIRED:
@@ -187,7 +187,7 @@ async def read_checkout(call: Call[None]) -> bytes:
 
 
 class CheckoutPayment(RequestModel):
-    """Which attempt it is to be, and how the customer pays."""
+    """The number of the payment attempt, and how the customer pays."""
 
     attempt: Annotated[QueryNumber, Field(ge=1, le=MAX_ATTEMPTS)]
     method: Method
@@ -201,7 +201,7 @@ class CheckoutPayment(RequestModel):
     form=CheckoutPayment,
     status=303,
     errors=("no_processor",),
-    summary="What the form of the checkout page is sent to",
+    summary="Submit the form of the checkout page",
 )
 async def pay_checkout(call: Call[CheckoutPayment]) -> bytes:
     session_id = call.id()
@@ -225,7 +225,7 @@ async def pay_checkout(call: Call[CheckoutPayment]) -> bytes:
     answers=str,
     media=(EVENT_STREAM,),
     streams=STREAM_SECONDS + 10,
-    summary="Tells a checkout page when it has something else to show",
+    summary="Notify a checkout page when what it shows has changed",
 )
 async def follow_checkout(call: Call[None]) -> Any:
     """Server-sent events: the version that the page should show, at once and when it changes, for most of a minute."""

@@ -19,7 +19,7 @@ MOST_OF_ONE = 999_999
 
 
 class NewLineItem(RequestModel):
-    """`amount` is that of one; what the items come to may differ from the session's amount."""
+    """`amount` is the price of one item; the items' total may differ from the session's amount."""
 
     name: Annotated[
         str,
@@ -42,7 +42,7 @@ class NewCheckoutSession(RequestModel):
 
 
 class NewSessionAnswer(AnswerModel):
-    """What a merchant needs to send the customer to pay: `url`, which works for 30 minutes."""
+    """What a merchant needs to send a customer to checkout: `url`, valid for 30 minutes."""
 
     id: UUID
     url: Annotated[str, Field(examples=["https://pay.example/checkout/019ab3c8-8f4c-7cc1-b7c1-1f0a5d9e2b64"])]
@@ -81,7 +81,7 @@ def session_url(services: Services, session_id: UUID) -> str:
     answers=NewSessionAnswer,
     status=201,
     idempotent=True,
-    summary="Make a checkout session, and send the customer to its url",
+    summary="Create a checkout session, and send the customer to its url",
 )
 async def create_checkout_session(call: Call[NewCheckoutSession]) -> NewSessionAnswer:
     def answer(session: CheckoutSession) -> NewSessionAnswer:

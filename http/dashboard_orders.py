@@ -26,11 +26,11 @@ class OrderSearch(PageQuery):
         str | None,
         StringConstraints(strip_whitespace=True, min_length=1, max_length=255),
         Field(
-            description="A part of externalId or customerEmail, or the beginning or end of id, in whatever case"
+            description="A part of externalId or customerEmail, or the beginning or end of id; case does not matter"
         ),
     ] = None
-    from_: Annotated[Moment | None, Field(alias="from", description="Created then or later")] = None
-    to: Annotated[Moment | None, Field(description="Created before")] = None
+    from_: Annotated[Moment | None, Field(alias="from", description="Created at or after this time")] = None
+    to: Annotated[Moment | None, Field(description="Created before this time")] = None
 
 
 class OrderPage(AnswerModel):
@@ -44,7 +44,7 @@ class OrderPage(AnswerModel):
     auth="bearer",
     query=OrderSearch,
     answers=OrderPage,
-    summary="List and search orders, newest first: q finds parts of externalId and customerEmail, and both ends of id",
+    summary="List and search orders, newest first: q matches part of externalId or customerEmail, or an end of the id",
 )
 async def read_dashboard_orders(call: Call[None, OrderSearch]) -> dict[str, Any]:
     query = call.query

@@ -45,7 +45,7 @@ def _file(name: str) -> bytes:
     auth=None,
     query=None,
     answers=dict[str, object],
-    summary="This contract, in OpenAPI 3.1",
+    summary="Get this contract as OpenAPI 3.1",
 )
 async def read_openapi(call: Call[None]) -> bytes:
     return openapi_json(call.request.app[ROUTES_KEY])
@@ -58,7 +58,7 @@ async def read_openapi(call: Call[None]) -> bytes:
     query=None,
     answers=str,
     media=(HTML,),
-    summary="This contract, to read in a browser",
+    summary="Read this contract in a browser",
 )
 async def read_docs(call: Call[None]) -> bytes:
     call.headers["Content-Security-Policy"] = PAGE_POLICY
@@ -73,7 +73,7 @@ async def read_docs(call: Call[None]) -> bytes:
     answers=bytes,
     media=tuple(dict.fromkeys(FILES.values())),
     named={"file": tuple(FILES)},
-    summary="What the page at /docs is made of",
+    summary="Get a script or stylesheet of the page at /docs",
 )
 async def read_docs_file(call: Call[None]) -> bytes:
     name = call.request.match_info["file"]

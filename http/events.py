@@ -24,7 +24,7 @@ def _position(text: Any) -> Any:
 Position = Annotated[
     int,
     BeforeValidator(_position),
-    Field(ge=0, lt=10**18, description="The `id` of the last event that is known; 0 for all"),
+    Field(ge=0, lt=10**18, description="The `id` of the last event already received; 0 for all"),
 ]
 EVENT_TYPES = sorted(topic for topic in fact_types() if topic.startswith(("order.", "payment.", "refund.")))
 
@@ -65,7 +65,7 @@ class EventList(AnswerModel):
     auth="api_key",
     query=EventQuery,
     answers=EventList,
-    summary="Read what happened to all orders, oldest first, from where the caller left off",
+    summary="List the events of all orders, oldest first, after the last one known",
 )
 async def read_events(call: Call[None, EventQuery]) -> EventList:
     found, has_more = await merchant_events(

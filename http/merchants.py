@@ -26,7 +26,7 @@ class WebhookSecretAnswer(AnswerModel):
 
 
 class WebhookEndpointAnswer(AnswerModel):
-    """Where webhooks go. `failingSince`: of the first failed attempt after which none was successful.
+    """Where webhooks are sent. `failingSince`: time of the first failed attempt since the last successful one.
 
     Once an endpoint has failed for five days, or answers 410, it is switched off: nothing more is sent, until
     `webhookUrl` is set again.
@@ -86,7 +86,7 @@ async def read_profile(call: Call[None]) -> MerchantAnswer:
     auth="bearer",
     body=ProfileChanges,
     answers=MerchantAnswer,
-    summary="Change the account's name or webhook URL: what is absent stays, a webhookUrl of null ends webhooks",
+    summary="Change the account's name or webhook URL: absent fields are kept, a webhookUrl of null ends webhooks",
 )
 async def set_profile(call: Call[ProfileChanges]) -> MerchantAnswer:
     body = call.body
@@ -105,7 +105,7 @@ async def set_profile(call: Call[ProfileChanges]) -> MerchantAnswer:
     "/api/merchants/me/webhook",
     auth="bearer",
     answers=WebhookEndpointAnswer,
-    summary="Tell where webhooks go, whether they arrive, and why they were switched off where they were",
+    summary="Read where webhooks are sent, whether they are delivered, and if they were switched off, why",
 )
 async def read_webhook_endpoint(call: Call[None]) -> WebhookEndpointAnswer:
     endpoint = await find_webhook_endpoint(call.services.store.pool, merchant_id=call.merchant_id)
@@ -119,7 +119,7 @@ async def read_webhook_endpoint(call: Call[None]) -> WebhookEndpointAnswer:
     "/api/merchants/me/webhook-secret",
     auth="bearer",
     answers=WebhookSecretAnswer,
-    summary="Show the secret that signs webhooks, and the former one while it still counts",
+    summary="Read the secret that signs webhooks, and the previous one while it still signs",
 )
 async def read_webhook_secret(call: Call[None]) -> WebhookSecretAnswer:
     services = call.services
@@ -137,7 +137,7 @@ async def read_webhook_secret(call: Call[None]) -> WebhookSecretAnswer:
     body=Nothing,
     body_required=False,
     answers=WebhookSecretAnswer,
-    summary="Sign webhooks with a new secret; for 24 hours with the former one, too",
+    summary="Replace the webhook secret; for 24 hours the previous one signs as well",
 )
 async def rotate_webhook_secret(call: Call[Nothing]) -> WebhookSecretAnswer:
     return secret_answer(

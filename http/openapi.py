@@ -26,18 +26,18 @@ Money for merchants: orders, payments, captures and refunds.
 
 - JSON in and out, camelCase, UTF-8. Unknown fields are refused. Fields that do not apply are `null`, never absent.
 - Amounts are integers in the currency's minor unit. Times are ISO 8601 in UTC.
-- What is refused is answered with `application/problem+json` (RFC 9457), with `code` and `message` beside its own
-  members; `errors` names each field that does not fit. `not_found` is also the answer to an id of somebody else's.
-- `Idempotency-Key` makes a request safe to send again: the first answer is kept for 24 hours and replayed.
-- Card numbers are refused wherever they appear; only a processor's tokens are taken.
+- Errors are `application/problem+json` (RFC 9457), with `code` and `message` at the top level; `errors` names each
+  invalid field. `not_found` is also the answer to the id of somebody else's object.
+- `Idempotency-Key` makes a request safe to retry: its first answer is kept for 24 hours and replayed.
+- Card numbers are refused wherever they appear; use tokens of the processor.
 """
 
 TAGS = {
-    "Merchants": "For shops, by `X-API-Key`",
-    "Dashboard": "For people, by the token that `POST /api/auth/login` gives",
-    "Support": "For support staff, who read and change nothing",
-    "Webhooks": "For processors, who sign what they send",
-    "Pages": "For people, in a browser; forms are taken from these pages only",
+    "Merchants": "For merchants' servers, authenticated by `X-API-Key`",
+    "Dashboard": "For the dashboard, authenticated by the token from `POST /api/auth/login`",
+    "Support": "For support staff: read-only",
+    "Webhooks": "For processors, authenticated by their signature",
+    "Pages": "Pages for browsers; forms are accepted from these pages only",
     "Service": "The service itself",
 }
 
@@ -98,18 +98,18 @@ STATUSES = {answer.code: answer.status for answer in ANSWERS.values()} | {
 """Of each code that a refusal may have."""
 
 MEANINGS = {
-    400: "The request does not fit, or the state of things does not allow it",
-    401: "Nobody knows who is asking",
-    403: "Known, but not allowed",
+    400: "The request is invalid, or not allowed in the current state",
+    401: "Missing or invalid credentials",
+    403: "Authenticated, but not allowed",
     404: "Unknown, or not the caller's",
     408: "The body did not arrive in time",
-    409: "Something else happened meanwhile, or under the same Idempotency-Key",
+    409: "A conflicting change, or a conflict over the same Idempotency-Key",
     413: "The body is larger than 1 MiB",
     415: "The body is not JSON in UTF-8, or it is compressed",
-    429: "Too often; later",
-    500: "A bug",
-    503: "A dependency is down, or the service is busy: nothing was done",
-    504: "Whether it was done is not known: ask again, with the same Idempotency-Key",
+    429: "Too many requests; retry later",
+    500: "An internal error",
+    503: "A dependency is down, or the service is overloaded; nothing was done",
+    504: "The outcome is unknown: retry with the same Idempotency-Key",
 }
 
 
@@ -119,7 +119,7 @@ class FieldErrorAnswer(AnswerModel):
 
 
 class Problem(AnswerModel):
-    """What a refusal looks like (RFC 9457)."""
+    """The form of errors (RFC 9457)."""
 
     type: str
     title: str
@@ -193,7 +193,7 @@ HEADERS: dict[str, Json] = {
 }
 ANSWER_HEADERS: dict[str, Json] = {
     "CorrelationId": {
-        "description": "As in the request, or made",
+        "description": "As in the request, or generated",
         "required": True,
         "schema": {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,128}$"},
     },
@@ -202,7 +202,7 @@ ANSWER_HEADERS: dict[str, Json] = {
         "schema": {"type": "string", "enum": ["true"]},
     },
     "Location": {
-        "description": "The page to get in its place",
+        "description": "The page to load instead",
         "required": True,
         "schema": {"type": "string"},
     },

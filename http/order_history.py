@@ -79,11 +79,11 @@ class OrderExplanationAnswer(AnswerModel):
     order_id: UUID
     version: int
     status: OrderStatus
-    as_of: Annotated[Timestamp, Field(description="The moment that durations count to")]
+    as_of: Annotated[Timestamp, Field(description="The moment up to which durations are counted")]
     state: Annotated[str, Field(examples=["Attempt 1 at Stripe is under way: how it ends is not known yet."])]
     history: list[str]
     pending: list[str]
-    next: Annotated[list[str], Field(description="What the merchant can do")]
+    next: Annotated[list[str], Field(description="What the merchant can do now")]
 
 
 def explanation_answer(explanation: OrderExplanation) -> OrderExplanationAnswer:

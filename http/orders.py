@@ -217,7 +217,7 @@ class OrderList(AnswerModel):
     query=OrderQuery,
     answers=OrderList,
     errors=("not_found",),
-    summary="List orders, newest first; a cursor that is no order of the caller's is not found",
+    summary="List orders, newest first; a cursor that is not an order of the caller is answered with 404",
 )
 async def read_orders(call: Call[None, OrderQuery]) -> dict[str, Any]:
     query = call.query

@@ -14,7 +14,7 @@ class PageQuery(RequestModel):
 
 
 class Pagination(AnswerModel):
-    """`totalPages` is 0 where there is nothing; a page behind the last is empty."""
+    """`totalPages` is 0 if there are no items; a page after the last is empty."""
 
     page: int
     limit: int

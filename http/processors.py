@@ -16,7 +16,7 @@ from payloops.http.routing import AnswerModel, Call, RequestModel, route
 DEFAULT_PRIORITY = 1
 
 Secret = Annotated[str, StringConstraints(min_length=1, max_length=1_000)]
-Priority = Annotated[int, Field(ge=1, le=100, description="The lowest is tried first")]
+Priority = Annotated[int, Field(ge=1, le=100, description="The lowest number is preferred")]
 
 
 class StripeCredentials(RequestModel):
@@ -120,7 +120,7 @@ async def set_processor(call: Call[ProcessorSettings]) -> ProcessorAnswer:
     body=NamedProcessorSettings,
     answers=ProcessorAnswer,
     errors=("invalid_processor",),
-    summary="Configure the processor that the path names",
+    summary="Configure the processor named in the path",
 )
 async def set_named_processor(call: Call[NamedProcessorSettings]) -> ProcessorAnswer:
     return await _configure(call, call.request.match_info["processor"], call.body)

@@ -72,7 +72,7 @@ class Nothing(RequestModel):
 
 
 class SessionForm(RequestModel):
-    """Base of the forms on pages of a session: holds what only these pages know."""
+    """Base of forms on pages of a session, with a token that only these pages contain."""
 
     form_token: Annotated[str, StringConstraints(max_length=200), Field(repr=False)]
 

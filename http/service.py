@@ -33,7 +33,13 @@ class ReadinessAnswer(AnswerModel):
 
 
 @route(
-    "GET", "/health", auth=None, query=None, answers=HealthAnswer, sheds=False, summary="Is the process up"
+    "GET",
+    "/health",
+    auth=None,
+    query=None,
+    answers=HealthAnswer,
+    sheds=False,
+    summary="Check that the process is alive",
 )
 async def health(call: Call[None]) -> HealthAnswer:
     return HealthAnswer(timestamp=call.by.at, correlation_id=call.by.correlation_id)
@@ -47,7 +53,7 @@ async def health(call: Call[None]) -> HealthAnswer:
     answers=ReadinessAnswer,
     also=(503,),
     sheds=False,
-    summary="Can requests be sent here: 503 while a dependency is down or the process is ending",
+    summary="Check that requests can be sent here: 503 while a dependency is down or the process is shutting down",
 )
 async def ready(call: Call[None]) -> ReadinessAnswer:
     up = await ask_all(call.services.probes, seconds=PROBE_SECONDS)
@@ -70,7 +76,7 @@ async def ready(call: Call[None]) -> ReadinessAnswer:
     answers=str,
     media=(METRICS_TYPE,),
     sheds=False,
-    summary="What the service has counted and how it stands, for Prometheus",
+    summary="Get the service's metrics for Prometheus",
 )
 async def read_metrics(call: Call[None]) -> bytes:
     return await call.services.metrics()

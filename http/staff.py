@@ -58,8 +58,8 @@ class StaffOrderQuery(RequestModel):
     merchant_id: UUID | None = None
     amount: QueryAmount | None = None
     currency: Currency | None = None
-    from_: Annotated[Moment | None, Field(alias="from", description="Created then or later")] = None
-    to: Annotated[Moment | None, Field(description="Created before")] = None
+    from_: Annotated[Moment | None, Field(alias="from", description="Created at or after this time")] = None
+    to: Annotated[Moment | None, Field(description="Created before this time")] = None
     page: Annotated[QueryNumber, Field(ge=1, le=1_000)] = 1
     limit: Annotated[QueryNumber, Field(ge=1, le=100)] = 20
 
@@ -100,7 +100,7 @@ async def log_in_staff(call: Call[StaffLogin]) -> StaffSessionAnswer:
     auth="staff",
     query=StaffOrderQuery,
     answers=StaffOrderList,
-    summary="Find orders of every merchant, newest first",
+    summary="Find orders of all merchants, newest first",
 )
 async def read_staff_orders(call: Call[None, StaffOrderQuery]) -> StaffOrderList:
     query = call.query
@@ -177,7 +177,7 @@ async def read_staff_order_events(call: Call[None, TrailQuery]) -> list[OrderEve
     auth="staff",
     answers=OrderExplanationAnswer,
     errors=("not_found",),
-    summary="Explain in sentences why any merchant's order stands as it does, and what is pending",
+    summary="Explain how any merchant's order got into its current state, and what is pending",
 )
 async def read_staff_order_explanation(call: Call[None]) -> OrderExplanationAnswer:
     owner = await _owner(call)

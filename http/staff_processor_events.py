@@ -65,7 +65,7 @@ class ProcessorEventList(AnswerModel):
     auth="staff",
     query=ProcessorEventQuery,
     answers=ProcessorEventList,
-    summary="List what processors told about payments of every merchant, newest first",
+    summary="List events received from processors for all merchants, newest first",
 )
 async def read_processor_events(call: Call[None, ProcessorEventQuery]) -> ProcessorEventList:
     query = call.query
@@ -85,7 +85,7 @@ async def read_processor_events(call: Call[None, ProcessorEventQuery]) -> Proces
     auth="staff",
     answers=WholeProcessorEventAnswer,
     errors=("not_found",),
-    summary="Read what a processor told, as it arrived",
+    summary="Read an event received from a processor, with its body",
 )
 async def read_processor_event(call: Call[None]) -> WholeProcessorEventAnswer:
     found = await find_processor_event(call.services.store.pool, id=call.id())

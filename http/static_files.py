@@ -54,7 +54,7 @@ def static_file(name: str, *, version: str | None) -> tuple[bytes, str, dict[str
     answers=bytes,
     media=tuple(TYPES.values()),
     named={"file": tuple(FILES)},
-    summary="What pages are made of",
+    summary="Get a script, stylesheet or picture of a page",
 )
 async def read_static_file(call: Call[None]) -> bytes:
     body, call.media, headers = static_file(

@@ -17,15 +17,17 @@ DEFAULT_DAYS = 30
 MAX_DAYS = 366
 
 SuccessRate = Annotated[
-    float, Field(ge=0, le=1, description="Captured share of the payments that have ended; 0 where none has")
+    float,
+    Field(ge=0, le=1, description="Share of captured payments among those that have ended; 0 if none has"),
 ]
 
 
 class StatsQuery(RequestModel):
     from_: Annotated[
-        Moment | None, Field(alias="from", description="Inclusive; else the start of the last 30 days in UTC")
+        Moment | None,
+        Field(alias="from", description="Inclusive; by default the start of the last 30 days in UTC"),
     ] = None
-    to: Annotated[Moment | None, Field(description="Exclusive; else the end of today in UTC")] = None
+    to: Annotated[Moment | None, Field(description="Exclusive; by default the end of today in UTC")] = None
     currency: Currency | None = None
 
 
@@ -88,7 +90,7 @@ class StatsAnswer(FiguresAnswer):
     auth="bearer",
     query=StatsQuery,
     answers=StatsAnswer,
-    summary="Read the figures of the last 30 days, or of a window of at most 366; each currency by itself",
+    summary="Read figures, by currency, of the last 30 days or of a period of up to 366 days",
 )
 async def read_stats(call: Call[None, StatsQuery]) -> dict[str, Any]:
     begin, end = window(begin=call.query.from_, end=call.query.to, now=call.by.at)

@@ -28,7 +28,7 @@ class Health(NamedTuple):
     "/support/operations",
     auth="staff_session",
     query=Nothing,
-    summary="See readers of the log, parked events, endpoints that fail, and processor events that fit nothing",
+    summary="Show lag of the log's readers, parked events, failing endpoints, and unmatched processor events",
 )
 async def read_support_operations(call: Call[None]) -> bytes:
     pool = call.services.store.pool

@@ -33,7 +33,7 @@ class SupportSearch(SupportQuery):
     page: Annotated[QueryNumber, Field(ge=1, le=1_000)] = 1
 
 
-@page("GET", "/support", auth="staff_session", query=SupportSearch, summary="Find orders of every merchant")
+@page("GET", "/support", auth="staff_session", query=SupportSearch, summary="Find orders of all merchants")
 async def read_support_orders(call: Call[None, SupportSearch]) -> bytes:
     query = call.query
     call.viewed_merchant = query.merchant_id
@@ -52,7 +52,7 @@ async def read_support_orders(call: Call[None, SupportSearch]) -> bytes:
 class MomentQuery(SupportQuery):
     version: Annotated[
         QueryNumber | None,
-        Field(ge=1, le=999_999_999, description="Show the order as it was after this event of its own"),
+        Field(ge=1, le=999_999_999, description="Show the order as it was after its event of this number"),
     ] = None
 
 
@@ -62,7 +62,7 @@ class MomentQuery(SupportQuery):
     auth="staff_session",
     query=MomentQuery,
     errors=("not_found",),
-    summary="Read all about any merchant's order, as it is and as it was",
+    summary="Show everything about any merchant's order, as it is and as it was",
 )
 async def read_support_order(call: Call[None, MomentQuery]) -> bytes:
     store = call.services.store
@@ -116,7 +116,7 @@ async def _history(
     auth="staff_session",
     query=Nothing,
     errors=("not_found",),
-    summary="Read a processor's message as it arrived",
+    summary="Show an event received from a processor, with its body",
 )
 async def read_support_processor_event(call: Call[None]) -> bytes:
     pool = call.services.store.pool

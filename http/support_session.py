@@ -18,7 +18,9 @@ from payloops.http.routing import Call, RequestModel, SessionForm, page
 _OWN_PATH = re.compile(rf"{SUPPORT}([/?][!-~]*)?")
 
 WantedPath = Annotated[
-    str, StringConstraints(max_length=2_048), Field(description="Where to go on to", examples=[SUPPORT])
+    str,
+    StringConstraints(max_length=2_048),
+    Field(description="Page to continue to after signing in", examples=[SUPPORT]),
 ]
 
 
@@ -32,7 +34,13 @@ class SignInQuery(RequestModel):
     wanted: WantedPath = SUPPORT
 
 
-@page("GET", "/support/sign-in", auth=None, query=SignInQuery, summary="Sign in to the support console")
+@page(
+    "GET",
+    "/support/sign-in",
+    auth=None,
+    query=SignInQuery,
+    summary="Show the sign-in page of the support console",
+)
 async def read_sign_in(call: Call[None, SignInQuery]) -> bytes:
     return _form(call.query.wanted)
 
@@ -45,7 +53,7 @@ async def read_sign_in(call: Call[None, SignInQuery]) -> bytes:
     status=303,
     errors=("invalid_credentials",),
     limits=("staff_login",),
-    summary="Sign in to the support console: a session of eight hours",
+    summary="Sign in to the support console, for a session of eight hours",
 )
 async def sign_in(call: Call[SignIn]) -> bytes:
     form, services = call.body, call.services

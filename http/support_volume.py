@@ -57,7 +57,7 @@ class CurrencyVolume:
     "/support/volume",
     auth="staff_session",
     query=VolumeQuery,
-    summary="See volume and success over time, by currency",
+    summary="Show volume and success rate over time, by currency",
 )
 async def read_support_volume(call: Call[None, VolumeQuery]) -> bytes:
     query, store = call.query, call.services.store

@@ -51,7 +51,7 @@ def webhook_answer(row: WebhookEventRow) -> WebhookAnswer:
     auth="bearer",
     query=WebhookQuery,
     answers=WebhookPage,
-    summary="List webhooks and how far their delivery has come, newest first",
+    summary="List webhooks and their delivery status, newest first",
 )
 async def read_webhooks(call: Call[None, WebhookQuery]) -> WebhookPage:
     rows, total = await list_webhook_events(
@@ -67,7 +67,7 @@ async def read_webhooks(call: Call[None, WebhookQuery]) -> WebhookPage:
 
 
 class AttemptAnswer(AnswerModel):
-    """One try to deliver. `response`: the first KiB of what was answered; null where nothing was."""
+    """One delivery attempt. `response`: the first KiB of the response; null without a response."""
 
     number: int
     url: str
@@ -118,7 +118,7 @@ def attempt_answer(recorded: RecordedAttempt) -> AttemptAnswer:
     auth="bearer",
     answers=WebhookDetails,
     errors=("not_found",),
-    summary="Read a webhook with every attempt to deliver it",
+    summary="Read a webhook with every delivery attempt",
 )
 async def read_webhook(call: Call[None]) -> WebhookDetails:
     pool = call.services.store.pool
@@ -147,7 +147,7 @@ async def read_webhook(call: Call[None]) -> WebhookDetails:
     body_required=False,
     answers=RetryAnswer,
     errors=("not_found", "invalid_status", "conflict"),
-    summary="Send a webhook again, now and by the schedule from its beginning",
+    summary="Send a webhook again now, and restart its retry schedule",
 )
 async def send_webhook_again(call: Call[Nothing]) -> RetryAnswer:
     await retry_webhook(call.services.store, webhook_id=call.id(), merchant_id=call.merchant_id, by=call.by)

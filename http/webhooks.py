@@ -82,7 +82,7 @@ DIALECTS = {
     signed_by=(STRIPE_SIGNATURE,),
     answers=ReceivedAnswer,
     errors=REFUSALS,
-    summary="Events of Stripe; the payment's metadata names merchant and order",
+    summary="Receive an event from Stripe; the payment's metadata names merchant and order",
 )
 async def receive_stripe_webhook(call: Call[None]) -> ReceivedAnswer:
     return await _receive(call, "stripe", named=None)
@@ -96,7 +96,7 @@ async def receive_stripe_webhook(call: Call[None]) -> ReceivedAnswer:
     signed_by=(RAZORPAY_SIGNATURE,),
     answers=ReceivedAnswer,
     errors=REFUSALS,
-    summary="Events of Razorpay; the payment's notes name merchant and order",
+    summary="Receive an event from Razorpay; the payment's notes name merchant and order",
 )
 async def receive_razorpay_webhook(call: Call[None]) -> ReceivedAnswer:
     return await _receive(call, "razorpay", named=None)
@@ -111,7 +111,7 @@ async def receive_razorpay_webhook(call: Call[None]) -> ReceivedAnswer:
     signed_by=(STRIPE_SIGNATURE, RAZORPAY_SIGNATURE),
     answers=ReceivedAnswer,
     errors=REFUSALS,
-    summary="Events of a processor, of a merchant that the path names",
+    summary="Receive an event from a processor, for the merchant named in the path",
 )
 async def receive_merchant_webhook(call: Call[None]) -> ReceivedAnswer:
     processor = call.request.match_info["processor"]
