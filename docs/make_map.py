@@ -84,7 +84,9 @@ def _names_used_by(function: str, path: Path) -> set[str]:
 def _topics_of(command: str) -> set[str]:
     """Topics of the facts that a command's module records, itself or by what it imports of other commands."""
     path = ROOT / "commands" / f"{command}.py"
-    names = {node.id for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Name)}
+    nodes = list(ast.walk(ast.parse(path.read_text())))
+    matched = {id(node.cls) for node in nodes if isinstance(node, ast.MatchClass)}  # read, not recorded
+    names = {node.id for node in nodes if isinstance(node, ast.Name) and id(node) not in matched}
     topics = {topic for name, topic in _facts().items() if name in names}
     if "Order.create(" in path.read_text():
         topics.add(topic_of(orders.OrderCreated))
