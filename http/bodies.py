@@ -21,6 +21,7 @@ from multidict import MultiDict, MultiMapping
 from pydantic import BaseModel, ValidationError
 
 from payloops.commands.cards import LONGEST, SHORTEST, holds_card_number, may_hold_card_number
+from payloops.http.fields import NO_QUERY_TEXT, NOT_TEXT, TOO_LARGE
 from payloops.http.problems import FieldError, validation_error
 from payloops.http.routing import FORM, JSON
 
@@ -40,8 +41,6 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 _AS_ZERO = bytes.maketrans(b"123456789E", b"000000000e")
 # What a number begins with that is no whole one, as it is written; a text may hold the same.
 _FRACTION = re.compile(rb"[:,\[\s]-?[0-9]+[.eE]")
-# Control characters, and what stands for bytes that were no UTF-8.
-_NO_QUERY_TEXT = re.compile("[\x00-\x1f\x7f-\x9f\ufffd\ud800-\udfff]")
 
 
 class _Refused:
@@ -73,7 +72,7 @@ class _Parsing:
 
     def integer(self, digits: str) -> Any:
         if len(digits.lstrip("-")) > MAX_INTEGER_DIGITS:
-            return self.refuse("The number is too large")
+            return self.refuse(TOO_LARGE)
         return int(digits)
 
     def float(self, text: str) -> Any:
@@ -81,7 +80,7 @@ class _Parsing:
         if not math.isfinite(number):
             return self.refuse("Must be a finite number")
         if abs(number) >= 10**MAX_INTEGER_DIGITS:
-            return self.refuse("The number is too large")
+            return self.refuse(TOO_LARGE)
         # As it was written: a float is exact for sixteen digits at the most.
         as_long = 10 ** (SHORTEST - 1) <= abs(number) < 10**LONGEST
         if as_long and number.is_integer() and holds_card_number(str(int(Decimal(text)))):
@@ -133,7 +132,10 @@ def check_each_value(raw: bytes) -> None:
             parse_constant=parsing.constant,
         )
     except ValueError:
-        raise validation_error(FieldError(WHOLE, "Must be JSON")) from None
+        marked = text.startswith("\ufeff")
+        raise validation_error(
+            FieldError(WHOLE, "Must be JSON, without a byte order mark" if marked else "Must be JSON")
+        ) from None
     if not parsing.refused and _is_plain(text):
         return
     errors = [error for _, error in zip(range(MAX_ERRORS), _faults(parsed), strict=False)]
@@ -150,8 +152,8 @@ def parse_query(model: type[M], query: MultiMapping[str]) -> M:
     values = dict(query)
     errors = [FieldError(_name((key,)), "Must be given once") for key in values if len(query.getall(key)) > 1]
     for key, value in values.items():
-        if _NO_QUERY_TEXT.search(key + value):
-            errors.append(FieldError(_name((key,)), "Must be text without control characters"))
+        if NO_QUERY_TEXT.search(key + value):
+            errors.append(FieldError(_name((key,)), NOT_TEXT))
         elif holds_card_number(key) or holds_card_number(value):
             errors.append(FieldError(_name((key,)), CARD))
     if errors:

@@ -34,6 +34,9 @@ MAX_METADATA_BYTES = 16 * 1024
 MAX_URL = 2_048
 MAX_EMAIL = 254  # RFC 5321 has no room for more
 MIN_PASSWORD = 8
+MAX_NUMBER_DIGITS = 9
+MAX_AMOUNT_DIGITS = 11
+TOO_LARGE = "The number is too large"
 
 _ISO_8601 = re.compile(
     r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}(:\d{2}(\.\d{1,9})?)?(Z|[+-]\d{2}:\d{2})", re.ASCII | re.IGNORECASE
@@ -42,8 +45,11 @@ _ISO_8601 = re.compile(
 _PLAIN_ADDRESS = re.compile(
     r"(?=[^@]{1,64}@)(?!.*--)(?P<local>[a-z0-9_+-]+(?:\.[a-z0-9_+-]+)*)@(?P<domain>[A-Za-z0-9.-]+)", re.ASCII
 )
-_PLAIN_NUMBER = re.compile("[0-9]{1,9}")
-_PLAIN_AMOUNT = re.compile("[0-9]{1,11}")
+_DIGITS = re.compile("[0-9]+")
+NOT_IN_QUERIES = r"\u0000-\u001f\u007f-\u009f\ufffd"
+"""Control characters, and what stands for bytes that were no UTF-8, as regular expressions have them."""
+NO_QUERY_TEXT = re.compile(f"[{NOT_IN_QUERIES}\\ud800-\\udfff]")
+NOT_TEXT = "Must be text in UTF-8, without control characters"
 # What a time zone's plus comes to in a query where nobody has encoded it.
 _PLUS_LOST = re.compile(r"[0-9-]+T[0-9:.]+ [0-9]{2}:[0-9]{2}")
 _url = TypeAdapter(HttpUrl)
@@ -97,6 +103,12 @@ def _http_url(url: str) -> str:
     return url
 
 
+def _identifier(text: str) -> str:
+    if NO_QUERY_TEXT.search(text):
+        raise ValueError(NOT_TEXT)
+    return text
+
+
 def _metadata(metadata: dict[str, Any]) -> dict[str, Any]:
     if len(metadata) > MAX_METADATA_KEYS:
         raise ValueError(f"Must have at most {MAX_METADATA_KEYS} keys")
@@ -133,14 +145,20 @@ def _iso_8601(text: Any) -> Any:
 
 def _plain_number(text: Any) -> Any:
     # Python also reads "1_0", "+1" and " 1 ".
-    if isinstance(text, str) and _PLAIN_NUMBER.fullmatch(text) is None:
-        raise ValueError("Must be a whole number")
+    if isinstance(text, str):
+        if _DIGITS.fullmatch(text) is None:
+            raise ValueError("Must be a whole number")
+        if len(text) > MAX_NUMBER_DIGITS:
+            raise ValueError(TOO_LARGE)
     return text
 
 
 def _plain_amount(text: Any) -> Any:
-    if isinstance(text, str) and _PLAIN_AMOUNT.fullmatch(text) is None:
-        raise ValueError("Must be a whole number, in the currency's minor unit")
+    if isinstance(text, str):
+        if _DIGITS.fullmatch(text) is None:
+            raise ValueError("Must be a whole number, in the currency's minor unit")
+        if len(text) > MAX_AMOUNT_DIGITS:
+            raise ValueError(TOO_LARGE)
     return text
 
 
@@ -198,7 +216,13 @@ Url = Annotated[
         json_schema_extra={"format": "uri", "pattern": "^[Hh][Tt][Tt][Pp][Ss]?://"},
     ),
 ]
-Identifier = Annotated[str, StringConstraints(min_length=1, max_length=255)]
+Identifier = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=255),
+    AfterValidator(_identifier),
+    Field(json_schema_extra={"pattern": f"^[^{NOT_IN_QUERIES}]*$"}),
+]
+"""By which things are looked for: it holds nothing that a query could not."""
 Text = Annotated[str, StringConstraints(max_length=1_000)]
 Metadata = Annotated[
     dict[str, JsonValue],

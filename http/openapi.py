@@ -15,6 +15,7 @@ from pydantic_core import core_schema
 
 from payloops.http.answers import CORRELATION_HEADER
 from payloops.http.bodies import MAX_INTEGER_DIGITS
+from payloops.http.fields import NOT_IN_QUERIES
 from payloops.http.problems import ANSWERS, CONTENT_TYPE
 from payloops.http.routing import EVENT_STREAM, FORM, HTML, JSON, AnswerModel, Route
 
@@ -77,10 +78,8 @@ REFUSED_BY = {
 
 UUID_SCHEMA = {"type": "string", "format": "uuid", "examples": ["019ab3c8-8f4c-7cc1-b7c1-1f0a5d9e2b64"]}
 
-# As `bodies` has it: no NUL in a body's text; in a query and in a form, no control character and nothing that
-# stands for bytes that were no UTF-8.
+# As `bodies` has it: in a query and in a form, `NOT_IN_QUERIES`.
 NOT_IN_BODIES = r"\u0000"
-NOT_IN_QUERIES = r"\u0000-\u001f\u007f-\u009f\ufffd"
 BEYOND_NUMBERS = 10**MAX_INTEGER_DIGITS
 # What stripping leaves: all but Unicode's White_Space, which regular expressions disagree on.
 SPACES = r"\t-\r \u0085\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"

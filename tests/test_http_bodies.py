@@ -51,6 +51,10 @@ def test_an_amount_may_reach_its_limits(amount: int) -> None:
     assert parse_body(NewOrder, b'{"amount": %d}' % amount).amount == amount
 
 
+UNASKABLE = (b"\\n", b"\\u007f", b"\\u0085", b"\\ufffd", "\x9b".encode())
+"""What no query can ask for."""
+
+
 @pytest.mark.parametrize(
     ("raw", "field"),
     [
@@ -70,6 +74,8 @@ def test_an_amount_may_reach_its_limits(amount: int) -> None:
         (b'{"amount": 1, "externalId": ""}', "externalId"),
         (b'{"amount": 1, "external_id": "a"}', "external_id"),
         (b'{"amount": 1, "externalId": 5}', "externalId"),
+        *((b'{"amount": 1, "externalId": "a%sb"}' % text, "externalId") for text in UNASKABLE),
+        *((b'{"amount": 1, "customerId": "%s"}' % text, "customerId") for text in UNASKABLE),
         (b'{"amount": 1, "currency": "XXX"}', "currency"),
         (b'{"amount": 1, "currency": "dollars"}', "currency"),
         ('{"amount": 1, "currency": "u\u017fd"}'.encode(), "currency"),  # a long s, upper case S
@@ -95,6 +101,14 @@ def test_an_amount_may_reach_its_limits(amount: int) -> None:
 )
 def test_what_does_not_fit_is_refused_by_the_name_of_its_field(raw: bytes, field: str) -> None:
     assert refused(raw) == {field}
+
+
+def test_a_byte_order_mark_is_told() -> None:
+    with pytest.raises(Problem) as refusal:
+        parse_body(NewOrder, b'\xef\xbb\xbf{"amount": 1}')
+    assert [error.message for error in refusal.value.errors or ()] == [
+        "Must be JSON, without a byte order mark"
+    ]
 
 
 def test_limits_may_be_reached() -> None:
@@ -314,6 +328,15 @@ def test_an_id_in_a_query_that_is_none_is_refused_without_repeating_any_of_it() 
     with pytest.raises(Problem) as refusal:
         parse_query(OrderQuery, MultiDict(starting_after="§"))
     assert [error.message for error in refusal.value.errors or ()] == ["Must be a UUID"]
+
+
+@pytest.mark.parametrize(
+    ("limit", "message"), [("x", "Must be a whole number"), ("1" * 12, "The number is too large")]
+)
+def test_a_number_in_a_query_that_is_too_large_is_not_called_no_number(limit: str, message: str) -> None:
+    with pytest.raises(Problem) as refusal:
+        parse_query(OrderQuery, MultiDict(limit=limit))
+    assert [error.message for error in refusal.value.errors or ()] == [message]
 
 
 def test_a_plus_that_a_query_turned_into_a_blank_is_told() -> None:
