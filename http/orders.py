@@ -23,7 +23,7 @@ from payloops.http.fields import (
     Timestamp,
     Url,
 )
-from payloops.http.problems import not_found
+from payloops.http.problems import FieldError, not_found
 from payloops.http.routing import AnswerModel, Call, RequestModel, route
 from payloops.projections.orders import (
     OrderEvent,
@@ -235,7 +235,8 @@ async def read_orders(call: Call[None, OrderQuery]) -> dict[str, Any]:
             created_to=query.created_to,
         )
     except UnknownCursor:
-        raise not_found() from None
+        cursor = "ending_before" if query.starting_after is None else "starting_after"
+        raise not_found(FieldError(cursor, "Must be the id of an order")) from None
     data = [plain_order(row) for row in rows]
     return {"object": "list", "url": "/v1/orders", "data": data, "hasMore": has_more}
 

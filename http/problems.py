@@ -117,9 +117,13 @@ def validation_error(*errors: FieldError) -> Problem:
     return Problem(400, "validation_error", f"The request is not valid: {fields}", errors=errors)
 
 
-def not_found() -> Problem:
-    """Unknown, somebody else's, or no id at all: always the same answer."""
-    return Problem(404, "not_found", "Not found")
+def not_found(*errors: FieldError) -> Problem:
+    """Unknown, somebody else's, or no id at all: always the same answer.
+
+    Args:
+        errors: name the parameter, where the id did not stand in the path.
+    """
+    return Problem(404, "not_found", "Not found", errors=errors or None)
 
 
 class Answer(NamedTuple):

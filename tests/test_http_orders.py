@@ -464,6 +464,7 @@ async def test_a_page_starts_at_ones_own_order_only(api: Api, merchant: Merchant
         for id in (theirs, str(uuid7())):
             answer = await merchant.shop.get(f"/v1/orders?{parameter}={id}")
             assert (answer.status, answer.code) == (404, "not_found")
+            assert answer.json["errors"] == [{"field": parameter, "message": "Must be the id of an order"}]
     mine = await merchant.order()
     assert (await merchant.shop.get(f"/v1/orders?starting_after={mine}&ending_before={mine}")).fields == {
         "ending_before"
