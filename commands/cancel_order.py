@@ -71,6 +71,8 @@ def cancel(order: Order, *, by: Metadata) -> None:
             if payment.capture_pending:
                 raise InvalidStatus(order.id, order.status, "Order is authorized and a capture is under way")
             request_void(order, payment, by=by)
+        case OrderStatus.CANCELLED:
+            raise InvalidStatus(order.id, order.status, "Order is cancelled already")
         case _:
             raise InvalidStatus(
                 order.id, order.status, f"Order is {order.status}; it can be cancelled before it is captured"

@@ -76,7 +76,14 @@ def test_what_is_captured_or_cancelled_is_not_cancelled(reports: list[str]) -> N
     order = pay(new_order())
     for status in reports:
         report(order, status)
-    with pytest.raises(InvalidStatus):
+    with pytest.raises(InvalidStatus, match=f"Order is {reports[-1]}"):
+        cancel(order, by=BY)
+
+
+def test_an_order_that_is_cancelled_already_is_said_to_be() -> None:
+    order = new_order()
+    cancel(order, by=BY)
+    with pytest.raises(InvalidStatus, match="cancelled already"):
         cancel(order, by=BY)
 
 
