@@ -3,7 +3,7 @@
 from typing import Annotated
 from uuid import UUID
 
-from pydantic import Field, JsonValue, StringConstraints, ValidationError, WithJsonSchema
+from pydantic import AfterValidator, Field, JsonValue, StringConstraints, ValidationError, WithJsonSchema
 
 from payloops.commands.configure_processor import adjust_processor, configure_processor
 from payloops.commands.processors import ProcessorConfig, ProcessorUnknown, list_processors
@@ -15,7 +15,20 @@ from payloops.http.routing import AnswerModel, Call, RequestModel, route
 
 DEFAULT_PRIORITY = 1
 
-Secret = Annotated[str, StringConstraints(min_length=1, max_length=1_000)]
+
+def _pasted(secret: str) -> str:
+    # As a line end that was copied along: no header of a request to the processor could hold it.
+    if secret != secret.strip() or not secret.isprintable():
+        raise ValueError("Must have no spaces around it, and no control characters")
+    return secret
+
+
+Secret = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=1_000),
+    AfterValidator(_pasted),
+    Field(description="Without spaces around it, and without control characters"),
+]
 Priority = Annotated[int, Field(ge=1, le=100, description="The lowest number is preferred")]
 
 
