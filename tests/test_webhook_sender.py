@@ -237,6 +237,7 @@ async def test_nobody_listening_and_unknown_names_are_told_in_words(sender: Send
     for url, error in [
         ("http://127.0.0.1:1/", "No connection: Connect call failed ('127.0.0.1', 1)"),
         ("http://no-such-host.invalid/", "The host's name is not known"),
+        (f"http://{'a' * 64}.invalid/", "The URL is not valid"),
     ]:
         attempt = await sender.send(webhook_id="i", url=url, secrets=[], turn=1, payload={})
         assert attempt.error == error

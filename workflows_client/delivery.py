@@ -232,7 +232,7 @@ def _explained(failure: Exception) -> str:
             return "The host's name is not known"
         case aiohttp.ClientConnectorError():
             return f"No connection: {failure.os_error.strerror or failure.os_error}"
-        case aiohttp.InvalidURL():
+        case aiohttp.InvalidURL() | UnicodeError():  # the latter: a name that no resolver can be asked for
             return "The URL is not valid"
         case aiohttp.ServerDisconnectedError():
             return "The connection was closed before an answer"
