@@ -17,11 +17,14 @@ SHARES: dict[Kind, int] = {"work": 1, "wait": 32, "stream": 32}
 
 LEAST = 96
 """Requests at work that there is room for, however slow the process is, unless fewer are allowed."""
+STALL = 0.1
+"""Seconds: there is room for as many as leave a place in that time, as long as nobody is turned away: a disk or a
+database that stands still for a moment makes them late, not refused."""
 WAITED = 0.025
-"""Seconds: there is room for as many as leave a place in that time, so that nobody waits much longer for his turn. Who
+"""The same once somebody was: more arrive than are answered, and then each has to wait for all who have a place. Who
 changes something has one twice: while it is asked who sends it, and for the rest."""
 SLOWING = 0.8
-"""What is left of a former rate, a sample later, where fewer are answered: a short stall changes little."""
+"""What is left of a former rate at least, a sample later, where fewer are answered: a short stall changes little."""
 SAMPLED = 0.5
 """Seconds from which on a rate means something."""
 
@@ -61,6 +64,7 @@ class Admission:
         self._places = {kind: _Places(self, self._least * share) for kind, share in SHARES.items()}
         self._work = self._places["work"]
         self._shed = 0
+        self._turned_away = 0
         self._clock = clock
         self._sampled_at = clock()
         self._rate = 0.0
@@ -90,13 +94,14 @@ class Admission:
 
     def count_turned_away(self) -> None:
         """One more was, here or before there was a request to be asked for."""
-        SHED.inc()
         self._shed += 1
+        self._turned_away += 1
 
     def sample(self) -> None:
         """Tell how many requests there are and how many were turned away; make room for as many as are answered."""
         self._make_room()
         if self._shed:
+            SHED.inc(self._shed)
             log.warning("http.shed", requests=self._shed)
             self._shed = 0
         for kind, places in self._places.items():
@@ -107,9 +112,13 @@ class Admission:
         seconds = now - self._sampled_at
         if seconds < SAMPLED:
             return
-        self._rate = max(self._work.left / seconds, self._rate * SLOWING)
-        self._work.left, self._sampled_at = 0, now
-        self._work.limit = max(self._least, min(int(self._rate * WAITED), self._most))
+        left, turned_away = self._work.left, self._turned_away
+        self._work.left, self._turned_away, self._sampled_at = 0, 0, now
+        # Where nobody was turned away, all were answered who came: more could have been.
+        kept = max(SLOWING, left / (left + turned_away)) if turned_away else 1.0
+        self._rate = max(left / seconds, self._rate * kept)
+        room = int(self._rate * (WAITED if turned_away else STALL))
+        self._work.limit = max(self._least, min(room, self._most))
 
 
 class _Places:

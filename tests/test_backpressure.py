@@ -247,31 +247,49 @@ async def test_more_than_fit_into_flight_are_turned_away(settings: Settings) -> 
         assert (await merchant.dashboard.get("/api/processors")).status == 200
 
 
-def test_there_is_room_for_as_many_as_are_answered_in_a_moment() -> None:
-    now = 0.0
-    places = admission.Admission(limit=300, clock=lambda: now)
+class Places:
+    """An admission whose seconds pass when they are told to."""
 
-    def room_after(seconds: float, *, answered: int) -> int:
-        nonlocal now
+    def __init__(self, *, limit: int) -> None:
+        self.now = 0.0
+        self.admission = admission.Admission(limit=limit, clock=lambda: self.now)
+
+    def room_after(self, seconds: float, *, answered: int, turned_away: int = 0) -> int:
         for _ in range(answered):
-            with places.admit("work"):
+            with self.admission.admit("work"):
                 pass
-        now += seconds
-        places.sample()
-        return places.room
+        for _ in range(turned_away):
+            self.admission.count_turned_away()
+        self.now += seconds
+        self.admission.sample()
+        return self.admission.room
 
-    assert room_after(1, answered=0) == admission.LEAST
-    assert room_after(1, answered=8_000) == 200
-    assert room_after(0.1, answered=0) == 200  # too soon to tell
-    assert admission.LEAST < room_after(1, answered=0) < 200  # after a short stall many come at once
-    assert room_after(1, answered=100_000) == 300
-    assert [room_after(1, answered=0) for _ in range(20)][-1] == admission.LEAST
+
+def test_where_more_come_than_are_answered_there_is_room_for_those_of_a_moment() -> None:
+    places = Places(limit=300)
+    assert places.room_after(1, answered=8_000, turned_away=8_000) == 200
+    assert places.room_after(0.1, answered=0, turned_away=100) == 200  # too soon to tell
+    after_a_stall = places.room_after(1, answered=0, turned_away=100)
+    assert admission.LEAST < after_a_stall < 200  # many come at once
+    rooms = [places.room_after(1, answered=100, turned_away=100) for _ in range(20)]
+    assert rooms[-1] == admission.LEAST
+    assert places.room_after(1, answered=100_000, turned_away=1) == 300
     with contextlib.ExitStack() as taken:
-        for _ in range(admission.LEAST):
-            assert not places.full
-            taken.enter_context(places.admit("work"))
-        assert places.full
-    assert admission.Admission(limit=3).room == 3
+        for _ in range(300):
+            assert not places.admission.full
+            taken.enter_context(places.admission.admit("work"))
+        assert places.admission.full
+
+
+def test_where_all_are_answered_who_come_a_moment_without_answers_makes_nobody_be_refused() -> None:
+    places = Places(limit=1_000)
+    assert places.room_after(1, answered=0) == admission.LEAST
+    assert places.room_after(1, answered=4_000) == 400
+    assert [places.room_after(1, answered=100) for _ in range(20)][-1] == 400  # more could have been
+    # A few who were refused, of many, take little from what is known.
+    assert places.room_after(1, answered=3_000, turned_away=30) < 100
+    assert 390 <= places.room_after(1, answered=3_000) < 400
+    assert Places(limit=3).room_after(1, answered=4_000) == 3
 
 
 async def test_who_sends_a_body_slowly_takes_nobodys_place(settings: Settings) -> None:
