@@ -3,6 +3,7 @@
 import re
 import unicodedata
 from functools import lru_cache
+from itertools import accumulate
 from urllib.parse import unquote
 
 SHORTEST, LONGEST = 13, 19
@@ -28,6 +29,8 @@ _PRINTED = {
     *((4, 4, 4, 4, rest) for rest in (1, 2, 3)),
     *((4, 6, 5), (4, 6, 4)),
 }
+_DOUBLED = (0, 2, 4, 6, 8, 1, 3, 5, 7, 9)
+"""Each digit twice, with its own digits added."""
 LONG_GROUP = 6
 """Digits; where all groups are longer, they are numbers side by side."""
 
@@ -122,21 +125,27 @@ def _holds(text: str, *, any_issuer: bool) -> bool:
 
 def _run_holds(run: str, *, any_issuer: bool) -> bool:
     groups, separators = _GROUP.findall(run), _SEPARATOR.findall(run)
-    lengths = tuple(map(len, groups))
+    lengths, digits = tuple(map(len, groups)), "".join(groups)
+    edges = list(accumulate(lengths, initial=0))
     plain = [_PLAIN_SEPARATOR.fullmatch(separator) is not None for separator in separators]
+    broken = list(accumulate((not each for each in plain), initial=0))
     alone = len(set(separators)) == 1 and min(lengths) <= LONG_GROUP
-    for first in range(len(groups)):
-        digits, together = "", True
-        for end in range(first + 1, len(groups) + 1):
-            digits += groups[end - 1]
-            together = together and (end == first + 1 or plain[end - 2])
-            if len(digits) > LONGEST:
+    sums = _luhn_sums(digits)
+    end = 1
+    for first, start in enumerate(edges[:-1]):
+        while end < len(edges) and edges[end] - start < SHORTEST:
+            end += 1
+        for last in range(end, len(edges)):
+            stop = edges[last]
+            if stop - start > LONGEST:
                 break
-            if (
-                len(digits) >= SHORTEST
-                and (together or lengths[first:end] in _PRINTED or (alone and end - first == len(groups)))
-                and _is_card(digits, any_issuer=any_issuer)
-            ):
+            passes = sums[stop % 2]
+            if (passes[stop] - passes[start]) % 10:
+                continue
+            together = broken[last - 1] == broken[first]
+            printed = lengths[first:last] in _PRINTED
+            whole = alone and last - first == len(groups)
+            if (together or printed or whole) and _is_issued(digits[start:stop], any_issuer=any_issuer):
                 return True
     return False
 
@@ -171,14 +180,19 @@ def _stars(text: str) -> str:
     return re.sub("[0-9]", "*", text)
 
 
-def _is_card(digits: str, *, any_issuer: bool) -> bool:
+def _is_issued(digits: str, *, any_issuer: bool) -> bool:
     issued = any_issuer or _ISSUED[len(digits)].match(digits) is not None
-    return issued and _luhn(digits) and digits.strip("0") != ""
+    return issued and digits.strip("0") != ""
 
 
-def _luhn(digits: str) -> bool:
-    total = 0
-    for place, digit in enumerate(reversed(digits)):
-        value = int(digit) * (1 + place % 2)
-        total += value - 9 if value > 9 else value  # noqa: PLR2004  # two digits
-    return total % 10 == 0
+def _luhn_sums(digits: str) -> tuple[list[int], list[int]]:
+    """Of the digits before each place, those at even places doubled, and those at odd ones (ISO/IEC 7812-1).
+
+    What stands between two places passes the check where the difference of its sums ends in 0: of the two, those in
+    which the digit before the last is doubled.
+    """
+    values = list(map(int, digits))
+    doubled = [_DOUBLED[value] for value in values]
+    even, odd = values.copy(), values.copy()
+    even[::2], odd[1::2] = doubled[::2], doubled[1::2]
+    return list(accumulate(even, initial=0)), list(accumulate(odd, initial=0))

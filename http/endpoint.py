@@ -51,8 +51,10 @@ from payloops.http.services import Services
 
 BODY_DEADLINE = 10.0
 """Seconds in which a body has to arrive."""
-LARGE_BODY = 64 * 1024
-"""From this size on, a body is parsed in a thread: a megabyte of JSON would hold up everybody else."""
+LARGE_BODY = 8 * 1024
+"""From this size on, a body is parsed in a thread: one that is made to take long would hold up everybody else."""
+LARGEST_FORM = 64 * 1024
+"""More than all that the fields of any form may hold: whoever fills one in has shown nothing yet."""
 MAX_WAIT = 30
 """Seconds."""
 
@@ -335,6 +337,8 @@ async def _read(request: web.Request, route: Route) -> bytes:
         raise
     except (HttpProcessingError, web.RequestPayloadError):
         raise validation_error(FieldError("body", "The body is not framed as its headers say")) from None
+    if route.form is not None and len(raw) > LARGEST_FORM:
+        raise HTTPRequestEntityTooLarge(LARGEST_FORM)
     fits = is_form if route.form is not None else is_json
     if raw.strip() and not route.signed_by and not fits(request):
         raise _wrong_media(route)
