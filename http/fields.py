@@ -53,6 +53,8 @@ NOT_TEXT = "Must be text in UTF-8, without control characters"
 # What a time zone's plus comes to in a query where nobody has encoded it.
 _PLUS_LOST = re.compile(r"[0-9-]+T[0-9:.]+ [0-9]{2}:[0-9]{2}")
 _url = TypeAdapter(HttpUrl)
+# With fewer slashes it is a path of the page's own host to a browser; one with backslashes has another host to others.
+_ONE_HOST = re.compile("https?://[^/?#]", re.IGNORECASE)
 # Precious metals, bonds and test codes have no minor unit: nothing can be paid in them.
 CURRENCIES = frozenset(currency.value for currency in Iso4217 if currency.exponent is not None)
 
@@ -98,7 +100,7 @@ def _http_url(url: str) -> str:
         raise ValueError("Must be an http or https URL") from None
     if parsed.username is not None or parsed.password is not None:
         raise ValueError("Must not hold a user name or password")
-    if not url.isprintable() or " " in url:
+    if not url.isprintable() or " " in url or _ONE_HOST.match(url) is None or "\\" in url:
         raise ValueError("Must be an http or https URL")
     return url
 

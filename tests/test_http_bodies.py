@@ -81,6 +81,10 @@ UNASKABLE = (b"\\n", b"\\u007f", b"\\u0085", b"\\ufffd", "\x9b".encode())
         ('{"amount": 1, "currency": "u\u017fd"}'.encode(), "currency"),  # a long s, upper case S
         (b'{"amount": 1, "customerEmail": "nobody"}', "customerEmail"),
         (b'{"amount": 1, "returnUrl": "javascript:alert(1)"}', "returnUrl"),
+        (b'{"amount": 1, "returnUrl": "https:/support"}', "returnUrl"),
+        (b'{"amount": 1, "returnUrl": "https:support"}', "returnUrl"),
+        (b'{"amount": 1, "returnUrl": "https:///support"}', "returnUrl"),
+        (b'{"amount": 1, "returnUrl": "https://shop.example\\\\@evil.example/"}', "returnUrl"),
         (b'{"amount": 1, "returnUrl": "https://user:pass@example.com"}', "returnUrl"),
         (b'{"amount": 1, "cancelUrl": "/relative"}', "cancelUrl"),
         (b'{"amount": 1, "metadata": []}', "metadata"),
