@@ -6,6 +6,7 @@ from ordering import AMOUNT, BY, facts, new_order, pay, report, transactions
 from payloops.commands.cancel_order import cancel
 from payloops.commands.capture_payment import request_capture
 from payloops.commands.refusals import CaptureExceedsAuthorized, InvalidStatus
+from payloops.commands.update_order_status import fail_payment
 from payloops.events.orders import Order, OrderStatus, PaymentCaptureRequested
 
 
@@ -58,6 +59,24 @@ def test_a_refused_capture_leaves_the_authorization_to_be_captured_again() -> No
     assert order.captures_requested == 2
     report(order, "captured")
     assert transactions(order)[1:] == [("capture", "failed", 400), ("capture", "success", 300)]
+
+
+def test_a_capture_that_ended_with_its_payment_does_not_stand_in_the_way_of_another() -> None:
+    order = authorized()
+    request_capture(order, amount=400, by=BY)
+    fail_payment(
+        order,
+        order.payments[1],
+        processor_order_id=None,
+        processor_transaction_id=None,
+        error_code="expired",
+        error_message=None,
+        by=BY,
+    )
+    assert transactions(order)[-1] == ("capture", "failed", 400)
+    report(order, "authorized")
+    request_capture(order, amount=300, by=BY)
+    assert report(order, "captured").amount_captured == 300
 
 
 @pytest.mark.parametrize("reports", [[], ["requires_action"], ["captured"], ["failed"], ["cancelled"]])

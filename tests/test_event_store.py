@@ -206,6 +206,23 @@ async def test_an_append_that_lost_leaves_none_of_its_events_while_its_batch_goe
     assert [v for s, v in await stored_versions(store.pool) if s == stale.id] == [1, 2]
 
 
+async def test_what_a_transaction_changed_is_undone_where_its_stream_has_moved_on(store: EventStore) -> None:
+    stream = begun()
+    event = collected(stream)
+    await store.append(event)
+
+    async def change() -> None:
+        async with store.transaction() as connection:
+            await connection.execute("INSERT INTO checkpoints (name, position) VALUES ('test', 1)")
+            await store.append_in(connection, event)
+
+    with pytest.raises(VersionConflict):
+        await change()
+    async with store.pool.connection() as connection:
+        cursor = await connection.execute("SELECT count(*) FROM checkpoints WHERE name = 'test'")
+        assert await cursor.fetchone() == (0,)
+
+
 async def test_an_append_that_skips_a_version_is_refused(store: EventStore) -> None:
     stream = begun()
     count(stream)
@@ -352,6 +369,32 @@ async def test_the_answer_of_a_batch_whose_connection_broke_is_found_in_the_log(
     assert len(await stored_versions(store.pool)) == 2
 
 
+async def test_anothers_event_in_the_same_place_is_not_taken_for_ones_own_where_the_answer_was_lost(
+    store: EventStore, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = begun()
+    await store.append(collected(stream))
+    ours, theirs = await store.load(Counter_, stream.id), await store.load(Counter_, stream.id)
+    assert ours is not None
+    assert theirs is not None
+    count(ours)
+    count(theirs)
+    statement = store._appender._statement
+    assert statement is not None
+    url = settings.database_url.get_secret_value()
+
+    async def lose(_: Sequence[bytes]) -> None:
+        async with EventStore(url, store.pool, mac_key=MAC_KEY, patience=PATIENCE) as other:
+            await other.append(collected(theirs))
+        await statement.close()
+        raise psycopg.OperationalError("connection lost")
+
+    monkeypatch.setattr(statement, "execute", lose)
+    with pytest.raises(StoreUnavailable):
+        await store.append(collected(ours))
+    assert await stored_versions(store.pool) == [(stream.id, 1), (stream.id, 2)]
+
+
 @pytest.mark.usefixtures("lock_is_waited_for")
 async def test_an_append_whose_connection_was_ended_before_it_committed_is_reported_as_not_done(
     store: EventStore, settings: Settings
@@ -389,6 +432,19 @@ async def test_a_cancelled_caller_does_not_take_its_append_back(store: EventStor
     append.cancel()
     await asyncio.gather(append, return_exceptions=True)
     assert await store.append(collected(begun())) == 2
+
+
+async def test_what_waits_when_a_process_ends_is_still_written_and_nothing_is_taken_in_any_more(
+    store: EventStore, settings: Settings
+) -> None:
+    url = settings.database_url.get_secret_value()
+    async with EventStore(url, store.pool, mac_key=MAC_KEY, patience=PATIENCE) as ending:
+        waiting = [asyncio.create_task(ending.append(collected(begun()))) for _ in range(9)]
+        await asyncio.sleep(0)
+    async with asyncio.timeout(PATIENCE):
+        assert sorted(await asyncio.gather(*waiting)) == list(range(1, 10))
+    with pytest.raises(StoreUnavailable):
+        await asyncio.wait_for(ending.append(collected(begun())), PATIENCE)
 
 
 async def transactions_of_64(store: EventStore) -> int:
@@ -448,7 +504,8 @@ async def test_while_another_holds_the_log_appends_end_as_unavailable(
             await queued
         with pytest.raises(StoreUnavailable, match="LockNotAvailable"):
             await sent
-    assert len(await stored_versions(store.pool)) == 1
+    await store.append(collected(begun()))
+    assert len(await stored_versions(store.pool)) == 2, "what was turned away is not written later, either"
 
 
 async def test_after_a_restart_of_the_database_no_reader_is_given_a_broken_connection(

@@ -80,6 +80,21 @@ async def test_a_refund_sent_twice_gives_the_money_back_once(
     assert await count(store.pool, "refund.requested") == 1
 
 
+async def test_what_was_asked_for_before_is_answered_once_and_for_all_too(
+    merchant: Merchant, store: EventStore
+) -> None:
+    """A second cancellation records nothing: its answer is stored all the same."""
+    order_id = await merchant.order()
+    await merchant.shop.post(f"/v1/orders/{order_id}/pay")
+    _, first, again = [
+        await merchant.shop.post(f"/v1/orders/{order_id}/cancel", key=key)
+        for key in ("one", "another", "another")
+    ]
+    assert (first.status, again.status, again.raw) == (200, 200, first.raw)
+    assert again.headers["Idempotent-Replayed"] == "true"
+    assert await count(store.pool, "payment.cancel_requested") == 1
+
+
 async def test_another_request_under_the_same_key_is_refused(merchant: Merchant) -> None:
     order_id = await merchant.order()
     await merchant.shop.post("/v1/orders", {"amount": 1}, key="one")

@@ -130,13 +130,13 @@ async def test_a_key_that_was_released_can_be_used_again(
     await take(pool, merchant_id, fingerprint=b"other")
 
 
-async def test_releasing_does_not_take_an_answer_away(
-    store: EventStore, merchant_id: UUID, by: Metadata
-) -> None:
+async def test_nothing_takes_an_answer_away(store: EventStore, merchant_id: UUID, by: Metadata) -> None:
     reserved = await take(store.pool, merchant_id)
     await create(store, merchant_id, by, reserved)
     await reserved.release(store.pool)
-    assert isinstance(await reserve(store.pool, merchant_id=merchant_id, key="key", fingerprint=b"f"), Replay)
+    await store.answer(reserved.receipt(500, b"something went wrong after that"))
+    again = await reserve(store.pool, merchant_id=merchant_id, key="key", fingerprint=b"f")
+    assert again == Replay(status=201, body=b"made")
 
 
 async def test_a_refusal_is_stored_and_replayed(store: EventStore, merchant_id: UUID) -> None:

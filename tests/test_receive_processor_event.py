@@ -147,6 +147,16 @@ def test_what_was_captured_is_as_much_as_the_processor_says(asked: int | None) -
     assert transactions(order)[-1] == ("capture", "success", 400)
 
 
+def test_an_event_that_contradicts_the_record_outweighs_none_that_is_true() -> None:
+    order = pay(new_order())
+    for number, impossible in enumerate(({"currency": "eur"}, {"amount": AMOUNT + 1}, {"amount": 0})):
+        event = told("captured", event_id=f"impossible_{number}", **impossible)
+        assert receive(order, event, by=BY) == "contradiction"
+    assert (order.status, order.amount_captured) == (OrderStatus.PROCESSING, 0)
+    assert receive(order, told("failed"), by=BY) == "applied"
+    assert order.status is OrderStatus.FAILED
+
+
 def test_a_repeated_event_records_nothing() -> None:
     order = after(told("captured"))
     version = order.version
@@ -231,6 +241,11 @@ def test_whatever_merchants_ask_workflows_report_and_processors_tell_the_books_a
 
 
 # -- refunds
+
+
+def test_of_sums_that_came_before_the_capture_the_largest_counts() -> None:
+    order = after(summed(500), summed(300), told("captured"))
+    assert (order.status, order.amount_refunded) == (OrderStatus.PARTIALLY_REFUNDED, 500)
 
 
 @given(data=st.data())
