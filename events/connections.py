@@ -2,10 +2,11 @@
 
 import asyncio
 import random
+import re
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from contextvars import copy_context
-from typing import Any
+from typing import Any, Self
 
 import orjson
 import psycopg
@@ -47,6 +48,22 @@ SCHEMA_ERRORS = (errors.UndefinedTable, errors.UndefinedColumn, errors.Undefined
 """What statements meet where migrations of this version have not been applied."""
 
 
+NO_CONNECTION_LEFT = re.compile(
+    "too many clients already|connection slots are reserved|too many connections for|no more connections allowed"
+)
+"""What PostgreSQL and PgBouncer say then: psycopg knows no SQLSTATE of who was not let in."""
+
+
+class TooManyConnections(psycopg.OperationalError):
+    """PostgreSQL is there, and lets nobody in any more."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "PostgreSQL has no connection left: lower DATABASE_POOL_SIZE, run fewer processes, or raise"
+            ' max_connections ("Connections to PostgreSQL" in README.md has the sum)'
+        )
+
+
 class PoolStalled(psycopg.OperationalError):
     """Nobody is given a connection at present: all are taken for long, or the database is away."""
 
@@ -71,9 +88,26 @@ def connection_options(application_name: str) -> dict[str, object]:
     }
 
 
+class _Connection(psycopg.AsyncConnection[TupleRow]):
+    """As psycopg's own, that says what to do where there is none left."""
+
+    @classmethod
+    async def connect(cls, conninfo: str = "", **options: Any) -> Self:
+        try:
+            return await super().connect(conninfo, **options)
+        except psycopg.OperationalError as error:
+            if NO_CONNECTION_LEFT.search(str(error)):
+                raise TooManyConnections from None
+            raise
+
+
 async def connect(database_url: str, *, application_name: str) -> psycopg.AsyncConnection[TupleRow]:
-    """A connection of one's own, outside the pool."""
-    return await psycopg.AsyncConnection.connect(database_url, **connection_options(application_name))  # type: ignore[arg-type]
+    """A connection of one's own, outside the pool.
+
+    Raises:
+        TooManyConnections: see there.
+    """
+    return await _Connection.connect(database_url, **connection_options(application_name))
 
 
 def is_about_data(error: Exception) -> bool:
@@ -121,6 +155,7 @@ def connection_pool(
         patience: seconds without any connection given after which those who wait are turned away, too.
     """
     options: dict[str, Any] = {
+        "connection_class": _Connection,
         "min_size": min(2, size),
         "max_size": size,
         "max_waiting": size * 50,

@@ -243,12 +243,15 @@ def migrate() -> None:
     refuse_unusable(database_url)
     from sqlalchemy.exc import DBAPIError, OperationalError  # noqa: PLC0415
 
+    from payloops.events.connections import NO_CONNECTION_LEFT, TooManyConnections  # noqa: PLC0415
     from payloops.migrate import LaterSchemaError  # noqa: PLC0415
     from payloops.migrate import migrate as apply  # noqa: PLC0415
 
     try:
         applied = apply(database_url=database_url)
     except OperationalError as error:
+        if NO_CONNECTION_LEFT.search(str(error.orig)):
+            fail(str(TooManyConnections()))
         fail(f"{DATABASE_AWAY}: {error.orig}")
     except DBAPIError as error:
         fail(f"migration: {error.orig}")

@@ -33,11 +33,13 @@ def run_async(work: "Coroutine[Any, Any, T]") -> "T":
 
     import psycopg  # noqa: PLC0415
 
-    from payloops.events.connections import SCHEMA_ERRORS  # noqa: PLC0415
+    from payloops.events.connections import SCHEMA_ERRORS, TooManyConnections  # noqa: PLC0415
 
     logging.getLogger("psycopg").addHandler(logging.NullHandler())  # our line says what there is to say
     try:
         return asyncio.run(work)
+    except TooManyConnections as error:
+        fail(str(error))
     except (psycopg.OperationalError, psycopg.InterfaceError) as error:
         fail(f"{DATABASE_AWAY}: {error}\n{WHERE_IT_IS}")
     except SCHEMA_ERRORS:

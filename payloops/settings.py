@@ -75,7 +75,7 @@ class AuditSettings(DatabaseSettings):
 class StoreSettings(AuditSettings):
     """What it takes to append events."""
 
-    database_pool_size: int = Field(default=10, ge=2, le=200, description="connections per process")
+    database_pool_size: int = Field(default=5, ge=2, le=200, description="connections per process")
     append_queue_size: int = Field(
         default=2_000, ge=1, description="appends that may wait in a process before it answers 503"
     )

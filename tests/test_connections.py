@@ -1,0 +1,108 @@
+"""Connections to PostgreSQL: what is said where there is none left, and how many a process takes."""
+
+import asyncio
+import re
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import psycopg
+import pytest
+from calling import PASSWORD, running_api
+from processes import run_command
+from psycopg.rows import TupleRow
+
+from payloops.embedded import EmbeddedServers, postgres
+from payloops.events.connections import TooManyConnections, connect, connection_pool
+from payloops.settings import Settings
+
+REMEDY = "PostgreSQL has no connection left: lower DATABASE_POOL_SIZE, "
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServers]:
+    """A PostgreSQL with five connections, three of which are for superusers."""
+    directory = tmp_path_factory.mktemp("small")
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {"max_connections": "5", "max_wal_senders": "0"}.items():
+            patch.setitem(postgres.TUNING, name, value)
+        servers = EmbeddedServers(data_dir=directory, ephemeral=True, parts=("postgres",))
+        servers.start()
+    try:
+        with psycopg.connect(servers.database_url, autocommit=True) as connection:
+            connection.execute("CREATE ROLE plain LOGIN PASSWORD 'plain'")
+            connection.execute("CREATE ROLE nobody LOGIN PASSWORD 'nobody' CONNECTION LIMIT 0")
+        yield servers
+    finally:
+        servers.stop()
+
+
+@pytest.mark.parametrize(
+    ("role", "held", "said"),
+    [("nobody", 0, "for role"), ("plain", 2, "are reserved"), ("payloops", 5, "too many clients")],
+)
+async def test_who_is_not_let_in_any_more_is_told_what_to_do(
+    small: EmbeddedServers,
+    settings: Settings,
+    role: str,
+    held: int,
+    said: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """In one line, whatever PostgreSQL calls it: by a connection, a pool, and every command."""
+    url = small.database_url
+    if role != "payloops":
+        url = re.sub("//.*@", f"//{role}:{role}@", url)
+    with ExitStack() as stack:
+        for _ in range(held):
+            stack.enter_context(psycopg.connect(small.database_url))
+        with pytest.raises(psycopg.OperationalError, match=said):
+            psycopg.connect(url)
+        with pytest.raises(TooManyConnections, match=REMEDY):
+            await connect(url, application_name="test")
+        pool = connection_pool(url, size=2, application_name="test")
+        await pool.open()
+        async with asyncio.timeout(60):
+            while REMEDY not in caplog.text:
+                await asyncio.sleep(0.01)
+        await pool.close()
+        own = Settings.model_validate({**settings.model_dump(), "database_url": url})
+        async with running_api(own) as api:
+            refused = await api.anyone.post(
+                "/api/auth/login", {"email": "a@example.com", "password": PASSWORD}
+            )
+            assert (refused.status, refused.code) == (503, "unavailable")
+            assert refused.headers["Retry-After"]
+        for command in (("migrate",), ("projections", "status")):
+            status, out, err = await run_command(own, *command)
+            assert (status, out, err.count("\n")) == (1, "", 1)
+            assert err.startswith(f"payloops: {REMEDY}")
+
+
+COUNT = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+
+
+async def test_a_process_of_the_api_takes_its_pool_and_seven_more(settings: Settings) -> None:
+    """So that README's sum of connections is right: four processes and the others fit into PostgreSQL's hundred."""
+    database_url = settings.database_url.get_secret_value()
+    async with running_api(settings) as api, await connect(database_url, application_name="test") as counting:
+        merchant = await api.merchant()
+
+        async def shop() -> None:
+            path = f"/v1/orders/{await merchant.order()}"
+            await merchant.shop.post(f"{path}/pay", {})
+            await asyncio.gather(
+                *(merchant.shop.get(each) for each in (path, f"{path}/transactions", "/v1/orders")),
+                *(merchant.dashboard.get(each) for each in ("/api/merchants/me", "/api/orders")),
+            )
+
+        # A process makes a connection when it is needed: what it opens at the most has to be asked for at once.
+        async with asyncio.timeout(60):
+            while (most := await _count(counting)) < settings.database_pool_size + 7:
+                await asyncio.gather(*(shop() for _ in range(12)))
+        await asyncio.gather(*(shop() for _ in range(12)))
+        assert await _count(counting) == most == settings.database_pool_size + 7
+
+
+async def _count(connection: psycopg.AsyncConnection[TupleRow]) -> int:
+    [[number]] = await (await connection.execute(COUNT)).fetchall()
+    return int(number)
