@@ -27,6 +27,7 @@ from payloops.commands.update_order_status import (
     report_cancelled,
     report_captured,
     report_processing,
+    report_reference,
 )
 from payloops.events.crash_points import crash_point
 from payloops.events.event_store import EventStore
@@ -239,6 +240,22 @@ def _fits(payment: Payment, event: ProcessorEvent, *, currency: str) -> bool:
 
 def _apply(order: Order, payment: Payment, event: ProcessorEvent, *, by: Metadata) -> bool:
     """Record what follows from an event; False where it contradicts what is on record."""
+    fits = _follow(order, payment, event, by=by)
+    if fits and event.processor_order_id is not None and _is_certainly(order, payment, event):
+        report_reference(order, payment, processor_order_id=event.processor_order_id, by=by)
+    return fits
+
+
+def _is_certainly(order: Order, payment: Payment, event: ProcessorEvent) -> bool:
+    """Whether an event can be about no other payment: by label or reference, or because there is no other."""
+    return (
+        event.attempt == payment.attempt
+        or payment.names(event.processor_transaction_id)
+        or [p for p in order.payments.values() if p.processor == event.processor] == [payment]
+    )
+
+
+def _follow(order: Order, payment: Payment, event: ProcessorEvent, *, by: Metadata) -> bool:
     if event.outcome in {"refunded", "refund_failed"}:
         return settle_told_refunds(order, payment, amount_refunded=event.amount_refunded, by=by)
     assert event.outcome is not None

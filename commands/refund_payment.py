@@ -10,7 +10,7 @@ from payloops.commands.refusals import InvalidStatus, RefundExceedsCaptured
 from payloops.events.appender import Receipt
 from payloops.events.event_store import EventStore
 from payloops.events.metadata import Metadata
-from payloops.events.orders import Order, RefundRequested, Transaction
+from payloops.events.orders import Order, RefundRequested, Transaction, TransactionType
 
 
 async def refund_payment(
@@ -30,7 +30,7 @@ async def refund_payment(
 
     Raises:
         OrderNotFound, RefundExceedsCaptured.
-        InvalidStatus: nothing was captured.
+        InvalidStatus: nothing was captured; or a refund of a payment waits for the processor's reference of it.
     """
     return await change_order(
         store,
@@ -56,6 +56,10 @@ def request_refund(order: Order, *, amount: int | None, reason: str | None, by: 
     wanted = left if amount is None else amount
     if wanted > left or left == 0:
         raise RefundExceedsCaptured(order.id, amount, left)
+    payment = order.payments[source.attempt]
+    if payment.processor_order_id is None and order.pending(payment.attempt, TransactionType.REFUND):
+        why = f"a refund is waiting for {payment.processor}'s reference of the payment, which was never reported"
+        raise InvalidStatus(order.id, order.status, f"Order is {order.status}, and {why}")
     return refund_from(order, source, amount=wanted, reason=reason, by=by)
 
 

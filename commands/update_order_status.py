@@ -35,6 +35,7 @@ from payloops.events.orders import (
     PaymentCaptureFailed,
     PaymentFailed,
     PaymentProcessing,
+    PaymentReferenceFound,
     PaymentStatus,
     PaymentVoided,
     PaymentVoidFailed,
@@ -138,6 +139,37 @@ async def update_order_status(
         order = await load_order(store, order_id=order_id)
         await client_secrets.keep(order_id=order_id, attempt=payment_of(order).attempt, secret=client_secret)
     await change_order(store, order_id=order_id, merchant_id=None, decide=decide)
+
+
+async def learn_reference(
+    store: EventStore, *, order_id: UUID, attempt: int, processor_order_id: str, by: Metadata
+) -> None:
+    """Record what a processor, when asked for this payment, calls it.
+
+    Raises:
+        OrderNotFound.
+    """
+
+    def decide(order: Order) -> None:
+        report_reference(order, order.payments[attempt], processor_order_id=processor_order_id, by=by)
+
+    await change_order(store, order_id=order_id, merchant_id=None, decide=decide)
+
+
+def report_reference(order: Order, payment: Payment, *, processor_order_id: str, by: Metadata) -> None:
+    """Record what the processor calls a payment that has money, where nobody had said; never another payment's."""
+    if (
+        payment.status in {PaymentStatus.AUTHORIZED, PaymentStatus.CAPTURED}
+        and payment.processor_order_id is None
+        and not any(each.names(processor_order_id) for each in order.payments.values() if each is not payment)
+    ):
+        order.record(
+            PaymentReferenceFound,
+            by=by,
+            status=order.status.value,
+            attempt=payment.attempt,
+            processor_order_id=processor_order_id,
+        )
 
 
 def find_payment(

@@ -281,6 +281,17 @@ class PaymentAuthorized(OrderFact):
         order.settle_transaction(self.transaction_id, TransactionType.AUTHORIZATION, self)
 
 
+class PaymentReferenceFound(OrderFact):
+    """The processor's reference of a payment that has money, which nobody had reported, was learned since."""
+
+    TOPIC = "payment.reference_found"
+    attempt: int
+    processor_order_id: str | None
+
+    def fold(self, order: "Order") -> None:
+        order.learn(self)
+
+
 class PaymentCaptureRequested(OrderFact):
     """The merchant asked for an authorized amount, or a part of it.
 

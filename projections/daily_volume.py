@@ -20,6 +20,7 @@ from payloops.events.orders import (
     PaymentCaptureRequested,
     PaymentFailed,
     PaymentProcessing,
+    PaymentReferenceFound,
     PaymentRequested,
     PaymentStatus,
     PaymentVoided,
@@ -115,6 +116,10 @@ def _failed(fact: PaymentFailed, rows: Rows) -> None:
     _learn(_row(fact, rows), FAILED, fact.processor_order_id, fact.processor_transaction_id)
 
 
+def _named(fact: PaymentReferenceFound, rows: Rows) -> None:
+    _row(fact, rows)["processor_order_id"] = fact.processor_order_id
+
+
 def _given_up(fact: PaymentVoided | PaymentCancelled, rows: Rows) -> None:
     _row(fact, rows)["status"] = CANCELLED
 
@@ -143,6 +148,7 @@ HANDLERS: dict[type[StreamEvent], Handler] = {
     PaymentCaptureRequested: _asked_again,
     PaymentCaptured: _captured,
     PaymentFailed: _failed,
+    PaymentReferenceFound: _named,
     PaymentCancelRequested: _asked_again,
     PaymentCancelled: _given_up,
     PaymentVoidRequested: _asked_again,

@@ -22,6 +22,7 @@ TITLES = {
     "payment.processing": "Payment under way at the processor",
     "payment.action_required": "Customer asked to act",
     "payment.authorized": "Payment authorized",
+    "payment.reference_found": "Reference at the processor found",
     "payment.capture_requested": "Capture asked for",
     "payment.captured": "Payment captured",
     "payment.capture_failed": "Capture failed",

@@ -32,6 +32,7 @@ from payloops.events.orders import (
     PaymentCaptureFailed,
     PaymentFailed,
     PaymentProcessing,
+    PaymentReferenceFound,
     PaymentRequested,
     PaymentVoidFailed,
     PersonalDataErased,
@@ -148,7 +149,12 @@ def _requested(fact: PaymentRequested, rows: Rows) -> None:
 
 
 def _learned(
-    fact: PaymentProcessing | PaymentActionRequired | PaymentAuthorized | PaymentCaptured | PaymentFailed,
+    fact: PaymentProcessing
+    | PaymentActionRequired
+    | PaymentAuthorized
+    | PaymentCaptured
+    | PaymentFailed
+    | PaymentReferenceFound,
     rows: Rows,
 ) -> Values:
     row = _no_more(fact, rows)
@@ -209,6 +215,7 @@ HANDLERS: dict[type[StreamEvent], Handler] = {
     PaymentAuthorized: _learned,
     PaymentCaptured: _captured,
     PaymentFailed: _failed,
+    PaymentReferenceFound: _learned,
     PaymentCaptureFailed: _refused,
     PaymentVoidFailed: _refused,
     RefundSucceeded: _refunded,

@@ -20,6 +20,7 @@ from payloops.commands.end_refund import fail_refund, succeed_refund
 from payloops.commands.receive_processor_event import Outcome, ProcessorEvent, receive
 from payloops.commands.refund_payment import request_refund
 from payloops.commands.told_refunds import settle_told_refunds
+from payloops.commands.update_order_status import report_captured
 from payloops.commands.update_refund_status import report_refund
 from payloops.events.orders import (
     CaptureMethod,
@@ -447,3 +448,35 @@ def test_a_refund_of_ours_that_was_reported_failed_and_discovered_counts_once_wh
     assert order.amount_refunded == 300
     assert refunds(order) == [(300, "failed"), (300, "success")]
     assert order.transactions[ours.id].status is TransactionStatus.SUCCESS
+
+
+@pytest.mark.parametrize(
+    ("event", "learned"),
+    [
+        (told("captured"), "po_1"),
+        (summed(300), "po_1"),
+        (told("captured", processor_order_id=None), None),
+        (told("captured", currency="eur"), None),
+    ],
+)
+def test_the_reference_of_a_captured_payment_is_learned_from_its_events(
+    event: ProcessorEvent, learned: str | None
+) -> None:
+    """Its worker reported none, so it could not be refunded."""
+    order = pay(new_order())
+    report_captured(order, order.payments[1], processor_order_id=None, processor_transaction_id=None, by=BY)
+    receive(order, event, by=BY)
+    assert order.payments[1].processor_order_id == learned
+    assert facts(order).count("payment.reference_found") == (learned is not None)
+
+
+@pytest.mark.parametrize(("label", "learned"), [(None, None), (1, "po_1"), (2, None)])
+def test_an_event_that_may_be_of_another_attempt_gives_no_reference(
+    label: int | None, learned: str | None
+) -> None:
+    order = pay(new_order())
+    report_captured(order, order.payments[1], processor_order_id=None, processor_transaction_id=None, by=BY)
+    first = order.payments[1]
+    order.payments[2] = replace(first, attempt=2, status=PaymentStatus.FAILED)
+    receive(order, told("captured", attempt=label), by=BY)
+    assert first.processor_order_id == learned

@@ -9,6 +9,7 @@ from ordering import AMOUNT, BY, facts, new_order, pay, report
 from payloops.commands.end_refund import fail_refund, succeed_refund
 from payloops.commands.refund_payment import refund_payment, request_refund
 from payloops.commands.refusals import ContradictsRecord, InvalidStatus, RefundExceedsCaptured, UnknownRefund
+from payloops.commands.update_order_status import report_captured, report_reference
 from payloops.commands.update_refund_status import update_refund_status
 from payloops.events.event_store import EventStore
 from payloops.events.metadata import Metadata
@@ -51,6 +52,17 @@ def test_pending_refunds_count_against_what_is_left_and_failed_ones_do_not() -> 
     refund(order, AMOUNT)
     with pytest.raises(RefundExceedsCaptured):
         refund(order)
+
+
+def test_a_second_refund_is_refused_while_the_first_waits_for_the_reference_of_the_payment() -> None:
+    order = pay(new_order())
+    report_captured(order, order.payments[1], processor_order_id=None, processor_transaction_id=None, by=BY)
+    first = refund(order, 300)
+    with pytest.raises(InvalidStatus, match="waiting for stripe's reference"):
+        refund(order, 300)
+    report_reference(order, order.payments[1], processor_order_id="po_1", by=BY)
+    refund(order, 300)
+    fail(order, first)
 
 
 @pytest.mark.parametrize("reports", [[], ["authorized"], ["failed"], ["cancelled"]])
