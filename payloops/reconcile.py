@@ -20,7 +20,7 @@ from payloops.commands.cipher import SealBroken
 from payloops.commands.credentials import get_processor_credentials
 from payloops.commands.processor_events import ProcessorEventCount, count_processor_events
 from payloops.commands.receive_processor_event import awaits_capture, is_cancelling
-from payloops.commands.update_order_status import OPEN, update_order_status
+from payloops.commands.update_order_status import OPEN, learn_reference, update_order_status
 from payloops.commands.update_refund_status import update_refunded_amount
 from payloops.events.connections import reach
 from payloops.events.errors import OutcomeUnknown, StoreUnavailable, StreamUnreadable, VersionConflict
@@ -29,26 +29,31 @@ from payloops.events.metadata import Metadata
 from payloops.events.orders import (
     Order,
     Payment,
-    PaymentCaptureRequested,
+    PaymentCancelRequested,
     PaymentRequested,
     PaymentStatus,
-    PaymentVoidRequested,
-    RefundRequested,
     TransactionStatus,
     TransactionType,
 )
-from payloops.events.stream import StreamEvent
+from payloops.events.stream import StreamEvent, topic_of
 from payloops.events.timestamps import utc_now
 from payloops.http.processor_payloads import text
 from payloops.printing import make_console, print_plain_json
-from payloops.processors.port import PaymentQuestion, Processor, ProcessorPayment, ProcessorUnreachableError
+from payloops.processors.port import (
+    PaymentQuestion,
+    Processor,
+    ProcessorPayment,
+    ProcessorUnreachableError,
+    ReferenceNeededError,
+)
 from payloops.processors.razorpay import RazorpayProcessor
 from payloops.processors.sandbox import SandboxProcessor
 from payloops.processors.stripe import StripeProcessor
-from payloops.projections.parked import forward_again
+from payloops.projections.parked import forward_again, parked_of
 from payloops.settings import Settings
 from payloops.wiring import make_cipher, open_store
-from payloops.workflows_client.payments import READER, TOPICS
+from payloops.workflows_client.payments import READER, TOPICS, begun_by
+from payloops.workflows_client.subscriber import WorkflowGoneError
 
 AT_ONCE = 8
 """Payments that are asked about at the same time."""
@@ -65,9 +70,16 @@ TO_LOOK_AT = """
     SELECT id, merchant_id, attempt, processor, currency, status, amount_captured, amount_refunded FROM orders
     WHERE (status IN ('processing', 'requires_action') AND updated_at < %(stuck_before)s)
        OR (attempt > 0 AND updated_at >= %(changed_since)s)
+       OR id = ANY (ARRAY(SELECT originator_id FROM parked_events WHERE reader = %(reader)s))
 """
 
 UNKNOWN_THERE = "the processor knows nothing of it: payloops reconcile has it forwarded again"
+
+REFERENCE_MISSING = (
+    "its reference there is not certain: do this in its dashboard, and its event will end it here"
+)
+TO_CANCEL = "to be cancelled, and its workflow is gone: cancel it at the processor, and ask again"
+OVER = {PaymentStatus.FAILED, PaymentStatus.CANCELLED}
 
 Find = Callable[[UUID, str], Awaitable[Processor]]
 
@@ -208,9 +220,14 @@ async def reconcile(
         store.pool.connection() as connection,
         connection.cursor(row_factory=class_row(_Row)) as cursor,
     ):
-        await cursor.execute(TO_LOOK_AT, {"stuck_before": stuck_before, "changed_since": now - since})
+        await cursor.execute(
+            TO_LOOK_AT, {"stuck_before": stuck_before, "changed_since": now - since, "reader": READER}
+        )
         rows = sorted(await cursor.fetchall(), key=lambda row: row.id)
     found = await asyncio.gather(*(of_order(row) for row in rows))
+    for row in rows:
+        with contextlib.suppress(StreamUnreadable):
+            await _clear_parked(store, row.id)
     return [finding for findings in found for finding in findings]
 
 
@@ -242,13 +259,14 @@ async def _of_payment(
     try:
         processor = await find(UUID(order.merchant_id), payment.processor)
         theirs = await processor.look_up(question)
+    except ReferenceNeededError as error:
+        outcome: Outcome = "agrees" if payment.status in OVER else "unknown"
+        return _finding(order, payment, outcome, theirs=None, detail=str(error))
     except ProcessorUnreachableError as error:
         return _finding(order, payment, "unreachable", theirs=None, detail=str(error))
     if theirs is None:
         # A payment that failed may never have reached the processor.
-        over = payment.status in {PaymentStatus.FAILED, PaymentStatus.CANCELLED}
-        again = None if over else await _forward_again(store, order, payment, None, before=stuck_before)
-        return _finding(order, payment, "agrees" if over else "unknown", theirs=None, detail=again)
+        return await _of_unknown(store, order, payment, stuck_before=stuck_before)
     if theirs.currency != order.currency or theirs.amount_captured > payment.amount:
         detail = f"{theirs.amount_captured} {theirs.currency} of {payment.amount} {order.currency}"
         return _finding(order, payment, "differs", theirs=theirs, detail=detail)
@@ -261,12 +279,33 @@ async def _of_payment(
         return _finding(order, payment, "differs", theirs=theirs, detail=difference)
     if after != stood:
         return _finding(order, payment, "recorded", theirs=theirs, detail=f"was {stood.status}")
+    return await _of_agreed(store, order, payment, theirs, stuck_before=stuck_before)
+
+
+async def _of_unknown(
+    store: EventStore, order: Order, payment: Payment, *, stuck_before: datetime
+) -> Finding:
+    """Of a payment that its processor knows nothing of: one that failed may never have reached it."""
+    if payment.status in OVER:
+        return _finding(order, payment, "agrees", theirs=None, detail=None)
+    if _is_unheard_of(payment) and await _is_stranded(store, order, payment, before=stuck_before):
+        await _record_cancelled(store, order, payment)
+        order = await _loaded(store, order.id)
+        detail = "was to be cancelled, and never reached the processor"
+        return _finding(order, order.payments[payment.attempt], "recorded", theirs=None, detail=detail)
+    again = await _forward_again(store, order, payment, None, before=stuck_before)
+    return _finding(order, payment, "unknown", theirs=None, detail=again)
+
+
+async def _of_agreed(
+    store: EventStore, order: Order, payment: Payment, theirs: ProcessorPayment, *, stuck_before: datetime
+) -> Finding:
+    """Of a payment that both sides have as the same: what is still to be done of it."""
+    if await _is_stranded(store, order, payment, before=stuck_before):
+        return _finding(order, payment, "differs", theirs=theirs, detail=TO_CANCEL)
     again = await _forward_again(store, order, payment, theirs, before=stuck_before)
-    if again is not None:
-        return _finding(order, payment, "unknown", theirs=theirs, detail=again)
-    return _finding(
-        order, payment, "waits" if payment.status in OPEN else "agrees", theirs=theirs, detail=None
-    )
+    outcome: Outcome = "waits" if payment.status in OPEN else "agrees"
+    return _finding(order, payment, outcome if again is None else "unknown", theirs=theirs, detail=again)
 
 
 async def _forward_again(
@@ -276,22 +315,29 @@ async def _forward_again(
 
     Temporal may have lost them: it was restored from a backup, or began anew. Where it has not, starting a workflow
     again changes nothing. What the processor may have done is not asked of it a second time.
+
+    A cancellation is signalled again, which shows whether there is a workflow: see `_is_stranded`.
     """
     undone = _undone(order, payment, theirs)
-    if not undone:
+    unsignalled = payment.status in OPEN and payment.cancel_requested
+    if not undone and not unsignalled:
         return None
     facts = [
         each
         for each in await store.read_stream(order.id)
         if each.stored.topic in TOPICS
-        and _transaction_of(each.event) in undone
+        and (begun_by(each.event) in undone or (unsignalled and _is_cancellation(each.event, payment)))
         and each.event.timestamp < before
     ]
+    if undone and facts and theirs is not None and payment.processor_order_id is None:
+        return REFERENCE_MISSING
     async with store.pool.connection() as connection:
+        parked = await parked_of(connection, subscriber=READER, stream=order.id)
         for each in facts:
-            await forward_again(connection, subscriber=READER, event=each, why=UNKNOWN_THERE)
+            if not unsignalled or each.stored.originator_version not in parked:
+                await forward_again(connection, subscriber=READER, event=each, why=UNKNOWN_THERE)
     topics = ", ".join(each.stored.topic for each in facts)
-    return f"{topics}: not there, its workflow is started where it is gone" if facts else None
+    return f"{topics}: not there, its workflow is started where it is gone" if facts and undone else None
 
 
 def _undone(order: Order, payment: Payment, theirs: ProcessorPayment | None) -> set[str]:
@@ -300,7 +346,7 @@ def _undone(order: Order, payment: Payment, theirs: ProcessorPayment | None) -> 
     if theirs is None:
         # One that the processor knew may be with the account that the merchant had before; and one that was cancelled
         # is not made after all.
-        if payment.processor_order_id is None and not is_cancelling(order, payment):
+        if _is_unheard_of(payment) and not is_cancelling(order, payment):
             types = [TransactionType.AUTHORIZATION, TransactionType.CAPTURE]
     else:
         if payment.status is PaymentStatus.AUTHORIZED and theirs.status == "authorized":
@@ -310,15 +356,56 @@ def _undone(order: Order, payment: Payment, theirs: ProcessorPayment | None) -> 
     return {each.id for each in order.pending(payment.attempt, *types)}
 
 
-def _transaction_of(fact: StreamEvent) -> str | None:
-    """What the fact had begun."""
-    match fact:
-        case PaymentRequested() | PaymentCaptureRequested() | PaymentVoidRequested():
-            return fact.transaction_id
-        case RefundRequested():
-            return fact.refund_id
-        case _:
-            return None
+def _is_unheard_of(payment: Payment) -> bool:
+    """Whether nothing says that the processor ever had the payment: only then is its not knowing it believed."""
+    references = {payment.processor_order_id, payment.processor_transaction_id} - {None}
+    return payment.status is PaymentStatus.PROCESSING and not references and not payment.told
+
+
+def _is_cancellation(fact: StreamEvent, payment: Payment) -> bool:
+    return isinstance(fact, PaymentCancelRequested) and fact.attempt == payment.attempt
+
+
+async def _is_stranded(store: EventStore, order: Order, payment: Payment, *, before: datetime) -> bool:
+    """Whether a payment was to be cancelled, and Temporal said before this that its workflow is gone.
+
+    Whatever that workflow had asked of the processor has arrived since, and nothing will start it anew.
+    """
+    if payment.status not in OPEN or not payment.cancel_requested:
+        return False
+    async with store.pool.connection() as connection:
+        parked = await parked_of(connection, subscriber=READER, stream=order.id)
+    if any(each.topic == topic_of(PaymentRequested) for each in parked.values()):
+        return False
+    versions = [
+        each.stored.originator_version
+        for each in await store.read_stream(order.id)
+        if _is_cancellation(each.event, payment)
+    ]
+    return any(
+        each.error.startswith(WorkflowGoneError.__name__) and each.parked_at < before and not each.retry
+        for version, each in parked.items()
+        if version in versions
+    )
+
+
+async def _clear_parked(store: EventStore, order_id: UUID) -> None:
+    """Have what is parked of an order forwarded where it is over by now: there is nothing left of it to do."""
+    async with store.pool.connection() as connection:
+        parked = await parked_of(connection, subscriber=READER, stream=order_id)
+        if not parked:
+            return
+        order = await _loaded(store, order_id)
+        for each in await store.read_stream(order_id):
+            if each.stored.originator_version in parked and _is_over(order, each.event):
+                await forward_again(connection, subscriber=READER, event=each, why="it is over")
+
+
+def _is_over(order: Order, fact: StreamEvent) -> bool:
+    begun = begun_by(fact)
+    if begun is not None:
+        return order.transactions[begun].status is not TransactionStatus.PENDING
+    return isinstance(fact, PaymentCancelRequested) and order.payments[fact.attempt].status not in OPEN
 
 
 def _left(row: _Row, outcome: Outcome, detail: str) -> Finding:
@@ -346,12 +433,7 @@ async def _record(
     store: EventStore, order: Order, payment: Payment, theirs: ProcessorPayment, *, stuck_before: datetime
 ) -> None:
     """Record what is news: anything of a payment under way, the end of an authorization, and money anyway."""
-    by = Metadata(
-        at=utc_now(),
-        actor=f"processor:{payment.processor}",
-        correlation_id=order.correlation_id,
-        causation_id="reconcile",
-    )
+    by = _by(order, payment)
     expired = payment.status is PaymentStatus.AUTHORIZED and theirs.status in {"failed", "cancelled"}
     if payment.status in OPEN or expired or theirs.status == "captured":
         status: str = theirs.status
@@ -376,6 +458,13 @@ async def _record(
                 by=by,
             )
         )
+    reference = _reference_of(payment, theirs)
+    if reference is not None:
+        await insist(
+            lambda: learn_reference(
+                store, order_id=order.id, attempt=payment.attempt, processor_order_id=reference, by=by
+            )
+        )
     if theirs.amount_refunded:
         await insist(
             lambda: update_refunded_amount(
@@ -387,6 +476,35 @@ async def _record(
                 by=by,
             )
         )
+
+
+async def _record_cancelled(store: EventStore, order: Order, payment: Payment) -> None:
+    await insist(
+        lambda: update_order_status(
+            store, order_id=order.id, attempt=payment.attempt, status="cancelled", by=_by(order, payment)
+        )
+    )
+
+
+def _by(order: Order, payment: Payment) -> Metadata:
+    return Metadata(
+        at=utc_now(),
+        actor=f"processor:{payment.processor}",
+        correlation_id=order.correlation_id,
+        causation_id="reconcile",
+    )
+
+
+def _reference_of(payment: Payment, theirs: ProcessorPayment) -> str | None:
+    """What the processor calls a payment that has money here, where it has it there as well and is the same."""
+    if payment.processor_order_id is not None:
+        return None
+    same = payment.processor_transaction_id in {
+        None,
+        theirs.processor_transaction_id,
+        theirs.processor_order_id,
+    }
+    return theirs.processor_order_id if same and payment.status == theirs.status else None
 
 
 def _standing(order: Order, payment: Payment) -> Standing:

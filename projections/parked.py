@@ -8,12 +8,13 @@ import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 import psycopg
 from psycopg import sql
-from psycopg.rows import TupleRow
+from psycopg.rows import TupleRow, class_row
 
 from payloops.events.event_store import RecordedEvent
 from payloops.projections.batches import Change, LoggedEvent, apply, decode, park
@@ -46,6 +47,10 @@ AGAIN = """
     INSERT INTO parked_events (reader, position, originator_id, originator_version, topic, error, retry)
     VALUES (%s, %s, %s, %s, %s, %s, true) ON CONFLICT (reader, position) DO UPDATE SET retry = true
 """
+OF_STREAM = """
+    SELECT originator_version, topic, error, parked_at, retry FROM parked_events
+    WHERE reader = %s AND originator_id = %s ORDER BY position
+"""
 ASK = "UPDATE parked_events SET retry = true WHERE reader = %s"
 COUNT = "SELECT count(*), count(*) FILTER (WHERE retry) FROM parked_events WHERE reader = %s"
 
@@ -64,6 +69,26 @@ class Retried:
     applied: int
     parked: int
     waiting: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parked:
+    """An event that a subscriber parked. `retry`: somebody has asked for it to be forwarded since."""
+
+    originator_version: int
+    topic: str
+    error: str
+    parked_at: datetime
+    retry: bool
+
+
+async def parked_of(
+    connection: psycopg.AsyncConnection[TupleRow], *, subscriber: str, stream: UUID
+) -> dict[int, Parked]:
+    """What a subscriber parked of a stream, by version."""
+    async with connection.cursor(row_factory=class_row(Parked)) as cursor:
+        await cursor.execute(OF_STREAM, (subscriber, stream))
+        return {each.originator_version: each for each in await cursor.fetchall()}
 
 
 async def parked_at_subscribers(

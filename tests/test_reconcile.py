@@ -28,7 +28,13 @@ from payloops.events.metadata import Metadata
 from payloops.events.orders import Order
 from payloops.events.stream import S
 from payloops.events.timestamps import utc_now
-from payloops.processors.port import PaymentQuestion, Processor, ProcessorPayment, ProcessorUnreachableError
+from payloops.processors.port import (
+    PaymentQuestion,
+    Processor,
+    ProcessorPayment,
+    ProcessorUnreachableError,
+    ReferenceNeededError,
+)
 from payloops.processors.razorpay import RazorpayProcessor
 from payloops.processors.sandbox import SandboxProcessor
 from payloops.processors.stripe import StripeProcessor
@@ -253,6 +259,58 @@ async def test_each_side_against_the_other(
     assert (found.outcome, await status_of(store, order_id)) == (expected, after), found
 
 
+@pytest.mark.parametrize("status", ["processing", "requires_action", "failed", "captured"])
+async def test_what_can_only_be_asked_by_a_reference_is_not_taken_for_unknown_there(
+    merchant: Merchant, store: EventStore, settings: Settings, by: Metadata, status: str
+) -> None:
+    """It may well have been charged: nothing is forwarded again."""
+    order_id = await paying(merchant, store)
+    await update_order_status(store, order_id=UUID(order_id), status=status, by=by)
+    await project_all(settings.database_url.get_secret_value())
+    found = (await reconciled(store, Saying(ReferenceNeededError(processor="razorpay"))))[order_id]
+    assert found.outcome == ("agrees" if status == "failed" else "unknown")
+    assert "look it up in its dashboard" in (found.detail or "")
+    assert await forwarded_again(store) == []
+
+
+@pytest.mark.parametrize("status", ["requires_action", "authorized"])
+async def test_a_payment_that_was_told_of_without_a_reference_is_not_made_again(
+    merchant: Merchant, store: EventStore, settings: Settings, by: Metadata, status: str
+) -> None:
+    """The processor had it, whatever its search finds."""
+    order_id = await paying(merchant, store)
+    await update_order_status(store, order_id=UUID(order_id), status=status, by=by)
+    await project_all(settings.database_url.get_secret_value())
+    assert (await reconciled(store, Saying(None)))[order_id].outcome == "unknown"
+    assert await forwarded_again(store) == []
+
+
+async def forwarded_again(store: EventStore) -> list[str]:
+    async with store.pool.connection() as connection:
+        cursor = await connection.execute("SELECT topic FROM parked_events WHERE reader = 'temporal'")
+        return [row[0] for row in await cursor.fetchall()]
+
+
+@pytest.mark.parametrize(("reported", "learned"), [(None, "pi_1"), ("ch_1", "pi_1"), ("ch_other", None)])
+async def test_the_reference_of_a_captured_payment_is_learned_where_it_is_the_same(
+    merchant: Merchant,
+    store: EventStore,
+    settings: Settings,
+    by: Metadata,
+    reported: str | None,
+    learned: str | None,
+) -> None:
+    order_id = await paying(merchant, store)
+    await update_order_status(
+        store, order_id=UUID(order_id), status="captured", processor_transaction_id=reported, by=by
+    )
+    await project_all(settings.database_url.get_secret_value())
+    assert (await reconciled(store, says("captured")))[order_id].outcome == "agrees"
+    order = await store.load(Order, UUID(order_id))
+    assert order is not None
+    assert order.payments[1].processor_order_id == learned
+
+
 async def test_a_card_number_in_what_a_processor_says_is_not_recorded(
     merchant: Merchant, store: EventStore, settings: Settings
 ) -> None:
@@ -461,6 +519,17 @@ async def test_stripe_is_asked_by_label_where_no_reference_was_reported() -> Non
     assert payment.processor_order_id == "pi_right"
 
 
+async def test_of_two_payments_at_stripe_that_have_money_neither_gives_its_reference() -> None:
+    async def search(_: web.Request) -> web.Response:
+        found = [intent(id="pi_1"), intent(id="pi_2", status="requires_capture", created=9)]
+        return web.json_response({"object": "search_result", "data": found, "has_more": False, "url": ""})
+
+    async with answering(("/v1/payment_intents/search", search)) as url:
+        payment = await ask_stripe(url, asked(None))
+    assert payment is not None
+    assert (payment.status, payment.processor_order_id) == ("captured", None)
+
+
 async def test_a_payment_at_stripe_that_is_another_attempts_is_none_of_this_one() -> None:
     """Workers need not label attempts: what the first was captured with must not count as the second's, too."""
 
@@ -527,7 +596,8 @@ async def test_razorpay_is_asked_by_its_order() -> None:
     async with answering(("/v1/orders/order_1/payments", payments)) as url:
         razorpay = RazorpayProcessor(key_id="id", key_secret="secret", base_url=url)
         captured, failed, nothing = [await razorpay.look_up(asked("order_1")) for _ in range(3)]
-        assert await razorpay.look_up(asked(None)) is None
+        with pytest.raises(ReferenceNeededError):
+            await razorpay.look_up(asked(None))
     assert captured is not None
     assert (captured.status, captured.processor_transaction_id) == ("captured", "pay_2")
     assert (captured.amount_captured, captured.amount_refunded, captured.currency) == (1_000, 300, "INR")

@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
+from datetime import timedelta
 from typing import Any, Literal, cast
 from uuid import UUID
 
@@ -22,6 +24,7 @@ from payloops.commands.pay_order import request_payment
 from payloops.commands.refund_payment import refund_payment
 from payloops.commands.route_payment import Route
 from payloops.commands.update_order_status import update_order_status
+from payloops.commands.update_refund_status import update_refund_status
 from payloops.commands.workflow_ids import attempt_of, payment_workflow_id
 from payloops.embedded import EmbeddedServers
 from payloops.events.event_store import EventStore
@@ -29,7 +32,7 @@ from payloops.events.metadata import Metadata
 from payloops.events.orders import Order
 from payloops.events.timestamps import utc_now
 from payloops.processors.port import PaymentQuestion, ProcessorPayment
-from payloops.projections.parked import parked_at_subscribers, retry_forwarding
+from payloops.projections.parked import forward_again, parked_at_subscribers, retry_forwarding
 from payloops.reconcile import duration, reconcile
 from payloops.settings import Settings
 from payloops.workflows_client.connection import connect
@@ -500,6 +503,133 @@ async def test_what_was_parked_is_forwarded_once_it_can_be_and_somebody_asks(
     assert await parked(store) == []
 
 
+async def test_a_refund_that_ended_before_temporal_had_it_is_not_made_again(
+    store: EventStore, settings: Settings, client: Client, orders: Orders, merchant_id: UUID, by: Metadata
+) -> None:
+    """Temporal was away, somebody made it in the processor's dashboard, and its event was taken for ours."""
+    order_id = await orders.paid()
+    await orders.report(order_id, "captured")
+    _, refund = await refund_payment(store, order_id=order_id, merchant_id=merchant_id, by=by)
+    await update_refund_status(
+        store, order_id=order_id, refund_id=refund.id, succeeded=True, processor_transaction_id="re_1", by=by
+    )
+    async with subscribing(store, settings, client):
+        await caught_up(store)
+        assert await exists(client, f"refund-{refund.id}") is False
+    assert await parked(store) == []
+
+
+async def exists(client: Client, workflow_id: str) -> bool:
+    try:
+        await client.get_workflow_handle(workflow_id).describe()
+    except RPCError:
+        return False
+    return True
+
+
+async def test_a_payment_that_was_parked_and_has_failed_since_is_not_made(
+    store: EventStore, settings: Settings, client: Client, orders: Orders
+) -> None:
+    order_id = await orders.create()
+    orders.by = replace(orders.by, at=orders.by.at - timedelta(hours=1))
+    await orders.pay(order_id)
+    [recorded] = [e for e in await store.read_stream(order_id) if e.stored.topic == "payment.requested"]
+    await orders.report(order_id, "failed")
+    async with store.pool.connection() as connection:
+        await forward_again(connection, subscriber=READER, event=recorded, why="it was parked")
+    async with subscribing(store, settings, client):
+        await caught_up(store)
+        assert await exists(client, f"payment-{order_id}") is False
+        assert await parked(store) == []
+
+
+async def test_a_capture_is_forwarded_once_the_reference_of_its_payment_is_known(
+    store: EventStore, settings: Settings, client: Client, orders: Orders, merchant_id: UUID, by: Metadata
+) -> None:
+    order_id = await orders.paid(capture="manual")
+    await update_order_status(store, order_id=order_id, status="authorized", by=by)
+    await capture_payment(store, order_id=order_id, merchant_id=merchant_id, by=by)
+    await project_all(settings.database_url.get_secret_value())
+    books = Books({})
+
+    async def find(_: UUID, __: str) -> Books:
+        return books
+
+    async def look() -> str:
+        [found] = await reconcile(
+            store, find=find, older_than=duration("0s"), since=duration("0s"), now=utc_now()
+        )
+        return f"{found.outcome}: {found.detail}"
+
+    async with subscribing(store, settings, client):
+        await caught_up(store)
+        [(_, why)] = await parked(store)
+        assert "payloops reconcile asks it" in why
+        books.known[order_id] = replace(known(order_id, "authorized"), processor_order_id=None)
+        assert (await look()).startswith("unknown: its reference there is not certain")
+        assert await parked(store) == [("payment.capture_requested", why)]
+        books.known[order_id] = replace(known(order_id, "authorized"), processor_transaction_id=None)
+        assert (await look()).startswith("unknown: payment.capture_requested: not there")
+        capture = await started(client, f"capture-{order_id}")
+        assert capture["input"]["processorOrderId"] == f"po_{order_id}"
+        await until_nothing_is_parked(store)
+
+
+async def until_nothing_is_parked(store: EventStore) -> None:
+    async with asyncio.timeout(SECONDS):
+        while await parked(store):
+            await asyncio.sleep(0.02)
+
+
+async def test_a_payment_to_be_cancelled_that_nobody_works_on_and_no_processor_knows_is_cancelled(
+    store: EventStore,
+    settings: Settings,
+    servers: EmbeddedServers,
+    namespaces: Iterator[str],
+    client: Client,
+    orders: Orders,
+    merchant_id: UUID,
+    by: Metadata,
+) -> None:
+    """Temporal began anew after the cancellation had been signalled: that the workflow is gone is found out first."""
+    unknown, waiting = await orders.paid(), await orders.paid()
+    await orders.report(waiting, "processing")
+    for each in (unknown, waiting):
+        await cancel_order(store, order_id=each, merchant_id=merchant_id, by=by)
+    async with subscribing(store, settings, client):
+        await caught_up(store)
+    await project_all(settings.database_url.get_secret_value())
+    books = Books({waiting: replace(known(waiting, "authorized"), status="processing")})
+
+    async def find(_: UUID, __: str) -> Books:
+        return books
+
+    async def look(older_than: str = "0s") -> list[str]:
+        found = await reconcile(
+            store, find=find, older_than=duration(older_than), since=duration("1d"), now=utc_now()
+        )
+        outcomes = {each.order_id: each.outcome for each in found}
+        return [outcomes[str(each)] for each in (unknown, waiting)]
+
+    async with subscribing(store, settings, client):
+        assert await look() == ["unknown", "waits"]  # its workflow is there, and told again
+        await until_nothing_is_parked(store)
+    other = await connect(address=servers.temporal_address, namespace=next(namespaces), codec_key=None)
+    async with subscribing(store, settings, other):
+        assert await look() == ["unknown", "waits"]
+        async with asyncio.timeout(SECONDS):
+            while [error[:17] for _, error in await parked(store)] != ["WorkflowGoneError"] * 2:
+                await asyncio.sleep(0.02)
+        assert await look(older_than="1h") == ["unknown", "waits"]  # what it asked for may still arrive
+        assert await look() == ["recorded", "differs"]
+        async with asyncio.timeout(SECONDS):
+            while len(await parked(store)) != 1:
+                await asyncio.sleep(0.02)
+    order = await store.load(Order, unknown)
+    assert order is not None
+    assert order.status == "cancelled"
+
+
 # -- where Temporal has lost what it knew
 
 
@@ -507,10 +637,10 @@ class Books:
     """A processor that knows some payments, by order."""
 
     def __init__(self, known: dict[UUID, ProcessorPayment]) -> None:
-        self._known = known
+        self.known = known
 
     async def look_up(self, question: PaymentQuestion) -> ProcessorPayment | None:
-        return self._known.get(UUID(question.order_id))
+        return self.known.get(UUID(question.order_id))
 
 
 def known(
@@ -586,12 +716,11 @@ async def test_what_temporal_has_lost_is_started_again_where_the_processor_knows
         for workflow_id in wanted:
             await started(other, workflow_id)
         async with asyncio.timeout(SECONDS):
-            while await parked(store):
+            while [error[:17] for _, error in await parked(store)] != ["WorkflowGoneError"]:
                 await asyncio.sleep(0.02)
-        assert await look(older_than="0s") == outcomes | {str(refunded_there): "agrees"}
-        async with asyncio.timeout(SECONDS):
-            while await parked(store):
-                await asyncio.sleep(0.02)
+        later = {str(refunded_there): "agrees", str(cancelled): "recorded"}
+        assert await look(older_than="0s") == outcomes | later
+        await until_nothing_is_parked(store)
     assert outcomes == {
         **{str(each): "unknown" for each in (paid, cancelled, elsewhere, capturing, voiding, refunded_not)},
         str(refunded_there): "recorded",

@@ -3,7 +3,10 @@
 Inputs are plain JSON in camelCase; optional fields without a value are absent.
 """
 
+from datetime import timedelta
 from typing import Any
+
+import structlog
 
 from payloops.commands.update_order_status import OPEN
 from payloops.commands.workflow_ids import (
@@ -21,10 +24,17 @@ from payloops.events.orders import (
     PaymentVoidRequested,
     ProcessorEventReceived,
     RefundRequested,
+    TransactionStatus,
 )
 from payloops.events.stream import StreamEvent, topic_of
+from payloops.events.timestamps import utc_now
 from payloops.workflows_client.forwardings import Forwarding, SignalWorkflow, StartWorkflow
 from payloops.workflows_client.subscriber import Subscription
+
+FRESH = timedelta(seconds=10)
+"""A payment that was asked for within this is forwarded without a look at its order: it cannot have ended yet."""
+
+log = structlog.get_logger(__name__)
 
 
 class NothingToForwardError(Exception):
@@ -52,6 +62,20 @@ TOPICS = frozenset(
 def payments(store: EventStore) -> Subscription:
     """The subscription that has processors move money."""
 
+    async def plan(recorded: RecordedEvent) -> Forwarding | None:
+        fact = recorded.event
+        begun = begun_by(fact)
+        if begun is None or (isinstance(fact, PaymentRequested) and utc_now() - fact.timestamp < FRESH):
+            return forwarding_of(fact)
+        order = await store.load(Order, fact.originator_id)
+        assert order is not None, "orders are never deleted"
+        transaction = order.transactions[begun]
+        if transaction.status is not TransactionStatus.PENDING:
+            # A person or the processor was faster than Temporal, or than a retry: it must not be done twice.
+            log.info("subscriber.ended_before", position=recorded.position, topic=topic_of(fact))
+            return None
+        return forwarding_of(fact, reference=order.payments[transaction.attempt].processor_order_id)
+
     async def strands(recorded: RecordedEvent) -> bool:
         """A cancellation that found no workflow, of a payment that is still open."""
         fact = recorded.event
@@ -60,15 +84,25 @@ def payments(store: EventStore) -> Subscription:
         order = await store.load(Order, fact.originator_id)
         return order is not None and order.payments[fact.attempt].status in OPEN
 
-    return Subscription(name=READER, topics=TOPICS, plan=_plan, strands=strands)
+    return Subscription(name=READER, topics=TOPICS, plan=plan, strands=strands)
 
 
-async def _plan(recorded: RecordedEvent) -> Forwarding | None:
-    return forwarding_of(recorded.event)
+def begun_by(fact: StreamEvent) -> str | None:
+    """The transaction that a fact has workflows end, None where it is none."""
+    match fact:
+        case PaymentRequested() | PaymentCaptureRequested() | PaymentVoidRequested():
+            return fact.transaction_id
+        case RefundRequested():
+            return fact.refund_id
+        case _:
+            return None
 
 
-def forwarding_of(fact: StreamEvent) -> Forwarding | None:
+def forwarding_of(fact: StreamEvent, *, reference: str | None = None) -> Forwarding | None:
     """What a fact of one of `TOPICS` means to Temporal; None where this one means nothing.
+
+    Args:
+        reference: the processor's, of the payment, where it was learned after the fact.
 
     Raises:
         NothingToForwardError: a fact of any other topic.
@@ -91,13 +125,11 @@ def forwarding_of(fact: StreamEvent) -> Forwarding | None:
                 ),
             )
         case PaymentCaptureRequested():
-            return _operation(
-                "CaptureWorkflow", capture_workflow_id(order_id=order_id, sequence=fact.sequence), fact
-            )
+            workflow_id = capture_workflow_id(order_id=order_id, sequence=fact.sequence)
+            return _operation("CaptureWorkflow", workflow_id, fact, reference)
         case PaymentVoidRequested():
-            return _operation(
-                "VoidWorkflow", void_workflow_id(order_id=order_id, sequence=fact.sequence), fact
-            )
+            workflow_id = void_workflow_id(order_id=order_id, sequence=fact.sequence)
+            return _operation("VoidWorkflow", workflow_id, fact, reference)
         case PaymentCancelRequested():
             return SignalWorkflow(
                 workflow_id=payment_workflow_id(order_id=order_id, attempt=fact.attempt),
@@ -123,7 +155,7 @@ def forwarding_of(fact: StreamEvent) -> Forwarding | None:
                     orderId=order_id,
                     merchantId=fact.merchant_id,
                     transactionId=fact.capture_id,
-                    processorOrderId=_known(fact.processor_order_id),
+                    processorOrderId=_known(fact.processor_order_id or reference),
                     amount=fact.amount,
                     currency=fact.currency,
                     reason=fact.reason,
@@ -134,7 +166,10 @@ def forwarding_of(fact: StreamEvent) -> Forwarding | None:
 
 
 def _operation(
-    workflow: str, workflow_id: str, fact: PaymentCaptureRequested | PaymentVoidRequested
+    workflow: str,
+    workflow_id: str,
+    fact: PaymentCaptureRequested | PaymentVoidRequested,
+    reference: str | None,
 ) -> StartWorkflow:
     return StartWorkflow(
         workflow=workflow,
@@ -143,7 +178,7 @@ def _operation(
         input={
             "orderId": str(fact.originator_id),
             "merchantId": fact.merchant_id,
-            "processorOrderId": _known(fact.processor_order_id),
+            "processorOrderId": _known(fact.processor_order_id or reference),
             "amount": fact.amount,
             "currency": fact.currency,
         },
@@ -154,7 +189,10 @@ class ProcessorReferenceMissingError(Exception):
     """Money is to be moved of a payment whose reference at the processor was never reported."""
 
     def __init__(self) -> None:
-        super().__init__("The processor never reported its reference of this payment")
+        super().__init__(
+            "The processor never reported its reference of this payment. payloops reconcile asks it, and goes on where"
+            " it knows; otherwise do this in the processor's dashboard: its event will end it here"
+        )
 
 
 def _known(processor_order_id: str | None) -> str:

@@ -17,6 +17,17 @@ class ProcessorUnreachableError(Exception):
         self.processor = processor
 
 
+class ReferenceNeededError(ProcessorUnreachableError):
+    """The processor can be asked of a payment only by its own reference, which was never reported."""
+
+    def __init__(self, *, processor: str) -> None:
+        super().__init__(
+            processor=processor,
+            reason="it can be asked only by its reference of the payment, which was never reported: look it up in its"
+            " dashboard",
+        )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PaymentQuestion:
     """A payment, by all that we know of it.
@@ -50,8 +61,8 @@ class Processor(Protocol):
     """A processor, asked in a merchant's name."""
 
     async def look_up(self, question: PaymentQuestion) -> ProcessorPayment | None:
-        """How a payment stands; None where the processor knows of none.
+        """How a payment stands; None where the processor knows of none. A reference is given where it is certain.
 
         Raises:
-            ProcessorUnreachableError.
+            ProcessorUnreachableError, ReferenceNeededError.
         """

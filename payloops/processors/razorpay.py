@@ -13,6 +13,7 @@ from payloops.processors.port import (
     ProcessorPayment,
     ProcessorStatus,
     ProcessorUnreachableError,
+    ReferenceNeededError,
 )
 
 STATUSES: dict[str, ProcessorStatus] = {
@@ -38,9 +39,9 @@ class RazorpayProcessor:
         self._client = Client(auth=(key_id, key_secret), **options)
 
     async def look_up(self, question: PaymentQuestion) -> ProcessorPayment | None:
-        """As of the port. Without a reference there is nothing that Razorpay could be asked by."""
+        """As of the port. Without a reference there is nothing that Razorpay could be asked by: no search of notes."""
         if question.processor_order_id is None:
-            return None
+            raise ReferenceNeededError(processor="razorpay")
         try:
             async with asyncio.timeout(DEADLINE * 1.5):
                 tries = await asyncio.to_thread(self._payments, question.processor_order_id)

@@ -1,5 +1,6 @@
 """Asking Stripe, through its own library: https://docs.stripe.com/api/payment_intents."""
 
+from dataclasses import replace
 from typing import Any
 
 from stripe import AIOHTTPClient, InvalidRequestError, StripeClient, StripeError
@@ -21,6 +22,8 @@ STATUSES: dict[str, ProcessorStatus] = {
     "succeeded": "captured",
     "canceled": "cancelled",
 }
+WEIGHT = {"requires_capture": 1, "succeeded": 2}
+"""Of intents that have money."""
 EXPANDED = ["latest_charge"]
 
 
@@ -55,8 +58,11 @@ class StripeProcessor:
         label = str(question.attempt)
         labelled = [i for i in intents if (i.get("metadata") or {}).get("attempt", label) == label]
         # A payment may have been tried more than once at Stripe: the one with money in it counts.
-        best = max(labelled, key=lambda i: (i["status"] == "succeeded", i["created"]), default=None)
-        return None if best is None else _payment(best)
+        best = max(labelled, key=lambda i: (WEIGHT.get(i["status"], 0), i["created"]), default=None)
+        if best is None:
+            return None
+        certain = sum(i["status"] in WEIGHT for i in labelled) <= 1
+        return _payment(best) if certain else replace(_payment(best), processor_order_id=None)
 
     async def _intents(self, question: PaymentQuestion) -> list[dict[str, Any]]:
         intents = self._client.v1.payment_intents
