@@ -5,6 +5,7 @@ import json
 import logging
 import re
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import redirect_stderr
 from typing import Any
@@ -13,6 +14,7 @@ from uuid import uuid4
 import pytest
 import structlog
 from masking import shows_card
+from temporalio.worker._workflow import _DeadlockError
 
 from payloops.http import request_context
 from payloops.http.request_context import REQUEST_EVENT, RequestLines, begin_request, log_request
@@ -103,6 +105,30 @@ def test_production_writes_json_lines_with_the_context_and_without_secrets_of_ex
     for secret in ("sk_test_abc", "hunter2"):
         assert secret not in written.getvalue()
     assert sys.stderr is not written
+
+
+@pytest.mark.usefixtures("restored")
+def test_a_workflow_task_that_was_slow_is_one_line_and_no_error(settings: Settings) -> None:
+    """The SDK logs it as a deadlock, with a traceback."""
+    written = io.StringIO()
+    with redirect_stderr(written):
+        configure_logs(settings.model_copy(update={"environment": Environment.PRODUCTION}), process="worker")
+        for error in (_DeadlockError.from_deadlocked_workflow(Stuck(), 2), RuntimeError("something else")):
+            try:
+                raise error
+            except type(error):
+                logging.getLogger("temporalio.worker").exception("Failed handling activation")
+    slow, other = map(json.loads, written.getvalue().splitlines())
+    assert (slow["level"], "exception" in slow) == ("warning", False)
+    assert re.search(r"slow, at .*test_logs\.py:\d+ in .*TMPRL1101", slow["event"])
+    assert (other["level"], "something else" in other["exception"]) == ("error", True)
+
+
+class Stuck:
+    """What the SDK asks of a workflow's instance."""
+
+    def get_thread_id(self) -> int:
+        return threading.get_ident()
 
 
 class Unbuffered(io.StringIO):
