@@ -21,6 +21,8 @@ from payloops.settings import Settings
 
 PATIENCE = 120_000
 
+pytestmark = pytest.mark.usefixtures("browser")  # before all others: without one, nothing is started
+
 
 @pytest.fixture
 def settings(settings: Settings, namespaces: Iterator[str]) -> Iterator[Settings]:
