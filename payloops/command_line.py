@@ -87,8 +87,10 @@ def refuse_unusable(database_url: str) -> None:
 
 def settings_of_environment() -> "Settings":
     from payloops.events import crash_points  # noqa: PLC0415
-    from payloops.settings import SettingsError, read_settings  # noqa: PLC0415
+    from payloops.settings import SettingsError, misspelled_settings, read_settings  # noqa: PLC0415
 
+    for name, meant in misspelled_settings(os.environ).items():
+        warn(f"{name} is not a setting, and is ignored: did you mean {meant}?")
     try:
         settings = read_settings()
     except SettingsError as error:
@@ -132,8 +134,13 @@ def _with_those_of_dev(read: "Callable[..., T]", data_dir: Path, *names: str) ->
         fail(str(error), status=WRONG_SETTINGS)
 
 
-def fail(message: str, *, status: int = 1) -> NoReturn:
-    """Print a message on standard error, and exit with this status."""
+def warn(message: str) -> None:
+    """Print a message on standard error."""
     lines = [line for line in message.splitlines() if line.strip()]
     sys.stderr.write("".join(f"payloops: {line}\n" for line in lines))
+
+
+def fail(message: str, *, status: int = 1) -> NoReturn:
+    """Print a message on standard error, and exit with this status."""
+    warn(message)
     raise typer.Exit(status)

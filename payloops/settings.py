@@ -2,8 +2,10 @@
 
 import json
 import re
+from collections.abc import Iterable
+from difflib import get_close_matches
 from enum import StrEnum
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import SplitResult, urlsplit
 
 import psycopg
@@ -17,6 +19,8 @@ from redis.connection import parse_url
 from payloops.events import crash_points
 
 HIGHEST_PORT = 65_535
+ALIKE = 0.85
+"""Similarity of names, of 1 at most, from which on one is taken for the other misspelled."""
 Secret32 = Annotated[SecretStr, Field(min_length=32)]
 
 
@@ -159,8 +163,8 @@ class Settings(StoreSettings, KeySettings):
         default=False,
         description="`true` sends webhooks to this machine's own addresses, too: for development",
     )
-    log_level: str = Field(
-        default="info", pattern="^(debug|info|warning|error)$", description="least level logged"
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="least level logged"
     )
 
     crash_at: str | None = Field(
@@ -286,6 +290,15 @@ def _url_parts(url: str) -> SplitResult | None:
 
 class SettingsError(Exception):
     """The environment does not make valid settings; the message names each variable and what is wrong."""
+
+
+def misspelled_settings(variables: Iterable[str]) -> dict[str, str]:
+    """Variables that are no settings, and the setting that each is probably meant to be."""
+    names = [name.upper() for name in Settings.model_fields]
+    meant = {
+        each: get_close_matches(each, names, n=1, cutoff=ALIKE) for each in set(variables).difference(names)
+    }
+    return {each: matches[0] for each, matches in sorted(meant.items()) if matches}
 
 
 def read_settings(**overrides: Any) -> Settings:

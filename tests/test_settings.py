@@ -116,6 +116,17 @@ def test_a_process_does_not_start_with_wrong_settings(arguments: list[str]) -> N
     assert names == ["DATABASE_URL", "REDIS_URL", "TEMPORAL_ADDRESS"]
 
 
+def test_a_misspelled_setting_is_named_with_the_one_that_is_meant() -> None:
+    shown = run("serve", DATABASE_POOL_SIZ="5", LOG_LEVEL="loud", REDIS_URI="redis://x", HOME="/nonexistent")
+    lines = [line.removeprefix("payloops: ") for line in shown.stderr.splitlines()]
+    assert lines[:2] == [
+        "DATABASE_POOL_SIZ is not a setting, and is ignored: did you mean DATABASE_POOL_SIZE?",
+        "REDIS_URI is not a setting, and is ignored: did you mean REDIS_URL?",
+    ]
+    assert "LOG_LEVEL: Input should be 'debug', 'info', 'warning' or 'error'" in lines
+    assert not any("HOME" in line for line in lines)
+
+
 @pytest.mark.parametrize("arguments", [["projections", "status"], ["migrate"], ["staff", "list"]])
 def test_commands_that_need_the_database_alone_say_it_in_one_line(arguments: list[str]) -> None:
     shown = run(*arguments, DATABASE_URL="x")
