@@ -1,10 +1,9 @@
 """Authenticating a merchant: by email and password to get a token, and by that token afterwards."""
 
-from dataclasses import dataclass
-from datetime import datetime
+from typing import Any, LiteralString
 from uuid import UUID
 
-from psycopg.rows import class_row
+from psycopg.rows import dict_row
 from psycopg_pool import AsyncConnectionPool
 
 from payloops.commands.hashing import Hasher
@@ -14,6 +13,11 @@ from payloops.events.columns import uuids
 from payloops.events.connections import Pool
 from payloops.events.gathering import LOOKUPS
 from payloops.events.lookups import Lookup
+
+ACCOUNT = """
+    SELECT id, name, email, webhook_url, token_version, created_at, updated_at, password_hash
+    FROM merchants WHERE lower(email) = lower(%s)
+"""
 
 # Planned once: see `GET` in projections/orders.py.
 VERSIONS = """
@@ -29,48 +33,35 @@ class InvalidCredentials(Exception):
         super().__init__("Invalid email or password")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Account:
-    id: UUID
-    name: str
-    email: str
-    webhook_url: str | None
-    token_version: int
-    created_at: datetime
-    updated_at: datetime
-    password_hash: str
-
-
 async def log_in(pool: AsyncConnectionPool, *, email: str, password: str, passwords: Hasher) -> MerchantRow:
-    """The merchant with this email and password.
+    """The merchant with this email and password. Raises what `check_password` does."""
+    account = await check_password(pool, ACCOUNT, email=email, password=password, passwords=passwords)
+    return MerchantRow(**account)
+
+
+async def check_password(
+    pool: AsyncConnectionPool, query: LiteralString, *, email: str, password: str, passwords: Hasher
+) -> dict[str, Any]:
+    """The row of whoever has this email and password, without the password's hash.
 
     An unknown email costs as much time as a wrong password, so that neither answer nor clock tells which
     addresses have accounts.
+
+    Args:
+        query: finds the row by email, with its `password_hash`.
 
     Raises:
         InvalidCredentials: see there.
         HashingOverloaded: too many passwords wait to be checked.
     """
-    async with pool.connection() as connection, connection.cursor(row_factory=class_row(_Account)) as cursor:
-        await cursor.execute(
-            "SELECT id, name, email, webhook_url, token_version, created_at, updated_at, password_hash"
-            " FROM merchants WHERE lower(email) = lower(%s)",
-            (email,),
-        )
-        account = await cursor.fetchone()
+    async with pool.connection() as connection, connection.cursor(row_factory=dict_row) as cursor:
+        await cursor.execute(query, (email,))
+        row = await cursor.fetchone()
     # The connection is back in the pool: hashing takes long.
-    right = await passwords.matches(password, account.password_hash if account else None)
-    if account is None or not right:
+    right = await passwords.matches(password, row.pop("password_hash") if row else None)
+    if row is None or not right:
         raise InvalidCredentials
-    return MerchantRow(
-        id=account.id,
-        name=account.name,
-        email=account.email,
-        webhook_url=account.webhook_url,
-        token_version=account.token_version,
-        created_at=account.created_at,
-        updated_at=account.updated_at,
-    )
+    return row
 
 
 class TokenGate:

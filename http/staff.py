@@ -9,6 +9,7 @@ from uuid import UUID
 from pydantic import Field, StringConstraints
 
 from payloops.commands.log_in_staff import log_in_staff as check_password
+from payloops.http.auth import PresentedPassword
 from payloops.http.fields import Currency, Moment, PresentedEmail, QueryAmount, QueryNumber
 from payloops.http.order_history import (
     OrderAsOf,
@@ -28,7 +29,7 @@ from payloops.projections.transactions import list_transactions
 
 class StaffLogin(RequestModel):
     email: PresentedEmail
-    password: Annotated[str, StringConstraints(max_length=1_000), Field(repr=False)]
+    password: PresentedPassword
 
 
 class StaffAnswer(AnswerModel):
