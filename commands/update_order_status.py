@@ -368,14 +368,11 @@ def report_failed(
     Args:
         asked: the capture or void that is reported of, where it is one.
     """
+    if asked is None and payment.status is PaymentStatus.AUTHORIZED:
+        kind = TransactionType.CAPTURE if payment.capture_pending else TransactionType.VOID
+        asked = next(iter(order.pending(payment.attempt, kind)), None)
     if asked is not None:
         _report_refused(order, asked, error_code=error_code, error_message=error_message, by=by)
-        return
-    captures = order.pending(payment.attempt, TransactionType.CAPTURE)
-    voids = order.pending(payment.attempt, TransactionType.VOID)
-    if payment.status is PaymentStatus.AUTHORIZED and (payment.capture_pending or voids):
-        refused = (captures if payment.capture_pending else voids)[0]
-        _report_refused(order, refused, error_code=error_code, error_message=error_message, by=by)
         return
     fail_payment(
         order,
