@@ -14,6 +14,7 @@ from uuid import UUID
 
 import pytest
 from calling import PASSWORD, Answer, Api, Caller, Merchant, running_api
+from projecting import project_everything
 from psycopg_pool import AsyncConnectionPool
 from test_http_webhook_events import told
 from uuid_utils.compat import uuid7
@@ -35,6 +36,7 @@ class World:
 
     api: Api
     pool: AsyncConnectionPool
+    database_url: str
     owner: Merchant
     intruder: Merchant
     staff: Caller
@@ -48,6 +50,10 @@ class World:
             "staff_session": self.desk,
         }
 
+    async def project(self) -> None:
+        """Bring the tables up to date: without, they are empty, and hide everything."""
+        await project_everything(self.database_url)
+
     async def events(self) -> int:
         async with self.pool.connection() as connection:
             cursor = await connection.execute("SELECT count(*) FROM stored_events")
@@ -57,7 +63,7 @@ class World:
 
 
 @pytest.fixture
-async def world(settings: Settings, pool: AsyncConnectionPool) -> AsyncIterator[World]:
+async def world(settings: Settings, pool: AsyncConnectionPool, database_url: str) -> AsyncIterator[World]:
     async with running_api(settings.model_copy(update={"rate_limits": False})) as api:
         email = "grace@payloops.example"
         member = await add_staff(
@@ -70,6 +76,7 @@ async def world(settings: Settings, pool: AsyncConnectionPool) -> AsyncIterator[
         yield World(
             api=api,
             pool=pool,
+            database_url=database_url,
             owner=await api.merchant(),
             intruder=await api.merchant(),
             staff=Caller(api.anyone.session, {"Authorization": f"Bearer {token}"}),
@@ -227,14 +234,17 @@ async def test_anothers_id_is_answered_like_one_that_does_not_exist(
 ) -> None:
     for use in uses(ROUTES, DOCUMENT):
         if use.key in OWNED:
-            with subtests.test(str(use)):
-                await is_hidden(world, use)
+            for projected in (False, True):
+                with subtests.test(str(use), projected=projected):
+                    await is_hidden(world, use, projected=projected)
 
 
-async def is_hidden(world: World, use: Use) -> None:
+async def is_hidden(world: World, use: Use, *, projected: bool) -> None:
     assert use.where in ("path", "query"), "say how an id is put into a body"
     assert use.route.auth is not None
     id = await OWNED[use.key](world)
+    if projected:
+        await world.project()
     before = await world.events()
     caller = world.callers(world.intruder)[use.route.auth]
     anothers, nobodys = [await call(world, caller, use, each) for each in (id, str(uuid7()))]
@@ -277,11 +287,18 @@ async def test_nothing_and_what_is_shown_elsewhere_let_nobody_in(
 
 async def test_no_list_shows_what_is_anothers(world: World, subtests: pytest.Subtests) -> None:
     made = {await make(world) for make in dict.fromkeys(OWNED.values())}
+    await world.owner.dashboard.call(
+        "PUT", "/api/merchants/me", {"webhookUrl": "https://victim.example/hook"}
+    )
+    await world.owner.dashboard.call("DELETE", "/api/processors/razorpay")
+    await world.project()
     secrets = {str(world.owner.id), world.owner.email, "victim", *made}
-    callers = world.callers(world.intruder)
+    callers, owners = world.callers(world.intruder), world.callers(world.owner)
     for each in GUARDED:
         if each.method == "GET" and "{" not in each.path and each.auth in ("api_key", "bearer"):
             with subtests.test(path=each.path):
                 answer = await callers[each.auth].get(each.path)
                 assert answer.status == 200
                 assert [secret for secret in secrets if secret in answer.raw.decode()] == []
+                own = await owners[each.auth].get(each.path)
+                assert own.raw != answer.raw, "there is something to hide"
