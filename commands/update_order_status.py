@@ -13,7 +13,6 @@ from uuid import UUID
 
 from uuid_utils.compat import uuid7
 
-from payloops.commands.acting_for import answering
 from payloops.commands.cancel_order import request_void
 from payloops.commands.change_order import change_order, load_order
 from payloops.commands.client_secrets import ClientSecrets
@@ -92,7 +91,7 @@ async def update_order_status(
 
     def decide(order: Order) -> None:
         payment, asked = payment_of(order), order.asked_for(operation)
-        who = answering(payment.asked, by)
+        who = payment.asked.answered(by)
         match status:
             case "processing":
                 report_processing(order, payment, processor_order_id=processor_order_id, by=who)

@@ -3,7 +3,6 @@
 from datetime import datetime
 from uuid import UUID
 
-from payloops.commands.acting_for import answering
 from payloops.commands.change_order import change_order
 from payloops.commands.end_refund import fail_refund
 from payloops.commands.refusals import UnknownRefund
@@ -46,7 +45,7 @@ async def update_refund_status(
             processor_transaction_id=processor_transaction_id,
             error_code=error_code,
             error_message=error_message,
-            by=answering(refund.asked, by),
+            by=refund.asked.answered(by),
         )
 
     await change_order(store, order_id=order_id, merchant_id=None, decide=decide)

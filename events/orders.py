@@ -8,7 +8,7 @@ them, here or in a projection, is assignment and never a second decision. What m
 `payloops.commands`.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 from types import MappingProxyType
@@ -67,6 +67,14 @@ class Asked:
     @classmethod
     def by(cls, fact: StreamEvent) -> Self:
         return cls(fact.correlation_id, fact.reference)
+
+    def answered(self, by: Metadata) -> Metadata:
+        """`by`, as a consequence of this, and under its correlation id where `by` has none of its own."""
+        return replace(
+            by,
+            correlation_id=by.correlation_id or self.correlation_id,
+            causation_id=by.causation_id or self.event,
+        )
 
 
 @dataclass(slots=True, kw_only=True)
