@@ -32,8 +32,6 @@ from payloops.projections.orders import row_from_order
 from payloops.workflows_client.activities import BackendActivities
 from payloops.workflows_client.delivery import open_sender
 
-CREDENTIALS = {"secretKey": "sk_test_of_a_merchant"}
-
 
 @pytest.fixture
 def cipher() -> Cipher:
@@ -287,30 +285,38 @@ async def test_a_refund_is_recorded_once(
     assert unknown.value.non_retryable
 
 
-async def test_a_processors_configuration_comes_with_its_credentials(
+async def test_a_processors_configuration_comes_with_the_merchants_own_credentials(
     store: EventStore, activities: BackendActivities, cipher: Cipher, by: Metadata
 ) -> None:
+    """Also where it is disabled: what is under way has to end."""
     async with Hasher(rounds=4) as passwords:
-        merchant = await register_merchant(
-            store, name="Shop", email="shop@example.com", password="p" * 12, passwords=passwords, by=by
-        )
-    asked = {"merchantId": str(merchant.id), "processor": "stripe"}
-    assert await call(activities.get_processor_config, asked) is None
-    await configure_processor(
-        store,
-        merchant_id=merchant.id,
-        processor="stripe",
-        credentials=CREDENTIALS,
-        enabled=True,
-        priority=1,
-        test_mode=True,
-        cipher=cipher,
-        by=by,
-    )
-    assert await call(activities.get_processor_config, asked) == asked | {
-        "testMode": True,
-        "credentials": CREDENTIALS,
-    }
+        first, second, third = [
+            await register_merchant(
+                store, name="Shop", email=f"{name}@example.com", password="p" * 12, passwords=passwords, by=by
+            )
+            for name in ("first", "second", "third")
+        ]
+    for merchant in (first, second):
+        for processor in ("stripe", "razorpay"):
+            await configure_processor(
+                store,
+                merchant_id=merchant.id,
+                processor=processor,
+                credentials={"secretKey": f"{processor} {merchant.email}"},
+                enabled=merchant is first,
+                priority=1,
+                test_mode=True,
+                cipher=cipher,
+                by=by,
+            )
+    for merchant in (first, second, third):
+        for processor in ("stripe", "razorpay"):
+            asked = {"merchantId": str(merchant.id), "processor": processor}
+            credentials = {"secretKey": f"{processor} {merchant.email}"}
+            expected = (
+                asked | {"testMode": True, "credentials": credentials} if merchant is not third else None
+            )
+            assert await call(activities.get_processor_config, asked) == expected
 
 
 async def test_an_order_is_given_as_the_http_api_gives_it(

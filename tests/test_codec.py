@@ -16,6 +16,12 @@ from payloops.workflows_client.connection import data_converter
 KEY = "a codec key of more than thirty-two characters"
 OTHER_KEY = "another codec key, as long as the first one is"
 SECRET = "sk_test_very_secret"
+KEY_ID = "5d38ccef2c49a8f1"
+STORED = (
+    "db6ce6b6edf40ff8790f2d44689e2d92004b4ff4d301c292db15a4060753d5d7ec"
+    "b35e86ed99ec60559ea5f97fc17db1c0eecd941d9e5aa9436b614585060e61cb7d"
+)
+"""`{"amount":1}`, encrypted under KEY by the first version."""
 
 
 async def test_what_is_encoded_comes_back_and_shows_nothing() -> None:
@@ -43,6 +49,25 @@ async def test_payloads_of_another_key_are_refused_with_both_key_ids() -> None:
         await EncryptionCodec(secret=KEY).decode(payloads)
     assert refused.value.key_id == EncryptionCodec(secret=OTHER_KEY).key_id
     assert refused.value.own_key_id == EncryptionCodec(secret=KEY).key_id
+
+
+async def test_a_payload_of_a_key_that_has_no_readable_id_is_refused_as_one_of_another_key() -> None:
+    codec = EncryptionCodec(secret=KEY)
+    payloads = await codec.encode([Payload(data=b"1")])
+    payloads[0].metadata["encryption-key-id"] = b"\xff"
+    with pytest.raises(UndecryptablePayloadError):
+        await codec.decode(payloads)
+
+
+async def test_what_was_encrypted_once_is_read_for_ever_and_its_keys_id_gives_nothing_of_it_away() -> None:
+    """The id stands in every history in the clear: it is derived beside the key, and is no part of it."""
+    codec = EncryptionCodec(secret=KEY)
+    assert codec.key_id == KEY_ID
+    metadata = {"encoding": b"binary/encrypted", "encryption-key-id": KEY_ID.encode()}
+    stored = Payload(metadata=metadata, data=bytes.fromhex(STORED))
+    assert await codec.decode([stored]) == [
+        Payload(metadata={"encoding": b"json/plain"}, data=b'{"amount":1}')
+    ]
 
 
 @pytest.mark.parametrize("cut", [slice(0, 0), slice(0, 11), slice(0, -1), slice(1, None)])

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import orjson
@@ -29,6 +29,7 @@ from signing import (
 )
 from uuid_utils.compat import uuid7
 
+from payloops.commands.authenticate_webhook import is_signed_by_stripe
 from payloops.commands.processor_events import count_processor_events, note_effect
 from payloops.events.timestamps import utc_now
 from payloops.settings import Settings
@@ -168,6 +169,14 @@ async def test_a_wrong_signature_appends_nothing(
             "POST", "/webhooks/stripe", data=body, headers={"Stripe-Signature": header}
         )
         assert answer.status == 200
+
+
+def test_a_signature_of_stripe_counts_for_300_seconds_before_and_after_its_time() -> None:
+    signed_at = int(time.time())
+    header = stripe_header(b"{}", at=signed_at)
+    for seconds, counts in ((-301, False), (-300, True), (300, True), (301, False)):
+        at = datetime.fromtimestamp(signed_at + seconds, UTC)
+        assert is_signed_by_stripe(b"{}", signature=header, secret=STRIPE_SECRET, at=at) is counts
 
 
 async def test_a_wrong_signature_of_razorpay_appends_nothing(
