@@ -53,8 +53,8 @@ TURNS = 8
 """How often a stream that moves on meanwhile is decided on again."""
 ROUNDS = 5
 """How often it is looked again for what came to be held of the customer meanwhile."""
-PATIENCE = "10min"
-"""PostgreSQL's statement_timeout for what looks through all of a merchant's texts."""
+STATEMENT_TIMEOUT = "10min"
+"""PostgreSQL's, for what looks through all of a merchant's texts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +104,7 @@ async def find_holdings(pool: AsyncConnectionPool, whom: Customer | UUID) -> Hol
     Raises:
         OrderNotFound: no such order.
     """
-    async with _patiently(pool) as connection:
+    async with _long_transaction(pool) as connection:
         merchant_id, streams, emails = await _find(connection, whom)
         ids = [each.stream_id for each in streams]
         copies = await count_copies(connection, merchant_id=merchant_id, stream_ids=ids)
@@ -122,7 +122,7 @@ async def erase_personal_data(
         VersionConflict: a stream moved on all the time; begin again.
     """
     for turn in range(ROUNDS):
-        async with _patiently(store.pool) as connection:
+        async with _long_transaction(store.pool) as connection:
             merchant_id, streams, emails = await _find(connection, whom)
             if turn and all(each.dropped for each in streams):
                 return
@@ -145,7 +145,7 @@ async def _erase_streams(
     for each in streams:
         position = max(position, await _drop(store, each, by=by))
         crash_point("erasure.key_dropped")
-    async with _patiently(store.pool) as connection:
+    async with _long_transaction(store.pool) as connection:
         copies = await erase_copies(connection, merchant_id=merchant_id, stream_ids=ids)
     crash_point("erasure.copies_erased")
     await forget_customer(store.pool, stream_ids=ids)
@@ -197,7 +197,7 @@ async def _find(
 
 
 @asynccontextmanager
-async def _patiently(pool: AsyncConnectionPool) -> AsyncIterator[AsyncConnection[TupleRow]]:
+async def _long_transaction(pool: AsyncConnectionPool) -> AsyncIterator[AsyncConnection[TupleRow]]:
     async with pool.connection() as connection, connection.transaction():
-        await connection.execute("SELECT set_config('statement_timeout', %s, true)", (PATIENCE,))
+        await connection.execute("SELECT set_config('statement_timeout', %s, true)", (STATEMENT_TIMEOUT,))
         yield connection

@@ -21,8 +21,8 @@ from payloops.events.merchants import Merchant, WebhooksSwitchedOff
 from payloops.events.metadata import Metadata
 from payloops.events.personal_data import ERASED
 
-PATIENCE = timedelta(days=5)
-"""How long an endpoint may fail before it is switched off."""
+SWITCHED_OFF_AFTER = timedelta(days=5)
+"""How long an endpoint may fail."""
 GONE = 410
 """The status by which an endpoint says that it wants no more (Standard Webhooks, "Automatic disabling")."""
 
@@ -128,8 +128,8 @@ async def judge_endpoint(
     since = await _failing_since(store.pool, merchant_id=merchant_id, url=recorded.url)
     if attempt.status_code == GONE:
         reason = "The endpoint answered 410 Gone"
-    elif since is not None and attempt.attempted_at - since >= PATIENCE:
-        reason = f"Every attempt has failed for {PATIENCE.days} days"
+    elif since is not None and attempt.attempted_at - since >= SWITCHED_OFF_AFTER:
+        reason = f"Every attempt has failed for {SWITCHED_OFF_AFTER.days} days"
     else:
         return
 

@@ -15,7 +15,7 @@ from payloops.events.money import money_text
 
 AMOUNT, REFUND = 4999, 1500  # minor units: 49.99 and 15.00
 CURRENCY = "USD"
-PATIENCE = 30.0  # seconds for a step that a workflow does
+STEP_TIMEOUT = 30.0  # seconds, for a step that a workflow does
 POLL = 0.1
 
 
@@ -98,7 +98,7 @@ class Demo:
             if order["status"] in statuses:
                 break
             waited = time.perf_counter() - began
-            if order["status"] in {"failed", "cancelled"} or waited > PATIENCE:
+            if order["status"] in {"failed", "cancelled"} or waited > STEP_TIMEOUT:
                 error = order.get("lastError") or {}
                 raise DemoStuckError(
                     f"{title}: expected {' or '.join(sorted(statuses))}, but after {waited:.0f} s the order is "
