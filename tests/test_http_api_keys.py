@@ -8,6 +8,7 @@ from uuid import UUID
 import psycopg
 import pytest
 from calling import Api, Caller, running_api
+from multidict import CIMultiDict
 from psycopg_pool import AsyncConnectionPool
 from uuid_utils.compat import uuid7
 
@@ -67,6 +68,14 @@ async def test_what_is_no_key_of_ours_is_refused(subtests: pytest.Subtests, api:
             answer = await api.anyone.get("/v1/orders", **{"X-API-Key": key})
             assert (answer.status, answer.code) == (401, "invalid_api_key")
             assert answer.headers["WWW-Authenticate"]
+
+
+async def test_of_two_keys_shown_neither_lets_anybody_in(api: Api) -> None:
+    key = (await api.merchant(processors=False)).shop.headers["X-API-Key"]
+    for shown in ([key, key], [key, "x"], ["x", key], [" "]):
+        headers = CIMultiDict(("X-API-Key", each) for each in shown)
+        async with api.anyone.session.get("/v1/orders", headers=headers) as answer:
+            assert (answer.status, (await answer.json())["code"]) == (401, "unauthorized"), shown
 
 
 async def test_a_revoked_key_is_refused_within_a_second_in_every_process(settings: Settings) -> None:
@@ -155,6 +164,23 @@ async def test_bcrypt_checks_a_key_once_also_for_many_requests_at_once(
         await asyncio.gather(*asking)
         await gate.authenticate(key)
         assert keys.checks == 1
+
+
+async def test_a_key_that_is_revoked_while_bcrypt_checks_it_lets_nobody_in(
+    api: Api, pool: AsyncConnectionPool
+) -> None:
+    merchant = await api.merchant(processors=False)
+    key = merchant.shop.headers["X-API-Key"]
+    async with CountingHasher() as keys:
+        keys.held = (key,)
+        gate = ApiKeyGate(pool, keys=keys, mode="test")
+        asking = asyncio.create_task(gate.authenticate(key))
+        await has_checked(keys, 1)
+        [row] = (await merchant.dashboard.get("/api/api-keys")).json
+        await merchant.dashboard.call("DELETE", f"/api/api-keys/{row['id']}")
+        keys.released.set()
+        with pytest.raises(InvalidApiKey):
+            await asking
 
 
 async def test_a_key_is_checked_anew_when_the_memory_of_it_is_old(

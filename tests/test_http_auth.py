@@ -5,7 +5,7 @@ import base64
 import json
 import threading
 from collections.abc import AsyncIterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any
 from uuid import uuid4
 
@@ -13,9 +13,11 @@ import bcrypt
 import jwt
 import pytest
 from calling import PASSWORD, Answer, Api, running_api
+from multidict import CIMultiDict
 from projecting import eventually
 from psycopg_pool import AsyncConnectionPool
 
+from payloops.commands import tokens
 from payloops.commands.hashing import Hasher
 from payloops.commands.log_in import InvalidCredentials, log_in
 from payloops.commands.tokens import AUDIENCE, ISSUER
@@ -267,6 +269,42 @@ async def test_a_token_ends(api: Api, settings: Settings) -> None:
     past = utc_now() - timedelta(seconds=1)
     token = jwt.encode({**claims, "exp": past}, settings.jwt_secret.get_secret_value(), algorithm="HS256")
     assert not await accepts(api, token)
+
+
+async def test_a_token_ends_also_where_it_was_shown_before(
+    api: Api, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claims = await claims_of(api)
+    ends_at = datetime.fromtimestamp(claims["exp"], UTC)
+    now = ends_at - timedelta(microseconds=1)
+
+    class Clock(datetime):
+        @classmethod
+        def now(cls, _: tzinfo | None = None) -> datetime:  # type: ignore[override]
+            return now
+
+    monkeypatch.setattr(tokens, "datetime", Clock)
+    token = jwt.encode(claims, settings.jwt_secret.get_secret_value(), algorithm="HS256")
+    assert [await accepts(api, token) for _ in range(2)] == [True, True]
+    now = ends_at
+    assert not await accepts(api, token)
+
+
+async def test_two_tokens_and_what_is_no_bearer_token_let_nobody_in(api: Api) -> None:
+    registered = await api.anyone.post("/api/auth/register", registration())
+    token = registered.json["token"]
+    for shown in (
+        [f"Bearer {token}", f"Bearer {token}"],
+        [f"Bearer {token}", "Bearer x"],
+        [f"Basic {token}"],
+        [token],
+        ["Bearer"],
+    ):
+        headers = CIMultiDict(("Authorization", each) for each in shown)
+        async with api.anyone.session.get("/api/merchants/me", headers=headers) as answer:
+            assert (answer.status, (await answer.json())["code"]) == (401, "unauthorized"), shown
+            assert answer.headers["WWW-Authenticate"] == "Bearer"
+    assert (await api.anyone.get("/api/merchants/me", Authorization=f"bearer  {token} ")).status == 200
 
 
 async def test_of_tokens_shown_at_the_same_time_each_stands_for_its_own_merchant(
