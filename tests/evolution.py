@@ -124,11 +124,15 @@ def shape_of(fact: type[StreamEvent]) -> dict[str, Any]:
     """The fields of a type as its version has them: what must not change while the version stays."""
     return {
         "fields": {
-            each.name: each.type if isinstance(each.type, str) else inspect.formatannotation(each.type)
+            each.name: each.type if isinstance(each.type, str) else _annotation(each.type)
             for each in dataclasses.fields(cast("Any", fact))
         },
         "personal": sorted(fact.PERSONAL),
     }
+
+
+def _annotation(type_: Any) -> str:
+    return inspect.formatannotation(type_).replace("typing.", "")  # as Python 3.14 writes it
 
 
 def read_shapes() -> dict[str, dict[str, Any]]:
