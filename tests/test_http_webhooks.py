@@ -539,6 +539,20 @@ async def test_an_event_that_names_no_order_is_of_the_order_with_its_reference_o
     assert (order["status"], order["amountCaptured"]) == ("captured", 1_000)
 
 
+async def test_a_reference_that_another_merchant_has_too_is_of_the_merchants_own_order(
+    api: Api, merchant: Merchant, processors: Processors, settings: Settings
+) -> None:
+    theirs = await paying(await merchant_with_secrets(api))
+    assert (await processors.stripe(stripe_payment("succeeded", theirs))).status == 200
+    labels = await paying(merchant)
+    assert (await processors.stripe(stripe_payment("payment_failed", labels))).status == 200
+    await merchant.shop.post(f"/v1/orders/{labels.order_id}/pay", {"processor": "stripe"})
+    await project_everything(settings.database_url.get_secret_value())
+    captured = stripe_payment("succeeded", labels, metadata={})
+    assert (await processors.stripe(captured, path=f"/webhooks/stripe/{merchant.id}")).status == 200
+    assert (await order_of(merchant, labels))["status"] == "captured"
+
+
 async def test_what_the_customer_has_to_do_reaches_the_order(
     merchant: Merchant, processors: Processors
 ) -> None:

@@ -132,6 +132,18 @@ async def some_client_secrets(pool: AsyncConnectionPool, key: str, count: int) -
     return orders
 
 
+def test_every_secret_is_sealed_for_its_own_row_alone() -> None:
+    """One that was copied to another row is of no use there."""
+    of_table: dict[str, str] = {}
+    for each in SEALED:
+        key = {name: uuid7() for name in each.key}
+        identity = each.identity(**key)
+        for name in each.key:
+            assert each.identity(**{**key, name: uuid7()}) != identity, (each.name, name)
+        kind = each.identity(**dict.fromkeys(each.key, 0))
+        assert of_table.setdefault(kind, each.table) == each.table
+
+
 async def test_an_interrupted_rotation_goes_on_where_it_stopped(
     pool: AsyncConnectionPool, old: str, cipher: Cipher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
