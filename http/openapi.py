@@ -16,7 +16,7 @@ from pydantic_core import core_schema
 from payloops.http.answers import CORRELATION_HEADER
 from payloops.http.bodies import MAX_INTEGER_DIGITS
 from payloops.http.fields import NOT_IN_QUERIES
-from payloops.http.problems import ANSWERS, CONTENT_TYPE
+from payloops.http.problems import ANSWERS, CONTENT_TYPE, title_of
 from payloops.http.routing import EVENT_STREAM, FORM, HTML, JSON, AnswerModel, Route
 
 Json = dict[str, Any]
@@ -500,7 +500,7 @@ def _responses(route: Route, routes: Sequence[Route], schemas: Schemas) -> Itera
     answers = {route.status, *route.also}
     for status in answers | set(refusals):
         response: Json = {
-            "description": MEANINGS[status] if status in refusals else HTTPStatus(status).phrase
+            "description": MEANINGS[status] if status in refusals else title_of(status)
         }
         response["headers"] = dict(_answer_headers(route, status))
         content: Json = {}
@@ -588,7 +588,7 @@ def _problem_content(status: int, codes: Sequence[str]) -> Json:
     schema = {"allOf": [{"$ref": f"{SCHEMAS}Problem"}, {"type": "object", "properties": properties}]}
     example = {
         "type": "about:blank",
-        "title": HTTPStatus(status).phrase,
+        "title": title_of(status),
         "status": status,
         "detail": MEANINGS[status],
         "code": codes[0],

@@ -50,6 +50,13 @@ from payloops.projections.own_writes import ProjectionBehind
 CONTENT_TYPE = "application/problem+json"
 RETRY_AFTER = {409: "1", 429: "5", 503: "2"}
 """Seconds, where the refusal itself names none."""
+PHRASES = {413: "Content Too Large"}
+"""As in RFC 9110, which Python follows from version 3.13 on."""
+
+
+def title_of(status: int) -> str:
+    """The phrase of a status, the same in all versions of Python."""
+    return PHRASES.get(status) or HTTPStatus(status).phrase
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +92,7 @@ class Problem(Exception):
         return orjson.dumps(
             {
                 "type": "about:blank",
-                "title": HTTPStatus(self.status).phrase,
+                "title": title_of(self.status),
                 "status": self.status,
                 "detail": self.message,
                 "code": self.code,

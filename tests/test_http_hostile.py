@@ -132,6 +132,7 @@ async def test_a_body_without_a_length_is_cut_off_at_its_limit(api: Api, merchan
     headers = {**merchant.shop.headers, "Content-Type": "application/json"}
     async with api.anyone.session.post("/v1/orders", data=endless(), headers=headers) as answer:
         assert answer.status == 413
+        assert (await answer.json())["title"] == "Content Too Large"  # whatever Python calls it
 
 
 @pytest.mark.parametrize("path", AMOUNTS)
