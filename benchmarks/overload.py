@@ -93,6 +93,10 @@ def measure(plan: Plan) -> dict[str, Any]:
                 "before": times(before, CREATED),
                 "overloaded": overload(overloaded, peak=peak, peak_after=peak_after, seconds=plan.overloaded),
                 "cores_in_overload": in_overload,
+                "seconds_refused_or_late": {
+                    "before": refused_or_late(before, before=before),
+                    "after": refused_or_late(after, before=before),
+                },
                 "recovered_after_seconds": recovered_after(after, before=before, seconds=plan.calm),
             }
             if plan.soak:
@@ -146,11 +150,15 @@ def overload(done: load.Load, *, peak: float, peak_after: float, seconds: float)
     }
 
 
+def refused_or_late(done: load.Load, *, before: load.Load) -> list[int]:
+    """The seconds, from the beginning, in which one was not created, or later than it is allowed to be."""
+    allowed = max(PROMPTLY, RECOVERED_FACTOR * figures.percentile(before.took(CREATED), 0.99) / 1_000)
+    return sorted({int(due) for due, status, took in done.seen if status != CREATED or took > allowed})
+
+
 def recovered_after(done: load.Load, *, before: load.Load, seconds: float) -> int | None:
     """Whole seconds until every later one is as before; None where that is not seen."""
-    allowed = max(PROMPTLY, RECOVERED_FACTOR * figures.percentile(before.took(CREATED), 0.99) / 1_000)
-    bad = {int(due) for due, status, took in done.seen if status != CREATED or took > allowed}
-    after = max(bad, default=-1) + 1
+    after = max(refused_or_late(done, before=before), default=-1) + 1
     return after if after < int(seconds) else None
 
 
@@ -201,6 +209,11 @@ def show(found: dict[str, Any]) -> None:
             f"{overloaded['other_answers']}, {overloaded['lost']}, {overloaded['unsent']}",
         ),
         ("as before after, s", "≤ 30", str(found["recovered_after_seconds"])),
+        (
+            "  seconds in which some were refused or late, at half of the peak, before and after",
+            "",
+            ", ".join(str(len(each)) for each in found["seconds_refused_or_late"].values()),
+        ),
         ("cores in use at the peak", "", told(found["cores_at_peak"])),
         ("  in overload", "", told(found["cores_in_overload"])),
     ]
