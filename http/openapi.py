@@ -499,9 +499,7 @@ def _responses(route: Route, routes: Sequence[Route], schemas: Schemas) -> Itera
         refusals.setdefault(STATUSES[code], []).append(code)
     answers = {route.status, *route.also}
     for status in answers | set(refusals):
-        response: Json = {
-            "description": MEANINGS[status] if status in refusals else title_of(status)
-        }
+        response: Json = {"description": MEANINGS[status] if status in refusals else title_of(status)}
         response["headers"] = dict(_answer_headers(route, status))
         content: Json = {}
         if status in answers and not _leads_on(status):
