@@ -49,7 +49,7 @@ from payloops.processors.port import (
 from payloops.processors.razorpay import RazorpayProcessor
 from payloops.processors.sandbox import SandboxProcessor
 from payloops.processors.stripe import StripeProcessor
-from payloops.projections.parked import forward_again, parked_of
+from payloops.projections.parked import forward_again, parked_of, streams_with_parked
 from payloops.settings import Settings
 from payloops.wiring import make_cipher, open_store
 from payloops.workflows_client.payments import READER, TOPICS, begun_by
@@ -225,9 +225,12 @@ async def reconcile(
         )
         rows = sorted(await cursor.fetchall(), key=lambda row: row.id)
     found = await asyncio.gather(*(of_order(row) for row in rows))
+    async with store.pool.connection() as connection:
+        parked = await streams_with_parked(connection, subscriber=READER)
     for row in rows:
-        with contextlib.suppress(StreamUnreadable):
-            await _clear_parked(store, row.id)
+        if row.id in parked:
+            with contextlib.suppress(StreamUnreadable):
+                await _clear_parked(store, row.id)
     return [finding for findings in found for finding in findings]
 
 
@@ -393,8 +396,6 @@ async def _clear_parked(store: EventStore, order_id: UUID) -> None:
     """Have what is parked of an order forwarded where it is over by now: there is nothing left of it to do."""
     async with store.pool.connection() as connection:
         parked = await parked_of(connection, subscriber=READER, stream=order_id)
-        if not parked:
-            return
         order = await _loaded(store, order_id)
         for each in await store.read_stream(order_id):
             if each.stored.originator_version in parked and _is_over(order, each.event):
