@@ -85,6 +85,7 @@ def measure(plan: Plan) -> dict[str, Any]:
             in_overload = cores.since(overloaded)
             after = drive(port, request, rate=peak / 2, seconds=plan.calm)
             again = saturate(port, request, seconds=plan.saturated)
+            bad_after = refused_or_late(after, before=before)
             peak_after = len(again.took(CREATED)) / again.seconds
             found = {
                 "peak_per_second": round(peak),
@@ -95,9 +96,9 @@ def measure(plan: Plan) -> dict[str, Any]:
                 "cores_in_overload": in_overload,
                 "seconds_refused_or_late": {
                     "before": refused_or_late(before, before=before),
-                    "after": refused_or_late(after, before=before),
+                    "after": bad_after,
                 },
-                "recovered_after_seconds": recovered_after(after, before=before, seconds=plan.calm),
+                "recovered_after_seconds": recovered_after(bad_after, seconds=plan.calm),
             }
             if plan.soak:
                 service.wait_for_projections()
@@ -156,9 +157,9 @@ def refused_or_late(done: load.Load, *, before: load.Load) -> list[int]:
     return sorted({int(due) for due, status, took in done.seen if status != CREATED or took > allowed})
 
 
-def recovered_after(done: load.Load, *, before: load.Load, seconds: float) -> int | None:
+def recovered_after(bad: list[int], *, seconds: float) -> int | None:
     """Whole seconds until every later one is as before; None where that is not seen."""
-    after = max(refused_or_late(done, before=before), default=-1) + 1
+    after = max(bad, default=-1) + 1
     return after if after < int(seconds) else None
 
 

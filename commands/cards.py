@@ -162,9 +162,11 @@ def mask_card_numbers(text: str) -> str:
         parts += [_masked_runs(text[end : identifier.start()]), identifier.group()]
         end = identifier.end()
     masked = "".join([*parts, _masked_runs(text[end:])])
-    if holds_card_number(masked):  # as it is written in URLs, or with much among it that nobody sees
-        masked = _masked_runs(masked, runs=_ESCAPED_RUN)
-    return masked if not holds_card_number(masked) else _stars(masked)
+    if not holds_card_number(masked):
+        return masked
+    # As it is written in URLs, or with much among it that nobody sees.
+    masked = _masked_runs(masked, runs=_ESCAPED_RUN)
+    return _stars(masked) if holds_card_number(masked) else masked
 
 
 def mask_cut_digits(text: str) -> str:

@@ -146,20 +146,19 @@ def _iso_8601(text: Any) -> Any:
 
 
 def _plain_number(text: Any) -> Any:
-    # Python also reads "1_0", "+1" and " 1 ".
-    if isinstance(text, str):
-        if _DIGITS.fullmatch(text) is None:
-            raise ValueError("Must be a whole number")
-        if len(text) > MAX_NUMBER_DIGITS:
-            raise ValueError(TOO_LARGE)
-    return text
+    return _digits(text, most=MAX_NUMBER_DIGITS, else_="Must be a whole number")
 
 
 def _plain_amount(text: Any) -> Any:
+    return _digits(text, most=MAX_AMOUNT_DIGITS, else_="Must be a whole number, in the currency's minor unit")
+
+
+def _digits(text: Any, *, most: int, else_: str) -> Any:
+    # Python also reads "1_0", "+1" and " 1 ".
     if isinstance(text, str):
         if _DIGITS.fullmatch(text) is None:
-            raise ValueError("Must be a whole number, in the currency's minor unit")
-        if len(text) > MAX_AMOUNT_DIGITS:
+            raise ValueError(else_)
+        if len(text) > most:
             raise ValueError(TOO_LARGE)
     return text
 
