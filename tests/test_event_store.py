@@ -170,14 +170,20 @@ async def test_with_eight_writing_processes_nobody_misses_or_repeats_an_event(
 # -- conflicts
 
 
-async def test_of_two_appends_decided_on_the_same_version_one_wins(store: EventStore) -> None:
-    stream = begun()
-    await store.append(collected(stream))
+async def counted_twice(store: EventStore, stream: Counter_) -> tuple[Counter_, Counter_]:
+    """Two decisions on the same version of a stream, neither of which is appended yet."""
     first, second = await store.load(Counter_, stream.id), await store.load(Counter_, stream.id)
     assert first is not None
     assert second is not None
     count(first)
     count(second)
+    return first, second
+
+
+async def test_of_two_appends_decided_on_the_same_version_one_wins(store: EventStore) -> None:
+    stream = begun()
+    await store.append(collected(stream))
+    first, second = await counted_twice(store, stream)
     results = await asyncio.gather(
         store.append(collected(first)), store.append(collected(second)), return_exceptions=True
     )
@@ -374,11 +380,7 @@ async def test_anothers_event_in_the_same_place_is_not_taken_for_ones_own_where_
 ) -> None:
     stream = begun()
     await store.append(collected(stream))
-    ours, theirs = await store.load(Counter_, stream.id), await store.load(Counter_, stream.id)
-    assert ours is not None
-    assert theirs is not None
-    count(ours)
-    count(theirs)
+    ours, theirs = await counted_twice(store, stream)
     statement = store._appender._statement
     assert statement is not None
     url = settings.database_url.get_secret_value()

@@ -47,6 +47,13 @@ async def age(pool: AsyncConnectionPool, column: str, interval: str) -> None:
         )
 
 
+async def overtaken(pool: AsyncConnectionPool, merchant_id: UUID) -> tuple[Reserved, Reserved]:
+    """A request whose lease ran out, and the one that has its key now."""
+    slow = await take(pool, merchant_id)
+    await age(pool, "lease_expires_at", "1 second")
+    return slow, await take(pool, merchant_id)
+
+
 async def test_the_answer_is_stored_with_the_events_and_replayed(
     store: EventStore, merchant_id: UUID, by: Metadata
 ) -> None:
@@ -89,9 +96,7 @@ async def test_the_same_key_of_another_merchant_is_another_key_with_another_answ
 async def test_a_request_that_was_overtaken_after_its_lease_appends_nothing(
     store: EventStore, merchant_id: UUID, by: Metadata
 ) -> None:
-    slow = await take(store.pool, merchant_id)
-    await age(store.pool, "lease_expires_at", "1 second")
-    heir = await take(store.pool, merchant_id)
+    slow, heir = await overtaken(store.pool, merchant_id)
     with pytest.raises(ReceiptConflict):
         await create(store, merchant_id, by, slow)
     assert await store.head() == 0
@@ -112,9 +117,7 @@ async def test_an_answer_outlives_the_lease(store: EventStore, merchant_id: UUID
 async def test_a_request_that_was_overtaken_neither_lets_go_of_the_key_nor_changes_its_answer(
     store: EventStore, merchant_id: UUID, by: Metadata
 ) -> None:
-    slow = await take(store.pool, merchant_id)
-    await age(store.pool, "lease_expires_at", "1 second")
-    heir = await take(store.pool, merchant_id)
+    slow, heir = await overtaken(store.pool, merchant_id)
     assert not await slow.release(store.pool)
     await store.answer(slow.receipt(400, b"no"))
     await create(store, merchant_id, by, heir)

@@ -64,6 +64,16 @@ async def paying(merchant: Merchant, store: EventStore, **fields: Any) -> str:
     return order_id
 
 
+async def reported(
+    merchant: Merchant, store: EventStore, settings: Settings, by: Metadata, *, status: str, **report: Any
+) -> str:
+    """The order of a payment of which a status was reported, projected."""
+    order_id = await paying(merchant, store)
+    await update_order_status(store, order_id=UUID(order_id), status=status, by=by, **report)
+    await project_all(settings.database_url.get_secret_value())
+    return order_id
+
+
 async def charged(
     store: EventStore, order_id: str, token: str | None = None, *, manual: bool = False
 ) -> ledger.Charge:
@@ -264,9 +274,7 @@ async def test_what_can_only_be_asked_by_a_reference_is_not_taken_for_unknown_th
     merchant: Merchant, store: EventStore, settings: Settings, by: Metadata, status: str
 ) -> None:
     """It may well have been charged: nothing is forwarded again."""
-    order_id = await paying(merchant, store)
-    await update_order_status(store, order_id=UUID(order_id), status=status, by=by)
-    await project_all(settings.database_url.get_secret_value())
+    order_id = await reported(merchant, store, settings, by, status=status)
     found = (await reconciled(store, Saying(ReferenceNeededError(processor="razorpay"))))[order_id]
     assert found.outcome == ("agrees" if status == "failed" else "unknown")
     assert "look it up in its dashboard" in (found.detail or "")
@@ -278,9 +286,7 @@ async def test_a_payment_that_was_told_of_without_a_reference_is_not_made_again(
     merchant: Merchant, store: EventStore, settings: Settings, by: Metadata, status: str
 ) -> None:
     """The processor had it, whatever its search finds."""
-    order_id = await paying(merchant, store)
-    await update_order_status(store, order_id=UUID(order_id), status=status, by=by)
-    await project_all(settings.database_url.get_secret_value())
+    order_id = await reported(merchant, store, settings, by, status=status)
     assert (await reconciled(store, Saying(None)))[order_id].outcome == "unknown"
     assert await forwarded_again(store) == []
 

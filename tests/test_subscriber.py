@@ -106,6 +106,13 @@ class Orders:
         await self.report(order_id, "authorized")
         return order_id
 
+    async def captured_without_reference(self) -> UUID:
+        """An order whose capture was asked for, and whose payment's reference the processor never told."""
+        order_id = await self.paid(capture="manual")
+        await update_order_status(self.store, order_id=order_id, status="authorized", by=self.by)
+        await capture_payment(self.store, order_id=order_id, merchant_id=self.merchant_id, by=self.by)
+        return order_id
+
 
 @contextlib.asynccontextmanager
 async def subscribing(
@@ -360,12 +367,10 @@ async def test_events_forwarded_again_change_nothing_even_after_their_workflows_
 
 
 async def test_an_event_that_cannot_be_forwarded_is_parked_and_stops_nothing(
-    store: EventStore, settings: Settings, client: Client, orders: Orders, merchant_id: UUID, by: Metadata
+    store: EventStore, settings: Settings, client: Client, orders: Orders
 ) -> None:
     """A capture of a payment whose reference the processor never told; then an order like any other."""
-    nameless = await orders.paid(capture="manual")
-    await update_order_status(store, order_id=nameless, status="authorized", by=by)
-    await capture_payment(store, order_id=nameless, merchant_id=merchant_id, by=by)
+    await orders.captured_without_reference()
     unreadable = await orders.paid()
     async with store.pool.connection() as connection:  # as a version of tomorrow might write it
         await connection.execute("ALTER TABLE stored_events DISABLE TRIGGER stored_events_are_facts")
@@ -544,11 +549,9 @@ async def test_a_payment_that_was_parked_and_has_failed_since_is_not_made(
 
 
 async def test_a_capture_is_forwarded_once_the_reference_of_its_payment_is_known(
-    store: EventStore, settings: Settings, client: Client, orders: Orders, merchant_id: UUID, by: Metadata
+    store: EventStore, settings: Settings, client: Client, orders: Orders
 ) -> None:
-    order_id = await orders.paid(capture="manual")
-    await update_order_status(store, order_id=order_id, status="authorized", by=by)
-    await capture_payment(store, order_id=order_id, merchant_id=merchant_id, by=by)
+    order_id = await orders.captured_without_reference()
     await project_all(settings.database_url.get_secret_value())
     books = Books({})
 
