@@ -51,7 +51,7 @@ OF_STREAM = """
     SELECT originator_version, topic, error, parked_at, retry FROM parked_events
     WHERE reader = %s AND originator_id = %s ORDER BY position
 """
-PARKED_STREAMS = "SELECT DISTINCT originator_id FROM parked_events WHERE reader = %s"
+STREAMS_AT_SUBSCRIBER = "SELECT DISTINCT originator_id FROM parked_events WHERE reader = %s"
 ASK = "UPDATE parked_events SET retry = true WHERE reader = %s"
 COUNT = "SELECT count(*), count(*) FILTER (WHERE retry) FROM parked_events WHERE reader = %s"
 
@@ -94,7 +94,9 @@ async def parked_of(
 
 async def streams_with_parked(connection: psycopg.AsyncConnection[TupleRow], *, subscriber: str) -> set[UUID]:
     """The streams of which a subscriber has parked events."""
-    return {row[0] for row in await (await connection.execute(PARKED_STREAMS, (subscriber,))).fetchall()}
+    return {
+        row[0] for row in await (await connection.execute(STREAMS_AT_SUBSCRIBER, (subscriber,))).fetchall()
+    }
 
 
 async def parked_at_subscribers(
