@@ -52,7 +52,7 @@ from payloops.processors.stripe import StripeProcessor
 from payloops.projections.parked import forward_again, parked_of, streams_with_parked
 from payloops.settings import Settings
 from payloops.wiring import make_cipher, open_store
-from payloops.workflows_client.payments import READER, TOPICS, begun_by
+from payloops.workflows_client.payments import READER, TOPICS, begun_by, is_done
 from payloops.workflows_client.subscriber import WorkflowGoneError
 
 AT_ONCE = 8
@@ -330,6 +330,7 @@ async def _forward_again(
         for each in await store.read_stream(order.id)
         if each.stored.topic in TOPICS
         and (begun_by(each.event) in undone or (unsignalled and _is_cancellation(each.event, payment)))
+        and not is_done(order, each.event)
         and each.event.timestamp < before
     ]
     if undone and facts and theirs is not None and payment.processor_order_id is None:
@@ -403,10 +404,9 @@ async def _clear_parked(store: EventStore, order_id: UUID) -> None:
 
 
 def _is_over(order: Order, fact: StreamEvent) -> bool:
-    begun = begun_by(fact)
-    if begun is not None:
-        return order.transactions[begun].status is not TransactionStatus.PENDING
-    return isinstance(fact, PaymentCancelRequested) and order.payments[fact.attempt].status not in OPEN
+    if isinstance(fact, PaymentCancelRequested):
+        return order.payments[fact.attempt].status not in OPEN
+    return is_done(order, fact)
 
 
 def _left(row: _Row, outcome: Outcome, detail: str) -> Finding:

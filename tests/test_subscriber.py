@@ -731,3 +731,31 @@ async def test_what_temporal_has_lost_is_started_again_where_the_processor_knows
     runs = [each.id async for each in other.list_workflows()]
     assert sorted(runs) == sorted(wanted)
     assert other_refund not in runs
+
+
+async def test_a_payment_that_was_only_authorized_is_not_made_anew_where_temporal_has_lost_it(
+    store: EventStore, settings: Settings, client: Client, orders: Orders, merchant_id: UUID, by: Metadata
+) -> None:
+    """Its capture was opened by the payment's own request, which is no reason to charge once more."""
+    orders.by = replace(by, at=by.at - timedelta(hours=1))
+    alone, capturing = await orders.paid(), await orders.paid()
+    for each in (alone, capturing):
+        await orders.report(each, "authorized")
+    await capture_payment(store, order_id=capturing, merchant_id=merchant_id, by=by)
+    await project_all(settings.database_url.get_secret_value())
+    books = Books({each: known(each, "authorized") for each in (alone, capturing)})
+
+    async def find(_: UUID, __: str) -> Books:
+        return books
+
+    found = await reconcile(store, find=find, older_than=duration("0s"), since=duration("1d"), now=utc_now())
+    assert [each.outcome for each in found] == ["agrees", "unknown"]
+    assert [topic for topic, _ in await parked(store)] == ["payment.capture_requested"]
+    [requested] = [e for e in await store.read_stream(alone) if e.stored.topic == "payment.requested"]
+    async with store.pool.connection() as connection:
+        await forward_again(connection, subscriber=READER, event=requested, why="somebody asked for it")
+    async with subscribing(store, settings, client):
+        await started(client, f"capture-{capturing}")
+        await until_nothing_is_parked(store)
+        await caught_up(store)
+        assert [await exists(client, f"payment-{each}") for each in (alone, capturing)] == [False, False]

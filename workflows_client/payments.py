@@ -21,6 +21,7 @@ from payloops.events.orders import (
     PaymentCancelRequested,
     PaymentCaptureRequested,
     PaymentRequested,
+    PaymentStatus,
     PaymentVoidRequested,
     ProcessorEventReceived,
     RefundRequested,
@@ -33,6 +34,9 @@ from payloops.workflows_client.subscriber import Subscription
 
 FRESH = timedelta(seconds=10)
 """A payment that was asked for within this is forwarded without a look at its order: it cannot have ended yet."""
+
+MADE = {PaymentStatus.REQUIRES_ACTION, PaymentStatus.AUTHORIZED}
+"""Payments under way that their processor has."""
 
 log = structlog.get_logger(__name__)
 
@@ -69,12 +73,12 @@ def payments(store: EventStore) -> Subscription:
             return forwarding_of(fact)
         order = await store.load(Order, fact.originator_id)
         assert order is not None, "orders are never deleted"
-        transaction = order.transactions[begun]
-        if transaction.status is not TransactionStatus.PENDING:
+        if is_done(order, fact):
             # A person or the processor was faster than Temporal, or than a retry: it must not be done twice.
             log.info("subscriber.ended_before", position=recorded.position, topic=topic_of(fact))
             return None
-        return forwarding_of(fact, reference=order.payments[transaction.attempt].processor_order_id)
+        payment = order.payments[order.transactions[begun].attempt]
+        return forwarding_of(fact, reference=payment.processor_order_id)
 
     async def strands(recorded: RecordedEvent) -> bool:
         """A cancellation that found no workflow, of a payment that is still open."""
@@ -96,6 +100,19 @@ def begun_by(fact: StreamEvent) -> str | None:
             return fact.refund_id
         case _:
             return None
+
+
+def is_done(order: Order, fact: StreamEvent) -> bool:
+    """Whether a fact is to start no workflow any more: what it asks for has ended, or is a payment that was made.
+
+    A payment may be made while the transaction that it opened is pending: the capture of one that was only authorized.
+    """
+    begun = begun_by(fact)
+    if begun is None:
+        return False
+    if isinstance(fact, PaymentRequested) and order.payments[fact.attempt].status in MADE:
+        return True
+    return order.transactions[begun].status is not TransactionStatus.PENDING
 
 
 def forwarding_of(fact: StreamEvent, *, reference: str | None = None) -> Forwarding | None:
