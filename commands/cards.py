@@ -19,7 +19,8 @@ _IDENTIFIER = re.compile(
 _RUN = re.compile(r"(?<![0-9])[0-9](?:[\W_]{0,3}[0-9]){12,}")
 # More digits than may be shown of a card number, the first six (PCI DSS, requirement 3.4.1), up to the end.
 _CUT_RUN = re.compile(r"(?<!\d)\d(?:[\W_]{0,3}\d){6,}[\W_]{0,3}\Z")
-_GROUP = re.compile(r"[0-9]+")
+# Of a group that is too long for a card number, as much as shows it.
+_GROUP = re.compile(rf"([0-9]{{1,{LONGEST + 1}}})[0-9]*")
 _SEPARATOR = re.compile(r"[^0-9]+")
 _PLAIN_SEPARATOR = re.compile(r"[\s.\-_]")
 _ESCAPED_RUN = re.compile(r"(?:%[0-9a-fA-F]{2}|[0-9\W_])+")
@@ -45,6 +46,12 @@ _ISSUED = {
     18: re.compile("5|6"),
     19: re.compile("4|5|6|8[12]"),
 }
+_ANY_LENGTH = range(SHORTEST, LONGEST + 1)
+_ISSUED_LENGTHS = {
+    digit: [length for length, issued in _ISSUED.items() if f"|{digit}" in f"|{issued.pattern}"]
+    for digit in "0123456789"
+}
+"""By the first digit: most places in a long row of digits are not looked at any further."""
 
 
 def holds_card_number(text: str, *, any_issuer: bool = False) -> bool:
@@ -127,20 +134,17 @@ def _run_holds(run: str, *, any_issuer: bool) -> bool:
     groups, separators = _GROUP.findall(run), _SEPARATOR.findall(run)
     lengths, digits = tuple(map(len, groups)), "".join(groups)
     edges = list(accumulate(lengths, initial=0))
-    plain = [_PLAIN_SEPARATOR.fullmatch(separator) is not None for separator in separators]
-    broken = list(accumulate((not each for each in plain), initial=0))
-    alone = len(set(separators)) == 1 and min(lengths) <= LONG_GROUP
+    ends = dict(zip(edges, range(len(edges)), strict=True))
+    breaks = {each: _PLAIN_SEPARATOR.fullmatch(each) is None for each in set(separators)}
+    broken = list(accumulate(map(breaks.__getitem__, separators), initial=0))
+    alone = len(breaks) == 1 and min(lengths) <= LONG_GROUP
     sums = _luhn_sums(digits)
-    end = 1
     for first, start in enumerate(edges[:-1]):
-        while end < len(edges) and edges[end] - start < SHORTEST:
-            end += 1
-        for last in range(end, len(edges)):
-            stop = edges[last]
-            if stop - start > LONGEST:
-                break
+        for length in _ANY_LENGTH if any_issuer else _ISSUED_LENGTHS[digits[start]]:
+            stop = start + length
+            last = ends.get(stop)
             passes = sums[stop % 2]
-            if (passes[stop] - passes[start]) % 10:
+            if last is None or (passes[stop] - passes[start]) % 10:
                 continue
             together = broken[last - 1] == broken[first]
             printed = lengths[first:last] in _PRINTED

@@ -21,6 +21,22 @@ CARDS = [
     "6205500000000000004",
 ]
 
+ISSUED = {
+    "4": (13, 16, 19),
+    "300": (14,),
+    "3095": (14,),
+    "36": (14, 16),
+    "34": (15,),
+    "37": (15,),
+    "5": (16, 17, 18, 19),
+    "2221": (16,),
+    "2720": (16,),
+    "35": (16,),
+    "6": (16, 17, 18, 19),
+    "81": (16, 19),
+}
+"""Beginnings of numbers, and how long those are."""
+
 
 @pytest.mark.parametrize("card", CARDS)
 @pytest.mark.parametrize(
@@ -79,6 +95,18 @@ def test_a_card_number_is_found_and_masked_however_it_is_written(text: str) -> N
         masked = mask_card_numbers(around.format(text))
         assert not holds_card_number(masked)
         assert "*" in masked
+
+
+@pytest.mark.parametrize("beginning", ISSUED)
+def test_a_card_number_of_any_issuer_and_length_is_found_in_a_long_row_of_digits(beginning: str) -> None:
+    for length in ISSUED[beginning]:
+        card = next(
+            number
+            for number in (f"{beginning:0<{length - 2}}{end:02}" for end in range(100))
+            if holds_card_number(number)
+        )
+        assert holds_card_number(" ".join("7" * 500 + card + "7" * 500))
+        assert holds_card_number(f"{'7' * 500} {card[:4]}-{card[4:]} {'7' * 500}")
 
 
 @pytest.mark.parametrize(
@@ -144,7 +172,21 @@ def test_places_and_telephone_numbers_are_never_taken_for_cards() -> None:
 
 
 @pytest.mark.parametrize(
-    "piece", ["1 ", "123456789012   ", "4242 - ", "1:", "\u0664", "%34", "1.", "f1", "\u0327\u0301", "\ufdfa"]
+    "piece",
+    [
+        "1",
+        "1 ",
+        "4 ",
+        "123456789012   ",
+        "4242 - ",
+        "1:",
+        "\u0664",
+        "%34",
+        "1.",
+        "f1",
+        "\u0327\u0301",
+        "\ufdfa",
+    ],
 )
 def test_looking_takes_time_by_the_length_of_the_text_alone(piece: str) -> None:
     def seconds(length: int) -> float:
