@@ -10,7 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from processes import run
+from process_usage import run
 
 # What `make bench` runs, in this order: a name, which is a program beside this one, and what it measures.
 BENCHMARKS = {

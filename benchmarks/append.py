@@ -35,7 +35,7 @@ import psycopg
 import uvloop
 from eventsourcing.persistence import StoredEvent
 from eventsourcing.postgres import PostgresApplicationRecorder, PostgresDatastore
-from processes import cpu_seconds, run, server_of
+from process_usage import cpu_seconds, run, server_of
 from psycopg.conninfo import conninfo_to_dict
 from uuid_utils.compat import uuid7
 

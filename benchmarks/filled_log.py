@@ -27,7 +27,7 @@ from payloops.commands.pay_order import request_payment
 from payloops.commands.refund_payment import request_refund
 from payloops.commands.route_payment import Route
 from payloops.commands.update_order_status import report_authorized, report_captured, report_failed
-from payloops.events.appender import content_hash
+from payloops.events.authenticity import content_hash
 from payloops.events.encoding import encode, open_state
 from payloops.events.metadata import Metadata
 from payloops.events.orders import CaptureMethod, Order, OrderCreated
@@ -129,7 +129,7 @@ def _life(
     if paid:
         _request(order, capture, by("api_key:1"))
         payment = order.payments[order.attempt]
-        references = {"processor_order_id": "pi_2", "processor_transaction_id": "ch_2"}
+        references: dict[str, Any] = {"processor_order_id": "pi_2", "processor_transaction_id": "ch_2"}
         if capture == "manual":
             report_authorized(order, payment, **references, by=by("workflow:1"))
             request_capture(order, amount=None, by=by("api_key:1"))

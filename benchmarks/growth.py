@@ -28,7 +28,7 @@ import filled_log
 import psycopg
 from append import created_order
 from listing import Asked, ExplainingCursor, lists, read_whole
-from processes import run
+from process_usage import run
 from rebuild import rebuild, sibling
 
 from payloops.events.connections import connection_pool
@@ -211,6 +211,7 @@ def disk(database_url: str, *, orders: int) -> dict[str, dict[str, float]]:
 async def explained(database_url: str) -> dict[str, Any]:
     """How many queries of lists were explained, and those that read a table from end to end."""
     pool = connection_pool(database_url, size=2, application_name="benchmark")
+    assert isinstance(pool.kwargs, dict)
     pool.kwargs = {**pool.kwargs, "cursor_factory": ExplainingCursor}
     await pool.open()
     store = EventStore(database_url, pool, mac_key=MAC_KEY)

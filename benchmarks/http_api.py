@@ -29,7 +29,7 @@ import figures
 import load
 import uvloop
 from measured_service import Merchant, Process, Service, measured_service, wait_until_answered
-from processes import cpu_seconds, run
+from process_usage import cpu_seconds, run
 
 from payloops.embedded.locks import free_ports
 

@@ -21,7 +21,7 @@ from uuid import UUID
 
 import filled_log
 import psycopg
-from processes import server_of
+from process_usage import server_of
 
 from payloops.client import Client
 from payloops.embedded import EmbeddedServers

@@ -25,7 +25,7 @@ import figures
 import load
 import uvloop
 from measured_service import measured_service
-from processes import cpu_seconds, memory_of, run
+from process_usage import cpu_seconds, memory_of, run
 
 ORDER = {"amount": 4_999, "currency": "USD", "customerEmail": "ada@example.com", "metadata": {"cart": "7"}}
 SATURATING_CONNECTIONS = 64

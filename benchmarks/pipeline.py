@@ -29,7 +29,7 @@ from uuid import UUID
 import aiohttp
 import figures
 from aiohttp import web
-from processes import children, cpu_seconds, run
+from process_usage import children, cpu_seconds, run
 from temporalio.client import Client as Temporal
 
 from payloops.client import Client

@@ -28,7 +28,7 @@ import figures
 import filled_log
 import library_runner
 import psycopg
-from processes import memory_of, run
+from process_usage import memory_of, run
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from uuid_utils.compat import uuid7
 
@@ -233,7 +233,7 @@ def sibling(database_url: str, name: str, *, keep: bool = False) -> str:
         with psycopg.connect(database_url, autocommit=True) as connection:
             connection.execute(f"DROP DATABASE IF EXISTS {name}".encode())
             connection.execute(f"CREATE DATABASE {name}".encode())
-    url = make_conninfo(**{**conninfo_to_dict(database_url), "dbname": name})
+    url = make_conninfo(database_url, dbname=name)
     parts = conninfo_to_dict(url)
     return f"postgresql://{parts['user']}:{parts['password']}@{parts['host']}:{parts['port']}/{name}"
 

@@ -17,6 +17,7 @@ from playwright.async_api import (
     Page,
     Request,
     Route,
+    ViewportSize,
     async_playwright,
 )
 
@@ -28,7 +29,7 @@ FLAGS = [
 ]
 PATIENCE = 90_000
 """Milliseconds in which a page has to come to what is expected of it, on a busy machine, too."""
-DESK, PHONE = {"width": 1100, "height": 800}, {"width": 390, "height": 844}
+DESK, PHONE = ViewportSize(width=1100, height=800), ViewportSize(width=390, height=844)
 
 
 def chromium() -> str | None:

@@ -144,7 +144,7 @@ def read_shapes() -> dict[str, dict[str, Any]]:
 
 def sample_streams() -> Iterator[list[StreamEvent]]:
     """Streams in which every type of fact occurs in its present version. Give new ones a place here."""
-    whole = {
+    whole: dict[str, Any] = {
         "customer_id": "cus_1",
         "customer_email": "ada@example.com",
         "description": "A book",
@@ -246,8 +246,8 @@ def main() -> None:
     for topic in sorted(missing - set(shortest)):
         print(f"{topic} occurs in no stream of sample_streams() in tests/evolution.py")  # noqa: T201
     shapes = read_shapes() if SHAPES.exists() else {}
-    for topic, fact in fact_types().items():
-        shapes.setdefault(name_of(topic, fact.class_version), shape_of(fact))
+    for topic, type_ in fact_types().items():
+        shapes.setdefault(name_of(topic, type_.class_version), shape_of(type_))
     options = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE | orjson.OPT_SORT_KEYS
     SHAPES.write_bytes(orjson.dumps(shapes, option=options))
 

@@ -14,7 +14,7 @@ from psycopg.rows import tuple_row
 from payloops.commands.processor_events import list_processor_events, processor_events_of_order
 from payloops.commands.staff_views import list_staff_views
 from payloops.commands.webhook_deliveries import list_attempts, list_attempts_of, list_webhooks_of_order
-from payloops.commands.webhook_events import list_webhook_events, pending_webhooks
+from payloops.commands.webhook_events import WebhookStatus, list_webhook_events, pending_webhooks
 from payloops.events.event_store import EventStore
 from payloops.processors.port import Processor, ProcessorUnreachableError
 from payloops.projections import order_search, staff_orders
@@ -47,6 +47,7 @@ class Asked:
 
 
 Ask = Callable[[EventStore, Asked], Awaitable[Any]]
+Value = Callable[[Asked], Any]
 
 
 def lists() -> Iterator[tuple[str, Ask]]:
@@ -78,7 +79,8 @@ def _merchants_lists() -> Iterator[tuple[str, Ask]]:
     for direction in ("starting_after", "ending_before"):
 
         async def page(store: EventStore, asked: Asked, direction: str = direction) -> None:
-            await list_orders(store, merchant_id=asked.merchant_id, limit=10, **{direction: asked.order_id})
+            cursor: dict[str, Any] = {direction: asked.order_id}
+            await list_orders(store, merchant_id=asked.merchant_id, limit=10, **cursor)
 
         yield f"orders {direction}", page
     yield (
@@ -91,12 +93,11 @@ def _merchants_lists() -> Iterator[tuple[str, Ask]]:
         lambda s, a: find_order_by_reference(s, merchant_id=a.merchant_id, processor_order_id=a.reference),
     )
     for topic in (None, "refund.reversed"):
-        yield (
-            f"events of {topic or 'all types'}",
-            lambda s, a, topic=topic: merchant_events(
-                s, merchant_id=a.merchant_id, after=0, limit=100, type=topic
-            ),
-        )
+
+        async def events(store: EventStore, asked: Asked, topic: str | None = topic) -> None:
+            await merchant_events(store, merchant_id=asked.merchant_id, after=0, limit=100, type=topic)
+
+        yield f"events of {topic or 'all types'}", events
 
 
 def _dashboards_lists() -> Iterator[tuple[str, Ask]]:
@@ -116,29 +117,32 @@ def _dashboards_lists() -> Iterator[tuple[str, Ask]]:
 
         yield f"dashboard's orders by {', '.join(chosen) or 'age'}", orders
     for currency in (None, "USD"):
-        yield (
-            f"figures in {currency or 'each currency'}",
-            lambda s, a, currency=currency: payment_figures(
-                s,
-                merchant_id=a.merchant_id,
-                begin=a.now - timedelta(days=3),
-                end=a.now,
+
+        async def figures(store: EventStore, asked: Asked, currency: str | None = currency) -> None:
+            await payment_figures(
+                store,
+                merchant_id=asked.merchant_id,
+                begin=asked.now - timedelta(days=3),
+                end=asked.now,
                 currency=currency,
-            ),
-        )
-    for status in (None, "failed"):
-        yield (
-            f"webhooks, {status or 'all'}",
-            lambda s, a, status=status: list_webhook_events(
-                s.pool, merchant_id=a.merchant_id, page=3, limit=20, status=status
-            ),
-        )
+            )
+
+        yield f"figures in {currency or 'each currency'}", figures
+    statuses: tuple[WebhookStatus | None, ...] = (None, "failed")
+    for status in statuses:
+
+        async def webhooks(store: EventStore, asked: Asked, status: WebhookStatus | None = status) -> None:
+            await list_webhook_events(
+                store.pool, merchant_id=asked.merchant_id, page=3, limit=20, status=status
+            )
+
+        yield f"webhooks, {status or 'all'}", webhooks
     yield "a webhook's attempts", lambda s, a: list_attempts(s.pool, webhook_id=a.order_id)
     yield "webhooks that are pending", lambda s, _: pending_webhooks(s.pool)
 
 
 def _staffs_lists() -> Iterator[tuple[str, Ask]]:
-    searches: dict[str, Callable[[Asked], Any]] = {
+    searches: dict[str, Value] = {
         "text": lambda a: a.text,
         "merchant_id": lambda a: a.merchant_id,
         "external_id": lambda a: a.text,
@@ -149,26 +153,27 @@ def _staffs_lists() -> Iterator[tuple[str, Ask]]:
         "created_from": lambda a: a.now - timedelta(days=3),
     }
     for name, value in searches.items():
-        yield (
-            f"staff's orders by {name}",
-            lambda s, a, name=name, value=value: staff_orders.search_orders(
-                s, StaffSearch(**{name: value(a)}), page=1, limit=20
-            ),
-        )
+
+        async def orders(store: EventStore, asked: Asked, name: str = name, value: Value = value) -> None:
+            search = StaffSearch(**{name: value(asked)})
+            await staff_orders.search_orders(store, search, page=1, limit=20)
+
+        yield f"staff's orders by {name}", orders
     yield (
         "staff's orders by id",
         lambda s, a: staff_orders.search_orders(s, StaffSearch(text=str(a.order_id)), page=1, limit=20),
     )
-    told: dict[str, Callable[[Asked], Any]] = {
+    told: dict[str, Value] = {
         "effect": lambda _: "unmatched",
         "order_id": lambda a: a.order_id,
         "merchant_id": lambda a: a.merchant_id,
     }
     for name, value in told.items():
-        yield (
-            f"processor events by {name}",
-            lambda s, a, name=name, value=value: list_processor_events(s.pool, **{name: value(a)}),
-        )
+
+        async def effects(store: EventStore, asked: Asked, name: str = name, value: Value = value) -> None:
+            await list_processor_events(store.pool, **{name: value(asked)})
+
+        yield f"processor events by {name}", effects
     yield "processor events of an order", lambda s, a: processor_events_of_order(s.pool, order_id=a.order_id)
     yield "webhooks of an order", lambda s, a: list_webhooks_of_order(s.pool, order_id=a.order_id)
     yield "attempts of webhooks", lambda s, a: list_attempts_of(s.pool, webhook_ids=[a.order_id])
@@ -176,15 +181,16 @@ def _staffs_lists() -> Iterator[tuple[str, Ask]]:
     yield "views of a merchant", lambda s, a: list_staff_views(s.pool, limit=20, merchant_id=a.merchant_id)
     yield "views by a member", lambda s, _: list_staff_views(s.pool, limit=20, email="a@example.com")
     for merchant in (False, True):
-        yield (
-            f"volume of {'a merchant' if merchant else 'all'}",
-            lambda s, a, merchant=merchant: figures_by_day(
-                s,
-                first=(a.now - timedelta(days=3)).date(),
-                last=a.now.date(),
-                merchant_id=a.merchant_id if merchant else None,
-            ),
-        )
+
+        async def volume(store: EventStore, asked: Asked, merchant: bool = merchant) -> None:
+            await figures_by_day(
+                store,
+                first=(asked.now - timedelta(days=3)).date(),
+                last=asked.now.date(),
+                merchant_id=asked.merchant_id if merchant else None,
+            )
+
+        yield f"volume of {'a merchant' if merchant else 'all'}", volume
 
 
 def _subsets(names: list[str]) -> Iterator[tuple[str, ...]]:
@@ -197,12 +203,11 @@ def _operators_lists() -> Iterator[tuple[str, Ask]]:
         raise ProcessorUnreachableError(processor=processor, reason=f"{merchant_id} is not asked about")
 
     for since in (timedelta(0), timedelta(hours=24)):
-        yield (
-            f"payments to reconcile since {since}",
-            lambda s, a, since=since: reconcile(
-                s, find=nobody, older_than=timedelta(minutes=10), since=since, now=a.now
-            ),
-        )
+
+        async def payments(store: EventStore, asked: Asked, since: timedelta = since) -> None:
+            await reconcile(store, find=nobody, older_than=timedelta(minutes=10), since=since, now=asked.now)
+
+        yield f"payments to reconcile since {since}", payments
 
 
 class ExplainingCursor(psycopg.AsyncCursor[Any]):

@@ -5,8 +5,9 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from enum import Enum
+from types import MappingProxyType
 from uuid import UUID
 
 from pydantic import SecretStr
@@ -45,14 +46,18 @@ async def process(settings: Settings, *command: str) -> AsyncIterator[asyncio.su
 
 
 async def run_command(
-    settings: Settings, *arguments: str, stdin: str = "", seconds: float = 120, **environment: str
+    settings: Settings,
+    *arguments: str,
+    environment: Mapping[str, str] = MappingProxyType({}),
+    stdin: str = "",
+    seconds: float = 120,
 ) -> tuple[int, str, str]:
     """`payloops …` to its end, without a terminal: its status, what it printed, and what it complained of."""
     # GNU readline tells of a terminal where there is none, to all processes that pytest starts for its tests.
     inherited = {name: value for name, value in os.environ.items() if name not in {"COLUMNS", "LINES"}}
     child = await asyncio.create_subprocess_exec(
         *(sys.executable, "-P", "-m", "payloops", *arguments),
-        env=inherited | environment_of(settings) | environment,
+        env={**inherited, **environment_of(settings), **environment},
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,

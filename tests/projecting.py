@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
-from typing import cast, get_args
+from typing import TypedDict, cast, get_args
 from uuid import UUID
 
 import orjson
@@ -108,15 +108,25 @@ def random_order(
     return order
 
 
+class References(TypedDict):
+    processor_order_id: str | None
+    processor_transaction_id: str | None
+
+
+class Error(TypedDict):
+    error_code: str | None
+    error_message: str | None
+
+
 def _step(chance: random.Random, order: Order, by: Metadata) -> None:  # noqa: C901  # one per command
-    references = {
-        "processor_order_id": chance.choice([None, "pi_1", "pi_2"]),
-        "processor_transaction_id": chance.choice([None, "ch_1", "ch_2"]),
-    }
-    error = {
-        "error_code": chance.choice([None, "card_declined"]),
-        "error_message": chance.choice([None, "Your card was declined"]),
-    }
+    references = References(
+        processor_order_id=chance.choice([None, "pi_1", "pi_2"]),
+        processor_transaction_id=chance.choice([None, "ch_1", "ch_2"]),
+    )
+    error = Error(
+        error_code=chance.choice([None, "card_declined"]),
+        error_message=chance.choice([None, "Your card was declined"]),
+    )
     payment = chance.choice([*order.payments.values(), order.payment])
     refunds = [t.id for t in order.transactions.values() if t.type is TransactionType.REFUND]
     match chance.randrange(15 if payment else 1):
@@ -179,7 +189,7 @@ def _step(chance: random.Random, order: Order, by: Metadata) -> None:  # noqa: C
 
 
 def _tell(
-    chance: random.Random, order: Order, payment: Payment, references: dict[str, str | None], by: Metadata
+    chance: random.Random, order: Order, payment: Payment, references: References, by: Metadata
 ) -> None:
     """An event of the processor arrives."""
     outcome = chance.choice(get_args(Outcome))

@@ -23,7 +23,7 @@ from payloops.settings import Settings
 
 async def command(settings: Settings, *arguments: str, columns: int | None = None) -> tuple[int, str, str]:
     environment = {} if columns is None else {"COLUMNS": str(columns)}
-    return await run_command(settings, "audit", *arguments, **environment)
+    return await run_command(settings, "audit", *arguments, environment=environment)
 
 
 async def printed(settings: Settings, *arguments: str, columns: int | None = None) -> str:
@@ -170,12 +170,12 @@ async def test_what_is_not_there_is_said_in_one_line(settings: Settings, order: 
         assert await command(settings, *arguments) == (1, "", f"payloops: no order {unknown}\n")
     id = str(order.id)
     before = f"{order.created_on - timedelta(days=1):%Y-%m-%dT%H:%M:%S}"
-    for arguments in (
+    for beyond in (
         ("order", id, "--at", "9"),
         ("order", id, "--diff", "1", "9"),
         ("replay", id, "--at", "9"),
     ):
-        assert await command(settings, *arguments) == (1, "", f"payloops: order {id} has no version 9\n")
+        assert await command(settings, *beyond) == (1, "", f"payloops: order {id} has no version 9\n")
     status, out, err = await command(settings, "order", id, "--at", before)
     assert (status, out) == (1, "")
     assert err.startswith(f"payloops: order {id} has no state at {before[:10]} ")

@@ -43,7 +43,7 @@ async def order(store: EventStore, merchant_id: UUID) -> Order:
     await append(store, report(pay(made), "captured"))
     await append(store, *(new_order(merchant_id) for _ in range(5)))
     body = {"data": {"client_secret": "pi_secret_1", "billing_details": {"email": "ada@example.com"}}}
-    received = {"merchant_id": merchant_id, "processor": "stripe", "key": "evt_1"}
+    received: dict[str, Any] = {"merchant_id": merchant_id, "processor": "stripe", "key": "evt_1"}
     await keep_processor_event(
         store.pool, **received, event_id="evt_1", type="charge.refunded", body=json.dumps(body), at=BY.at
     )

@@ -195,7 +195,9 @@ async def at_the_desk(api: Api, email: str, password: str) -> Caller:
 async def test_the_command_prints_what_fits(settings: Settings, shop: dict[str, Order]) -> None:
     paid = shop["paid"]
     for columns in ("80", "200"):
-        status, out, err = await run_command(settings, "audit", "search", "po_1", COLUMNS=columns)
+        status, out, err = await run_command(
+            settings, "audit", "search", "po_1", environment={"COLUMNS": columns}
+        )
         assert (status, err) == (0, "")
         assert max(map(len, out.splitlines())) <= int(columns)
         for text in (str(paid.id), "49.99 USD", "partially_refunded", "cart-7", "Ada@Example.com"):

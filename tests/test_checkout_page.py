@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from browsing import fits, photograph, visiting
@@ -180,11 +181,12 @@ async def test_the_page_can_be_used_without_a_mouse(api: Api, store: EventStore,
 
 async def test_the_page_fits_on_a_phone(api: Api, store: EventStore, browser: Browser) -> None:
     items = [{"name": "Donaudampfschifffahrtsgesellschaft" * 4, "amount": 99_999_999_999, "quantity": 2}]
-    for name, dark, fields in (
+    pages: tuple[tuple[str, bool, dict[str, Any]], ...] = (
         ("checkout-phone", False, {}),
         ("checkout-phone-dark", True, {}),
         ("checkout-phone-long", False, {"lineItems": items, "amount": 99_999_999_999, "currency": "KWD"}),
-    ):
+    )
+    for name, dark, fields in pages:
         shopping = await go_shopping(api, store, **fields)
         async with visiting(browser, phone=True, dark=dark) as customer:
             page = await customer.open(shopping.url)

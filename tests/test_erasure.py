@@ -15,7 +15,7 @@ import pytest
 from calling import Answer, Api, Merchant, running_api
 from eventsourcing.persistence import StoredEvent
 from processes import DOOMED, environment_of, run_command
-from projecting import ORDERS, eventually, project_all, projector, reached, rows
+from projecting import eventually, project_all, projector, reached, rows
 from psycopg_pool import AsyncConnectionPool
 from searching import tables_that_hold
 from uuid_utils.compat import uuid7
@@ -33,6 +33,7 @@ from payloops.events.event_store import EventStore
 from payloops.events.metadata import Metadata
 from payloops.events.orders import Order
 from payloops.events.timestamps import utc_now
+from payloops.projections.orders import PROJECTION as ORDERS
 from payloops.projections.orders import row_from_order
 from payloops.projections.verifying import verify
 from payloops.settings import Settings

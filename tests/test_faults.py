@@ -115,14 +115,14 @@ async def what_the_database_holds(world: World) -> None:
     async with await connect(url, application_name="test") as connection:
         await connection.execute("SET session_replication_role = replica")  # events may be changed, here
         for table in TABLES:
-            await connection.execute(f"CREATE TEMP TABLE kept_{table.replace('.', '_')} AS TABLE {table}")  # type: ignore[arg-type]
+            await connection.execute(f"CREATE TEMP TABLE kept_{table.replace('.', '_')} AS TABLE {table}")
         for name, says, statement in TAMPERING:
-            await connection.execute(statement)  # type: ignore[arg-type]
+            await connection.execute(statement)
             found = await violations(world, name)
             assert any(line.startswith(f"{name}: ") and says in line for line in found), (name, says, found)
             for table in reversed(TABLES):
-                await connection.execute(f"DELETE FROM {table}")  # type: ignore[arg-type]
-                await connection.execute(f"INSERT INTO {table} TABLE kept_{table.replace('.', '_')}")  # type: ignore[arg-type]
+                await connection.execute(f"DELETE FROM {table}")
+                await connection.execute(f"INSERT INTO {table} TABLE kept_{table.replace('.', '_')}")
 
 
 async def what_clients_were_told(world: World) -> None:

@@ -91,7 +91,7 @@ async def test_a_query_that_is_held_up_holds_up_one_of_those_who_share_it() -> N
         assert (await tasks[0], await coming[0]) == (1, 5)
         assert None not in await asyncio.gather(*tasks, *waiting)
         after = await asyncio.gather(gathering.find("e"), gathering.find("f"))
-    assert after == [6, 6]
+    assert list(after) == [6, 6]
     assert table.asked[5:] == [["e", "f"]]
 
 
@@ -106,4 +106,4 @@ async def test_who_was_held_up_and_went_leaves_his_place_to_another() -> None:
             await asyncio.sleep(0.001)
         assert table.asked == [["a", "b"], ["c"]]
         table.answering.set()
-        assert await asyncio.gather(staying, waiting) == [1, 2]
+        assert list(await asyncio.gather(staying, waiting)) == [1, 2]

@@ -224,7 +224,7 @@ async def test_a_token_without_any_of_its_claims_is_refused(
 async def test_a_token_with_other_claims_is_refused(
     subtests: pytest.Subtests, api: Api, settings: Settings
 ) -> None:
-    for changed in [
+    faults: list[dict[str, Any]] = [
         {"iss": "another"},
         {"aud": "another"},
         {"aud": [AUDIENCE, "another"]},
@@ -235,7 +235,8 @@ async def test_a_token_with_other_claims_is_refused(
         {"exp": 1},
         {"iat": 99_999_999_999},
         {"email": 5},
-    ]:
+    ]
+    for changed in faults:
         with subtests.test(changed=changed):
             claims = {**await claims_of(api), **changed}
             token = jwt.encode(claims, settings.jwt_secret.get_secret_value(), algorithm="HS256")

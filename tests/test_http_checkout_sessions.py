@@ -81,7 +81,7 @@ async def test_a_session_keeps_what_it_was_given(merchant: Merchant) -> None:
 
 async def test_what_does_not_fit_is_refused_by_name(merchant: Merchant, subtests: pytest.Subtests) -> None:
     item = {"name": "Coffee", "amount": 1, "quantity": 1}
-    for fields, named in [
+    faults: list[tuple[dict[str, Any], str]] = [
         ({"amount": 0}, "amount"),
         ({"currency": "XXX"}, "currency"),
         ({"successUrl": "javascript:alert(1)"}, "successUrl"),
@@ -95,7 +95,8 @@ async def test_what_does_not_fit_is_refused_by_name(merchant: Merchant, subtests
         ({"lineItems": [{**item, "price": 1}]}, "lineItems.0.price"),
         ({"lineItems": [item] * 101}, "lineItems"),
         ({"returnUrl": "https://shop.example"}, "returnUrl"),
-    ]:
+    ]
+    for fields, named in faults:
         with subtests.test(fields=str(fields)[:80]):
             answer = await merchant.shop.post("/v1/checkout/sessions", {**GIVEN, **fields})
             assert answer.fields == {named}

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 from browsing import fits, photograph, visiting
@@ -126,10 +127,10 @@ async def test_a_form_of_another_site_does_nothing(api: Api) -> None:
         answer = await send(api, b"wish=a", **headers)
         assert (answer.status, is_page(answer)) == (403, True), headers
     for headers in ({"Sec-Fetch-Site": "same-origin"}, {"Origin": own}, {}):
-        answer = await api.anyone.session.post(
+        sent = await api.anyone.session.post(
             "/wish", data=b"wish=a", headers={**FORM, **headers}, allow_redirects=False
         )
-        assert (answer.status, answer.headers["Location"]) == (303, "/wish?made=1"), headers
+        assert (sent.status, sent.headers["Location"]) == (303, "/wish?made=1"), headers
 
 
 async def test_a_refused_form_leads_back_to_its_page_and_to_no_other_site(api: Api) -> None:
@@ -178,12 +179,10 @@ def test_pages_stand_in_the_contract_as_what_they_are() -> None:
 
 
 def test_every_script_and_style_is_used_by_a_page() -> None:
-    folder = html.Path(html.__file__).with_name("templates")
+    folder = Path(html.__file__).with_name("templates")
     texts = "".join(path.read_text() for path in folder.iterdir())
     assert set(re.findall(r'static\("([^"]+)"\)', texts)) == set(FILES)
-    assert {path.name for path in html.Path(static_files.__file__).with_name("static").iterdir()} >= set(
-        FILES
-    )
+    assert {path.name for path in Path(static_files.__file__).with_name("static").iterdir()} >= set(FILES)
 
 
 def test_pages_take_nothing_but_forms() -> None:

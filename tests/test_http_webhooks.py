@@ -476,12 +476,12 @@ async def test_a_signed_body_that_is_no_event_is_refused(
         assert answer.status == 400
     for odd in (b"5", b'{"event": null}'):
         assert (await processors.razorpay(odd, path=f"/webhooks/razorpay/{merchant.id}")).status == 400
-    for odd in (
+    for hollow in (
         {"event": "payment.captured", "payload": []},
         {"event": "payment.captured", "payload": {"payment": {"entity": {"notes": [], "amount": "5"}}}},
         {"event": "refund.processed", "payload": {"refund": 5}},
     ):
-        assert (await processors.razorpay(odd, path=f"/webhooks/razorpay/{merchant.id}")).status == 200
+        assert (await processors.razorpay(hollow, path=f"/webhooks/razorpay/{merchant.id}")).status == 200
     assert {row[1] for row in await kept(pool)} == {"unknown_order"}
 
 

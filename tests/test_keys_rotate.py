@@ -286,7 +286,7 @@ async def test_the_service_runs_on_through_all_steps(
 
 
 async def command(settings: Settings, *arguments: str, **environment: str) -> tuple[int, str, str]:
-    return await run_command(settings, "keys", *arguments, **environment)
+    return await run_command(settings, "keys", *arguments, environment=environment)
 
 
 async def test_the_command_rotates_tells_how_far_it_came_and_may_run_again(

@@ -8,16 +8,17 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import redirect_stderr
-from typing import Any
+from typing import Any, cast
 from uuid import uuid4
 
 import pytest
 import structlog
 from masking import shows_card
+from temporalio.worker import WorkflowInstance
 from temporalio.worker._workflow import _DeadlockError
 
 from payloops.http import request_context
-from payloops.http.request_context import REQUEST_EVENT, RequestLines, begin_request, log_request
+from payloops.http.request_context import REQUEST_EVENT, Level, RequestLines, begin_request, log_request
 from payloops.logs import configure_logs, mask_secrets
 from payloops.settings import Environment, Settings
 
@@ -113,7 +114,10 @@ def test_a_workflow_task_that_was_slow_is_one_line_and_no_error(settings: Settin
     written = io.StringIO()
     with redirect_stderr(written):
         configure_logs(settings.model_copy(update={"environment": Environment.PRODUCTION}), process="worker")
-        for error in (_DeadlockError.from_deadlocked_workflow(Stuck(), 2), RuntimeError("something else")):
+        for error in (
+            _DeadlockError.from_deadlocked_workflow(cast("WorkflowInstance", Stuck()), 2),
+            RuntimeError("something else"),
+        ):
             try:
                 raise error
             except type(error):
@@ -172,7 +176,7 @@ def test_the_line_of_a_request_is_the_one_that_structlog_would_write(
             context = begin_request(correlation_id)
             if known:
                 context.bound |= {"actor": f"api_key:{uuid4()}", "merchant_id": uuid4()}
-            level = "error" if status >= 500 else "info"
+            level: Level = "error" if status >= 500 else "info"
             fields = {"method": "GET", "route": "/v1/orders/{id}", "status": status, "milliseconds": 1.5}
             log_request(context, level, {**fields, "remote": remote})
             getattr(structlog.get_logger(), level)(REQUEST_EVENT, **fields, remote=remote)

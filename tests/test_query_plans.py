@@ -29,6 +29,7 @@ async def explaining(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Asyn
     """A store whose planner takes any index before it reads a table in sequence: what it still does, it has to."""
     monkeypatch.setattr(ExplainingCursor, "plans", [])
     pool = connection_pool(database_url, size=2, application_name="test")
+    assert isinstance(pool.kwargs, dict)
     options = f"{pool.kwargs['options']} -c enable_seqscan=off"
     pool.kwargs = {**pool.kwargs, "options": options, "cursor_factory": ExplainingCursor}
     await pool.open()

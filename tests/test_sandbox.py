@@ -20,8 +20,9 @@ from temporalio.worker import Worker
 
 from payloops.embedded import EmbeddedServers
 from payloops.events.event_store import EventStore
-from payloops.sandbox import activities, ledger, workflows
-from payloops.sandbox.activities import SandboxActivities
+from payloops.sandbox import ledger, workflows
+from payloops.sandbox.activities import SLOW_SECONDS, SandboxActivities
+from payloops.sandbox.messages import ChargeAnswer, ChargeRequest
 from payloops.sandbox.worker import sandbox_worker
 from payloops.workflows_client.connection import connect
 
@@ -126,7 +127,7 @@ class Shop:
                         return report
                 await asyncio.sleep(0.02)
 
-    async def _start(self, workflow: str, id: str, argument: dict[str, Any]) -> WorkflowHandle[Any, Any]:
+    async def _start(self, workflow: str, id: str, argument: dict[str, Any]) -> WorkflowHandle[Any, str]:
         queue = f"{self.processor}-payments"
         return await self.client.start_workflow(workflow, argument, id=id, task_queue=queue)
 
@@ -321,7 +322,7 @@ async def test_a_completion_after_fourteen_minutes_still_counts(skipping_shop: S
 
 
 async def test_a_slow_payment_takes_its_time(shop: Shop) -> None:
-    assert activities.SLOW_SECONDS == 5
+    assert SLOW_SECONDS == 5
     started = asyncio.get_running_loop().time()
     handle = await shop.pay(token="tok_slow")
     assert await handle.result() == "captured"
@@ -336,7 +337,7 @@ async def test_cancelling_while_the_charge_runs_takes_no_money(
     asked, cancelled, arrived = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
     @activity.defn(name="sandboxCharge")
-    async def slow_to_arrive(request: activities.ChargeRequest) -> activities.ChargeAnswer:
+    async def slow_to_arrive(request: ChargeRequest) -> ChargeAnswer:
         asked.set()
         await cancelled.wait()
         answer = await SandboxActivities(pool=pool, processor="stripe").charge(request)
@@ -363,7 +364,7 @@ async def test_cancelling_too_late_tells_the_truth(
     charged, cancelled = asyncio.Event(), asyncio.Event()
 
     @activity.defn(name="sandboxCharge")
-    async def slow_to_answer(request: activities.ChargeRequest) -> activities.ChargeAnswer:
+    async def slow_to_answer(request: ChargeRequest) -> ChargeAnswer:
         answer = await SandboxActivities(pool=pool, processor="stripe").charge(request)
         charged.set()
         await cancelled.wait()
@@ -395,7 +396,7 @@ async def test_when_every_answer_is_lost_the_processor_is_asked(pool: ledger.Poo
     sandbox = SandboxActivities(pool=pool, processor="stripe")
 
     @activity.defn(name="sandboxCharge")
-    async def charge_and_lose(request: activities.ChargeRequest) -> activities.ChargeAnswer:
+    async def charge_and_lose(request: ChargeRequest) -> ChargeAnswer:
         await sandbox.charge(request)
         raise ConnectionResetError("lost")
 
@@ -407,7 +408,7 @@ async def test_when_every_answer_is_lost_the_processor_is_asked(pool: ledger.Poo
 
 async def test_a_charge_that_never_arrived_is_failed_and_can_not_arrive_later(pool: ledger.Pool) -> None:
     @activity.defn(name="sandboxCharge")
-    async def unreachable(request: activities.ChargeRequest) -> activities.ChargeAnswer:
+    async def unreachable(request: ChargeRequest) -> ChargeAnswer:
         raise ConnectionRefusedError("no way there")
 
     async with open_skipping_shop(pool, charge=unreachable) as shop:
@@ -431,11 +432,11 @@ async def test_an_unknown_outcome_is_not_reported_while_the_processor_cannot_be_
     pool: ledger.Pool,
 ) -> None:
     @activity.defn(name="sandboxCharge")
-    async def lost(request: activities.ChargeRequest) -> activities.ChargeAnswer:
+    async def lost(request: ChargeRequest) -> ChargeAnswer:
         raise ConnectionResetError("lost")
 
     @activity.defn(name="sandboxFindCharge")
-    async def cannot_be_asked(request: activities.ChargeRequest) -> activities.ChargeAnswer | None:
+    async def cannot_be_asked(request: ChargeRequest) -> ChargeAnswer | None:
         raise ConnectionRefusedError("the processor is down")
 
     async with open_skipping_shop(pool, charge=lost, find_charge=cannot_be_asked) as shop:
@@ -486,7 +487,7 @@ async def test_a_refund_asked_twice_is_made_once(shop: Shop) -> None:
     handle = await shop.pay()
     await handle.result()
     charge = await shop.charge(order_of(handle))
-    request = {
+    request: dict[str, Any] = {
         "kind": "refund",
         "request_id": str(uuid.uuid4()),
         "order_id": charge.order_id,
@@ -546,9 +547,8 @@ async def test_workers_that_start_together_open_the_books_once(pool: ledger.Pool
 async def test_with_a_codec_key_a_workflows_history_holds_no_credentials(
     pool: ledger.Pool, temporal_address: str, temporal_namespace: str
 ) -> None:
-    address = {"address": temporal_address, "namespace": temporal_namespace}
     for codec_key, readable in [("a codec key of thirty-two characters", False), (None, True)]:
-        client = await connect(**address, codec_key=codec_key)
+        client = await connect(address=temporal_address, namespace=temporal_namespace, codec_key=codec_key)
         async with open_shop(client, pool) as shop:
             handle = await shop.pay()
             assert await handle.result() == "captured"

@@ -11,6 +11,7 @@ from uuid import UUID
 import aiohttp
 import pytest
 import structlog
+from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 from receiving import Endpoint, receiving
 from signing import RAZORPAY_SECRET, STRIPE_SECRET, razorpay_header
@@ -38,7 +39,7 @@ class Street:
     pool: ledger.Pool
     api: Endpoint
     teller: Teller
-    visitor: TestClient
+    visitor: TestClient[web.Request, web.Application]
     secrets: dict[str, str] = field(
         default_factory=lambda: {"stripe": STRIPE_SECRET, "razorpay": RAZORPAY_SECRET}
     )

@@ -3,6 +3,7 @@
 import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
 import orjson
@@ -31,10 +32,10 @@ class World:
     processors: Processors
     desk: Caller
 
-    async def tells(self, kind: str, **fields: object) -> None:
+    async def tells(self, kind: str, *, labels: Labels | None = None, **fields: Any) -> None:
         """Stripe tells something of the order's payment."""
-        labels = fields.pop("labels", self.labels)
-        assert (await self.processors.stripe(stripe_payment(kind, labels, **fields))).status == 200
+        body = stripe_payment(kind, labels or self.labels, **fields)
+        assert (await self.processors.stripe(body)).status == 200
 
     async def shown(self, query: str = "") -> list[tuple[str, str, str | None]]:
         answer = await self.desk.get(f"{PATH}{query}")

@@ -168,7 +168,11 @@ async def test_of_a_card_number_at_the_end_of_what_is_kept_no_digit_is(
 ) -> None:
     for kept in range(7, len(card)):
         answer = "x" * (1024 - kept) + card
-        endpoint.answer = lambda _, answer=answer: web.Response(status=500, text=answer)
+
+        def respond(_: Received, answer: str = answer) -> web.Response:
+            return web.Response(status=500, text=answer)
+
+        endpoint.answer = respond
         attempt = await sender.send(webhook_id="i", url=endpoint.url, secrets=[], turn=1, payload={})
         assert attempt.answer is not None
         assert len(attempt.answer) == 1024

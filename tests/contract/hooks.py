@@ -37,7 +37,7 @@ BEYOND_SCHEMAS = {
 
 
 @schemathesis.hook
-def filter_failure(context: HookContext, failure: Failure, case: Case, response: Response) -> bool:
+def filter_failure(context: HookContext, failure: Failure, case: Case[Any], response: Response) -> bool:
     """Keep a failure, unless good data was refused for a reason that the schema could not know."""
     if isinstance(failure, AcceptedNegativeData):
         # A form that is sent by GET names every field, also those that were left empty.
@@ -70,14 +70,14 @@ def is_beyond_schemas(field: str, message: str) -> bool:
     return message in BEYOND_SCHEMAS or field.startswith("credentials.")
 
 
-def number_of(case: Case) -> int:
+def number_of(case: Case[Any]) -> int:
     """Always the same for the same case: hypothesis gives up on what is not."""
     given = (case.operation.label, case.path_parameters, case.query, case.headers, case.body)
     return zlib.crc32(repr(given).encode(errors="replace"))
 
 
 @schemathesis.hook
-def map_case(context: HookContext, case: Case) -> Case:
+def map_case(context: HookContext, case: Case[Any]) -> Case[Any]:
     """Give cases what makes them go further than the schema alone would let them."""
     number = number_of(case)
     if "Prefer" in case.headers:
@@ -94,7 +94,7 @@ def map_case(context: HookContext, case: Case) -> Case:
     return case
 
 
-def meet_rules_of_path_and_query(case: Case, number: int) -> None:
+def meet_rules_of_path_and_query(case: Case[Any], number: int) -> None:
     path, query = case.operation.path, case.query
     ids = IDS.get(path) or IDS.get(path.partition("/{id}")[0], [])
     linked = case.meta is not None and case.meta.phase.name is TestPhase.STATEFUL
@@ -110,7 +110,7 @@ def meet_rules_of_path_and_query(case: Case, number: int) -> None:
         query["from"], query["to"] = f"2026-0{number % 3 + 1}-01T00:00:00Z", "2026-04-01T00:00:00Z"
 
 
-def meet_rules_of_body(case: Case, body: dict[str, Any], number: int) -> None:
+def meet_rules_of_body(case: Case[Any], body: dict[str, Any], number: int) -> None:
     path = case.operation.path
     if path == "/api/auth/register" and number % 4:
         body["email"] = f"merchant-{number}@contract.example"
@@ -118,7 +118,7 @@ def meet_rules_of_body(case: Case, body: dict[str, Any], number: int) -> None:
         body["amount"] = body["amount"] % 100 + 1  # as much as there is, more often than not
     if path in LOGINS and number % 4:
         body.update(LOGINS[path])
-    processor = body.get("processor", case.path_parameters.get("processor"))
+    processor = body.get("processor", case.path_parameters.get("processor", ""))
     if "credentials" in body and number % 4:
         body["credentials"] = {
             "stripe": {"secretKey": "sk"},

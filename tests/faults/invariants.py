@@ -351,7 +351,7 @@ def _sum(order: Order, kind: TransactionType, *, attempt: int | None = None) -> 
     )
 
 
-AGREES = {
+AGREES: dict[PaymentStatus, set[str | None]] = {
     PaymentStatus.AUTHORIZED: {"authorized"},
     PaymentStatus.CAPTURED: {"captured"},
     PaymentStatus.FAILED: {"declined", "cancelled", None},

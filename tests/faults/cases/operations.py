@@ -5,6 +5,7 @@ import contextlib
 import secrets
 import shutil
 import subprocess
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -353,15 +354,14 @@ async def small_disk(world: World) -> Path:
     disk.mkdir()
     mounted = await asyncio.to_thread(
         subprocess.run,
-        ["mount", "-t", "tmpfs", "-o", f"size={DISK}", "tmpfs", disk],
+        ["mount", "-t", "tmpfs", "-o", f"size={DISK}", "tmpfs", str(disk)],
         capture_output=True,
         check=False,
     )
     if mounted.returncode != 0:
         raise Skipped("needs root, and leave to mount a file system")
-    world.until_rest.push_async_callback(
-        asyncio.to_thread, subprocess.run, ["umount", "--lazy", disk], check=False
-    )
+    unmount = partial(subprocess.run, ["umount", "--lazy", disk], check=False)
+    world.until_rest.push_async_callback(asyncio.to_thread, unmount)
     return disk
 
 
