@@ -24,7 +24,7 @@ from psycopg_pool import AsyncConnectionPool
 from payloops.commands.api_keys import KEY_FORM, KeyMode
 from payloops.commands.hashing import Hasher
 from payloops.commands.note_key_use import KeyUses
-from payloops.commands.remembering import SecretDigest, remember
+from payloops.commands.verified_secrets import SecretDigest, remember
 from payloops.events.gathering import LOOKUPS, Gathering
 from payloops.events.timestamps import utc_now
 

@@ -11,7 +11,7 @@ from uuid import UUID, uuid4
 
 import jwt
 
-from payloops.commands.remembering import SecretDigest, remember
+from payloops.commands.verified_secrets import SecretDigest, remember
 
 ALGORITHM = "HS256"
 ISSUER = "payloops"

@@ -16,12 +16,12 @@ from aiohttp.web_protocol import RequestHandler
 from prometheus_client import Counter
 
 from payloops.http.admission import Admission
-from payloops.http.answered import NO_ROUTE, count_answer
 from payloops.http.answers import CORRELATION_HEADER, SECURITY_HEADERS
 from payloops.http.early_refusals import Head, Lines, read_head, refusal
 from payloops.http.middleware import correlation_id
 from payloops.http.plain_requests import Handler, PlainRequest, PlainRoutes, answer_bytes
 from payloops.http.problems import FieldError, Problem, internal_error, validation_error
+from payloops.http.request_metrics import NO_ROUTE, count_answer
 
 HEAD_DEADLINE = 10.0
 """Seconds in which the request line and all headers have to arrive."""

@@ -12,11 +12,11 @@ from uuid_utils import uuid4
 
 from payloops.commands.cards import holds_card_number
 from payloops.http.admission import Shed
-from payloops.http.answered import NO_ROUTE, count_answer
 from payloops.http.answers import CORRELATION_HEADER, SECURITY_HEADERS, Answer
 from payloops.http.html import refusal_page
 from payloops.http.problems import internal_error, problem_of
 from payloops.http.request_context import CONTEXT, RequestContext, begin_request, log_request
+from payloops.http.request_metrics import NO_ROUTE, count_answer
 from payloops.http.services import Services
 
 _CORRELATION_FORM = re.compile("[A-Za-z0-9._-]{1,128}")

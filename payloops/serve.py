@@ -31,10 +31,10 @@ from payloops.commands.watch_orders import OrderWatch
 from payloops.garbage import spare_what_stays
 from payloops.housekeeping import housekeeping
 from payloops.http.admission import Admission
-from payloops.http.answered import hand_over
 from payloops.http.app import create_app
 from payloops.http.connections import connection_factory, finish_requests
 from payloops.http.plain_requests import PLAIN_ROUTES
+from payloops.http.request_metrics import hand_over
 from payloops.http.services import Probe, Services
 from payloops.listening import PortTaken, accept, bind, share
 from payloops.logs import configure_logs

@@ -34,7 +34,7 @@ from payloops.events.connections import connect
 from payloops.events.crash_points import crash_point
 from payloops.projections.batches import BATCH_EVENTS, END_OF_LOG, project_batch
 from payloops.projections.filling import Chunk, Plan, fill_chunk, start_worker
-from payloops.projections.giving_way import let_server_give_way
+from payloops.projections.low_priority import lower_server_priority
 from payloops.projections.projection import Projection
 from payloops.projections.totals import count_all
 
@@ -227,7 +227,7 @@ class Build:
                 # As many at a time as there are workers, and helpers of theirs would not give way.
                 await connection.execute("SET max_parallel_maintenance_workers = 0")
                 await connection.execute("SET max_parallel_workers_per_gather = 0")
-                await asyncio.to_thread(let_server_give_way, connection)
+                await asyncio.to_thread(lower_server_priority, connection)
                 while left:
                     await left.pop()(connection)
 

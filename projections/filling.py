@@ -25,7 +25,7 @@ from psycopg.rows import TupleRow
 from payloops.events.connections import connection_options, is_about_data
 from payloops.events.encoding import Decoder, decoder_of, fact_of
 from payloops.projections.batches import Change, LoggedEvent, decode, park
-from payloops.projections.giving_way import give_way, let_server_give_way
+from payloops.projections.low_priority import lower_priority, lower_server_priority
 from payloops.projections.patches import Handler, Table, Values, column_names, json_columns, merge
 from payloops.projections.projection import Projection
 
@@ -84,14 +84,14 @@ def start_worker(plan: Plan, parent: int) -> None:
     global _plan, _connection  # noqa: PLW0603  # a process has one
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _end_with(parent)
-    give_way()
+    lower_priority()
     gc.disable()  # nothing here is circular, and looking for it takes a third of the time
     _plan = plan
     options = connection_options("payloops build")
     options["options"] = f"{options['options']} -c search_path={plan.schema},public -c statement_timeout=0"
     _connection = psycopg.Connection.connect(plan.database_url, **options)  # type: ignore[arg-type]
     _connection.execute("SET synchronous_commit = off")
-    let_server_give_way(_connection)
+    lower_server_priority(_connection)
 
 
 def _end_with(parent: int) -> None:

@@ -12,10 +12,10 @@ from masking import CARD
 from prometheus_client import REGISTRY
 
 from payloops.http.admission import Admission
-from payloops.http.answered import hand_over
 from payloops.http.app import ROUTES
 from payloops.http.connections import Connection, connection_factory
 from payloops.http.early_refusals import read_head
+from payloops.http.request_metrics import hand_over
 from payloops.listening import ACCEPTED_AT_ONCE, accept, bind
 from payloops.settings import Settings
 

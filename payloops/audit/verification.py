@@ -25,8 +25,8 @@ from payloops.events.log_check import (
 from payloops.events.seals import AuditKeys, Seal, last_seal, noted_position, seal_ending_at
 from payloops.printing import make_console, print_plain_json
 from payloops.progress import progress
-from payloops.projections.ahead import order_ahead, reader_ahead
 from payloops.projections.building import Report
+from payloops.projections.log_truncation import order_ahead, reader_ahead
 
 SPAN_EVENTS = 25_000
 """That a process checks at a time."""

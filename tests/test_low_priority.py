@@ -15,12 +15,12 @@ import psycopg
 import pytest
 
 from payloops.events.connections import connect
-from payloops.projections.giving_way import NICENESS, SCHED_SETATTR, TURN, let_server_give_way
+from payloops.projections.low_priority import NICENESS, SCHED_SETATTR, TURN, lower_server_priority
 
 PROGRAM = """
 import os
-from payloops.projections.giving_way import give_way
-give_way()
+from payloops.projections.low_priority import lower_priority
+lower_priority()
 print(os.nice(0), os.getsid(0) == os.getpid())
 try:
     print(open("/proc/self/autogroup").read())
@@ -64,14 +64,17 @@ async def test_the_server_gives_way_behind_that_connection_alone(database_url: s
         await connect(database_url, application_name="test") as request,
     ):
         served = os.getpriority(os.PRIO_PROCESS, request.info.backend_pid)
-        let_server_give_way(bulk)
+        lower_server_priority(bulk)
         assert os.getpriority(os.PRIO_PROCESS, bulk.info.backend_pid) == max(served, NICENESS)
         assert os.getpriority(os.PRIO_PROCESS, request.info.backend_pid) == served
 
 
 @pytest.mark.skipif(not linux_gives_turns(), reason="all turns are as long here")
 async def test_the_turns_of_what_gives_way_are_short(database_url: str) -> None:
-    program = "import time; from payloops.projections.giving_way import give_way; give_way(); print(); time.sleep(60)"
+    program = (
+        "import time; from payloops.projections.low_priority import lower_priority\n"
+        "lower_priority(); print(); time.sleep(60)"
+    )
     with subprocess.Popen([sys.executable, "-u", "-c", program], stdout=subprocess.PIPE) as worker:
         assert worker.stdout is not None
         worker.stdout.readline()
@@ -82,7 +85,7 @@ async def test_the_turns_of_what_gives_way_are_short(database_url: str) -> None:
         await connect(database_url, application_name="test") as bulk,
         await connect(database_url, application_name="test") as request,
     ):
-        let_server_give_way(bulk)
+        lower_server_priority(bulk)
         assert turn_of(bulk.info.backend_pid) == TURN
         assert turn_of(request.info.backend_pid) > TURN
 
@@ -94,7 +97,7 @@ async def test_the_session_of_the_servers_process_gives_way_too(database_url: st
         await connect(database_url, application_name="test") as bulk,
         await connect(database_url, application_name="test") as request,
     ):
-        let_server_give_way(bulk)
+        lower_server_priority(bulk)
         assert session_niceness(bulk.info.backend_pid) == NICENESS
         assert session_niceness(request.info.backend_pid) == 0
 
@@ -114,7 +117,7 @@ async def test_two_give_way_at_once_where_the_kernel_weighs_one_after_the_other(
 
     monkeypatch.setattr(Path, "write_text", one_at_a_time)
     async with await connect(database_url, application_name="test") as bulk:
-        let_server_give_way(bulk)
+        lower_server_priority(bulk)
         assert session_niceness(bulk.info.backend_pid) == NICENESS
 
 
@@ -128,7 +131,7 @@ async def test_a_process_of_the_same_number_that_is_not_the_servers_is_left_alon
         before = os.getpriority(os.PRIO_PROCESS, stranger.pid)
         async with await connect(database_url, application_name="test") as connection:
             monkeypatch.setattr(psycopg.ConnectionInfo, "backend_pid", stranger.pid)
-            let_server_give_way(connection)
+            lower_server_priority(connection)
         assert os.getpriority(os.PRIO_PROCESS, stranger.pid) == before
         assert Path(f"/proc/{stranger.pid}").exists()
     finally:

@@ -29,16 +29,16 @@ _ATTRIBUTES = struct.Struct("=IIQiIQQQ")
 """Size, policy, flags, niceness, priority, runtime (of the usual policy: a turn), deadline, period."""
 
 
-def give_way() -> None:
+def lower_priority() -> None:
     """Let all others of the machine go before this process. It gets a session of its own."""
     os.nice(NICENESS)
     _take_short_turns(os.getpid())
     with contextlib.suppress(OSError):
         os.setsid()
-    _let_session_give_way(os.getpid())
+    _lower_session_priority(os.getpid())
 
 
-def let_server_give_way(connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> None:
+def lower_server_priority(connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> None:
     """The same of the server's process behind a connection, where it runs on this machine and we may tell it to.
 
     For good: who is not its superuser cannot take it back. May take half a second.
@@ -50,7 +50,7 @@ def let_server_give_way(connection: psycopg.Connection[Any] | psycopg.AsyncConne
         if title.startswith(b"postgres: ") and f"({_local_port(connection)})".encode() in title:
             os.setpriority(os.PRIO_PROCESS, pid, max(NICENESS, os.getpriority(os.PRIO_PROCESS, pid)))
             _take_short_turns(pid)
-            _let_session_give_way(pid)
+            _lower_session_priority(pid)
 
 
 def _take_short_turns(pid: int) -> None:
@@ -62,7 +62,7 @@ def _take_short_turns(pid: int) -> None:
         ctypes.CDLL(None).syscall(call, pid, attributes, 0)
 
 
-def _let_session_give_way(pid: int) -> None:
+def _lower_session_priority(pid: int) -> None:
     """Where Linux weighs sessions against each other, niceness counts within a session alone: sched(7), autogroup.
 
     PostgreSQL gives a session to each of its processes. One that others share is left alone.
