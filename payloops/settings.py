@@ -1,4 +1,7 @@
-"""Settings: read from the environment once, in the composition root, and passed on as values."""
+"""Settings: read from the environment once, in the composition root, and passed on as values.
+
+README.md lists them with the same descriptions; tests/test_docs.py compares.
+"""
 
 import json
 import re
@@ -48,10 +51,12 @@ class DatabaseSettings(BaseSettings):
 class KeySettings(DatabaseSettings):
     """What it takes to open sealed values."""
 
-    encryption_key: Secret32 = Field(description="encrypts processor credentials; at least 32 characters")
+    encryption_key: Secret32 = Field(description="encrypts processor credentials, 32 characters or more")
     encryption_keys_older: Annotated[tuple[Secret32, ...], NoDecode] = Field(
         default=(),
-        description="further keys that open what was encrypted with them; comma-separated, or a JSON array",
+        description=(
+            "further keys for decrypting what was encrypted with them, comma-separated or as a JSON array"
+        ),
     )
 
     @field_validator("encryption_keys_older", mode="before")
@@ -64,10 +69,17 @@ class AuditSettings(DatabaseSettings):
     """What it takes to tell whether events are the service's own, and to sign what is said of them."""
 
     audit_key: Secret32 = Field(
-        description="authenticates events and signs seals: what is changed by hand is found; at least 32 characters"
+        description=(
+            "authenticates every event and signs the seals over the log, so that changes by hand are "
+            "detected; 32 characters or more, the same in every process, never to be lost"
+        )
     )
     audit_keys_older: Annotated[tuple[Secret32, ...], NoDecode] = Field(
-        default=(), description="further keys that events and seals were made with; as encryption_keys_older"
+        default=(),
+        description=(
+            "former values of `AUDIT_KEY`, written like `ENCRYPTION_KEYS_OLDER`, for verifying what "
+            "was made with them"
+        ),
     )
 
     @field_validator("audit_keys_older", mode="before")
@@ -79,12 +91,25 @@ class AuditSettings(DatabaseSettings):
 class StoreSettings(AuditSettings):
     """What it takes to append events."""
 
-    database_pool_size: int = Field(default=5, ge=2, le=200, description="connections per process")
+    database_pool_size: int = Field(
+        default=5,
+        ge=2,
+        le=200,
+        description=(
+            "connections in the pool of an API process, subscriber or worker, opened as needed; each "
+            "process has a few more of its own ([the sum](#connections-to-postgresql))"
+        ),
+    )
     append_queue_size: int = Field(
         default=2_000, ge=1, description="appends that may wait in a process before it answers 503"
     )
     append_patience: float = Field(
-        default=0.5, gt=0, description="seconds that an append may wait to be sent before it answers 503"
+        default=0.5,
+        gt=0,
+        description=(
+            "seconds that an append may wait to be sent; once the first in the queue has waited that "
+            "long, no more are accepted"
+        ),
     )
 
 
@@ -95,17 +120,25 @@ class Settings(StoreSettings, KeySettings):
     temporal_address: str = Field(description="host:port of the Temporal frontend")
     temporal_namespace: str = Field(default="loop", description="Temporal namespace")
     temporal_codec_key: Secret32 | None = Field(
-        default=None, description="encrypts workflow payloads where set; every worker needs the same"
+        default=None,
+        description=(
+            "encrypts workflow payloads if set, 32 characters or more; every worker needs the same. "
+            "Without it, workflow histories at Temporal contain processor credentials in the clear, as "
+            "a warning says at start"
+        ),
     )
     temporal_ui_url: str | None = Field(
         default=None,
-        description="Temporal's web interface, which the support console links to where it is set",
+        description="Temporal's web interface, to which the support console then links; `make dev` sets it",
     )
-    jwt_secret: Secret32 = Field(description="signs dashboard tokens; at least 32 characters")
-    jwt_expires_in: int = Field(default=604_800, ge=60, description="life of a dashboard token, seconds")
+    jwt_secret: Secret32 = Field(description="signs dashboard tokens, 32 characters or more")
+    jwt_expires_in: int = Field(default=604_800, ge=60, description="lifetime of a dashboard token, seconds")
     environment: Environment = Field(
         default=Environment.PRODUCTION,
-        description="`development` issues sk_test_ keys and logs for a terminal; `production` sk_live_ and JSON",
+        description=(
+            "`development` issues `sk_test_` keys and logs for a terminal; `production` `sk_live_` and "
+            "JSON lines"
+        ),
     )
     host: str = Field(default="127.0.0.1", description="address the API listens on")
     port: int = Field(default=3000, ge=0, le=65_535, description="port the API listens on")
@@ -113,33 +146,45 @@ class Settings(StoreSettings, KeySettings):
         default=(), description="origins that browsers may call from, comma-separated"
     )
     checkout_base_url: str = Field(
-        default="http://localhost:3000", description="where checkout pages are; the start of a session's url"
+        default="http://localhost:3000", description="start of a checkout session's url"
     )
     database_patience: float = Field(
         default=0.04,
         gt=0,
-        description="seconds in which nobody is given a connection, after which who waits for one gets 503",
+        description=(
+            "if no waiting request gets a connection for this many seconds, all that wait are answered 503"
+        ),
     )
     max_in_flight: int = Field(
         default=512,
         ge=1,
-        description="requests a process works on at a time, at the most, before it answers 503",
+        description=(
+            "upper limit of requests that a process works on at a time before it answers 503; below "
+            "it, the limit is what the process answers in 50 ms (reads: in 25 ms), but at least 96"
+        ),
     )
     request_timeout: float = Field(
-        default=15.0, gt=0, description="seconds a request may take, waiting aside"
+        default=15.0,
+        gt=0,
+        description="seconds a request may take, not counting a wait that the client asked for",
     )
     shutdown_grace: float = Field(
-        default=1.0, ge=0, description="seconds between /ready turning 503 and the listener closing"
+        default=1.0, ge=0, description="seconds between `/ready` answering 503 and the listener closing"
     )
     bcrypt_rounds: int = Field(default=12, ge=4, le=16, description="cost of password and key hashes")
     rate_limits: bool = Field(
-        default=True, description="`false` lets anyone try passwords as often as they like: for benchmarks"
+        default=True,
+        description="`false` turns off the limits on passwords and registrations: for benchmarks",
     )
     login_limit_per_address: str = Field(
-        default="30/minute", description="passwords that may be tried from an address, right ones included"
+        default="30/minute",
+        description=(
+            "password attempts from an address, successful ones included; several limits as "
+            "`10/minute; 100/hour`"
+        ),
     )
     login_limit_per_account: str = Field(
-        default="10/5 minutes", description="passwords that may be tried for an account, right ones included"
+        default="10/5 minutes", description="password attempts for an account, from any address"
     )
     register_limit_per_address: str = Field(
         default="30/minute; 200/hour", description="registrations from an address"
@@ -151,25 +196,36 @@ class Settings(StoreSettings, KeySettings):
         default=0,
         ge=0,
         le=10,
-        description="proxies before this process that append to X-Forwarded-For; 0: the header means nothing",
+        description=(
+            "number of proxies in front of this process that append to `X-Forwarded-For`; with `0` the "
+            "header is ignored"
+        ),
     )
     metrics_port: int | None = Field(
         default=None,
         ge=0,
         le=HIGHEST_PORT,
-        description="where projector, subscriber or worker answer /metrics and /health; the API does at PORT",
+        description=(
+            "port on which a projector, subscriber or worker serves `/metrics` and `/health`, at "
+            "`HOST`; `0` takes any free port and logs it"
+        ),
     )
     webhook_allow_loopback: bool = Field(
         default=False,
-        description="`true` sends webhooks to this machine's own addresses, too: for development",
+        description=(
+            "`true` allows webhooks to this machine's own addresses: for development; `make dev` sets it"
+        ),
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        default="info", description="least level logged"
+        default="info", description="lowest level logged: `debug`, `info`, `warning`, `error`"
     )
 
     crash_at: str | None = Field(
         default=None,
-        description="`<point>:<n>` has the process kill itself there: for tests, never in production",
+        description=(
+            "for tests: `<point>:<n>` makes the process kill itself there "
+            "([docs/faults.md](docs/faults.md)); refused unless `ENVIRONMENT` is `development`"
+        ),
     )
 
     @field_validator("crash_at")

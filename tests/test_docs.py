@@ -22,11 +22,14 @@ def test_the_readme_names_every_route(route: object) -> None:
     assert f"`{route.method} {route.path}`" in README  # type: ignore[attr-defined]
 
 
-def test_the_readme_names_every_setting_and_its_default() -> None:
-    rows = dict(re.findall(r"^\| `([A-Z_]+)` \| ([^|]+) \|", README, re.MULTILINE))
+def test_the_readme_names_every_setting_with_its_default_and_description() -> None:
+    found = re.findall(r"^\| `([A-Z_]+)` \| ([^|]+) \| ([^|]+) \|$", README, re.MULTILINE)
+    rows = {name: (default, description) for name, default, description in found}
     assert set(rows) == {name.upper() for name in Settings.model_fields}
     for name, field in Settings.model_fields.items():
-        shown = rows[name.upper()].strip().strip("`")
+        default, description = rows[name.upper()]
+        assert description == field.description
+        shown = default.strip("`")
         if field.is_required():
             assert shown == "required", name
         elif field.default in (None, ()):
