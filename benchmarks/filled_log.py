@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, cast
+from typing import Any
 from uuid import UUID
 
 import orjson
@@ -137,7 +137,7 @@ def _life(
     for _ in range(refunds):
         refund = request_refund(order, amount=1_000, reason="damaged", by=by("api_key:1"))
         succeed_refund(order, refund.id, processor_transaction_id="re_1", by=by("workflow:1"))
-    events = cast("list[StreamEvent]", list(order.collect_events()))
+    events = order.collect_events()
     ids = [
         str(order.id),
         order.merchant_id,

@@ -72,7 +72,7 @@ async def write(database_url: str) -> None:
         by = Metadata(at=utc_now(), actor="system", correlation_id="benchmark")
         order = Order.create(id=uuid7(), merchant_id=str(merchant), by=by, **ORDER)
         try:
-            await store.append(list(order.collect_events()))  # type: ignore[arg-type]
+            await store.append(order.collect_events())
             written += 1
         except StoreUnavailable:
             refused += 1

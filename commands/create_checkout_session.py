@@ -3,14 +3,13 @@
 import secrets
 from collections.abc import Callable
 from datetime import datetime, timedelta
-from typing import Any, cast
+from typing import Any
 from uuid import UUID
 
 from payloops.events.appender import Receipt
 from payloops.events.checkout_sessions import CheckoutSession, CheckoutSessionCreated, LineItem
 from payloops.events.event_store import EventStore
 from payloops.events.metadata import Metadata
-from payloops.events.stream import StreamEvent
 from payloops.events.timestamps import timestamp_text
 
 LIFE = timedelta(minutes=30)
@@ -54,8 +53,7 @@ async def create_checkout_session(
         line_items=line_items or [],
         expires_at=timestamp_text(by.at + LIFE),
     )
-    events = cast("list[StreamEvent]", session.collect_events())
-    await store.append(events, receipt=receipt(session) if receipt is not None else None)
+    await store.append(session.collect_events(), receipt=receipt(session) if receipt is not None else None)
     return session
 
 

@@ -14,7 +14,7 @@ import random
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Self, cast
+from typing import Self
 from uuid import UUID
 
 from psycopg import AsyncConnection
@@ -45,7 +45,7 @@ from payloops.events.event_store import EventStore
 from payloops.events.metadata import Metadata
 from payloops.events.orders import Order, OrderCreated, PersonalDataErased
 from payloops.events.personal_data import given_fields
-from payloops.events.stream import Stream, StreamEvent
+from payloops.events.stream import Stream
 
 TOGETHER = 50
 """Streams whose copies are erased in one transaction."""
@@ -158,7 +158,7 @@ async def _drop(store: EventStore, stream: HeldStream, *, by: Metadata) -> int:
         aggregate = await store.load(Stream, stream.stream_id)
         if isinstance(aggregate, Order):
             erase(aggregate, by=by)
-        facts = cast("list[StreamEvent]", aggregate.collect_events()) if aggregate is not None else []
+        facts = aggregate.collect_events() if aggregate is not None else []
         try:
             async with store.transaction() as connection:
                 await drop_key(connection, stream)

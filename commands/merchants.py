@@ -1,9 +1,9 @@
 """The table `merchants`, and how its rows change together with the merchant's stream."""
 
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TypeVar, cast
+from typing import TypeVar
 from uuid import UUID
 
 from psycopg import AsyncConnection
@@ -13,7 +13,6 @@ from psycopg_pool import AsyncConnectionPool
 from payloops.events.errors import VersionConflict
 from payloops.events.event_store import EventStore
 from payloops.events.merchants import Merchant
-from payloops.events.stream import StreamEvent
 
 ATTEMPTS = 5
 
@@ -90,7 +89,7 @@ async def change_account(
         if account is None:
             raise MerchantNotFound(merchant_id=merchant_id)
         decide(account)
-        events = cast("Sequence[StreamEvent]", account.collect_events())
+        events = account.collect_events()
         if not events:
             return None
         try:

@@ -1,8 +1,6 @@
 """A merchant opens an account."""
 
-from collections.abc import Sequence
 from dataclasses import replace
-from typing import cast
 
 from psycopg.errors import UniqueViolation
 from psycopg_pool import AsyncConnectionPool
@@ -13,7 +11,6 @@ from payloops.commands.merchants import MerchantRow
 from payloops.events.event_store import EventStore
 from payloops.events.merchants import Merchant, MerchantRegistered
 from payloops.events.metadata import Metadata
-from payloops.events.stream import StreamEvent
 
 
 class EmailTaken(Exception):
@@ -57,7 +54,7 @@ async def register_merchant(
                 " VALUES (%s, %s, %s, %s, %s, %s)",
                 (merchant_id, name, email, password_hash, by.at, by.at),
             )
-            await store.append_in(connection, cast("Sequence[StreamEvent]", account.collect_events()))
+            await store.append_in(connection, account.collect_events())
     except UniqueViolation:
         raise EmailTaken from None
     return MerchantRow(

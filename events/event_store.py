@@ -328,7 +328,7 @@ class EventStore(EventReader):
     ) -> R:
         for turn in range(DECISIONS):
             streams, result = await decide()
-            events = [cast("StreamEvent", event) for each in streams for event in each.collect_events()]
+            events = [event for each in streams for event in each.collect_events()]
             answer = receipt(result) if receipt is not None else None
             try:
                 if events:

@@ -102,6 +102,10 @@ class Stream(Aggregate):
             **details,
         )
 
+    def collect_events(self) -> list[StreamEvent]:
+        """Hand over the events that were decided on, to be appended."""
+        return cast("list[StreamEvent]", super().collect_events())
+
     @classmethod
     def first(cls, fact: type[C], details: dict[str, Any], *, id: UUID, merchant_id: str, by: Metadata) -> C:
         """The fact that a stream begins with.

@@ -159,7 +159,7 @@ def sample_streams() -> Iterator[list[StreamEvent]]:
 
 
 def collected(stream: Stream) -> list[StreamEvent]:
-    return cast("list[StreamEvent]", list(stream.collect_events()))
+    return stream.collect_events()
 
 
 def sample_account() -> Stream:

@@ -214,7 +214,7 @@ def _tell(
 
 def recorded(order: Order) -> list[StreamEvent]:
     """The events decided on and not yet appended."""
-    return cast("list[StreamEvent]", list(order.collect_events()))
+    return order.collect_events()
 
 
 async def _appended(store: EventStore, events: list[StreamEvent]) -> int:

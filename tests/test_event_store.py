@@ -63,7 +63,7 @@ def by() -> Metadata:
 
 
 def collected(stream: Stream) -> list[StreamEvent]:
-    return cast("list[StreamEvent]", list(stream.collect_events()))
+    return stream.collect_events()
 
 
 def begun(id: UUID | None = None) -> Counter_:

@@ -100,7 +100,7 @@ def test_a_refund_that_had_failed_is_made_when_the_processor_says_so_but_never_b
 
 
 async def stored(store: EventStore, order: Order) -> Order:
-    await store.append(order.collect_events())  # type: ignore[arg-type]
+    await store.append(order.collect_events())
     return order
 
 

@@ -266,7 +266,7 @@ async def test_a_report_without_a_request_of_its_own_belongs_to_the_request_it_a
         capture="automatic",
         by=replace(BY, correlation_id="the request to pay"),
     )
-    await store.append(order.collect_events())  # type: ignore[arg-type]
+    await store.append(order.collect_events())
     worker = Metadata(at=utc_now(), actor="workflow:payment-1", correlation_id="")
     await update_order_status(store, order_id=order.id, status="captured", by=worker)
     captured = (await store.read(after=2, limit=1))[0].event
