@@ -21,6 +21,7 @@ from payloops.events.event_store import EventStore
 from payloops.events.metadata import Metadata
 from payloops.events.orders import OrderStatus
 from payloops.events.timestamps import utc_now
+from payloops.settings import Settings
 
 STRIPE, RAZORPAY = EnabledProcessor("stripe", 50, test_mode=True), EnabledProcessor("razorpay", 10)
 PAGE = "https://pay.example/checkout"
@@ -133,15 +134,15 @@ async def test_of_fifty_clicks_at_once_one_pays(shop: Shop) -> None:
 
 
 async def test_of_clicks_at_several_processes_one_pays(
-    shop: Shop, settings: object, merchant_id: UUID, by: Metadata
+    shop: Shop, settings: Settings, merchant_id: UUID, by: Metadata
 ) -> None:
     """The turns that commands of one process take are not what keeps two orders apart."""
     from payloops.wiring import open_store  # noqa: PLC0415
 
     session_id = await shop.session()
     async with (
-        open_store(settings, application_name="other") as other,  # type: ignore[arg-type]
-        open_store(settings, application_name="third") as third,  # type: ignore[arg-type]
+        open_store(settings, application_name="other") as other,
+        open_store(settings, application_name="third") as third,
     ):
         shops = [shop, Shop(other, merchant_id, by), Shop(third, merchant_id, by)]
         await asyncio.gather(*(each.pay(session_id) for each in shops * 5))
@@ -155,7 +156,9 @@ async def test_after_a_decline_the_next_attempt_is_made_once_and_an_old_form_mak
     await shop.pay(session_id, attempt=2)  # not yet due
     await shop.report(session_id, "failed")
     await shop.pay(session_id, attempt=1)
-    assert (await shop.look(session_id)).order.attempt == 1  # type: ignore[union-attr]
+    order = (await shop.look(session_id)).order
+    assert order is not None
+    assert order.attempt == 1
     await asyncio.gather(*(shop.pay(session_id, attempt=2) for _ in range(10)))
     order = (await shop.look(session_id)).order
     assert order is not None

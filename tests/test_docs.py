@@ -11,6 +11,7 @@ from typer.main import get_command
 
 from payloops.cli import app
 from payloops.http.app import ROUTES
+from payloops.http.routing import Route
 from payloops.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -18,8 +19,8 @@ README = (ROOT / "README.md").read_text()
 
 
 @pytest.mark.parametrize("route", ROUTES, ids=lambda route: f"{route.method} {route.path}")
-def test_the_readme_names_every_route(route: object) -> None:
-    assert f"`{route.method} {route.path}`" in README  # type: ignore[attr-defined]
+def test_the_readme_names_every_route(route: Route) -> None:
+    assert f"`{route.method} {route.path}`" in README
 
 
 def test_the_readme_names_every_setting_with_its_default_and_description() -> None:

@@ -15,6 +15,7 @@ from uuid_utils.compat import uuid7
 from payloops.commands.create_checkout_session import LIFE
 from payloops.commands.settle_checkout_session import MAX_ATTEMPTS
 from payloops.events.event_store import EventStore
+from payloops.events.orders import PaymentRequested
 from payloops.events.timestamps import utc_now
 from payloops.http import admission, checkout
 from payloops.http.checkout import TEST_TOKENS, with_session_id
@@ -115,7 +116,8 @@ async def test_test_tokens_are_offered_and_taken_in_test_mode_alone(api: Api, st
     assert (await send(live, "attempt=1&method=card&token=tok_visa"))[0] == 400
     assert (await send(live, "attempt=1&method=card"))[0] == 303
     payment = (await live.store.read(after=0, limit=99, topics=["payment.requested"]))[0].event
-    assert payment.payment_method == {"type": "card", "token": None}  # type: ignore[attr-defined]
+    assert isinstance(payment, PaymentRequested)
+    assert payment.payment_method == {"type": "card", "token": None}
     assert payment.actor == f"checkout:{live.id}"
 
 
@@ -143,7 +145,9 @@ async def test_paying_leads_back_to_the_page_which_shows_how_it_stands(shopping:
         assert await send(shopping, "attempt=1&method=card&token=tok_visa") == (303, shopping.path)
         assert "Confirming your payment" in text_of(await look(shopping))
     assert (await shopping.topics()).count("payment.requested") == 1
-    assert (await shopping.order()).return_url.endswith(shopping.path)  # type: ignore[union-attr]
+    return_url = (await shopping.order()).return_url
+    assert return_url is not None
+    assert return_url.endswith(shopping.path)
     await shopping.report("failed", error_code="card_declined", error_message="do_not_honor: internal")
     page = await look(shopping)
     assert "Your card was declined. Nothing was charged." in text_of(page)

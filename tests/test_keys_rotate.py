@@ -2,12 +2,15 @@
 
 import asyncio
 import json
+from collections.abc import AsyncGenerator
 from datetime import timedelta
 from uuid import UUID
 
+import psycopg
 import pytest
 from calling import Api, Merchant, running_api
 from processes import run_command
+from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool
 from pydantic import SecretStr
 from uuid_utils.compat import uuid7
@@ -152,7 +155,8 @@ async def test_an_interrupted_rotation_goes_on_where_it_stopped(
     rotating = rotate_keys(pool, cipher=cipher)
     assert await anext(rotating) == RotatedBatch(column="client_secrets.secret", rotated=7, unreadable=())
     await anext(rotating)
-    await rotating.aclose()  # type: ignore[attr-defined]
+    assert isinstance(rotating, AsyncGenerator)
+    await rotating.aclose()
     [usage] = [each for each in await key_usage(pool, cipher=cipher) if each.older]
     assert (usage.present, usage.older) == (14, 26)
     for order in orders:  # meanwhile everything can be read
@@ -197,11 +201,13 @@ async def test_what_no_key_opens_is_told_and_left_as_it_is(
         assert await client_secret(connection, moved_row) == before
 
 
-async def client_secret(connection: object, order_id: UUID) -> bytes:
-    cursor = await connection.execute(  # type: ignore[attr-defined]
+async def client_secret(connection: psycopg.AsyncConnection[TupleRow], order_id: UUID) -> bytes:
+    cursor = await connection.execute(
         "SELECT secret FROM client_secrets WHERE order_id = %s AND attempt = 1", (order_id,)
     )
-    return bytes((await cursor.fetchone())[0])
+    row = await cursor.fetchone()
+    assert row is not None
+    return bytes(row[0])
 
 
 async def test_a_value_that_is_replaced_meanwhile_is_never_lost(

@@ -80,7 +80,9 @@ async def test_the_page_tells_all_there_is(api: Api, merchant: Merchant, pool: A
         *("https://shop.example/webhooks", "503", "<h1>Maintenance</h1>", "no answer within 30 s"),
     ):
         assert said in text, said
-    at = f"http://127.0.0.1:8233/namespaces/{api.services.workflow_url.split('/')[4]}/workflows"  # type: ignore[union-attr]
+    workflow_url = api.services.workflow_url
+    assert workflow_url is not None
+    at = f"http://127.0.0.1:8233/namespaces/{workflow_url.split('/')[4]}/workflows"
     for workflow in (f"payment-{order}", f"payment-{order}-2"):
         assert f'href="{at}/{workflow}"' in page
 

@@ -345,7 +345,11 @@ async def test_five_days_of_failures_switch_the_endpoint_off(
         calls = Calls(activities, shop, endpoint.url)
         for hours in (0, 24, 48, 72, 96, 119):
             now = began + timedelta(hours=hours)
-            endpoint.answer = lambda _, hours=hours: 200 if recovers and hours == 72 else 500  # type: ignore[misc]
+
+            def answer(_: Received, hours: int = hours) -> int:
+                return 200 if recovers and hours == 72 else 500
+
+            endpoint.answer = answer
             await calls.deliver(await queue(shop))
             assert not await calls.is_off()
         now = began + timedelta(hours=120)

@@ -419,13 +419,14 @@ class Life:
             self.shop.world.journal.wrong.append(f"a card number was answered {answer.status}")
 
     async def finish(self, order_id: str, order: dict[str, Any] | None) -> None:
-        match None if order is None else order["status"]:
-            case "captured":
-                await self.refund(order_id, order["amountCaptured"])  # type: ignore[index]
-            case "authorized":
-                await self.capture_or_cancel(order_id, order["amount"])  # type: ignore[index]
-            case "requires_action":
-                await self.act(order_id, order)  # type: ignore[arg-type]
+        known = order or {}
+        match known:
+            case {"status": "captured", "amountCaptured": captured}:
+                await self.refund(order_id, captured)
+            case {"status": "authorized", "amount": amount}:
+                await self.capture_or_cancel(order_id, amount)
+            case {"status": "requires_action"}:
+                await self.act(order_id, known)
             case _:
                 pass  # failed twice, or not known: the invariants are asked all the same
 
