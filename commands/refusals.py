@@ -89,5 +89,12 @@ class UnknownAttempt(Exception):
         super().__init__(f"order {order_id} has no payment attempt {attempt}")
 
 
+class OrderMovedOn(Exception):
+    """What was found out about a payment may be older than what its order was told since; nothing was recorded."""
+
+    def __init__(self, order_id: UUID) -> None:
+        super().__init__(f"order {order_id} changed while its processor was asked")
+
+
 class ContradictsRecord(Exception):
     """A processor reports what cannot be true beside what it reported before; nothing was recorded, look at it."""

@@ -17,7 +17,7 @@ from payloops.commands.cancel_order import request_void
 from payloops.commands.change_order import change_order, load_order
 from payloops.commands.client_secrets import ClientSecrets
 from payloops.commands.refund_payment import refund_from
-from payloops.commands.refusals import UnknownAttempt
+from payloops.commands.refusals import OrderMovedOn, UnknownAttempt
 from payloops.commands.told_refunds import settle_told_refunds
 from payloops.events.event_store import EventStore
 from payloops.events.metadata import Metadata
@@ -62,6 +62,7 @@ async def update_order_status(
     amount: int | None = None,
     error_code: str | None = None,
     error_message: str | None = None,
+    as_of: int | None = None,
     by: Metadata,
 ) -> None:
     """Record what a processor reports about a payment.
@@ -75,9 +76,10 @@ async def update_order_status(
         attempt: the payment meant; where None, that of the operation, else the one with these references at the
             processor, else the latest.
         operation: the capture or void that is reported of, as `Order.operations` has it.
+        as_of: the order's version when the processor was asked, where the answer counts only if nothing came since.
 
     Raises:
-        OrderNotFound, UnknownAttempt.
+        OrderNotFound, UnknownAttempt, OrderMovedOn.
     """
 
     def payment_of(order: Order) -> Payment:
@@ -90,6 +92,7 @@ async def update_order_status(
         )
 
     def decide(order: Order) -> None:
+        _refuse_outdated(order, as_of=as_of)
         payment, asked = payment_of(order), order.asked_for(operation)
         who = payment.asked.answered(by)
         match status:
@@ -138,6 +141,11 @@ async def update_order_status(
         order = await load_order(store, order_id=order_id)
         await client_secrets.keep(order_id=order_id, attempt=payment_of(order).attempt, secret=client_secret)
     await change_order(store, order_id=order_id, merchant_id=None, decide=decide)
+
+
+def _refuse_outdated(order: Order, *, as_of: int | None) -> None:
+    if as_of not in (None, order.version):
+        raise OrderMovedOn(order.id)
 
 
 async def learn_reference(

@@ -20,6 +20,7 @@ from payloops.commands.cipher import SealBroken
 from payloops.commands.credentials import get_processor_credentials
 from payloops.commands.processor_events import ProcessorEventCount, count_processor_events
 from payloops.commands.receive_processor_event import awaits_capture, is_cancelling
+from payloops.commands.refusals import OrderMovedOn
 from payloops.commands.update_order_status import OPEN, learn_reference, update_order_status
 from payloops.commands.update_refund_status import update_refunded_amount
 from payloops.events.connections import reach
@@ -62,8 +63,8 @@ UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 Outcome = Literal["agrees", "waits", "recorded", "differs", "unknown", "unreachable", "unreadable", "busy"]
 """`waits`: the processor has not finished either. `unknown`: the processor knows of no such payment, or of nothing
 that was asked for under it: what its workflow was to do is forwarded again, see `_forward_again`.
-`unreadable`: the order has events that this version of the code makes no sense of. `busy`: the order kept changing,
-or the log took nothing, while it was to be recorded."""
+`unreadable`: the order has events that this version of the code makes no sense of. `busy`: the order changed while its
+processor was asked, or kept changing, or the log took nothing, while it was to be recorded."""
 LEFT = {"differs", "unknown", "unreachable", "unreadable", "busy"}
 
 TO_LOOK_AT = """
@@ -213,7 +214,7 @@ async def reconcile(
                 ]
             except StreamUnreadable as error:
                 return [_left(row, "unreadable", str(error))]
-            except (VersionConflict, StoreUnavailable, OutcomeUnknown) as error:
+            except (OrderMovedOn, VersionConflict, StoreUnavailable, OutcomeUnknown) as error:
                 return [_left(row, "busy", str(error) or "whether it was recorded is not known")]
 
     async with (
@@ -444,6 +445,8 @@ async def _record(
             # Not by the merchant's wish, it can be paid again.
             ended = "expired" if expired else "failed"
             status = "cancelled" if status == "cancelled" and is_cancelling(order, payment) else ended
+        # Money that was taken stays so; an end may be outdated by now.
+        as_of = order.version if status in {"failed", "expired", "cancelled"} else None
         known = payment.processor_order_id is not None
         await insist(
             lambda: update_order_status(
@@ -456,6 +459,7 @@ async def _record(
                 amount=theirs.amount_captured if status == "captured" else None,
                 error_code=text(theirs.error_code),
                 error_message=text(theirs.error_message),
+                as_of=as_of,
                 by=by,
             )
         )
@@ -482,7 +486,12 @@ async def _record(
 async def _record_cancelled(store: EventStore, order: Order, payment: Payment) -> None:
     await insist(
         lambda: update_order_status(
-            store, order_id=order.id, attempt=payment.attempt, status="cancelled", by=_by(order, payment)
+            store,
+            order_id=order.id,
+            attempt=payment.attempt,
+            status="cancelled",
+            as_of=order.version,
+            by=_by(order, payment),
         )
     )
 

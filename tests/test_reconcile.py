@@ -38,6 +38,7 @@ from payloops.processors.port import (
 from payloops.processors.razorpay import RazorpayProcessor
 from payloops.processors.sandbox import SandboxProcessor
 from payloops.processors.stripe import StripeProcessor
+from payloops.projections.parked import forward_again
 from payloops.reconcile import Finding, duration, reconcile
 from payloops.sandbox import ledger
 from payloops.settings import Settings
@@ -415,6 +416,46 @@ async def test_an_authorization_that_is_over_ends_what_was_asked_for_under_it(
     order = await store.load(Order, UUID(order_id))
     assert order is not None
     assert [(t.type, t.status) for t in order.transactions.values()][1:] == [transaction]
+
+
+class Overtaken:
+    """A processor whose answer is under way while it tells something newer by itself."""
+
+    def __init__(self, answer: ProcessorPayment | None, tell: Callable[[], Awaitable[None]]) -> None:
+        self.answer = answer
+        self.tell = tell
+
+    async def look_up(self, question: PaymentQuestion) -> ProcessorPayment | None:
+        await self.tell()
+        return self.answer
+
+
+@pytest.mark.parametrize("answer", ["failed", None])
+async def test_an_answer_that_was_overtaken_ends_no_payment(
+    merchant: Merchant, store: EventStore, settings: Settings, by: Metadata, answer: str | None
+) -> None:
+    """The customer's second card was accepted after the first was declined, or the charge arrived just now."""
+    order_id = await paying(merchant, store, capture="manual")
+    if answer is None:
+        assert (await merchant.shop.post(f"/v1/orders/{order_id}/cancel", {})).status == 200
+        [_, _, asked] = await store.read_stream(UUID(order_id))
+        async with store.pool.connection() as connection:
+            await forward_again(connection, subscriber="temporal", event=asked, why="WorkflowGoneError: …")
+            await connection.execute("UPDATE parked_events SET retry = false")
+    await project_all(settings.database_url.get_secret_value())
+
+    async def tell() -> None:
+        await update_order_status(
+            store, order_id=UUID(order_id), status="authorized", processor_order_id="pi_1", by=by
+        )
+
+    said = None if answer is None else says(answer).answer
+    assert not isinstance(said, Exception)
+    found = (await reconciled(store, Overtaken(said, tell)))[order_id]
+    assert (found.outcome, await status_of(store, order_id)) == ("busy", "authorized")
+    order = await store.load(Order, UUID(order_id))
+    assert order is not None
+    assert [t.status for t in order.transactions.values()] == ["success", *(["pending"] * (answer is None))]
 
 
 def test_durations() -> None:
