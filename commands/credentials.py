@@ -5,15 +5,18 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 import orjson
+import structlog
 from psycopg import AsyncConnection
 from psycopg.rows import TupleRow, class_row
 from psycopg_pool import AsyncConnectionPool
 
-from payloops.commands.cipher import Cipher
+from payloops.commands.cipher import Cipher, SealBroken
 
 WEBHOOK_SECRET = "webhookSecret"  # noqa: S105  # the name of a credential
 PREVIOUS_SECRET_LIFE = timedelta(hours=24)
 """How long a replaced webhook secret is still accepted."""
+
+log = structlog.get_logger()
 
 
 def credentials_identity(*, merchant_id: UUID, processor: str) -> str:
@@ -92,10 +95,8 @@ async def keep_webhook_secret(
 ) -> None:
     """Before credentials are replaced: keep their webhook secret for a while, where the new ones have another.
 
-    Where the new ones have none, no event is to be accepted, and none is kept.
-
-    Raises:
-        SealBroken: see there.
+    Where the new ones have none, no event is to be accepted, and none is kept. Nor is one where nobody can read what
+    is replaced: whoever has lost a key replaces it for that very reason.
     """
     cursor = await connection.execute(
         "SELECT credentials FROM processor_configs WHERE merchant_id = %s AND processor = %s FOR UPDATE",
@@ -105,8 +106,12 @@ async def keep_webhook_secret(
     if row is None:
         return
     identity = credentials_identity(merchant_id=merchant_id, processor=processor)
-    replaced = orjson.loads(cipher.open(bytes(row[0]), identity=identity)).get(WEBHOOK_SECRET)
     secret = credentials.get(WEBHOOK_SECRET)
+    try:
+        replaced = orjson.loads(cipher.open(bytes(row[0]), identity=identity)).get(WEBHOOK_SECRET)
+    except SealBroken:
+        log.warning("processor.former_credentials_unreadable", processor=processor)
+        replaced = secret = None
     if secret is not None and (replaced is None or replaced == secret):
         return
     sealed = expires_at = None

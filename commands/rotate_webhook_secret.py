@@ -3,10 +3,11 @@
 from datetime import timedelta
 from uuid import UUID
 
+import structlog
 from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 
-from payloops.commands.cipher import Cipher
+from payloops.commands.cipher import Cipher, SealBroken
 from payloops.commands.merchants import change_account
 from payloops.commands.webhook_secrets import (
     WebhookSecret,
@@ -23,6 +24,8 @@ from payloops.events.timestamps import timestamp_text
 OVERLAP = timedelta(hours=24)
 """How long the former secret signs beside the new one."""
 
+log = structlog.get_logger()
+
 ROTATE = """
     UPDATE webhook_secrets
     SET previous_secret = secret, previous_expires_at = %s, secret = %s, made_at = %s WHERE merchant_id = %s
@@ -35,10 +38,15 @@ async def rotate_webhook_secret(
 ) -> WebhookSecret:
     """Sign with a new secret from now on; the former one signs, too, for another 24 hours.
 
-    A secret that was on its way out already ends at once: there are never more than two.
+    A secret that was on its way out already ends at once: there are never more than two. So does the former one where
+    nobody can read it any more, because a key was lost.
     """
-    await get_webhook_secret(store.pool, merchant_id=merchant_id, cipher=cipher, now=by.at)
     expires_at = by.at + OVERLAP
+    try:
+        await get_webhook_secret(store.pool, merchant_id=merchant_id, cipher=cipher, now=by.at)
+    except SealBroken:
+        log.warning("webhook_secret.former_unreadable", merchant_id=str(merchant_id))
+        expires_at = by.at
     sealed = cipher.seal(make_secret().encode(), identity=webhook_secret_identity(merchant_id=merchant_id))
 
     def decide(account: Merchant) -> None:

@@ -221,6 +221,20 @@ async def test_a_secret_that_was_never_shown_can_be_rotated(merchant: Merchant) 
     assert (rotated.status, rotated.json["previousSecret"] is None) == (200, False)
 
 
+async def test_a_secret_that_nobody_can_read_any_more_is_rotated_and_signs_no_longer(
+    merchant: Merchant, pool: AsyncConnectionPool
+) -> None:
+    """After a key is lost: else the merchant could never be told of anything again."""
+    await merchant.dashboard.get(SECRET)
+    async with pool.connection() as connection:
+        await connection.execute("UPDATE webhook_secrets SET secret = reverse(secret)")
+    rotated = await merchant.dashboard.post(f"{SECRET}/rotate")
+    assert (rotated.status, rotated.json["previousSecret"]) == (200, None)
+    assert (await merchant.dashboard.get(SECRET)).json == rotated.json
+    again = (await merchant.dashboard.post(f"{SECRET}/rotate")).json
+    assert again["previousSecret"] == rotated.json["secret"]
+
+
 async def test_of_rotations_at_once_each_is_on_record(merchant: Merchant, pool: AsyncConnectionPool) -> None:
     answers = await asyncio.gather(*(merchant.dashboard.post(f"{SECRET}/rotate") for _ in range(3)))
     assert [answer.status for answer in answers] == [200] * 3

@@ -9,7 +9,8 @@ from psycopg_pool import AsyncConnectionPool
 from uuid_utils.compat import uuid7
 
 from payloops.commands.cipher import Cipher, SealBroken
-from payloops.commands.credentials import get_processor_credentials
+from payloops.commands.credentials import get_processor_credentials, get_webhook_secrets
+from payloops.events.timestamps import utc_now
 from payloops.settings import Settings
 
 STRIPE = {"secretKey": "sk_stripe_secret", "publishableKey": "pk", "webhookSecret": "whsec"}
@@ -120,6 +121,30 @@ async def test_configuring_again_replaces_the_whole(
     found = await get_processor_credentials(pool, merchant_id=merchant.id, processor="stripe", cipher=cipher)
     assert found is not None
     assert found.credentials == {"secretKey": "new"}
+
+
+async def test_credentials_that_nobody_can_read_any_more_are_replaced_by_others(
+    merchant: Merchant, pool: AsyncConnectionPool, cipher: Cipher
+) -> None:
+    """After a key is lost: the webhook secret until then is lost with it, and so is the one before."""
+    former = STRIPE | {"webhookSecret": "whsec_of_before"}
+    for credentials in (former, STRIPE):
+        await merchant.dashboard.post("/api/processors", {"processor": "stripe", "credentials": credentials})
+    async with pool.connection() as connection:
+        await connection.execute(
+            "UPDATE processor_configs SET credentials = reverse(credentials),"
+            " previous_webhook_secret = reverse(previous_webhook_secret)"
+        )
+    new = {"secretKey": "sk_new", "webhookSecret": "whsec_new"}
+    replaced = await merchant.dashboard.post("/api/processors", {"processor": "stripe", "credentials": new})
+    assert replaced.status == 200
+    found = await get_processor_credentials(pool, merchant_id=merchant.id, processor="stripe", cipher=cipher)
+    assert found is not None
+    assert found.credentials == new
+    secrets = await get_webhook_secrets(
+        pool, merchant_id=merchant.id, processor="stripe", cipher=cipher, at=utc_now()
+    )
+    assert secrets == ["whsec_new"]
 
 
 async def test_a_change_keeps_what_it_does_not_name(
