@@ -360,7 +360,7 @@ async def test_a_text_is_found_as_a_whole_whatever_of_it_is_rare(
     store: EventStore, subtests: pytest.Subtests
 ) -> None:
     async with store.pool.connection() as connection:
-        await connection.execute("SET LOCAL statement_timeout = 0")
+        await connection.execute("SET statement_timeout = 0")
         await connection.execute(FILL, (OWN,))
         await connection.execute("ANALYZE orders")
         cursor = await connection.execute(

@@ -114,7 +114,7 @@ async def test_what_is_asked_most_is_not_planned_each_time(
     pool = connection_pool(database_url, size=1, application_name="test")
     await pool.open()
     async with pool.connection() as connection:
-        await connection.execute("SET LOCAL statement_timeout = 0")
+        await connection.execute("SET statement_timeout = 0")
         await connection.execute(MANY, (merchant_id,))
         await connection.execute("ANALYZE")
     reader = EventStore(database_url, pool, mac_key=bytes(32))
