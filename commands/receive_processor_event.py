@@ -5,7 +5,8 @@ consequences in the same append, so that each event takes effect once. Rules bey
 make the result independent of the order of arrival:
 - an event that ranks below one received earlier for the same payment changes nothing:
   captured > cancelled > authorized > failed, requires_action;
-- what is reported of refunds before the capture is known waits for the capture (`settle_told_refunds`).
+- what is reported of refunds before the capture is known waits for the capture (`settle_told_refunds`);
+- another amount than is on record as captured changes nothing, and is a contradiction for people to look at.
 """
 
 import copy
@@ -18,7 +19,7 @@ import structlog
 from payloops.commands.change_order import change_order, insist
 from payloops.commands.processor_events import DONE, Effect, keep_processor_event, note_effect
 from payloops.commands.refusals import OrderNotFound
-from payloops.commands.told_refunds import settle_told_refunds
+from payloops.commands.told_refunds import capture_of, settle_told_refunds
 from payloops.commands.update_order_status import (
     OPEN,
     fail_payment,
@@ -169,7 +170,7 @@ def receive(order: Order, event: ProcessorEvent, *, by: Metadata) -> Effect:
         return "unmatched"
     # Decided on a copy first: the fact says what follows from it.
     trial = copy.deepcopy(order)
-    fits = _fits(payment, event, currency=order.currency)
+    fits = _fits(order, payment, event)
     if fits:
         _remember(trial, event, attempt=payment.attempt, effect="applied", by=by)
         told_at = trial.version
@@ -229,12 +230,16 @@ def _remember(
     )
 
 
-def _fits(payment: Payment, event: ProcessorEvent, *, currency: str) -> bool:
-    """Whether an event can be true of a payment: its currency, and no more money than was asked for."""
-    if event.currency is not None and event.currency.upper() != currency:
+def _fits(order: Order, payment: Payment, event: ProcessorEvent) -> bool:
+    """Whether an event can be true of a payment: its currency, and as much money as was captured or can have been.
+
+    Workflows report no amounts: of what they reported as captured, what was asked for is on record.
+    """
+    if event.currency is not None and event.currency.upper() != order.currency:
         return False
     if event.outcome == "captured" and event.amount is not None:
-        return 0 < event.amount <= payment.amount
+        capture = capture_of(order, payment)
+        return 0 < event.amount <= payment.amount if capture is None else event.amount == capture.amount
     return True
 
 

@@ -48,7 +48,7 @@ def settle_told_refunds(order: Order, payment: Payment, *, amount_refunded: int 
     Returns:
         False where more would be refunded than was captured: that much was not recorded.
     """
-    capture = _capture_of(order, payment)
+    capture = capture_of(order, payment)
     if capture is None:
         return True
     books = _Books(order=order, payment=payment, capture=capture, by=by)
@@ -72,7 +72,7 @@ def make_pending_refunds(
     Args:
         asked_before: of those asked for later the report may be under way: then none is recorded.
     """
-    capture = _capture_of(order, payment)
+    capture = capture_of(order, payment)
     if capture is None or amount_refunded > capture.amount:
         return
     books = _Books(order=order, payment=payment, capture=capture, by=by)
@@ -110,7 +110,8 @@ def failure_told(order: Order, refund_id: str, *, reference: str | None) -> Told
     )
 
 
-def _capture_of(order: Order, payment: Payment) -> Transaction | None:
+def capture_of(order: Order, payment: Payment) -> Transaction | None:
+    """What was captured of a payment; None where nothing was."""
     return next(
         (
             t

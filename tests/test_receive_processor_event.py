@@ -148,6 +148,15 @@ def test_what_was_captured_is_as_much_as_the_processor_says(asked: int | None) -
     assert transactions(order)[-1] == ("capture", "success", 400)
 
 
+def test_another_amount_than_was_reported_as_captured_is_told_to_people_and_not_recorded_over() -> None:
+    order = pay(new_order())
+    report(order, "captured")
+    assert receive(order, told("captured", amount=AMOUNT - 1), by=BY) == "contradiction"
+    assert receive(order, told("captured", event_id="same"), by=BY) == "none"
+    assert receive(order, told("captured", event_id="unsaid", amount=None), by=BY) == "none"
+    assert (order.status, order.amount_captured, order.refundable) == (OrderStatus.CAPTURED, AMOUNT, AMOUNT)
+
+
 def test_an_event_that_contradicts_the_record_outweighs_none_that_is_true() -> None:
     order = pay(new_order())
     contradictions: list[dict[str, Any]] = [{"currency": "eur"}, {"amount": AMOUNT + 1}, {"amount": 0}]
