@@ -6,7 +6,7 @@ from pydantic import Field, StringConstraints
 
 from payloops.commands.processors import Processor
 from payloops.events.orders import OrderStatus
-from payloops.http.fields import Currency, Moment
+from payloops.http.fields import Currency, End, Moment
 from payloops.http.order_history import OrderAsOf, TrailQuery, read_trail
 from payloops.http.orders import OrderAnswer, OrderEventAnswer, plain_order
 from payloops.http.pages import PageQuery, Pagination, pagination
@@ -30,7 +30,7 @@ class OrderSearch(PageQuery):
         ),
     ] = None
     from_: Annotated[Moment | None, Field(alias="from", description="Created at or after this time")] = None
-    to: Annotated[Moment | None, Field(description="Created before this time")] = None
+    to: Annotated[End | None, Field(description="Created before this time")] = None
 
 
 class OrderPage(AnswerModel):

@@ -20,8 +20,10 @@ from pydantic import (
     StringConstraints,
     TypeAdapter,
     ValidationError,
+    ValidationInfo,
     WithJsonSchema,
 )
+from pydantic.alias_generators import to_camel
 from pydantic_core import core_schema
 from typing_extensions import TypeAliasType
 
@@ -170,6 +172,13 @@ def _in_utc(moment: datetime) -> datetime:
         raise ValueError("Must be a time between the years 1 and 9999") from None
 
 
+def _not_before(end: datetime, info: ValidationInfo) -> datetime:
+    for start in ("created_from", "from_"):
+        if info.data.get(start) is not None and end < info.data[start]:
+            raise ValueError(f"Must not be before {to_camel(start).rstrip('_')}")
+    return end
+
+
 class AbsentOnly:
     """Makes a field that is None where it is absent refuse null: a change to nothing is none, and is not ignored."""
 
@@ -255,6 +264,8 @@ Moment = Annotated[
     AfterValidator(_in_utc),
     Field(description="ISO 8601 with a time zone", examples=["2027-01-31T00:00:00Z"]),
 ]
+End = Annotated[Moment, AfterValidator(_not_before)]
+"""Of a period, after the field of its start."""
 QueryNumber = Annotated[int, BeforeValidator(_plain_number)]
 QueryAmount = Annotated[
     int,

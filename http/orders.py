@@ -15,6 +15,7 @@ from payloops.http.fields import (
     Amount,
     Currency,
     Email,
+    End,
     Identifier,
     Metadata,
     Moment,
@@ -193,7 +194,7 @@ class OrderQuery(RequestModel):
     currency: Currency | None = None
     external_id: Identifier | None = None
     created_from: Moment | None = None
-    created_to: Moment | None = None
+    created_to: End | None = None
 
     @field_validator("ending_before")
     @classmethod

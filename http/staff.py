@@ -10,7 +10,7 @@ from pydantic import Field, StringConstraints
 
 from payloops.commands.log_in_staff import log_in_staff as check_password
 from payloops.http.auth import PresentedPassword
-from payloops.http.fields import Currency, Moment, PresentedEmail, QueryAmount, QueryNumber
+from payloops.http.fields import Currency, End, Moment, PresentedEmail, QueryAmount, QueryNumber
 from payloops.http.order_history import (
     OrderAsOf,
     OrderExplanationAnswer,
@@ -60,7 +60,7 @@ class StaffOrderQuery(RequestModel):
     amount: QueryAmount | None = None
     currency: Currency | None = None
     from_: Annotated[Moment | None, Field(alias="from", description="Created at or after this time")] = None
-    to: Annotated[Moment | None, Field(description="Created before this time")] = None
+    to: Annotated[End | None, Field(description="Created before this time")] = None
     page: Annotated[QueryNumber, Field(ge=1, le=1_000)] = 1
     limit: Annotated[QueryNumber, Field(ge=1, le=100)] = 20
 

@@ -456,6 +456,12 @@ async def test_a_list_is_filtered(merchant: Merchant) -> None:
     assert await listed(f"createdFrom={middle}") == [dollars]
     assert await listed(f"createdTo={middle}") == [euros]
     assert await listed("status=failed") == []
+    assert await listed(f"createdFrom={middle}&createdTo={middle}") == []
+    for path, start, end in (("/v1/orders", "createdFrom", "createdTo"), ("/api/orders", "from", "to")):
+        caller = merchant.shop if path.startswith("/v1") else merchant.dashboard
+        query = f"{end}={middle}&{start}={middle.replace('Z', '%2B00:00').replace('20', '21', 1)}"
+        message = f"Must not be before {start}"
+        assert (await caller.get(f"{path}?{query}")).json["errors"] == [{"field": end, "message": message}]
 
 
 async def test_a_page_starts_at_ones_own_order_only(api: Api, merchant: Merchant) -> None:
