@@ -116,7 +116,10 @@ async def read_trail(
     try:
         order = await get_order_as_of(store, order_id=order_id, merchant_id=merchant_id, as_of=as_of)
     except NoSuchVersion:
-        raise validation_error(FieldError("asOf", "The order had no state then")) from None
+        missing = (
+            "The order has no such version" if isinstance(as_of, int) else "The order did not exist then"
+        )
+        raise validation_error(FieldError("asOf", missing)) from None
     if order is None:
         raise not_found()
     return order_as_of(order)

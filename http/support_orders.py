@@ -75,7 +75,7 @@ async def read_support_order(call: Call[None, MomentQuery]) -> bytes:
     timeline = [timeline_entry(event, currency=order.currency) for event in events]
     version = call.query.version or len(timeline)
     if version > len(timeline):
-        raise validation_error(FieldError("version", "The order had no state then"))
+        raise validation_error(FieldError("version", "The order has no such version"))
     messages, _ = await list_processor_events(store.pool, order_id=order.id, limit=MESSAGES)
     webhooks = await list_webhooks_of_order(store.pool, order_id=order.id)
     return support_page(
