@@ -172,7 +172,7 @@ async def test_a_redirect_is_not_followed(canary: Canary, status: int) -> None:
 
     async with receiving(redirect) as endpoint, open_sender(allow_loopback=True) as sender:
         attempt = await sender.send(webhook_id="i", url=endpoint.url, secrets=[], turn=1, payload={})
-    assert (attempt.status_code, attempt.error) == (status, f"Answered {status}")
+    assert (attempt.status_code, attempt.error) == (status, f"Answered {status}: redirects are not followed")
     assert canary.connections == []
 
 

@@ -82,7 +82,7 @@ class Sender:
         except (aiohttp.ClientError, OSError, ValueError) as failure:  # ValueError: a URL that is none
             error = _explained(failure)
         if status is not None:
-            error = None if 200 <= status < 300 else f"Answered {status}"  # noqa: PLR2004  # HTTP
+            error = _refusal(status)
         return WebhookAttempt(
             attempted_at=at,
             duration_ms=round((time.monotonic() - began) * 1000),
@@ -216,6 +216,17 @@ async def _beginning(response: aiohttp.ClientResponse) -> str:
         pass  # the status has told what matters
     text = mask_card_numbers(kept.decode(errors="replace").replace("\0", "\ufffd"))
     return text if whole else mask_cut_digits(text)
+
+
+def _refusal(status: int) -> str | None:
+    """What is wrong with a status for a merchant to read; None where it says that the webhook was delivered."""
+    match status // 100:
+        case 2:
+            return None
+        case 3:
+            return f"Answered {status}: redirects are not followed"
+        case _:
+            return f"Answered {status}"
 
 
 def _explained(failure: Exception) -> str:
