@@ -38,8 +38,8 @@ async def change_profile(
 
     Args:
         webhook_url: where webhooks go from now on; None: nowhere. Setting it, also to what it is, switches an
-            endpoint on that was switched off. Whether the address may be called is looked
-            at when it is called, as what a name stands for may change.
+            endpoint on that was switched off. Whether what a name stands for may be called is looked at when it is
+            called, as it may change.
 
     Raises:
         MerchantNotFound: no such account.

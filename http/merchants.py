@@ -1,14 +1,19 @@
 """The merchant's own account: profile and webhook secret. `/api/merchants/me`, by dashboard token."""
 
+from ipaddress import ip_address
 from typing import Annotated, Literal
+
+from pydantic import HttpUrl
 
 from payloops.commands.change_profile import UNCHANGED, change_profile
 from payloops.commands.merchants import MerchantNotFound, find_merchant
+from payloops.commands.public_addresses import is_allowed
 from payloops.commands.rotate_webhook_secret import rotate_webhook_secret as rotate
 from payloops.commands.webhook_endpoints import WebhookEndpoint, find_webhook_endpoint
 from payloops.commands.webhook_secrets import WebhookSecret, get_webhook_secret
 from payloops.http.auth import MerchantAnswer, MerchantName, merchant_answer
 from payloops.http.fields import AbsentOnly, Timestamp, Url
+from payloops.http.problems import FieldError, validation_error
 from payloops.http.routing import AnswerModel, Call, Nothing, RequestModel, route
 
 
@@ -66,6 +71,19 @@ def secret_answer(secret: WebhookSecret) -> WebhookSecretAnswer:
     )
 
 
+def is_in_vain(url: str, *, allow_loopback: bool) -> bool:
+    """Whether a URL has, where others have a name, an address that no webhook is ever sent to, however it is written.
+
+    What a name stands for is asked each time that something is sent: it may change.
+    """
+    host = (HttpUrl(url).host or "").strip("[]")
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return not is_allowed(host, allow_loopback=allow_loopback)
+
+
 @route(
     "GET",
     "/api/merchants/me",
@@ -89,9 +107,13 @@ async def read_profile(call: Call[None]) -> MerchantAnswer:
     summary="Change the account's name or webhook URL: absent fields are kept, a webhookUrl of null ends webhooks",
 )
 async def set_profile(call: Call[ProfileChanges]) -> MerchantAnswer:
-    body = call.body
+    body, services = call.body, call.services
+    if body.webhook_url is not None and is_in_vain(
+        body.webhook_url, allow_loopback=services.webhook_allow_loopback
+    ):
+        raise validation_error(FieldError("webhookUrl", "Must be at a public address"))
     merchant = await change_profile(
-        call.services.store,
+        services.store,
         merchant_id=call.merchant_id,
         name=UNCHANGED if body.name is None else body.name,
         webhook_url=body.webhook_url if "webhook_url" in body.model_fields_set else UNCHANGED,

@@ -35,6 +35,7 @@ class Services:
         staff_sessions: of staff in a browser, beside `staff_tokens` for programs.
         secure_cookies: whether browsers are to send them over TLS only, however a request came here.
         passwords, key_hasher: bcrypt for each, apart, so that neither holds up the other.
+        webhook_allow_loopback: whether webhooks may go to this machine's own addresses.
         request_timeout: seconds a request may take, waiting asked for by the client aside.
         probes: by name of the dependency.
         metrics: puts together what a scrape is answered with.
@@ -62,6 +63,7 @@ class Services:
     secure_cookies: bool = True
     workflow_url: str | None = None
     trusted_proxies: int = 0
+    webhook_allow_loopback: bool = False
     request_timeout: float = 15.0
     now: Callable[[], datetime] = utc_now
     stopping: asyncio.Event = field(default_factory=asyncio.Event)

@@ -183,6 +183,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             secure_cookies=settings.environment is Environment.PRODUCTION,
             workflow_url=_workflow_url(settings),
             trusted_proxies=settings.trusted_proxies,
+            webhook_allow_loopback=settings.webhook_allow_loopback,
             request_timeout=settings.request_timeout,
         )
 

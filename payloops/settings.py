@@ -213,7 +213,8 @@ class Settings(StoreSettings, KeySettings):
     webhook_allow_loopback: bool = Field(
         default=False,
         description=(
-            "`true` allows webhooks to this machine's own addresses: for development; `make dev` sets it"
+            "`true`, in the API and the worker, allows webhooks to this machine's own addresses: for development;"
+            " `make dev` sets it"
         ),
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(

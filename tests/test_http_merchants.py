@@ -156,6 +156,28 @@ async def test_changes_of_different_parts_at_once_are_all_kept(merchant: Merchan
     assert (now["name"], now["webhookUrl"]) == ("Other", "https://shop.example/hooks")
 
 
+async def test_an_address_that_no_webhook_is_sent_to_is_refused_at_once(
+    subtests: pytest.Subtests, merchant: Merchant
+) -> None:
+    hosts = ["127.0.0.1", "10.1", "0x7f.1", "2130706433", "169.254.169.254", "[::1]", "[::ffff:10.0.0.1]"]
+    for host in hosts:
+        with subtests.test(host=host):
+            url = f"http://{host}:8080/hooks"
+            refused = await merchant.dashboard.call("PUT", "/api/merchants/me", {"webhookUrl": url})
+            assert (refused.status, refused.fields) == (400, {"webhookUrl"})
+    for host in ("93.184.215.14", "[2606:4700::1111]", "shop.example"):
+        url = f"https://{host}/hooks"
+        assert (await merchant.dashboard.call("PUT", "/api/merchants/me", {"webhookUrl": url})).status == 200
+
+
+async def test_this_machines_own_addresses_are_taken_where_webhooks_may_go_there(settings: Settings) -> None:
+    async with running_api(settings.model_copy(update={"webhook_allow_loopback": True})) as api:
+        merchant = await api.merchant(processors=False)
+        for host, status in (("127.0.0.1:8080", 200), ("[::1]", 200), ("10.0.0.1", 400)):
+            body = {"webhookUrl": f"http://{host}/"}
+            assert (await merchant.dashboard.call("PUT", "/api/merchants/me", body)).status == status
+
+
 async def test_a_profile_that_does_not_fit_is_refused(subtests: pytest.Subtests, merchant: Merchant) -> None:
     for field, value in [
         ("name", "A"),

@@ -17,7 +17,7 @@ from payloops.workflows_client.connection import connect
 
 @pytest.fixture
 async def api(settings: Settings) -> AsyncIterator[Api]:
-    async with running_api(settings) as api:
+    async with running_api(settings.model_copy(update={"webhook_allow_loopback": True})) as api:
         yield api
 
 

@@ -29,7 +29,11 @@ BEYOND_SCHEMAS = {
     "Must be before to": "a rule about two parameters",
     "Must be at most 366 days before to": "a rule about two parameters",
     "Give starting_after or ending_before, not both": "a rule about two parameters",
-    "The order had no state then": "when the order was made",
+    "The order has no such version": "how much has happened to the order",
+    "The order did not exist then": "when the order was made",
+    "Must not be before createdFrom": "a rule about two parameters",
+    "Must not be before from": "a rule about two parameters",
+    "Must be at a public address": "which addresses are public",
     "Nested too deep": "depth",
     "Input should be a valid integer": "12.0 is an integer to JSON Schema, and none to us",
 }
