@@ -30,7 +30,8 @@ _PRINTED = {
     *((4, 4, 4, 4, rest) for rest in (1, 2, 3)),
     *((4, 6, 5), (4, 6, 4)),
 }
-_DOUBLED = (0, 2, 4, 6, 8, 1, 3, 5, 7, 9)
+_VALUES = bytes.maketrans(b"0123456789", bytes(range(10)))
+_DOUBLED = bytes.maketrans(b"0123456789", bytes((0, 2, 4, 6, 8, 1, 3, 5, 7, 9)))
 """Each digit twice, with its own digits added."""
 LONG_GROUP = 6
 """Digits; where all groups are longer, they are numbers side by side."""
@@ -197,8 +198,8 @@ def _luhn_sums(digits: str) -> tuple[list[int], list[int]]:
     What stands between two places passes the check where the difference of its sums ends in 0: of the two, those in
     which the digit before the last is doubled.
     """
-    values = list(map(int, digits))
-    doubled = [_DOUBLED[value] for value in values]
-    even, odd = values.copy(), values.copy()
+    written = digits.encode()
+    values, doubled = written.translate(_VALUES), written.translate(_DOUBLED)
+    even, odd = bytearray(values), bytearray(values)
     even[::2], odd[1::2] = doubled[::2], doubled[1::2]
     return list(accumulate(even, initial=0)), list(accumulate(odd, initial=0))
