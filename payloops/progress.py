@@ -56,13 +56,16 @@ class _PlainLines:
         self._step = ""
         self._began = (0.0, 0)
         self._said = 0.0
+        self._whole = False
 
     def __call__(self, step: str, done: int, total: int) -> None:
         now = time.monotonic()
         if step != self._step:
-            self._step, self._began, self._said = step, (now, done), 0.0
-        if now - self._said < PLAIN_SECONDS and (done < total or total == 0):
+            self._step, self._began, self._said, self._whole = step, (now, done), 0.0, False
+        whole = 0 < total <= done
+        if self._whole if whole else now - self._said < PLAIN_SECONDS:
             return
+        self._whole = whole
         self._said = now
         since, first = self._began
         rate = (done - first) / (now - since) if now > since else 0.0
