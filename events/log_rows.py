@@ -63,7 +63,7 @@ class Fault(StrEnum):
     """What is wrong with a row by itself."""
 
     CONTENT = "its content does not fit its content hash"
-    MAC = "its MAC was not made with AUDIT_KEY"
+    MAC = "its MAC was made with neither AUDIT_KEY nor one of AUDIT_KEYS_OLDER"
     NO_MAC = "it has no MAC: it was written by a version before there were MACs, or by hand"
 
 

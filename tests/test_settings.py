@@ -127,6 +127,20 @@ def test_a_misspelled_setting_is_named_with_the_one_that_is_meant() -> None:
     assert not any("HOME" in line for line in lines)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "misspelled", "meant"),
+    [
+        (["keys", "status"], "ENCRYPTION_KEYS_OLD", "ENCRYPTION_KEYS_OLDER"),
+        (["audit", "verify"], "AUDIT_KEY_OLDER", "AUDIT_KEYS_OLDER"),
+    ],
+)
+def test_commands_that_need_a_key_name_the_setting_that_is_meant(
+    arguments: list[str], misspelled: str, meant: str
+) -> None:
+    shown = run(*arguments, **{misspelled: "k" * 32})
+    assert f"{misspelled} is not a setting, and is ignored: did you mean {meant}?" in shown.stderr
+
+
 @pytest.mark.parametrize("arguments", [["projections", "status"], ["migrate"], ["staff", "list"]])
 def test_commands_that_need_the_database_alone_say_it_in_one_line(arguments: list[str]) -> None:
     shown = run(*arguments, DATABASE_URL="x")
