@@ -346,7 +346,9 @@ def projections_rebuild(
     """
     from payloops.projections_rebuild import run_rebuild  # noqa: PLC0415
 
-    with _projection_errors():
+    with _projection_errors(
+        interrupted="the live tables are as they were, or rebuilt already; run it again to resume"
+    ):
         run_async(
             run_rebuild(
                 database_url=database_url_of(data_dir),
@@ -373,7 +375,7 @@ def projections_verify(
     """
     from payloops.projections_rebuild import run_verify  # noqa: PLC0415
 
-    with _projection_errors():
+    with _projection_errors(interrupted="run it again; it begins anew"):
         agrees = run_async(
             run_verify(
                 database_url=database_url_of(data_dir),
@@ -397,7 +399,7 @@ def projections_retry_parked(
     """
     from payloops.projections_rebuild import run_retry_parked  # noqa: PLC0415
 
-    with _projection_errors():
+    with _projection_errors(interrupted="run it again to retry the rest"):
         done = run_async(
             run_retry_parked(database_url=database_url_of(data_dir), names=names or [], as_json=as_json)
         )
@@ -406,7 +408,7 @@ def projections_retry_parked(
 
 
 @contextmanager
-def _projection_errors() -> "Iterator[None]":
+def _projection_errors(*, interrupted: str) -> "Iterator[None]":
     from payloops.projections.building import BuildUnderWay, TablesBusy  # noqa: PLC0415
     from payloops.projections.projection import UnknownProjection  # noqa: PLC0415
     from payloops.projections.verifying import VersionsDiffer  # noqa: PLC0415
@@ -419,7 +421,7 @@ def _projection_errors() -> "Iterator[None]":
     except (BuildUnderWay, TablesBusy, VersionsDiffer, WorkerKilledError) as error:
         fail(str(error))
     except KeyboardInterrupt:
-        fail("interrupted: the live tables are unchanged; run it again to resume", status=INTERRUPTED)
+        fail(f"interrupted: {interrupted}", status=INTERRUPTED)
 
 
 @events.command("types")
