@@ -8,17 +8,40 @@ from rich.text import Text
 from payloops.events.connections import command_pool
 from payloops.printing import make_console, plain_table, print_plain_json
 from payloops.projections.projection import all_projections
-from payloops.projections.status import ProjectionStatus, projections_status
+from payloops.projections.status import ParkedEvent, ProjectionStatus, list_parked_events, projections_status
+
+MOST_PARKED = 100
+"""Parked events that are shown; all are counted."""
 
 
 async def show_projections_status(*, database_url: str, as_json: bool) -> None:
-    """Print position, lag in events and seconds, and parked events of every projection."""
+    """Print position and lag in events and seconds of every projection, and the newest parked events."""
     async with command_pool(database_url, application_name="payloops status") as pool:
         found = await projections_status(pool)
+        parked = await list_parked_events(pool, limit=MOST_PARKED)
     if as_json:
-        print_plain_json([asdict(each) for each in found])
-    else:
-        make_console().print(status_table(found))
+        print_plain_json(
+            [
+                asdict(status)
+                | {"parked_events": [asdict(event) for event in parked if event.reader == status.name]}
+                for status in found
+            ]
+        )
+        return
+    console = make_console()
+    console.print(status_table(found))
+    if parked:
+        console.print("\nParked, the newest first; `payloops projections retry-parked` tries them again:")
+        console.print(_parked_table(parked))
+
+
+def _parked_table(events: list[ParkedEvent]) -> Table:
+    table = plain_table("Reader", "Position", "Event", "Stream and version", "Error")
+    for each in events:
+        table.add_row(
+            each.reader, str(each.position), each.topic, f"{each.stream_id}:{each.version}", each.error
+        )
+    return table
 
 
 def show_projections(*, as_json: bool) -> None:

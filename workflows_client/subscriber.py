@@ -380,6 +380,7 @@ async def _park(leader: _Leader, recorded: RecordedEvent, error: Exception) -> N
         "subscriber.parked",
         subscription=reader,
         position=recorded.position,
+        stream_id=str(recorded.stored.originator_id),
         topic=recorded.stored.topic,
         error=why,
     )
