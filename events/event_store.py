@@ -151,6 +151,21 @@ class EventReader:
             cursor = await connection.execute(READ_STREAM, (id,))
             return [_recorded(row) for row in await cursor.fetchall()]
 
+    async def read_facts(self, id: UUID) -> list[StreamEvent]:
+        """As `read_stream`, without what is stored beside the facts.
+
+        Raises:
+            StreamUnreadable: see there.
+        """
+        facts = []
+        for recorded in await self.read_stream(id):
+            stored = recorded.stored
+            try:
+                facts.append(recorded.event)
+            except Exception as error:
+                raise StreamUnreadable(id, version=stored.originator_version, topic=stored.topic) from error
+        return facts
+
     async def head(self) -> int:
         """Position of the newest event, 0 where there is none."""
         async with self.pool.connection() as connection:

@@ -8,7 +8,7 @@ from pydantic import Field, StringConstraints
 from payloops.commands.merchants import merchant_names
 from payloops.commands.processor_events import find_processor_event, list_processor_events
 from payloops.commands.webhook_deliveries import list_attempts_of, list_webhooks_of_order
-from payloops.events.encoding import NewerVersion, UnknownTopic
+from payloops.events.errors import StreamUnreadable
 from payloops.events.event_store import EventReader
 from payloops.events.stream import StreamEvent
 from payloops.http.fields import QueryNumber
@@ -101,10 +101,10 @@ async def _history(
     """What happened to the order, as facts and as lines of its trail."""
     try:
         facts = await order_facts(store, order_id=order_id, merchant_id=merchant_id)
-    except (UnknownTopic, NewerVersion):
-        # Versions are being replaced: a process of the newer one knows what this is.
-        raise Problem(503, "unavailable", "The order has events of a newer version of this service") from None
-    events = await order_events(store, order_id=order_id, merchant_id=merchant_id)
+        events = await order_events(store, order_id=order_id, merchant_id=merchant_id)
+    except StreamUnreadable:
+        # While versions are replaced, a process of the newer one may know what this is.
+        raise Problem(503, "unavailable", "The order has events that this version cannot read") from None
     if facts is None or events is None:
         raise not_found()
     return facts, events[: len(facts)]

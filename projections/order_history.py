@@ -63,8 +63,11 @@ async def order_facts(
 
     Args:
         merchant_id: whose it has to be; None: anybody's.
+
+    Raises:
+        StreamUnreadable: see there.
     """
-    facts = [recorded.event for recorded in await store.read_stream(order_id)]
+    facts = await store.read_facts(order_id)
     if not facts or not isinstance(facts[0], OrderCreated):
         return None
     if merchant_id is not None and facts[0].merchant_id != str(merchant_id):

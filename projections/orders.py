@@ -18,6 +18,7 @@ from psycopg.rows import TupleRow
 
 from payloops.events.columns import uuids_by_number
 from payloops.events.encoding import open_state
+from payloops.events.errors import StreamUnreadable
 from payloops.events.event_store import EventReader, EventStore
 from payloops.events.lookups import Lookup
 from payloops.events.orders import (
@@ -489,12 +490,21 @@ async def order_events(store: EventReader, *, order_id: UUID, merchant_id: UUID)
     """The order's audit trail, oldest first; None where the order is unknown or another merchant's.
 
     Read from the log as it is stored, so that event types this version does not know are in it too.
+
+    Raises:
+        StreamUnreadable: an event is none that any version wrote.
     """
     async with store.pool.connection() as connection:
         found = await (await connection.execute(EVENTS, (order_id, merchant_id))).fetchall()
     if not found or found[0][3] != topic_of(OrderCreated):
         return None
-    return [_order_event(*values) for values in found]
+    events = []
+    for values in found:
+        try:
+            events.append(_order_event(*values))
+        except Exception as error:
+            raise StreamUnreadable(order_id, version=values[2], topic=values[3]) from error
+    return events
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,8 @@
 """Events that this code makes no sense of, of a later version beside it: they stop nothing but their stream."""
 
 import asyncio
+import json
+import re
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from uuid import UUID
@@ -9,7 +11,8 @@ import orjson
 import pytest
 from calling import Api, Merchant, running_api
 from eventsourcing.persistence import StoredEvent
-from projecting import project_all
+from processes import run_command
+from projecting import insert_raw, project_all, project_everything
 
 from payloops.commands.create_checkout_session import LIFE, create_checkout_session, new_session_id
 from payloops.commands.settle_checkout_sessions import settle_checkout_sessions
@@ -140,3 +143,31 @@ async def test_the_other_payments_are_reconciled(
     day = timedelta(days=1)
     findings = await reconcile(store, find=find, older_than=timedelta(0), since=day, now=utc_now())
     assert {each.order_id: each.outcome for each in findings} == {unreadable: "unreadable", other: "unknown"}
+
+
+async def test_an_event_that_was_altered_is_named_wherever_its_order_is_looked_at(
+    store: EventStore, settings: Settings, merchant: Merchant, database_url: str
+) -> None:
+    order_id = await merchant.order()
+    position = await insert_raw(
+        store, merchant.id, topic="payment.requested", state=b"not as it was written", stream=UUID(order_id)
+    )
+    for command in ("order", "why", "replay", "export"):
+        status, out, complaint = await run_command(settings, "audit", command, order_id)
+        assert (status, out, complaint.count("\n")) == (1, "", 1), command
+        assert f"payment.requested, version 2 of stream {order_id}, cannot be read" in complaint
+        assert "payloops audit verify" in complaint
+    trail = f"/orders/{order_id}/events"
+    for answer in (
+        await merchant.shop.get(f"/v1{trail}"),
+        await merchant.dashboard.get(f"/api{trail}"),
+        await merchant.dashboard.get(f"/api{trail}?asOf=2"),
+    ):
+        assert (answer.status, answer.code) == (503, "unavailable")
+    await project_everything(database_url)
+    status, out, complaint = await run_command(settings, "projections", "status")
+    assert (status, complaint) == (0, "")
+    assert re.search(rf"orders +{position} +payment.requested +{order_id}:2 +JSONDecodeError: ", out)
+    _, out, _ = await run_command(settings, "projections", "status", "--json")
+    [orders] = [each for each in json.loads(out) if each["name"] == "orders"]
+    assert [(each["stream_id"], each["version"]) for each in orders["parked_events"]] == [(order_id, 2)]

@@ -302,6 +302,7 @@ def _run(work: "Coroutine[Any, Any, T]") -> "T":
     """Run work that reads the database, with its errors as messages; Ctrl-C exits with status 0."""
     from payloops.audit.reading import NotFound, NotUnderstood  # noqa: PLC0415
     from payloops.events.encoding import NewerVersion, UnknownTopic  # noqa: PLC0415
+    from payloops.events.errors import StreamUnreadable  # noqa: PLC0415
     from payloops.events.personal_data import PersonalDataUnreadable  # noqa: PLC0415
 
     try:
@@ -310,9 +311,15 @@ def _run(work: "Coroutine[Any, Any, T]") -> "T":
         fail(str(error))
     except NotUnderstood as error:
         fail(str(error), status=WRONG_SETTINGS)
-    except (UnknownTopic, NewerVersion) as error:
-        fail(f"{error}: `payloops audit order` can still show it")
-    except PersonalDataUnreadable as error:
-        fail(str(error))
+    except StreamUnreadable as error:
+        match error.__cause__:
+            case UnknownTopic() | NewerVersion() as cause:
+                fail(f"{cause}: `payloops audit order` can still show it")
+            case PersonalDataUnreadable() as cause:
+                fail(str(cause))
+            case cause:
+                fail(
+                    f"{error}: {type(cause).__name__}; if it was changed by hand, `payloops audit verify` says so"
+                )
     except KeyboardInterrupt:
         raise typer.Exit(0) from None
