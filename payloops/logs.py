@@ -5,6 +5,7 @@ is any text that looks like a card number, an API key or a token, also inside ex
 """
 
 import logging
+import math
 import re
 import sys
 import traceback
@@ -34,6 +35,16 @@ SECRET_TEXTS = re.compile(
     r"|(?<=://)[^/\s:@]*:[^/\s@]+(?=@)"  # user:password in a URL
     r"|(?<=password=)\S+",
 )
+
+TEMPORAL_CORE = "temporalio.core"
+"""Logger of the part of Temporal's SDK that is not Python: `payloops.temporal` sends its lines there."""
+REPEATING = ("psycopg.pool", TEMPORAL_CORE)
+"""Loggers of libraries that try to connect several times a second, and warn each time."""
+REPEATED_SECONDS = 10.0
+LIKENESS = 60
+"""Characters of a message, from its beginning, by which it is known again."""
+MOST_REPEATED = 100
+DIGITS = re.compile("[0-9]+")
 
 
 def configure_logs(settings: Settings, *, process: str) -> None:
@@ -74,6 +85,7 @@ def configure_logs(settings: Settings, *, process: str) -> None:
         )
     )
     handler.addFilter(shorten_slow_tasks)
+    handler.addFilter(Repeated().is_news)
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(max(level, logging.WARNING))
@@ -92,6 +104,25 @@ def shorten_slow_tasks(record: logging.LogRecord) -> bool:
         record.exc_info = None
         record.levelno, record.levelname = logging.WARNING, "WARNING"
     return True
+
+
+class Repeated:
+    """A filter: what a library says again and again while a server is away is logged once in some seconds."""
+
+    def __init__(self) -> None:
+        self._said: dict[tuple[str, str], float] = {}
+
+    def is_news(self, record: logging.LogRecord) -> bool:
+        """Whether nothing like it was logged lately. Numbers in it make no difference."""
+        if record.levelno > logging.WARNING or not record.name.startswith(REPEATING):
+            return True
+        what = record.name, DIGITS.sub("", str(record.msg)[:LIKENESS])
+        if record.created - self._said.get(what, -math.inf) < REPEATED_SECONDS:
+            return False
+        if len(self._said) >= MOST_REPEATED:
+            self._said.clear()
+        self._said[what] = record.created
+        return True
 
 
 def mask_secrets(_: Any, __: str, line: EventDict) -> EventDict:

@@ -6,6 +6,7 @@ import logging
 import re
 import sys
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import redirect_stderr
 from typing import Any, cast
@@ -201,3 +202,20 @@ def test_the_line_of_a_request_is_one_write_and_none_where_the_level_is_higher(s
     [line] = written.writes
     assert line.endswith("\n")
     assert json.loads(line)["status"] == 404
+
+
+@pytest.mark.usefixtures("restored")
+def test_what_a_library_repeats_while_a_server_is_away_is_said_once_in_a_while(settings: Settings) -> None:
+    written = io.StringIO()
+    with redirect_stderr(written):
+        configure_logs(settings, process="worker")
+        for attempt in range(50):
+            logging.getLogger("psycopg.pool").warning(
+                "error connecting in %r: %s", "pool", f"refused {attempt}"
+            )
+            logging.getLogger("temporalio.core-sdk").warning(f"call retried {attempt} times")  # noqa: G004  # as the SDK does
+            logging.getLogger("temporalio.activity").warning("activity failed")
+        logging.getLogger("psycopg.pool").warning("rolling back returned connection")
+        logging.getLogger("psycopg.pool").error("error connecting in the end")
+    said = Counter(line.split("]")[1].split()[0] for line in written.getvalue().splitlines())
+    assert said == {"error": 2, "call": 1, "activity": 50, "rolling": 1}
