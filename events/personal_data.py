@@ -131,8 +131,8 @@ def unseal(
     if not key:
         state |= {name: personal.get(name, ERASED) for name in sealed["fields"]}
         return
-    box = a2b_base64(sealed["box"])
     try:
+        box = a2b_base64(sealed["box"])
         plain = AESGCM(key).decrypt(box[:NONCE_BYTES], box[NONCE_BYTES:], _bound_to(stream_id, version))
     except (InvalidTag, ValueError):
         raise PersonalDataUnreadable(stream_id=stream_id, version=version) from None

@@ -13,7 +13,7 @@ from payloops.events.encoding import NewerVersion, UnknownTopic, decode, encode,
 from payloops.events.event_store import EventStore
 from payloops.events.metadata import Metadata
 from payloops.events.orders import Order, OrderCreated
-from payloops.events.personal_data import DROPPED, PersonalDataUnreadable
+from payloops.events.personal_data import DROPPED, PersonalDataUnreadable, customer_digest, email_digest
 from payloops.events.stream import StreamEvent
 from payloops.projections.orders import order_events
 
@@ -113,6 +113,26 @@ def test_what_is_sealed_opens_in_no_other_event(by: Metadata) -> None:
     ):
         with pytest.raises(PersonalDataUnreadable):
             decode(moved, personal_key=key.key)
+
+
+@pytest.mark.parametrize(("box", "length"), [("", 32), ("AAAA", 32), ("A", 32), ("\u00fc", 32), (None, 31)])
+def test_what_was_altered_in_whatever_way_is_said_to_be_unreadable(
+    by: Metadata, box: str | None, length: int
+) -> None:
+    stored, key = encode(created(by, **GIVEN))
+    assert key is not None
+    state = orjson.loads(stored.state)
+    if box is not None:
+        state["sealed"]["box"] = box
+    altered = StoredEvent(stored.originator_id, 1, stored.topic, orjson.dumps(state))
+    with pytest.raises(PersonalDataUnreadable):
+        decode(altered, personal_key=key.key[:length])
+
+
+def test_customers_of_orders_that_are_stored_already_are_found_by_the_same_digests() -> None:
+    merchant_id = "01900000-0000-7000-8000-000000000001"
+    assert customer_digest(merchant_id, "cus_1").hex() == "e6c838ccaa7361873e9eac02a281297f"
+    assert email_digest(merchant_id, EMAIL).hex() == "942f117d6a0b2515a3e954ec9e49984a"
 
 
 def test_an_order_of_the_version_before_reads_as_it_was_until_it_is_erased(by: Metadata) -> None:
