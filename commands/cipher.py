@@ -68,7 +68,7 @@ class Cipher:
             raise SealBroken(identity=identity)
         try:
             return cipher.decrypt(sealed[key_end:nonce_end], sealed[nonce_end:], identity.encode())
-        except InvalidTag:
+        except (InvalidTag, ValueError):  # the latter: cut short
             raise SealBroken(identity=identity) from None
 
 

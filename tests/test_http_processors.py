@@ -102,9 +102,21 @@ def test_older_keys_still_open_what_they_sealed() -> None:
         (old, resealed),
         (old, sealed[:-1] + bytes([sealed[-1] ^ 1])),
         (old, sealed[:20]),
+        (old, sealed[:10]),
+        (old, b"\x02" + sealed[1:]),
     ):
         with pytest.raises(SealBroken):
             Cipher(secret=secret).open(value, identity="table:1")
+
+
+def test_what_is_stored_already_opens_and_nothing_is_sealed_with_a_nonce_twice() -> None:
+    """Two values of one key and one nonce would give away both, and the key of the tags."""
+    cipher = Cipher(secret="a key of tests, long enough to encrypt")
+    stored = bytes.fromhex("0149bdebc245252b824d248f8a483e6aa7558cfd8f25dcb3129716d578f7c8d7510b78fe133c")
+    assert cipher.open(stored, identity="table:1") == b"plain"
+    assert stored.startswith(cipher.mark)
+    sealed = {cipher.seal(b"plain", identity="table:1")[5:17] for _ in range(100)}
+    assert len(sealed) == 100
 
 
 async def test_configuring_again_replaces_the_whole(
