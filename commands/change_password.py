@@ -58,12 +58,9 @@ async def change_password(
         async with connection.cursor(row_factory=class_row(MerchantRow)) as cursor:
             await cursor.execute(
                 "UPDATE merchants SET password_hash = %s, token_version = %s, updated_at = %s"
-                " WHERE id = %s AND token_version = %s AND password_hash = %s"
+                " WHERE id = %s AND token_version = %s"
                 " RETURNING id, name, email, webhook_url, token_version, created_at, updated_at",
-                (
-                    *(password_hash, token_version, by.at),
-                    *(merchant_id, current.token_version, current.password_hash),
-                ),
+                (password_hash, token_version, by.at, merchant_id, current.token_version),
             )
             row = await cursor.fetchone()
         if row is None:
