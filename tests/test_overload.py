@@ -254,7 +254,12 @@ def test_a_head_that_others_might_read_in_another_way_is_left_to_the_parser(line
 
 
 @pytest.mark.parametrize(
-    "head", [b"GET /v1/orders HTTP/1.1\r\nX: a\r\n\r\n", b"PRI /v1/orders HTTP/1.1\r\nHost: x\r\n\r\n"]
+    "head",
+    [
+        b"GET /v1/orders HTTP/1.1\r\nX: a\r\n\r\n",
+        b"GET /v1/orders HTTP/1.0\r\nHost: x\r\n\r\n",
+        b"PRI /v1/orders HTTP/1.1\r\nHost: x\r\n\r\n",
+    ],
 )
 def test_a_head_that_is_none_to_others_is_left_to_the_parser(head: bytes) -> None:
     assert read_head(head) is None
