@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Literal, cast
 from uuid import UUID
 
@@ -27,7 +27,7 @@ from payloops.commands.update_order_status import update_order_status
 from payloops.commands.update_refund_status import update_refund_status
 from payloops.commands.workflow_ids import attempt_of, payment_workflow_id
 from payloops.embedded import EmbeddedServers
-from payloops.events.event_store import EventStore
+from payloops.events.event_store import EventStore, RecordedEvent
 from payloops.events.metadata import Metadata
 from payloops.events.orders import Order
 from payloops.events.timestamps import utc_now
@@ -36,8 +36,9 @@ from payloops.projections.parked import forward_again, parked_at_subscribers, re
 from payloops.reconcile import duration, reconcile
 from payloops.settings import Settings
 from payloops.workflows_client.connection import connect
+from payloops.workflows_client.forwardings import Forwarding, SignalWorkflow, StartWorkflow
 from payloops.workflows_client.payments import READER, payments
-from payloops.workflows_client.subscriber import run_subscriber
+from payloops.workflows_client.subscriber import Subscription, forward, run_subscriber
 
 AMOUNT = 5_000
 SECONDS = 60
@@ -116,12 +117,17 @@ class Orders:
 
 @contextlib.asynccontextmanager
 async def subscribing(
-    store: EventStore, settings: Settings, client: Client
+    store: EventStore, settings: Settings, client: Client, subscription: Subscription | None = None
 ) -> AsyncIterator[asyncio.Task[None]]:
     stop = asyncio.Event()
-    url = settings.database_url.get_secret_value()
     task = asyncio.create_task(
-        run_subscriber(subscription=payments(store), store=store, database_url=url, client=client, stop=stop)
+        run_subscriber(
+            subscription=subscription or payments(store),
+            store=store,
+            database_url=settings.database_url.get_secret_value(),
+            client=client,
+            stop=stop,
+        )
     )
     try:
         yield task
@@ -294,6 +300,24 @@ async def test_a_cancellation_signals_the_attempt_that_runs_after_its_start(
             assert await signals(client, f"payment-{order_id}") == ["cancelPayment"]
 
 
+async def test_what_happened_to_one_order_is_forwarded_in_its_order_however_long_each_takes(
+    store: EventStore, settings: Settings, client: Client, orders: Orders, merchant_id: UUID, by: Metadata
+) -> None:
+    order_id = await orders.paid()
+    await cancel_order(store, order_id=order_id, merchant_id=merchant_id, by=by)
+    subscription = payments(store)
+
+    async def plan(recorded: RecordedEvent) -> Forwarding | None:
+        if recorded.stored.topic == "payment.requested":
+            await asyncio.sleep(0.5)
+        return await subscription.plan(recorded)
+
+    async with subscribing(store, settings, client, replace(subscription, plan=plan)):
+        await caught_up(store)
+    assert await signals(client, f"payment-{order_id}") == ["cancelPayment"]
+    assert await parked(store) == []
+
+
 async def test_a_cancellation_that_came_too_late_is_no_error(
     store: EventStore, settings: Settings, client: Client, orders: Orders, merchant_id: UUID, by: Metadata
 ) -> None:
@@ -387,6 +411,32 @@ async def test_an_event_that_cannot_be_forwarded_is_parked_and_stops_nothing(
     assert "ProcessorReferenceMissingError" in errors["payment.capture_requested"]
 
 
+async def test_trouble_with_the_database_parks_nothing_and_what_is_refused_for_good_is_parked(
+    store: EventStore, settings: Settings, client: Client, orders: Orders
+) -> None:
+    troubled, refused, unheard_of = [await orders.paid() for _ in range(3)]
+    troubles = {
+        troubled: iter([psycopg.OperationalError("the connection is lost")]),
+        refused: iter([psycopg.DataError("no such text")]),
+    }
+    subscription = payments(store)
+
+    async def plan(recorded: RecordedEvent) -> Forwarding | None:
+        order_id = recorded.event.originator_id
+        for trouble in troubles.get(order_id, ()):
+            raise trouble
+        planned = await subscription.plan(recorded)
+        assert isinstance(planned, StartWorkflow)
+        return replace(planned, workflow_id="x" * 5_000) if order_id == unheard_of else planned
+
+    async with subscribing(store, settings, client, replace(subscription, plan=plan)):
+        await started(client, f"payment-{troubled}")
+        await caught_up(store)
+    by_the_database, by_temporal = sorted(error for _, error in await parked(store))
+    assert by_the_database == "DataError: no such text"
+    assert by_temporal.startswith("RPCError: ")
+
+
 async def test_one_replica_forwards_and_another_takes_over_when_its_connection_breaks(
     store: EventStore, settings: Settings, client: Client, orders: Orders
 ) -> None:
@@ -464,8 +514,25 @@ async def test_while_temporal_is_down_nothing_is_skipped_and_stopping_works(
     await orders.paid()
     async with subscribing(store, settings, nobody_there):
         await asyncio.sleep(1)
-        assert await position(store) == 0
+    assert await position(store) == 0
     assert await parked(store) == []
+
+
+async def test_while_the_namespace_is_missing_nothing_is_skipped_nor_taken_for_gone(
+    store: EventStore, settings: Settings, servers: EmbeddedServers, orders: Orders
+) -> None:
+    """Temporal answers, and refuses: it is being set up, or restored."""
+    nowhere = await Client.connect(servers.temporal_address, namespace="nowhere")
+    order_id = await orders.paid()
+    with structlog.testing.capture_logs() as lines:
+        async with subscribing(store, settings, nowhere), asyncio.timeout(SECONDS):
+            while not any(line["event"] == "subscriber.temporal_unavailable" for line in lines):
+                await asyncio.sleep(0.02)
+    assert await position(store) == 0
+    assert await parked(store) == []
+    signal = SignalWorkflow(workflow_id=f"payment-{order_id}", signal="cancelPayment")
+    with pytest.raises(RPCError):
+        await forward(signal, client=nowhere, correlation_id="")
 
 
 @pytest.mark.parametrize(
@@ -500,12 +567,24 @@ async def test_what_was_parked_is_forwarded_once_it_can_be_and_somebody_asks(
         await connection.execute(change, (b"{", order_id))
     async with subscribing(store, settings, client):
         await caught_up(store)
+        before = await parked_at(store)
         assert await ask() == (0, 1, 0)
+        assert before < await parked_at(store)
         async with store.pool.connection() as connection:
             await connection.execute(change, (row[0], order_id))
+        await orders.paid()
+        await caught_up(store)
+        assert await exists(client, f"payment-{order_id}") is False
         assert await ask() == (1, 0, 0)
         await started(client, f"payment-{order_id}")
     assert await parked(store) == []
+
+
+async def parked_at(store: EventStore) -> datetime:
+    async with store.pool.connection() as connection:
+        row = await (await connection.execute("SELECT max(parked_at) FROM parked_events")).fetchone()
+    assert row is not None
+    return cast("datetime", row[0])
 
 
 async def test_a_refund_that_ended_before_temporal_had_it_is_not_made_again(
