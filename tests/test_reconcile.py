@@ -8,6 +8,7 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -21,6 +22,7 @@ from projecting import project_all
 from psycopg_pool import AsyncConnectionPool
 from uuid_utils.compat import uuid7
 
+from payloops import reconcile as reconciling
 from payloops.commands.update_order_status import update_order_status
 from payloops.events.authenticity import derive_mac_key
 from payloops.events.event_store import EventStore
@@ -244,6 +246,7 @@ def says(status: Any, **fields: Any) -> Saying:
         ("failed", says("captured"), "recorded", "captured"),
         ("failed", says("authorized"), "differs", "failed"),
         ("authorized", says("cancelled"), "recorded", "failed"),
+        ("authorized", says("failed"), "recorded", "failed"),
         ("authorized", says("authorized"), "agrees", "authorized"),
         ("captured", says("captured"), "agrees", "captured"),
         ("captured", says("failed"), "differs", "captured"),
@@ -456,6 +459,99 @@ async def test_an_answer_that_was_overtaken_ends_no_payment(
     order = await store.load(Order, UUID(order_id))
     assert order is not None
     assert [t.status for t in order.transactions.values()] == ["success", *(["pending"] * (answer is None))]
+
+
+@pytest.mark.parametrize(
+    ("older_than", "asked_about"), [(NOW, {"processing", "requires_action"}), (DAY, set())]
+)
+async def test_payments_that_are_under_way_for_longer_are_asked_about_however_long_ago_they_changed(
+    merchant: Merchant,
+    store: EventStore,
+    settings: Settings,
+    by: Metadata,
+    older_than: timedelta,
+    asked_about: set[str],
+) -> None:
+    statuses = ("processing", "requires_action", "captured", "failed")
+    orders = {await reported(merchant, store, settings, by, status=each): each for each in statuses}
+
+    async def find(merchant_id: UUID, name: str) -> Processor:
+        return Saying(None)
+
+    found = await reconcile(store, find=find, older_than=older_than, since=NOW, now=utc_now())
+    assert {orders[each.order_id] for each in found} == asked_about
+
+
+class Asked(Saying):
+    """Keeps what it was asked, by attempt."""
+
+    def __init__(self, answer: ProcessorPayment | Exception | None) -> None:
+        super().__init__(answer)
+        self.questions: dict[int, PaymentQuestion] = {}
+
+    async def look_up(self, question: PaymentQuestion) -> ProcessorPayment | None:
+        self.questions[question.attempt] = question
+        return await super().look_up(question)
+
+
+async def test_the_money_of_one_attempt_is_not_taken_for_anothers(
+    merchant: Merchant, store: EventStore, settings: Settings, by: Metadata
+) -> None:
+    """Neither there, where each is asked for beside the others' references, nor here."""
+    order_id = await paying(merchant, store)
+    for attempt, status in ((1, "failed"), (2, "captured")):
+        if attempt > 1:
+            await merchant.shop.post(f"/v1/orders/{order_id}/pay", {"processor": "stripe"})
+        reference = f"pi_{attempt}"
+        await update_order_status(
+            store,
+            order_id=UUID(order_id),
+            attempt=attempt,
+            status=status,
+            processor_order_id=reference,
+            by=by,
+        )
+    await project_all(settings.database_url.get_secret_value())
+    failed = Asked(says("failed").answer)
+
+    async def find(merchant_id: UUID, name: str) -> Processor:
+        return failed
+
+    first, second = await reconcile(store, find=find, older_than=NOW, since=DAY, now=utc_now())
+    assert {n: each.others for n, each in failed.questions.items()} == {1: {"pi_2"}, 2: {"pi_1"}}
+    assert (first.outcome, first.ours.captured) == ("agrees", 0)
+    assert (second.outcome, second.ours.captured) == ("differs", 1_000)
+
+
+async def test_each_merchants_payments_are_asked_about_in_his_own_name_alone(
+    api: Api, store: EventStore, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And where his credentials cannot be opened, in nobody's."""
+    keys = []
+
+    async def retrieve(request: web.Request) -> web.Response:
+        keys.append(request.headers["Authorization"])
+        return web.json_response(intent())
+
+    one, two, sealed = [await api.merchant() for _ in range(3)]
+    for merchant in (one, two, sealed):
+        credentials = {"secretKey": f"sk_{merchant.id}", "webhookSecret": "whsec_1"}
+        answer = await merchant.dashboard.post("/api/processors/stripe", {"credentials": credentials})
+        assert answer.status == 200
+    async with store.pool.connection() as connection:
+        await connection.execute(
+            "UPDATE processor_configs SET credentials = (SELECT credentials FROM processor_configs"
+            " WHERE merchant_id = %s AND processor = 'stripe') WHERE merchant_id = %s",
+            (one.id, sealed.id),
+        )
+    async with answering(("/v1/payment_intents/pi_1", retrieve)) as url:
+        monkeypatch.setattr(reconciling, "StripeProcessor", partial(StripeProcessor, base_url=url))
+        async with reconciling._processors(settings, store, sandbox=False) as find:
+            for merchant in (one, two, one):
+                assert await (await find(merchant.id, "stripe")).look_up(asked()) is not None
+            with pytest.raises(ProcessorUnreachableError, match="cannot be read"):
+                await find(sealed.id, "stripe")
+    assert keys == [f"Bearer sk_{each.id}" for each in (one, two, one)]
 
 
 def test_durations() -> None:
