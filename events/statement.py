@@ -1,4 +1,4 @@
-"""A statement that is executed over and over, on a connection of its own.
+"""Statements that are executed over and over, on a connection of their own: one, or a few.
 
 A psycopg cursor inspects parameters and results anew each time, and registers with the event loop anew to wait. Here
 libpq gets the parameters in PostgreSQL's own format, and the connection is registered with the loop once.
@@ -18,7 +18,7 @@ from psycopg.rows import TupleRow
 
 from payloops.events.connections import STATEMENT_TIMEOUT, connect
 
-NAME = b"statement"
+NAME = b"statement%d"
 WHO_AM_I = "SELECT pid, backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()"
 ANSWER_SECONDS = STATEMENT_TIMEOUT + 5.0
 """After which the connection counts as lost: PostgreSQL itself ends what takes too long, and says so."""
@@ -34,16 +34,17 @@ class Statement:
     """
 
     @classmethod
-    async def prepare(cls, database_url: str, text: str, *, application_name: str) -> Self:
+    async def prepare(cls, database_url: str, *texts: str, application_name: str) -> Self:
         """On a new connection.
 
         Args:
-            text: with `$1`, `$2`, … for parameters, and their types.
+            texts: with `$1`, `$2`, … for parameters, and their types.
         """
         connection = await connect(database_url, application_name=application_name)
         try:
             row = await (await connection.execute(WHO_AM_I)).fetchone()
-            await connection.execute(b"PREPARE %s AS %s" % (NAME, text.encode()), prepare=False)
+            for number, text in enumerate(texts):
+                await connection.execute(b"PREPARE %s AS %s" % (NAME % number, text.encode()), prepare=False)
         except BaseException:
             await connection.close()
             raise
@@ -56,7 +57,8 @@ class Statement:
         self._connection = connection
         self._libpq = connection.pgconn
         self._rows = Transformer(connection)
-        self._columns_known = False
+        self._asked = 0
+        self._columns_known: int | None = None
         self._results: list[PGresult] = []
         self._answered: Answered | None = None
         self._due = 0.0
@@ -72,7 +74,7 @@ class Statement:
         """Whether nothing can be asked any more."""
         return self._connection.closed
 
-    async def execute(self, parameters: Sequence[bytes]) -> list[TupleRow]:
+    async def execute(self, parameters: Sequence[bytes | None], *, number: int = 0) -> list[TupleRow]:
         """What the statement returns, committed.
 
         Where this ends by an exception that is none of PostgreSQL's answers, or is cancelled, it may still be done,
@@ -80,6 +82,7 @@ class Statement:
 
         Args:
             parameters: in PostgreSQL's binary form.
+            number: of the text among those that were prepared.
         """
         answer: asyncio.Future[list[TupleRow]] = self._loop.create_future()
 
@@ -91,10 +94,10 @@ class Statement:
             else:
                 answer.set_result(rows)
 
-        self.ask(parameters, answered)
+        self.ask(parameters, answered, number=number)
         return await answer
 
-    def ask(self, parameters: Sequence[bytes], answered: Answered) -> None:
+    def ask(self, parameters: Sequence[bytes | None], answered: Answered, *, number: int = 0) -> None:
         """As `execute`, for who has no need of a coroutine.
 
         Args:
@@ -102,11 +105,12 @@ class Statement:
         """
         try:
             self._libpq.send_query_prepared(
-                NAME, parameters, [Format.BINARY] * len(parameters), Format.BINARY
+                NAME % number, parameters, [Format.BINARY] * len(parameters), Format.BINARY
             )
         except psycopg.Error as error:
             self._lose(error)
             raise
+        self._asked = number
         self._answered = answered
         self._due = self._loop.time() + ANSWER_SECONDS
         if self._expiry is None:  # one for many questions
@@ -159,9 +163,9 @@ class Statement:
             if result.status != ExecStatus.TUPLES_OK:
                 raise error_from_result(result)
         [answer] = results
-        # What it returns does not change: PostgreSQL would refuse to go on with it.
-        self._rows.set_pgresult(answer, set_loaders=not self._columns_known)
-        self._columns_known = True
+        # What a statement returns does not change: PostgreSQL would refuse to go on with it.
+        self._rows.set_pgresult(answer, set_loaders=self._columns_known != self._asked)
+        self._columns_known = self._asked
         return self._rows.load_rows(0, answer.ntuples, tuple)
 
     def _expire(self) -> None:

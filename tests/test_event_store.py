@@ -3,9 +3,8 @@
 import asyncio
 import multiprocessing
 from collections import Counter
-from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from typing import cast
+from typing import Any, cast
 from uuid import UUID
 
 import log_lock
@@ -365,8 +364,8 @@ async def test_the_answer_of_a_batch_whose_connection_broke_is_found_in_the_log(
     assert statement is not None
     execute = statement.execute
 
-    async def execute_and_lose(parameters: Sequence[bytes]) -> None:
-        await execute(parameters)
+    async def execute_and_lose(*parameters: Any, **which: Any) -> None:
+        await execute(*parameters, **which)
         await statement.close()
         raise psycopg.OperationalError("connection lost")
 
@@ -385,7 +384,7 @@ async def test_anothers_event_in_the_same_place_is_not_taken_for_ones_own_where_
     assert statement is not None
     url = settings.database_url.get_secret_value()
 
-    async def lose(_: Sequence[bytes]) -> None:
+    async def lose(*_: object, **__: object) -> None:
         async with EventStore(url, store.pool, mac_key=MAC_KEY, patience=PATIENCE) as other:
             await other.append(collected(theirs))
         await statement.close()

@@ -28,7 +28,9 @@ async def take(pool: AsyncConnectionPool, merchant_id: UUID, *, fingerprint: byt
     return reserved
 
 
-async def create(store: EventStore, merchant_id: UUID, by: Metadata, reserved: Reserved) -> None:
+async def create(
+    store: EventStore, merchant_id: UUID, by: Metadata, reserved: Reserved | None = None
+) -> None:
     await create_order(
         store,
         order_id=uuid7(),
@@ -36,7 +38,7 @@ async def create(store: EventStore, merchant_id: UUID, by: Metadata, reserved: R
         amount=5,
         currency="USD",
         by=by,
-        receipt=lambda _: reserved.receipt(201, b"made"),
+        receipt=None if reserved is None else lambda _: reserved.receipt(201, b"made"),
     )
 
 
@@ -93,15 +95,27 @@ async def test_the_same_key_of_another_merchant_is_another_key_with_another_answ
         assert again == Replay(status=200, body=str(each).encode())
 
 
+@pytest.mark.parametrize("others", [0, 2], ids=["alone", "in_a_batch"])
 async def test_a_request_that_was_overtaken_after_its_lease_appends_nothing(
-    store: EventStore, merchant_id: UUID, by: Metadata
+    store: EventStore, merchant_id: UUID, by: Metadata, others: int
 ) -> None:
     slow, heir = await overtaken(store.pool, merchant_id)
-    with pytest.raises(ReceiptConflict):
-        await create(store, merchant_id, by, slow)
-    assert await store.head() == 0
-    await create(store, merchant_id, by, heir)
-    assert await store.head() == 1
+
+    async def outcome(reserved: Reserved) -> object:
+        alike = [create(store, merchant_id, by) for _ in range(others)]
+        result, *rest = await asyncio.gather(
+            create(store, merchant_id, by, reserved), *alike, return_exceptions=True
+        )
+        assert rest == [None] * others
+        return result
+
+    assert isinstance(await outcome(slow), ReceiptConflict)
+    assert await store.head() == others
+    assert await outcome(heir) is None
+    assert isinstance(await outcome(heir), ReceiptConflict), "it was answered"
+    assert await store.head() == 3 * others + 1
+    again = await reserve(store.pool, merchant_id=merchant_id, key="key", fingerprint=b"f")
+    assert again == Replay(status=201, body=b"made")
 
 
 async def test_an_answer_outlives_the_lease(store: EventStore, merchant_id: UUID, by: Metadata) -> None:
