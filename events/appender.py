@@ -3,7 +3,7 @@
 Appends are gathered into batches: while one batch commits, the next gathers, and nothing waits on a timer. A batch is
 one call of the database function `append_events` (migrations/versions/0013_authentic_events.py), which inserts or
 drops each append as a whole. A batch of a single event, which is what there is while few append, is one of
-`append_event` (0029_one_event_at_once.py), which takes PostgreSQL a third of the time.
+`append_event` (0029_one_event_at_once.py), which takes PostgreSQL a third of the instructions.
 
 If the connection breaks after a batch was sent, its outcome is unknown at first. The server process that executed it
 is then terminated and the log is read: either the batch is there, or it never will be.

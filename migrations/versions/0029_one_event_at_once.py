@@ -50,7 +50,7 @@ def upgrade() -> None:
         RETURN head + 1;
     END $$;
     COMMENT ON FUNCTION append_event IS
-        'What append_events does, for one event, in a third of its time. Returns its position, or null: moved (its '
+        'What append_events does, for one event, in a third of its steps. Returns its position, or null: moved (its '
         'stream has other events by now), or 0: answered (its idempotency key was answered or taken over meanwhile).';
     """)
 
