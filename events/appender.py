@@ -71,6 +71,8 @@ LOOK_UP = """
     SELECT s.notification_id FROM stored_events s
     WHERE s.originator_id = %s AND s.originator_version = %s AND s.content_hash = %s
 """
+UNAVAILABLE = (psycopg.OperationalError, psycopg.errors.ReadOnlySqlTransaction)
+"""What is not the fault of what was to be appended."""
 
 APPENDS = Counter(
     "payloops_appends",
@@ -363,7 +365,7 @@ class Appender:
 
     async def _refused(self, batch: list[_Append], error: psycopg.Error) -> None:
         """The database answered with an error: nothing of the batch is there."""
-        if isinstance(error, psycopg.OperationalError):  # lock timeout, statement timeout, out of disk, …
+        if isinstance(error, UNAVAILABLE):  # lock timeout, statement timeout, out of disk, read-only, …
             log.warning("appender.refused", error=type(error).__name__, appends=len(batch))
             for append in batch:
                 append.fail(StoreUnavailable(f"the database refused: {type(error).__name__}"))

@@ -186,6 +186,8 @@ ANSWERS: dict[type[Exception], Answer] = {
     # The pool's own refusals are operational errors, too.
     psycopg.OperationalError: Answer(503, "unavailable", BUSY),
     psycopg.InterfaceError: Answer(503, "unavailable", BUSY),
+    # Its disk is full, in the eyes of whoever hosts it, or another server has taken over.
+    psycopg.errors.ReadOnlySqlTransaction: Answer(503, "unavailable", BUSY),
 }
 
 CHALLENGES = {"invalid_token": "Bearer", "invalid_credentials": None, "invalid_api_key": "ApiKey"}

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Literal
 from uuid import UUID
 
 import log_lock
@@ -10,17 +11,25 @@ import psycopg
 import pytest
 from calling import Api, Caller, Merchant, running_api
 from holding import HoldingProxy, holding_proxy
+from prometheus_client import REGISTRY
+from psycopg import sql
 from pydantic import SecretStr
 from telling import SECONDS
 
 from payloops.commands.update_order_status import update_order_status
 from payloops.events import appender, connections
+from payloops.events.connections import connect
 from payloops.events.event_store import EventStore
 from payloops.events.metadata import Metadata
 from payloops.settings import Settings
 
 TOKEN = "tok_of_this_test"
 BODY = {"paymentMethod": {"type": "card", "token": TOKEN}}
+REFUSED = ("payloops_appends_total", {"outcome": "refused"})
+END_OTHERS = """
+    SELECT pg_terminate_backend(pid, 3000) FROM pg_stat_activity
+    WHERE datname = current_database() AND pid <> pg_backend_pid()
+"""
 
 
 @asynccontextmanager
@@ -138,3 +147,34 @@ async def test_a_payment_whose_client_secret_cannot_be_read_is_on_record_all_the
         paid = await paying
         await blocking.rollback()
     assert (paid.status, paid.json["status"]) == (200, "processing"), paid.raw
+
+
+async def test_a_database_that_only_reads_turns_away_who_writes_and_is_used_again_afterwards(
+    merchant: Merchant, database_url: str
+) -> None:
+    """As those who host databases make it when the disk is full."""
+    order = await merchant.order()
+    await reads_only(database_url, "on")
+    await merchant.order_is(order, "pending")  # connections are there again
+    refused = REGISTRY.get_sample_value(*REFUSED) or 0
+    created = await merchant.shop.post("/v1/orders", {"amount": 1})
+    again = await merchant.shop.post("/v1/orders", {"amount": 1}, **{"Idempotency-Key": "of-this-test"})
+    paid = await merchant.shop.post(f"/v1/orders/{order}/pay", BODY)
+    issued = await merchant.dashboard.post("/api/api-keys", {"name": "another"})
+    for each in (created, again, paid, issued):
+        assert (each.status, each.json["code"]) == (503, "unavailable"), each.raw
+    assert (REGISTRY.get_sample_value(*REFUSED) or 0) > refused
+    await reads_only(database_url, "off")
+    async with asyncio.timeout(SECONDS):
+        while (await merchant.shop.post("/v1/orders", {"amount": 1})).status != 201:
+            await asyncio.sleep(0.1)
+
+
+async def reads_only(database_url: str, value: Literal["on", "off"]) -> None:
+    """What connections to the database begin with, from now on; others are ended."""
+    async with await connect(database_url, application_name="test") as connection:
+        await connection.execute("SET default_transaction_read_only = off")
+        name = sql.Identifier(connection.info.dbname)
+        setting = sql.SQL("ALTER DATABASE {} SET default_transaction_read_only = {}").format(name, value)
+        await connection.execute(setting)
+        await connection.execute(END_OTHERS)

@@ -654,6 +654,7 @@ async def test_stripe_is_asked_by_label_where_no_reference_was_reported() -> Non
 
     async def search(request: web.Request) -> web.Response:
         assert request.query["query"] == f"metadata['order_id']:'{question.order_id}'"
+        assert request.query["limit"] == "100"
         return web.json_response({"object": "search_result", "data": found, "has_more": False, "url": ""})
 
     async with answering(("/v1/payment_intents/search", search)) as url:

@@ -25,6 +25,8 @@ STATUSES: dict[str, ProcessorStatus] = {
 WEIGHT = {"requires_capture": 1, "succeeded": 2}
 """Of intents that have money."""
 EXPANDED = ["latest_charge"]
+MOST_FOUND = 100
+"""Intents of one order: the most that one page of a search holds; ten where it is not told otherwise."""
 
 
 class StripeProcessor:
@@ -72,6 +74,7 @@ class StripeProcessor:
         found = await intents.search_async(
             {
                 "query": f"metadata['order_id']:'{question.order_id}'",
+                "limit": MOST_FOUND,
                 "expand": [f"data.{name}" for name in EXPANDED],
             }
         )
