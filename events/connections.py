@@ -209,6 +209,13 @@ class Pool(AsyncConnectionPool):
             await close()
         await super().close(timeout)
 
+    async def check(self) -> None:
+        """As the pool's own, which takes it for a broken connection where whoever calls it is cancelled."""
+        await super().check()
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise asyncio.CancelledError
+
     @asynccontextmanager
     async def connection(
         self,

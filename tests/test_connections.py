@@ -106,3 +106,17 @@ async def test_a_process_of_the_api_takes_its_pool_and_seven_more(settings: Sett
 async def _count(connection: psycopg.AsyncConnection[TupleRow]) -> int:
     [[number]] = await (await connection.execute(COUNT)).fetchall()
     return int(number)
+
+
+async def test_who_is_cancelled_while_connections_are_looked_at_is_cancelled(database_url: str) -> None:
+    """A process that ends just after its database came back would go on listening for ever."""
+    pool = connection_pool(database_url, size=1, application_name="test")
+    async with pool:
+        await pool.wait()
+        checking = asyncio.create_task(pool.check())
+        await asyncio.sleep(0)
+        checking.cancel()
+        assert await asyncio.wait({checking}, timeout=10) == ({checking}, set())
+        assert checking.cancelled()
+        async with pool.connection() as connection:
+            await connection.execute("SELECT 1")
