@@ -26,8 +26,12 @@ USER = DATABASE = "payloops"
 SHARED = Path("/var/lib/payloops")
 """What `nobody` must reach, where it is not allowed to look into root's directories."""
 
+MEMORY = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+BUFFERS = min(MEMORY // 8, 512 * 2**20)
+"""Bytes. With 128 MB and more orders than these hold, whoever writes first has to make room."""
+
 TUNING = {
-    "shared_buffers": "128MB",
+    "shared_buffers": f"{BUFFERS // 2**20}MB",
     "max_connections": "200",
     "max_wal_size": "1GB",
     "random_page_cost": "1.1",
