@@ -23,7 +23,6 @@ from pydantic import (
     ValidationInfo,
     WithJsonSchema,
 )
-from pydantic.alias_generators import to_camel
 from pydantic_core import core_schema
 from typing_extensions import TypeAliasType
 
@@ -172,10 +171,15 @@ def _in_utc(moment: datetime) -> datetime:
         raise ValueError("Must be a time between the years 1 and 9999") from None
 
 
+_STARTS = {"created_from": "createdFrom", "from_": "from"}
+"""Fields in which periods begin, and what clients call them."""
+
+
 def _not_before(end: datetime, info: ValidationInfo) -> datetime:
-    for start in ("created_from", "from_"):
-        if info.data.get(start) is not None and end < info.data[start]:
-            raise ValueError(f"Must not be before {to_camel(start).rstrip('_')}")
+    for field, name in _STARTS.items():
+        start = info.data.get(field)
+        if start is not None and end < start:
+            raise ValueError(f"Must not be before {name}")
     return end
 
 

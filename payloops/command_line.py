@@ -87,24 +87,13 @@ def refuse_unusable(database_url: str) -> None:
 
 def settings_of_environment() -> "Settings":
     from payloops.events import crash_points  # noqa: PLC0415
-    from payloops.settings import SettingsError, read_settings  # noqa: PLC0415
+    from payloops.settings import read_settings  # noqa: PLC0415
 
-    _warn_of_misspelled_settings()
-    try:
-        settings = read_settings()
-    except SettingsError as error:
-        fail(str(error), status=WRONG_SETTINGS)
+    settings = _read(read_settings)
     if settings.crash_at is not None:
         point, passings = crash_points.parse(settings.crash_at)
         crash_points.arm(point, passings=passings)
     return settings
-
-
-def _warn_of_misspelled_settings() -> None:
-    from payloops.settings import misspelled_settings  # noqa: PLC0415
-
-    for name, meant in misspelled_settings(os.environ).items():
-        warn(f"{name} is not a setting, and is ignored: did you mean {meant}?")
 
 
 def key_settings_of(data_dir: Path) -> "KeySettings":
@@ -130,13 +119,20 @@ def store_settings_of(data_dir: Path) -> "StoreSettings":
 
 def _with_those_of_dev(read: "Callable[..., T]", data_dir: Path, *names: str) -> "T":
     from payloops.dev_environment import read_environment  # noqa: PLC0415
-    from payloops.settings import SettingsError  # noqa: PLC0415
 
-    _warn_of_misspelled_settings()
     kept = read_environment(data_dir=data_dir)
     missing = {name.lower(): kept[name] for name in names if name in kept and name not in os.environ}
+    return _read(read, **missing)
+
+
+def _read(read: "Callable[..., T]", **overrides: str) -> "T":
+    """Read settings; name variables that look like misspelled ones, and end where one is missing or wrong."""
+    from payloops.settings import SettingsError, misspelled_settings  # noqa: PLC0415
+
+    for name, meant in misspelled_settings(os.environ).items():
+        warn(f"{name} is not a setting, and is ignored: did you mean {meant}?")
     try:
-        return read(**missing)
+        return read(**overrides)
     except SettingsError as error:
         fail(str(error), status=WRONG_SETTINGS)
 
