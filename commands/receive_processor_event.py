@@ -48,6 +48,7 @@ Outcome = Literal[
 
 WEIGHT = {"requires_action": 0, "failed": 0, "authorized": 1, "cancelled": 2, "captured": 3}
 ENDED = {PaymentStatus.FAILED, PaymentStatus.CANCELLED}
+UNDER_WAY = OPEN | {PaymentStatus.AUTHORIZED}
 
 log = structlog.get_logger()
 
@@ -186,7 +187,10 @@ def receive(order: Order, event: ProcessorEvent, *, by: Metadata) -> Effect:
 
 
 def find_told_payment(order: Order, event: ProcessorEvent) -> Payment | None:
-    """The payment that an event is about: by its references, by its label, else one without a reference yet."""
+    """The payment that an event is about: by its references, by its label, else one without a reference yet.
+
+    Of several without one it is the latest, but for an event that would end it: an earlier one has ended already.
+    """
     payments = [p for p in reversed(order.payments.values()) if p.processor == event.processor]
     for payment in payments:
         if payment.names(event.processor_order_id, event.processor_transaction_id):
@@ -194,7 +198,10 @@ def find_told_payment(order: Order, event: ProcessorEvent) -> Payment | None:
     for payment in payments:
         if payment.attempt == event.attempt:
             return payment
-    return next((p for p in payments if p.processor_order_id is None), None)
+    unknown = [p for p in payments if p.processor_order_id is None]
+    if len(unknown) > 1 and event.outcome in {"failed", "cancelled"} and unknown[0].status in UNDER_WAY:
+        return None
+    return next(iter(unknown), None)
 
 
 def _remember(
@@ -239,8 +246,17 @@ def _fits(order: Order, payment: Payment, event: ProcessorEvent) -> bool:
         return False
     if event.outcome == "captured" and event.amount is not None:
         capture = capture_of(order, payment)
-        return 0 < event.amount <= payment.amount if capture is None else event.amount == capture.amount
+        if capture is None:
+            return 0 < event.amount <= payment.amount
+        return event.amount == capture.amount and not _is_another_charge(payment, event)
     return True
+
+
+def _is_another_charge(payment: Payment, event: ProcessorEvent) -> bool:
+    """Whether a capture is labelled as of this payment, and has none of the references that it was captured with."""
+    told = (event.processor_order_id, event.processor_transaction_id)
+    known = (payment.processor_order_id, payment.processor_transaction_id)
+    return None not in {*told, *known} and not payment.names(*told)
 
 
 def _apply(order: Order, payment: Payment, event: ProcessorEvent, *, by: Metadata) -> bool:

@@ -121,7 +121,8 @@ async def update_order_status(
                     by=who,
                 )
             case "failed" | "expired":
-                report = partial(report_failed, asked=asked) if status == "failed" else fail_payment
+                own = attempt is not None and operation is None and as_of is None
+                report = partial(report_failed, asked=asked, own=own) if status == "failed" else fail_payment
                 report(
                     order,
                     payment,
@@ -366,6 +367,7 @@ def report_failed(
     error_code: str | None,
     error_message: str | None,
     asked: Transaction | None = None,
+    own: bool = False,
     by: Metadata,
 ) -> None:
     """The processor refused: a payment, or the capture or void of an authorized one, which then stands.
@@ -374,10 +376,13 @@ def report_failed(
 
     Args:
         asked: the capture or void that is reported of, where it is one.
+        own: whether the payment's own workflow reports it, which may only have waited for too long: where the
+            processor holds the money by its own word, or is asked for it already, that outweighs it.
     """
-    if asked is None and payment.status is PaymentStatus.AUTHORIZED:
-        kind = TransactionType.CAPTURE if payment.capture_pending else TransactionType.VOID
-        asked = next(iter(order.pending(payment.attempt, kind)), None)
+    if own and ("authorized" in payment.told or _operations(order, payment)):
+        return
+    if asked is None:
+        asked = next(iter(_operations(order, payment)), None)
     if asked is not None:
         _report_refused(order, asked, error_code=error_code, error_message=error_message, by=by)
         return
@@ -390,6 +395,14 @@ def report_failed(
         error_message=error_message,
         by=by,
     )
+
+
+def _operations(order: Order, payment: Payment) -> list[Transaction]:
+    """The capture or void of an authorized payment that is under way."""
+    if payment.status is not PaymentStatus.AUTHORIZED:
+        return []
+    kind = TransactionType.CAPTURE if payment.capture_pending else TransactionType.VOID
+    return order.pending(payment.attempt, kind)
 
 
 def _report_refused(

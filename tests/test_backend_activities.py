@@ -20,6 +20,7 @@ from payloops.commands.configure_processor import configure_processor
 from payloops.commands.create_order import create_order
 from payloops.commands.hashing import Hasher
 from payloops.commands.pay_order import request_payment
+from payloops.commands.receive_processor_event import ProcessorEvent, receive
 from payloops.commands.refund_payment import refund_payment
 from payloops.commands.register_merchant import register_merchant
 from payloops.commands.route_payment import Route
@@ -195,6 +196,36 @@ async def test_a_void_that_was_refused_leaves_the_capture_beside_it(
     order = await loaded(store, order_id)
     assert order.payments[1].capture_pending
     assert order.pending(1, TransactionType.VOID) == []
+
+
+@pytest.mark.parametrize("captures", [False, True])
+async def test_a_workflow_that_waited_too_long_does_not_outweigh_the_processors_own_word(
+    store: EventStore, activities: BackendActivities, order_id: UUID, by: Metadata, captures: bool
+) -> None:
+    """The customer acted in the last second: the money is held, and must not be asked for a second time."""
+    event = ProcessorEvent(
+        processor="stripe", event_id="evt_1", type="held", outcome="authorized", processor_order_id="po_1"
+    )
+    await store.change(Order, order_id, lambda order: receive(order, event, by=by))
+    if captures:
+        await store.change(Order, order_id, lambda order: request_capture(order, amount=None, by=by))
+    version = (await loaded(store, order_id)).version
+    report = {"orderId": str(order_id), "status": "failed", "errorCode": "timed_out"}
+    await call(activities.update_order_status, report, workflow_id=f"payment-{order_id}")
+    order = await loaded(store, order_id)
+    assert (order.status, order.version) == ("authorized", version)
+
+
+async def test_a_payments_own_workflow_says_nothing_about_its_capture(
+    store: EventStore, activities: BackendActivities, order_id: UUID, by: Metadata
+) -> None:
+    await _hold(store, activities, order_id, attempt=1)
+    await store.change(Order, order_id, lambda order: request_capture(order, amount=400, by=by))
+    report = {"orderId": str(order_id), "status": "failed", "errorCode": "answer_lost"}
+    await call(activities.update_order_status, report, workflow_id=f"payment-{order_id}")
+    order = await loaded(store, order_id)
+    assert [t.status for t in order.pending(1, TransactionType.CAPTURE)] == ["pending"]
+    assert order.status == "authorized"
 
 
 async def test_fields_of_other_workers_are_tolerated_and_odd_text_is_made_storable(

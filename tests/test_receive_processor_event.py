@@ -20,7 +20,7 @@ from payloops.commands.end_refund import fail_refund, succeed_refund
 from payloops.commands.receive_processor_event import Outcome, ProcessorEvent, receive
 from payloops.commands.refund_payment import request_refund
 from payloops.commands.told_refunds import settle_told_refunds
-from payloops.commands.update_order_status import report_captured
+from payloops.commands.update_order_status import report_captured, report_failed
 from payloops.commands.update_refund_status import report_refund
 from payloops.events.orders import (
     CaptureMethod,
@@ -239,6 +239,32 @@ def test_the_payment_meant_is_found_by_reference_by_label_and_else_is_the_one_wi
     assert receive(order, third, by=BY) == "unmatched"
     assert receive(order, replace(third, event_id="fourth", attempt=1), by=BY) == "applied"
     assert status(1) is PaymentStatus.CAPTURED
+
+
+@pytest.mark.parametrize("outcome", ["failed", "cancelled"])
+def test_the_end_of_an_earlier_attempt_that_is_told_late_does_not_end_the_one_under_way(
+    outcome: Outcome,
+) -> None:
+    """Workers need not report references nor label payments: nobody knows whose end it is."""
+    order = pay(new_order())
+    nameless: dict[str, Any] = {"processor_order_id": None, "processor_transaction_id": None}
+    reason: dict[str, Any] = {"error_code": "card_declined", "error_message": None}
+    report_failed(order, order.payments[1], **nameless, **reason, by=BY)
+    pay(order)
+    assert receive(order, told(outcome), by=BY) == "unmatched"
+    assert order.status == "processing"
+    assert receive(order, told(outcome, event_id="labelled", attempt=2), by=BY) == "applied"
+    assert order.status == "failed"
+
+
+def test_another_charge_of_the_same_attempt_is_told_to_people() -> None:
+    """A worker that charges twice: the books have it once."""
+    order = report(pay(new_order()), "captured")
+    same = told("captured", attempt=1, processor_order_id="elsewhere")
+    assert receive(order, same, by=BY) == "none"
+    other = {"processor_order_id": "po_9", "processor_transaction_id": "pt_9"}
+    assert receive(order, told("captured", event_id="other", attempt=1, **other), by=BY) == "contradiction"
+    assert order.amount_captured == AMOUNT
 
 
 def test_whatever_merchants_ask_workflows_report_and_processors_tell_the_books_agree() -> None:
