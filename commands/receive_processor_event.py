@@ -189,7 +189,8 @@ def receive(order: Order, event: ProcessorEvent, *, by: Metadata) -> Effect:
 def find_told_payment(order: Order, event: ProcessorEvent) -> Payment | None:
     """The payment that an event is about: by its references, by its label, else one without a reference yet.
 
-    Of several without one it is the latest, but for an event that would end it: an earlier one has ended already.
+    Of several without one it is the latest, but for an event that would end it: an earlier one has ended already. One
+    that was told to be captured is no other that is told of under another name.
     """
     payments = [p for p in reversed(order.payments.values()) if p.processor == event.processor]
     for payment in payments:
@@ -198,7 +199,10 @@ def find_told_payment(order: Order, event: ProcessorEvent) -> Payment | None:
     for payment in payments:
         if payment.attempt == event.attempt:
             return payment
-    unknown = [p for p in payments if p.processor_order_id is None]
+    for payment in payments:
+        if not payment.told_as.isdisjoint({event.processor_order_id, event.processor_transaction_id}):
+            return payment
+    unknown = [p for p in payments if p.processor_order_id is None and "captured" not in p.told]
     if len(unknown) > 1 and event.outcome in {"failed", "cancelled"} and unknown[0].status in UNDER_WAY:
         return None
     return next(iter(unknown), None)
@@ -253,10 +257,9 @@ def _fits(order: Order, payment: Payment, event: ProcessorEvent) -> bool:
 
 
 def _is_another_charge(payment: Payment, event: ProcessorEvent) -> bool:
-    """Whether a capture is labelled as of this payment, and has none of the references that it was captured with."""
+    """Whether the capture that is told of has none of the references that the payment was captured with."""
     told = (event.processor_order_id, event.processor_transaction_id)
-    known = (payment.processor_order_id, payment.processor_transaction_id)
-    return None not in {*told, *known} and not payment.names(*told)
+    return None not in {*told, payment.processor_transaction_id} and not payment.names(*told)
 
 
 def _apply(order: Order, payment: Payment, event: ProcessorEvent, *, by: Metadata) -> bool:

@@ -257,14 +257,29 @@ def test_the_end_of_an_earlier_attempt_that_is_told_late_does_not_end_the_one_un
     assert order.status == "failed"
 
 
+def test_two_charges_are_two_though_no_worker_reported_a_reference() -> None:
+    """The first was reported as failed, and was made; its customer gets one of them back."""
+    order = pay(new_order())
+    nameless: dict[str, Any] = {"processor_order_id": None, "processor_transaction_id": None}
+    report_failed(order, order.payments[1], **nameless, error_code="lost", error_message=None, by=BY)
+    report_captured(pay(order), order.payments[2], **nameless, by=BY)
+    for number in (1, 2, 1, 2):
+        charge = {"processor_order_id": f"po_{number}", "processor_transaction_id": f"pt_{number}"}
+        receive(order, told("captured", event_id=f"{number}-{order.version}", **charge), by=BY)
+    assert (order.amount_captured, refunds(order)) == (2 * AMOUNT, [(AMOUNT, "pending")])
+
+
 def test_another_charge_of_the_same_attempt_is_told_to_people() -> None:
     """A worker that charges twice: the books have it once."""
     order = report(pay(new_order()), "captured")
     same = told("captured", attempt=1, processor_order_id="elsewhere")
     assert receive(order, same, by=BY) == "none"
+    known_by_charge: dict[str, Any] = {"processor_order_id": None, "processor_transaction_id": "pt_1"}
     other = {"processor_order_id": "po_9", "processor_transaction_id": "pt_9"}
     assert receive(order, told("captured", event_id="other", attempt=1, **other), by=BY) == "contradiction"
-    assert order.amount_captured == AMOUNT
+    report_captured(other_order := pay(new_order()), other_order.payments[1], **known_by_charge, by=BY)
+    assert receive(other_order, told("captured", **other), by=BY) == "contradiction"
+    assert order.amount_captured == other_order.amount_captured == AMOUNT
 
 
 def test_whatever_merchants_ask_workflows_report_and_processors_tell_the_books_agree() -> None:
