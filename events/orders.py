@@ -287,7 +287,6 @@ class PaymentAuthorized(OrderFact):
     def fold(self, order: "Order") -> None:
         payment = order.learn(self)
         payment.status = PaymentStatus.AUTHORIZED
-        payment.processor_transaction_id = self.processor_transaction_id
         order.settle_transaction(self.transaction_id, TransactionType.AUTHORIZATION, self)
 
 
@@ -419,7 +418,6 @@ class PaymentCaptured(OrderFact):
         payment = order.learn(self)
         payment.status = PaymentStatus.CAPTURED
         payment.capture_pending = False
-        payment.processor_transaction_id = self.processor_transaction_id
         order.processor = self.processor
         order.amount_captured = self.amount_captured
         order.last_error = None
@@ -757,10 +755,12 @@ class Order(Stream):
         ]
 
     def learn(self, fact: Any) -> Payment:
-        """The payment a fact is about, with the processor's reference where the fact brings one."""
+        """The payment a fact is about, with the processor's references where the fact brings any."""
         payment = self.payments[fact.attempt]
         if fact.processor_order_id is not None:
             payment.processor_order_id = self.processor_order_id = fact.processor_order_id
+        if isinstance(fact, PaymentAuthorized | PaymentCaptured) and fact.processor_transaction_id is not None:
+            payment.processor_transaction_id = fact.processor_transaction_id
         return payment
 
     def open_transaction(self, id: str, kind: TransactionType, fact: Any) -> Transaction:

@@ -247,6 +247,13 @@ def test_a_payment_is_known_from_then_on_by_the_reference_that_a_report_brings(s
         assert "pt_1" in {each.processor_transaction_id for each in order.transactions.values()}
 
 
+def test_a_reference_that_a_later_report_leaves_out_is_not_forgotten() -> None:
+    order = report(pay(new_order(), capture="manual"), "authorized")
+    payment = order.payments[1]
+    report_captured(order, payment, processor_order_id=None, processor_transaction_id=None, by=BY)
+    assert (payment.processor_order_id, payment.processor_transaction_id) == ("po_1", "pt_1")
+
+
 def test_the_payment_meant_is_found_by_its_references() -> None:
     order = pay(after("failed"))
     assert find_payment(order, attempt=None, processor_order_id="po_1").attempt == 1
