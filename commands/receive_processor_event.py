@@ -6,7 +6,8 @@ make the result independent of the order of arrival:
 - an event that ranks below one received earlier for the same payment changes nothing:
   captured > cancelled > authorized > failed, requires_action;
 - what is reported of refunds before the capture is known waits for the capture (`settle_told_refunds`);
-- another amount than is on record as captured changes nothing, and is a contradiction for people to look at.
+- another amount than is on record as captured, or than a refund was asked for, changes nothing, and is a contradiction
+  for people to look at.
 """
 
 import copy
@@ -38,6 +39,7 @@ from payloops.events.orders import (
     Payment,
     PaymentStatus,
     ProcessorEventReceived,
+    Transaction,
     TransactionType,
     processor_event_key,
 )
@@ -244,7 +246,7 @@ def _remember(
 def _fits(order: Order, payment: Payment, event: ProcessorEvent) -> bool:
     """Whether an event can be true of a payment: its currency, and as much money as was captured or can have been.
 
-    Workflows report no amounts: of what they reported as captured, what was asked for is on record.
+    Workflows report no amounts: of what they reported as captured or refunded, what was asked for is on record.
     """
     if event.currency is not None and event.currency.upper() != order.currency:
         return False
@@ -253,7 +255,20 @@ def _fits(order: Order, payment: Payment, event: ProcessorEvent) -> bool:
         if capture is None:
             return 0 < event.amount <= payment.amount
         return event.amount == capture.amount and not _is_another_charge(payment, event)
+    if event.outcome == "refunded" and event.amount is not None:
+        return all(refund.amount == event.amount for refund in _refunds_meant(order, event))
     return True
+
+
+def _refunds_meant(order: Order, event: ProcessorEvent) -> list[Transaction]:
+    """Refunds that were asked for here which an event is about, by our id or the processor's reference."""
+    return [
+        t
+        for t in order.transactions.values()
+        if t.type is TransactionType.REFUND
+        and not t.discovered
+        and (event.refund_id == t.id or event.refund_reference in {t.processor_transaction_id} - {None})
+    ]
 
 
 def _is_another_charge(payment: Payment, event: ProcessorEvent) -> bool:

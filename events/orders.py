@@ -759,7 +759,10 @@ class Order(Stream):
         payment = self.payments[fact.attempt]
         if fact.processor_order_id is not None:
             payment.processor_order_id = self.processor_order_id = fact.processor_order_id
-        if isinstance(fact, PaymentAuthorized | PaymentCaptured) and fact.processor_transaction_id is not None:
+        if (
+            isinstance(fact, PaymentAuthorized | PaymentCaptured)
+            and fact.processor_transaction_id is not None
+        ):
             payment.processor_transaction_id = fact.processor_transaction_id
         return payment
 

@@ -33,8 +33,10 @@ def reference(value: Any) -> str | None:
 
 
 def amount(value: Any) -> int | None:
-    """An amount in minor units."""
-    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < MOST else None
+    """An amount in minor units; None where there is none, and more than any can be where it is unreadable."""
+    if value is None:
+        return None
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < MOST else MOST
 
 
 def without_client_secrets(value: Any) -> Any:

@@ -586,7 +586,9 @@ async def test_what_contradicts_the_order_is_recorded_and_not_believed(
     merchant: Merchant, processors: Processors, pool: AsyncConnectionPool
 ) -> None:
     labels = await paying(merchant)
-    for fields in ({"currency": "eur"}, {"amount_received": 1_001}, {"amount_received": 0}):
+    untrue: list[dict[str, Any]] = [{"currency": "eur"}]
+    untrue += [{"amount_received": each} for each in (1_001, 0, -1, 1_000.5, "1000", True, 10**17)]
+    for fields in untrue:
         await processors.stripe(stripe_payment("succeeded", labels, **fields))
     assert (await order_of(merchant, labels))["status"] == "processing"
     await processors.stripe(stripe_payment("succeeded", labels))
@@ -595,7 +597,7 @@ async def test_what_contradicts_the_order_is_recorded_and_not_believed(
     order = await order_of(merchant, labels)
     assert (order["status"], order["amountRefunded"]) == ("captured", 0)
     assert [row[1] for row in await kept(pool)] == [
-        *["contradiction"] * 3,
+        *["contradiction"] * len(untrue),
         "applied",
         *["contradiction"] * 2,
     ]

@@ -359,6 +359,22 @@ def test_a_refund_there_that_was_taken_for_ours_comes_out_when_ours_fails() -> N
     assert refunds(order) == [(300, "failed"), (300, "success")]
 
 
+@pytest.mark.parametrize("reported", [False, True])
+def test_another_amount_than_a_refund_was_asked_for_is_told_to_people(reported: bool) -> None:
+    """Workers report no amounts: the processor's own event is what shows that it gave back something else."""
+    order = after(told("captured"))
+    refund = request_refund(order, amount=500, reason=None, by=BY)
+    if reported:
+        succeed_refund(order, refund.id, processor_transaction_id="re_1", by=BY)
+    before = refunds(order)
+    given = refunded("re_1", 300, refund_id=None if reported else refund.id)
+    assert receive(order, given, by=BY) == "contradiction"
+    assert refunds(order) == before
+    right = replace(given, event_id="right", amount=500)
+    assert receive(order, right, by=BY) == ("none" if reported else "applied")
+    assert order.amount_refunded == 500
+
+
 def test_more_refunds_than_money_are_not_recorded_and_leave_nothing_to_refund() -> None:
     order = after(told("captured"))
     request_refund(order, amount=700, reason=None, by=BY)
