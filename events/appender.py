@@ -1,9 +1,9 @@
 """The appender: one per process, through which all commands append their events to the log.
 
 Appends are gathered into batches: while one batch commits, the next gathers, and nothing waits on a timer. A batch is
-one call of the database function `append_events` (migrations/versions/0013_authentic_events.py), which inserts or
+one call of the database function `append_batch` (migrations/versions/0030_batches_in_few_steps.py), which inserts or
 drops each append as a whole. A batch of a single event, which is what there is while few append, is one of
-`append_event` (0029_one_event_at_once.py), which takes PostgreSQL a third of the instructions.
+`append_event` (0029_one_event_at_once.py), which takes PostgreSQL less.
 
 If the connection breaks after a batch was sent, its outcome is unknown at first. The server process that executed it
 is then terminated and the log is read: either the batch is there, or it never will be.
@@ -49,21 +49,24 @@ RESOLVE_SECONDS = 10.0
 
 NAME = "payloops appender"
 """Of its connections, as the database has it."""
-APPEND_EVENTS = """
-    append_events(
+APPEND_BATCH = """
+    append_batch(
+        %b::int[], %b::uuid[], %b::bigint[],
         %b::int[], %b::uuid[], %b::bigint[], %b::text[], %b::bytea[], %b::uuid[], %b::bytea[], %b::bytea[],
         %b::int[], %b::uuid[], %b::text[], %b::uuid[], %b::int[], %b::bytea[],
         %b::int[], %b::uuid[], %b::uuid[], %b::bytea[], %b::bytea[], %b::bytea[])
 """
-"""The call, with `append_parameters`."""
-NUMBERED = APPEND_EVENTS.replace("%b", "${}").format(*range(1, APPEND_EVENTS.count("%b") + 1))
-APPEND = f"SELECT append, outcome, last_position FROM {NUMBERED}"  # noqa: S608  # the text above
+"""The call, with `batch_parameters`."""
+NUMBERED = APPEND_BATCH.replace("%b", "${}").format(*range(1, APPEND_BATCH.count("%b") + 1))
+APPEND = f"SELECT head, moved, answered FROM {NUMBERED}"  # noqa: S608  # the text above
 APPEND_SINGLE = """
     SELECT append_event($1::uuid, $2::bigint, $3::text, $4::bytea, $5::uuid, $6::bytea, $7::bytea,
                         $8::uuid, $9::text, $10::uuid, $11::int, $12::bytea, $13::bytea, $14::bytea, $15::bytea)
 """
 BATCH, SINGLE = 0, 1
 """The numbers of these two among what is prepared."""
+MOVED, ANSWERED = None, 0
+"""What `append_event` returns for a proposal that was dropped, in place of a position."""
 END_BACKEND = (
     "SELECT pg_terminate_backend(pid, 3000) FROM pg_stat_activity WHERE pid = %s AND backend_start = %s"
 )
@@ -334,7 +337,7 @@ class Appender:
         began = time.perf_counter()
         try:
             with self._sent:
-                rows = await _appended(statement, [append.proposal for append in batch])
+                outcomes = await _appended(statement, [append.proposal for append in batch])
         except (psycopg.Error, OSError, TimeoutError) as error:
             if statement.closed or not isinstance(error, psycopg.Error):
                 log.warning("appender.answer_lost", error=type(error).__name__, appends=len(batch))
@@ -346,17 +349,16 @@ class Appender:
         self._batch_seconds.observe(time.perf_counter() - began)
         self._batch_events.observe(sum([len(append.proposal.events) for append in batch]))
         appended = last = events = 0
-        for index, outcome, position in rows:
-            append = batch[index]
-            if outcome == "appended":
+        for append, position in zip(batch, outcomes, strict=True):
+            if position is MOVED:
+                append.fail(VersionConflict(_stream(append)))
+            elif position == ANSWERED:
+                append.fail(ReceiptConflict())
+            else:
                 append.succeed(position)
                 appended += 1
-                last = max(last, position)
+                last = position
                 events += len(append.proposal.events)
-            elif outcome == "moved":
-                append.fail(VersionConflict(_stream(append)))
-            else:
-                append.fail(ReceiptConflict())
         if appended:
             self._appended += appended
             # Positions have no gaps: so it can be told whether others appended since the batch before.
@@ -438,15 +440,38 @@ NO_RECEIPT: list[bytes | None] = [None] * 5
 NO_KEY: list[bytes | None] = [None] * 3
 EMPTY = {column: column.written(()) for column in (ints, bigints, uuids, names, texts, byteas)}
 """Columns of no rows: most batches have no receipts."""
+FIRST = (ints, uuids, bigints)
+"""The columns of the first event that an append has of a stream."""
 
 
-async def _appended(statement: Statement, proposals: Sequence[Proposal]) -> list[TupleRow]:
-    """What became of each proposal, by its place among them, and the position of its last event."""
-    if len(proposals) > 1 or len(proposals[0].events) > 1:
-        return await statement.execute(append_parameters(proposals), number=BATCH)
-    [[position]] = await statement.execute(single_parameters(proposals[0]), number=SINGLE)
-    outcome = "moved" if position is None else "appended" if position else "answered"
-    return [(0, outcome, position)]
+async def _appended(statement: Statement, proposals: Sequence[Proposal]) -> list[int | None]:
+    """What became of each proposal: the position of its last event, or `MOVED`, or `ANSWERED`."""
+    if len(proposals) == 1 and len(proposals[0].events) == 1:
+        [[position]] = await statement.execute(single_parameters(proposals[0]), number=SINGLE)
+        return [position]
+    repeats = _repeats(proposals)
+    sent = [(number, each) for number, each in enumerate(proposals) if number not in repeats]
+    [[position, moved, answered]] = await statement.execute(batch_parameters(sent), number=BATCH)
+    outcomes: dict[int, int | None] = dict.fromkeys([*repeats, *(moved or ())], MOVED)
+    outcomes |= dict.fromkeys(answered or (), ANSWERED)
+    for number, proposal in enumerate(proposals):
+        if number not in outcomes:
+            position += len(proposal.events)
+            outcomes[number] = position
+    return [outcomes[number] for number in range(len(proposals))]
+
+
+def _repeats(proposals: Sequence[Proposal]) -> set[int]:
+    """Which are of a stream that one before them is of, too: they were decided without what that one appends."""
+    repeats: set[int] = set()
+    seen: set[UUID | str] = set()
+    for number, proposal in enumerate(proposals):
+        streams = {event.originator_id for event in proposal.events}
+        if seen.isdisjoint(streams):
+            seen |= streams
+        else:
+            repeats.add(number)
+    return repeats
 
 
 def single_parameters(proposal: Proposal) -> list[bytes | None]:
@@ -477,8 +502,8 @@ def single_parameters(proposal: Proposal) -> list[bytes | None]:
     return [*parameters, *answer, *key]
 
 
-def append_parameters(proposals: Sequence[Proposal]) -> list[bytes]:
-    """The proposals in columns, as `append_events` takes them; it names each by its place among them."""
+def batch_parameters(proposals: Sequence[tuple[int, Proposal]]) -> list[bytes]:
+    """Proposals in columns, as `append_batch` takes them, which calls each by its number."""
     events = [
         (
             n,
@@ -490,23 +515,36 @@ def append_parameters(proposals: Sequence[Proposal]) -> list[bytes]:
             digest,
             mac,
         )
-        for n, p in enumerate(proposals)
+        for n, p in proposals
         for event, digest, mac in zip(p.events, p.hashes, p.macs, strict=True)
     ]
     receipts = [
         (n, p.receipt.merchant_id, p.receipt.key, p.receipt.owner, p.receipt.status, p.receipt.body)
-        for n, p in enumerate(proposals)
+        for n, p in proposals
         if p.receipt is not None
     ]
     keys = [
         (n, key.stream_id, p.merchant_id, key.key, key.customer_digest, key.email_digest)
-        for n, p in enumerate(proposals)
+        for n, p in proposals
         for key in p.personal_keys
     ]
+    columns = _columns(events, (*FIRST, names, byteas, uuids, byteas, byteas))
     return [
-        *_columns(events, (ints, uuids, bigints, names, byteas, uuids, byteas, byteas)),
+        *(columns[: len(FIRST)] if len(events) == len(proposals) else _columns(_firsts(proposals), FIRST)),
+        *columns,
         *_columns(receipts, (ints, uuids, texts, uuids, ints, byteas)),
         *_columns(keys, (ints, uuids, uuids, byteas, byteas, byteas)),
+    ]
+
+
+def _firsts(proposals: Sequence[tuple[int, Proposal]]) -> list[tuple[int, UUID | str, int]]:
+    """The number of each proposal, and each of its streams with the version of its first event."""
+    return [
+        (number, stream, version)
+        for number, proposal in proposals
+        for stream, version in {
+            event.originator_id: event.originator_version for event in reversed(proposal.events)
+        }.items()
     ]
 
 

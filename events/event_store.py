@@ -16,7 +16,7 @@ import structlog
 from eventsourcing.persistence import StoredEvent
 from psycopg.rows import TupleRow
 
-from payloops.events.appender import APPEND_EVENTS, Appender, Receipt, append_parameters, propose
+from payloops.events.appender import APPEND_BATCH, Appender, Receipt, batch_parameters, propose
 from payloops.events.columns import Column, uuids
 from payloops.events.connections import Pool
 from payloops.events.crash_points import crash_point
@@ -70,7 +70,7 @@ READ_TOPICS = """
 """
 HEAD = "SELECT coalesce(max(notification_id), 0) FROM stored_events"
 APPEND_ONE = (
-    f"SELECT outcome, last_position FROM {APPEND_EVENTS},"  # noqa: S608  # the text of the call
+    f"SELECT head, moved FROM {APPEND_BATCH},"  # noqa: S608  # the text of the call
     " set_config('idle_in_transaction_session_timeout', '1s', true)"
 )
 ANSWER = """
@@ -275,14 +275,15 @@ class EventStore(EventReader):
         proposal = propose(
             stored, merchant_id=_uuid(events[0].merchant_id), mac_key=self._mac_key, personal_keys=keys
         )
-        parameters = [Column(each) for each in append_parameters([proposal])]
+        parameters = [Column(each) for each in batch_parameters([(0, proposal)])]
         cursor = await connection.execute(APPEND_ONE, parameters)
         row = await cursor.fetchone()
         assert row is not None
-        if row[0] != "appended":
+        head, moved = row
+        if moved:
             raise VersionConflict(events[0].originator_id)
         crash_point("append_in.appended")
-        return cast("int", row[1])
+        return cast("int", head) + len(events)
 
     async def change(
         self,

@@ -8,7 +8,7 @@ from psycopg.rows import TupleRow
 KEY = 1885431908
 WAIT_LONGER = """
     DO $$ DECLARE version regprocedure; BEGIN
-        FOR version IN SELECT oid FROM pg_proc WHERE proname IN ('append_event', 'append_events') LOOP
+        FOR version IN SELECT oid FROM pg_proc WHERE proname IN ('append_event', 'append_batch') LOOP
             EXECUTE format('ALTER FUNCTION %s SET lock_timeout = %L', version, '60s');
         END LOOP;
     END $$
