@@ -79,6 +79,7 @@ UNKNOWN_THERE = "the processor knows nothing of it: payloops reconcile has it fo
 REFERENCE_MISSING = (
     "its reference there is not certain: do this in its dashboard, and its event will end it here"
 )
+ATTEMPT_UNKNOWN = "found by the order alone: it may be another attempt's, look it up in its dashboard"
 TO_CANCEL = "to be cancelled, and its workflow is gone: cancel it at the processor, and ask again"
 OVER = {PaymentStatus.FAILED, PaymentStatus.CANCELLED}
 
@@ -274,6 +275,10 @@ async def _of_payment(
     if theirs.currency != order.currency or theirs.amount_captured > payment.amount:
         detail = f"{theirs.amount_captured} {theirs.currency} of {payment.amount} {order.currency}"
         return _finding(order, payment, "differs", theirs=theirs, detail=detail)
+    if _may_be_another_s(order, payment, theirs):
+        is_another_s = payment.status in OVER and theirs.processor_order_id is not None
+        outcome = "agrees" if is_another_s else "differs"
+        return _finding(order, payment, outcome, theirs=theirs, detail=ATTEMPT_UNKNOWN)
     await _record(store, order, payment, theirs, stuck_before=stuck_before)
     order = await _loaded(store, order_id)
     payment = order.payments[attempt]
@@ -284,6 +289,23 @@ async def _of_payment(
     if after != stood:
         return _finding(order, payment, "recorded", theirs=theirs, detail=f"was {stood.status}")
     return await _of_agreed(store, order, payment, theirs, stuck_before=stuck_before)
+
+
+def _may_be_another_s(order: Order, payment: Payment, theirs: ProcessorPayment) -> bool:
+    """Whether what was found by the order alone may be another attempt's: its end, or money that is on record there.
+
+    Neither is recorded: a payment under way would end, or the same money would count, and be given back, twice.
+    """
+    if theirs.attempt_known:
+        return False
+    nameless = [
+        each
+        for each in order.payments.values()
+        if each is not payment and each.processor == payment.processor and each.processor_order_id is None
+    ]
+    if theirs.status == "captured":
+        return any(each.status is PaymentStatus.CAPTURED for each in nameless)
+    return bool(nameless) and theirs.status in {"failed", "cancelled"} and payment.status not in OVER
 
 
 async def _of_unknown(

@@ -321,6 +321,39 @@ async def test_the_reference_of_a_captured_payment_is_learned_where_it_is_the_sa
     assert order.payments[1].processor_order_id == learned
 
 
+@pytest.mark.parametrize(
+    ("second", "found", "outcomes"),
+    [
+        ("captured", "captured", {1: "agrees", 2: "agrees"}),
+        ("processing", "failed", {1: "agrees", 2: "differs"}),
+    ],
+)
+async def test_what_is_found_by_the_order_alone_is_not_taken_for_another_attempts(
+    merchant: Merchant,
+    store: EventStore,
+    settings: Settings,
+    by: Metadata,
+    second: str,
+    found: str,
+    outcomes: dict[int, str],
+) -> None:
+    """Workers need not label what they charge, nor report references: the only charge must not be given back."""
+    order_id = await reported(merchant, store, settings, by, status="failed")
+    assert (await merchant.shop.post(f"/v1/orders/{order_id}/pay", {"processor": "stripe"})).status == 200
+    await update_order_status(store, order_id=UUID(order_id), status=second, by=by)
+    await project_all(settings.database_url.get_secret_value())
+
+    async def find(_: UUID, __: str) -> Processor:
+        return says(found, attempt_known=False)
+
+    findings = await reconcile(store, find=find, older_than=NOW, since=DAY, now=utc_now())
+    assert {each.attempt: each.outcome for each in findings} == outcomes
+    order = await store.load(Order, UUID(order_id))
+    assert order is not None
+    assert (order.status, [p.status for p in order.payments.values()]) == (second, ["failed", second])
+    assert not [t for t in order.transactions.values() if t.refunds is not None]
+
+
 async def test_a_card_number_in_what_a_processor_says_is_not_recorded(
     merchant: Merchant, store: EventStore, settings: Settings
 ) -> None:
@@ -660,7 +693,12 @@ async def test_stripe_is_asked_by_label_where_no_reference_was_reported() -> Non
     async with answering(("/v1/payment_intents/search", search)) as url:
         payment = await ask_stripe(url, question)
     assert payment is not None
-    assert payment.processor_order_id == "pi_right"
+    assert (payment.processor_order_id, payment.attempt_known) == ("pi_right", False)
+    found[2]["metadata"] = {"attempt": "2"}
+    async with answering(("/v1/payment_intents/search", search)) as url:
+        labelled = await ask_stripe(url, question)
+    assert labelled is not None
+    assert labelled.attempt_known
 
 
 async def test_of_two_payments_at_stripe_that_have_money_neither_gives_its_reference() -> None:

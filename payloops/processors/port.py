@@ -45,7 +45,11 @@ class PaymentQuestion:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessorPayment:
-    """A payment as the processor's books have it."""
+    """A payment as the processor's books have it.
+
+    Attributes:
+        attempt_known: False where it was found by the order alone: it may be that of any attempt.
+    """
 
     status: ProcessorStatus
     processor_order_id: str | None
@@ -55,6 +59,7 @@ class ProcessorPayment:
     amount_refunded: int
     error_code: str | None = None
     error_message: str | None = None
+    attempt_known: bool = True
 
 
 class Processor(Protocol):

@@ -64,7 +64,12 @@ class StripeProcessor:
         if best is None:
             return None
         certain = sum(i["status"] in WEIGHT for i in labelled) <= 1
-        return _payment(best) if certain else replace(_payment(best), processor_order_id=None)
+        return replace(
+            _payment(best),
+            processor_order_id=best["id"] if certain else None,
+            attempt_known=question.processor_order_id is not None
+            or "attempt" in (best.get("metadata") or {}),
+        )
 
     async def _intents(self, question: PaymentQuestion) -> list[dict[str, Any]]:
         intents = self._client.v1.payment_intents
