@@ -277,7 +277,7 @@ async def _check_unsealed(
         before = [each async for each in rows]
     # After a restore from a dump no row is the one that its append wrote: then this says nothing.
     in_place = bool(before) and before[0][1]
-    latest = before[0][0] if before and before[0][0].position < first else None
+    latest = before[0][0] if before else None
     async with _rows(connection, first, report.span.last) as rows:
         async for row, original in rows:
             fault = fault_of(row, mac_keys=mac_keys)

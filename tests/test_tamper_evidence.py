@@ -1,9 +1,11 @@
 """Whatever is changed in the log behind the service's back is found, and the first event of it is named."""
 
 import asyncio
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from uuid import UUID
 
 import psycopg
@@ -16,13 +18,13 @@ from projecting import append, eventually, new_order, project_all
 from pydantic import SecretStr
 
 from payloops.audit.verification import Anchor, Verdict, verify_log
+from payloops.events import sealer
 from payloops.events.authenticity import content_hash
 from payloops.events.connections import connect
 from payloops.events.event_store import EventStore
 from payloops.events.log_check import Tampering
 from payloops.events.sealer import ChainBroken, run_sealer, seal_next
 from payloops.events.seals import AuditKey, AuditKeys, is_signed, last_seal, make_seal
-from payloops.events.timestamps import utc_now
 from payloops.settings import Settings
 from payloops.wiring import make_audit_keys
 
@@ -119,15 +121,18 @@ SWAP = [
     "UPDATE stored_events SET notification_id = {1} WHERE notification_id = -1",
 ]
 # Rows that are deleted and inserted again look as if they had been appended.
-SWAP_AS_NEW = [
+TAKE = [
     "CREATE TEMPORARY TABLE taken AS SELECT * FROM stored_events WHERE notification_id IN ({0}, {1})",
     "DELETE FROM stored_events WHERE notification_id IN ({0}, {1})",
-    """INSERT INTO stored_events (originator_id, originator_version, topic, state, notification_id,
-                                  merchant_id, content_hash, mac, recorded_at)
-       SELECT originator_id, originator_version, topic, state, {0} + {1} - notification_id, merchant_id,
-              content_hash, mac, recorded_at
-       FROM taken""",
 ]
+PUT = """
+    INSERT INTO stored_events (originator_id, originator_version, topic, state, notification_id, merchant_id,
+                               content_hash, mac, recorded_at)
+    SELECT originator_id, originator_version, topic, state, {0}, merchant_id, content_hash, mac, {1} FROM taken
+"""
+SWAP_AS_NEW = [*TAKE, PUT.format("{0} + {1} - notification_id", "recorded_at")]
+SWAP_WITHOUT_TIMES = [*TAKE, PUT.format("{0} + {1} - notification_id", "max(recorded_at) OVER ()")]
+EARLIER_AS_NEW = [*TAKE, PUT.format("notification_id", "recorded_at - interval '1 day'")]
 
 
 def at(statements: list[str], *positions: int) -> list[str]:
@@ -185,7 +190,7 @@ DEEDS = [
     Deed("sealed events of two seals are swapped", at(SWAP, 9, 12), 9, Tampering.REORDERED),
     Deed("an event is put between sealed ones", [*at(SHIFT_UP, 8), COPY.format(8, 2)], 8, Tampering.INSERTED),
     Deed("an event is put before all", [COPY.format(0, 2)], 0, Tampering.INSERTED),
-    Deed("a state in the tail", [SET_STATE], 26, Tampering.EDITED),
+    Deed("a state in the tail", [SET_STATE], 28, Tampering.EDITED),
     Deed("a state in the tail, with its hash", [SET_BOTH], 26, Tampering.EDITED),
     Deed("a merchant in the tail", at([ELSEWHERE], 26), 26, Tampering.EDITED),
     Deed("a later time in the tail", at([LATER], 26), 26, Tampering.REORDERED),
@@ -213,6 +218,8 @@ DEEDS = [
     ),
     Deed("events of the tail are swapped", at(SWAP, 24, 27), 24, Tampering.REORDERED),
     Deed("events of the tail are swapped as if new", at(SWAP_AS_NEW, 24, 27), 24, Tampering.REORDERED),
+    Deed("events of a stream are swapped as if new", at(SWAP_WITHOUT_TIMES, 29, 30), 29, Tampering.REORDERED),
+    Deed("an earlier time as if new", at(EARLIER_AS_NEW, 21, 21), 21, Tampering.REORDERED),
     Deed("an event is put into the tail", [*at(SHIFT_UP, 26), COPY.format(26, 2)], 26, Tampering.INSERTED),
     Deed("an event is appended", [COPY.format(31, 2)], 31, Tampering.INSERTED),
 ]
@@ -227,10 +234,11 @@ async def test_what_is_done_by_hand_is_found_and_the_first_event_named(
     if "%(state)s" in deed.statements[0]:
         arguments = await rewritten(database_url, deed.position)
     await by_hand(database_url, *deed.statements, arguments=arguments)
-    verdict = await verified(database_url, keys)
-    first = verdict.findings[0]
-    assert (first.position, first.tampering) == (deed.position, deed.tampering), verdict.findings
-    assert not verdict.holds(without_mac_until=1_000)
+    for span_events in (7, 1_000):
+        verdict = await verified(database_url, keys, span_events=span_events)
+        first = verdict.findings[0]
+        assert (first.position, first.tampering) == (deed.position, deed.tampering), verdict.findings
+        assert not verdict.holds(without_mac_until=1_000)
 
 
 UNSEAL = "DELETE FROM seals WHERE number >= {0}"
@@ -312,9 +320,9 @@ async def test_an_untouched_log_holds_however_it_is_divided(
 async def test_several_processes_name_the_first_event_too(
     log: EventStore, database_url: str, keys: AuditKeys
 ) -> None:
-    await by_hand(database_url, *at([LATER], 17), *at([LATER], 4), *at([DELETE], 23))
+    await by_hand(database_url, *[EARLIER.format(n) for n in (4, 17, 23, 28)])
     verdict = await verified(database_url, keys, workers=2, span_events=3)
-    assert [finding.position for finding in verdict.findings[:3]] == [4, 17, 23]
+    assert [finding.position for finding in verdict.findings] == [4, 17, 23, 28]
 
 
 async def test_a_log_restored_from_a_dump_holds(log: EventStore, database_url: str, keys: AuditKeys) -> None:
@@ -329,13 +337,14 @@ async def test_events_of_before_there_were_macs_are_told_and_can_be_accepted(
     await append(store, report(pay(new_order(merchant_id)), "captured"))
     await by_hand(database_url, "UPDATE stored_events SET mac = NULL")
     await append(store, report(pay(new_order(merchant_id)), "captured"))
-    async with await connect(database_url, application_name="test") as connection:
-        await seal_next(connection, keys=keys)
-    verdict = await verified(database_url, keys)
-    assert verdict.findings == []
-    assert (verdict.without_mac, verdict.first_without_mac, verdict.last_without_mac) == (3, 1, 3)
-    assert not verdict.holds(without_mac_until=2)
-    assert verdict.holds(without_mac_until=3)
+    for _ in ("not sealed yet", "sealed"):
+        verdict = await verified(database_url, keys)
+        assert verdict.findings == []
+        assert (verdict.without_mac, verdict.first_without_mac, verdict.last_without_mac) == (3, 1, 3)
+        assert not verdict.holds(without_mac_until=2)
+        assert verdict.holds(without_mac_until=3)
+        async with await connect(database_url, application_name="test") as connection:
+            await seal_next(connection, keys=keys)
 
 
 async def test_another_audit_key_knows_what_the_former_one_made(
@@ -376,13 +385,34 @@ async def test_the_sealer_tells_at_once_what_is_not_the_services_own(
     assert (first.position, first.tampering) == (31, Tampering.REMOVED)
 
 
-async def test_nothing_is_chained_to_a_seal_that_is_not_ours(
-    log: EventStore, database_url: str, keys: AuditKeys
+async def test_nothing_is_chained_to_a_seal_that_is_not_ours_and_that_is_said_until_it_is_put_right(
+    log: EventStore, database_url: str, keys: AuditKeys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await by_hand(database_url, "UPDATE seals SET last_position = 1000000 WHERE number = 2")
-    async with await connect(database_url, application_name="test") as connection:
-        with pytest.raises(ChainBroken, match="the signature of seal 2 is wrong"):
-            await seal_next(connection, keys=keys)
+    monkeypatch.setattr(sealer, "BACKOFF_SECONDS", (0.01, 0.01))
+    change = "UPDATE seals SET last_position = {0} WHERE number = 2"
+    await by_hand(database_url, change.format(1_000_000))
+    stop = asyncio.Event()
+
+    async def told_twice() -> bool:
+        told = [each for each in logs if each["event"] == "sealer.chain_broken"]
+        assert all(each["error"] == "the signature of seal 2 is wrong" for each in told)
+        return len(told) > 1
+
+    async def sealed() -> bool:
+        async with await connect(database_url, application_name="test") as connection:
+            newest = await last_seal(connection)
+        return newest is not None and newest.last_position == EVENTS
+
+    with structlog.testing.capture_logs() as logs:
+        sealing = asyncio.create_task(
+            run_sealer(database_url=database_url, keys=keys, stop=stop, every_seconds=0.01)
+        )
+        await eventually(told_twice)
+        await by_hand(database_url, change.format(SEALED))
+        await eventually(sealed)
+    stop.set()
+    await sealing
+    assert (await verified(database_url, keys)).findings == []
 
 
 async def test_seals_cannot_be_changed_by_mistake(log: EventStore) -> None:
@@ -453,12 +483,21 @@ async def test_the_projectors_process_seals_and_the_command_verifies(
     assert (await run_command(other, "audit", "verify"))[0] == 1
 
 
-def test_what_a_seal_says_is_signed(keys: AuditKeys) -> None:
-    """What is signed is text that other tools can check."""
-    seal = make_seal(after=None, first=1, last=2, root=b"r" * 32, sealed_at=utc_now(), key=keys.present)
-    assert seal.statement.decode().splitlines()[:3] == [
+def test_what_a_seal_says_is_signed_as_it_always_was() -> None:
+    """What is signed is text that other tools can check, and that seals made before are checked by."""
+    key = AuditKey("an audit key of tests, long enough")
+    noon = datetime(2026, 1, 2, 12, tzinfo=UTC)
+    first = make_seal(after=None, first=1, last=2, root=b"r" * 32, sealed_at=noon, key=key)
+    seal = make_seal(after=first, first=3, last=9, root=b"s" * 32, sealed_at=noon, key=key)
+    assert seal.statement.decode().splitlines() == [
         "payloops seal",
-        "number: 1",
-        "events: 1 to 2",
+        "number: 2",
+        "events: 3 to 9",
+        f"root: {'73' * 32}",
+        f"previous: {hashlib.sha256(first.statement).hexdigest()}",
+        "sealed at: 2026-01-02T12:00:00.000000Z",
+        "key: d1004b8ab4d4de41",
     ]
-    assert is_signed(seal.statement, signature=seal.signature, public=keys.present.public)
+    assert f"previous: {'00' * 32}" in first.statement.decode()
+    assert is_signed(seal.statement, signature=seal.signature, public=key.public)
+    assert key.mac_key.hex() == "fb6c70962b4fe8c3eabec6866aeee8a21256f175d58713cf79c1501b1bbcb27e"
