@@ -495,9 +495,10 @@ async def test_an_answer_that_was_overtaken_ends_no_payment(
 
 
 @pytest.mark.parametrize(
-    ("older_than", "asked_about"), [(NOW, {"processing", "requires_action"}), (DAY, set())]
+    ("older_than", "asked_about"),
+    [(NOW, {"processing", "requires_action", "captured"}), (DAY, {"captured"})],
 )
-async def test_payments_that_are_under_way_for_longer_are_asked_about_however_long_ago_they_changed(
+async def test_what_is_under_way_for_longer_or_parked_is_asked_about_however_long_ago_it_changed(
     merchant: Merchant,
     store: EventStore,
     settings: Settings,
@@ -507,6 +508,11 @@ async def test_payments_that_are_under_way_for_longer_are_asked_about_however_lo
 ) -> None:
     statuses = ("processing", "requires_action", "captured", "failed")
     orders = {await reported(merchant, store, settings, by, status=each): each for each in statuses}
+    of = {status: order_id for order_id, status in orders.items()}
+    for status, reader in (("captured", "temporal"), ("failed", "orders")):
+        parked = (await store.read_stream(UUID(of[status])))[-1]
+        async with store.pool.connection() as connection:
+            await forward_again(connection, subscriber=reader, event=parked, why="x")
 
     async def find(merchant_id: UUID, name: str) -> Processor:
         return Saying(None)
@@ -559,13 +565,14 @@ async def test_the_money_of_one_attempt_is_not_taken_for_anothers(
 async def test_each_merchants_payments_are_asked_about_in_his_own_name_alone(
     api: Api, store: EventStore, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And where his credentials cannot be opened, in nobody's."""
+    """And where his credentials cannot be opened, or are not there any more, in nobody's."""
     keys = []
 
     async def retrieve(request: web.Request) -> web.Response:
         keys.append(request.headers["Authorization"])
         return web.json_response(intent())
 
+    without = await api.merchant(processors=False)
     one, two, sealed = [await api.merchant() for _ in range(3)]
     for merchant in (one, two, sealed):
         credentials = {"secretKey": f"sk_{merchant.id}", "webhookSecret": "whsec_1"}
@@ -582,8 +589,9 @@ async def test_each_merchants_payments_are_asked_about_in_his_own_name_alone(
         async with reconciling._processors(settings, store, sandbox=False) as find:
             for merchant in (one, two, one):
                 assert await (await find(merchant.id, "stripe")).look_up(asked()) is not None
-            with pytest.raises(ProcessorUnreachableError, match="cannot be read"):
-                await find(sealed.id, "stripe")
+            for left, why in ((sealed, "cannot be read"), (without, "the merchant has removed it")):
+                with pytest.raises(ProcessorUnreachableError, match=why):
+                    await find(left.id, "stripe")
     assert keys == [f"Bearer sk_{each.id}" for each in (one, two, one)]
 
 
