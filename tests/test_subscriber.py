@@ -35,6 +35,7 @@ from payloops.processors.port import PaymentQuestion, ProcessorPayment
 from payloops.projections.parked import forward_again, parked_at_subscribers, retry_forwarding
 from payloops.reconcile import duration, reconcile
 from payloops.settings import Settings
+from payloops.workflows_client import subscriber
 from payloops.workflows_client.connection import connect
 from payloops.workflows_client.forwardings import Forwarding, SignalWorkflow, StartWorkflow
 from payloops.workflows_client.payments import READER, payments
@@ -165,17 +166,17 @@ async def signals(client: Client, workflow_id: str) -> list[str]:
     ]
 
 
-async def position(store: EventStore) -> int:
+async def position(store: EventStore, name: str = READER) -> int:
     async with store.pool.connection() as connection:
-        cursor = await connection.execute("SELECT position FROM checkpoints WHERE name = %s", (READER,))
+        cursor = await connection.execute("SELECT position FROM checkpoints WHERE name = %s", (name,))
         row = await cursor.fetchone()
     return 0 if row is None else cast("int", row[0])
 
 
-async def caught_up(store: EventStore) -> None:
+async def caught_up(store: EventStore, name: str = READER) -> None:
     head = await store.head()
     async with asyncio.timeout(SECONDS):
-        while await position(store) < head:
+        while await position(store, name) < head:
             await asyncio.sleep(0.02)
 
 
@@ -465,6 +466,34 @@ async def _leader(store: EventStore) -> int:
             await asyncio.sleep(0.05)
 
 
+async def test_each_subscription_has_a_leader_of_its_own(
+    store: EventStore, settings: Settings, client: Client, orders: Orders
+) -> None:
+    await orders.paid()
+    another = replace(payments(store), name="another")
+    async with subscribing(store, settings, client), subscribing(store, settings, client, another):
+        await caught_up(store)
+        await caught_up(store, another.name)
+
+
+async def test_who_lost_the_lock_leads_no_longer_though_nothing_is_to_be_done(
+    store: EventStore, settings: Settings, orders: Orders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An event waits for Temporal: what is waited for needs no database."""
+    monkeypatch.setattr(subscriber, "WATCH_SECONDS", 0.1)
+    nobody_there = await Client.connect("127.0.0.1:1", lazy=True)
+    await orders.paid()
+    with structlog.testing.capture_logs() as lines:
+        async with subscribing(store, settings, nobody_there), asyncio.timeout(SECONDS):
+            for told in ("subscriber.temporal_unavailable", "subscriber.interrupted", "subscriber.leading"):
+                while not any(line["event"] == told for line in lines):
+                    await asyncio.sleep(0.02)
+                if told == "subscriber.temporal_unavailable":
+                    lines.clear()
+                    async with store.pool.connection() as connection:
+                        await connection.execute("SELECT pg_terminate_backend(%s)", (await _leader(store),))
+
+
 async def test_a_replica_that_lost_its_connection_moves_no_checkpoint(
     store: EventStore, settings: Settings, client: Client, orders: Orders
 ) -> None:
@@ -487,10 +516,18 @@ async def test_a_replica_that_lost_its_connection_moves_no_checkpoint(
         assert (await started(client, f"payment-{order_id}"))["run"] == first["run"]
 
 
+@pytest.mark.parametrize(("settled", "grows"), [(60.0, True), (0.0, False)])
 async def test_trouble_that_lasts_is_met_at_ever_longer_intervals_and_says_what_to_do(
-    store: EventStore, settings: Settings, client: Client, orders: Orders
+    store: EventStore,
+    settings: Settings,
+    client: Client,
+    orders: Orders,
+    monkeypatch: pytest.MonkeyPatch,
+    settled: float,
+    grows: bool,
 ) -> None:
     """A database whose migrations are yet to be applied: the lock is to be had, and nothing else."""
+    monkeypatch.setattr(subscriber, "SETTLED_SECONDS", settled)
     order_id = await orders.paid()
     async with store.pool.connection() as connection:
         await connection.execute("ALTER TABLE checkpoints RENAME TO later")
@@ -502,7 +539,7 @@ async def test_trouble_that_lasts_is_met_at_ever_longer_intervals_and_says_what_
             async with store.pool.connection() as connection:
                 await connection.execute("ALTER TABLE later RENAME TO checkpoints")
             await started(client, f"payment-{order_id}")
-    assert told[4]["retry_in"] > told[0]["retry_in"] * 4
+    assert (told[4]["retry_in"] > told[0]["retry_in"] * 4) == grows
     [error] = told[0]["errors"]
     assert error.endswith("run `payloops migrate`")
 

@@ -47,7 +47,7 @@ STOP_SECONDS = 5.0
 GONE = "workflow.gone"
 """The outcome of a signal to a workflow that has ended."""
 
-UNFORWARDABLE = {RPCStatusCode.INVALID_ARGUMENT, RPCStatusCode.OUT_OF_RANGE}
+UNFORWARDABLE = RPCStatusCode.INVALID_ARGUMENT
 """What Temporal answers where no repetition helps. All else may be its own trouble, and is tried again."""
 
 FORWARDED = Counter(
@@ -284,7 +284,7 @@ async def _forward_or_park(leader: _Leader, recorded: RecordedEvent) -> None:
         try:
             outcome = await forward(forwarding, client=leader.client, correlation_id=correlation_id)
         except (RPCError, RuntimeError) as error:  # RuntimeError: what the SDK raises without a connection
-            if isinstance(error, RPCError) and error.status in UNFORWARDABLE:
+            if isinstance(error, RPCError) and error.status is UNFORWARDABLE:
                 await _park(leader, recorded, error)
                 return
             UNAVAILABLE.labels(leader.subscription.name).inc()
