@@ -330,6 +330,7 @@ async def test_each_request_is_one_line_in_the_log_with_its_ids_and_nothing_the_
     ]
     assert requests[0]["correlation_id"] == "mine"
     assert requests[0]["merchant_id"] == str(merchant.id)
+    assert requests[0]["actor"].startswith("api_key:")
     assert CARD not in repr(lines)
     assert merchant.shop.headers["X-API-Key"] not in repr(lines)
 

@@ -149,6 +149,7 @@ async def test_each_look_is_on_record_before_it_is_answered(
     assert [view.route for view in await list_staff_views(pool, limit=1)] == ["GET /api/staff/orders"]
     assert await list_staff_views(pool, limit=9, email="nobody@example.com") == []
     assert len(await list_staff_views(pool, limit=9, order_id=views[1].order_id)) == 4
+    assert await list_staff_views(pool, limit=9, merchant_id=uuid4()) == []
     assert len(await list_staff_views(pool, limit=9, merchant_id=merchant.id, email=EMAIL.upper())) == 5
 
 
