@@ -247,19 +247,20 @@ async def test_fields_of_other_workers_are_tolerated_and_odd_text_is_made_storab
     assert len(error.message) == 1_000
 
 
-async def test_a_card_number_in_a_processors_message_is_not_recorded(
-    store: EventStore, activities: BackendActivities, order_id: UUID
+@pytest.mark.parametrize("before", ["The card ", "long " * 198])
+async def test_a_card_number_in_a_processors_message_is_not_recorded_nor_a_part_of_it_where_it_is_cut_off(
+    store: EventStore, activities: BackendActivities, order_id: UUID, before: str
 ) -> None:
     report = {
         "orderId": str(order_id),
         "status": "failed",
         "errorCode": "card_declined",
-        "errorMessage": f"The card {CARD} was declined",
+        "errorMessage": f"{before}{CARD} was declined",
     }
     await call(activities.update_order_status, report)
     error = (await loaded(store, order_id)).last_error
     assert error is not None
-    assert error.message == "The card **************** was declined"
+    assert error.message == f"{before}**************** was declined"[:1_000]
     events = await store.read(after=0, limit=10)
     assert not any(shows_card(event.stored.state) for event in events)
 

@@ -99,13 +99,14 @@ async def tell(
     order = order or await store.load(Order, order_id)
     assert order is not None
     webhook_id: UUID = uuid7()
+    told = order_json(row_from_order(order))
     await queue_webhook(
         store.pool,
         webhook_id=webhook_id,
         merchant_id=merchant.id,
         order_id=order_id,
         event_type="payment.processing",
-        payload={"id": str(webhook_id), "data": order_json(row_from_order(order))},
+        payload={"id": str(webhook_id), "data": told, "all": [told]},
         source_position=None,
         at=utc_now(),
     )

@@ -172,6 +172,8 @@ async def test_money_that_a_failed_payment_has_after_all_and_refunds_made_there_
         (500, NOW, "recorded", ["success", "success"]),
         (500, DAY, "agrees", ["pending", "pending"]),
         (700, NOW, "recorded", ["success", "success", "success"]),
+        # More than there was to refund: of ours nothing is certain.
+        (1_100, NOW, "recorded", ["pending", "pending", "success"]),
     ],
 )
 async def test_refunds_whose_workflows_died_after_they_were_made_are_recorded(
@@ -196,11 +198,11 @@ async def test_refunds_whose_workflows_died_after_they_were_made_are_recorded(
     found = (await reconciled(store, processor, older_than=older_than))[order_id]
     order = await store.load(Order, UUID(order_id))
     assert order is not None
-    assert [t.status for t in order.transactions.values() if t.refunds is not None] == statuses
-    assert (found.outcome, found.ours.refunded) == (
-        outcome,
-        at_the_processor if outcome == "recorded" else 0,
-    )
+    refunds = [t for t in order.transactions.values() if t.refunds is not None]
+    assert [t.status for t in refunds] == statuses
+    made = sum(t.amount for t in refunds if t.status == "success")
+    assert (found.outcome, found.ours.refunded) == (outcome, made)
+    assert made == at_the_processor or "pending" in statuses
 
 
 class Saying:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import psycopg
 import pytest
 from foreign import ForeignWorkflow
 from receiving import Endpoint, HeldBack, Received, receiving
@@ -384,6 +385,24 @@ async def test_an_activity_that_runs_again_sends_nothing_again(
         assert await calls.deliver(webhook_id, activity_id="7") == first
         assert len(endpoint.received) == 1
         assert (await calls.deliver(webhook_id, activity_id="8"))["attempts"] == 2
+
+
+async def test_an_endpoint_that_is_gone_is_switched_off_also_where_that_was_the_last_thing_to_do(
+    store: EventStore, shop: Shop, endpoint: Endpoint
+) -> None:
+    """The attempt was kept, and what follows from it was not: Temporal calls once more."""
+    endpoint.answer = lambda _: 410
+    async with backend(store) as activities, store.pool.connection() as connection:
+        calls = Calls(activities, shop, endpoint.url)
+        webhook_id = await queue(shop)
+        await connection.execute("ALTER TABLE merchants ADD CONSTRAINT never CHECK (webhook_off_at IS NULL)")
+        with pytest.raises(psycopg.errors.CheckViolation):
+            await calls.deliver(webhook_id, activity_id="7")
+        await connection.execute("ALTER TABLE merchants DROP CONSTRAINT never")
+        assert not await calls.is_off()
+        await calls.deliver(webhook_id, activity_id="7")
+        assert await calls.is_off()
+    assert len(endpoint.received) == 1
 
 
 async def test_an_attempt_is_known_before_its_first_byte_also_where_nobody_saw_its_end(
