@@ -2,12 +2,13 @@
 
 import random
 from datetime import timedelta
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 from ordering import BY, new_order, pay, report
 from projecting import append, random_order, recorded
 
+from payloops.commands.create_checkout_session import create_checkout_session
 from payloops.events.event_store import EventStore
 from payloops.events.orders import Order
 from payloops.projections.order_history import (
@@ -63,6 +64,7 @@ def test_what_differs_between_two_versions_is_told_by_field() -> None:
     assert Difference(f"transactions.{capture_id}.amount", None, 1_000) in differences(created, requested)
     assert Difference(f"transactions.{capture_id}.amount", 1_000, None) in differences(requested, created)
     assert differences(captured, captured) == []
+    assert not any(change.after is False for change in differences(created, requested))
 
 
 def test_a_moment_holds_what_happened_until_then_and_nothing_later() -> None:
@@ -81,12 +83,24 @@ def test_a_moment_holds_what_happened_until_then_and_nothing_later() -> None:
             facts_as_of(facts, never)
 
 
-async def test_another_merchants_order_has_no_history(store: EventStore, merchant_id: UUID) -> None:
+async def test_another_merchants_order_and_what_is_no_order_have_no_history(
+    store: EventStore, merchant_id: UUID
+) -> None:
     order = new_order(merchant_id=merchant_id)
     await store.append(recorded(order))
+    session = await create_checkout_session(
+        store,
+        session_id=uuid4(),
+        merchant_id=merchant_id,
+        amount=1_000,
+        currency="USD",
+        success_url="https://shop.example/done",
+        cancel_url="https://shop.example/back",
+        by=BY,
+    )
     assert await order_facts(store, order_id=order.id, merchant_id=merchant_id)
     assert await get_order_as_of(store, order_id=order.id, merchant_id=merchant_id, as_of=1)
-    for order_id, asking in ((order.id, order.id), (merchant_id, merchant_id)):
+    for order_id, asking in ((order.id, order.id), (merchant_id, merchant_id), (session.id, merchant_id)):
         assert await order_facts(store, order_id=order_id, merchant_id=asking) is None
         assert await get_order_as_of(store, order_id=order_id, merchant_id=asking, as_of=1) is None
     with pytest.raises(NoSuchVersion):
