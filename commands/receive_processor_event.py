@@ -294,16 +294,33 @@ def _is_certainly(order: Order, payment: Payment, event: ProcessorEvent) -> bool
     )
 
 
+def _is_guess(order: Order, payment: Payment, event: ProcessorEvent) -> bool:
+    """Whether an event may be about another payment as well, of which nobody reported a reference either."""
+    others = [
+        p
+        for p in order.payments.values()
+        if p is not payment and p.processor == event.processor and p.processor_order_id is None
+    ]
+    return (
+        bool(others)
+        and event.attempt != payment.attempt
+        and not payment.names(event.processor_transaction_id)
+    )
+
+
 def _follow(order: Order, payment: Payment, event: ProcessorEvent, *, by: Metadata) -> bool:
     if event.outcome in {"refunded", "refund_failed"}:
         return settle_told_refunds(order, payment, amount_refunded=event.amount_refunded, by=by)
     assert event.outcome is not None
     if any(WEIGHT[told] > WEIGHT[event.outcome] for told in payment.told):
         return True
+    # What is only taken for this payment's names it where it is money: each charge is told of by a name of its own.
+    guessed = event.outcome != "captured" and _is_guess(order, payment, event)
+    # And a worker may know the payment by another reference than its events do: that one stays.
+    named = guessed or payment.processor_order_id is not None
     references = {
-        # A worker may know the payment by another reference than its events do: that one stays.
-        "processor_order_id": event.processor_order_id if payment.processor_order_id is None else None,
-        "processor_transaction_id": event.processor_transaction_id,
+        "processor_order_id": None if named else event.processor_order_id,
+        "processor_transaction_id": None if guessed else event.processor_transaction_id,
     }
     match event.outcome:
         case "captured":

@@ -127,7 +127,7 @@ class Payment:
     told: set[str] = field(default_factory=set)
     """Outcomes that the processor has told by events of its own, in whatever order they came."""
     told_as: set[str] = field(default_factory=set)
-    """References that these events had, of a payment that may be known by none."""
+    """References of the charge that they told of, of a payment that may be known by none."""
     told_refunded: int = 0
     """The most that the processor said was refunded of it in all."""
 
@@ -372,7 +372,9 @@ class ProcessorEventReceived(OrderFact):
         if self.attempt is None or self.effect == "contradiction":
             return
         payment = order.payments[self.attempt]
-        payment.told_as |= {each for each in (self.processor_order_id, self.processor_transaction_id) if each}
+        if self.outcome == "captured":
+            names = (self.processor_order_id, self.processor_transaction_id)
+            payment.told_as.update(each for each in names if each is not None)
         payment.told_refunded = max(payment.told_refunded, self.amount_refunded or 0)
         if self.outcome not in {"refunded", "refund_failed"}:
             payment.told.add(self.outcome)

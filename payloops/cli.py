@@ -458,7 +458,7 @@ def webhooks_received(
     """Show the events that processors sent, newest first, including those that had no effect.
 
     unhandled: events of this type are not handled. unknown_order: it matches no order. unmatched: it matches no
-    payment of its order. contradiction: it cannot be true. received: it has not been processed yet.
+    payment of its order for certain. contradiction: it cannot be true. received: it has not been processed yet.
 
     Needs only DATABASE_URL, or a running `payloops dev`.
     """

@@ -216,7 +216,7 @@ class _Teller:
         at, when = named(fact.processor), time_text(fact.timestamp)
         what = "contradicts what is on record"
         if fact.effect == "unmatched":
-            what = "is about a payment that the order does not have"
+            what = "is about no payment of the order, or nobody can tell about which"
         return f"On {when} {at} sent {fact.type} ({fact.event_id}), which {what}: it changed nothing."
 
     def pending(self) -> Iterator[str]:

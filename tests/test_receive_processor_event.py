@@ -20,7 +20,7 @@ from payloops.commands.end_refund import fail_refund, succeed_refund
 from payloops.commands.receive_processor_event import Outcome, ProcessorEvent, receive
 from payloops.commands.refund_payment import request_refund
 from payloops.commands.told_refunds import settle_told_refunds
-from payloops.commands.update_order_status import report_captured, report_failed
+from payloops.commands.update_order_status import report_authorized, report_captured, report_failed
 from payloops.commands.update_refund_status import report_refund
 from payloops.events.orders import (
     CaptureMethod,
@@ -267,6 +267,22 @@ def test_two_charges_are_two_though_no_worker_reported_a_reference() -> None:
         charge = {"processor_order_id": f"po_{number}", "processor_transaction_id": f"pt_{number}"}
         receive(order, told("captured", event_id=f"{number}-{order.version}", **charge), by=BY)
     assert (order.amount_captured, refunds(order)) == (2 * AMOUNT, [(AMOUNT, "pending")])
+
+
+def test_a_charge_is_one_though_an_earlier_attempts_authorization_was_taken_for_its_own() -> None:
+    """Else the only charge would be given back as a duplicate."""
+    order = pay(new_order(), capture="manual")
+    nameless: dict[str, Any] = {"processor_order_id": None, "processor_transaction_id": None}
+    report_failed(order, order.payments[1], **nameless, error_code="lost", error_message=None, by=BY)
+    pay(order, capture="manual")
+    for number in (1, 2):
+        names = {"processor_order_id": f"po_{number}", "processor_transaction_id": f"pt_{number}"}
+        receive(order, told("authorized", event_id=f"authorized {number}", **names), by=BY)
+    report_authorized(order, order.payments[1], **nameless, by=BY)
+    request_capture(order, amount=400, by=BY)
+    report_captured(order, order.payments[2], **nameless, by=BY)
+    receive(order, told("captured", amount=400, **names), by=BY)
+    assert (order.amount_captured, refunds(order)) == (400, [])
 
 
 def test_another_charge_of_the_same_attempt_is_told_to_people() -> None:
