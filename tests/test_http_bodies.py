@@ -86,6 +86,7 @@ UNASKABLE = (b"\\n", b"\\u007f", b"\\u0085", b"\\ufffd", "\x9b".encode())
         (b'{"amount": 1, "returnUrl": "https:///support"}', "returnUrl"),
         (b'{"amount": 1, "returnUrl": "https://shop.example\\\\@evil.example/"}', "returnUrl"),
         (b'{"amount": 1, "returnUrl": "https://user:pass@example.com"}', "returnUrl"),
+        (b'{"amount": 1, "returnUrl": "https://:pass@example.com"}', "returnUrl"),
         (b'{"amount": 1, "cancelUrl": "/relative"}', "cancelUrl"),
         (b'{"amount": 1, "metadata": []}', "metadata"),
         (b'{"currency": "USD"}', "amount"),

@@ -8,6 +8,8 @@ from uuid import UUID
 
 import pytest
 import structlog
+from ordering import new_order, pay, report
+from projecting import recorded
 from receiving import Endpoint, receiving, sdk_accepts
 from standardwebhooks import Webhook
 from telling import BY, Shop, caught_up, delivering, open_shop, subscribing
@@ -23,12 +25,13 @@ from payloops.commands.webhook_deliveries import WebhookNotFound
 from payloops.embedded import EmbeddedServers
 from payloops.events.event_store import EventStore
 from payloops.events.orders import Order
+from payloops.events.stream import topic_of
 from payloops.events.timestamps import timestamp_text, utc_now
 from payloops.projections.orders import row_from_order
 from payloops.settings import Settings
 from payloops.workflows_client.activities import order_json
 from payloops.workflows_client.connection import connect
-from payloops.workflows_client.webhooks import READER
+from payloops.workflows_client.webhooks import READER, event_type_of
 
 
 @pytest.fixture(scope="module")
@@ -203,6 +206,27 @@ async def test_what_does_not_change_the_order_is_not_told(
     ]
 
 
+@pytest.mark.parametrize(
+    ("reports", "topic"),
+    [
+        (["requires_action"], "payment.action_required"),
+        (["authorized"], "payment.authorized"),
+        (["failed"], "payment.failed"),
+        (["cancelled"], "payment.cancelled"),
+        (["authorized", "cancelled"], "payment.voided"),
+    ],
+)
+def test_what_becomes_of_an_attempt_beside_a_captured_one_is_not_told(reports: list[str], topic: str) -> None:
+    """The first attempt failed, and was captured after all while the second was under way."""
+    order = report(pay(report(pay(new_order()), "failed")), "captured", attempt=1)
+    before = order.version
+    for each in reports:
+        report(order, each, attempt=2)
+    new = [fact for fact in recorded(order) if fact.originator_version > before]
+    assert topic in [topic_of(type(fact)) for fact in new]
+    assert [event_type_of(fact) for fact in new] == [None] * len(new)
+
+
 async def test_a_merchant_without_a_url_is_told_nothing(
     store: EventStore, settings: Settings, client: Client
 ) -> None:
@@ -336,10 +360,14 @@ async def test_a_retry_of_nothing_or_to_nowhere_is_refused(
     other = await open_shop(store)
     with pytest.raises(WebhookNotFound):
         await retry_webhook(store, webhook_id=webhook_id, merchant_id=other.merchant_id, by=BY)
+    assert (await shop.webhook(webhook_id)).retries == 0
+    await retry_webhook(store, webhook_id=webhook_id, merchant_id=shop.merchant_id, by=BY)
     await shop.listen_at(None)
     with pytest.raises(WebhooksOff):
         await retry_webhook(store, webhook_id=webhook_id, merchant_id=shop.merchant_id, by=BY)
-    assert (await shop.webhook(webhook_id)).retries == 0
+    async with subscribing(store, settings, client):
+        await caught_up(store)
+    assert (await shop.webhook(webhook_id)).status == "failed", "nobody works on it"
 
 
 async def test_of_two_retries_at_once_one_begins(
