@@ -49,10 +49,6 @@ app.add_typer(webhooks, name="webhooks")
 app.add_typer(audit, name="audit")
 
 
-def main() -> None:
-    app()
-
-
 @app.command()
 def dev(
     *,
@@ -291,7 +287,11 @@ def reconcile(
     for name, value in read_environment(data_dir=data_dir).items():
         os.environ.setdefault(name, value)
     settings = settings_of_environment()
-    if not run_async(run_reconcile(settings, **times, sandbox=sandbox, as_json=as_json)):
+    agrees = run_async(
+        run_reconcile(settings, **times, sandbox=sandbox, as_json=as_json),
+        interrupted="what processors said was recorded of some payments; run it again for the others",
+    )
+    if not agrees:
         raise typer.Exit(1)
 
 
@@ -346,9 +346,7 @@ def projections_rebuild(
     """
     from payloops.projections_rebuild import run_rebuild  # noqa: PLC0415
 
-    with _projection_errors(
-        interrupted="the live tables are as they were, or rebuilt already; run it again to resume"
-    ):
+    with _projection_errors():
         run_async(
             run_rebuild(
                 database_url=database_url_of(data_dir),
@@ -356,7 +354,8 @@ def projections_rebuild(
                 workers=workers or os.cpu_count() or 1,
                 restart=restart,
                 as_json=as_json,
-            )
+            ),
+            interrupted="the live tables are as they were, or rebuilt already; run it again to resume",
         )
 
 
@@ -375,14 +374,15 @@ def projections_verify(
     """
     from payloops.projections_rebuild import run_verify  # noqa: PLC0415
 
-    with _projection_errors(interrupted="run it again; it begins anew"):
+    with _projection_errors():
         agrees = run_async(
             run_verify(
                 database_url=database_url_of(data_dir),
                 names=names or [],
                 workers=workers or os.cpu_count() or 1,
                 as_json=as_json,
-            )
+            ),
+            interrupted="run it again; it begins anew",
         )
     if not agrees:
         raise typer.Exit(1)
@@ -399,20 +399,21 @@ def projections_retry_parked(
     """
     from payloops.projections_rebuild import run_retry_parked  # noqa: PLC0415
 
-    with _projection_errors(interrupted="run it again to retry the rest"):
+    with _projection_errors():
         done = run_async(
-            run_retry_parked(database_url=database_url_of(data_dir), names=names or [], as_json=as_json)
+            run_retry_parked(database_url=database_url_of(data_dir), names=names or [], as_json=as_json),
+            interrupted="run it again to retry the rest",
         )
     if not done:
         raise typer.Exit(1)
 
 
 @contextmanager
-def _projection_errors(*, interrupted: str) -> "Iterator[None]":
+def _projection_errors() -> "Iterator[None]":
     from payloops.projections.building import BuildUnderWay, TablesBusy  # noqa: PLC0415
     from payloops.projections.projection import UnknownProjection  # noqa: PLC0415
     from payloops.projections.verifying import VersionsDiffer  # noqa: PLC0415
-    from payloops.projections_rebuild import INTERRUPTED, WorkerKilledError  # noqa: PLC0415
+    from payloops.projections_rebuild import WorkerKilledError  # noqa: PLC0415
 
     try:
         yield
@@ -420,8 +421,6 @@ def _projection_errors(*, interrupted: str) -> "Iterator[None]":
         fail(str(error), status=WRONG_SETTINGS)
     except (BuildUnderWay, TablesBusy, VersionsDiffer, WorkerKilledError) as error:
         fail(str(error))
-    except KeyboardInterrupt:
-        fail(f"interrupted: {interrupted}", status=INTERRUPTED)
 
 
 @events.command("types")
@@ -518,7 +517,11 @@ def keys_rotate(*, data_dir: DataDir = DEFAULT_DATA_DIR, as_json: AsJson = False
     """
     from payloops.keys import rotate  # noqa: PLC0415
 
-    if not run_async(rotate(key_settings_of(data_dir), as_json=as_json)):
+    done = run_async(
+        rotate(key_settings_of(data_dir), as_json=as_json),
+        interrupted="some secrets are re-encrypted; run it again for the others",
+    )
+    if not done:
         raise typer.Exit(1)
 
 

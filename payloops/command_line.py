@@ -21,13 +21,19 @@ DataDir = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 T = TypeVar("T")
 WRONG_SETTINGS = 2
+INTERRUPTED, TERMINATED = 130, 143
+"""Exit statuses after Ctrl-C and SIGTERM, as shells have them."""
 DATABASE_AWAY = "the database does not answer"
 WHERE_IT_IS = "set DATABASE_URL to its address; without it, the database of a running `payloops dev` is used"
 DEFAULT_DATA_DIR = Path(".payloops")
 
 
-def run_async(work: "Coroutine[Any, Any, T]") -> "T":
-    """Run work that needs the database; end with a one-line message where the database fails."""
+def run_async(work: "Coroutine[Any, Any, T]", *, interrupted: str | None = None) -> "T":
+    """Run work that needs the database; end with a one-line message where the database fails.
+
+    Args:
+        interrupted: told where Ctrl-C or SIGTERM ends it: how things stand, and how to go on.
+    """
     import asyncio  # noqa: PLC0415
     import logging  # noqa: PLC0415
 
@@ -37,7 +43,11 @@ def run_async(work: "Coroutine[Any, Any, T]") -> "T":
 
     logging.getLogger("psycopg").addHandler(logging.NullHandler())  # our line says what there is to say
     try:
-        return asyncio.run(work)
+        return asyncio.run(_cancelled_by_sigterm(work))
+    except KeyboardInterrupt:
+        _end_interrupted(interrupted, status=INTERRUPTED)
+    except asyncio.CancelledError:
+        _end_interrupted(interrupted, status=TERMINATED)
     except TooManyConnections as error:
         fail(str(error))
     except (psycopg.OperationalError, psycopg.InterfaceError) as error:
@@ -46,6 +56,23 @@ def run_async(work: "Coroutine[Any, Any, T]") -> "T":
         fail("the database does not have the schema of this version: run `payloops migrate`")
     except psycopg.Error as error:
         fail(f"the database reports an error: {error.diag.message_primary or type(error).__name__}")
+
+
+async def _cancelled_by_sigterm(work: "Coroutine[Any, Any, T]") -> "T":
+    """As asyncio does it by Ctrl-C: what has begun is ended in order."""
+    import asyncio  # noqa: PLC0415
+    import signal  # noqa: PLC0415
+
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    return await work
+
+
+def _end_interrupted(how_it_stands: str | None, *, status: int) -> NoReturn:
+    if how_it_stands is None:
+        raise typer.Exit(status)
+    fail(f"interrupted: {how_it_stands}", status=status)
 
 
 def run_process(work: "Coroutine[Any, Any, None]") -> None:

@@ -19,7 +19,6 @@ from payloops.projections.verifying import Difference, Verdict, verify
 
 SUBSCRIBER_SECONDS = 10.0
 """To wait for a subscriber, which looks four times a second."""
-INTERRUPTED = 130
 
 
 class WorkerKilledError(Exception):

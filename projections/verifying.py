@@ -4,8 +4,8 @@ The tables are built a second time, up to exactly the position of the live ones,
 order. The live tables are read in one snapshot, taken before the build began, so writes may go on meanwhile.
 """
 
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, LiteralString
 
@@ -72,6 +72,8 @@ async def verify(
 ) -> list[Verdict]:
     """Build the projections' tables a second time and compare: a verdict for each table.
 
+    The second tables are dropped however it ends, unless the process is killed: then the next verification does it.
+
     Raises:
         BuildUnderWay: another process is verifying.
         VersionsDiffer: there is nothing to compare with.
@@ -88,14 +90,16 @@ async def verify(
             upto=min(positions.values(), default=0),
             restart=True,
         ) as build:
-            await build.run()
-            for projection in projections:
-                position = positions[projection.name]
-                await build.catch_up(projection, upto=position)
-                for name in projection.table_names:
-                    report(f"comparing {name}", 0, 0)
-                    verdicts.append(await _compare(live, build, projection, name, position))
-            await drop_build(database_url=database_url, schema=SCRATCH)
+            try:
+                await build.run()
+                for projection in projections:
+                    position = positions[projection.name]
+                    await build.catch_up(projection, upto=position)
+                    for name in projection.table_names:
+                        report(f"comparing {name}", 0, 0)
+                        verdicts.append(await _compare(live, build, projection, name, position))
+            finally:
+                await drop_build(database_url=database_url, schema=SCRATCH)
     return verdicts
 
 
@@ -138,7 +142,7 @@ class _Side:
     table: str
     key: list[str]
 
-    async def rows(self) -> AsyncIterator[tuple[tuple[str, ...], str]]:
+    async def rows(self) -> AsyncGenerator[tuple[tuple[str, ...], str]]:
         """Keys, in their order, and whole rows, as text."""
         async with (
             self.connection.transaction(),
@@ -170,15 +174,17 @@ async def _compare(
     ours, rebuilt = _Side(live, "public", name, key), _Side(build.connection, SCRATCH, name, key)
     compared = differing = 0
     differences: list[Difference] = []
-    async for this, same in _merged(ours.rows(), rebuilt.rows()):
-        compared += 1
-        if compared % FETCHED == 0:
-            build.report(f"comparing {name}", compared, 0)
-        if same:
-            continue
-        differing += 1
-        if len(differences) < MOST_SHOWN:
-            differences.append(await _difference(ours, rebuilt, this))
+    # Closed whatever interrupts it: their transactions hold up who drops the tables.
+    async with aclosing(ours.rows()) as left, aclosing(rebuilt.rows()) as right:
+        async for this, same in _merged(left, right):
+            compared += 1
+            if compared % FETCHED == 0:
+                build.report(f"comparing {name}", compared, 0)
+            if same:
+                continue
+            differing += 1
+            if len(differences) < MOST_SHOWN:
+                differences.append(await _difference(ours, rebuilt, this))
     return Verdict(
         projection=projection.name,
         table=name,

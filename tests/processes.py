@@ -20,7 +20,7 @@ SECONDS = 90
 """That a test waits for what has to come."""
 DOOMED = """
 import sys
-from payloops.cli import main
+from payloops.__main__ import main
 from payloops.events.crash_points import arm
 arm(sys.argv.pop(1), passings=int(sys.argv.pop(1)))
 main()

@@ -1,10 +1,16 @@
-"""What holds for the commands that need the database: where it is not as it should be, they say so and what to do."""
+"""How commands end where something is not as it should be: they say so, and what to do, in a line."""
 
 import asyncio
+import os
+import signal
+import sys
 from collections.abc import Sequence
+from uuid import UUID
 
 import psycopg
-from processes import run_command
+import pytest
+from processes import environment_of, run_command
+from projecting import append, eventually, locked, new_order, one, project_everything, rows
 
 from payloops.embedded import EmbeddedServers
 from payloops.events.event_store import EventStore
@@ -81,3 +87,97 @@ async def test_a_database_that_is_away_is_said_to_be_and_why(settings: Settings)
     for command, lines in said.items():
         assert lines[0].startswith("payloops: the database does not answer: connection failed: "), command
         assert all(line.startswith("payloops: ") for line in lines), command
+
+
+INTERRUPTED_IMPORT = """
+import os, signal, sys
+
+class Interrupting:
+    def find_spec(self, name, *_):
+        if name == at:
+            os.kill(os.getpid(), signal.SIGINT)
+
+at, sys.argv[1:] = sys.argv[1], ["reconcile"]
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.meta_path.insert(0, Interrupting())
+from payloops.__main__ import main
+main()
+"""
+
+
+@pytest.mark.parametrize("module", ["payloops.cli", "typer", "payloops.reconcile"])
+async def test_an_interrupted_import_ends_quietly(module: str, settings: Settings) -> None:
+    child = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", INTERRUPTED_IMPORT, module),
+        env=os.environ | environment_of(settings),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    out, _ = await child.communicate()
+    assert (child.returncode, out) == (130, b"")
+
+
+@pytest.mark.parametrize(
+    ("redirection", "said"),
+    [
+        ("> /dev/full", b"payloops: cannot write the output: No space left on device\n"),
+        ("| true", b""),
+        (">&-", b""),
+    ],
+)
+async def test_output_that_cannot_be_written_is_no_traceback(redirection: str, said: bytes) -> None:
+    child = await asyncio.create_subprocess_exec(
+        *("bash", "-c", f'"$@" {redirection}; exit ${{PIPESTATUS[0]}}', "bash"),
+        *(sys.executable, "-P", "-m", "payloops", "projections", "list", "--json"),
+        stderr=asyncio.subprocess.PIPE,
+    )
+    _, err = await child.communicate()
+    assert (err, child.returncode) == (said, 0 if redirection == ">&-" else 1)
+
+
+@pytest.mark.parametrize(
+    ("told", "table", "command", "goes_on"),
+    [
+        (signal.SIGINT, "orders", "projections verify", "run it again; it begins anew"),
+        (signal.SIGTERM, "orders", "projections verify", "run it again; it begins anew"),
+        (signal.SIGINT, "orders", "projections rebuild", "run it again to resume"),
+        (signal.SIGTERM, "orders", "reconcile --sandbox", "run it again for the others"),
+        (signal.SIGINT, "stored_events", "audit verify", "not all of the log was checked"),
+        (signal.SIGINT, "processor_configs", "keys rotate", "run it again for the others"),
+        (signal.SIGINT, "webhook_events", "privacy erase --yes --order", "run it again to erase the rest"),
+    ],
+)
+async def test_an_interrupted_command_says_how_to_go_on_and_leaves_nothing_behind(
+    store: EventStore,
+    settings: Settings,
+    database_url: str,
+    merchant_id: UUID,
+    told: signal.Signals,
+    table: str,
+    command: str,
+    goes_on: str,
+) -> None:
+    order = new_order(merchant_id, customer_email="ada@example.com")
+    await append(store, order)
+    await project_everything(database_url)
+    async with locked(database_url, table):
+        child = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-P", "-m", "payloops", *command.split()),
+            *([str(order.id)] if command.endswith("--order") else []),
+            env=os.environ | environment_of(settings),
+            stderr=asyncio.subprocess.PIPE,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # as a terminal starts it
+        )
+
+        async def waits() -> bool:
+            return bool(
+                await rows(store, "SELECT FROM pg_locks WHERE NOT granted AND relation = %s::regclass", table)
+            )
+
+        await eventually(waits)
+        child.send_signal(told)
+    _, err = await asyncio.wait_for(child.communicate(), 60)
+    assert (child.returncode, err.count(b"\n")) == (128 + told, 1), err.decode()
+    assert err.startswith(b"payloops: interrupted: ")
+    assert err.endswith(f"{goes_on}\n".encode())
+    assert await one(store, "SELECT count(*) FROM pg_namespace WHERE nspname = 'payloops_verify'") == 0

@@ -34,7 +34,7 @@ from payloops.events.event_store import EventStore
 from payloops.events.metadata import Metadata
 from payloops.events.orders import OrderCreated, PaymentRequested
 from payloops.events.stream import StreamEvent
-from payloops.projections import orders
+from payloops.projections import orders, verifying
 from payloops.projections.batches import project_batch
 from payloops.projections.building import BuildUnderWay, open_build, rebuild
 from payloops.projections.parked import retry_parked
@@ -187,6 +187,26 @@ async def test_an_interrupted_rebuild_changes_nothing_and_goes_on(
     assert built.resumed
     assert await one(store, "SELECT count(*) FROM pg_namespace WHERE nspname = 'payloops_build'") == 0
     assert await agrees(database_url)
+
+
+@pytest.mark.parametrize("step", ["events", "indexes", "comparing orders"])
+async def test_an_interrupted_verification_leaves_no_tables(
+    store: EventStore, database_url: str, merchant_id: UUID, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verifying, "FETCHED", 5)
+    await many_orders(store, merchant_id, seed=4, count=20)
+    await project_everything(database_url)
+
+    def interrupt(at: str, done: int, _: int) -> None:
+        if at == step and done > 0:
+            verification.cancel()
+
+    verification = asyncio.create_task(
+        verify(database_url=database_url, projections=all_projections(), report=interrupt, workers=1)
+    )
+    with pytest.raises(asyncio.CancelledError):
+        await verification
+    assert await one(store, "SELECT count(*) FROM pg_namespace WHERE nspname = 'payloops_verify'") == 0
 
 
 PROGRAM = """

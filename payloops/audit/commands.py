@@ -268,7 +268,8 @@ def audit_verify(
             without_mac_until=without_mac_until,
             workers=workers,
             as_json=as_json,
-        )
+        ),
+        interrupted="not all of the log was checked",
     )
     if not holds:
         raise typer.Exit(1)
@@ -298,15 +299,15 @@ def _understood(text: str) -> "int | datetime":
         fail(str(error), status=WRONG_SETTINGS)
 
 
-def _run(work: "Coroutine[Any, Any, T]") -> "T":
-    """Run work that reads the database, with its errors as messages; Ctrl-C exits with status 0."""
+def _run(work: "Coroutine[Any, Any, T]", *, interrupted: str | None = None) -> "T":
+    """Run work that reads the database, with its errors as messages."""
     from payloops.audit.reading import NotFound, NotUnderstood  # noqa: PLC0415
     from payloops.events.encoding import NewerVersion, UnknownTopic  # noqa: PLC0415
     from payloops.events.errors import StreamUnreadable  # noqa: PLC0415
     from payloops.events.personal_data import PersonalDataUnreadable  # noqa: PLC0415
 
     try:
-        return run_async(work)
+        return run_async(work, interrupted=interrupted)
     except NotFound as error:
         fail(str(error))
     except NotUnderstood as error:
@@ -321,5 +322,3 @@ def _run(work: "Coroutine[Any, Any, T]") -> "T":
                 fail(
                     f"{error}: {type(cause).__name__}; if it was changed by hand, `payloops audit verify` says so"
                 )
-    except KeyboardInterrupt:
-        raise typer.Exit(0) from None

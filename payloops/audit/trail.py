@@ -68,7 +68,8 @@ async def show_trail(*, database_url: str, order_id: UUID, follow: bool, as_json
     async with reading(database_url) as store:
         merchant_id = await merchant_of(store, order_id)
         if follow:
-            await _follow(store, database_url, order_id, merchant_id, as_json=as_json)
+            with contextlib.suppress(asyncio.CancelledError):  # Ctrl-C is how it ends
+                await _follow(store, database_url, order_id, merchant_id, as_json=as_json)
             return
         events = await _events(store, order_id, merchant_id)
     if as_json:

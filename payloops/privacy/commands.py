@@ -82,7 +82,10 @@ def privacy_erase(
     if as_json and not yes:
         fail("--json cannot ask for confirmation: give --yes as well", status=WRONG_SETTINGS)
     try:
-        done = run_async(erase(store_settings_of(data_dir), whom=whom, ask=not yes, as_json=as_json))
+        done = run_async(
+            erase(store_settings_of(data_dir), whom=whom, ask=not yes, as_json=as_json),
+            interrupted="a part may be erased, which cannot be undone; run it again to erase the rest",
+        )
     except (OrderNotFound, MerchantNotFound) as error:
         fail(str(error))
     except NotConfirmed:
