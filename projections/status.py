@@ -67,7 +67,7 @@ class ParkedEvent:
 
     Attributes:
         reader: the projection or subscriber. position: of the event in the log.
-        stream_id, version: whose event it is, and the which.
+        stream_id, version: whose event it is, and which of its stream.
         retry: whether its subscriber was asked to try it again.
     """
 
