@@ -99,13 +99,16 @@ class Wakeups:
         grown.set()
 
     async def _run(self) -> None:
-        lost = False
+        lost = failed = False
         while True:
             try:
                 async with await connect(
                     self._database_url, application_name="payloops wakeups"
                 ) as connection:
                     await connection.execute(f"LISTEN {CHANNEL}")
+                    if failed:
+                        log.info("wakeups.reconnected")
+                        failed = False
                     if lost and self._reconnected is not None:
                         await self._reconnected()
                     lost = True
@@ -114,6 +117,7 @@ class Wakeups:
                         self._wake()
             except (psycopg.Error, OSError) as error:
                 log.warning("wakeups.reconnecting", error=type(error).__name__)
+                failed = True
             await wait_to_reconnect()
 
 

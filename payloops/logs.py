@@ -4,18 +4,21 @@ Whatever a line contains, no secret and no card number is written: fields with t
 is any text that looks like a card number, an API key or a token, also inside exception texts.
 """
 
+import contextlib
 import logging
 import math
 import re
 import sys
+import time
 import traceback
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Any, cast
+from typing import Any, TextIO, cast
 
 import orjson
 import structlog
+from prometheus_client import Counter
 from structlog.typing import EventDict, Processor
 
 from payloops.commands.cards import holds_card_number
@@ -40,11 +43,20 @@ TEMPORAL_CORE = "temporalio.core"
 """Logger of the part of Temporal's SDK that is not Python: `payloops.temporal` sends its lines there."""
 REPEATING = ("psycopg.pool", TEMPORAL_CORE)
 """Loggers of libraries that try to connect several times a second, and warn each time."""
+OURS_REPEATING = frozenset(
+    {
+        *("wakeups.reconnecting", "notifier.reconnecting", "projector.reconnecting", "sealer.reconnecting"),
+        *("subscriber.interrupted", "subscriber.temporal_unavailable"),
+    }
+)
+"""Lines of ours that do the same."""
 REPEATED_SECONDS = 10.0
 LIKENESS = 60
 """Characters of a message, from its beginning, by which it is known again."""
 MOST_REPEATED = 100
 DIGITS = re.compile("[0-9]+")
+
+LOST = Counter("payloops_log_lines_lost", "Log lines that could not be written")
 
 
 def configure_logs(settings: Settings, *, process: str) -> None:
@@ -55,9 +67,17 @@ def configure_logs(settings: Settings, *, process: str) -> None:
     """
     level = logging.getLevelNamesMapping()[settings.log_level.upper()]
     production = settings.environment is Environment.PRODUCTION
+    lines, repeated = _Lines(sys.stderr), Repeated()
+
+    def of_process(
+        _: Any, __: str, line: EventDict
+    ) -> EventDict:  # threads of libraries have no context of ours
+        return {"process": process, **line}
+
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         merge_request,
+        of_process,
         structlog.processors.add_log_level,
     ]
     rendering: list[Processor] = [
@@ -69,15 +89,16 @@ def configure_logs(settings: Settings, *, process: str) -> None:
         else cast("Processor", structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=28)),
     ]
     structlog.configure(
-        processors=[*shared, *rendering],
+        processors=[repeated.drop, *shared, *rendering],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         # A line and its end at once: several processes write here, and some are killed, also where nothing is buffered.
-        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(cast("TextIO", lines)),
         cache_logger_on_first_use=True,
     )
-    structlog.contextvars.bind_contextvars(process=process)
-    RequestLines.writer = _request_writer(process) if production and level <= logging.INFO else None
-    handler = logging.StreamHandler(sys.stderr)
+    RequestLines.writer = (
+        _request_writer(process, lines.write) if production and level <= logging.INFO else None
+    )
+    handler = logging.StreamHandler(lines)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
@@ -85,10 +106,30 @@ def configure_logs(settings: Settings, *, process: str) -> None:
         )
     )
     handler.addFilter(shorten_slow_tasks)
-    handler.addFilter(Repeated().is_news)
+    handler.addFilter(repeated.is_news)
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(max(level, logging.WARNING))
+
+
+class _Lines:
+    """Standard error. A line that a full disk does not take, or that nobody reads any more, is lost and counted.
+
+    No payment fails for it.
+    """
+
+    def __init__(self, file: TextIO) -> None:
+        self._write, self._flush = file.write, file.flush
+
+    def write(self, text: str) -> None:
+        try:
+            self._write(text)
+        except OSError:
+            LOST.inc()
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            self._flush()
 
 
 def shorten_slow_tasks(record: logging.LogRecord) -> bool:
@@ -107,21 +148,34 @@ def shorten_slow_tasks(record: logging.LogRecord) -> bool:
 
 
 class Repeated:
-    """A filter: what a library says again and again while a server is away is logged once in some seconds."""
+    """What is said again and again while a server is away is logged once in some seconds, whatever its numbers."""
 
     def __init__(self) -> None:
         self._said: dict[tuple[str, str], float] = {}
 
     def is_news(self, record: logging.LogRecord) -> bool:
-        """Whether nothing like it was logged lately. Numbers in it make no difference."""
+        """A filter, of what libraries say."""
         if record.levelno > logging.WARNING or not record.name.startswith(REPEATING):
             return True
-        what = record.name, DIGITS.sub("", str(record.msg)[:LIKENESS])
-        if record.created - self._said.get(what, -math.inf) < REPEATED_SECONDS:
+        return self._is_news(record.name, record.msg)
+
+    def drop(self, _: Any, __: str, line: EventDict) -> EventDict:
+        """A structlog processor, of what we say ourselves."""
+        if line["event"] in OURS_REPEATING:
+            who = line.get("projection") or line.get("subscription")
+            why = line.get("error") or line.get("errors") or line.get("reason")
+            if not self._is_news(line["event"], f"{who} {why}"):
+                raise structlog.DropEvent
+        return line
+
+    def _is_news(self, name: str, message: object) -> bool:
+        """Whether nothing like it was logged lately."""
+        what, now = (name, DIGITS.sub("", str(message)[:LIKENESS])), time.monotonic()
+        if now - self._said.get(what, -math.inf) < REPEATED_SECONDS:
             return False
         if len(self._said) >= MOST_REPEATED:
             self._said.clear()
-        self._said[what] = record.created
+        self._said[what] = now
         return True
 
 
@@ -180,12 +234,11 @@ _check_short = lru_cache(maxsize=2_048)(_check)
 _PLAIN_ID = re.compile("[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}")
 
 
-def _request_writer(process: str) -> LineWriter:
+def _request_writer(process: str, write: Callable[[str], None]) -> LineWriter:
     """What writes the lines of requests as the processors would: a tenth of the work, for a line of which all is known.
 
     Of its fields, a client has a say in the correlation id alone, and in the address it comes from.
     """
-    write = sys.stderr.write
 
     def write_request(level: Level, bound: Mapping[str, object], fields: dict[str, Any]) -> None:
         line = {"process": process, **bound, **fields, "event": REQUEST_EVENT, "level": level}

@@ -32,7 +32,7 @@ BATCH_TIMEOUT = "60s"
 GATHER_SECONDS = 0.02
 """After a batch, before the next: under load a batch of many events costs little more than one of a single event. Who
 comes after a pause is not held up."""
-BACKOFF_SECONDS = (0.1, 5.0)
+BACKOFF_SECONDS = (0.1, 2.0)
 """Before trying again after an error of the database: at first, and at most."""
 
 log = structlog.get_logger()

@@ -1,8 +1,10 @@
 """Whatever a log line is given, no secret and no card number leaves."""
 
+import errno
 import io
 import json
 import logging
+import os
 import re
 import sys
 import threading
@@ -15,6 +17,7 @@ from uuid import uuid4
 import pytest
 import structlog
 from masking import shows_card
+from prometheus_client import REGISTRY
 from temporalio.worker import WorkflowInstance
 from temporalio.worker._workflow import _DeadlockError
 
@@ -215,7 +218,57 @@ def test_what_a_library_repeats_while_a_server_is_away_is_said_once_in_a_while(s
             )
             logging.getLogger("temporalio.core-sdk").warning(f"call retried {attempt} times")  # noqa: G004  # as the SDK does
             logging.getLogger("temporalio.activity").warning("activity failed")
+            log = structlog.get_logger()
+            log.warning("wakeups.reconnecting", error="OperationalError")
+            for projection in ("orders", "daily_volume"):
+                log.warning("projector.reconnecting", projection=projection, error=f"port {attempt}")
+            log.warning("subscriber.temporal_unavailable", position=attempt, reason="unreachable")
+            log.warning("order.moved_on")
         logging.getLogger("psycopg.pool").warning("rolling back returned connection")
         logging.getLogger("psycopg.pool").error("error connecting in the end")
     said = Counter(line.split("]")[1].split()[0] for line in written.getvalue().splitlines())
-    assert said == {"error": 2, "call": 1, "activity": 50, "rolling": 1}
+    assert said == {
+        "error": 2,
+        "call": 1,
+        "activity": 50,
+        "rolling": 1,
+        "wakeups.reconnecting": 1,
+        "projector.reconnecting": 2,
+        "subscriber.temporal_unavailable": 1,
+        "order.moved_on": 50,
+    }
+
+
+@pytest.mark.usefixtures("restored")
+def test_lines_of_threads_that_are_not_ours_say_of_which_process_they_are(settings: Settings) -> None:
+    """Temporal's SDK logs from one of its own."""
+    written = io.StringIO()
+    with redirect_stderr(written):
+        configure_logs(settings.model_copy(update={"environment": Environment.PRODUCTION}), process="worker")
+        thread = threading.Thread(target=logging.getLogger("temporalio.core").warning, args=["retried"])
+        thread.start()
+        thread.join()
+    assert json.loads(written.getvalue())["process"] == "worker"
+
+
+LOST = "payloops_log_lines_lost_total"
+
+
+class Full(io.StringIO):
+    """A file on a disk that is full."""
+
+    def write(self, _: str) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.usefixtures("restored")
+def test_a_disk_that_is_full_costs_log_lines_and_nothing_else(settings: Settings) -> None:
+    lost = REGISTRY.get_sample_value(LOST) or 0
+    production = settings.model_copy(update={"environment": Environment.PRODUCTION, "log_level": "info"})
+    with redirect_stderr(Full()):
+        configure_logs(production, process="api")
+        structlog.get_logger().warning("payment.captured")
+        logging.getLogger("somebody").error("one")
+        fields = {"method": "GET", "route": None, "status": 404, "milliseconds": 1.5, "remote": None}
+        log_request(begin_request("mine"), "info", fields)
+    assert REGISTRY.get_sample_value(LOST) == lost + 3
