@@ -45,6 +45,7 @@ from payloops.events.errors import (
     StreamUnreadable,
     VersionConflict,
 )
+from payloops.projections.orders import EventUnreadable
 from payloops.projections.own_writes import ProjectionBehind
 
 CONTENT_TYPE = "application/problem+json"
@@ -164,6 +165,7 @@ ANSWERS: dict[type[Exception], Answer] = {
     VersionConflict: Answer(409, "conflict", "The resource kept changing meanwhile; try again"),
     ReceiptConflict: Answer(409, "idempotency_in_progress", IN_PROGRESS),
     StreamUnreadable: Answer(503, "unavailable", UNREADABLE),
+    EventUnreadable: Answer(503, "unavailable"),
     StoreUnavailable: Answer(503, "unavailable", BUSY),
     ProjectionBehind: Answer(503, "unavailable", BUSY),
     OutcomeUnknown: Answer(504, "outcome_unknown", OUTCOME_UNKNOWN),

@@ -515,6 +515,15 @@ class MerchantEvent:
     event: OrderEvent
 
 
+class EventUnreadable(Exception):
+    """An event is none that any version wrote. Left out of a list, it would be missed by whoever catches up."""
+
+    def __init__(self, position: int) -> None:
+        super().__init__(
+            f"Event {position} cannot be read; the events after it are listed with after={position}"
+        )
+
+
 MERCHANT_EVENTS = sql.SQL("""
     SELECT originator_id, notification_id, originator_version, topic, recorded_at, state, personal_key
     FROM readable_events
@@ -536,12 +545,23 @@ async def merchant_events(
     Args:
         after: position of the last event that is known, 0 for all.
         type: only events of this one.
+
+    Raises:
+        EventUnreadable: the next one is none that any version wrote. A list ends before it.
     """
     arguments = {"merchant_id": merchant_id, "after": after, "type": type, "limit": limit + 1}
     async with store.pool.connection() as connection:
         query = EVENTS_OF_ALL_TYPES if type is None else EVENTS_OF_ONE_TYPE
         found = await (await connection.execute(query, arguments)).fetchall()
-    events = [MerchantEvent(order_id, _order_event(order_id, *values)) for order_id, *values in found[:limit]]
+    events: list[MerchantEvent] = []
+    for order_id, position, *values in found[:limit]:
+        try:
+            event = _order_event(order_id, position, *values)
+        except Exception as error:
+            if events:
+                return events, True
+            raise EventUnreadable(position) from error
+        events.append(MerchantEvent(order_id, event))
     return events, len(found) > limit
 
 

@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 from calling import Api, Merchant, running_api
+from projecting import insert_raw
 from signing import Labels, Processors, merchant_with_secrets, stripe_payment
 
+from payloops.events.event_store import EventStore
 from payloops.settings import Settings
 
 
@@ -101,3 +103,20 @@ async def test_a_query_that_does_not_fit_is_refused(subtests: pytest.Subtests, a
             assert (await merchant.shop.get(f"/v1/events?{query}")).fields == {field}
     assert (await merchant.shop.get(f"/v1/events?after={10**18 - 1}")).json["data"] == []
     assert (await api.anyone.get("/v1/events")).status == 401
+
+
+async def test_an_event_that_was_altered_is_named_and_can_be_passed_over(api: Api, store: EventStore) -> None:
+    """Left out, it would be missed; refused for good, all that comes after it would be."""
+    merchant = await api.merchant()
+    await merchant.order()
+    altered = await insert_raw(store, merchant.id, topic="payment.requested", state=b"not as it was written")
+    await merchant.order()
+    before = await merchant.shop.get("/v1/events?limit=3")
+    assert (before.status, len(before.json["data"]), before.json["hasMore"]) == (200, 1, True)
+    after = before.json["data"][-1]["id"]
+    there = await merchant.shop.get(f"/v1/events?after={after}")
+    assert (there.status, there.code) == (503, "unavailable")
+    assert there.json["message"] == (
+        f"Event {altered} cannot be read; the events after it are listed with after={altered}"
+    )
+    assert len(await caught_up(merchant, limit=10, after=altered)) == 1
