@@ -459,7 +459,8 @@ async def _record(
     """Record what is news: anything of a payment under way, the end of an authorization, and money anyway."""
     by = _by(order, payment)
     expired = payment.status is PaymentStatus.AUTHORIZED and theirs.status in {"failed", "cancelled"}
-    if payment.status in OPEN or expired or theirs.status == "captured":
+    held = _is_held_after_all(order, payment, theirs, before=stuck_before)
+    if payment.status in OPEN or expired or held or theirs.status == "captured":
         status: str = theirs.status
         if status == "authorized" and not awaits_capture(payment):
             status = "processing"
@@ -467,8 +468,8 @@ async def _record(
             # Not by the merchant's wish, it can be paid again.
             ended = "expired" if expired else "failed"
             status = "cancelled" if status == "cancelled" and is_cancelling(order, payment) else ended
-        # Money that was taken stays so; an end may be outdated by now.
-        as_of = order.version if status in {"failed", "expired", "cancelled"} else None
+        # Money that was taken stays so; an end may be outdated by now, and so may be that nothing came after one.
+        as_of = order.version if held or status in {"failed", "expired", "cancelled"} else None
         known = payment.processor_order_id is not None
         await insist(
             lambda: update_order_status(
@@ -515,6 +516,25 @@ async def _record_cancelled(store: EventStore, order: Order, payment: Payment) -
             as_of=order.version,
             by=_by(order, payment),
         )
+    )
+
+
+def _is_held_after_all(order: Order, payment: Payment, theirs: ProcessorPayment, *, before: datetime) -> bool:
+    """Whether the processor holds money of a payment that failed here, and certainly of this one.
+
+    It is then authorized, as if the processor had told it by an event of its own: to be captured or cancelled, or
+    voided at once where the order was cancelled or paid otherwise. A void names a payment by its reference, so none
+    that another attempt has, or may have, will do; and what its workflow asked of the processor last has to be through.
+    """
+    reference = payment.processor_order_id or theirs.processor_order_id
+    others = [each for each in order.payments.values() if each is not payment]
+    return (
+        payment.status is PaymentStatus.FAILED
+        and theirs.status == "authorized"
+        and awaits_capture(payment)
+        and reference is not None
+        and not any(each.processor_order_id is None or each.names(reference) for each in others)
+        and order.modified_on < before
     )
 
 

@@ -27,7 +27,7 @@ from payloops.commands.update_order_status import update_order_status
 from payloops.events.authenticity import derive_mac_key
 from payloops.events.event_store import EventStore
 from payloops.events.metadata import Metadata
-from payloops.events.orders import Order
+from payloops.events.orders import Order, TransactionType
 from payloops.events.stream import S
 from payloops.events.timestamps import utc_now
 from payloops.processors.port import (
@@ -246,7 +246,7 @@ def says(status: Any, **fields: Any) -> Saying:
         ("failed", Saying(None), "agrees", "failed"),
         ("failed", says("failed"), "agrees", "failed"),
         ("failed", says("captured"), "recorded", "captured"),
-        ("failed", says("authorized"), "differs", "failed"),
+        ("failed", says("authorized"), "recorded", "authorized"),
         ("authorized", says("cancelled"), "recorded", "failed"),
         ("authorized", says("failed"), "recorded", "failed"),
         ("authorized", says("authorized"), "agrees", "authorized"),
@@ -456,6 +456,115 @@ async def test_an_authorization_that_is_over_ends_what_was_asked_for_under_it(
     assert [(t.type, t.status) for t in order.transactions.values()][1:] == [transaction]
 
 
+class Holding:
+    """A processor that holds the money of some payments, and has the others as failed; by their references."""
+
+    def __init__(self, *references: str) -> None:
+        self.references = references
+
+    async def look_up(self, question: PaymentQuestion) -> ProcessorPayment | None:
+        reference = question.processor_order_id
+        return ProcessorPayment(
+            status="authorized" if reference in self.references else "failed",
+            processor_order_id=reference,
+            processor_transaction_id=None,
+            currency="USD",
+            amount_captured=0,
+            amount_refunded=0,
+        )
+
+
+async def failed_attempts(
+    merchant: Merchant, store: EventStore, by: Metadata, *references: str | None
+) -> UUID:
+    """An order whose payments were each said to have failed by their workflows."""
+    order_id = UUID(await paying(merchant, store))
+    for attempt, reference in enumerate(references, start=1):
+        if attempt > 1:
+            paid = await merchant.shop.post(f"/v1/orders/{order_id}/pay", {"processor": "stripe"})
+            assert paid.status == 200
+        await update_order_status(
+            store,
+            order_id=order_id,
+            attempt=attempt,
+            status="failed",
+            processor_order_id=reference,
+            error_code="timeout",
+            by=by,
+        )
+    return order_id
+
+
+def voids(order: Order) -> list[tuple[int, str]]:
+    return [(t.attempt, t.status) for t in order.transactions.values() if t.type is TransactionType.VOID]
+
+
+async def test_money_that_is_held_for_a_payment_that_failed_can_be_captured_or_given_back(
+    merchant: Merchant, store: EventStore, settings: Settings, by: Metadata
+) -> None:
+    """Its workflow failed, and the processor's own event was lost."""
+    order_id = await failed_attempts(merchant, store, by, "pi_1")
+    await project_all(settings.database_url.get_secret_value())
+    early = (await reconciled(store, Holding("pi_1"), older_than=DAY))[str(order_id)]
+    assert (early.outcome, await status_of(store, str(order_id))) == ("differs", "failed")
+    found = (await reconciled(store, Holding("pi_1")))[str(order_id)]
+    assert (found.outcome, await status_of(store, str(order_id))) == ("recorded", "authorized")
+    assert (await merchant.shop.post(f"/v1/orders/{order_id}/cancel")).status == 200
+    for _ in range(2):
+        await reconciled(store, Holding("pi_1"))
+        order = await store.load(Order, order_id)
+        assert order is not None
+        assert (voids(order), order.amount_captured) == ([(1, "pending")], 0)
+
+
+async def test_money_that_is_held_for_an_order_that_was_cancelled_is_given_back_once(
+    merchant: Merchant, store: EventStore, settings: Settings, by: Metadata
+) -> None:
+    order_id = await failed_attempts(merchant, store, by, "pi_1")
+    assert (await merchant.shop.post(f"/v1/orders/{order_id}/cancel")).status == 200
+    await project_all(settings.database_url.get_secret_value())
+    for status in ("pending", "pending", "failed"):
+        await reconciled(store, Holding("pi_1"))
+        order = await store.load(Order, order_id)
+        assert order is not None
+        assert (order.status, voids(order)) == ("cancelled", [(1, "pending")])
+        if status == "failed":
+            await update_order_status(
+                store, order_id=order_id, status="failed", operation=(TransactionType.VOID, 1), by=by
+            )
+    await reconciled(store, Holding("pi_1"))
+    order = await store.load(Order, order_id)
+    assert order is not None
+    assert (order.status, voids(order)) == ("cancelled", [(1, "failed")])
+
+
+@pytest.mark.parametrize(
+    ("references", "held", "voided"),
+    [
+        (("pi_1", "pi_2"), "pi_1", [(1, "pending")]),
+        (("pi_1", None), "pi_1", []),
+        (("pi_1", "pi_1"), "pi_1", []),
+        ((None, "pi_2"), "pi_2", []),
+    ],
+)
+async def test_no_money_is_given_back_that_may_be_another_attempts(
+    merchant: Merchant,
+    store: EventStore,
+    settings: Settings,
+    by: Metadata,
+    references: tuple[str | None, ...],
+    held: str,
+    voided: list[tuple[int, str]],
+) -> None:
+    """A worker may use a reference again, and a reference that nobody reported may be the same."""
+    order_id = await failed_attempts(merchant, store, by, *references)
+    await project_all(settings.database_url.get_secret_value())
+    await reconciled(store, Holding(held))
+    order = await store.load(Order, order_id)
+    assert order is not None
+    assert (order.status, voids(order)) == ("failed", voided)
+
+
 class Overtaken:
     """A processor whose answer is under way while it tells something newer by itself."""
 
@@ -466,6 +575,24 @@ class Overtaken:
     async def look_up(self, question: PaymentQuestion) -> ProcessorPayment | None:
         await self.tell()
         return self.answer
+
+
+async def test_a_payment_that_is_made_again_meanwhile_keeps_what_its_processor_holds_for_the_first(
+    merchant: Merchant, store: EventStore, settings: Settings, by: Metadata
+) -> None:
+    """The second may be made under the reference of the first: a void would take its money."""
+    order_id = await failed_attempts(merchant, store, by, "pi_1")
+    await project_all(settings.database_url.get_secret_value())
+
+    async def pay_again() -> None:
+        assert (await merchant.shop.post(f"/v1/orders/{order_id}/pay", {"processor": "stripe"})).status == 200
+
+    said = says("authorized").answer
+    assert isinstance(said, ProcessorPayment)
+    found = (await reconciled(store, Overtaken(said, pay_again)))[str(order_id)]
+    order = await store.load(Order, order_id)
+    assert order is not None
+    assert (found.outcome, order.status, voids(order)) == ("busy", "processing", [])
 
 
 @pytest.mark.parametrize("answer", ["failed", None])
