@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import signal
 import sys
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -686,3 +687,28 @@ async def test_the_command_asks_for_what_it_needs_first(settings: Settings) -> N
     assert (status, err) == (2, "payloops: AUDIT_KEY: must have at least 32 characters\n")
     status, _, err = await command(settings, "show", *order, AUDIT_KEY="short")
     assert (status, err) == (1, f"payloops: no order {UUID(int=1)}\n")
+
+
+async def test_who_interrupts_the_question_has_erased_nothing(
+    settings: Settings, store: EventStore, merchant: Merchant, database_url: str
+) -> None:
+    order_id = await order_with_copies(store, merchant)
+    await project_all(database_url)
+    child = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-P", "-m", "payloops", "privacy", "erase", "--order", str(order_id)),
+        env=os.environ | environment_of(settings),
+        stdin=asyncio.subprocess.PIPE,  # and nobody answers
+        stderr=asyncio.subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # as a terminal starts it
+    )
+    try:
+        assert child.stderr is not None
+        await asyncio.wait_for(child.stderr.readuntil(b"[y/N]"), 90)
+        child.send_signal(signal.SIGINT)
+        said = await asyncio.wait_for(child.stderr.read(), 90)
+        assert (await child.wait(), said.split(b"\n")[-2]) == (1, b"payloops: nothing was erased")
+    finally:
+        if child.returncode is None:
+            child.kill()
+            await child.wait()
+    assert not (await find_holdings(store.pool, order_id)).is_empty

@@ -2,6 +2,7 @@
 
 import asyncio
 import getpass
+import signal
 import time
 from collections import Counter
 from dataclasses import asdict
@@ -86,7 +87,7 @@ async def erase(settings: StoreSettings, *, whom: Customer | UUID, ask: bool, as
             _print_holdings(before)
         erased, shown, left, left_over = Erased(), True, before, False
         if before.streams or not before.is_empty:
-            if ask and not typer.confirm("Erase it? This cannot be undone.", err=True):
+            if ask and not _confirmed():
                 raise NotConfirmed
             erased = await _erase(store, whom, before)
             shown = await _is_shown(pool, position=erased.position)
@@ -98,6 +99,22 @@ async def erase(settings: StoreSettings, *, whom: Customer | UUID, ask: bool, as
     elif before.streams or not before.is_empty:
         _print_outcome(before, erased, shown=shown, left=left, left_over=left_over)
     return left.is_empty
+
+
+def _confirmed() -> bool:
+    """Ask. Signals end it at once: asyncio's handlers would wait for the answer."""
+    before = {
+        signal.SIGINT: signal.signal(signal.SIGINT, signal.default_int_handler),
+        signal.SIGTERM: signal.signal(signal.SIGTERM, signal.SIG_DFL),
+    }
+    try:
+        return typer.confirm("Erase it? This cannot be undone.", err=True)
+    except typer.Abort:
+        typer.echo(err=True)
+        return False
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 async def _find(pool: AsyncConnectionPool, whom: Customer | UUID) -> Holdings:
