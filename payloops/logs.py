@@ -7,6 +7,7 @@ is any text that looks like a card number, an API key or a token, also inside ex
 import contextlib
 import logging
 import math
+import os
 import re
 import sys
 import time
@@ -86,7 +87,7 @@ def configure_logs(settings: Settings, *, process: str) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.JSONRenderer(serializer=_json)
         if production
-        else cast("Processor", structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=28)),
+        else cast("Processor", structlog.dev.ConsoleRenderer(colors=_are_colours_wanted(), pad_event_to=28)),
     ]
     structlog.configure(
         processors=[repeated.drop, *shared, *rendering],
@@ -110,6 +111,11 @@ def configure_logs(settings: Settings, *, process: str) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(max(level, logging.WARNING))
+
+
+def _are_colours_wanted() -> bool:
+    """On a terminal, unless somebody said no: https://no-color.org."""
+    return sys.stderr.isatty() and not os.environ.get("NO_COLOR")
 
 
 class _Lines:

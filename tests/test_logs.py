@@ -272,3 +272,21 @@ def test_a_disk_that_is_full_costs_log_lines_and_nothing_else(settings: Settings
         fields = {"method": "GET", "route": None, "status": 404, "milliseconds": 1.5, "remote": None}
         log_request(begin_request("mine"), "info", fields)
     assert REGISTRY.get_sample_value(LOST) == lost + 3
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.usefixtures("restored")
+@pytest.mark.parametrize(("no_color", "coloured"), [("", True), ("1", False)])
+def test_colours_are_for_terminals_of_those_who_want_them(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, no_color: str, coloured: bool
+) -> None:
+    monkeypatch.setenv("NO_COLOR", no_color)
+    written = Terminal()
+    with redirect_stderr(written):
+        configure_logs(settings.model_copy(update={"environment": Environment.DEVELOPMENT}), process="api")
+        structlog.get_logger().warning("payment.captured")
+    assert ("\x1b[" in written.getvalue()) is coloured
