@@ -13,7 +13,7 @@ import asyncio
 import random
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from struct import Struct
@@ -121,22 +121,24 @@ class Receipt:
     body: bytes
 
 
+EventRow = tuple[UUID, int, str, bytes, UUID, bytes, bytes]
+
+
 @dataclass(slots=True, kw_only=True)
 class Proposal:
     """The events of one command, all or none of which are appended, and what is stored with them.
 
     Attributes:
+        rows: of each event: its stream, version, topic and state, the merchant, and the event's hash and MAC
+            (`payloops.events.authenticity`).
         receipt: the answer, where the request has an idempotency key.
         personal_keys: of the streams that these events begin.
-        hashes, macs: of each event: `payloops.events.authenticity`.
     """
 
-    events: Sequence[StoredEvent]
+    rows: Sequence[EventRow]
     merchant_id: UUID
     receipt: Receipt | None
     personal_keys: Sequence[PersonalKey]
-    hashes: Sequence[bytes]
-    macs: Sequence[bytes]
 
 
 def propose(
@@ -148,15 +150,15 @@ def propose(
     personal_keys: Sequence[PersonalKey] = (),
 ) -> Proposal:
     """Events with their hashes and MACs."""
-    hashes = [content_hash(event) for event in events]
-    return Proposal(
-        events=events,
-        merchant_id=merchant_id,
-        receipt=receipt,
-        personal_keys=personal_keys,
-        hashes=hashes,
-        macs=[event_mac(mac_key, content_hash=each, merchant_id=merchant_id) for each in hashes],
-    )
+    rows: list[EventRow] = []
+    for event in events:
+        digest = content_hash(event)
+        mac = event_mac(mac_key, content_hash=digest, merchant_id=merchant_id)
+        stream = cast("UUID", event.originator_id)  # the library also has streams named by texts
+        rows.append(
+            (stream, event.originator_version, event.topic, event.state, merchant_id, digest, mac)
+        )
+    return Proposal(rows=rows, merchant_id=merchant_id, receipt=receipt, personal_keys=personal_keys)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -185,12 +187,22 @@ class _Append:
 class Appender:
     """Gathers appends into batches and writes them over a connection of its own."""
 
-    def __init__(self, database_url: str, *, mac_key: bytes, queue_size: int, patience: float) -> None:
+    def __init__(
+        self,
+        database_url: str,
+        *,
+        mac_key: bytes,
+        queue_size: int,
+        patience: float,
+        notify: Callable[[], None] = lambda: None,
+    ) -> None:
         """
         Args:
             patience: seconds that an append may wait to be sent. While the first in the queue has waited so long,
                 nobody is taken into it any more.
+            notify: called when something was appended.
         """
+        self._notify = notify
         self._database_url = database_url
         self._mac_key = mac_key
         self._queue_size = queue_size
@@ -209,6 +221,7 @@ class Appender:
         self._batch_seconds = Tally(SECONDS_BOUNDS)
 
     def start(self) -> None:
+        self._loop = asyncio.get_running_loop()
         self._sent = Deadlines(SEND_SECONDS)
         self._task = asyncio.create_task(self._run(), name="appender")
 
@@ -234,15 +247,15 @@ class Appender:
         self._batch_events.hand_over(BATCH_EVENTS)
         self._batch_seconds.hand_over(BATCH_SECONDS)
 
-    async def append(
+    def append(
         self,
         events: Sequence[StoredEvent],
         *,
         merchant_id: UUID,
         receipt: Receipt | None = None,
         personal_keys: Sequence[PersonalKey] = (),
-    ) -> int:
-        """Append the events of one command, all or none, and return the position of the last.
+    ) -> asyncio.Future[int]:
+        """Append the events of one command, all or none; to be awaited for the position of the last.
 
         A cancelled caller does not take its append back.
 
@@ -250,7 +263,7 @@ class Appender:
             VersionConflict, ReceiptConflict, StoreUnavailable: nothing was appended.
             OutcomeUnknown: it may have been.
         """
-        loop = asyncio.get_running_loop()
+        loop = self._loop
         now = loop.time()
         if self._closing or len(self._queue) >= self._queue_size:
             REFUSED.inc()
@@ -270,17 +283,16 @@ class Appender:
         self._wake()
         if self._expiry is None:
             self._expiry = loop.call_later(self._patience, self._expire)
-        return await append.done
+        return append.done
 
     def _expire(self) -> None:
         """Turn away who has waited for too long. They stay in the queue: while the first is overdue, it is shut."""
         self._expiry = None
-        loop = asyncio.get_running_loop()
-        now = loop.time()
+        now = self._loop.time()
         for append in self._queue:
             if now < append.queued_at + self._patience:
                 due = max(append.queued_at + self._patience, now + self._patience / EXPIRIES)
-                self._expiry = loop.call_at(due, self._expire)
+                self._expiry = self._loop.call_at(due, self._expire)
                 return
             append.fail(StoreUnavailable("the append waited too long to be sent"))
 
@@ -291,7 +303,7 @@ class Appender:
     async def _run(self) -> None:
         while self._queue or not self._closing:
             if not self._queue:
-                self._woken = asyncio.get_running_loop().create_future()
+                self._woken = self._loop.create_future()
                 await self._woken
             batch = self._gather()
             try:
@@ -310,7 +322,7 @@ class Appender:
             append = self._queue.popleft()
             if append.ended:
                 continue  # expired while it waited
-            size += len(append.proposal.events)
+            size += len(append.proposal.rows)
             batch.append(append)
         self._last_batch = len(batch)
         return batch
@@ -347,7 +359,7 @@ class Appender:
             return
         crash_point("append.committed")
         self._batch_seconds.observe(time.perf_counter() - began)
-        self._batch_events.observe(sum([len(append.proposal.events) for append in batch]))
+        self._batch_events.observe(sum([len(append.proposal.rows) for append in batch]))
         appended = last = events = 0
         for append, position in zip(batch, outcomes, strict=True):
             if position is MOVED:
@@ -358,12 +370,13 @@ class Appender:
                 append.succeed(position)
                 appended += 1
                 last = position
-                events += len(append.proposal.events)
+                events += len(append.proposal.rows)
         if appended:
             self._appended += appended
             # Positions have no gaps: so it can be told whether others appended since the batch before.
             self._alone = last - events == self._last_position
             self._last_position = last
+            self._notify()
 
     async def _refused(self, batch: list[_Append], error: psycopg.Error) -> None:
         """The database answered with an error: nothing of the batch is there."""
@@ -406,14 +419,15 @@ class Appender:
         return True
 
     async def _look_up(self, append: _Append, connection: psycopg.AsyncConnection[TupleRow]) -> None:
-        last, last_hash = append.proposal.events[-1], append.proposal.hashes[-1]
-        cursor = await connection.execute(LOOK_UP, (last.originator_id, last.originator_version, last_hash))
+        stream, version, _, _, _, digest, _ = append.proposal.rows[-1]
+        cursor = await connection.execute(LOOK_UP, (stream, version, digest))
         row = await cursor.fetchone()
         if row is None:
             append.fail(StoreUnavailable("the database went away before the append"))
         else:
             APPENDED.inc()
             append.succeed(row[0])
+            self._notify()
 
     async def _prepared(self) -> Statement:
         if self._statement is None or self._statement.closed:
@@ -430,9 +444,7 @@ class Appender:
 
 
 def _stream(append: _Append) -> UUID:
-    return cast(
-        "UUID", append.proposal.events[0].originator_id
-    )  # the library also has streams named by texts
+    return append.proposal.rows[0][0]
 
 
 _int, _bigint = Struct("!i").pack, Struct("!q").pack
@@ -446,7 +458,7 @@ FIRST = (ints, uuids, bigints)
 
 async def _appended(statement: Statement, proposals: Sequence[Proposal]) -> list[int | None]:
     """What became of each proposal: the position of its last event, or `MOVED`, or `ANSWERED`."""
-    if len(proposals) == 1 and len(proposals[0].events) == 1:
+    if len(proposals) == 1 and len(proposals[0].rows) == 1:
         [[position]] = await statement.execute(single_parameters(proposals[0]), number=SINGLE)
         return [position]
     repeats = _repeats(proposals)
@@ -456,7 +468,7 @@ async def _appended(statement: Statement, proposals: Sequence[Proposal]) -> list
     outcomes |= dict.fromkeys(answered or (), ANSWERED)
     for number, proposal in enumerate(proposals):
         if number not in outcomes:
-            position += len(proposal.events)
+            position += len(proposal.rows)
             outcomes[number] = position
     return [outcomes[number] for number in range(len(proposals))]
 
@@ -464,9 +476,9 @@ async def _appended(statement: Statement, proposals: Sequence[Proposal]) -> list
 def _repeats(proposals: Sequence[Proposal]) -> set[int]:
     """Which are of a stream that one before them is of, too: they were decided without what that one appends."""
     repeats: set[int] = set()
-    seen: set[UUID | str] = set()
+    seen: set[UUID] = set()
     for number, proposal in enumerate(proposals):
-        streams = {event.originator_id for event in proposal.events}
+        streams = {row[0] for row in proposal.rows}
         if seen.isdisjoint(streams):
             seen |= streams
         else:
@@ -476,15 +488,15 @@ def _repeats(proposals: Sequence[Proposal]) -> set[int]:
 
 def single_parameters(proposal: Proposal) -> list[bytes | None]:
     """A proposal of one event, as `append_event` takes it."""
-    [event], receipt = proposal.events, proposal.receipt
+    [(stream, version, topic, state, merchant_id, digest, mac)], receipt = proposal.rows, proposal.receipt
     parameters = [
-        cast("UUID", event.originator_id).bytes,
-        _bigint(event.originator_version),
-        event.topic.encode(),
-        event.state,
-        proposal.merchant_id.bytes,
-        *proposal.hashes,
-        *proposal.macs,
+        stream.bytes,
+        _bigint(version),
+        topic.encode(),
+        state,
+        merchant_id.bytes,
+        digest,
+        mac,
     ]
     answer: list[bytes | None] = NO_RECEIPT
     if receipt is not None:
@@ -504,20 +516,7 @@ def single_parameters(proposal: Proposal) -> list[bytes | None]:
 
 def batch_parameters(proposals: Sequence[tuple[int, Proposal]]) -> list[bytes]:
     """Proposals in columns, as `append_batch` takes them, which calls each by its number."""
-    events = [
-        (
-            n,
-            event.originator_id,
-            event.originator_version,
-            event.topic,
-            event.state,
-            p.merchant_id,
-            digest,
-            mac,
-        )
-        for n, p in proposals
-        for event, digest, mac in zip(p.events, p.hashes, p.macs, strict=True)
-    ]
+    events = [(n, *row) for n, p in proposals for row in p.rows]
     receipts = [
         (n, p.receipt.merchant_id, p.receipt.key, p.receipt.owner, p.receipt.status, p.receipt.body)
         for n, p in proposals
@@ -537,14 +536,12 @@ def batch_parameters(proposals: Sequence[tuple[int, Proposal]]) -> list[bytes]:
     ]
 
 
-def _firsts(proposals: Sequence[tuple[int, Proposal]]) -> list[tuple[int, UUID | str, int]]:
+def _firsts(proposals: Sequence[tuple[int, Proposal]]) -> list[tuple[int, UUID, int]]:
     """The number of each proposal, and each of its streams with the version of its first event."""
     return [
         (number, stream, version)
         for number, proposal in proposals
-        for stream, version in {
-            event.originator_id: event.originator_version for event in reversed(proposal.events)
-        }.items()
+        for stream, version in {row[0]: row[1] for row in reversed(proposal.rows)}.items()
     ]
 
 

@@ -27,11 +27,11 @@ def derive_mac_key(audit_key: str) -> bytes:
 
 def content_hash(event: StoredEvent) -> bytes:
     """SHA-256 over what is stored: stream id, version (8 bytes, big endian), topic, a zero byte, state."""
-    assert isinstance(event.originator_id, UUID)
+    id = event.originator_id
+    assert isinstance(id, UUID)
     version = event.originator_version.to_bytes(8, "big")
-    return hashlib.sha256(
-        b"%b%b%b\0%b" % (event.originator_id.bytes, version, event.topic.encode(), event.state)
-    ).digest()
+    parts = (id.int.to_bytes(16, "big"), version, event.topic.encode(), b"\0", event.state)
+    return hashlib.sha256(b"".join(parts)).digest()
 
 
 def event_mac(mac_key: bytes, *, content_hash: bytes, merchant_id: UUID) -> bytes:

@@ -4,7 +4,7 @@ psycopg inspects every list anew to find its element type and encoding, which ta
 append. Here the statement declares the types (`%b::uuid[]`), and so does the code that encodes them.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from struct import Struct
 from typing import Any
@@ -45,10 +45,10 @@ adapters.register_dumper(Column, _ColumnDumper)
 
 
 class ColumnType:
-    """Makes columns of values. `elements`: makes each of them, with its length before it."""
+    """Makes columns of values. `elements`: writes them, each with its length before it."""
 
     def __init__(
-        self, element: int, elements: Callable[[Sequence[Any]], Iterable[bytes]], *, nulls: bool = False
+        self, element: int, elements: Callable[[Sequence[Any]], bytes], *, nulls: bool = False
     ) -> None:
         self._element = element
         self._elements = elements
@@ -60,7 +60,7 @@ class ColumnType:
     def written(self, values: Sequence[Any]) -> bytes:
         """The same for libpq, which takes any bytes."""
         head = _head(self._element, len(values), self._nulls and None in values)
-        return head + b"".join(self._elements(values))
+        return head + self._elements(values)
 
 
 @lru_cache(maxsize=1_024)
@@ -68,16 +68,28 @@ def _head(element: int, count: int, nulls: bool) -> bytes:
     return _HEAD.pack(1, nulls, element, count, 1) if count else _NO_DIMENSIONS.pack(0, 0, element)
 
 
-def _uuids(values: Sequence[UUID]) -> Iterable[bytes]:
-    return [_16 + each.int.to_bytes(16, "big") for each in values]
+def _each(write: Callable[[Any], bytes]) -> Callable[[Sequence[Any]], bytes]:
+    return lambda values: b"".join(map(write, values))
 
 
-def _uuids_by_number(values: Sequence[int]) -> Iterable[bytes]:
-    return [_16 + each.to_bytes(16, "big") for each in values]
+def _often(write: Callable[[Any], bytes]) -> Callable[[Sequence[Any]], bytes]:
+    """Of values that come again and again."""
+    return _each(lru_cache(maxsize=1_024)(write))
 
 
-def _byteas(values: Sequence[bytes | None]) -> Iterable[bytes]:
-    return [_NULL if each is None else _length(len(each)) + each for each in values]
+def _uuids(values: Sequence[UUID]) -> bytes:
+    return _16.join([b"", *[each.int.to_bytes(16, "big") for each in values]])
+
+
+def _uuids_by_number(values: Sequence[int]) -> bytes:
+    return _16.join([b"", *[each.to_bytes(16, "big") for each in values]])
+
+
+def _byteas(values: Sequence[bytes | None]) -> bytes:
+    lengths = {None if each is None else len(each) for each in values}
+    if len(lengths) == 1 and None not in lengths:  # as all digests have the same
+        return _length(*lengths).join([b"", *values])  # type: ignore[list-item]  # none of them is None
+    return b"".join([_NULL if each is None else _length(len(each)) + each for each in values])
 
 
 def _text(text: str) -> bytes:
@@ -85,12 +97,11 @@ def _text(text: str) -> bytes:
     return _length(len(encoded)) + encoded
 
 
-ints = ColumnType(INT, partial(map, partial(Struct("!ii").pack, 4)))
-bigints = ColumnType(BIGINT, partial(map, partial(Struct("!iq").pack, 8)))
+ints = ColumnType(INT, _often(partial(Struct("!ii").pack, 4)))
+bigints = ColumnType(BIGINT, _often(partial(Struct("!iq").pack, 8)))
 uuids = ColumnType(UUID_, _uuids)
 uuids_by_number = ColumnType(UUID_, _uuids_by_number)
-texts = ColumnType(TEXT, partial(map, _text))
+texts = ColumnType(TEXT, _each(_text))
 """NUL is not refused here, but by the server."""
-names = ColumnType(TEXT, partial(map, lru_cache(maxsize=1_024)(_text)))
-"""Texts that come again and again."""
+names = ColumnType(TEXT, _often(_text))
 byteas = ColumnType(BYTEA, _byteas, nulls=True)

@@ -16,7 +16,7 @@ from eventsourcing.persistence import StoredEvent
 
 from payloops.events.event_types import fact_types
 from payloops.events.personal_data import SEALED, PersonalKey, given_fields, new_key, seal, unseal
-from payloops.events.stream import FACTS, PersonalStreamCreated, StreamEvent, fact_of_fields
+from payloops.events.stream import FACTS, PersonalStreamCreated, StreamEvent, made_of
 from payloops.events.timestamps import parse_timestamp, plain_timestamp, timestamp_text
 
 VERSION = "class_version"
@@ -46,13 +46,13 @@ def encode(event: StreamEvent) -> tuple[StoredEvent, PersonalKey | None]:
     at = event.timestamp
     state["timestamp"] = plain_timestamp(at) if at.tzinfo is UTC else timestamp_text(at)
     key = _seal(event, state) if isinstance(event, PersonalStreamCreated) else None
-    stored = StoredEvent(
-        originator_id=event.originator_id,
-        originator_version=event.originator_version,
-        topic=event.TOPIC,
-        state=orjson.dumps(state, option=orjson.OPT_UTC_Z),
-    )
-    return stored, key
+    stored = {
+        "originator_id": event.originator_id,
+        "originator_version": event.originator_version,
+        "topic": event.TOPIC,
+        "state": orjson.dumps(state, option=orjson.OPT_UTC_Z),
+    }
+    return made_of(StoredEvent, stored), key
 
 
 def _seal(event: PersonalStreamCreated, state: dict[str, Any]) -> PersonalKey | None:
@@ -117,7 +117,7 @@ def decoder_of(fact: type[StreamEvent]) -> Decoder:
         state["timestamp"] = parse_timestamp(state["timestamp"])
         state["originator_id"] = stream_id
         state["originator_version"] = version
-        return fact_of_fields(fact, state)
+        return made_of(fact, state)
 
     return decode_fact
 

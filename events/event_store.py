@@ -193,8 +193,14 @@ class EventStore(EventReader):
         """
         super().__init__(pool)
         self._mac_key = mac_key
-        self._appender = Appender(database_url, mac_key=mac_key, queue_size=queue_size, patience=patience)
         self._notifier = Notifier(database_url)
+        self._appender = Appender(
+            database_url,
+            mac_key=mac_key,
+            queue_size=queue_size,
+            patience=patience,
+            notify=self._notifier.notify,
+        )
         self._loads = Lookup(pool, LOAD_SEVERAL, column=uuids, read=_by_stream, most=MOST_LOADED)
         self._turns: WeakValueDictionary[UUID, asyncio.Lock] = WeakValueDictionary()
         # Where the listener lost the database, the pool's idle connections did, too: replaced before they are used.
@@ -233,11 +239,9 @@ class EventStore(EventReader):
             OutcomeUnknown: the database went away and could not be asked.
         """
         stored, keys = _encode(events)
-        position = await self._appender.append(
+        return await self._appender.append(
             stored, merchant_id=_uuid(events[0].merchant_id), receipt=receipt, personal_keys=keys
         )
-        self._notifier.notify()
-        return position
 
     @asynccontextmanager
     async def transaction(self) -> AsyncGenerator[psycopg.AsyncConnection[TupleRow]]:

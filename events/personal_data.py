@@ -92,7 +92,7 @@ def _digest(kind: str, merchant_id: str, text: str) -> bytes:
 
 def given_fields(values: Mapping[str, Any], personal: Mapping[str, Any]) -> dict[str, Any]:
     """Those of the personal fields that hold something: null stays null, and {} stays {}."""
-    return {name: value for name in personal if (value := values[name]) not in NOTHING}
+    return {name: value for name in personal if (value := values[name]) or value not in NOTHING}
 
 
 def seal(

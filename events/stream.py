@@ -49,12 +49,12 @@ class StreamEvent(AggregateEvent):
             FACTS[cls.TOPIC] = cls
 
 
-E = TypeVar("E", bound=StreamEvent)
+T = TypeVar("T")
 
 
-def fact_of_fields(fact: type[E], fields: dict[str, Any]) -> E:
-    """A fact with all of its fields at once: its own `__init__` sets each by a call."""
-    made = object.__new__(fact)
+def made_of(kind: type[T], fields: dict[str, Any]) -> T:
+    """An object of a frozen dataclass with all of its fields at once: its own `__init__` sets each by a call."""
+    made = object.__new__(kind)
     object.__setattr__(made, "__dict__", fields)
     return made
 
@@ -126,7 +126,7 @@ class Stream(Aggregate):
         }
         if fields.keys() != _names_of(fact):
             raise TypeError(f"not the fields of {fact.__qualname__}: {', '.join(details)}")
-        return fact_of_fields(fact, fields)
+        return made_of(fact, fields)
 
     @classmethod
     def begin(
