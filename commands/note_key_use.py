@@ -65,7 +65,7 @@ class KeyUses:
 
     def note(self, api_key_id: UUID, *, at: datetime) -> None:
         """A key was used. Costs no more than remembering it."""
-        if api_key_id in self._uses or len(self._uses) < REMEMBERED:
+        if len(self._uses) < REMEMBERED or api_key_id in self._uses:
             self._uses[api_key_id] = at
 
     async def _run(self) -> None:

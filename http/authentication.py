@@ -30,6 +30,16 @@ class Caller:
     session: StaffSession | None = None
 
 
+def known_caller(
+    request: web.Request, *, auth: Auth | None, services: Services, context: RequestContext
+) -> Caller | None:
+    """As `authenticate`, where nobody has to be asked; None where it has to tell."""
+    if auth != "api_key":
+        return None
+    owner = services.gate.known(_key(request))
+    return None if owner is None else _told(Caller(owner.actor, owner.merchant_id), context)
+
+
 async def authenticate(
     request: web.Request, *, auth: Auth | None, services: Services, context: RequestContext
 ) -> Caller:
@@ -40,10 +50,7 @@ async def authenticate(
     """
     match auth:
         case "api_key":
-            keys = request.headers.getall("X-API-Key", [])
-            if len(keys) != 1 or not (key := keys[0].strip()):
-                raise _unauthorized("Send an API key in X-API-Key", challenge="ApiKey")
-            owner = await services.gate.authenticate(key)
+            owner = await services.gate.authenticate(_key(request))
             caller = Caller(owner.actor, owner.merchant_id)
         case "bearer":
             merchant_id = await services.token_gate.authenticate(_token(request))
@@ -63,6 +70,10 @@ async def authenticate(
             caller = Caller(f"staff:{session.member.id}", staff_id=session.member.id, session=session)
         case None:
             return Caller("system")
+    return _told(caller, context)
+
+
+def _told(caller: Caller, context: RequestContext) -> Caller:
     context.bound["actor"] = caller.actor
     if caller.merchant_id is not None:
         context.bound["merchant_id"] = caller.merchant_id
@@ -83,6 +94,13 @@ def session_cookie(request: web.Request, *, secure: bool) -> str:
 def is_https(request: web.Request) -> bool:
     """Whether a browser got here over TLS; a client that claims it wrongly does so to its own disadvantage."""
     return request.secure or request.headers.get("X-Forwarded-Proto", "").strip().lower() == "https"
+
+
+def _key(request: web.Request) -> str:
+    keys = request.headers.getall("X-API-Key", [])
+    if len(keys) != 1 or not (key := keys[0].strip()):
+        raise _unauthorized("Send an API key in X-API-Key", challenge="ApiKey")
+    return key
 
 
 def _token(request: web.Request) -> str:

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator
 from decimal import Decimal
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 from urllib.parse import parse_qsl
 
 import orjson
@@ -99,7 +99,7 @@ def parse_body(model: type[M], raw: bytes) -> M:
     """
     check_json(raw)
     try:
-        return model.model_validate_json(raw, strict=True)
+        return cast("M", model.__pydantic_validator__.validate_json(raw, strict=True))
     except ValidationError as error:
         raise validation_error(*field_errors(error)) from None
 

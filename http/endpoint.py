@@ -25,7 +25,7 @@ from payloops.events.deadlines import Deadlines
 from payloops.events.errors import OutcomeUnknown
 from payloops.http.admission import Kind
 from payloops.http.answers import Answer
-from payloops.http.authentication import Caller, authenticate
+from payloops.http.authentication import Caller, authenticate, known_caller
 from payloops.http.bodies import (
     empty_query,
     fingerprint,
@@ -104,8 +104,11 @@ async def _answer_read(
     _: int,
 ) -> web.StreamResponse | Answer:
     with place:
-        caller = await authenticate(request, auth=route.auth, services=services, context=context)
-        return await _answer_call(_call(route, request, services, context, caller))
+        caller = known_caller(
+            request, auth=route.auth, services=services, context=context
+        ) or await authenticate(request, auth=route.auth, services=services, context=context)
+        call = _call(route, request, services, context, caller)
+        return _answered(call, await _handled(call))
 
 
 async def _answer(
@@ -119,7 +122,9 @@ async def _answer(
     if route.page and route.method != "GET":
         refuse_foreign_forms(request)
     with place:
-        caller = await authenticate(request, auth=route.auth, services=services, context=context)
+        caller = known_caller(
+            request, auth=route.auth, services=services, context=context
+        ) or await authenticate(request, auth=route.auth, services=services, context=context)
         if route.limits:
             await _try_from_address(route, request, services)
     raw = await _read(request, route) if route.model is not None or route.signed_by else b""
@@ -135,7 +140,9 @@ async def _answer(
             await _try_account(route, body, caller, services=services)
         call = _call(route, request, services, context, caller, body=body, raw=raw, wait=wait)
         key = _idempotency_key(request) if route.idempotent else None
-        return await (_answer_call(call) if key is None else _answer_keyed(call, key, digest=digest))
+        if key is None:
+            return _answered(call, await _handled(call))
+        return await _answer_keyed(call, key, digest=digest)
 
 
 def _place(route: Route, services: Services, kind: Kind) -> AbstractContextManager[None]:
@@ -190,13 +197,15 @@ def _query(route: Route, request: web.Request) -> BaseModel | None:
     return parse_query(route.query, request.query)
 
 
-async def _answer_call(call: Call[Any, Any]) -> web.StreamResponse | Answer:
-    route = call.route
-    answer = await (route.handler(call) if call.staff_id is None else _shown_to_staff(call))
+def _handled(call: Call[Any, Any]) -> Awaitable[Any]:
+    return call.route.handler(call) if call.staff_id is None else _shown_to_staff(call)
+
+
+def _answered(call: Call[Any, Any], answer: Any) -> web.StreamResponse | Answer:
     # In this order: whether something is a response is asked of an abstract class, which takes long.
     if type(answer) is not dict and isinstance(answer, web.StreamResponse):
         return answer
-    return _response(call, route.render(answer))
+    return _response(call, call.route.render(answer))
 
 
 async def _answer_keyed(call: Call[Any, Any], key: str, *, digest: bytes) -> web.StreamResponse | Answer:

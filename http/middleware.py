@@ -52,7 +52,7 @@ def frame(services: Services) -> Middleware:
         started = time.perf_counter()
         request[CONTEXT] = context = begin_request(correlation_id(request))
         try:
-            preflight = cors.preflight(request)
+            preflight = cors.preflight(request) if request.method == hdrs.METH_OPTIONS else None
             response: web.StreamResponse | Answer = (
                 preflight if preflight is not None else await handler(request)
             )
@@ -143,8 +143,8 @@ class Cors:
         return headers
 
     def preflight(self, request: web.Request) -> web.Response | None:
-        """The answer to a browser that asks before it calls, None where the request is not that."""
-        if request.method != hdrs.METH_OPTIONS or hdrs.ACCESS_CONTROL_REQUEST_METHOD not in request.headers:
+        """The answer to a browser that asks before it calls, by OPTIONS, None where the request is not that."""
+        if hdrs.ACCESS_CONTROL_REQUEST_METHOD not in request.headers:
             return None
         response = web.Response(status=204)
         if hdrs.ACCESS_CONTROL_ALLOW_ORIGIN in self.headers(request):
