@@ -83,11 +83,10 @@ OneAppend = Callable[[], Awaitable[object]]
 def created_order() -> list[StreamEvent]:
     """The event of an order that was decided on now."""
     created = Order.created(
+        {"external_id": "A-1", **filled_log.ORDER},
         id=uuid7(),
         merchant_id=str(MERCHANT),
         by=Metadata(at=utc_now(), actor="api_key:benchmark", correlation_id="benchmark"),
-        external_id="A-1",
-        **filled_log.ORDER,
     )
     return [created]
 

@@ -41,20 +41,18 @@ async def create_order(
         amount: in the currency's minor unit.
         external_id: the merchant's own id of the order; 12 random characters where none is given.
     """
-    created = Order.created(
-        id=order_id,
-        merchant_id=str(merchant_id),
-        by=by,
-        external_id=external_id or new_external_id(),
-        amount=amount,
-        currency=currency,
-        customer_id=customer_id,
-        customer_email=customer_email,
-        description=description,
-        metadata=metadata or {},
-        return_url=return_url,
-        cancel_url=cancel_url,
-    )
+    details = {
+        "external_id": external_id or new_external_id(),
+        "amount": amount,
+        "currency": currency,
+        "customer_id": customer_id,
+        "customer_email": customer_email,
+        "description": description,
+        "metadata": metadata or {},
+        "return_url": return_url,
+        "cancel_url": cancel_url,
+    }
+    created = Order.created(details, id=order_id, merchant_id=str(merchant_id), by=by)
     await store.append([created], receipt=receipt(created) if receipt is not None else None)
     return created
 

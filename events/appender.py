@@ -155,9 +155,7 @@ def propose(
         digest = content_hash(event)
         mac = event_mac(mac_key, content_hash=digest, merchant_id=merchant_id)
         stream = cast("UUID", event.originator_id)  # the library also has streams named by texts
-        rows.append(
-            (stream, event.originator_version, event.topic, event.state, merchant_id, digest, mac)
-        )
+        rows.append((stream, event.originator_version, event.topic, event.state, merchant_id, digest, mac))
     return Proposal(rows=rows, merchant_id=merchant_id, receipt=receipt, personal_keys=personal_keys)
 
 

@@ -797,7 +797,7 @@ class Order(Stream):
                 self.payments[transaction.attempt].capture_pending = False
 
     @classmethod
-    def created(cls, *, id: UUID, merchant_id: str, by: Metadata, **details: Any) -> OrderCreated:
+    def created(cls, details: dict[str, Any], *, id: UUID, merchant_id: str, by: Metadata) -> OrderCreated:
         """The first fact of a new order."""
         return cls.first(OrderCreated, details, id=id, merchant_id=merchant_id, by=by)
 

@@ -30,10 +30,12 @@ class Tally:
         self._counts[bisect_left(self._bounds, value)] += 1
         self._total += value
 
-    def hand_over(self, histogram: "Histogram") -> None:
-        """To a histogram of the same buckets."""
+    def hand_over(self, histogram: "Histogram") -> int:
+        """To a histogram of the same buckets. Returns how many observations there were."""
+        count = sum(self._counts)
         histogram.add(self._counts, total=self._total)
         self._begin()
+        return count
 
 
 class Histogram(prometheus_client.Histogram):

@@ -17,7 +17,7 @@ from prometheus_client import Counter
 
 from payloops.http.admission import Admission
 from payloops.http.answers import CORRELATION_HEADER, SECURITY_HEADERS
-from payloops.http.early_refusals import Head, Lines, read_head, refusal
+from payloops.http.early_refusals import Head, read_head, refusal
 from payloops.http.middleware import correlation_id
 from payloops.http.plain_requests import Handler, PlainRequest, PlainRoutes, answer_bytes
 from payloops.http.problems import FieldError, Problem, internal_error, validation_error
@@ -50,9 +50,9 @@ class Connection(RequestHandler):
             "_announced",
             "_answered",
             "_answering",
+            "_head",
             "_head_timer",
             "_later",
-            "_lines",
             "_owed",
             "_plain",
             "_remote",
@@ -81,7 +81,7 @@ class Connection(RequestHandler):
         self._answering: asyncio.Task[None] | None = None  # of a plain request
         self._later = bytearray()  # what arrived while it was answered
         self._announced = False
-        self._lines: Lines | None = None  # of the request before
+        self._head: Head | None = None  # of the request before
         self._answered = 0  # requests of which all is done, and after which the connection stays
         self._owed: int | None = 0  # bytes of the request that has begun to arrive; None: not known any more
         self._head_timer: asyncio.TimerHandle | None = None
@@ -127,10 +127,10 @@ class Connection(RequestHandler):
 
     def _head_of(self, data: bytes, *, owed: int) -> Head | None:
         """The head that these bytes begin with, where they begin with one; keeps count of what belongs to it."""
-        head = read_head(data, self._lines) if owed == 0 else None
+        head = read_head(data, self._head) if owed == 0 else None
         if head is not None:
-            self._lines = head.lines
-            owed = head.length + head.lines.body_length
+            self._head = head
+            owed = len(head.raw) + head.lines.body_length
         left = owed - len(data)
         # What is sent ahead, or cannot be read here, is aiohttp's parser's, which does not tell how far it is.
         self._owed = left if left >= 0 else None
@@ -159,7 +159,7 @@ class Connection(RequestHandler):
         if found is None:
             return False
         handler, id = found
-        request: Any = PlainRequest(head, id=id, body=data[head.length :], remote=self._remote)
+        request: Any = PlainRequest(head, id=id, body=data[len(head.raw) :], remote=self._remote)
         self._stop_timer()
         self._keepalive = False
         self._request_in_progress = True

@@ -67,35 +67,38 @@ class Head(NamedTuple):
 
     Attributes:
         path: with the query.
-        length: bytes, with the empty line at their end.
+        raw: both as they came, with the empty line at their end.
         plain: whether the request may be refused for these alone, and answered by what stands here.
     """
 
     method: str
     path: str
-    length: int
+    raw: bytes
     plain: bool
     lines: Lines
 
 
-def read_head(data: bytes, before: Lines | None = None) -> Head | None:
+def read_head(data: bytes, before: Head | None = None) -> Head | None:
     """The head that the bytes begin with, None where it is not all there, or could be read in two ways.
 
     Args:
         before: of the request before over the same connection. Most clients send the same lines again and again.
     """
+    if before is not None and data.startswith(before.raw):
+        return before
     request = _REQUEST.match(data)
     if request is None:
         return None
     end = request.end()
-    lines = before if before is not None and data.startswith(before.raw, end) else _read_lines(data, end)
+    same = before is not None and data.startswith(before.lines.raw, end)
+    lines = before.lines if before is not None and same else _read_lines(data, end)
     if lines is None:
         return None
     method, path = request.groups()
     return Head(
         method.decode(),
         path.decode(),
-        end + len(lines.raw),
+        data[: end + len(lines.raw)],
         lines.plain and method not in _NEVER_REFUSED and path.startswith(_REFUSED_PATHS),
         lines,
     )

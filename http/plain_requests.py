@@ -68,7 +68,7 @@ class PlainRoutes:
 
     def find(self, head: Head) -> tuple[Handler, str] | None:
         """Who answers, and the id in the path."""
-        if head.length > LONGEST_HEAD:
+        if len(head.raw) > LONGEST_HEAD:
             return None
         path, id = head.path, ""
         found = _ID.search(path)

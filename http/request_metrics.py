@@ -22,17 +22,18 @@ REQUEST_SECONDS = Histogram(
 )
 
 _answers: Counter[tuple[str, str, int]] = Counter()
-_durations: dict[tuple[str, str], Tally] = {}
+"""Such as say nothing of durations."""
+_durations: dict[tuple[str, str, int], Tally] = {}
 
 
 def count_answer(method: str, route: str, status: int, *, seconds: float | None = None) -> None:
     """One more was answered. `seconds`: that it took; None: that says nothing."""
-    _answers[method, route, status] += 1
     if seconds is None:
+        _answers[method, route, status] += 1
         return
-    tally = _durations.get((method, route))
+    tally = _durations.get((method, route, status))
     if tally is None:
-        tally = _durations[method, route] = Tally(BOUNDS)
+        tally = _durations[method, route, status] = Tally(BOUNDS)
     tally.observe(seconds)
 
 
@@ -41,6 +42,6 @@ def hand_over() -> None:
     for labels, count in _answers.items():
         REQUESTS.labels(*labels).inc(count)
     _answers.clear()
-    for (method, route), tally in _durations.items():
-        tally.hand_over(REQUEST_SECONDS.labels(method, route))
+    for (method, route, status), tally in _durations.items():
+        REQUESTS.labels(method, route, status).inc(tally.hand_over(REQUEST_SECONDS.labels(method, route)))
     _durations.clear()

@@ -281,7 +281,7 @@ def test_a_head_is_read_the_same_whatever_came_before() -> None:
     ]
     for before in filter(None, map(read_head, heads)):
         for each in heads:
-            read, alone = read_head(each, before.lines), read_head(each)
+            read, alone = read_head(each, before), read_head(each)
             assert (read is None) == (alone is None)
             if read is not None and alone is not None:
                 assert read[:4] == alone[:4]
