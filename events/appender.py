@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from struct import Struct
-from typing import Any, cast
+from typing import Any
 from uuid import UUID
 
 import psycopg
@@ -154,7 +154,7 @@ def propose(
     for event in events:
         digest = content_hash(event)
         mac = event_mac(mac_key, content_hash=digest, merchant_id=merchant_id)
-        stream = cast("UUID", event.originator_id)  # the library also has streams named by texts
+        stream: Any = event.originator_id  # the library also has streams named by texts
         rows.append((stream, event.originator_version, event.topic, event.state, merchant_id, digest, mac))
     return Proposal(rows=rows, merchant_id=merchant_id, receipt=receipt, personal_keys=personal_keys)
 

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator
 from decimal import Decimal
 from functools import cache
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
 import orjson
@@ -37,8 +37,10 @@ WHOLE = "body"
 
 _SYMBOL = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[{}\[\]]', re.DOTALL)
 _SURROGATE = re.compile("[\ud800-\udfff]")
-# Every digit as 0, and either E as e: whether there may be a number that is no whole one is seen sooner then.
-_AS_ZERO = bytes.maketrans(b"123456789E", b"000000000e")
+# Every digit as 0, and what may follow one in a number that is no whole one as e: whether there is any is seen sooner.
+_AS_ZERO = bytes.maketrans(b"123456789.E", b"000000000ee")
+# In nearly every body nothing else is left than some digits and braces, in which any of these is found sooner.
+_UNREMARKABLE = bytes(set(range(128)) - set(b"0123456789{[\\%"))
 # What a number begins with that is no whole one, as it is written; a text may hold the same.
 _FRACTION = re.compile(rb"[:,\[\s]-?[0-9]+[.eE]")
 
@@ -99,9 +101,10 @@ def parse_body(model: type[M], raw: bytes) -> M:
     """
     check_json(raw)
     try:
-        return cast("M", model.__pydantic_validator__.validate_json(raw, strict=True))
+        valid: M = model.__pydantic_validator__.validate_json(raw, strict=True)
     except ValidationError as error:
         raise validation_error(*field_errors(error)) from None
+    return valid
 
 
 def check_json(raw: bytes) -> None:
@@ -213,14 +216,14 @@ def is_plain_object(raw: bytes) -> bool:
 
     As most are. Of all others, and of some that are right, it says no: what is wrong with them takes a longer look.
     """
-    zeros = raw.translate(_AS_ZERO)
+    left = raw.translate(None, _UNREMARKABLE)
     if (
-        not raw.isascii()
-        or b"\\" in raw
-        or b"%" in raw
-        or raw.count(b"{") + raw.count(b"[") > MAX_DEPTH
-        or ((b"0." in zeros or b"0e" in zeros) and _FRACTION.search(raw))
-        or (zeros.count(b"0") >= SHORTEST and may_hold_card_number(raw.decode()))
+        not left.isascii()
+        or b"\\" in left
+        or b"%" in left
+        or left.count(b"{") + left.count(b"[") > MAX_DEPTH
+        or (b"0e" in raw.translate(_AS_ZERO) and _FRACTION.search(raw))
+        or (len(left) >= SHORTEST and may_hold_card_number(raw.decode()))
     ):
         return False
     try:

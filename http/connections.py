@@ -160,7 +160,8 @@ class Connection(RequestHandler):
             return False
         handler, id = found
         request: Any = PlainRequest(head, id=id, body=data[len(head.raw) :], remote=self._remote)
-        self._stop_timer()
+        if self._head_timer is not None:
+            self._stop_timer()
         self._keepalive = False
         self._request_in_progress = True
         self._answering = self._loop.create_task(self._answer_plain(request, handler))

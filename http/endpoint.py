@@ -139,10 +139,9 @@ async def _answer(
         if route.limits:
             await _try_account(route, body, caller, services=services)
         call = _call(route, request, services, context, caller, body=body, raw=raw, wait=wait)
-        key = _idempotency_key(request) if route.idempotent else None
-        if key is None:
+        if digest is None:
             return _answered(call, await _handled(call))
-        return await _answer_keyed(call, key, digest=digest)
+        return await _answer_keyed(call, _idempotency_key(request), digest=digest)
 
 
 def _place(route: Route, services: Services, kind: Kind) -> AbstractContextManager[None]:
@@ -330,10 +329,11 @@ async def _read(request: web.Request, route: Route) -> bytes:
     encoding = request.headers.get("Content-Encoding")
     if encoding is not None and encoding.strip().lower() != "identity":
         raise _wrong_media(route)
-    if not request.content.is_eof() and _is_to_be_too_large(request):
+    is_here = request.content.is_eof()  # all of it came with the head
+    if not is_here and _is_to_be_too_large(request):
         raise HTTPRequestEntityTooLarge(request.client_max_size)
     try:
-        if request.content.is_eof():  # all of it came with the head
+        if is_here:
             raw = await request.read()
         else:
             async with asyncio.timeout(BODY_DEADLINE):
@@ -364,23 +364,21 @@ def _wrong_media(route: Route) -> Problem:
     return Problem(415, "unsupported_media_type", f"Send {media}, in UTF-8 and without Content-Encoding")
 
 
-def _parsed(route: Route, request: web.Request, raw: bytes) -> tuple[BaseModel | None, bytes]:
+def _parsed(route: Route, request: web.Request, raw: bytes) -> tuple[BaseModel | None, bytes | None]:
     """The body as its model, and the request's fingerprint where it has an idempotency key."""
     if route.form is not None:
-        return parse_form(route.form, raw), b""
+        return parse_form(route.form, raw), None
     body = None
     if route.body is not None:
         if not raw.strip() and route.body_required:
             raise validation_error(FieldError("body", "Required"))
         body = parse_body(route.body, raw if raw.strip() else b"{}")
     keyed = route.idempotent and "Idempotency-Key" in request.headers
-    return body, fingerprint(request.method, request.path_qs, raw) if keyed else b""
+    return body, fingerprint(request.method, request.path_qs, raw) if keyed else None
 
 
-def _idempotency_key(request: web.Request) -> str | None:
-    keys = request.headers.getall("Idempotency-Key", [])
-    if not keys:
-        return None
+def _idempotency_key(request: web.Request) -> str:
+    keys = request.headers.getall("Idempotency-Key")
     if len(keys) > 1 or _KEY_FORM.fullmatch(keys[0]) is None:
         raise validation_error(
             FieldError("Idempotency-Key", "Must be 1 to 255 printable ASCII characters, once")
