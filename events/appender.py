@@ -474,9 +474,12 @@ async def _appended(statement: Statement, proposals: Sequence[Proposal]) -> list
 def _repeats(proposals: Sequence[Proposal]) -> set[int]:
     """Which are of a stream that one before them is of, too: they were decided without what that one appends."""
     repeats: set[int] = set()
-    seen: set[UUID] = set()
+    events = [row[0].int for proposal in proposals for row in proposal.rows]
+    if len(set(events)) == len(events):  # as in most batches
+        return repeats
+    seen: set[int] = set()
     for number, proposal in enumerate(proposals):
-        streams = {row[0] for row in proposal.rows}
+        streams = {row[0].int for row in proposal.rows}
         if seen.isdisjoint(streams):
             seen |= streams
         else:
