@@ -112,6 +112,9 @@ async def test_an_order_is_found_by_everything_that_names_it(
     assert await found(store, created_from=BY.at + timedelta(microseconds=1)) == [plain.id]
     for nothing in ({"reference": "test"}, {"correlation_id": "po_1"}, {"text": "po_"}, {"amount": 1}):
         assert await found(store, **nothing) == []
+    assert await found(store, external_id="cart-7", created_to=BY.at) == []
+    for limit, more in ((1, True), (2, False)):
+        assert (await search_orders(store, StaffSearch(external_id="cart-7"), page=1, limit=limit))[1] is more
     assert await found(store, text=str(uuid7())) == []
 
 
