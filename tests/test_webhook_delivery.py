@@ -402,7 +402,15 @@ async def test_an_endpoint_that_is_gone_is_switched_off_also_where_that_was_the_
         assert not await calls.is_off()
         await calls.deliver(webhook_id, activity_id="7")
         assert await calls.is_off()
-    assert len(endpoint.received) == 1
+        assert len(endpoint.received) == 1
+        assert await calls.deliver(webhook_id, activity_id="8") == {
+            "success": False,
+            "attempts": 1,
+            "errorMessage": "The endpoint is switched off: The endpoint answered 410 Gone",
+        }
+        assert len(endpoint.received) == 1
+        await Calls(activities, shop, f"{endpoint.url}/elsewhere").deliver(webhook_id, activity_id="9")
+        assert len(endpoint.received) == 2
 
 
 async def test_an_attempt_is_known_before_its_first_byte_also_where_nobody_saw_its_end(
