@@ -10,6 +10,8 @@ from alembic import context
 from sqlalchemy import create_engine
 from sqlalchemy.pool import NullPool
 
+from payloops.events.connections import CONNECT_TIMEOUT
+
 # Two processes that migrate at once: the second waits here, then finds nothing to do.
 MIGRATION_LOCK = 0x70617901
 
@@ -18,7 +20,11 @@ def note(*_: Any, **given: Any) -> None:
     context.config.attributes["applied"].append(given["step"].up_revision_id)
 
 
-engine = create_engine(context.config.get_main_option("sqlalchemy.url", ""), poolclass=NullPool)
+engine = create_engine(
+    context.config.get_main_option("sqlalchemy.url", ""),
+    poolclass=NullPool,
+    connect_args={"connect_timeout": CONNECT_TIMEOUT},
+)
 
 with engine.connect() as connection:
     connection.exec_driver_sql(f"SELECT pg_advisory_lock({MIGRATION_LOCK})")

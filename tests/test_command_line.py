@@ -89,6 +89,23 @@ async def test_a_database_that_is_away_is_said_to_be_and_why(settings: Settings)
         assert all(line.startswith("payloops: ") for line in lines), command
 
 
+async def test_a_database_that_accepts_connections_and_says_nothing_is_away(settings: Settings) -> None:
+    connections = []
+    server = await asyncio.start_server(lambda *streams: connections.append(streams), "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    said = await complaints(
+        settings,
+        database_url=f"postgresql://nobody@127.0.0.1:{port}/none",
+        commands=[("migrate",), ("staff", "list")],
+    )
+    for _, writer in connections:
+        writer.close()
+    server.close()
+    assert {lines[0] for lines in said.values()} == {
+        "payloops: the database does not answer: connection timeout expired"
+    }
+
+
 INTERRUPTED_IMPORT = """
 import os, signal, sys
 
