@@ -3,6 +3,7 @@
 import itertools
 import random
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any, cast
 
 import pytest
@@ -19,7 +20,7 @@ from payloops.commands.capture_payment import request_capture
 from payloops.commands.end_refund import fail_refund, succeed_refund
 from payloops.commands.receive_processor_event import Outcome, ProcessorEvent, receive
 from payloops.commands.refund_payment import request_refund
-from payloops.commands.told_refunds import settle_told_refunds
+from payloops.commands.told_refunds import make_pending_refunds, settle_told_refunds
 from payloops.commands.update_order_status import report_authorized, report_captured, report_failed
 from payloops.commands.update_refund_status import report_refund
 from payloops.events.orders import (
@@ -389,6 +390,30 @@ def test_another_amount_than_a_refund_was_asked_for_is_told_to_people(reported: 
     right = replace(given, event_id="right", amount=500)
     assert receive(order, right, by=BY) == ("none" if reported else "applied")
     assert order.amount_refunded == 500
+
+
+def test_refunds_of_one_of_two_charges_are_not_counted_of_the_other() -> None:
+    order = after(told("failed"))
+    pay(order)
+    second = {"processor_order_id": "po_2", "processor_transaction_id": "pt_2"}
+    receive(order, told("captured", event_id="evt_2", **second), by=BY)
+    receive(order, told("captured", event_id="evt_1"), by=BY)
+    before = refunds(order)
+    receive(order, refunded("re_2", 300, **second), by=BY)
+    assert refunds(order) == sorted([*before, (300, "success")])
+    for payment in order.payments.values():
+        settle_told_refunds(order, payment, amount_refunded=None, by=BY)
+    assert refunds(order) == sorted([*before, (300, "success")])
+
+
+def test_a_sum_makes_no_refund_of_ours_where_one_failed_that_may_be_in_it() -> None:
+    order = after(told("captured"))
+    ours = request_refund(order, amount=300, reason=None, by=BY)
+    failed = told("refund_failed", event_id="evt_failed", refund_reference="re_1", amount=300)
+    receive(order, failed, by=BY)
+    later = ours.created_at + timedelta(hours=1)
+    make_pending_refunds(order, order.payments[1], amount_refunded=300, asked_before=later, by=BY)
+    assert order.amount_refunded == 0
 
 
 def test_more_refunds_than_money_are_not_recorded_and_leave_nothing_to_refund() -> None:
