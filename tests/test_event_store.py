@@ -1,8 +1,10 @@
 """The event store keeps its promises when many write at once, and when the connection breaks."""
 
 import asyncio
+import contextlib
 import multiprocessing
 from collections import Counter
+from collections.abc import AsyncGenerator
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any, cast
 from uuid import UUID
@@ -333,20 +335,30 @@ async def test_events_are_never_updated_and_never_deleted(store: EventStore, cha
             await connection.execute(change.encode())
 
 
+LISTENS = """
+    SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND state = 'idle' AND query LIKE 'LISTEN%'
+"""
+
+
+async def quiet_wakeups(store: EventStore) -> AsyncGenerator[None]:
+    """Wakeups of a process that listens by now, and has told its readers so."""
+    async with store.pool.connection() as connection:
+        while await (await connection.execute(LISTENS)).fetchone() is None:
+            await asyncio.sleep(0.01)
+    wakeups = store.wakeups(poll_seconds=30)
+    with contextlib.suppress(TimeoutError):
+        while True:
+            await asyncio.wait_for(anext(wakeups), 0.2)
+    wakeups = store.wakeups(poll_seconds=30)
+    await anext(wakeups)
+    return wakeups
+
+
 async def test_readers_are_woken_by_an_append_of_another_process(
     store: EventStore, settings: Settings
 ) -> None:
     url = settings.database_url.get_secret_value()
-    wakeups = store.wakeups(poll_seconds=30)
-    await anext(wakeups)
-    await asyncio.sleep(0.2)  # until this process listens; earlier wakes are its own
-    while True:
-        try:
-            await asyncio.wait_for(anext(wakeups), 0.2)
-        except TimeoutError:
-            break
-    wakeups = store.wakeups(poll_seconds=30)
-    await anext(wakeups)
+    wakeups = await quiet_wakeups(store)
     async with EventStore(url, store.pool, mac_key=MAC_KEY, patience=PATIENCE) as other:
         await other.append(collected(begun()))
         await asyncio.wait_for(anext(wakeups), 20)
@@ -513,8 +525,7 @@ async def test_after_a_restart_of_the_database_no_reader_is_given_a_broken_conne
     store: EventStore, settings: Settings
 ) -> None:
     await asyncio.gather(*(store.head() for _ in range(5)))  # several idle connections
-    wakeups = store.wakeups(poll_seconds=30)
-    await anext(wakeups)
+    wakeups = await quiet_wakeups(store)
     async with await psycopg.AsyncConnection.connect(
         settings.database_url.get_secret_value(), autocommit=True
     ) as other:
