@@ -23,6 +23,7 @@ from payloops.commands.refusals import OrderNotFound
 from payloops.commands.told_refunds import capture_of, settle_told_refunds
 from payloops.commands.update_order_status import (
     OPEN,
+    UNDER_WAY,
     fail_payment,
     report_action_required,
     report_authorized,
@@ -50,7 +51,6 @@ Outcome = Literal[
 
 WEIGHT = {"requires_action": 0, "failed": 0, "authorized": 1, "cancelled": 2, "captured": 3}
 ENDED = {PaymentStatus.FAILED, PaymentStatus.CANCELLED}
-UNDER_WAY = OPEN | {PaymentStatus.AUTHORIZED}
 
 log = structlog.get_logger()
 
@@ -267,7 +267,10 @@ def _refunds_meant(order: Order, event: ProcessorEvent) -> list[Transaction]:
         for t in order.transactions.values()
         if t.type is TransactionType.REFUND
         and not t.discovered
-        and (event.refund_id == t.id or event.refund_reference in {t.processor_transaction_id} - {None})
+        and (
+            event.refund_id == t.id
+            or (event.refund_reference is not None and event.refund_reference == t.processor_transaction_id)
+        )
     ]
 
 
@@ -287,25 +290,18 @@ def _apply(order: Order, payment: Payment, event: ProcessorEvent, *, by: Metadat
 
 def _is_certainly(order: Order, payment: Payment, event: ProcessorEvent) -> bool:
     """Whether an event can be about no other payment: by label or reference, or because there is no other."""
-    return (
-        event.attempt == payment.attempt
-        or payment.names(event.processor_transaction_id)
-        or [p for p in order.payments.values() if p.processor == event.processor] == [payment]
-    )
+    alone = [p for p in order.payments.values() if p.processor == event.processor] == [payment]
+    return alone or _is_meant(payment, event)
 
 
 def _is_guess(order: Order, payment: Payment, event: ProcessorEvent) -> bool:
     """Whether an event may be about another payment as well, of which nobody reported a reference either."""
-    others = [
-        p
-        for p in order.payments.values()
-        if p is not payment and p.processor == event.processor and p.processor_order_id is None
-    ]
-    return (
-        bool(others)
-        and event.attempt != payment.attempt
-        and not payment.names(event.processor_transaction_id)
-    )
+    return bool(order.nameless_beside(payment)) and not _is_meant(payment, event)
+
+
+def _is_meant(payment: Payment, event: ProcessorEvent) -> bool:
+    """Whether an event says that it is about a payment: by label, or by the reference of its charge."""
+    return event.attempt == payment.attempt or payment.names(event.processor_transaction_id)
 
 
 def _follow(order: Order, payment: Payment, event: ProcessorEvent, *, by: Metadata) -> bool:

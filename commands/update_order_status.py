@@ -44,6 +44,7 @@ from payloops.events.orders import (
 )
 
 OPEN = {PaymentStatus.PROCESSING, PaymentStatus.REQUIRES_ACTION}
+UNDER_WAY = OPEN | {PaymentStatus.AUTHORIZED}
 DUPLICATE_REASON = "duplicate payment"
 
 
@@ -438,7 +439,7 @@ def fail_payment(
     by: Metadata,
 ) -> None:
     """End an attempt without money, an authorization and what was asked for under it included."""
-    if payment.status not in OPEN | {PaymentStatus.AUTHORIZED}:
+    if payment.status not in UNDER_WAY:
         return
     order.record(
         PaymentFailed,

@@ -285,7 +285,7 @@ class PaymentAuthorized(OrderFact):
     processor_transaction_id: str | None
 
     def fold(self, order: "Order") -> None:
-        payment = order.learn(self)
+        payment = order.learn(self, processor_transaction_id=self.processor_transaction_id)
         payment.status = PaymentStatus.AUTHORIZED
         order.settle_transaction(self.transaction_id, TransactionType.AUTHORIZATION, self)
 
@@ -417,7 +417,7 @@ class PaymentCaptured(OrderFact):
     closes: list[str]
 
     def fold(self, order: "Order") -> None:
-        payment = order.learn(self)
+        payment = order.learn(self, processor_transaction_id=self.processor_transaction_id)
         payment.status = PaymentStatus.CAPTURED
         payment.capture_pending = False
         order.processor = self.processor
@@ -756,16 +756,21 @@ class Order(Stream):
             if t.attempt == attempt and t.type in types and t.status is TransactionStatus.PENDING
         ]
 
-    def learn(self, fact: Any) -> Payment:
+    def nameless_beside(self, payment: Payment) -> list[Payment]:
+        """Other payments at the same processor of which no reference is known."""
+        return [
+            each
+            for each in self.payments.values()
+            if each is not payment and each.processor == payment.processor and each.processor_order_id is None
+        ]
+
+    def learn(self, fact: Any, *, processor_transaction_id: str | None = None) -> Payment:
         """The payment a fact is about, with the processor's references where the fact brings any."""
         payment = self.payments[fact.attempt]
         if fact.processor_order_id is not None:
             payment.processor_order_id = self.processor_order_id = fact.processor_order_id
-        if (
-            isinstance(fact, PaymentAuthorized | PaymentCaptured)
-            and fact.processor_transaction_id is not None
-        ):
-            payment.processor_transaction_id = fact.processor_transaction_id
+        if processor_transaction_id is not None:
+            payment.processor_transaction_id = processor_transaction_id
         return payment
 
     def open_transaction(self, id: str, kind: TransactionType, fact: Any) -> Transaction:

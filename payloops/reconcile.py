@@ -298,11 +298,7 @@ def _may_be_another_s(order: Order, payment: Payment, theirs: ProcessorPayment) 
     """
     if theirs.attempt_known:
         return False
-    nameless = [
-        each
-        for each in order.payments.values()
-        if each is not payment and each.processor == payment.processor and each.processor_order_id is None
-    ]
+    nameless = order.nameless_beside(payment)
     if theirs.status == "captured":
         return any(each.status is PaymentStatus.CAPTURED for each in nameless)
     return bool(nameless) and theirs.status in {"failed", "cancelled"} and payment.status not in OVER
