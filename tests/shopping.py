@@ -6,6 +6,7 @@ from uuid import UUID
 
 from calling import Api, Merchant
 
+from payloops.commands.create_checkout_session import create_checkout_session, new_session_id
 from payloops.commands.pay_checkout_session import pay_checkout_session
 from payloops.commands.settle_checkout_session import Checkout, load_checkout
 from payloops.commands.update_order_status import update_order_status
@@ -27,6 +28,25 @@ SESSION: dict[str, Any] = {
         {"name": "The Mythical Man-Month", "amount": 1_999, "quantity": 1},
     ],
 }
+
+
+async def begun_session(
+    store: EventStore, merchant_id: UUID, by: Metadata, *, currency: str = "USD", **details: Any
+) -> UUID:
+    """A session over 50.00, begun by its command."""
+    session = await create_checkout_session(
+        store,
+        session_id=new_session_id(at=by.at),
+        merchant_id=merchant_id,
+        amount=5_000,
+        currency=currency,
+        success_url="https://shop.example/success",
+        cancel_url="https://shop.example/cancel",
+        by=by,
+        **details,
+    )
+    id: UUID = session.id
+    return id
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,11 @@ from datetime import timedelta
 from uuid import UUID
 
 import pytest
+from shopping import begun_session
 from uuid_utils.compat import uuid7
 
 from payloops.commands.cancel_order import cancel_order
-from payloops.commands.create_checkout_session import LIFE, create_checkout_session, new_session_id
+from payloops.commands.create_checkout_session import LIFE, new_session_id
 from payloops.commands.pay_checkout_session import pay_checkout_session
 from payloops.commands.refusals import CheckoutSessionNotFound, WayToPayNotOffered
 from payloops.commands.route_payment import EnabledProcessor, ways_to_pay
@@ -36,21 +37,15 @@ class Shop:
         self.by = by
 
     async def session(self, *, currency: str = "USD") -> UUID:
-        session = await create_checkout_session(
+        return await begun_session(
             self.store,
-            session_id=new_session_id(at=self.by.at),
-            merchant_id=self.merchant_id,
-            amount=5_000,
+            self.merchant_id,
+            self.by,
             currency=currency,
-            success_url="https://shop.example/success",
-            cancel_url="https://shop.example/cancel",
             customer_email="ada@example.com",
             metadata={"cart": "7"},
             line_items=[{"name": "A difference engine", "amount": 2_500, "quantity": 2}],
-            by=self.by,
         )
-        id: UUID = session.id
-        return id
 
     async def pay(
         self,

@@ -2,13 +2,13 @@
 
 import random
 from datetime import timedelta
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import pytest
 from ordering import BY, new_order, pay, report
 from projecting import append, random_order, recorded
+from shopping import begun_session
 
-from payloops.commands.create_checkout_session import create_checkout_session
 from payloops.events.event_store import EventStore
 from payloops.events.orders import Order
 from payloops.projections.order_history import (
@@ -88,19 +88,10 @@ async def test_another_merchants_order_and_what_is_no_order_have_no_history(
 ) -> None:
     order = new_order(merchant_id=merchant_id)
     await store.append(recorded(order))
-    session = await create_checkout_session(
-        store,
-        session_id=uuid4(),
-        merchant_id=merchant_id,
-        amount=1_000,
-        currency="USD",
-        success_url="https://shop.example/done",
-        cancel_url="https://shop.example/back",
-        by=BY,
-    )
+    session_id = await begun_session(store, merchant_id, BY)
     assert await order_facts(store, order_id=order.id, merchant_id=merchant_id)
     assert await get_order_as_of(store, order_id=order.id, merchant_id=merchant_id, as_of=1)
-    for order_id, asking in ((order.id, order.id), (merchant_id, merchant_id), (session.id, merchant_id)):
+    for order_id, asking in ((order.id, order.id), (merchant_id, merchant_id), (session_id, merchant_id)):
         assert await order_facts(store, order_id=order_id, merchant_id=asking) is None
         assert await get_order_as_of(store, order_id=order_id, merchant_id=asking, as_of=1) is None
     with pytest.raises(NoSuchVersion):

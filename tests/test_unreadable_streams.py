@@ -13,8 +13,9 @@ from calling import Api, Merchant, running_api
 from eventsourcing.persistence import StoredEvent
 from processes import run_command
 from projecting import insert_raw, project_all, project_everything
+from shopping import begun_session
 
-from payloops.commands.create_checkout_session import LIFE, create_checkout_session, new_session_id
+from payloops.commands.create_checkout_session import LIFE
 from payloops.commands.settle_checkout_sessions import settle_checkout_sessions
 from payloops.events.encoding import NewerVersion, UnknownTopic
 from payloops.events.errors import StreamUnreadable
@@ -102,7 +103,7 @@ async def test_a_payment_that_a_later_version_goes_on_with_is_on_record(
 
 
 async def test_the_other_sessions_are_settled(store: EventStore, merchant_id: UUID, by: Metadata) -> None:
-    first, second = [await begun(store, merchant_id, by) for _ in range(2)]
+    first, second = [await begun_session(store, merchant_id, by) for _ in range(2)]
     await written_by_a_later_version(store, merchant_id, first, "checkout_session.teleported")
     assert await settle_checkout_sessions(store, now=utc_now() + LIFE) == 2
     async with store.pool.connection() as connection:
@@ -110,21 +111,6 @@ async def test_the_other_sessions_are_settled(store: EventStore, merchant_id: UU
             "SELECT originator_id FROM stored_events WHERE topic = 'checkout_session.expired'"
         )
         assert await cursor.fetchall() == [(second,)]
-
-
-async def begun(store: EventStore, merchant_id: UUID, by: Metadata) -> UUID:
-    session = await create_checkout_session(
-        store,
-        session_id=new_session_id(at=by.at),
-        merchant_id=merchant_id,
-        amount=5_000,
-        currency="USD",
-        success_url="https://shop.example/success",
-        cancel_url="https://shop.example/cancel",
-        by=by,
-    )
-    id: UUID = session.id
-    return id
 
 
 async def test_the_other_payments_are_reconciled(
