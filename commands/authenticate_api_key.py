@@ -5,8 +5,8 @@ key of this process, never in the clear. Whatever can change about a key later (
 its row when the remembered state is older than half a second, once for all requests that wait for it.
 
 Wrong keys must be cheap and must not delay others. The rows of all keys that are waiting are fetched by one query on
-one connection, so a flood of made-up keys takes only one connection from the pool. For each prefix, one key at a time
-goes to bcrypt, and a key that verified before is answered ahead of guesses at it.
+one connection, so a flood of made-up keys takes only one connection from the pool. At bcrypt merchants take turns, so
+that guesses at the keys of one delay no other, and a key that verified before is answered ahead of guesses at it.
 """
 
 import asyncio
@@ -129,7 +129,6 @@ class ApiKeyGate:
         self._refused: dict[bytes, float] = {}
         self._checks: dict[bytes, asyncio.Task[_Verified | None]] = {}
         self._checking: dict[str, int] = {}
-        self._turns: dict[str, asyncio.Lock] = {}
         self._renewals: dict[bytes, asyncio.Task[_Verified | None]] = {}
 
     def known(self, key: str) -> KeyOwner | None:
@@ -190,9 +189,7 @@ class ApiKeyGate:
         if check is None:
             if self._checking.get(prefix, 0) >= WRONG_AT_A_TIME:
                 raise TooManyGuesses
-            # One at a time of each prefix: guesses at one key do not keep others from the hasher.
-            turn = self._turns.setdefault(prefix, asyncio.Lock())
-            check = asyncio.create_task(self._verify(digest, key, prefix, turn))
+            check = asyncio.create_task(self._verify(digest, key, prefix, renews=False))
             self._checks[digest] = check
             self._checking[prefix] = self._checking.get(prefix, 0) + 1
             check.add_done_callback(lambda _: self._checked(digest, prefix))
@@ -205,7 +202,7 @@ class ApiKeyGate:
         """Check a key anew that was right before: it does not queue with the guesses at it."""
         renewal = self._renewals.get(digest)
         if renewal is None:
-            check = self._verify(digest, key, prefix, asyncio.Lock())
+            check = self._verify(digest, key, prefix, renews=True)
             renewal = asyncio.create_task(check, name=RENEWAL)
             self._renewals[digest] = renewal
             renewal.add_done_callback(lambda _: self._renewed(digest))
@@ -221,26 +218,26 @@ class ApiKeyGate:
         self._checking[prefix] -= 1
         if not self._checking[prefix]:
             del self._checking[prefix]
-            self._turns.pop(prefix, None)
 
-    async def _verify(self, digest: bytes, key: str, prefix: str, turn: asyncio.Lock) -> _Verified | None:
+    async def _verify(self, digest: bytes, key: str, prefix: str, *, renews: bool) -> _Verified | None:
         read_at = self._clock()
         row = await self._rows.find(prefix)
-        if row is not None and row.revoked_at is None:
-            async with turn:
-                right = await self._keys.matches(key, row.key_hash)
-            if right:
-                verified = _Verified(
-                    prefix=prefix,
-                    owner=KeyOwner(api_key_id=row.id, merchant_id=row.merchant_id, actor=f"api_key:{row.id}"),
-                    expires_at=row.expires_at,
-                    verified_at=self._clock(),
-                    read_at=read_at,
-                )
-                # bcrypt took its time: the row may have changed since it was read.
-                if await self._read_again(verified):
-                    remember(self._verified, digest, verified)
-                    return verified
+        if (
+            row is not None
+            and row.revoked_at is None
+            and await self._keys.matches(key, row.key_hash, account=(row.merchant_id, renews))
+        ):
+            verified = _Verified(
+                prefix=prefix,
+                owner=KeyOwner(api_key_id=row.id, merchant_id=row.merchant_id, actor=f"api_key:{row.id}"),
+                expires_at=row.expires_at,
+                verified_at=self._clock(),
+                read_at=read_at,
+            )
+            # bcrypt took its time: the row may have changed since it was read.
+            if await self._read_again(verified):
+                remember(self._verified, digest, verified)
+                return verified
         remember(self._refused, digest, self._clock())
         return None
 

@@ -60,7 +60,7 @@ async def issue_api_key(
         HashingOverloaded: too many keys wait to be hashed.
     """
     secret, prefix = make_key(mode)
-    key_hash = await keys.hash(secret)
+    key_hash = await keys.hash(secret, account=merchant_id)
     row = ApiKeyRow(
         id=uuid7(),
         name=name,

@@ -1,14 +1,21 @@
 """API keys: shown once, verified once, refused soon after they end."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Hashable, Iterator
+from contextlib import contextmanager
 from datetime import datetime, timedelta
+from types import NoneType
+from typing import Any
 from uuid import UUID
 
+import aiohttp
+import bcrypt
 import psycopg
 import pytest
-from calling import Api, Caller, running_api
+from calling import Answer, Api, Caller, running_api
 from multidict import CIMultiDict
+from projecting import eventually
 from psycopg_pool import AsyncConnectionPool
 from uuid_utils.compat import uuid7
 
@@ -24,6 +31,7 @@ from payloops.commands.hashing import Hasher, HashingOverloaded
 from payloops.commands.note_key_use import KeyUses
 from payloops.events.gathering import LOOKUPS
 from payloops.events.timestamps import timestamp_text, utc_now
+from payloops.http.admission import LEAST
 from payloops.settings import Environment, Settings
 
 
@@ -138,11 +146,11 @@ class CountingHasher(Hasher):
         self.held: tuple[str, ...] = ()
         self.released = asyncio.Event()
 
-    async def matches(self, secret: str, hashed: str | None) -> bool:
+    async def matches(self, secret: str, hashed: str | None, *, account: Hashable = None) -> bool:
         self.checks += 1
         if secret.startswith(self.held):
             await self.released.wait()
-        return await super().matches(secret, hashed)
+        return await super().matches(secret, hashed, account=account)
 
 
 async def has_checked(hasher: CountingHasher, times: int) -> None:
@@ -224,10 +232,10 @@ async def test_a_right_key_is_checked_anew_past_all_guesses(api: Api, pool: Asyn
 class FullHasher(CountingHasher):
     """A hasher with a long queue."""
 
-    async def matches(self, secret: str, hashed: str | None) -> bool:
+    async def matches(self, secret: str, hashed: str | None, *, account: Hashable = None) -> bool:
         if self.checks > 0:
             raise HashingOverloaded("too many secrets wait to be checked")
-        return await super().matches(secret, hashed)
+        return await super().matches(secret, hashed, account=account)
 
 
 async def test_a_known_key_does_not_depend_on_the_hasher(api: Api, pool: AsyncConnectionPool) -> None:
@@ -314,6 +322,87 @@ async def test_a_flood_of_guesses_at_one_key_holds_up_no_other(api: Api, pool: A
         assert {type(refusal) for refusal in refusals} == {InvalidApiKey, TooManyGuesses}
         assert keys.checks <= authenticate_api_key.WRONG_AT_A_TIME + 1
         await gate.authenticate(target)
+
+
+@contextmanager
+def held_hashing(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """A thread that hashes goes on only when this event is set, as it is at the end."""
+    released = threading.Event()
+    for name in ("hashpw", "checkpw"):
+        real = getattr(bcrypt, name)
+
+        def held(secret: bytes, other: bytes, real: Any = real) -> Any:
+            released.wait(60)
+            return real(secret, other)
+
+        monkeypatch.setattr(bcrypt, name, held)
+    try:
+        yield released
+    finally:
+        released.set()
+
+
+@pytest.mark.parametrize("by", ["guesses", "new keys"])
+async def test_a_flood_of_one_account_leaves_room_for_the_keys_of_all_others(
+    api: Api, monkeypatch: pytest.MonkeyPatch, by: str
+) -> None:
+    flooding, other = await api.merchant(processors=False), await api.merchant(processors=False)
+    for _ in range(11):
+        await flooding.dashboard.post("/api/api-keys", {"name": "one of many"})
+    prefixes = [row["prefix"] for row in (await flooding.dashboard.get("/api/api-keys")).json]
+    async with aiohttp.ClientSession(api.url, connector=aiohttp.TCPConnector(limit=0)) as session:
+
+        async def act(prefix: str, number: int) -> Answer:
+            if by == "guesses":
+                wrong = {"X-API-Key": prefix + f"{number:032}"}
+                return await Caller(session, wrong).get("/v1/orders/x")
+            return await Caller(session, flooding.dashboard.headers).post("/api/api-keys", {"name": "more"})
+
+        with held_hashing(monkeypatch) as released:
+            flood = [asyncio.create_task(act(prefix, number)) for number in range(8) for prefix in prefixes]
+
+            def waiting() -> int:
+                return sum(not each.done() for each in flood)
+
+            async def most_are_turned_away() -> bool:
+                return waiting() <= LEAST / 2
+
+            async def one_makes_room() -> bool:
+                return asking.done() or waiting() < before
+
+            await eventually(most_are_turned_away)
+            before = waiting()
+            asking = asyncio.create_task(other.shop.get("/v1/orders/x"))
+            await eventually(one_makes_room)
+            assert not asking.done(), asking.result().raw
+            released.set()
+            assert (await asking).status == 404
+            answers = await asyncio.gather(*flood)
+        done = {401} if by == "guesses" else {201, 409}
+        assert {answer.status for answer in answers} - done == {503}
+
+
+async def test_accounts_take_turns_and_who_has_left_takes_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+
+    async def hash_for(hasher: Hasher, account: str) -> None:
+        await hasher.hash("a secret", account=account)
+        done.append(account)
+
+    async with Hasher(rounds=4, max_waiting=5) as hasher:
+        with held_hashing(monkeypatch) as released:
+            tasks = [asyncio.create_task(hash_for(hasher, each)) for each in "aaaabb"]
+            await asyncio.sleep(0)
+            left = tasks.pop(2)
+            left.cancel()
+            with pytest.raises(HashingOverloaded):
+                await hash_for(hasher, "a")
+            tasks.append(asyncio.create_task(hash_for(hasher, "c")))
+            await asyncio.sleep(0)
+            released.set()
+            refusals = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [type(each) for each in refusals] == [NoneType, NoneType, HashingOverloaded, *[NoneType] * 3]
+    assert done == ["a", "a", "b", "c", "b"]
 
 
 async def test_use_of_a_key_is_noted(api: Api) -> None:
