@@ -22,8 +22,6 @@ from payloops.commands.processor_events import DONE, Effect, keep_processor_even
 from payloops.commands.refusals import OrderNotFound
 from payloops.commands.told_refunds import capture_of, settle_told_refunds
 from payloops.commands.update_order_status import (
-    OPEN,
-    UNDER_WAY,
     fail_payment,
     report_action_required,
     report_authorized,
@@ -50,7 +48,6 @@ Outcome = Literal[
 ]
 
 WEIGHT = {"requires_action": 0, "failed": 0, "authorized": 1, "cancelled": 2, "captured": 3}
-ENDED = {PaymentStatus.FAILED, PaymentStatus.CANCELLED}
 
 log = structlog.get_logger()
 
@@ -205,7 +202,7 @@ def find_told_payment(order: Order, event: ProcessorEvent) -> Payment | None:
         if not payment.told_as.isdisjoint({event.processor_order_id, event.processor_transaction_id}):
             return payment
     unknown = [p for p in payments if p.processor_order_id is None and "captured" not in p.told]
-    if len(unknown) > 1 and event.outcome in {"failed", "cancelled"} and unknown[0].status in UNDER_WAY:
+    if len(unknown) > 1 and event.outcome in {"failed", "cancelled"} and unknown[0].is_under_way:
         return None
     return next(iter(unknown), None)
 
@@ -337,7 +334,7 @@ def _follow(order: Order, payment: Payment, event: ProcessorEvent, *, by: Metada
             report_cancelled(order, payment, processor_transaction_id=event.processor_transaction_id, by=by)
         case "cancelled" | "failed":
             # A payment that failed is none that was authorized since; one that was cancelled is over.
-            if event.outcome == "cancelled" or payment.status in OPEN:
+            if event.outcome == "cancelled" or payment.is_open:
                 errors = {"error_code": event.error_code, "error_message": event.error_message}
                 fail_payment(order, payment, **references, **errors, by=by)
     return True
@@ -360,7 +357,7 @@ def _completes(payment: Payment, event: ProcessorEvent) -> bool | None:
             return True
         case "authorized" if payment.status is PaymentStatus.AUTHORIZED:
             return True
-        case "failed" | "cancelled" if payment.status in ENDED:
+        case "failed" | "cancelled" if payment.is_over:
             return False
         case _:
             return None

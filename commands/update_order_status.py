@@ -43,8 +43,6 @@ from payloops.events.orders import (
     TransactionType,
 )
 
-OPEN = {PaymentStatus.PROCESSING, PaymentStatus.REQUIRES_ACTION}
-UNDER_WAY = OPEN | {PaymentStatus.AUTHORIZED}
 DUPLICATE_REASON = "duplicate payment"
 
 
@@ -170,7 +168,7 @@ def report_reference(order: Order, payment: Payment, *, processor_order_id: str,
     if (
         payment.status in {PaymentStatus.AUTHORIZED, PaymentStatus.CAPTURED}
         and payment.processor_order_id is None
-        and not any(each.names(processor_order_id) for each in order.payments.values() if each is not payment)
+        and not any(each.names(processor_order_id) for each in order.other_payments(payment))
     ):
         order.record(
             PaymentReferenceFound,
@@ -218,7 +216,7 @@ def report_processing(
         None,
         payment.processor_order_id,
     )
-    if payment.status in OPEN and news:
+    if payment.is_open and news:
         order.record(
             PaymentProcessing,
             by=by,
@@ -241,7 +239,7 @@ def report_action_required(
         None,
         payment.redirect_url,
     )
-    if payment.status in OPEN and not repeated:
+    if payment.is_open and not repeated:
         order.record(
             PaymentActionRequired,
             by=by,
@@ -265,7 +263,8 @@ def report_authorized(
     An authorization that nobody wants any more (the order was cancelled or paid otherwise) is voided. One that
     the processor told to be over, by an event that was faster than this, is not believed any more.
     """
-    if payment.status not in OPEN | {PaymentStatus.FAILED} or "cancelled" in payment.told:
+    is_news = payment.is_open or payment.status is PaymentStatus.FAILED
+    if not is_news or "cancelled" in payment.told:
         return
     wanted = _moves(order, payment) and order.status is not OrderStatus.CANCELLED
     order.record(
@@ -439,7 +438,7 @@ def fail_payment(
     by: Metadata,
 ) -> None:
     """End an attempt without money, an authorization and what was asked for under it included."""
-    if payment.status not in UNDER_WAY:
+    if not payment.is_under_way:
         return
     order.record(
         PaymentFailed,
@@ -474,7 +473,7 @@ def report_cancelled(
             processor_transaction_id=processor_transaction_id,
             closes=[id for id in _pending(order, payment) if id != void_id],
         )
-    elif payment.status in OPEN:
+    elif payment.is_open:
         order.record(
             PaymentCancelled,
             by=by,
@@ -513,5 +512,5 @@ def _stop(order: Order, payment: Payment, *, by: Metadata) -> None:
     """Another attempt was captured: this one shall not be."""
     if payment.status is PaymentStatus.AUTHORIZED:
         request_void(order, payment, by=by)
-    elif payment.status in OPEN and not payment.cancel_requested:
+    elif payment.is_open and not payment.cancel_requested:
         order.record(PaymentCancelRequested, by=by, status=order.status.value, attempt=payment.attempt)

@@ -131,6 +131,21 @@ class Payment:
     told_refunded: int = 0
     """The most that the processor said was refunded of it in all."""
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it has no outcome yet: it is neither authorized nor captured nor over."""
+        return self.status in {PaymentStatus.PROCESSING, PaymentStatus.REQUIRES_ACTION}
+
+    @property
+    def is_under_way(self) -> bool:
+        """Whether it is open, or authorized and not captured yet."""
+        return self.is_open or self.status is PaymentStatus.AUTHORIZED
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it ended without money, as far as is known: the processor may still report a capture."""
+        return self.status in {PaymentStatus.FAILED, PaymentStatus.CANCELLED}
+
     def names(self, *references: str | None) -> bool:
         """Whether one of these is a reference of this payment at its processor."""
         known = {self.processor_order_id, self.processor_transaction_id} - {None}
@@ -756,12 +771,15 @@ class Order(Stream):
             if t.attempt == attempt and t.type in types and t.status is TransactionStatus.PENDING
         ]
 
+    def other_payments(self, payment: Payment) -> list[Payment]:
+        return [each for each in self.payments.values() if each is not payment]
+
     def nameless_beside(self, payment: Payment) -> list[Payment]:
         """Other payments at the same processor of which no reference is known."""
         return [
             each
-            for each in self.payments.values()
-            if each is not payment and each.processor == payment.processor and each.processor_order_id is None
+            for each in self.other_payments(payment)
+            if each.processor == payment.processor and each.processor_order_id is None
         ]
 
     def learn(self, fact: Any, *, processor_transaction_id: str | None = None) -> Payment:

@@ -21,7 +21,7 @@ from payloops.commands.credentials import get_processor_credentials
 from payloops.commands.processor_events import ProcessorEventCount, count_processor_events
 from payloops.commands.receive_processor_event import awaits_capture, is_cancelling
 from payloops.commands.refusals import OrderMovedOn
-from payloops.commands.update_order_status import OPEN, learn_reference, update_order_status
+from payloops.commands.update_order_status import learn_reference, update_order_status
 from payloops.commands.update_refund_status import update_refunded_amount
 from payloops.events.connections import reach
 from payloops.events.errors import OutcomeUnknown, StoreUnavailable, StreamUnreadable, VersionConflict
@@ -81,7 +81,6 @@ REFERENCE_MISSING = (
 )
 ATTEMPT_UNKNOWN = "found by the order alone: it may be another attempt's, look it up in its dashboard"
 TO_CANCEL = "to be cancelled, and its workflow is gone: cancel it at the processor, and ask again"
-OVER = {PaymentStatus.FAILED, PaymentStatus.CANCELLED}
 
 Find = Callable[[UUID, str], Awaitable[Processor]]
 
@@ -254,7 +253,7 @@ async def _of_payment(
     order = await _loaded(store, order_id)
     payment = order.payments[attempt]
     stood = _standing(order, payment)
-    others = [each for each in order.payments.values() if each is not payment]
+    others = order.other_payments(payment)
     question = PaymentQuestion(
         order_id=str(order_id),
         attempt=attempt,
@@ -265,7 +264,7 @@ async def _of_payment(
         processor = await find(UUID(order.merchant_id), payment.processor)
         theirs = await processor.look_up(question)
     except ReferenceNeededError as error:
-        outcome: Outcome = "agrees" if payment.status in OVER else "unknown"
+        outcome: Outcome = "agrees" if payment.is_over else "unknown"
         return _finding(order, payment, outcome, theirs=None, detail=str(error))
     except ProcessorUnreachableError as error:
         return _finding(order, payment, "unreachable", theirs=None, detail=str(error))
@@ -276,7 +275,7 @@ async def _of_payment(
         detail = f"{theirs.amount_captured} {theirs.currency} of {payment.amount} {order.currency}"
         return _finding(order, payment, "differs", theirs=theirs, detail=detail)
     if _may_be_another_s(order, payment, theirs):
-        is_another_s = payment.status in OVER and theirs.processor_order_id is not None
+        is_another_s = payment.is_over and theirs.processor_order_id is not None
         outcome = "agrees" if is_another_s else "differs"
         return _finding(order, payment, outcome, theirs=theirs, detail=ATTEMPT_UNKNOWN)
     await _record(store, order, payment, theirs, stuck_before=stuck_before)
@@ -301,14 +300,14 @@ def _may_be_another_s(order: Order, payment: Payment, theirs: ProcessorPayment) 
     nameless = order.nameless_beside(payment)
     if theirs.status == "captured":
         return any(each.status is PaymentStatus.CAPTURED for each in nameless)
-    return bool(nameless) and theirs.status in {"failed", "cancelled"} and payment.status not in OVER
+    return bool(nameless) and theirs.status in {"failed", "cancelled"} and not payment.is_over
 
 
 async def _of_unknown(
     store: EventStore, order: Order, payment: Payment, *, stuck_before: datetime
 ) -> Finding:
     """Of a payment that its processor knows nothing of: one that failed may never have reached it."""
-    if payment.status in OVER:
+    if payment.is_over:
         return _finding(order, payment, "agrees", theirs=None, detail=None)
     if _is_unheard_of(payment) and await _is_stranded(store, order, payment, before=stuck_before):
         await _record_cancelled(store, order, payment)
@@ -326,7 +325,7 @@ async def _of_agreed(
     if await _is_stranded(store, order, payment, before=stuck_before):
         return _finding(order, payment, "differs", theirs=theirs, detail=TO_CANCEL)
     again = await _forward_again(store, order, payment, theirs, before=stuck_before)
-    outcome: Outcome = "waits" if payment.status in OPEN else "agrees"
+    outcome: Outcome = "waits" if payment.is_open else "agrees"
     return _finding(order, payment, outcome if again is None else "unknown", theirs=theirs, detail=again)
 
 
@@ -341,7 +340,7 @@ async def _forward_again(
     A cancellation is signalled again, which shows whether there is a workflow: see `_is_stranded`.
     """
     undone = _undone(order, payment, theirs)
-    unsignalled = payment.status in OPEN and payment.cancel_requested
+    unsignalled = payment.is_open and payment.cancel_requested
     if not undone and not unsignalled:
         return None
     facts = [
@@ -394,7 +393,7 @@ async def _is_stranded(store: EventStore, order: Order, payment: Payment, *, bef
 
     Whatever that workflow had asked of the processor has arrived since, and nothing will start it anew.
     """
-    if payment.status not in OPEN or not payment.cancel_requested:
+    if not payment.is_open or not payment.cancel_requested:
         return False
     async with store.pool.connection() as connection:
         parked = await parked_of(connection, subscriber=READER, stream=order.id)
@@ -424,7 +423,7 @@ async def _clear_parked(store: EventStore, order_id: UUID) -> None:
 
 def _is_over(order: Order, fact: StreamEvent) -> bool:
     if isinstance(fact, PaymentCancelRequested):
-        return order.payments[fact.attempt].status not in OPEN
+        return not order.payments[fact.attempt].is_open
     return is_done(order, fact)
 
 
@@ -456,7 +455,7 @@ async def _record(
     by = _by(order, payment)
     expired = payment.status is PaymentStatus.AUTHORIZED and theirs.status in {"failed", "cancelled"}
     held = _is_held_after_all(order, payment, theirs, before=stuck_before)
-    if payment.status in OPEN or expired or held or theirs.status == "captured":
+    if payment.is_open or expired or held or theirs.status == "captured":
         status: str = theirs.status
         if status == "authorized" and not awaits_capture(payment):
             status = "processing"
@@ -523,7 +522,7 @@ def _is_held_after_all(order: Order, payment: Payment, theirs: ProcessorPayment,
     that another attempt has, or may have, will do; and what its workflow asked of the processor last has to be through.
     """
     reference = payment.processor_order_id or theirs.processor_order_id
-    others = [each for each in order.payments.values() if each is not payment]
+    others = order.other_payments(payment)
     return (
         payment.status is PaymentStatus.FAILED
         and theirs.status == "authorized"

@@ -246,10 +246,7 @@ class _Teller:
             case PaymentStatus.AUTHORIZED if not payment.capture_pending:
                 fact = self.latest(payment, PaymentAuthorized)
                 yield f"{attempt}: {at} has held {self.money(payment.amount)} {self.since(fact)}."
-        if payment.cancel_requested and payment.status in {
-            PaymentStatus.PROCESSING,
-            PaymentStatus.REQUIRES_ACTION,
-        }:
+        if payment.cancel_requested and payment.is_open:
             fact = self.latest(payment, PaymentCancelRequested)
             yield (
                 f"{attempt}: {at} was asked to stop it {self.ago(fact)};"

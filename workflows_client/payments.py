@@ -8,7 +8,6 @@ from typing import Any
 
 import structlog
 
-from payloops.commands.update_order_status import OPEN
 from payloops.commands.workflow_ids import (
     capture_workflow_id,
     payment_workflow_id,
@@ -86,7 +85,7 @@ def payments(store: EventStore) -> Subscription:
         if not isinstance(fact, PaymentCancelRequested):
             return False
         order = await store.load(Order, fact.originator_id)
-        return order is not None and order.payments[fact.attempt].status in OPEN
+        return order is not None and order.payments[fact.attempt].is_open
 
     return Subscription(name=READER, topics=TOPICS, plan=plan, strands=strands)
 
