@@ -193,15 +193,15 @@ def find_told_payment(order: Order, event: ProcessorEvent) -> Payment | None:
     """
     payments = [p for p in reversed(order.payments.values()) if p.processor == event.processor]
     for payment in payments:
-        if payment.names(event.processor_order_id, event.processor_transaction_id):
+        if payment.has_reference(event.processor_order_id, event.processor_transaction_id):
             return payment
     for payment in payments:
         if payment.attempt == event.attempt:
             return payment
     for payment in payments:
-        if not payment.told_as.isdisjoint({event.processor_order_id, event.processor_transaction_id}):
+        if not payment.capture_references.isdisjoint({event.processor_order_id, event.processor_transaction_id}):
             return payment
-    unknown = [p for p in payments if p.processor_order_id is None and "captured" not in p.told]
+    unknown = [p for p in payments if p.processor_order_id is None and "captured" not in p.processor_outcomes]
     if len(unknown) > 1 and event.outcome in {"failed", "cancelled"} and unknown[0].is_under_way:
         return None
     return next(iter(unknown), None)
@@ -274,7 +274,7 @@ def _refunds_meant(order: Order, event: ProcessorEvent) -> list[Transaction]:
 def _is_another_charge(payment: Payment, event: ProcessorEvent) -> bool:
     """Whether the capture that is told of has none of the references that the payment was captured with."""
     told = (event.processor_order_id, event.processor_transaction_id)
-    return None not in {*told, payment.processor_transaction_id} and not payment.names(*told)
+    return None not in {*told, payment.processor_transaction_id} and not payment.has_reference(*told)
 
 
 def _apply(order: Order, payment: Payment, event: ProcessorEvent, *, by: Metadata) -> bool:
@@ -293,19 +293,19 @@ def _is_certainly(order: Order, payment: Payment, event: ProcessorEvent) -> bool
 
 def _is_guess(order: Order, payment: Payment, event: ProcessorEvent) -> bool:
     """Whether an event may be about another payment as well, of which nobody reported a reference either."""
-    return bool(order.nameless_beside(payment)) and not _is_meant(payment, event)
+    return bool(order.others_without_reference(payment)) and not _is_meant(payment, event)
 
 
 def _is_meant(payment: Payment, event: ProcessorEvent) -> bool:
     """Whether an event says that it is about a payment: by label, or by the reference of its charge."""
-    return event.attempt == payment.attempt or payment.names(event.processor_transaction_id)
+    return event.attempt == payment.attempt or payment.has_reference(event.processor_transaction_id)
 
 
 def _follow(order: Order, payment: Payment, event: ProcessorEvent, *, by: Metadata) -> bool:
     if event.outcome in {"refunded", "refund_failed"}:
         return settle_told_refunds(order, payment, amount_refunded=event.amount_refunded, by=by)
     assert event.outcome is not None
-    if any(WEIGHT[told] > WEIGHT[event.outcome] for told in payment.told):
+    if any(WEIGHT[told] > WEIGHT[event.outcome] for told in payment.processor_outcomes):
         return True
     # What is only taken for this payment's names it where it is money: each charge is told of by a name of its own.
     guessed = event.outcome != "captured" and _is_guess(order, payment, event)

@@ -27,7 +27,7 @@ from payloops.events.orders import (
     Order,
     Payment,
     RefundDiscovered,
-    ToldRefund,
+    ProcessorRefund,
     Transaction,
     TransactionStatus,
     TransactionType,
@@ -98,12 +98,12 @@ def make_refund(order: Order, refund_id: str, *, processor_transaction_id: str |
     books.make(refund, processor_transaction_id)
 
 
-def failure_told(order: Order, refund_id: str, *, reference: str | None) -> ToldRefund | None:
+def failure_told(order: Order, refund_id: str, *, reference: str | None) -> ProcessorRefund | None:
     """What was told of a refund that failed; None where it was not, or has not failed yet."""
     return next(
         (
             told
-            for name, told in order.told_refunds.items()
+            for name, told in order.processor_refunds.items()
             if told.failed and (told.refund_id == refund_id or name == reference)
         ),
         None,
@@ -156,7 +156,7 @@ class _Books:
         return sum(t.amount for t in self.standing if t.discovered)
 
     @property
-    def failed(self) -> dict[str, ToldRefund]:
+    def failed(self) -> dict[str, ProcessorRefund]:
         return {name: told for name, told in self._told() if told.failed}
 
     @property
@@ -165,8 +165,8 @@ class _Books:
         ours = sum(t.amount for t in self.standing if not t.discovered)
         return ours + sum(told.amount for told in self.failed.values())
 
-    def _told(self) -> Iterator[tuple[str, ToldRefund]]:
-        for name, told in self.order.told_refunds.items():
+    def _told(self) -> Iterator[tuple[str, ProcessorRefund]]:
+        for name, told in self.order.processor_refunds.items():
             if told.attempt == self.payment.attempt:
                 yield name, told
 
@@ -175,12 +175,12 @@ class _Books:
             return []
         return [t for t in self.refunds if t.processor_transaction_id == reference]
 
-    def told_of(self, reference: str, told: ToldRefund) -> Transaction | None:
+    def told_of(self, reference: str, told: ProcessorRefund) -> Transaction | None:
         """The refund that one told of is: by our id, or by its reference."""
         ours = [t for t in self.refunds if t.id == told.refund_id]
         return next(iter([*ours, *self.named(reference)]), None)
 
-    def taken_for(self, told: ToldRefund, *, failed: bool = False) -> Transaction | None:
+    def taken_for(self, told: ProcessorRefund, *, failed: bool = False) -> Transaction | None:
         """The refund of ours that one of an unknown reference may be.
 
         Args:
@@ -232,7 +232,7 @@ class _Books:
         known, unknown = self.made()
         named = sum(amount for _, refund, amount in known if refund.discovered)
         theirs = named + sum(amount for _, amount in unknown)
-        return self.discovered - max(theirs, self.payment.told_refunded - self.known - ours_besides)
+        return self.discovered - max(theirs, self.payment.processor_refunded - self.known - ours_besides)
 
     # -- what is recorded
 
@@ -273,7 +273,7 @@ class _Books:
                 self._reverse(each, None, code=SAME_REFUND, message=f"It is refund {refund.id}")
         succeed_refund(self.order, refund.id, processor_transaction_id=reference, by=self.by)
 
-    def fail_known(self, reference: str, told: ToldRefund) -> None:
+    def fail_known(self, reference: str, told: ProcessorRefund) -> None:
         """Record that a refund that is known here failed, or came back."""
         refund = self.told_of(reference, told) or self.taken_for(told)
         if refund is None:
@@ -290,14 +290,14 @@ class _Books:
                 by=self.by,
             )
 
-    def take_failed_from_sums(self, reference: str, told: ToldRefund) -> None:
+    def take_failed_from_sums(self, reference: str, told: ProcessorRefund) -> None:
         """Record that what failed was a part of a sum, where more is discovered than there can be."""
         recorded = sum(t.amount for t in self.named(reference) if t.status is FAILED)
         if self.taken_for(told) is None:
             for each in self._covering(min(self.excess(), told.amount - recorded)):
                 self._reverse(each, reference, code=told.error_code, message=told.error_message)
 
-    def show_failed(self, reference: str, told: ToldRefund) -> bool:
+    def show_failed(self, reference: str, told: ProcessorRefund) -> bool:
         """Record a refund of theirs that nobody had heard of before it failed; whether that could be."""
         known = self.told_of(reference, told) or self.taken_for(told) or self.taken_for(told, failed=True)
         if known is None and 0 < told.amount <= self.capture.amount:

@@ -82,7 +82,7 @@ async def update_order_status(
     """
 
     def payment_of(order: Order) -> Payment:
-        asked = order.asked_for(operation)
+        asked = order.requested_transaction(operation)
         return find_payment(
             order,
             attempt=attempt if asked is None else asked.attempt,
@@ -92,8 +92,8 @@ async def update_order_status(
 
     def decide(order: Order) -> None:
         _refuse_outdated(order, as_of=as_of)
-        payment, asked = payment_of(order), order.asked_for(operation)
-        who = payment.asked.answered(by)
+        payment, asked = payment_of(order), order.requested_transaction(operation)
+        who = payment.cause.apply_to(by)
         match status:
             case "processing":
                 report_processing(order, payment, processor_order_id=processor_order_id, by=who)
@@ -168,7 +168,7 @@ def report_reference(order: Order, payment: Payment, *, processor_order_id: str,
     if (
         payment.status in {PaymentStatus.AUTHORIZED, PaymentStatus.CAPTURED}
         and payment.processor_order_id is None
-        and not any(each.names(processor_order_id) for each in order.other_payments(payment))
+        and not any(each.has_reference(processor_order_id) for each in order.other_payments(payment))
     ):
         order.record(
             PaymentReferenceFound,
@@ -264,7 +264,7 @@ def report_authorized(
     the processor told to be over, by an event that was faster than this, is not believed any more.
     """
     is_news = payment.is_open or payment.status is PaymentStatus.FAILED
-    if not is_news or "cancelled" in payment.told:
+    if not is_news or "cancelled" in payment.processor_outcomes:
         return
     wanted = _moves(order, payment) and order.status is not OrderStatus.CANCELLED
     order.record(
@@ -334,7 +334,7 @@ def report_captured(
     latest = order.payment
     if latest is not None and latest is not payment:
         _stop(order, latest, by=by)
-    settle_told_refunds(order, payment, amount_refunded=payment.told_refunded, by=by)
+    settle_told_refunds(order, payment, amount_refunded=payment.processor_refunded, by=by)
 
 
 def _asked_amount(order: Order, payment: Payment, asked: Transaction | None) -> int:
@@ -379,7 +379,7 @@ def report_failed(
         own: whether the payment's own workflow reports it, which may only have waited for too long: where the
             processor holds the money by its own word, or is asked for it already, that outweighs it.
     """
-    if own and ("authorized" in payment.told or _operations(order, payment)):
+    if own and ("authorized" in payment.processor_outcomes or _operations(order, payment)):
         return
     if asked is None:
         asked = next(iter(_operations(order, payment)), None)

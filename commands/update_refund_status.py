@@ -45,7 +45,7 @@ async def update_refund_status(
             processor_transaction_id=processor_transaction_id,
             error_code=error_code,
             error_message=error_message,
-            by=refund.asked.answered(by),
+            by=refund.cause.apply_to(by),
         )
 
     await change_order(store, order_id=order_id, merchant_id=None, decide=decide)

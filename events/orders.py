@@ -58,18 +58,22 @@ CaptureMethod = Literal["automatic", "manual"]
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """What asked for something that ends later: what is told of its end belongs to it."""
+class Cause:
+    """The fact that requested something: facts about its outcome name it as their cause.
+
+    Attributes:
+        event: the fact's `reference`.
+    """
 
     correlation_id: str
     event: str
 
     @classmethod
-    def by(cls, fact: StreamEvent) -> Self:
+    def of(cls, fact: StreamEvent) -> Self:
         return cls(fact.correlation_id, fact.reference)
 
-    def answered(self, by: Metadata) -> Metadata:
-        """`by`, as a consequence of this, and under its correlation id where `by` has none of its own."""
+    def apply_to(self, by: Metadata) -> Metadata:
+        """`by` with the correlation and causation ids of this cause, unless it has ids of its own."""
         return replace(
             by,
             correlation_id=by.correlation_id or self.correlation_id,
@@ -86,16 +90,16 @@ class Transaction:
     attempt: int
     amount: int
     created_at: datetime
-    asked: Asked
+    cause: Cause
     status: TransactionStatus = TransactionStatus.PENDING
     processor_transaction_id: str | None = None
     error_code: str | None = None
     error_message: str | None = None
     reason: str | None = None
     refunds: str | None = None
-    """Of a refund: the capture that it gives back from."""
+    """Of a refund: the id of the refunded capture."""
     discovered: bool = False
-    """Of a refund: it did not start here, the processor told of it."""
+    """Of a refund: it was not requested here, but reported by the processor."""
 
     def succeed(self, *, processor_transaction_id: str | None) -> None:
         self.status = TransactionStatus.SUCCESS
@@ -116,20 +120,20 @@ class Payment:
     processor: str
     capture: CaptureMethod
     amount: int
-    asked: Asked
-    """The latest request of it: to pay, capture, void or cancel."""
+    cause: Cause
+    """The latest request concerning it: to pay, capture, void or cancel."""
     status: PaymentStatus = PaymentStatus.PROCESSING
     processor_order_id: str | None = None
     processor_transaction_id: str | None = None
     redirect_url: str | None = None
     cancel_requested: bool = False
     capture_pending: bool = False
-    told: set[str] = field(default_factory=set)
-    """Outcomes that the processor has told by events of its own, in whatever order they came."""
-    told_as: set[str] = field(default_factory=set)
-    """References of the charge that they told of, of a payment that may be known by none."""
-    told_refunded: int = 0
-    """The most that the processor said was refunded of it in all."""
+    processor_outcomes: set[str] = field(default_factory=set)
+    """Outcomes that the processor's own events reported, in whatever order they arrived."""
+    capture_references: set[str] = field(default_factory=set)
+    """References under which the processor's events reported its capture, also where none was recorded as its own."""
+    processor_refunded: int = 0
+    """The largest refunded sum that the processor's events reported."""
 
     @property
     def is_open(self) -> bool:
@@ -146,30 +150,30 @@ class Payment:
         """Whether it ended without money, as far as is known: the processor may still report a capture."""
         return self.status in {PaymentStatus.FAILED, PaymentStatus.CANCELLED}
 
-    def names(self, *references: str | None) -> bool:
+    def has_reference(self, *references: str | None) -> bool:
         """Whether one of these is a reference of this payment at its processor."""
         known = {self.processor_order_id, self.processor_transaction_id} - {None}
         return not known.isdisjoint(references)
 
 
 @dataclass(slots=True, kw_only=True)
-class ToldRefund:
-    """A refund as the processor told of it, in whatever order it did."""
+class ProcessorRefund:
+    """A refund as the processor's own events describe it, in whatever order they arrived."""
 
     attempt: int
-    amount: int
-    succeeded: bool
-    """Whether it was ever said to have been made."""
-    failed: bool
-    """Whether it was ever said to have failed: also after it had been made, and for good."""
-    refund_id: str | None
-    """Ours, where the processor kept it with the refund."""
-    error_code: str | None
-    error_message: str | None
+    amount: int = 0
+    succeeded: bool = False
+    """Whether any event said that it was made."""
+    failed: bool = False
+    """Whether any event said that it failed, be it after it had been made. This is final."""
+    refund_id: str | None = None
+    """Our id of it, where the processor passes it on."""
+    error_code: str | None = None
+    error_message: str | None = None
 
 
 class OrderCreated(PersonalStreamCreated):
-    """Version 1 had its personal fields in plain."""
+    """Version 1 stored the personal fields unencrypted."""
 
     TOPIC = "order.created"
     PERSONAL = MappingProxyType({"customer_email": ERASED, "description": ERASED, "metadata": ERASED_OBJECT})
@@ -184,7 +188,7 @@ class OrderCreated(PersonalStreamCreated):
 
     @staticmethod
     def upcast_v1_v2(state: dict[str, Any]) -> None:
-        """In memory both are the same."""
+        """Decrypted, both versions have the same fields."""
 
 
 class OrderFact(StreamEvent):
@@ -210,10 +214,10 @@ class OrderCancelled(OrderFact):
 
 
 class PersonalDataErased(OrderFact):
-    """The key to what the order held of its customer was dropped, in the transaction that appended this.
+    """The customer's personal data was erased: its key was dropped in the transaction that appended this.
 
     Attributes:
-        customer_email, description, metadata: what they read from here on; null and {} where none were given.
+        customer_email, description, metadata: their values from here on; null and {} where none had been given.
     """
 
     TOPIC = "order.personal_data_erased"
@@ -229,11 +233,11 @@ class PersonalDataErased(OrderFact):
 
 
 class PaymentRequested(OrderFact):
-    """The merchant asked to be paid.
+    """The merchant requested the payment of the order.
 
     Attributes:
         attempt: 1 for the first payment of the order, one more for each that follows a failed one.
-        transaction_id: the transaction that it opens: the authorization where capture is manual, else the capture.
+        transaction_id: the transaction that it opens: an authorization if capture is manual, else a capture.
         routing: why this processor.
         payment_method: `{type, token}` as the client gave it; tokens only, never card data.
     """
@@ -255,7 +259,7 @@ class PaymentRequested(OrderFact):
             processor=self.processor,
             capture=self.capture,
             amount=self.amount,
-            asked=Asked.by(self),
+            cause=Cause.of(self),
         )
         order.processor = self.processor
         order.processor_order_id = None
@@ -272,7 +276,7 @@ class PaymentProcessing(OrderFact):
     processor_order_id: str | None
 
     def fold(self, order: "Order") -> None:
-        order.learn(self).status = PaymentStatus.PROCESSING
+        order.learn_references(self).status = PaymentStatus.PROCESSING
 
 
 class PaymentActionRequired(OrderFact):
@@ -284,7 +288,7 @@ class PaymentActionRequired(OrderFact):
     redirect_url: str | None
 
     def fold(self, order: "Order") -> None:
-        payment = order.learn(self)
+        payment = order.learn_references(self)
         payment.status = PaymentStatus.REQUIRES_ACTION
         payment.redirect_url = self.redirect_url
 
@@ -300,24 +304,24 @@ class PaymentAuthorized(OrderFact):
     processor_transaction_id: str | None
 
     def fold(self, order: "Order") -> None:
-        payment = order.learn(self, processor_transaction_id=self.processor_transaction_id)
+        payment = order.learn_references(self, processor_transaction_id=self.processor_transaction_id)
         payment.status = PaymentStatus.AUTHORIZED
         order.settle_transaction(self.transaction_id, TransactionType.AUTHORIZATION, self)
 
 
 class PaymentReferenceFound(OrderFact):
-    """The processor's reference of a payment that has money, which nobody had reported, was learned since."""
+    """The processor's reference of a payment became known after its money was authorized or captured."""
 
     TOPIC = "payment.reference_found"
     attempt: int
     processor_order_id: str | None
 
     def fold(self, order: "Order") -> None:
-        order.learn(self)
+        order.learn_references(self)
 
 
 class PaymentCaptureRequested(OrderFact):
-    """The merchant asked for an authorized amount, or a part of it.
+    """The merchant requested the capture of an authorized amount, or of a part of it.
 
     Attributes:
         sequence: 1 for the order's first such request, one more for each that follows a failed one.
@@ -337,12 +341,12 @@ class PaymentCaptureRequested(OrderFact):
         order.operations[TransactionType.CAPTURE, self.sequence] = self.transaction_id
         payment = order.payments[self.attempt]
         payment.capture_pending = True
-        payment.asked = Asked.by(self)
+        payment.cause = Cause.of(self)
         order.open_transaction(self.transaction_id, TransactionType.CAPTURE, self)
 
 
 class ProcessorEventReceived(OrderFact):
-    """The processor told something of itself, by webhook. What follows from it are facts beside this one.
+    """The processor sent an event by webhook. What follows from it is recorded as further facts in the same append.
 
     Attributes:
         event_id: the processor's.
@@ -350,15 +354,15 @@ class ProcessorEventReceived(OrderFact):
         type: as the processor names it: `payment_intent.succeeded`.
         outcome: what it says of the payment (`requires_action`, `failed`, `authorized`, `cancelled`, `captured`),
             or of a refund (`refunded`, `refund_failed`).
-        attempt: the payment that it is about, None where it is none of the order's.
+        attempt: the payment that it is about; None if that is none of the order's, or not certain.
         processor_order_id, processor_transaction_id: the payment's references, as the event has them.
         amount: of the capture or refund, in minor units.
         amount_refunded: of the whole payment, so far.
         refund_reference: the processor's, of a refund.
-        refund_id: ours, where the processor kept it.
-        completes: whether the customer's action succeeded, for a workflow that waits to know; None where the
-            event does not end the waiting.
-        effect: `applied`, `none` (it told nothing new), `unmatched` or `contradiction`.
+        refund_id: ours, where the processor passes it on.
+        completes: tells a workflow that waits for the customer whether the payment succeeded; None if the event
+            does not end the waiting.
+        effect: `applied`, `none` (nothing new), `unmatched` or `contradiction`.
     """
 
     TOPIC = "order.processor_event_received"
@@ -387,27 +391,31 @@ class ProcessorEventReceived(OrderFact):
         if self.attempt is None or self.effect == "contradiction":
             return
         payment = order.payments[self.attempt]
-        if self.outcome == "captured":
-            names = (self.processor_order_id, self.processor_transaction_id)
-            payment.told_as.update(each for each in names if each is not None)
-        payment.told_refunded = max(payment.told_refunded, self.amount_refunded or 0)
+        payment.processor_refunded = max(payment.processor_refunded, self.amount_refunded or 0)
         if self.outcome not in {"refunded", "refund_failed"}:
-            payment.told.add(self.outcome)
+            payment.processor_outcomes.add(self.outcome)
         elif self.refund_reference is not None:
-            before = order.told_refunds.get(self.refund_reference)
-            order.told_refunds[self.refund_reference] = ToldRefund(
-                attempt=self.attempt,
-                amount=self.amount or (before.amount if before is not None else 0),
-                succeeded=self.outcome == "refunded" or (before is not None and before.succeeded),
-                failed=self.outcome == "refund_failed" or (before is not None and before.failed),
-                refund_id=self.refund_id or (before.refund_id if before is not None else None),
-                error_code=self.error_code or (before.error_code if before is not None else None),
-                error_message=self.error_message or (before.error_message if before is not None else None),
-            )
+            known = order.processor_refunds.get(self.refund_reference, ProcessorRefund(attempt=self.attempt))
+            order.processor_refunds[self.refund_reference] = self._add_to(known, attempt=self.attempt)
+        if self.outcome == "captured":
+            references = (self.processor_order_id, self.processor_transaction_id)
+            payment.capture_references.update(each for each in references if each is not None)
+
+    def _add_to(self, known: ProcessorRefund, *, attempt: int) -> ProcessorRefund:
+        """What is known of a refund, with what this event says of it."""
+        return ProcessorRefund(
+            attempt=attempt,
+            amount=self.amount or known.amount,
+            succeeded=known.succeeded or self.outcome == "refunded",
+            failed=known.failed or self.outcome == "refund_failed",
+            refund_id=self.refund_id or known.refund_id,
+            error_code=self.error_code or known.error_code,
+            error_message=self.error_message or known.error_message,
+        )
 
 
 def processor_event_key(processor: str, id: str) -> str:
-    """How an order remembers an event of a processor, or a body."""
+    """The key under which an order remembers a processor's event id, or the hash of a body."""
     return f"{processor}:{id}"
 
 
@@ -416,8 +424,8 @@ class PaymentCaptured(OrderFact):
 
     Attributes:
         amount_captured: of the whole order, after this.
-        authorizes: id of the attempt's pending authorization, which a capture proves; None where there is none.
-        closes: ids of pending voids of the attempt: they came too late.
+        authorizes: id of the attempt's pending authorization, which the capture shows to have succeeded.
+        closes: ids of the attempt's pending voids, which came too late.
     """
 
     TOPIC = "payment.captured"
@@ -432,7 +440,7 @@ class PaymentCaptured(OrderFact):
     closes: list[str]
 
     def fold(self, order: "Order") -> None:
-        payment = order.learn(self, processor_transaction_id=self.processor_transaction_id)
+        payment = order.learn_references(self, processor_transaction_id=self.processor_transaction_id)
         payment.status = PaymentStatus.CAPTURED
         payment.capture_pending = False
         order.processor = self.processor
@@ -441,7 +449,7 @@ class PaymentCaptured(OrderFact):
         order.settle_transaction(self.transaction_id, TransactionType.CAPTURE, self)
         if self.authorizes is not None:
             order.transactions[self.authorizes].succeed(processor_transaction_id=None)
-        order.close(
+        order.fail_transactions(
             self.closes, error_code="already_captured", error_message="The payment was captured already"
         )
 
@@ -461,7 +469,7 @@ class PaymentCaptureFailed(OrderFact):
 
 
 class PaymentVoidRequested(OrderFact):
-    """An authorization is to be given back: the merchant cancelled, or another attempt was captured."""
+    """An authorization is to be released: the merchant cancelled, or another attempt was captured."""
 
     TOPIC = "payment.void_requested"
     attempt: int
@@ -475,7 +483,7 @@ class PaymentVoidRequested(OrderFact):
     def fold(self, order: "Order") -> None:
         order.voids_requested = self.sequence
         order.operations[TransactionType.VOID, self.sequence] = self.transaction_id
-        order.payments[self.attempt].asked = Asked.by(self)
+        order.payments[self.attempt].cause = Cause.of(self)
         order.open_transaction(self.transaction_id, TransactionType.VOID, self)
 
 
@@ -497,7 +505,7 @@ class PaymentVoided(OrderFact):
     def fold(self, order: "Order") -> None:
         order.payments[self.attempt].status = PaymentStatus.CANCELLED
         order.settle_transaction(self.transaction_id, TransactionType.VOID, self)
-        order.close(self.closes, error_code="cancelled", error_message="The authorization was voided")
+        order.fail_transactions(self.closes, error_code="cancelled", error_message="The authorization was voided")
 
 
 class PaymentVoidFailed(OrderFact):
@@ -529,10 +537,10 @@ class PaymentFailed(OrderFact):
     closes: list[str]
 
     def fold(self, order: "Order") -> None:
-        order.learn(self).status = PaymentStatus.FAILED
+        order.learn_references(self).status = PaymentStatus.FAILED
         if order.status is OrderStatus.FAILED:
             order.last_error = LastError(code=self.error_code, message=self.error_message)
-        order.close(self.closes, error_code=self.error_code, error_message=self.error_message)
+        order.fail_transactions(self.closes, error_code=self.error_code, error_message=self.error_message)
 
 
 class PaymentCancelRequested(OrderFact):
@@ -544,7 +552,7 @@ class PaymentCancelRequested(OrderFact):
     def fold(self, order: "Order") -> None:
         payment = order.payments[self.attempt]
         payment.cancel_requested = True
-        payment.asked = Asked.by(self)
+        payment.cause = Cause.of(self)
 
 
 class PaymentCancelled(OrderFact):
@@ -560,15 +568,15 @@ class PaymentCancelled(OrderFact):
 
     def fold(self, order: "Order") -> None:
         order.payments[self.attempt].status = PaymentStatus.CANCELLED
-        order.close(self.closes, error_code="cancelled", error_message="The payment was cancelled")
+        order.fail_transactions(self.closes, error_code="cancelled", error_message="The payment was cancelled")
 
 
 class RefundRequested(OrderFact):
-    """Money is to be given back.
+    """A refund was requested here.
 
     Attributes:
         refund_id: also the id of the transaction that it opens.
-        capture_id: the captured transaction that it gives back from.
+        capture_id: the transaction that is refunded.
         processor_order_id: of the attempt that captured.
     """
 
@@ -589,11 +597,11 @@ class RefundRequested(OrderFact):
 
 
 class RefundDiscovered(OrderFact):
-    """Money is given back that nobody asked for here: in the processor's own dashboard.
+    """The processor reported a refund that was not requested here, but for example in its own dashboard.
 
     Attributes:
         refund_id: also the id of the transaction that it opens.
-        capture_id: the captured transaction that it gives back from.
+        capture_id: the transaction that is refunded.
     """
 
     TOPIC = "refund.discovered"
@@ -613,7 +621,7 @@ class RefundDiscovered(OrderFact):
 
 
 class RefundSucceeded(OrderFact):
-    """The processor gave the money back.
+    """The processor made a refund.
 
     Attributes:
         amount_refunded: of the whole order, after this.
@@ -632,7 +640,7 @@ class RefundSucceeded(OrderFact):
 
 
 class RefundFailed(OrderFact):
-    """The processor refused a refund; its amount is free to be refunded again."""
+    """The processor refused a refund; its amount can be refunded again."""
 
     TOPIC = "refund.failed"
     refund_id: str
@@ -646,13 +654,14 @@ class RefundFailed(OrderFact):
 
 
 SAME_REFUND = "same_refund"
+"""The error code of a discovered refund that turned out to be one that is on record already."""
 
 
 class RefundReversed(OrderFact):
-    """A refund that the processor had made came back: the customer has not got the money.
+    """A refund that the processor had made was returned: the customer does not have the money.
 
-    Also of one that it told of only when it had come back, and that never counted; and of one that was discovered
-    and turned out to be another that is known (SAME_REFUND).
+    Also recorded for a refund that became known only when it was returned, and was never counted; and for a discovered
+    refund that turned out to be one that is on record already (SAME_REFUND).
 
     Attributes:
         amount_refunded: of the whole order, after this.
@@ -721,16 +730,17 @@ class Order(Stream):
         self.captures_requested = 0
         self.voids_requested = 0
         self.operations: dict[tuple[TransactionType, int], str] = {}
-        """The transaction that each request to capture or void opened, by its kind and sequence."""
+        """The id of the transaction that each request to capture or void opened, by its type and sequence."""
         self.payments: dict[int, Payment] = {}
         self.transactions: dict[str, Transaction] = {}
         self.processor_events: dict[str, str] = {}
-        """What became of each event of a processor, by `processor_event_key`."""
-        self.told_refunds: dict[str, ToldRefund] = {}
+        """The effect of each event received from a processor, by `processor_event_key`."""
+        self.processor_refunds: dict[str, ProcessorRefund] = {}
+        """By the processor's reference of the refund."""
 
     @property
     def attempt(self) -> int:
-        """How many times the order was paid or tried to: 0 before the first payment."""
+        """Number of the latest attempt to pay the order, 0 before the first."""
         return len(self.payments)
 
     @property
@@ -740,26 +750,26 @@ class Order(Stream):
 
     @property
     def refundable(self) -> int:
-        """What can still be given back; pending refunds count as given."""
+        """What can still be refunded; pending refunds count as made."""
         return sum(self.refundable_of(t) for t in self.transactions.values())
 
     def refundable_of(self, transaction: Transaction) -> int:
-        """What can still be given back of one captured transaction, 0 of any other."""
+        """What can still be refunded of a captured transaction; 0 for any other."""
         if (
             transaction.type is not TransactionType.CAPTURE
             or transaction.status is not TransactionStatus.SUCCESS
         ):
             return 0
-        given = sum(
+        refunded = sum(
             t.amount
             for t in self.transactions.values()
             if t.refunds == transaction.id and t.status is not TransactionStatus.FAILED
         )
-        # The processor may tell of a refund beside one that is pending here: together they may be too much.
-        return max(0, transaction.amount - given)
+        # The processor may report a refund beside one that is pending here: together they may exceed the capture.
+        return max(0, transaction.amount - refunded)
 
-    def asked_for(self, operation: tuple[TransactionType, int] | None) -> Transaction | None:
-        """The transaction that a request to capture or void opened; None where there was no such request."""
+    def requested_transaction(self, operation: tuple[TransactionType, int] | None) -> Transaction | None:
+        """The transaction that a request to capture or void opened, by its key in `operations`; None if there is none."""
         id = None if operation is None else self.operations.get(operation)
         return None if id is None else self.transactions[id]
 
@@ -774,16 +784,16 @@ class Order(Stream):
     def other_payments(self, payment: Payment) -> list[Payment]:
         return [each for each in self.payments.values() if each is not payment]
 
-    def nameless_beside(self, payment: Payment) -> list[Payment]:
-        """Other payments at the same processor of which no reference is known."""
+    def others_without_reference(self, payment: Payment) -> list[Payment]:
+        """Other payments at the same processor whose reference there is not known."""
         return [
             each
             for each in self.other_payments(payment)
             if each.processor == payment.processor and each.processor_order_id is None
         ]
 
-    def learn(self, fact: Any, *, processor_transaction_id: str | None = None) -> Payment:
-        """The payment a fact is about, with the processor's references where the fact brings any."""
+    def learn_references(self, fact: Any, *, processor_transaction_id: str | None = None) -> Payment:
+        """Take over the processor's references that a fact carries; return the payment that it is about."""
         payment = self.payments[fact.attempt]
         if fact.processor_order_id is not None:
             payment.processor_order_id = self.processor_order_id = fact.processor_order_id
@@ -800,7 +810,7 @@ class Order(Stream):
                 attempt=fact.attempt,
                 amount=fact.amount,
                 created_at=fact.timestamp,
-                asked=Asked.by(fact),
+                cause=Cause.of(fact),
             )
         transaction.amount = fact.amount
         return transaction
@@ -812,7 +822,7 @@ class Order(Stream):
         self.transactions[id].fail(error_code=fact.error_code, error_message=fact.error_message)
         self.last_error = LastError(code=fact.error_code, message=fact.error_message)
 
-    def close(self, ids: list[str], *, error_code: str | None, error_message: str | None) -> None:
+    def fail_transactions(self, ids: list[str], *, error_code: str | None, error_message: str | None) -> None:
         for id in ids:
             transaction = self.transactions[id]
             transaction.fail(error_code=error_code, error_message=error_message)

@@ -297,7 +297,7 @@ def _may_be_another_s(order: Order, payment: Payment, theirs: ProcessorPayment) 
     """
     if theirs.attempt_known:
         return False
-    nameless = order.nameless_beside(payment)
+    nameless = order.others_without_reference(payment)
     if theirs.status == "captured":
         return any(each.status is PaymentStatus.CAPTURED for each in nameless)
     return bool(nameless) and theirs.status in {"failed", "cancelled"} and not payment.is_over
@@ -381,7 +381,7 @@ def _undone(order: Order, payment: Payment, theirs: ProcessorPayment | None) -> 
 def _is_unheard_of(payment: Payment) -> bool:
     """Whether nothing says that the processor ever had the payment: only then is its not knowing it believed."""
     references = {payment.processor_order_id, payment.processor_transaction_id} - {None}
-    return payment.status is PaymentStatus.PROCESSING and not references and not payment.told
+    return payment.status is PaymentStatus.PROCESSING and not references and not payment.processor_outcomes
 
 
 def _is_cancellation(fact: StreamEvent, payment: Payment) -> bool:
@@ -528,7 +528,7 @@ def _is_held_after_all(order: Order, payment: Payment, theirs: ProcessorPayment,
         and theirs.status == "authorized"
         and awaits_capture(payment)
         and reference is not None
-        and not any(each.processor_order_id is None or each.names(reference) for each in others)
+        and not any(each.processor_order_id is None or each.has_reference(reference) for each in others)
         and order.modified_on < before
     )
 

@@ -255,7 +255,7 @@ class _Teller:
 
     def pending_transaction(self, transaction: Transaction) -> Iterator[str]:
         """A capture, void or refund that was asked for. What a payment opens with is told with the payment."""
-        [*_, fact] = (each for each in self.facts if each.reference == transaction.asked.event)
+        [*_, fact] = (each for each in self.facts if each.reference == transaction.cause.event)
         at = named(self.order.payments[transaction.attempt].processor)
         amount, ago = self.money(transaction.amount), self.ago(fact)
         match fact:

@@ -206,7 +206,7 @@ def rows_from_order(order: Order) -> list[TransactionRow]:
             reason=each.reason,
             refunds=UUID(each.refunds) if each.refunds is not None else None,
             created_at=each.created_at,
-            correlation_id=each.asked.correlation_id,
+            correlation_id=each.cause.correlation_id,
             version=order.version,
         )
         for each in order.transactions.values()

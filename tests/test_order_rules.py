@@ -96,7 +96,7 @@ class OrderMachine(RuleBasedStateMachine):
     @rule(data=st.data(), status=st.sampled_from(["captured", "failed"]))
     def report_an_operation(self, data: st.DataObject, status: str) -> None:
         """Of a capture or void, however long ago it was asked for: a refusal is of this one alone."""
-        asked = self.order.asked_for(data.draw(st.sampled_from(sorted(self.order.operations))))
+        asked = self.order.requested_transaction(data.draw(st.sampled_from(sorted(self.order.operations))))
         assert asked is not None
         if status == "captured" and asked.attempt not in self.taken:
             captures = asked.type is TransactionType.CAPTURE
