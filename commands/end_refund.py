@@ -15,7 +15,7 @@ from payloops.events.orders import (
 def succeed_refund(
     order: Order, refund_id: str, *, processor_transaction_id: str | None, by: Metadata
 ) -> None:
-    """Record that money was given back. See `told_refunds` for one that had been reported failed before.
+    """Record that money was given back. See `processor_refunds` for one that had been reported failed before.
 
     Raises:
         ContradictsRecord: more would be refunded than was captured.

@@ -5,7 +5,7 @@ consequences in the same append, so that each event takes effect once. Rules bey
 make the result independent of the order of arrival:
 - an event that ranks below one received earlier for the same payment changes nothing:
   captured > cancelled > authorized > failed, requires_action;
-- what is reported of refunds before the capture is known waits for the capture (`settle_told_refunds`);
+- what is reported of refunds before the capture is known waits for the capture (`record_processor_refunds`);
 - another amount than is on record as captured, or than a refund was asked for, changes nothing, and is a contradiction
   for people to look at.
 """
@@ -20,7 +20,7 @@ import structlog
 from payloops.commands.change_order import change_order, insist
 from payloops.commands.processor_events import DONE, Effect, keep_processor_event, note_effect
 from payloops.commands.refusals import OrderNotFound
-from payloops.commands.told_refunds import capture_of, settle_told_refunds
+from payloops.commands.processor_refunds import capture_of, record_processor_refunds
 from payloops.commands.update_order_status import (
     fail_payment,
     report_action_required,
@@ -303,7 +303,7 @@ def _is_meant(payment: Payment, event: ProcessorEvent) -> bool:
 
 def _follow(order: Order, payment: Payment, event: ProcessorEvent, *, by: Metadata) -> bool:
     if event.outcome in {"refunded", "refund_failed"}:
-        return settle_told_refunds(order, payment, amount_refunded=event.amount_refunded, by=by)
+        return record_processor_refunds(order, payment, amount_refunded=event.amount_refunded, by=by)
     assert event.outcome is not None
     if any(WEIGHT[told] > WEIGHT[event.outcome] for told in payment.processor_outcomes):
         return True

@@ -18,7 +18,7 @@ from payloops.commands.change_order import change_order, load_order
 from payloops.commands.client_secrets import ClientSecrets
 from payloops.commands.refund_payment import refund_from
 from payloops.commands.refusals import OrderMovedOn, UnknownAttempt
-from payloops.commands.told_refunds import settle_told_refunds
+from payloops.commands.processor_refunds import record_processor_refunds
 from payloops.events.event_store import EventStore
 from payloops.events.metadata import Metadata
 from payloops.events.orders import (
@@ -334,7 +334,7 @@ def report_captured(
     latest = order.payment
     if latest is not None and latest is not payment:
         _stop(order, latest, by=by)
-    settle_told_refunds(order, payment, amount_refunded=payment.processor_refunded, by=by)
+    record_processor_refunds(order, payment, amount_refunded=payment.processor_refunded, by=by)
 
 
 def _asked_amount(order: Order, payment: Payment, asked: Transaction | None) -> int:

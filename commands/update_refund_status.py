@@ -6,11 +6,11 @@ from uuid import UUID
 from payloops.commands.change_order import change_order
 from payloops.commands.end_refund import fail_refund
 from payloops.commands.refusals import UnknownRefund
-from payloops.commands.told_refunds import (
-    failure_told,
-    make_pending_refunds,
-    make_refund,
-    settle_told_refunds,
+from payloops.commands.processor_refunds import (
+    find_reported_failure,
+    complete_pending_refunds,
+    complete_refund,
+    record_processor_refunds,
 )
 from payloops.events.event_store import EventStore
 from payloops.events.metadata import Metadata
@@ -57,13 +57,13 @@ async def update_refunded_amount(
     order_id: UUID,
     attempt: int,
     amount_refunded: int,
-    asked_before: datetime,
+    requested_before: datetime,
     by: Metadata,
 ) -> None:
     """Record what a processor, when asked, says was refunded of a payment in all, where that is more than known.
 
     Args:
-        asked_before: refunds that are under way for longer are taken for made, where it has all of them in it.
+        requested_before: refunds that are under way for longer are taken for made, where it has all of them in it.
 
     Raises:
         OrderNotFound.
@@ -71,9 +71,9 @@ async def update_refunded_amount(
 
     def decide(order: Order) -> None:
         payment = order.payments[attempt]
-        settle_told_refunds(order, payment, amount_refunded=amount_refunded, by=by)
-        make_pending_refunds(
-            order, payment, amount_refunded=amount_refunded, asked_before=asked_before, by=by
+        record_processor_refunds(order, payment, amount_refunded=amount_refunded, by=by)
+        complete_pending_refunds(
+            order, payment, amount_refunded=amount_refunded, requested_before=requested_before, by=by
         )
 
     await change_order(store, order_id=order_id, merchant_id=None, decide=decide)
@@ -94,9 +94,9 @@ def report_refund(
     Raises:
         ContradictsRecord: more would be refunded than was captured.
     """
-    failure = failure_told(order, refund_id, reference=processor_transaction_id)
+    failure = find_reported_failure(order, refund_id, reference=processor_transaction_id)
     if succeeded and failure is None:
-        make_refund(order, refund_id, processor_transaction_id=processor_transaction_id, by=by)
+        complete_refund(order, refund_id, processor_transaction_id=processor_transaction_id, by=by)
     else:
         fail_refund(
             order,
@@ -107,4 +107,4 @@ def report_refund(
             by=by,
         )
     payment = order.payments[order.transactions[refund_id].attempt]
-    settle_told_refunds(order, payment, amount_refunded=None, by=by)
+    record_processor_refunds(order, payment, amount_refunded=None, by=by)

@@ -495,7 +495,7 @@ async def _record(
                 order_id=order.id,
                 attempt=payment.attempt,
                 amount_refunded=theirs.amount_refunded,
-                asked_before=stuck_before,
+                requested_before=stuck_before,
                 by=by,
             )
         )

@@ -20,7 +20,7 @@ from payloops.commands.capture_payment import request_capture
 from payloops.commands.end_refund import fail_refund, succeed_refund
 from payloops.commands.receive_processor_event import Outcome, ProcessorEvent, receive
 from payloops.commands.refund_payment import request_refund
-from payloops.commands.told_refunds import make_pending_refunds, settle_told_refunds
+from payloops.commands.processor_refunds import complete_pending_refunds, record_processor_refunds
 from payloops.commands.update_order_status import report_authorized, report_captured, report_failed
 from payloops.commands.update_refund_status import report_refund
 from payloops.events.orders import (
@@ -359,7 +359,7 @@ def test_refunds_made_there_and_refunds_that_started_here_are_told_apart(
         if step == "workflow":
             reference = "re_ours" if referenced else None
             succeed_refund(order, ours.id, processor_transaction_id=reference, by=BY)
-            settle_told_refunds(order, order.payments[1], amount_refunded=None, by=BY)
+            record_processor_refunds(order, order.payments[1], amount_refunded=None, by=BY)
         else:
             receive(order, cast("ProcessorEvent", step), by=BY)
     assert order.amount_refunded == ours_amount + theirs
@@ -372,7 +372,7 @@ def test_a_refund_there_that_was_taken_for_ours_comes_out_when_ours_fails() -> N
     receive(order, refunded("re_theirs", 300), by=BY)
     assert order.amount_refunded == 0
     fail_refund(order, ours.id, processor_transaction_id=None, error_code="no", error_message=None, by=BY)
-    settle_told_refunds(order, order.payments[1], amount_refunded=None, by=BY)
+    record_processor_refunds(order, order.payments[1], amount_refunded=None, by=BY)
     assert refunds(order) == [(300, "failed"), (300, "success")]
 
 
@@ -402,7 +402,7 @@ def test_refunds_of_one_of_two_charges_are_not_counted_of_the_other() -> None:
     receive(order, refunded("re_2", 300, **second), by=BY)
     assert refunds(order) == sorted([*before, (300, "success")])
     for payment in order.payments.values():
-        settle_told_refunds(order, payment, amount_refunded=None, by=BY)
+        record_processor_refunds(order, payment, amount_refunded=None, by=BY)
     assert refunds(order) == sorted([*before, (300, "success")])
 
 
@@ -412,7 +412,7 @@ def test_a_sum_makes_no_refund_of_ours_where_one_failed_that_may_be_in_it() -> N
     failed = told("refund_failed", event_id="evt_failed", refund_reference="re_1", amount=300)
     receive(order, failed, by=BY)
     later = ours.created_at + timedelta(hours=1)
-    make_pending_refunds(order, order.payments[1], amount_refunded=300, asked_before=later, by=BY)
+    complete_pending_refunds(order, order.payments[1], amount_refunded=300, requested_before=later, by=BY)
     assert order.amount_refunded == 0
 
 
