@@ -317,7 +317,7 @@ def _follow(order: Order, payment: Payment, event: ProcessorEvent, *, by: Metada
     }
     match event.outcome:
         case "captured":
-            report_captured(order, payment, captured=event.amount, asked=None, **references, by=by)
+            report_captured(order, payment, captured=event.amount, requested=None, **references, by=by)
         case "authorized" if not awaits_capture(payment):
             report_processing(order, payment, processor_order_id=references["processor_order_id"], by=by)
         case "authorized":

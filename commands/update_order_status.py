@@ -1,4 +1,4 @@
-"""Applies what a processor reports of a payment, through a workflow's activity or by webhook.
+"""Applies what a processor reports about a payment: through a workflow's activity, by webhook, or when asked.
 
 Reports arrive late, twice and out of order. The rules:
 - a repeated or outdated report changes nothing;
@@ -8,7 +8,6 @@ Reports arrive late, twice and out of order. The rules:
 - a charge counts once, however many attempts it is reported for.
 """
 
-from functools import partial
 from uuid import UUID
 
 from uuid_utils.compat import uuid7
@@ -68,90 +67,70 @@ async def update_order_status(
 
     Args:
         status: `processing`, `requires_action`, `authorized`, `captured`, `failed` or `cancelled`; or `expired`: an
-            authorization is over that nobody here asked to release, and what was asked for under it.
-        client_secret: lets the customer's browser finish the payment; it goes to `client_secrets`, never into an
-            event.
-        amount: what was captured, in minor units, where the processor says it.
-        attempt: the payment meant; where None, that of the operation, else the one with these references at the
-            processor, else the latest.
-        operation: the capture or void that is reported of, as `Order.operations` has it.
-        as_of: the order's version when the processor was asked, where the answer counts only if nothing came since.
+            authorization ended that nobody here asked to release, and whatever was requested under it.
+        operation: the capture or void that is reported on, by its key in `Order.operations`.
+        attempt: else the payment that is reported on. If None, it is the one with these references, else the latest.
+        client_secret: lets the customer's browser complete the payment; kept in `client_secrets`, never in an event.
+        amount: what was captured, in minor units, if the processor says.
+        as_of: version of the order when the processor was asked: if it has changed since, the answer may be outdated.
 
     Raises:
-        OrderNotFound, UnknownAttempt, OrderMovedOn.
+        OrderNotFound, UnknownAttempt.
+        OrderMovedOn: the order is not at `as_of` any more.
     """
+    references = {
+        "processor_order_id": processor_order_id,
+        "processor_transaction_id": processor_transaction_id,
+    }
+    error = {"error_code": error_code, "error_message": error_message}
 
-    def payment_of(order: Order) -> Payment:
-        asked = order.requested_transaction(operation)
-        return find_payment(
-            order,
-            attempt=attempt if asked is None else asked.attempt,
-            processor_order_id=processor_order_id,
-            processor_transaction_id=processor_transaction_id,
-        )
+    def subject(order: Order) -> tuple[Payment, Transaction | None]:
+        """The payment that is reported on, and the capture or void, if it is one."""
+        requested = order.requested_transaction(operation)
+        number = attempt if requested is None else requested.attempt
+        return find_payment(order, attempt=number, **references), requested
 
     def decide(order: Order) -> None:
-        _refuse_outdated(order, as_of=as_of)
-        payment, asked = payment_of(order), order.requested_transaction(operation)
-        who = payment.cause.apply_to(by)
+        if as_of not in (None, order.version):
+            raise OrderMovedOn(order.id)
+        payment, requested = subject(order)
+        caused = payment.cause.apply_to(by)
         match status:
             case "processing":
-                report_processing(order, payment, processor_order_id=processor_order_id, by=who)
+                report_processing(order, payment, processor_order_id=processor_order_id, by=caused)
             case "requires_action":
                 report_action_required(
-                    order, payment, processor_order_id=processor_order_id, redirect_url=redirect_url, by=who
+                    order, payment, processor_order_id=processor_order_id, redirect_url=redirect_url, by=caused
                 )
             case "authorized":
-                report_authorized(
-                    order,
-                    payment,
-                    processor_order_id=processor_order_id,
-                    processor_transaction_id=processor_transaction_id,
-                    by=who,
-                )
+                report_authorized(order, payment, **references, by=caused)
             case "captured":
                 report_captured(
-                    order,
-                    payment,
-                    processor_order_id=processor_order_id,
-                    processor_transaction_id=processor_transaction_id,
-                    captured=amount,
-                    asked=asked,
-                    by=who,
+                    order, payment, **references, captured=amount, requested=requested, by=caused
                 )
-            case "failed" | "expired":
+            case "failed":
                 own = attempt is not None and operation is None and as_of is None
-                report = partial(report_failed, asked=asked, own=own) if status == "failed" else fail_payment
-                report(
-                    order,
-                    payment,
-                    processor_order_id=processor_order_id,
-                    processor_transaction_id=processor_transaction_id,
-                    error_code=error_code,
-                    error_message=error_message,
-                    by=who,
+                report_failed(
+                    order, payment, **references, **error, requested=requested, by_own_workflow=own, by=caused
                 )
+            case "expired":
+                fail_payment(order, payment, **references, **error, by=caused)
             case "cancelled":
-                report_cancelled(order, payment, processor_transaction_id=processor_transaction_id, by=who)
+                report_cancelled(order, payment, processor_transaction_id=processor_transaction_id, by=caused)
             case _:
                 raise ValueError(f"no such status: {status}")
 
     if client_secret is not None and client_secrets is not None:
-        # Before the fact is told: whoever hears of it and asks for the secret has to find it.
-        order = await load_order(store, order_id=order_id)
-        await client_secrets.keep(order_id=order_id, attempt=payment_of(order).attempt, secret=client_secret)
+        # Stored before the event is appended: whoever learns of the event and asks for the secret must find it.
+        payment, _ = subject(await load_order(store, order_id=order_id))
+        await client_secrets.keep(order_id=order_id, attempt=payment.attempt, secret=client_secret)
     await change_order(store, order_id=order_id, merchant_id=None, decide=decide)
-
-
-def _refuse_outdated(order: Order, *, as_of: int | None) -> None:
-    if as_of not in (None, order.version):
-        raise OrderMovedOn(order.id)
 
 
 async def learn_reference(
     store: EventStore, *, order_id: UUID, attempt: int, processor_order_id: str, by: Metadata
 ) -> None:
-    """Record what a processor, when asked for this payment, calls it.
+    """Record a processor's reference of a payment, learned by asking the processor.
 
     Raises:
         OrderNotFound.
@@ -164,7 +143,7 @@ async def learn_reference(
 
 
 def report_reference(order: Order, payment: Payment, *, processor_order_id: str, by: Metadata) -> None:
-    """Record what the processor calls a payment that has money, where nobody had said; never another payment's."""
+    """Record the reference of an authorized or captured payment that has none, unless it is another payment's."""
     if (
         payment.status in {PaymentStatus.AUTHORIZED, PaymentStatus.CAPTURED}
         and payment.processor_order_id is None
@@ -186,7 +165,7 @@ def find_payment(
     processor_order_id: str | None = None,
     processor_transaction_id: str | None = None,
 ) -> Payment:
-    """The payment that a processor speaks of: by attempt, by its references, else the latest.
+    """The payment that a processor reports on: by attempt, by its references, else the latest.
 
     Raises:
         UnknownAttempt.
@@ -211,7 +190,7 @@ def find_payment(
 def report_processing(
     order: Order, payment: Payment, *, processor_order_id: str | None, by: Metadata
 ) -> None:
-    """The processor has the payment: news where its reference is new, or after the customer's action."""
+    """The processor has the payment. This is news if its reference is new, or the customer has acted."""
     news = payment.status is PaymentStatus.REQUIRES_ACTION or processor_order_id not in (
         None,
         payment.processor_order_id,
@@ -220,7 +199,7 @@ def report_processing(
         order.record(
             PaymentProcessing,
             by=by,
-            status=_unless_superseded(order, payment, OrderStatus.PROCESSING),
+            status=_order_status(order, payment, OrderStatus.PROCESSING),
             attempt=payment.attempt,
             processor_order_id=processor_order_id,
         )
@@ -234,7 +213,7 @@ def report_action_required(
     redirect_url: str | None,
     by: Metadata,
 ) -> None:
-    """The customer has to act. A repeated report is news only where it brings another address."""
+    """The customer has to act. A repeated report is news only if it brings another address."""
     repeated = payment.status is PaymentStatus.REQUIRES_ACTION and redirect_url in (
         None,
         payment.redirect_url,
@@ -243,7 +222,7 @@ def report_action_required(
         order.record(
             PaymentActionRequired,
             by=by,
-            status=_unless_superseded(order, payment, OrderStatus.REQUIRES_ACTION),
+            status=_order_status(order, payment, OrderStatus.REQUIRES_ACTION),
             attempt=payment.attempt,
             processor_order_id=processor_order_id,
             redirect_url=redirect_url,
@@ -258,21 +237,21 @@ def report_authorized(
     processor_transaction_id: str | None,
     by: Metadata,
 ) -> None:
-    """The processor holds the money; accepted late, too, from a payment that had failed.
+    """The processor holds the money. Accepted also for a payment that was reported as failed before.
 
-    An authorization that nobody wants any more (the order was cancelled or paid otherwise) is voided. One that
-    the processor told to be over, by an event that was faster than this, is not believed any more.
+    An authorization that nobody wants any more (the order was cancelled, or paid by another attempt) is voided. The
+    report is ignored if the processor's own event, which was faster, already said that the payment was cancelled.
     """
     is_news = payment.is_open or payment.status is PaymentStatus.FAILED
     if not is_news or "cancelled" in payment.processor_outcomes:
         return
-    wanted = _moves(order, payment) and order.status is not OrderStatus.CANCELLED
+    wanted = _affects_order_status(order, payment) and order.status is not OrderStatus.CANCELLED
     order.record(
         PaymentAuthorized,
         by=by,
         status=(OrderStatus.AUTHORIZED if wanted else order.status).value,
         attempt=payment.attempt,
-        transaction_id=_opened(order, payment, TransactionType.AUTHORIZATION),
+        transaction_id=_pending_or_new_id(order, payment, TransactionType.AUTHORIZATION),
         amount=payment.amount,
         processor_order_id=processor_order_id,
         processor_transaction_id=processor_transaction_id,
@@ -288,18 +267,18 @@ def report_captured(
     processor_order_id: str | None,
     processor_transaction_id: str | None,
     captured: int | None = None,
-    asked: Transaction | None = None,
+    requested: Transaction | None = None,
     by: Metadata,
 ) -> None:
-    """The money was taken: accepted from every state but captured.
+    """The processor captured the money: accepted in every state but captured.
 
     Args:
-        captured: how much, where the processor says it; else what was asked for.
-        asked: the capture or void that is reported of, where it is one.
+        captured: how much, if the processor says; otherwise the requested amount is recorded.
+        requested: the capture or void that is reported on, if it is one.
     """
     if payment.status is PaymentStatus.CAPTURED:
         return
-    if _is_another_s(order, payment, processor_transaction_id):
+    if _is_charge_of_another_attempt(order, payment, processor_transaction_id):
         fail_payment(
             order,
             payment,
@@ -311,8 +290,8 @@ def report_captured(
         )
         return
     duplicate = order.amount_captured > 0
-    capture_id = _opened(order, payment, TransactionType.CAPTURE)
-    amount = _asked_amount(order, payment, asked) if captured is None else captured
+    capture_id = _pending_or_new_id(order, payment, TransactionType.CAPTURE)
+    amount = _requested_amount(order, payment, requested) if captured is None else captured
     total = order.amount_captured + amount
     authorizations = order.pending(payment.attempt, TransactionType.AUTHORIZATION)
     order.record(
@@ -333,14 +312,16 @@ def report_captured(
         refund_from(order, order.transactions[capture_id], amount=amount, reason=DUPLICATE_REASON, by=by)
     latest = order.payment
     if latest is not None and latest is not payment:
-        _stop(order, latest, by=by)
+        _stop_attempt(order, latest, by=by)
     record_processor_refunds(order, payment, amount_refunded=payment.processor_refunded, by=by)
 
 
-def _asked_amount(order: Order, payment: Payment, asked: Transaction | None) -> int:
-    """What was to be captured: by the latest request where none is named, also where that was said to be refused."""
-    if asked is not None and asked.type is TransactionType.CAPTURE:
-        return asked.amount
+def _requested_amount(order: Order, payment: Payment, requested: Transaction | None) -> int:
+    """The amount of the capture that is reported on; else of the payment's latest capture request, which may have been
+    reported as refused; else of the payment.
+    """
+    if requested is not None and requested.type is TransactionType.CAPTURE:
+        return requested.amount
     requests = [
         order.transactions[id]
         for (kind, _), id in order.operations.items()
@@ -349,8 +330,8 @@ def _asked_amount(order: Order, payment: Payment, asked: Transaction | None) -> 
     return next((t.amount for t in reversed(requests) if t.attempt == payment.attempt), payment.amount)
 
 
-def _is_another_s(order: Order, payment: Payment, charge: str | None) -> bool:
-    """Whether a charge, by its reference, is what another attempt was captured with."""
+def _is_charge_of_another_attempt(order: Order, payment: Payment, charge: str | None) -> bool:
+    """Whether another attempt is on record as captured by the charge with this reference."""
     return charge is not None and any(
         other.status is PaymentStatus.CAPTURED
         and (other.processor, other.processor_transaction_id) == (payment.processor, charge)
@@ -366,25 +347,26 @@ def report_failed(
     processor_transaction_id: str | None,
     error_code: str | None,
     error_message: str | None,
-    asked: Transaction | None = None,
-    own: bool = False,
+    requested: Transaction | None = None,
+    by_own_workflow: bool = False,
     by: Metadata,
 ) -> None:
-    """The processor refused: a payment, or the capture or void of an authorized one, which then stands.
+    """The processor refused a payment, or the capture or void of an authorized one, which then stays authorized.
 
-    A payment that failed after the merchant had asked to cancel it ends the order as cancelled.
+    A payment that fails after the merchant asked to cancel it leaves the order cancelled.
 
     Args:
-        asked: the capture or void that is reported of, where it is one.
-        own: whether the payment's own workflow reports it, which may only have waited for too long: where the
-            processor holds the money by its own word, or is asked for it already, that outweighs it.
+        requested: the capture or void that is reported on, if it is one.
+        by_own_workflow: whether the payment's own workflow reports this. It may merely have stopped waiting for the
+            customer, so it is ignored if the processor's own event said that it holds the money, or if a capture or
+            void is under way.
     """
-    if own and ("authorized" in payment.processor_outcomes or _operations(order, payment)):
+    operation = _pending_operation(order, payment)
+    if by_own_workflow and ("authorized" in payment.processor_outcomes or operation is not None):
         return
-    if asked is None:
-        asked = next(iter(_operations(order, payment)), None)
-    if asked is not None:
-        _report_refused(order, asked, error_code=error_code, error_message=error_message, by=by)
+    refused = requested or operation
+    if refused is not None:
+        _record_refusal(order, refused, error_code=error_code, error_message=error_message, by=by)
         return
     fail_payment(
         order,
@@ -397,31 +379,31 @@ def report_failed(
     )
 
 
-def _operations(order: Order, payment: Payment) -> list[Transaction]:
-    """The capture or void of an authorized payment that is under way."""
+def _pending_operation(order: Order, payment: Payment) -> Transaction | None:
+    """The capture or void of an authorized payment that is under way, if there is one."""
     if payment.status is not PaymentStatus.AUTHORIZED:
-        return []
+        return None
     kind = TransactionType.CAPTURE if payment.capture_pending else TransactionType.VOID
-    return order.pending(payment.attempt, kind)
+    return next(iter(order.pending(payment.attempt, kind)), None)
 
 
-def _report_refused(
+def _record_refusal(
     order: Order,
-    asked: Transaction,
+    requested: Transaction,
     *,
     error_code: str | None,
     error_message: str | None,
     by: Metadata,
 ) -> None:
-    """The processor refused a capture or void; one that has ended is not refused any more."""
-    if asked.status is not TransactionStatus.PENDING:
+    """Record that the processor refused a capture or void, unless that has ended already."""
+    if requested.status is not TransactionStatus.PENDING:
         return
     order.record(
-        PaymentCaptureFailed if asked.type is TransactionType.CAPTURE else PaymentVoidFailed,
+        PaymentCaptureFailed if requested.type is TransactionType.CAPTURE else PaymentVoidFailed,
         by=by,
         status=order.status.value,
-        attempt=asked.attempt,
-        transaction_id=asked.id,
+        attempt=requested.attempt,
+        transaction_id=requested.id,
         error_code=error_code,
         error_message=error_message,
     )
@@ -437,19 +419,19 @@ def fail_payment(
     error_message: str | None,
     by: Metadata,
 ) -> None:
-    """End an attempt without money, an authorization and what was asked for under it included."""
+    """End an attempt without money; its authorization, and whatever was requested under it, end too."""
     if not payment.is_under_way:
         return
     order.record(
         PaymentFailed,
         by=by,
-        status=_unless_superseded(order, payment, OrderStatus.FAILED),
+        status=_order_status(order, payment, OrderStatus.FAILED),
         attempt=payment.attempt,
         processor_order_id=processor_order_id,
         processor_transaction_id=processor_transaction_id,
         error_code=error_code,
         error_message=error_message,
-        closes=_pending(order, payment),
+        closes=_pending_ids(order, payment),
     )
     if payment.cancel_requested and order.status is OrderStatus.FAILED:
         order.record(OrderCancelled, by=by, status=OrderStatus.CANCELLED.value)
@@ -459,9 +441,9 @@ def report_cancelled(
     order: Order, payment: Payment, *, processor_transaction_id: str | None, by: Metadata
 ) -> None:
     """The processor stopped a payment or released an authorization."""
-    status = _unless_superseded(order, payment, OrderStatus.CANCELLED)
+    status = _order_status(order, payment, OrderStatus.CANCELLED)
     if payment.status is PaymentStatus.AUTHORIZED:
-        void_id = _opened(order, payment, TransactionType.VOID)
+        void_id = _pending_or_new_id(order, payment, TransactionType.VOID)
         order.record(
             PaymentVoided,
             by=by,
@@ -471,7 +453,7 @@ def report_cancelled(
             amount=payment.amount,
             processor_order_id=payment.processor_order_id,
             processor_transaction_id=processor_transaction_id,
-            closes=[id for id in _pending(order, payment) if id != void_id],
+            closes=[id for id in _pending_ids(order, payment) if id != void_id],
         )
     elif payment.is_open:
         order.record(
@@ -479,21 +461,22 @@ def report_cancelled(
             by=by,
             status=status,
             attempt=payment.attempt,
-            closes=_pending(order, payment),
+            closes=_pending_ids(order, payment),
         )
 
 
-def _moves(order: Order, payment: Payment) -> bool:
-    """Whether news of a payment moves the order: only the latest does, and none once there is money."""
+def _affects_order_status(order: Order, payment: Payment) -> bool:
+    """Whether the order's status follows this payment: only the latest one, and none once money was captured."""
     return payment is order.payment and order.amount_captured == 0
 
 
-def _unless_superseded(order: Order, payment: Payment, status: OrderStatus) -> str:
-    """The order's status after news of a payment."""
-    return (status if _moves(order, payment) else order.status).value
+def _order_status(order: Order, payment: Payment, status: OrderStatus) -> str:
+    """The order's status once the payment has this one."""
+    return (status if _affects_order_status(order, payment) else order.status).value
 
 
-def _pending(order: Order, payment: Payment) -> list[str]:
+def _pending_ids(order: Order, payment: Payment) -> list[str]:
+    """Ids of all pending transactions of a payment but refunds."""
     return [
         t.id
         for t in order.pending(
@@ -502,14 +485,14 @@ def _pending(order: Order, payment: Payment) -> list[str]:
     ]
 
 
-def _opened(order: Order, payment: Payment, kind: TransactionType) -> str:
-    """Id of the attempt's pending transaction of a kind, else of a new one."""
+def _pending_or_new_id(order: Order, payment: Payment, kind: TransactionType) -> str:
+    """Id of the payment's pending transaction of a type, else a new id."""
     opened = order.pending(payment.attempt, kind)
     return opened[0].id if opened else str(uuid7())
 
 
-def _stop(order: Order, payment: Payment, *, by: Metadata) -> None:
-    """Another attempt was captured: this one shall not be."""
+def _stop_attempt(order: Order, payment: Payment, *, by: Metadata) -> None:
+    """Another attempt was captured: have this one voided or cancelled."""
     if payment.status is PaymentStatus.AUTHORIZED:
         request_void(order, payment, by=by)
     elif payment.is_open and not payment.cancel_requested:

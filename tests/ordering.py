@@ -75,7 +75,7 @@ def report(
                 payment,
                 processor_order_id=order_reference,
                 processor_transaction_id=transaction_reference,
-                asked=asked,
+                requested=asked,
                 by=BY,
             )
         case "failed":
@@ -86,7 +86,7 @@ def report(
                 processor_transaction_id=transaction_reference,
                 error_code="card_declined",
                 error_message="The card was declined",
-                asked=asked,
+                requested=asked,
                 by=BY,
             )
         case "cancelled":
