@@ -265,8 +265,8 @@ class _Refunds:
     def succeed(self, refund: Transaction, reference: str | None) -> None:
         """Record that a refund was made.
 
-        If it had been reported as failed, it may have been discovered meanwhile: the discovered one is then reversed, so
-        that it counts once.
+        If it had been reported as failed, it may have been discovered meanwhile. The discovered one is then reversed,
+        so that the refund counts once.
 
         Raises:
             ContradictsRecord: more would be refunded than was captured.

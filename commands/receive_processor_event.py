@@ -19,8 +19,8 @@ import structlog
 
 from payloops.commands.change_order import change_order, insist
 from payloops.commands.processor_events import DONE, Effect, keep_processor_event, note_effect
-from payloops.commands.refusals import OrderNotFound
 from payloops.commands.processor_refunds import capture_of, record_processor_refunds
+from payloops.commands.refusals import OrderNotFound
 from payloops.commands.update_order_status import (
     fail_payment,
     report_action_required,
@@ -47,26 +47,26 @@ Outcome = Literal[
     "requires_action", "failed", "authorized", "cancelled", "captured", "refunded", "refund_failed"
 ]
 
-WEIGHT = {"requires_action": 0, "failed": 0, "authorized": 1, "cancelled": 2, "captured": 3}
+RANK = {"requires_action": 0, "failed": 0, "authorized": 1, "cancelled": 2, "captured": 3}
 
 log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessorEvent:
-    """What a processor tells. Amounts in minor units.
+    """An event of a processor, in our terms. Amounts in minor units.
 
     Attributes:
         event_id: the processor's.
         body_hash: SHA-256 of the body, where the signature does not cover the event's id.
         type: as the processor names it.
-        order_id: ours, as the payment was labelled with; None where it was not.
-        attempt: ours, where the payment was labelled with it.
-        outcome: what it means; None: nothing that is dealt with.
+        order_id: ours, if the payment is labelled with it.
+        attempt: ours, if the payment is labelled with it.
+        outcome: what it means; None if events of this type are not handled.
         processor_order_id, processor_transaction_id: the payment's references at the processor.
         amount: captured or refunded by this.
-        amount_refunded: of the payment in all, where it says so.
-        refund_reference: the processor's, of the refund. refund_id: ours, where the refund was labelled with it.
+        amount_refunded: of the whole payment so far, if it says so.
+        refund_reference: the processor's, of the refund. refund_id: ours, if the refund is labelled with it.
     """
 
     processor: str
@@ -89,21 +89,21 @@ class ProcessorEvent:
 
     @property
     def key(self) -> str:
-        """What tells it from others: nothing that somebody without the secret could change."""
+        """Identifies the event by something that is covered by the signature."""
         return self.event_id if self.body_hash is None else self.body_hash
 
 
 async def receive_processor_event(
     store: EventStore, *, merchant_id: UUID, event: ProcessorEvent, body: str, by: Metadata
 ) -> Effect:
-    """Keep an event, and record on the merchant's order what follows from it; it is durable on return.
+    """Store an event, and record on the merchant's order what follows from it. Both are durable on return.
 
     Args:
-        merchant_id: whose signature it had: only this merchant's orders are looked at.
+        merchant_id: whose webhook secret it is signed with: only this merchant's orders are considered.
         body: as it arrived, without card numbers.
 
     Returns:
-        What became of it, at this delivery or an earlier one.
+        Its effect, of this delivery or of an earlier one.
     """
     earlier = await keep_processor_event(
         store.pool,
@@ -157,39 +157,46 @@ async def _record(
 
 
 def receive(order: Order, event: ProcessorEvent, *, by: Metadata) -> Effect:
-    """Record an event and what follows from it; nothing where the order knows the event already."""
+    """Record an event on its order, and what follows from it; nothing if the order has the event already."""
     keys = [processor_event_key(event.processor, id) for id in (event.event_id, event.body_hash) if id]
     if event.outcome is None:
         return "unhandled"
     for key in keys:
         if key in order.processor_events:
             return cast("Effect", order.processor_events[key])
-    payment = find_told_payment(order, event)
+    payment = _find_payment(order, event)
     if payment is None:
-        _remember(order, event, attempt=None, effect="unmatched", by=by)
+        _record_event(order, event, attempt=None, effect="unmatched", by=by)
         return "unmatched"
-    # Decided on a copy first: the fact says what follows from it.
-    trial = copy.deepcopy(order)
-    fits = _fits(order, payment, event)
-    if fits:
-        _remember(trial, event, attempt=payment.attempt, effect="applied", by=by)
-        told_at = trial.version
-        fits = _apply(trial, trial.payments[payment.attempt], event, by=by)
-    if not fits:
-        _remember(order, event, attempt=payment.attempt, effect="contradiction", by=by)
-        return "contradiction"
-    effect: Effect = "applied" if trial.version > told_at else "none"
-    completes = _completes(trial.payments[payment.attempt], event)
-    _remember(order, event, attempt=payment.attempt, effect=effect, completes=completes, by=by)
-    _apply(order, order.payments[payment.attempt], event, by=by)
+    effect, completes = _try_on_copy(order, payment, event, by=by)
+    _record_event(order, event, attempt=payment.attempt, effect=effect, completes=completes, by=by)
+    if effect != "contradiction":
+        _record_consequences(order, payment, event, by=by)
     return effect
 
 
-def find_told_payment(order: Order, event: ProcessorEvent) -> Payment | None:
-    """The payment that an event is about: by its references, by its label, else one without a reference yet.
+def _try_on_copy(
+    order: Order, payment: Payment, event: ProcessorEvent, *, by: Metadata
+) -> tuple[Effect, bool | None]:
+    """The event's effect, and what it tells a waiting workflow. Its fact carries both, and precedes what follows."""
+    if not _is_plausible(order, payment, event):
+        return "contradiction", None
+    trial = copy.deepcopy(order)
+    payment = trial.payments[payment.attempt]
+    _record_event(trial, event, attempt=payment.attempt, effect="applied", by=by)
+    version = trial.version
+    if not _record_consequences(trial, payment, event, by=by):
+        return "contradiction", None
+    return ("applied" if trial.version > version else "none"), _completes(payment, event)
 
-    Of several without one it is the latest, but for an event that would end it: an earlier one has ended already. One
-    that was told to be captured is no other that is told of under another name.
+
+def _find_payment(order: Order, event: ProcessorEvent) -> Payment | None:
+    """The payment that an event is about: by its references, by its label, by the references of an earlier event about
+    its capture; else the one that has no reference yet.
+
+    If several have none, it is the latest; but an event that ends a payment may be about an earlier one, so it is not
+    taken for the latest while that is under way. A payment whose capture was reported already is not captured again
+    under another reference.
     """
     payments = [p for p in reversed(order.payments.values()) if p.processor == event.processor]
     for payment in payments:
@@ -199,7 +206,9 @@ def find_told_payment(order: Order, event: ProcessorEvent) -> Payment | None:
         if payment.attempt == event.attempt:
             return payment
     for payment in payments:
-        if not payment.capture_references.isdisjoint({event.processor_order_id, event.processor_transaction_id}):
+        if not payment.capture_references.isdisjoint(
+            {event.processor_order_id, event.processor_transaction_id}
+        ):
             return payment
     unknown = [p for p in payments if p.processor_order_id is None and "captured" not in p.processor_outcomes]
     if len(unknown) > 1 and event.outcome in {"failed", "cancelled"} and unknown[0].is_under_way:
@@ -207,7 +216,7 @@ def find_told_payment(order: Order, event: ProcessorEvent) -> Payment | None:
     return next(iter(unknown), None)
 
 
-def _remember(
+def _record_event(
     order: Order,
     event: ProcessorEvent,
     *,
@@ -240,10 +249,10 @@ def _remember(
     )
 
 
-def _fits(order: Order, payment: Payment, event: ProcessorEvent) -> bool:
-    """Whether an event can be true of a payment: its currency, and as much money as was captured or can have been.
+def _is_plausible(order: Order, payment: Payment, event: ProcessorEvent) -> bool:
+    """Whether an event can be true: its currency and amount agree with what is on record, or can have been captured.
 
-    Workflows report no amounts: of what they reported as captured or refunded, what was asked for is on record.
+    Workflows report no amounts, so for what they reported as captured or refunded, the requested amount is on record.
     """
     if event.currency is not None and event.currency.upper() != order.currency:
         return False
@@ -253,12 +262,12 @@ def _fits(order: Order, payment: Payment, event: ProcessorEvent) -> bool:
             return 0 < event.amount <= payment.amount
         return event.amount == capture.amount and not _is_another_charge(payment, event)
     if event.outcome == "refunded" and event.amount is not None:
-        return all(refund.amount == event.amount for refund in _refunds_meant(order, event))
+        return all(refund.amount == event.amount for refund in _requested_refunds(order, event))
     return True
 
 
-def _refunds_meant(order: Order, event: ProcessorEvent) -> list[Transaction]:
-    """Refunds that were asked for here which an event is about, by our id or the processor's reference."""
+def _requested_refunds(order: Order, event: ProcessorEvent) -> list[Transaction]:
+    """Refunds requested here that an event is about, by our id or the processor's reference."""
     return [
         t
         for t in order.transactions.values()
@@ -272,47 +281,50 @@ def _refunds_meant(order: Order, event: ProcessorEvent) -> list[Transaction]:
 
 
 def _is_another_charge(payment: Payment, event: ProcessorEvent) -> bool:
-    """Whether the capture that is told of has none of the references that the payment was captured with."""
-    told = (event.processor_order_id, event.processor_transaction_id)
-    return None not in {*told, payment.processor_transaction_id} and not payment.has_reference(*told)
+    """Whether an event reports a capture under none of the references that the payment was captured with."""
+    references = (event.processor_order_id, event.processor_transaction_id)
+    return None not in {*references, payment.processor_transaction_id} and not payment.has_reference(
+        *references
+    )
 
 
-def _apply(order: Order, payment: Payment, event: ProcessorEvent, *, by: Metadata) -> bool:
-    """Record what follows from an event; False where it contradicts what is on record."""
-    fits = _follow(order, payment, event, by=by)
-    if fits and event.processor_order_id is not None and _is_certainly(order, payment, event):
+def _record_consequences(order: Order, payment: Payment, event: ProcessorEvent, *, by: Metadata) -> bool:
+    """Record what follows from an event; False if it contradicts what is on record."""
+    fits = _record_outcome(order, payment, event, by=by)
+    if fits and event.processor_order_id is not None and _is_only_about(order, payment, event):
         report_reference(order, payment, processor_order_id=event.processor_order_id, by=by)
     return fits
 
 
-def _is_certainly(order: Order, payment: Payment, event: ProcessorEvent) -> bool:
-    """Whether an event can be about no other payment: by label or reference, or because there is no other."""
+def _is_only_about(order: Order, payment: Payment, event: ProcessorEvent) -> bool:
+    """Whether an event can be about this payment only: by label or reference, or because there is no other."""
     alone = [p for p in order.payments.values() if p.processor == event.processor] == [payment]
-    return alone or _is_meant(payment, event)
+    return alone or _names_payment(payment, event)
 
 
 def _is_guess(order: Order, payment: Payment, event: ProcessorEvent) -> bool:
-    """Whether an event may be about another payment as well, of which nobody reported a reference either."""
-    return bool(order.others_without_reference(payment)) and not _is_meant(payment, event)
+    """Whether an event may also be about another payment, whose reference was not reported either."""
+    return bool(order.others_without_reference(payment)) and not _names_payment(payment, event)
 
 
-def _is_meant(payment: Payment, event: ProcessorEvent) -> bool:
-    """Whether an event says that it is about a payment: by label, or by the reference of its charge."""
+def _names_payment(payment: Payment, event: ProcessorEvent) -> bool:
+    """Whether an event names the payment: by label, or by the reference of its charge."""
     return event.attempt == payment.attempt or payment.has_reference(event.processor_transaction_id)
 
 
-def _follow(order: Order, payment: Payment, event: ProcessorEvent, *, by: Metadata) -> bool:
+def _record_outcome(order: Order, payment: Payment, event: ProcessorEvent, *, by: Metadata) -> bool:
     if event.outcome in {"refunded", "refund_failed"}:
         return record_processor_refunds(order, payment, amount_refunded=event.amount_refunded, by=by)
     assert event.outcome is not None
-    if any(WEIGHT[told] > WEIGHT[event.outcome] for told in payment.processor_outcomes):
+    if any(RANK[reported] > RANK[event.outcome] for reported in payment.processor_outcomes):
         return True
-    # What is only taken for this payment's names it where it is money: each charge is told of by a name of its own.
+    # An event that is only assumed to be about this payment gives it no references, unless it is a capture: each charge
+    # is reported under references of its own.
     guessed = event.outcome != "captured" and _is_guess(order, payment, event)
-    # And a worker may know the payment by another reference than its events do: that one stays.
-    named = guessed or payment.processor_order_id is not None
+    # A worker may have reported another reference than the events have: it is kept.
+    keeps_reference = guessed or payment.processor_order_id is not None
     references = {
-        "processor_order_id": None if named else event.processor_order_id,
+        "processor_order_id": None if keeps_reference else event.processor_order_id,
         "processor_transaction_id": None if guessed else event.processor_transaction_id,
     }
     match event.outcome:
@@ -333,7 +345,7 @@ def _follow(order: Order, payment: Payment, event: ProcessorEvent, *, by: Metada
         case "cancelled" if is_cancelling(order, payment):
             report_cancelled(order, payment, processor_transaction_id=event.processor_transaction_id, by=by)
         case "cancelled" | "failed":
-            # A payment that failed is none that was authorized since; one that was cancelled is over.
+            # A failure is outdated once the payment is authorized; a cancellation ends that, too.
             if event.outcome == "cancelled" or payment.is_open:
                 errors = {"error_code": event.error_code, "error_message": event.error_message}
                 fail_payment(order, payment, **references, **errors, by=by)
@@ -341,17 +353,17 @@ def _follow(order: Order, payment: Payment, event: ProcessorEvent, *, by: Metada
 
 
 def awaits_capture(payment: Payment) -> bool:
-    """Whether an authorization is an end. Razorpay authorizes also what it is going to capture by itself."""
+    """Whether the payment stays authorized until it is captured. Razorpay captures automatic payments by itself."""
     return payment.capture == "manual" or payment.processor != "razorpay"
 
 
 def is_cancelling(order: Order, payment: Payment) -> bool:
-    """Whether the merchant asked for it; a payment that ended otherwise failed, and can be made again."""
+    """Whether the merchant asked to cancel. If not, a cancelled payment counts as failed, and the order can be paid."""
     return payment.cancel_requested or bool(order.pending(payment.attempt, TransactionType.VOID))
 
 
 def _completes(payment: Payment, event: ProcessorEvent) -> bool | None:
-    """What a workflow that waits for the customer is to know, once an event was applied."""
+    """What a workflow that waits for the customer is told, once an event was applied."""
     match event.outcome:
         case "captured" if payment.status is PaymentStatus.CAPTURED:
             return True

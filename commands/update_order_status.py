@@ -15,9 +15,9 @@ from uuid_utils.compat import uuid7
 from payloops.commands.cancel_order import request_void
 from payloops.commands.change_order import change_order, load_order
 from payloops.commands.client_secrets import ClientSecrets
+from payloops.commands.processor_refunds import record_processor_refunds
 from payloops.commands.refund_payment import refund_from
 from payloops.commands.refusals import OrderMovedOn, UnknownAttempt
-from payloops.commands.processor_refunds import record_processor_refunds
 from payloops.events.event_store import EventStore
 from payloops.events.metadata import Metadata
 from payloops.events.orders import (
@@ -84,30 +84,25 @@ async def update_order_status(
     }
     error = {"error_code": error_code, "error_message": error_message}
 
-    def subject(order: Order) -> tuple[Payment, Transaction | None]:
-        """The payment that is reported on, and the capture or void, if it is one."""
-        requested = order.requested_transaction(operation)
-        number = attempt if requested is None else requested.attempt
-        return find_payment(order, attempt=number, **references), requested
-
     def decide(order: Order) -> None:
-        if as_of not in (None, order.version):
-            raise OrderMovedOn(order.id)
-        payment, requested = subject(order)
+        _refuse_outdated(order, as_of=as_of)
+        payment, requested = _reported_on(order, attempt=attempt, operation=operation, **references)
         caused = payment.cause.apply_to(by)
         match status:
             case "processing":
                 report_processing(order, payment, processor_order_id=processor_order_id, by=caused)
             case "requires_action":
                 report_action_required(
-                    order, payment, processor_order_id=processor_order_id, redirect_url=redirect_url, by=caused
+                    order,
+                    payment,
+                    processor_order_id=processor_order_id,
+                    redirect_url=redirect_url,
+                    by=caused,
                 )
             case "authorized":
                 report_authorized(order, payment, **references, by=caused)
             case "captured":
-                report_captured(
-                    order, payment, **references, captured=amount, requested=requested, by=caused
-                )
+                report_captured(order, payment, **references, captured=amount, requested=requested, by=caused)
             case "failed":
                 own = attempt is not None and operation is None and as_of is None
                 report_failed(
@@ -122,9 +117,34 @@ async def update_order_status(
 
     if client_secret is not None and client_secrets is not None:
         # Stored before the event is appended: whoever learns of the event and asks for the secret must find it.
-        payment, _ = subject(await load_order(store, order_id=order_id))
+        order = await load_order(store, order_id=order_id)
+        payment, _ = _reported_on(order, attempt=attempt, operation=operation, **references)
         await client_secrets.keep(order_id=order_id, attempt=payment.attempt, secret=client_secret)
     await change_order(store, order_id=order_id, merchant_id=None, decide=decide)
+
+
+def _refuse_outdated(order: Order, *, as_of: int | None) -> None:
+    if as_of not in (None, order.version):
+        raise OrderMovedOn(order.id)
+
+
+def _reported_on(
+    order: Order,
+    *,
+    attempt: int | None,
+    operation: tuple[TransactionType, int] | None,
+    processor_order_id: str | None,
+    processor_transaction_id: str | None,
+) -> tuple[Payment, Transaction | None]:
+    """The payment that a report is about; and the capture or void, if it is about one."""
+    requested = order.requested_transaction(operation)
+    payment = find_payment(
+        order,
+        attempt=attempt if requested is None else requested.attempt,
+        processor_order_id=processor_order_id,
+        processor_transaction_id=processor_transaction_id,
+    )
+    return payment, requested
 
 
 async def learn_reference(

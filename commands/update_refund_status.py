@@ -5,13 +5,13 @@ from uuid import UUID
 
 from payloops.commands.change_order import change_order
 from payloops.commands.end_refund import fail_refund
-from payloops.commands.refusals import UnknownRefund
 from payloops.commands.processor_refunds import (
-    find_reported_failure,
     complete_pending_refunds,
     complete_refund,
+    find_reported_failure,
     record_processor_refunds,
 )
+from payloops.commands.refusals import UnknownRefund
 from payloops.events.event_store import EventStore
 from payloops.events.metadata import Metadata
 from payloops.events.orders import Order, TransactionType

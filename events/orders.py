@@ -505,7 +505,9 @@ class PaymentVoided(OrderFact):
     def fold(self, order: "Order") -> None:
         order.payments[self.attempt].status = PaymentStatus.CANCELLED
         order.settle_transaction(self.transaction_id, TransactionType.VOID, self)
-        order.fail_transactions(self.closes, error_code="cancelled", error_message="The authorization was voided")
+        order.fail_transactions(
+            self.closes, error_code="cancelled", error_message="The authorization was voided"
+        )
 
 
 class PaymentVoidFailed(OrderFact):
@@ -568,7 +570,9 @@ class PaymentCancelled(OrderFact):
 
     def fold(self, order: "Order") -> None:
         order.payments[self.attempt].status = PaymentStatus.CANCELLED
-        order.fail_transactions(self.closes, error_code="cancelled", error_message="The payment was cancelled")
+        order.fail_transactions(
+            self.closes, error_code="cancelled", error_message="The payment was cancelled"
+        )
 
 
 class RefundRequested(OrderFact):
@@ -769,7 +773,7 @@ class Order(Stream):
         return max(0, transaction.amount - refunded)
 
     def requested_transaction(self, operation: tuple[TransactionType, int] | None) -> Transaction | None:
-        """The transaction that a request to capture or void opened, by its key in `operations`; None if there is none."""
+        """The transaction that a request to capture or void opened, by its key in `operations`, if there is one."""
         id = None if operation is None else self.operations.get(operation)
         return None if id is None else self.transactions[id]
 
