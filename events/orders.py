@@ -785,6 +785,14 @@ class Order(Stream):
             if t.attempt == attempt and t.type in types and t.status is TransactionStatus.PENDING
         ]
 
+    def total(self, payment: Payment, type: TransactionType, status: TransactionStatus) -> int:
+        """The sum of a payment's transactions of one type and status."""
+        return sum(
+            t.amount
+            for t in self.transactions.values()
+            if t.attempt == payment.attempt and t.type is type and t.status is status
+        )
+
     def other_payments(self, payment: Payment) -> list[Payment]:
         return [each for each in self.payments.values() if each is not payment]
 
