@@ -1,4 +1,4 @@
-"""Changing an order: load, decide, append, for the merchant whose order it is."""
+"""Changing an order: load it, decide, append the facts. Every command about an order goes through here."""
 
 import asyncio
 import random
@@ -14,8 +14,8 @@ from payloops.events.orders import Order
 
 R = TypeVar("R")
 
-TURNS = 6
-"""How often the change of a busy order is tried, five decisions each time."""
+ATTEMPTS = 6
+"""Of `retry_on_conflict`, each of which decides up to five times."""
 
 
 async def change_order(
@@ -26,7 +26,10 @@ async def change_order(
     decide: Callable[[Order], R],
     receipt: Callable[[Order, R], Receipt] | None = None,
 ) -> tuple[Order, R]:
-    """`EventStore.change` of one merchant's order; `merchant_id` None where a processor speaks, not a merchant.
+    """`EventStore.change` for an order.
+
+    Args:
+        merchant_id: whose order it must be; None for what a processor reports.
 
     Raises:
         OrderNotFound: no such order, or another merchant's.
@@ -43,24 +46,24 @@ async def change_order(
         raise OrderNotFound(order_id) from None
 
 
-async def insist(change: Callable[[], Awaitable[R]]) -> R:
-    """Change an order that others keep changing, for whom it is worth more than being told to ask again.
+async def retry_on_conflict(change: Callable[[], Awaitable[R]]) -> R:
+    """Change an order that other processes keep changing, for callers that cannot be asked to try again.
 
     Raises:
-        VersionConflict: after 6 tries. Besides: as `change`.
+        VersionConflict: after 6 attempts. Otherwise as `change`.
     """
-    for turn in range(1, TURNS + 1):
+    for attempt in range(1, ATTEMPTS + 1):
         try:
             return await change()
         except VersionConflict:
-            if turn == TURNS:
+            if attempt == ATTEMPTS:
                 raise
-            await asyncio.sleep(random.uniform(0, 0.05) * turn)  # noqa: S311  # jitter
+            await asyncio.sleep(random.uniform(0, 0.05) * attempt)  # noqa: S311  # jitter
     raise AssertionError("unreachable")
 
 
 async def load_order(store: EventStore, *, order_id: UUID) -> Order:
-    """An order as it is.
+    """The order as of now.
 
     Raises:
         OrderNotFound: no such order.

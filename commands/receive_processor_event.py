@@ -17,7 +17,7 @@ from uuid import UUID
 
 import structlog
 
-from payloops.commands.change_order import change_order, insist
+from payloops.commands.change_order import change_order, retry_on_conflict
 from payloops.commands.processor_events import DONE, Effect, keep_processor_event, note_effect
 from payloops.commands.processor_refunds import capture_of, record_processor_refunds
 from payloops.commands.refusals import OrderNotFound
@@ -145,7 +145,7 @@ async def receive_processor_event(
 async def _record(
     store: EventStore, *, merchant_id: UUID, order_id: UUID, event: ProcessorEvent, by: Metadata
 ) -> Effect:
-    _, effect = await insist(
+    _, effect = await retry_on_conflict(
         lambda: change_order(
             store,
             order_id=order_id,

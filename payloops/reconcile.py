@@ -15,7 +15,7 @@ from psycopg.rows import class_row
 from rich.table import Table
 from rich.text import Text
 
-from payloops.commands.change_order import insist, load_order
+from payloops.commands.change_order import load_order, retry_on_conflict
 from payloops.commands.cipher import SealBroken
 from payloops.commands.credentials import get_processor_credentials
 from payloops.commands.processor_events import ProcessorEventCount, count_processor_events
@@ -349,13 +349,13 @@ async def _record(
     by = _metadata(order, payment)
     reference = _reference_of(payment, theirs)
     if reference is not None:
-        await insist(
+        await retry_on_conflict(
             lambda: learn_reference(
                 store, order_id=order.id, attempt=payment.attempt, processor_order_id=reference, by=by
             )
         )
     if theirs.amount_refunded:
-        await insist(
+        await retry_on_conflict(
             lambda: update_refunded_amount(
                 store,
                 order_id=order.id,
@@ -379,7 +379,7 @@ async def _record_status(
     # A capture is final. Other answers may be outdated if anything was recorded since the processor was asked.
     as_of = order.version if held or status in {"failed", "expired", "cancelled"} else None
     known = payment.processor_order_id is not None
-    await insist(
+    await retry_on_conflict(
         lambda: update_order_status(
             store,
             order_id=order.id,
@@ -410,7 +410,7 @@ def _status_to_report(order: Order, payment: Payment, theirs: ProcessorPayment) 
 
 
 async def _record_cancelled(store: EventStore, order: Order, payment: Payment) -> None:
-    await insist(
+    await retry_on_conflict(
         lambda: update_order_status(
             store,
             order_id=order.id,
