@@ -10,7 +10,7 @@ from payloops.events.event_types import fact_types
 from payloops.http.fields import QueryNumber
 from payloops.http.orders import OrderEventAnswer, event_answer
 from payloops.http.routing import AnswerModel, Call, RequestModel, route
-from payloops.projections.orders import merchant_events
+from payloops.projections.order_events import merchant_events
 
 _POSITION_FORM = re.compile("[0-9]{1,18}")
 

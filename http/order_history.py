@@ -14,9 +14,10 @@ from payloops.http.orders import OrderAnswer, OrderEventAnswer, event_answer, or
 from payloops.http.payments import TransactionAnswer, transaction_answer
 from payloops.http.problems import FieldError, not_found, validation_error
 from payloops.http.routing import AnswerModel, RequestModel
+from payloops.projections.order_events import order_events
 from payloops.projections.order_explanation import OrderExplanation, explain_order
 from payloops.projections.order_history import NoSuchVersion, get_order_as_of, order_facts
-from payloops.projections.orders import order_events, row_from_order
+from payloops.projections.orders import row_from_order
 from payloops.projections.transactions import rows_from_order
 
 _version = TypeAdapter(QueryNumber)

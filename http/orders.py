@@ -26,15 +26,8 @@ from payloops.http.fields import (
 )
 from payloops.http.problems import FieldError, not_found
 from payloops.http.routing import AnswerModel, Call, RequestModel, route
-from payloops.projections.orders import (
-    OrderEvent,
-    OrderRow,
-    UnknownCursor,
-    get_order,
-    list_orders,
-    order_events,
-    row_from_order,
-)
+from payloops.projections.order_events import OrderEvent, order_events
+from payloops.projections.orders import OrderRow, UnknownCursor, get_order, list_orders, row_from_order
 
 DEFAULT_CURRENCY = "USD"
 PENDING = OrderStatus.PENDING.value

@@ -45,7 +45,7 @@ from payloops.events.errors import (
     StreamUnreadable,
     VersionConflict,
 )
-from payloops.projections.orders import EventUnreadable
+from payloops.projections.order_events import EventUnreadable
 from payloops.projections.own_writes import ProjectionBehind
 
 CONTENT_TYPE = "application/problem+json"

@@ -16,9 +16,10 @@ from payloops.http.problems import FieldError, Problem, not_found, validation_er
 from payloops.http.routing import Call, Nothing, page
 from payloops.http.support import SupportQuery, support_page
 from payloops.http.support_timeline import moment_of, timeline_entry, workflows_of
+from payloops.projections.order_events import OrderEvent, order_events
 from payloops.projections.order_explanation import explain_order
 from payloops.projections.order_history import fold, order_facts, replay
-from payloops.projections.orders import OrderEvent, order_events, row_from_order
+from payloops.projections.orders import row_from_order
 from payloops.projections.staff_orders import StaffSearch, owner_of_order, search_orders
 from payloops.projections.transactions import rows_from_order
 

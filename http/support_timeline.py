@@ -8,6 +8,7 @@ from typing import Any
 
 from payloops.commands.workflow_ids import started_workflow_id
 from payloops.events.stream import StreamEvent
+from payloops.projections.order_events import OrderEvent
 from payloops.projections.order_explanation import named
 from payloops.projections.order_history import Step
 from payloops.projections.order_trail import (
@@ -18,7 +19,6 @@ from payloops.projections.order_trail import (
     event_title,
     value_text,
 )
-from payloops.projections.orders import OrderEvent
 
 GOOD = {"payment.captured", "payment.authorized", "refund.succeeded", "payment.voided"}
 BAD = {"payment.failed", "payment.capture_failed", "payment.void_failed", "refund.failed", "refund.reversed"}

@@ -8,7 +8,7 @@ import orjson
 from pydantic.alias_generators import to_camel
 
 from payloops.events.money import money_text
-from payloops.projections.orders import OrderEvent
+from payloops.projections.order_events import OrderEvent
 
 AMOUNTS = {"amount", "amount_captured", "amount_refunded"}
 """Fields that hold money, in the minor unit of the order's currency."""

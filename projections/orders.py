@@ -1,4 +1,4 @@
-"""Orders as the HTTP API shows them: how events change their columns, the row type, and the queries that read it.
+"""The table `orders`: its row type, how events change it, and the queries that read it.
 
 Reads by id are never stale: they fetch the row together with the version of the order's stream, and fold the stream
 where the row lags behind. Lists wait, for a bounded time, until they contain the merchant's own last write.
@@ -12,14 +12,11 @@ from typing import Any, LiteralString
 from uuid import UUID
 from weakref import WeakKeyDictionary
 
-from eventsourcing.persistence import StoredEvent
 from psycopg import sql
 from psycopg.rows import TupleRow
 
 from payloops.events.columns import uuids_by_number
-from payloops.events.encoding import open_state
-from payloops.events.errors import StreamUnreadable
-from payloops.events.event_store import EventReader, EventStore
+from payloops.events.event_store import EventStore
 from payloops.events.lookups import Lookup
 from payloops.events.orders import (
     Order,
@@ -41,7 +38,7 @@ from payloops.events.orders import (
     RefundReversed,
     RefundSucceeded,
 )
-from payloops.events.stream import StreamEvent, topic_of
+from payloops.events.stream import StreamEvent
 from payloops.projections.own_writes import WRITTEN_AND_REACHED, read_own_writes
 from payloops.projections.patches import (
     NOTHING,
@@ -57,11 +54,11 @@ from payloops.projections.totals import Totals
 from payloops.projections.transactions import TRANSACTIONS
 
 CHECKPOINT = "orders"
-"""The projection whose position says what orders and transactions hold."""
+"""The projection whose position shows how far `orders` and `transactions` are."""
 
 
 class UnknownCursor(Exception):
-    """The order that a page is to start from does not exist, or is another merchant's."""
+    """The order to page from does not exist, or is another merchant's."""
 
     def __init__(self, cursor: UUID) -> None:
         super().__init__(f"no order {cursor} to page from")
@@ -73,10 +70,10 @@ class OrderRow:
     """A row of `orders`. Amounts in the currency's minor unit.
 
     Attributes:
-        attempt: how many times it was paid or tried to, 0 before the first payment.
+        attempt: number of the latest attempt to pay it, 0 before the first.
         correlation_id: of the request that created it.
-        cancel_correlation_id: of the one that cancelled it while no payment was under way.
-        version: of the order's stream, up to which the row holds everything.
+        cancel_correlation_id: of the request that cancelled it while no payment was under way.
+        version: of the order's stream, up to which the row includes all events.
     """
 
     id: UUID
@@ -107,7 +104,7 @@ class OrderRow:
 
 PENDING, FAILED = OrderStatus.PENDING.value, OrderStatus.FAILED.value
 ORDER = 0
-"""The key of an order's row: its stream makes no other one."""
+"""The key of an order's row: its stream has only one."""
 
 
 def _created(fact: OrderCreated, rows: Rows) -> None:
@@ -132,8 +129,8 @@ def _created(fact: OrderCreated, rows: Rows) -> None:
     )
 
 
-def _no_more(fact: OrderFact, rows: Rows) -> Values:
-    """What every fact after the first changes."""
+def _changed(fact: OrderFact, rows: Rows) -> Values:
+    """What every fact but the first changes."""
     row = rows.get(ORDER)
     if row is None:
         row = rows.make(ORDER, fact.originator_id, NOTHING)
@@ -143,7 +140,7 @@ def _no_more(fact: OrderFact, rows: Rows) -> Values:
 
 
 def _requested(fact: PaymentRequested, rows: Rows) -> None:
-    row = _no_more(fact, rows)
+    row = _changed(fact, rows)
     row["attempt"] = fact.attempt
     row["processor"] = fact.processor
     row["processor_order_id"] = row["last_error_code"] = row["last_error_message"] = None
@@ -158,7 +155,7 @@ def _learned(
     | PaymentReferenceFound,
     rows: Rows,
 ) -> Values:
-    row = _no_more(fact, rows)
+    row = _changed(fact, rows)
     if fact.processor_order_id is not None:
         row["processor_order_id"] = fact.processor_order_id
     return row
@@ -178,7 +175,7 @@ def _failed(fact: PaymentFailed, rows: Rows) -> None:
 
 
 def _refused(fact: PaymentCaptureFailed | PaymentVoidFailed | RefundFailed, rows: Rows) -> None:
-    _fail(_no_more(fact, rows), fact)
+    _fail(_changed(fact, rows), fact)
 
 
 def _fail(row: Values, fact: Any) -> None:
@@ -187,21 +184,21 @@ def _fail(row: Values, fact: Any) -> None:
 
 
 def _refunded(fact: RefundSucceeded, rows: Rows) -> None:
-    _no_more(fact, rows)["amount_refunded"] = fact.amount_refunded
+    _changed(fact, rows)["amount_refunded"] = fact.amount_refunded
 
 
 def _taken_back(fact: RefundReversed, rows: Rows) -> None:
-    row = _no_more(fact, rows)
+    row = _changed(fact, rows)
     _fail(row, fact)
     row["amount_refunded"] = fact.amount_refunded
 
 
 def _cancelled(fact: OrderCancelled, rows: Rows) -> None:
-    _no_more(fact, rows)["cancel_correlation_id"] = fact.correlation_id
+    _changed(fact, rows)["cancel_correlation_id"] = fact.correlation_id
 
 
 def _erased(fact: PersonalDataErased, rows: Rows) -> None:
-    row = _no_more(fact, rows)
+    row = _changed(fact, rows)
     row["customer_email"] = fact.customer_email
     row["description"] = fact.description
     row["metadata"] = fact.metadata
@@ -224,13 +221,13 @@ HANDLERS: dict[type[StreamEvent], Handler] = {
     RefundReversed: _taken_back,
     PersonalDataErased: _erased,
 }
-"""What each type of fact does to the order's row, the same as its `fold` does to the aggregate. All others change its
-status alone."""
-handle_order = HandlersByType(HANDLERS, other=_no_more)
+"""What types of facts do to the order's row, as their `fold` does to the aggregate. All others only change the
+status."""
+handle_order = HandlersByType(HANDLERS, other=_changed)
 
 
 def row_from_order(order: Order) -> OrderRow:
-    """The row that the projection makes of the same facts."""
+    """The row that the projection makes of the order's facts."""
     return OrderRow(
         id=order.id,
         merchant_id=UUID(order.merchant_id),
@@ -261,7 +258,7 @@ def row_from_order(order: Order) -> OrderRow:
 
 ORDERS = Table(name="orders", row=OrderRow, handler=handle_order, every_fact=True)
 COUNTS_SINCE = 3
-"""The version of the projection that began to keep `ORDER_COUNTS`."""
+"""The first version of the projection that has `ORDER_COUNTS`."""
 ORDER_COUNTS = Totals(
     name="order_counts",
     of=ORDERS,
@@ -277,8 +274,8 @@ PROJECTION = Projection(
     version=3,
 )
 
-# Of a subquery, so that PostgreSQL cannot see how many there are: it would plan anew each time for that, which takes
-# three times as long as to read an order.
+# The array is in a subquery to hide its length from PostgreSQL, which would otherwise plan each call anew: that takes
+# three times as long as reading an order.
 GET = (
     sql.SQL("""
     SELECT first.originator_id, first.merchant_id, head.version, {columns}
@@ -297,7 +294,7 @@ GET = (
 
 @dataclass(slots=True)
 class _Found:
-    """An order's row as far as the projection has come, and how far its stream goes. `row`: None: not yet there."""
+    """An order's row, None if the projection has not made it yet, and the version of its stream (`head`)."""
 
     merchant_id: UUID
     head: int
@@ -307,12 +304,12 @@ class _Found:
 MOST_LOOKED_UP = 100
 """Orders read by one query."""
 
-# By the numbers that ids are: a UUID is hashed and compared in Python.
+# Keyed by integers, because a UUID is hashed and compared in Python code.
 _lookups: WeakKeyDictionary[EventStore, Lookup[int, _Found]] = WeakKeyDictionary()
 
 
 async def get_order(store: EventStore, *, order_id: UUID, merchant_id: UUID) -> OrderRow | None:
-    """The order as of every append acknowledged until now; None where it is unknown or another merchant's."""
+    """The order, including every append acknowledged until now; None if it is unknown or another merchant's."""
     lookup = _lookups.get(store)
     if lookup is None:
         lookup = Lookup(store.pool, GET, column=uuids_by_number, read=_by_id, most=MOST_LOOKED_UP)
@@ -335,8 +332,9 @@ def _by_id(rows: Sequence[TupleRow]) -> dict[int, _Found]:
 
 MOST_LISTED = 100
 """Orders on a page."""
-# Of a limit that it is not told before, PostgreSQL expects a tenth of all rows: it would find a plan for any values
-# dear, and plan every call anew, which takes several times as long as to read the page. So it is told the most.
+# For a limit that is a parameter, PostgreSQL expects a tenth of all rows: it would find its generic plan too expensive
+# and plan each call anew, which takes several times as long as reading the page. So the inner query has a constant
+# limit.
 PAGE: LiteralString = """(
         SELECT * FROM (
             SELECT * FROM orders WHERE {conditions} ORDER BY {direction} LIMIT {most}
@@ -349,7 +347,7 @@ LIST: LiteralString = """
     ORDER BY o.created_at DESC, o.id DESC
 """
 NO_CURSOR = sql.SQL("VALUES (NULL::timestamptz)")
-# Given, of an order that is not in the table yet.
+# `cursor_time` is given if the order is not in the table yet.
 CURSOR = sql.SQL("""
     SELECT coalesce(
         (SELECT created_at FROM orders WHERE id = %(cursor)s AND merchant_id = %(merchant_id)s), %(cursor_time)s
@@ -370,20 +368,20 @@ CONDITIONS = {
 NEWEST_FIRST = sql.SQL("created_at DESC, id DESC")
 OLDEST_FIRST = sql.SQL("created_at, id")
 INDEXED_TOGETHER = frozenset({"merchant_id", "created_from", "created_to", "starting_after", "ending_before"})
-"""Conditions that an index has beside any other, and that one."""
+"""Conditions that every index of the table covers, beside one of the others."""
 
 
 def planned_once(chosen: Collection[str]) -> bool:
-    """Whether one index has all of these conditions, so that whatever is looked for, there is no better plan.
+    """Whether one index covers all of these conditions, so that one plan is best for all values.
 
-    Of several that no index has together, the best to begin with depends on what is looked for.
+    Otherwise it depends on the values which index is best.
     """
     return len(set(chosen) - INDEXED_TOGETHER) <= 1
 
 
 @cache
 def _list(chosen: tuple[str, ...]) -> bytes:
-    """The statement for these of `CONDITIONS`: put together once."""
+    """The statement with these `CONDITIONS`."""
     query = sql.SQL(LIST.replace("{page}", PAGE)).format(
         written_and_reached=WRITTEN_AND_REACHED,
         cursor=NO_CURSOR if {"starting_after", "ending_before"}.isdisjoint(chosen) else CURSOR,
@@ -410,11 +408,10 @@ async def list_orders(
 ) -> tuple[list[OrderRow], bool]:
     """A page of a merchant's orders, newest first, and whether there are more in the direction of paging.
 
-    Waits up to a second for the projection to contain everything the merchant wrote before; without a projector
-    it then answers what there is.
+    Waits up to a second for the projection to include everything the merchant wrote before, then answers what there is.
 
     Args:
-        limit: the most to return, up to `MOST_LISTED`.
+        limit: at most `MOST_LISTED`.
         starting_after: the page begins with the next older order.
         ending_before: the page ends with the next newer order. Not together with `starting_after`.
         created_from: inclusive.
@@ -448,141 +445,3 @@ async def list_orders(
     if has_more:
         rows = rows[1:] if ending_before is not None else rows[:limit]
     return rows, has_more
-
-
-@dataclass(frozen=True, slots=True)
-class OrderEvent:
-    """One line of an order's audit trail.
-
-    Attributes:
-        position: in the global order of all events; the event's id.
-        version: in the order's stream, 1, 2, 3 …
-        type: the topic, `payment.captured`.
-        occurred_at: when it was decided. recorded_at: when the database had it.
-        data: what is special to the event, in snake case, amounts in the minor unit.
-    """
-
-    position: int
-    version: int
-    type: str
-    occurred_at: datetime
-    recorded_at: datetime
-    actor: str
-    correlation_id: str
-    causation_id: str | None
-    data: dict[str, Any]
-
-
-EVENTS = """
-    SELECT originator_id, notification_id, originator_version, topic, recorded_at, state, personal_key
-    FROM readable_events
-    WHERE originator_id = %s AND merchant_id = %s ORDER BY originator_version
-"""
-ENVELOPE = frozenset(
-    {
-        *("timestamp", "actor", "correlation_id", "causation_id"),
-        *("merchant_id", "originator_topic", "class_version"),
-    }
-)
-
-
-async def order_events(store: EventReader, *, order_id: UUID, merchant_id: UUID) -> list[OrderEvent] | None:
-    """The order's audit trail, oldest first; None where the order is unknown or another merchant's.
-
-    Read from the log as it is stored, so that event types this version does not know are in it too.
-
-    Raises:
-        StreamUnreadable: an event is none that any version wrote.
-    """
-    async with store.pool.connection() as connection:
-        found = await (await connection.execute(EVENTS, (order_id, merchant_id))).fetchall()
-    if not found or found[0][3] != topic_of(OrderCreated):
-        return None
-    events = []
-    for values in found:
-        try:
-            events.append(_order_event(*values))
-        except Exception as error:
-            raise StreamUnreadable(order_id, version=values[2], topic=values[3]) from error
-    return events
-
-
-@dataclass(frozen=True, slots=True)
-class MerchantEvent:
-    """An event among all of a merchant's."""
-
-    order_id: UUID
-    event: OrderEvent
-
-
-class EventUnreadable(Exception):
-    """An event is none that any version wrote. Left out of a list, it would be missed by whoever catches up."""
-
-    def __init__(self, position: int) -> None:
-        super().__init__(
-            f"Event {position} cannot be read; the events after it are listed with after={position}"
-        )
-
-
-MERCHANT_EVENTS = sql.SQL("""
-    SELECT originator_id, notification_id, originator_version, topic, recorded_at, state, personal_key
-    FROM readable_events
-    WHERE merchant_id = %(merchant_id)s AND notification_id > %(after)s
-      AND (topic LIKE 'order.%%' OR topic LIKE 'payment.%%' OR topic LIKE 'refund.%%') AND {of_type}
-    ORDER BY notification_id LIMIT %(limit)s
-""")
-EVENTS_OF_ALL_TYPES = MERCHANT_EVENTS.format(of_type=sql.SQL("true"))
-EVENTS_OF_ONE_TYPE = MERCHANT_EVENTS.format(of_type=sql.SQL("topic = %(type)s"))
-
-
-async def merchant_events(
-    store: EventStore, *, merchant_id: UUID, after: int, limit: int, type: str | None = None
-) -> tuple[list[MerchantEvent], bool]:
-    """What happened to a merchant's orders after a position, in the order of the log, and whether there is more.
-
-    Who has seen an event never sees one appear before it: positions are given in the order of commits.
-
-    Args:
-        after: position of the last event that is known, 0 for all.
-        type: only events of this one.
-
-    Raises:
-        EventUnreadable: the next one is none that any version wrote. A list ends before it.
-    """
-    arguments = {"merchant_id": merchant_id, "after": after, "type": type, "limit": limit + 1}
-    async with store.pool.connection() as connection:
-        query = EVENTS_OF_ALL_TYPES if type is None else EVENTS_OF_ONE_TYPE
-        found = await (await connection.execute(query, arguments)).fetchall()
-    events: list[MerchantEvent] = []
-    for order_id, position, *values in found[:limit]:
-        try:
-            event = _order_event(order_id, position, *values)
-        except Exception as error:
-            if events:
-                return events, True
-            raise EventUnreadable(position) from error
-        events.append(MerchantEvent(order_id, event))
-    return events, len(found) > limit
-
-
-def _order_event(
-    order_id: UUID,
-    position: int,
-    version: int,
-    topic: str,
-    recorded_at: datetime,
-    stored: bytes,
-    personal_key: bytes | None,
-) -> OrderEvent:
-    state = open_state(StoredEvent(order_id, version, topic, stored), personal_key=personal_key)
-    return OrderEvent(
-        position=position,
-        version=version,
-        type=topic,
-        occurred_at=datetime.fromisoformat(state["timestamp"]),
-        recorded_at=recorded_at,
-        actor=state["actor"],
-        correlation_id=state["correlation_id"],
-        causation_id=state["causation_id"],
-        data={name: value for name, value in state.items() if name not in ENVELOPE},
-    )

@@ -15,7 +15,7 @@ from payloops.events.metadata import Metadata
 from payloops.events.orders import Order, OrderCreated
 from payloops.events.personal_data import DROPPED, PersonalDataUnreadable, customer_digest, email_digest
 from payloops.events.stream import StreamEvent
-from payloops.projections.orders import order_events
+from payloops.projections.order_events import order_events
 
 EMAIL = "Ada.Lovelace@example.com"
 GIVEN: dict[str, Any] = {

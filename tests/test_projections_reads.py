@@ -20,14 +20,8 @@ from payloops.events.event_store import EventStore
 from payloops.events.metadata import Metadata
 from payloops.events.orders import Order
 from payloops.projections import own_writes
-from payloops.projections.orders import (
-    OrderRow,
-    UnknownCursor,
-    get_order,
-    list_orders,
-    order_events,
-    row_from_order,
-)
+from payloops.projections.order_events import order_events
+from payloops.projections.orders import OrderRow, UnknownCursor, get_order, list_orders, row_from_order
 from payloops.projections.transactions import list_refunds, list_transactions, rows_from_order
 
 

@@ -21,6 +21,7 @@ from payloops.events.wakeups import Wakeups
 from payloops.http.order_history import OrderAsOf, order_as_of
 from payloops.http.orders import OrderEventAnswer, event_answer
 from payloops.printing import WIDE, make_console, plain_table, print_json, print_plain_json
+from payloops.projections.order_events import OrderEvent, order_events
 from payloops.projections.order_history import (
     Difference,
     NoSuchVersion,
@@ -40,7 +41,6 @@ from payloops.projections.order_trail import (
     field_name,
     value_text,
 )
-from payloops.projections.orders import OrderEvent, order_events
 
 WIDTHS = {
     "#": (3, 0),
