@@ -27,7 +27,6 @@ from typing import Any
 
 import figures
 import load
-import uvloop
 from measured_service import Merchant, Process, Service, measured_service, wait_until_answered
 from process_usage import cpu_seconds, run
 
@@ -103,9 +102,7 @@ class Rounds:
     ) -> load.Load:
         """One more of them."""
         before = server.cpu_seconds()
-        done = uvloop.run(
-            load.closed(server.port, requests, connections=connections, seconds=seconds, keep=KEPT)
-        )
+        done = load.closed(server.port, requests, connections=connections, seconds=seconds, keep=KEPT)
         if done.refusal is not None:
             raise SystemExit(f"refused, of {dict(done.statuses)}: {done.refusal.decode()}")
         used = {name: now - before[name] for name, now in server.cpu_seconds().items()} | {"driver": done.cpu}
@@ -166,9 +163,7 @@ class Requests:
     def make_unpaid(self, port: int) -> None:
         """Have enough orders there for a round of payments."""
         while len(self.unpaid) < ENOUGH_UNPAID:
-            done: load.Load = uvloop.run(
-                load.closed(port, self._creations(), connections=CONNECTIONS[-1], seconds=1, keep=KEPT)
-            )
+            done = load.closed(port, self._creations(), connections=CONNECTIONS[-1], seconds=1, keep=KEPT)
             if done.refusal is not None:
                 raise SystemExit(f"an order was refused: {done.refusal.decode()}")
             self.created(done.bodies)

@@ -1,16 +1,18 @@
 """Requests over raw connections: what a driver costs has to be little beside what a server does.
 
 Requests are bytes that are made beforehand; of an answer its status and length are looked at. `closed` asks as fast
-as it is answered, `arrivals` at a rate, whatever becomes of the answers.
+as it is answered, `arrivals` at a rate, whatever becomes of the answers. Sockets are used without an event loop
+between: a request and its answer take the driver two system calls and little else.
 """
 
-import asyncio
 import resource
+import select
+import socket
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Self
 
 BLANK_LINE = b"\r\n\r\n"
 LENGTH = b"\r\nContent-Length: "
@@ -18,7 +20,9 @@ STATUS = slice(9, 12)
 REFUSED = 400
 """Statuses from here on."""
 PACE_SECONDS = 0.001
-"""Between two looks at which requests are due."""
+"""Between two looks at which requests are due and, where they come at a rate, at what was answered."""
+MOST_RECEIVED = 65_536
+"""Bytes taken at once."""
 ANSWER_SECONDS = 30.0
 """How long the last answers are waited for."""
 
@@ -65,50 +69,62 @@ class Load:
         return [took for _, each, took in self.seen if status in (None, each)]
 
 
-Answered = Callable[["Connection", int, bytes], None]
-
-
-class Connection(asyncio.Protocol):
+class Connection:
     """One connection, one request at a time."""
 
-    def __init__(self, answered: Answered, lost: Callable[["Connection"], None]) -> None:
-        self._answered = answered
-        self._lost = lost
-        self._received = b""
+    __slots__ = ("_length", "_received", "_request", "began", "socket")
+
+    def __init__(self, port: int) -> None:
+        self.socket = socket.socket()
+        self.socket.setblocking(False)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.socket.connect_ex(("127.0.0.1", port))
+        self._request = self._received = b""
         self._length = 0
-        self._transport: asyncio.Transport | None = None
         self.began = 0.0
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)
+    def send(self, request: bytes, *, began: float) -> bool:
+        """Send a request; whether that is done, or waits until the server has let the connection in.
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # asyncio's name
-        self._lost(self)
-
-    def send(self, request: bytes, *, began: float) -> None:
-        assert self._transport is not None
+        Raises:
+            OSError: it has ended, or never began.
+        """
         self.began = began
-        self._length = 0
-        self._transport.write(request)
+        self._request = request
+        return self.send_again()
 
-    def data_received(self, data: bytes) -> None:
+    def send_again(self) -> bool:
+        """The same, once more."""
+        try:
+            sent = self.socket.send(self._request)
+        except BlockingIOError:
+            return False
+        assert sent == len(self._request), "a request fits into what a socket takes"
+        return True
+
+    def receive(self) -> bytes | None:
+        """The answer, or None where it is not here as a whole.
+
+        Raises:
+            OSError: the connection has ended.
+        """
+        data = self.socket.recv(MOST_RECEIVED)
+        if not data:
+            raise ConnectionResetError
         received = self._received = self._received + data if self._received else data
         if not self._length:
             head = received.find(BLANK_LINE)
             if head < 0:
-                return
+                return None
+            self._length = head + len(BLANK_LINE)
             at = received.find(LENGTH, 0, head)
-            end = received.find(b"\r\n", at + 2)
-            self._length = (
-                head + len(BLANK_LINE) + int(received[at + len(LENGTH) : end]) if at > 0 else head + 4
-            )
-        if len(received) >= self._length:
-            self._received = b""
-            self._answered(self, int(received[STATUS]), received)
-
-    def close(self) -> None:
-        if self._transport is not None:
-            self._transport.close()
+            if at > 0:
+                self._length += int(received[at + len(LENGTH) : received.find(b"\r", at + len(LENGTH))])
+        if len(received) < self._length:
+            return None
+        self._received = b""
+        self._length = 0
+        return received
 
 
 class _Drive:
@@ -117,41 +133,93 @@ class _Drive:
     def __init__(self, port: int, *, keep: int = 0) -> None:
         self.load = Load()
         self.began = 0.0
+        self.under_way = 0
         self._port = port
         self._keep = keep
-        self._loop = asyncio.get_running_loop()
-        self._open: set[Connection] = set()
-        self._closing = False
+        self._poll = select.epoll()
+        self._open: dict[int, Connection] = {}
 
-    async def connect(self) -> Connection:
-        _, connection = await self._loop.create_connection(
-            lambda: Connection(self._answered, self._lost), "127.0.0.1", self._port
-        )
-        self._open.add(connection)
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for connection in self._open.values():
+            connection.socket.close()
+        self._poll.close()
+
+    def connect(self) -> Connection:
+        connection = Connection(self._port)
+        self._open[connection.socket.fileno()] = connection
+        self._poll.register(connection.socket, select.EPOLLIN)
         return connection
 
-    def close(self) -> None:
-        self._closing = True
-        for connection in self._open:
-            connection.close()
+    def send(self, connection: Connection, request: bytes, *, began: float) -> None:
+        self.under_way += 1
+        try:
+            if not connection.send(request, began=began):
+                self._poll.modify(connection.socket, select.EPOLLOUT)
+        except OSError:
+            self._lose(connection)
+
+    def take(self, *, seconds: float) -> None:
+        """What was answered; the first of it is waited for so long."""
+        for number, event in self._poll.poll(seconds):
+            connection = self._open[number]
+            try:
+                if event & select.EPOLLOUT:
+                    if connection.send_again():
+                        self._poll.modify(number, select.EPOLLIN)
+                elif (answer := connection.receive()) is not None:
+                    self._answered(connection, answer)
+            except OSError:
+                self._lose(connection)
 
     def idle(self, connection: Connection) -> None:
         """It has answered."""
         raise NotImplementedError
 
-    def _answered(self, connection: Connection, status: int, received: bytes) -> None:
-        load = self.load
+    def _answered(self, connection: Connection, answer: bytes) -> None:
+        load, status = self.load, int(answer[STATUS])
         load.seen.append((connection.began - self.began, status, time.perf_counter() - connection.began))
         if status >= REFUSED and load.refusal is None:
-            load.refusal = received
+            load.refusal = answer
         elif len(load.bodies) < self._keep:
-            load.bodies.append(received[received.index(BLANK_LINE) + len(BLANK_LINE) :])
+            load.bodies.append(answer[answer.index(BLANK_LINE) + len(BLANK_LINE) :])
+        self.under_way -= 1
         self.idle(connection)
 
-    def _lost(self, connection: Connection) -> None:
-        self._open.discard(connection)
-        if not self._closing:
-            self.load.lost += 1
+    def _lose(self, connection: Connection) -> None:
+        """It has ended while it was asked."""
+        self._drop(connection)
+        self.under_way -= 1
+        self.load.lost += 1
+
+    def _drop(self, connection: Connection) -> None:
+        del self._open[connection.socket.fileno()]
+        connection.socket.close()
+
+
+def closed(port: int, requests: Iterator[bytes], *, connections: int, seconds: float, keep: int = 0) -> Load:
+    """As fast as it is answered, until time or requests are over.
+
+    Args:
+        keep: how many answers' bodies are kept.
+
+    Raises:
+        TimeoutError: some was not.
+    """
+    with _Closed(port, requests, keep=keep) as drive:
+        all_of_them = [drive.connect() for _ in range(connections)]
+        began, cpu = time.perf_counter(), cpu_seconds()
+        drive.began, drive.until = began, began + seconds
+        for connection in all_of_them:
+            drive.idle(connection)
+        while drive.under_way:
+            if time.perf_counter() > drive.until + ANSWER_SECONDS:
+                raise TimeoutError
+            drive.take(seconds=1.0)
+        drive.load.seconds, drive.load.cpu = time.perf_counter() - began, cpu_seconds() - cpu
+        return drive.load
 
 
 class _Closed(_Drive):
@@ -159,55 +227,37 @@ class _Closed(_Drive):
 
     def __init__(self, port: int, requests: Iterator[bytes], *, keep: int) -> None:
         super().__init__(port, keep=keep)
+        self.until = 0.0
         self._requests = requests
-        self._until = 0.0
-        self._busy: set[Connection] = set()
-        self.finished = asyncio.Event()
-
-    def begin(self, *, until: float) -> None:
-        self._until = until
-        self._busy = set(self._open)
-        for connection in list(self._open):
-            self.idle(connection)
 
     def idle(self, connection: Connection) -> None:
         now = time.perf_counter()
-        request = next(self._requests, None) if now < self._until else None
-        if request is not None:
-            connection.send(request, began=now)
-        else:
-            self._end(connection)
-
-    def _lost(self, connection: Connection) -> None:
-        super()._lost(connection)
-        self._end(connection)
-
-    def _end(self, connection: Connection) -> None:
-        self._busy.discard(connection)
-        if not self._busy:
-            self.finished.set()
+        if now < self.until and (request := next(self._requests, None)) is not None:
+            self.send(connection, request, began=now)
 
 
-async def closed(
-    port: int, requests: Iterator[bytes], *, connections: int, seconds: float, keep: int = 0
-) -> Load:
-    """As fast as it is answered, until time or requests are over.
+def arrivals(port: int, request: bytes, *, rate: float, seconds: float, connections: int) -> Load:
+    """The same request so many times a second, whatever becomes of them; times are from when each was due.
 
     Args:
-        keep: how many answers' bodies are kept.
+        connections: the most that are opened. Where all are taken, an arrival is `unsent`.
     """
-    drive = _Closed(port, requests, keep=keep)
-    try:
-        for _ in range(connections):
-            await drive.connect()
-        drive.began = began = time.perf_counter()
-        cpu = cpu_seconds()
-        drive.begin(until=began + seconds)
-        await asyncio.wait_for(drive.finished.wait(), seconds + ANSWER_SECONDS)
+    with _Arrivals(port, request, connections=connections) as drive:
+        began, cpu = time.perf_counter(), cpu_seconds()
+        drive.began, sent, all_of_them = began, 0, int(rate * seconds)
+        while sent < all_of_them:
+            due = min(all_of_them, int((time.perf_counter() - began) * rate))
+            for number in range(sent, due):
+                drive.arrive(began + number / rate)
+            sent = due
+            time.sleep(PACE_SECONDS)
+            drive.take(seconds=0)
+        until = time.perf_counter() + ANSWER_SECONDS
+        while drive.under_way and time.perf_counter() < until:
+            drive.take(seconds=PACE_SECONDS)
+        drive.load.lost += drive.under_way
         drive.load.seconds, drive.load.cpu = time.perf_counter() - began, cpu_seconds() - cpu
-    finally:
-        drive.close()
-    return drive.load
+        return drive.load
 
 
 class _Arrivals(_Drive):
@@ -218,72 +268,24 @@ class _Arrivals(_Drive):
         self._request = request
         self._most = connections
         self._idle: list[Connection] = []
-        self._opening: set[asyncio.Task[None]] = set()
-        self.under_way = 0
 
     def arrive(self, due: float) -> None:
         if self._idle:
-            self._send(self._idle.pop(), due)
-        elif len(self._open) + len(self._opening) < self._most:
-            self.under_way += 1
-            task = asyncio.create_task(self._connect_and_send(due))
-            self._opening.add(task)
-            task.add_done_callback(self._opening.discard)
+            self.send(self._idle.pop(), self._request, began=due)
+        elif len(self._open) < self._most:
+            self.send(self.connect(), self._request, began=due)
         else:
             self.load.unsent += 1
 
-    async def _connect_and_send(self, due: float) -> None:
-        try:
-            connection = await self.connect()
-        except OSError:
-            self.load.lost += 1
-        else:
-            self._send(connection, due)
-        finally:
-            self.under_way -= 1
-
-    def _send(self, connection: Connection, due: float) -> None:
-        self.under_way += 1
-        connection.send(self._request, began=due)
-
     def idle(self, connection: Connection) -> None:
-        self.under_way -= 1
         self._idle.append(connection)
 
-    def _lost(self, connection: Connection) -> None:
+    def _lose(self, connection: Connection) -> None:
         if connection in self._idle:  # after a while a server closes what nobody uses
             self._idle.remove(connection)
-            self._open.discard(connection)
+            self._drop(connection)
         else:
-            super()._lost(connection)
-            self.under_way -= 1
-
-
-async def arrivals(port: int, request: bytes, *, rate: float, seconds: float, connections: int) -> Load:
-    """The same request so many times a second, whatever becomes of them; times are from when each was due.
-
-    Args:
-        connections: the most that are opened. Where all are taken, an arrival is `unsent`.
-    """
-    drive = _Arrivals(port, request, connections=connections)
-    drive.began = began = time.perf_counter()
-    cpu, sent, all_of_them = cpu_seconds(), 0, int(rate * seconds)
-    try:
-        while sent < all_of_them:
-            due = min(all_of_them, int((time.perf_counter() - began) * rate))
-            for number in range(sent, due):
-                drive.arrive(began + number / rate)
-            sent = due
-            await asyncio.sleep(PACE_SECONDS)
-        until = time.perf_counter() + ANSWER_SECONDS
-        while drive.under_way and time.perf_counter() < until:  # noqa: ASYNC110  # only once, at the end
-            await asyncio.sleep(PACE_SECONDS)
-    finally:
-        drive.close()
-    load = drive.load
-    load.lost += drive.under_way
-    load.seconds, load.cpu = time.perf_counter() - began, cpu_seconds() - cpu
-    return load
+            super()._lose(connection)
 
 
 def cpu_seconds() -> float:

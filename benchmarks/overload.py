@@ -25,7 +25,6 @@ from typing import Any
 
 import figures
 import load
-import uvloop
 from measured_service import measured_service
 from process_usage import cpu_seconds, memory_of, run
 
@@ -114,17 +113,11 @@ def measure(plan: Plan) -> dict[str, Any]:
 
 def saturate(port: int, request: bytes, *, seconds: float) -> load.Load:
     """As many orders as are created over some connections; here and there one may be refused."""
-    done: load.Load = uvloop.run(
-        load.closed(port, repeat(request), connections=SATURATING_CONNECTIONS, seconds=seconds)
-    )
-    return done
+    return load.closed(port, repeat(request), connections=SATURATING_CONNECTIONS, seconds=seconds)
 
 
 def drive(port: int, request: bytes, *, rate: float, seconds: float) -> load.Load:
-    done: load.Load = uvloop.run(
-        load.arrivals(port, request, rate=rate, seconds=seconds, connections=MOST_CONNECTIONS)
-    )
-    return done
+    return load.arrivals(port, request, rate=rate, seconds=seconds, connections=MOST_CONNECTIONS)
 
 
 def created_per_second(done: load.Load) -> float:
