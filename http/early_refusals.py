@@ -10,6 +10,7 @@ import time
 from typing import NamedTuple
 
 from multidict import CIMultiDict, CIMultiDictProxy
+from uuid_utils import uuid4
 
 from payloops.http.admission import Shed
 from payloops.http.answers import CORRELATION_HEADER, SECURITY_HEADERS, head_bytes, http_date
@@ -31,6 +32,7 @@ _MOST_LINES = 100
 _NEVER_REFUSED = frozenset({b"HEAD", b"OPTIONS"})
 _REFUSED_PATHS = (b"/v1/", b"/api/", b"/webhooks/")
 """Programs ask there, nobody looks at the answer, and none of the routes is answered always."""
+_CORRELATION_NAME = CORRELATION_HEADER.lower().encode()
 _CORRELATION = re.compile(rb"\nx-correlation-id: *([!-~]*) *\r", re.IGNORECASE)
 
 
@@ -41,14 +43,16 @@ class Lines:
         raw: from the end of the request line to the empty line at their own.
         body_length: bytes that follow.
         plain: whether nothing in them asks for more than an answer.
+        correlation: whether the client sent an id to correlate by.
     """
 
-    __slots__ = ("_headers", "body_length", "plain", "raw")
+    __slots__ = ("_headers", "body_length", "correlation", "plain", "raw")
 
-    def __init__(self, raw: bytes, *, body_length: int, plain: bool) -> None:
+    def __init__(self, raw: bytes, *, body_length: int, plain: bool, correlation: bool) -> None:
         self.raw = raw
         self.body_length = body_length
         self.plain = plain
+        self.correlation = correlation
         self._headers: CIMultiDictProxy[str] | None = None
 
     @property
@@ -124,19 +128,28 @@ def _read_lines(data: bytes, start: int) -> Lines | None:
             return None
         body_length = int(length[1])
     stays = b"connection" not in told or _KEPT.search(lowered) is not None
-    return Lines(raw, body_length=body_length, plain=stays and told.isdisjoint(_ANSWERED_OTHERWISE))
+    return Lines(
+        raw,
+        body_length=body_length,
+        plain=stays and told.isdisjoint(_ANSWERED_OTHERWISE),
+        correlation=_CORRELATION_NAME in told,
+    )
 
 
 def refusal(head: Head) -> bytes:
     """503 as every route answers it, head and body; the connection stays."""
+    correlation = _correlation_of(head) if head.lines.correlation else str(uuid4()).encode()
+    date = http_date(int(time.time()))
+    return _ANSWER % (_BODY_LENGTH + len(correlation), date, correlation, correlation)
+
+
+def _correlation_of(head: Head) -> bytes:
     given = _CORRELATION.search(head.lines.raw)
-    correlation = fitting_correlation_id(given[1].decode() if given else "").encode()
-    body = _BODY % correlation
-    return _ANSWER % (len(body), http_date(int(time.time())), correlation, body)
+    return fitting_correlation_id(given[1].decode() if given else "").encode()
 
 
-def _answer() -> tuple[bytes, bytes]:
-    """What is the same in all of them: the answer, and its body."""
+def _answer() -> tuple[bytes, int]:
+    """What is the same in all of them, and the length of its body without an id to correlate by."""
     shed = Shed()
     headers = {
         **shed.headers,
@@ -146,7 +159,8 @@ def _answer() -> tuple[bytes, bytes]:
         **SECURITY_HEADERS,
         CORRELATION_HEADER: "%s",
     }
-    return head_bytes(503, headers) + b"%s", shed.body(correlation_id="%s")
+    body = shed.body(correlation_id="%s")
+    return head_bytes(503, headers) + body, len(body) - len("%s")
 
 
-_ANSWER, _BODY = _answer()
+_ANSWER, _BODY_LENGTH = _answer()
