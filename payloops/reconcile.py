@@ -51,7 +51,7 @@ from payloops.processors.stripe import StripeProcessor
 from payloops.projections.parked import streams_with_parked
 from payloops.settings import Settings
 from payloops.wiring import make_cipher, open_store
-from payloops.workflows_client.payments import READER
+from payloops.workflows_client.payment_subscription import READER
 
 AT_ONCE = 8
 """Payments that are asked about at the same time."""

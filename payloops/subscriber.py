@@ -11,8 +11,8 @@ from payloops.stopping import stop_on_signals
 from payloops.temporal import connect_unless_stopped
 from payloops.wiring import open_store
 from payloops.workflows_client import subscriber
-from payloops.workflows_client.payments import payments
-from payloops.workflows_client.webhooks import webhooks
+from payloops.workflows_client.payment_subscription import payment_subscription
+from payloops.workflows_client.webhook_subscription import webhook_subscription
 
 log = structlog.get_logger()
 
@@ -33,7 +33,7 @@ async def run_subscriber(settings: Settings) -> None:
         client = await connect_unless_stopped(settings, stop=stop)
         if client is not None:
             async with asyncio.TaskGroup() as group:
-                for subscription in (payments(store), webhooks(store)):
+                for subscription in (payment_subscription(store), webhook_subscription(store)):
                     group.create_task(
                         subscriber.run_subscriber(
                             subscription=subscription,

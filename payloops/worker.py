@@ -20,7 +20,7 @@ from payloops.stopping import stop_on_signals
 from payloops.temporal import connect_unless_stopped
 from payloops.wiring import make_cipher, open_store
 from payloops.workflows_client.activities import BackendActivities
-from payloops.workflows_client.delivery import open_sender
+from payloops.workflows_client.webhook_sender import open_sender
 from payloops.workflows_client.worker import serve_backend
 
 log = structlog.get_logger()

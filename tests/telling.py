@@ -33,10 +33,10 @@ from payloops.events.orders import Order
 from payloops.events.timestamps import utc_now
 from payloops.settings import Settings
 from payloops.workflows_client.activities import GRACE_SECONDS, BackendActivities
-from payloops.workflows_client.delivery import open_sender
 from payloops.workflows_client.endpoint_places import EndpointPlaces
 from payloops.workflows_client.subscriber import run_subscriber
-from payloops.workflows_client.webhooks import READER, webhooks
+from payloops.workflows_client.webhook_sender import open_sender
+from payloops.workflows_client.webhook_subscription import READER, webhook_subscription
 from payloops.workflows_client.worker import ACTIVITIES, GRACE, backend_worker
 
 SECONDS = 60
@@ -138,7 +138,7 @@ async def subscribing(store: EventStore, settings: Settings, client: Client) -> 
     stop = asyncio.Event()
     task = asyncio.create_task(
         run_subscriber(
-            subscription=webhooks(store),
+            subscription=webhook_subscription(store),
             store=store,
             database_url=settings.database_url.get_secret_value(),
             client=client,

@@ -31,7 +31,7 @@ from payloops.events.orders import Order, TransactionType
 from payloops.http.orders import order_answer
 from payloops.projections.orders import row_from_order
 from payloops.workflows_client.activities import BackendActivities
-from payloops.workflows_client.delivery import open_sender
+from payloops.workflows_client.webhook_sender import open_sender
 
 
 @pytest.fixture

@@ -38,7 +38,7 @@ from payloops.settings import Settings
 from payloops.workflows_client import subscriber
 from payloops.workflows_client.connection import connect
 from payloops.workflows_client.forwardings import Forwarding, SignalWorkflow, StartWorkflow
-from payloops.workflows_client.payments import READER, payments
+from payloops.workflows_client.payment_subscription import READER, payment_subscription
 from payloops.workflows_client.subscriber import Subscription, forward, run_subscriber
 
 AMOUNT = 5_000
@@ -123,7 +123,7 @@ async def subscribing(
     stop = asyncio.Event()
     task = asyncio.create_task(
         run_subscriber(
-            subscription=subscription or payments(store),
+            subscription=subscription or payment_subscription(store),
             store=store,
             database_url=settings.database_url.get_secret_value(),
             client=client,
@@ -306,7 +306,7 @@ async def test_what_happened_to_one_order_is_forwarded_in_its_order_however_long
 ) -> None:
     order_id = await orders.paid()
     await cancel_order(store, order_id=order_id, merchant_id=merchant_id, by=by)
-    subscription = payments(store)
+    subscription = payment_subscription(store)
 
     async def plan(recorded: RecordedEvent) -> Forwarding | None:
         if recorded.stored.topic == "payment.requested":
@@ -420,7 +420,7 @@ async def test_trouble_with_the_database_parks_nothing_and_what_is_refused_for_g
         troubled: iter([psycopg.OperationalError("the connection is lost")]),
         refused: iter([psycopg.DataError("no such text")]),
     }
-    subscription = payments(store)
+    subscription = payment_subscription(store)
 
     async def plan(recorded: RecordedEvent) -> Forwarding | None:
         order_id = recorded.event.originator_id
@@ -470,7 +470,7 @@ async def test_each_subscription_has_a_leader_of_its_own(
     store: EventStore, settings: Settings, client: Client, orders: Orders
 ) -> None:
     await orders.paid()
-    another = replace(payments(store), name="another")
+    another = replace(payment_subscription(store), name="another")
     async with subscribing(store, settings, client), subscribing(store, settings, client, another):
         await caught_up(store)
         await caught_up(store, another.name)

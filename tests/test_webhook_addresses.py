@@ -12,7 +12,7 @@ from aiohttp import web
 from receiving import Canary, canaries, receiving
 
 from payloops.commands.public_addresses import is_allowed
-from payloops.workflows_client.delivery import Sender, open_sender
+from payloops.workflows_client.webhook_sender import Sender, open_sender
 
 PUBLIC = ["1.1.1.1", "93.184.215.14", "172.32.0.1", "2606:4700::1111", "2a00:1450::1", "64:ff9b::1.1.1.1"]
 SPECIAL = [

@@ -16,7 +16,7 @@ from receiving import Endpoint, Received, receiving, sdk_accepts
 from standardwebhooks import Webhook, WebhookVerificationError
 
 from payloops.commands.webhook_secrets import make_secret
-from payloops.workflows_client.delivery import Sender, open_sender
+from payloops.workflows_client.webhook_sender import Sender, open_sender
 
 PAYLOAD: dict[str, Any] = {
     "id": "5d3c5cf0",

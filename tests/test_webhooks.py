@@ -31,7 +31,7 @@ from payloops.projections.orders import row_from_order
 from payloops.settings import Settings
 from payloops.workflows_client.activities import order_json
 from payloops.workflows_client.connection import connect
-from payloops.workflows_client.webhooks import READER, event_type_of
+from payloops.workflows_client.webhook_subscription import READER, event_type_of
 
 
 @pytest.fixture(scope="module")

@@ -50,10 +50,10 @@ from payloops.events.metadata import Metadata
 from payloops.events.orders import Order
 from payloops.events.timestamps import timestamp_text, utc_now
 from payloops.projections.orders import OrderRow, row_from_order
-from payloops.workflows_client.delivery import Sender
 from payloops.workflows_client.endpoint_places import EndpointBusy, EndpointPlaces
 from payloops.workflows_client.interruptions import under_way
 from payloops.workflows_client.webhook_delivery import SUPERSEDED
+from payloops.workflows_client.webhook_sender import Sender
 
 REFUSALS = (OrderNotFound, UnknownAttempt, UnknownRefund, ContradictsRecord, WebhookNotFound)
 LONGEST_MESSAGE = 1_000

@@ -1,4 +1,4 @@
-"""What a subscriber can have Temporal do."""
+"""What a subscriber can request of Temporal: to start a workflow, or to signal one."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StartWorkflow:
-    """Start it unless there is, or ever was, one of this id."""
+    """Start a workflow, unless there is, or ever was, one with this id."""
 
     workflow: str
     workflow_id: str
@@ -15,13 +15,13 @@ class StartWorkflow:
 
     @property
     def target(self) -> str:
-        """What is asked for, of a few names."""
+        """The label of this request in metrics."""
         return self.workflow
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SignalWorkflow:
-    """Signal it if it is still running. `argument`: the signal's only one, None where it has none."""
+    """Signal a workflow, if it is still running. `argument`: the only argument of the signal, if it has one."""
 
     workflow_id: str
     signal: str
@@ -29,7 +29,7 @@ class SignalWorkflow:
 
     @property
     def target(self) -> str:
-        """What is asked for, of a few names."""
+        """The label of this request in metrics."""
         return self.signal
 
 

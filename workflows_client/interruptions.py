@@ -13,16 +13,16 @@ BEAT_SECONDS = 3.0
 
 @asynccontextmanager
 async def under_way(*, grace: float) -> AsyncIterator[None]:
-    """Send within this context.
+    """Send a webhook within this context, so that another worker takes over if this one dies or stops.
 
-    An activity that Temporal handed over tells it by heartbeats that its worker lives. One that runs where its
-    workflow does needs none, since its workflow task is seen to be lost; but the SDK would wait for its end.
+    An activity that Temporal scheduled sends heartbeats. A local activity needs none, because Temporal notices that its
+    workflow task is lost; but the SDK would wait for its end when the worker stops.
 
     Args:
-        grace: seconds for what runs where its workflow does, once the worker is asked to stop.
+        grace: seconds for a local activity to finish, once the worker is asked to stop.
 
     Raises:
-        ApplicationError: those are over.
+        ApplicationError: `grace` is over.
     """
     loop = asyncio.get_running_loop()
     try:

@@ -1,8 +1,8 @@
-"""Subscribers: each tails the log, and starts and signals Temporal workflows for its events.
+"""Subscribers: each tails the log, and starts and signals Temporal workflows for certain events.
 
-A subscriber moves its checkpoint only after an event was forwarded, so whatever is killed at whatever moment, each
-event is forwarded at least once. Workflow ids are derived from what happened, so forwarding one twice has no effect.
-What an event means to Temporal is defined by the subscription: `payments.py`, `webhooks.py`.
+A subscriber moves its checkpoint only after an event was forwarded, so each event is forwarded at least once, whatever
+is killed. Workflow ids are derived from events, so forwarding one twice has no effect. Which workflow an event starts
+or signals is defined by the subscription: `payment_subscription.py`, `webhook_subscription.py`.
 
 Any number of replicas may run. The active one holds an advisory lock on a connection of its own, on which it also moves
 the checkpoint: without the connection it is neither active nor able to move the checkpoint. (Connection poolers in
@@ -41,14 +41,14 @@ WATCH_SECONDS = 2.0
 RPC_TIMEOUT = timedelta(seconds=5)
 LONGEST_RETRY_SECONDS = 3.0
 SETTLED_SECONDS = 10.0
-"""After which earlier trouble is forgotten, and what comes then is tried again soon."""
+"""If an interruption comes after so long without one, retries begin with a short pause again."""
 STOP_SECONDS = 5.0
 
 GONE = "workflow.gone"
 """The outcome of a signal to a workflow that has ended."""
 
 UNFORWARDABLE = RPCStatusCode.INVALID_ARGUMENT
-"""What Temporal answers where no repetition helps. All else may be its own trouble, and is tried again."""
+"""Temporal's answer to a request that can never succeed. After any other error it is retried."""
 
 FORWARDED = Counter(
     "payloops_workflow_forwardings",
@@ -56,7 +56,7 @@ FORWARDED = Counter(
     ["subscription", "target", "outcome"],
 )
 UNAVAILABLE = Counter(
-    "payloops_workflow_forwardings_failed", "Tries at it that Temporal did not take", ["subscription"]
+    "payloops_workflow_forwardings_failed", "Attempts that Temporal did not accept", ["subscription"]
 )
 PARKED = Counter("payloops_subscriber_parked", "Events that could not be forwarded", ["subscription"])
 
@@ -72,13 +72,13 @@ class Subscription:
     """What a subscriber forwards.
 
     Attributes:
-        name: of its checkpoint and its lock; also the reader that parked events name.
-        topics: of the events that it asks about; all others it passes over.
-        plan: what one of them means to Temporal, None for nothing. It may first write what the workflow reads,
-            and has to change nothing when it is asked again. What it raises parks the event, unless it is
-            trouble with the database: then it is asked again.
-        strands: whether something is left undone where the workflow that an event signals is gone; the event
-            is then parked, for somebody to see.
+        name: of its checkpoint and lock, and of the reader in `parked_events`.
+        topics: of the events to forward; all others are passed over.
+        plan: the workflow to start or signal for an event, None if there is none. It may first write what the workflow
+            reads, and must be repeatable. If it raises, the event is parked, unless the database is the cause: then it
+            is called again.
+        strands: whether something is left undone if the workflow that the event signals is gone. The event is then
+            parked, so that somebody sees it.
     """
 
     name: str
@@ -88,7 +88,7 @@ class Subscription:
 
 
 class WorkflowGoneError(Exception):
-    """A workflow was to be told something that still matters, and has ended without it."""
+    """A workflow ended before it received a signal that still matters."""
 
     def __init__(self, workflow_id: str) -> None:
         super().__init__(
@@ -104,9 +104,9 @@ async def run_subscriber(
     client: Client,
     stop: asyncio.Event,
 ) -> None:
-    """Forward, or stand by while another replica does, until `stop` is set; the batch under way is finished.
+    """Forward, or stand by while another replica does, until `stop` is set; the current batch is finished first.
 
-    Trouble with the database or Temporal ends nothing: it is logged and tried again.
+    Failures of the database or of Temporal are logged and retried.
     """
     serving = asyncio.create_task(_serve(subscription, store, database_url, client, stop))
     stopped = asyncio.create_task(stop.wait())
@@ -233,7 +233,7 @@ async def _forward_log(leader: _Leader) -> None:
 
 
 async def _retry_parked(leader: _Leader) -> None:
-    """Forward once more what was parked, where somebody asked for that; what fails again stays parked."""
+    """Forward again the parked events that are marked for a retry; what fails again stays parked."""
     reader = leader.subscription.name
     found = await (await leader.connection.execute(TO_RETRY, (reader, BATCH))).fetchall()
     for (position,) in found:
@@ -245,7 +245,7 @@ async def _retry_parked(leader: _Leader) -> None:
 
 
 async def _forward_batch(leader: _Leader, batch: Sequence[RecordedEvent]) -> None:
-    """Forward all of a batch: orders side by side, the events of one order one after another."""
+    """Forward a batch: streams concurrently, the events of one stream in order."""
     streams: defaultdict[object, list[RecordedEvent]] = defaultdict(list)
     for recorded in batch:
         if recorded.stored.topic in leader.subscription.topics:
@@ -263,11 +263,11 @@ async def _forward_batch(leader: _Leader, batch: Sequence[RecordedEvent]) -> Non
 
 
 async def _forward_or_park(leader: _Leader, recorded: RecordedEvent) -> None:
-    """Forward one event, for as long as Temporal takes; park it where the event itself is the trouble.
+    """Forward one event, however long Temporal is unavailable; park it if the event itself is the cause.
 
     Raises:
         _StoppedError: asked to stop before Temporal answered.
-        psycopg.Error: trouble with the database.
+        psycopg.Error: the database failed.
     """
     try:
         correlation_id = recorded.event.correlation_id
@@ -319,19 +319,19 @@ async def _forward_or_park(leader: _Leader, recorded: RecordedEvent) -> None:
 
 
 async def _left_undone(leader: _Leader, recorded: RecordedEvent, forwarding: Forwarding) -> Exception | None:
-    """Why an event is to be parked whose workflow is gone; None where nothing is left undone."""
+    """Why an event whose workflow is gone is parked; None if nothing is left undone."""
     try:
         strands = await leader.subscription.strands(recorded)
-    except StreamUnreadable as unreadable:  # whether something is left undone nobody here can tell
+    except StreamUnreadable as unreadable:  # so whether something is left undone is not known
         return unreadable
     return WorkflowGoneError(forwarding.workflow_id) if strands else None
 
 
 async def forward(forwarding: Forwarding, *, client: Client, correlation_id: str) -> str:
-    """Start or signal a workflow, and say which. Started before, or gone already: done as well.
+    """Start or signal a workflow; return the outcome. One that was started before, or is gone, is no error.
 
     Raises:
-        RPCError, RuntimeError: Temporal could not, or would not.
+        RPCError, RuntimeError: Temporal is unavailable, or refused.
     """
     match forwarding:
         case StartWorkflow():

@@ -45,7 +45,7 @@ from payloops.projections.status import projections_status
 from payloops.projections.verifying import verify
 from payloops.reconcile import duration, reconcile
 from payloops.sandbox.ledger import Charge
-from payloops.workflows_client import payments, webhooks
+from payloops.workflows_client import payment_subscription, webhook_subscription
 from payloops.workflows_client.forwardings import StartWorkflow
 
 REST_SECONDS = 150.0
@@ -54,7 +54,7 @@ QUIET_SECONDS = 0.5
 SHOWN = 5
 """Of findings of one kind."""
 
-READERS = (payments.READER, webhooks.READER)
+READERS = (payment_subscription.READER, webhook_subscription.READER)
 UNDER_WAY = {PaymentStatus.PROCESSING, PaymentStatus.REQUIRES_ACTION}
 
 
@@ -431,9 +431,9 @@ def _expected_workflows(world: World, events: Sequence[Logged]) -> dict[str, str
     """Of every workflow that the log calls for: its id, and its kind."""
     expected = {}
     for event in events:
-        if event.topic not in payments.TOPICS:
+        if event.topic not in payment_subscription.TOPICS:
             continue
-        forwarding = payments.forwarding_of(event.fact)
+        forwarding = payment_subscription.forwarding_of(event.fact)
         if isinstance(forwarding, StartWorkflow):
             expected[forwarding.workflow_id] = forwarding.workflow
     return expected
@@ -546,11 +546,11 @@ async def check_webhooks(evidence: Evidence) -> list[str]:
     wrong = [f"{id} is {status}" for id, (status, _) in kept.items() if status != "delivered"]
     called_for: set[str] = set()
     for event in evidence.events:
-        if event.topic not in webhooks.TOPICS or event.json["merchant_id"] not in listening:
+        if event.topic not in webhook_subscription.TOPICS or event.json["merchant_id"] not in listening:
             continue
         fact = event.fact
-        if webhooks.event_type_of(fact) is not None:
-            called_for.add(str(webhooks.webhook_id_of(fact)))
+        if webhook_subscription.event_type_of(fact) is not None:
+            called_for.add(str(webhook_subscription.webhook_id_of(fact)))
     wrong += [f"{id} was never queued" for id in called_for - kept.keys()]
     wrong += [f"nothing called for {id}" for id in kept.keys() - called_for]
     if world.heard is not None:

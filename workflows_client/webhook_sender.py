@@ -27,7 +27,7 @@ from standardwebhooks.webhooks import EmptyWebhookSecretError
 from payloops.commands.cards import mask_card_numbers, mask_cut_digits
 from payloops.commands.webhook_deliveries import WebhookAttempt
 from payloops.events.timestamps import utc_now
-from payloops.workflows_client.addresses import AddressRefused, PublicSockets
+from payloops.workflows_client.public_sockets import AddressRefused, PublicSockets
 
 DEADLINE = 30.0
 """Seconds for all of it: name, connection, TLS, request, answer."""

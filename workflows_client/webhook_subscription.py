@@ -1,7 +1,7 @@
 """Which webhooks merchants get, and when: from an order's events, by the HTTP contract ("Webhooks out").
 
-A webhook is queued once for its event, under an id derived from the event's place in its stream, and delivered by a
-workflow of that id. It shows the order as of that event, whatever happened to it since.
+A webhook is queued once for its event, under an id derived from the event's stream and version, and delivered by a
+workflow with that id. It shows the order as of that event, whatever has happened since.
 """
 
 from typing import Any
@@ -56,7 +56,7 @@ TOPICS = frozenset(
     )
 )
 MADE_OF_FACTS = UUID("b4d3c1a2-0a57-5e8c-8a43-2f9c7be1d0a6")
-"""Namespace of the ids of webhooks that tell of facts."""
+"""Namespace of the ids of webhooks about facts. (Workflows may queue others: `activities.py`.)"""
 
 
 class OrderMissing(Exception):
@@ -68,20 +68,20 @@ class OrderMissing(Exception):
         self.version = version
 
 
-def webhooks(store: EventStore) -> Subscription:
-    """The subscription that tells merchants what happened to their orders."""
+def webhook_subscription(store: EventStore) -> Subscription:
+    """The subscription that sends webhooks to merchants about their orders."""
 
     async def plan(recorded: RecordedEvent) -> Forwarding | None:
         fact = recorded.event
         if isinstance(fact, WebhookRetryRequested):
-            return await _delivered_again(store, fact)
-        return await _told(store, fact, position=recorded.position)
+            return await _manual_retry(store, fact)
+        return await _first_delivery(store, fact, position=recorded.position)
 
     return Subscription(name=READER, topics=TOPICS, plan=plan)
 
 
-async def _told(store: EventStore, fact: StreamEvent, *, position: int) -> Forwarding | None:
-    """Queue the webhook of a fact and have it delivered; None where the fact or the merchant calls for none."""
+async def _first_delivery(store: EventStore, fact: StreamEvent, *, position: int) -> Forwarding | None:
+    """Queue the webhook about a fact, to be delivered; None if the fact or the merchant needs none."""
     event_type = event_type_of(fact)
     if event_type is None:
         return None
@@ -104,12 +104,12 @@ async def _told(store: EventStore, fact: StreamEvent, *, position: int) -> Forwa
         at=fact.timestamp,
     )
     crash_point("webhook.queued")
-    # As it stands in the table: queued by an earlier version of this code, it may look different.
+    # Read back from the table: it may have been queued by an earlier version of this code, with other content.
     webhook = await find_webhook(store.pool, webhook_id=webhook_id, merchant_id=None)
     return _delivery(webhook, workflow_id=f"webhook-{webhook_id}", url=endpoint.url_in_use)
 
 
-async def _delivered_again(store: EventStore, fact: WebhookRetryRequested) -> Forwarding | None:
+async def _manual_retry(store: EventStore, fact: WebhookRetryRequested) -> Forwarding | None:
     webhook_id = UUID(fact.webhook_event_id)
     webhook = await find_webhook(store.pool, webhook_id=webhook_id, merchant_id=None)
     endpoint = await find_webhook_endpoint(store.pool, merchant_id=webhook.merchant_id)
@@ -135,15 +135,15 @@ def _delivery(webhook: WebhookDelivery, *, workflow_id: str, url: str) -> StartW
 
 
 def webhook_id_of(fact: StreamEvent) -> UUID:
-    """The same for the same fact, always."""
+    """Always the same for the same fact."""
     return uuid5(MADE_OF_FACTS, f"{fact.originator_id}:{fact.originator_version}")
 
 
 def event_type_of(fact: StreamEvent) -> str | None:
-    """What the merchant is told by a fact, None where it is nothing.
+    """The type of the webhook about a fact; None if there is none.
 
-    Facts about an attempt that is not the order's outcome (a failure that comes after another attempt's
-    success, an authorization that is given back because of it) are told by nothing: they change no order.
+    There is none about an attempt that does not decide the order's status: one that fails after another attempt was
+    captured, or whose authorization is released because of that.
     """
     match fact:
         case PaymentRequested():
@@ -171,7 +171,7 @@ def event_type_of(fact: StreamEvent) -> str | None:
 
 
 def payload_of(fact: StreamEvent, *, webhook_id: UUID, event_type: str, order: Order) -> dict[str, Any]:
-    """The body. `order`: as of the fact."""
+    """The body of the webhook. `order`: as of the fact."""
     data = order_json(row_from_order(order))
     shared = ("externalId", "amount", "currency", "status", "processor")
     return {
@@ -188,7 +188,7 @@ def payload_of(fact: StreamEvent, *, webhook_id: UUID, event_type: str, order: O
 
 
 def details_of(fact: StreamEvent, *, order: Order) -> dict[str, Any]:  # noqa: C901  # a branch for each kind of fact
-    """What is special to the fact; amounts in the currency's minor unit."""
+    """The details of this type of fact; amounts in the currency's minor unit."""
     match fact:
         case PaymentRequested():
             return {

@@ -1,4 +1,4 @@
-"""Which workflow an order's event starts or signals: names, ids, queues and inputs are those of the Temporal contract.
+"""Which workflow an order's event starts or signals. Names, ids, queues and inputs are those of the Temporal contract.
 
 Inputs are plain JSON in camelCase; optional fields without a value are absent.
 """
@@ -32,16 +32,16 @@ from payloops.workflows_client.forwardings import Forwarding, SignalWorkflow, St
 from payloops.workflows_client.subscriber import Subscription
 
 FRESH = timedelta(seconds=10)
-"""A payment that was asked for within this is forwarded without a look at its order: it cannot have ended yet."""
+"""A payment requested more recently than this is forwarded without loading its order: it cannot have ended yet."""
 
-MADE = {PaymentStatus.REQUIRES_ACTION, PaymentStatus.AUTHORIZED}
-"""Payments under way that their processor has."""
+AT_PROCESSOR = {PaymentStatus.REQUIRES_ACTION, PaymentStatus.AUTHORIZED}
+"""Payments that are under way and that their processor certainly has."""
 
 log = structlog.get_logger(__name__)
 
 
 class NothingToForwardError(Exception):
-    """A fact that starts and signals nothing: it should not have been asked about."""
+    """A fact of a type that no workflow depends on."""
 
     def __init__(self, *, topic: str) -> None:
         super().__init__(f"{topic} starts and signals no workflow")
@@ -62,25 +62,27 @@ TOPICS = frozenset(
 )
 
 
-def payments(store: EventStore) -> Subscription:
-    """The subscription that has processors move money."""
+def payment_subscription(store: EventStore) -> Subscription:
+    """The subscription that starts the workflows which move money at processors."""
 
     async def plan(recorded: RecordedEvent) -> Forwarding | None:
         fact = recorded.event
-        begun = begun_by(fact)
-        if begun is None or (isinstance(fact, PaymentRequested) and utc_now() - fact.timestamp < FRESH):
+        transaction_id = transaction_of(fact)
+        if transaction_id is None or (
+            isinstance(fact, PaymentRequested) and utc_now() - fact.timestamp < FRESH
+        ):
             return forwarding_of(fact)
         order = await store.load(Order, fact.originator_id)
         assert order is not None, "orders are never deleted"
         if is_done(order, fact):
-            # A person or the processor was faster than Temporal, or than a retry: it must not be done twice.
+            # A person or the processor was faster than this (after an outage, or a retry): it must not be done twice.
             log.info("subscriber.ended_before", position=recorded.position, topic=topic_of(fact))
             return None
-        payment = order.payments[order.transactions[begun].attempt]
+        payment = order.payments[order.transactions[transaction_id].attempt]
         return forwarding_of(fact, reference=payment.processor_order_id)
 
     async def strands(recorded: RecordedEvent) -> bool:
-        """A cancellation that found no workflow, of a payment that is still open."""
+        """Whether it is a cancellation of a payment that is still open."""
         fact = recorded.event
         if not isinstance(fact, PaymentCancelRequested):
             return False
@@ -90,8 +92,8 @@ def payments(store: EventStore) -> Subscription:
     return Subscription(name=READER, topics=TOPICS, plan=plan, strands=strands)
 
 
-def begun_by(fact: StreamEvent) -> str | None:
-    """The transaction that a fact has workflows end, None where it is none."""
+def transaction_of(fact: StreamEvent) -> str | None:
+    """Id of the transaction that a fact requests a workflow for; None if it requests none."""
     match fact:
         case PaymentRequested() | PaymentCaptureRequested() | PaymentVoidRequested():
             return fact.transaction_id
@@ -102,23 +104,23 @@ def begun_by(fact: StreamEvent) -> str | None:
 
 
 def is_done(order: Order, fact: StreamEvent) -> bool:
-    """Whether a fact is to start no workflow any more: what it asks for has ended, or is a payment that was made.
+    """Whether a fact must not start its workflow any more, since what it requests was done or has failed.
 
-    A payment may be made while the transaction that it opened is pending: the capture of one that was only authorized.
+    A payment may be at the processor while its transaction is pending: the capture, if it was only authorized so far.
     """
-    begun = begun_by(fact)
-    if begun is None:
+    transaction_id = transaction_of(fact)
+    if transaction_id is None:
         return False
-    if isinstance(fact, PaymentRequested) and order.payments[fact.attempt].status in MADE:
+    if isinstance(fact, PaymentRequested) and order.payments[fact.attempt].status in AT_PROCESSOR:
         return True
-    return order.transactions[begun].status is not TransactionStatus.PENDING
+    return order.transactions[transaction_id].status is not TransactionStatus.PENDING
 
 
 def forwarding_of(fact: StreamEvent, *, reference: str | None = None) -> Forwarding | None:
-    """What a fact of one of `TOPICS` means to Temporal; None where this one means nothing.
+    """The workflow to start or signal for a fact of one of `TOPICS`; None if there is none.
 
     Args:
-        reference: the processor's, of the payment, where it was learned after the fact.
+        reference: the processor's reference of the payment, if it became known after the fact.
 
     Raises:
         NothingToForwardError: a fact of any other topic.
@@ -130,7 +132,7 @@ def forwarding_of(fact: StreamEvent, *, reference: str | None = None) -> Forward
                 workflow="PaymentWorkflow",
                 workflow_id=payment_workflow_id(order_id=order_id, attempt=fact.attempt),
                 task_queue=_queue(fact.processor),
-                input=_present(
+                input=_without_nulls(
                     orderId=order_id,
                     merchantId=fact.merchant_id,
                     amount=fact.amount,
@@ -142,10 +144,10 @@ def forwarding_of(fact: StreamEvent, *, reference: str | None = None) -> Forward
             )
         case PaymentCaptureRequested():
             workflow_id = capture_workflow_id(order_id=order_id, sequence=fact.sequence)
-            return _operation("CaptureWorkflow", workflow_id, fact, reference)
+            return _capture_or_void("CaptureWorkflow", workflow_id, fact, reference)
         case PaymentVoidRequested():
             workflow_id = void_workflow_id(order_id=order_id, sequence=fact.sequence)
-            return _operation("VoidWorkflow", workflow_id, fact, reference)
+            return _capture_or_void("VoidWorkflow", workflow_id, fact, reference)
         case PaymentCancelRequested():
             return SignalWorkflow(
                 workflow_id=payment_workflow_id(order_id=order_id, attempt=fact.attempt),
@@ -157,7 +159,7 @@ def forwarding_of(fact: StreamEvent, *, reference: str | None = None) -> Forward
             return SignalWorkflow(
                 workflow_id=payment_workflow_id(order_id=order_id, attempt=fact.attempt),
                 signal="completePayment",
-                argument=_present(
+                argument=_without_nulls(
                     success=fact.completes, processorTransactionId=fact.processor_transaction_id
                 ),
             )
@@ -166,12 +168,12 @@ def forwarding_of(fact: StreamEvent, *, reference: str | None = None) -> Forward
                 workflow="RefundWorkflow",
                 workflow_id=refund_workflow_id(refund_id=fact.refund_id),
                 task_queue=_queue(fact.processor),
-                input=_present(
+                input=_without_nulls(
                     refundId=fact.refund_id,
                     orderId=order_id,
                     merchantId=fact.merchant_id,
                     transactionId=fact.capture_id,
-                    processorOrderId=_known(fact.processor_order_id or reference),
+                    processorOrderId=_required_reference(fact.processor_order_id or reference),
                     amount=fact.amount,
                     currency=fact.currency,
                     reason=fact.reason,
@@ -181,7 +183,7 @@ def forwarding_of(fact: StreamEvent, *, reference: str | None = None) -> Forward
             raise NothingToForwardError(topic=topic_of(fact))
 
 
-def _operation(
+def _capture_or_void(
     workflow: str,
     workflow_id: str,
     fact: PaymentCaptureRequested | PaymentVoidRequested,
@@ -194,7 +196,7 @@ def _operation(
         input={
             "orderId": str(fact.originator_id),
             "merchantId": fact.merchant_id,
-            "processorOrderId": _known(fact.processor_order_id or reference),
+            "processorOrderId": _required_reference(fact.processor_order_id or reference),
             "amount": fact.amount,
             "currency": fact.currency,
         },
@@ -202,7 +204,7 @@ def _operation(
 
 
 class ProcessorReferenceMissingError(Exception):
-    """Money is to be moved of a payment whose reference at the processor was never reported."""
+    """A capture, void or refund of a payment whose reference at the processor was never reported."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -211,7 +213,7 @@ class ProcessorReferenceMissingError(Exception):
         )
 
 
-def _known(processor_order_id: str | None) -> str:
+def _required_reference(processor_order_id: str | None) -> str:
     if processor_order_id is None:
         raise ProcessorReferenceMissingError
     return processor_order_id
@@ -221,5 +223,5 @@ def _queue(processor: str) -> str:
     return f"{processor}-payments"
 
 
-def _present(**fields: Any) -> dict[str, Any]:
+def _without_nulls(**fields: Any) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not None}

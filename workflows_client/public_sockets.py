@@ -1,4 +1,6 @@
-"""Sockets that end at public addresses only (`commands/public_addresses.py`), whatever a webhook's URL leads to."""
+"""Sockets that connect to public addresses only (`commands/public_addresses.py`), whatever a webhook's URL resolves
+to.
+"""
 
 import socket
 
@@ -8,9 +10,9 @@ from payloops.commands.public_addresses import is_allowed
 
 
 class AddressRefused(OSError):
-    """A webhook was to be sent to an address that is not of the public internet.
+    """A webhook was to be sent to an address outside the public internet.
 
-    The message does not name it: the merchant reads it, and is not to learn what our names stand for.
+    The message does not name the address: the merchant reads it, and must not learn what our host names resolve to.
     """
 
     def __init__(self, address: str) -> None:
@@ -21,8 +23,8 @@ class AddressRefused(OSError):
 class PublicSockets:
     """Makes the sockets of an aiohttp connector, for allowed addresses only.
 
-    Here and not in a resolver, because this is asked for every connection: for literals, which no resolver
-    sees, and for each record of a name, with the very address that the socket is connected to next.
+    The check is here and not in a resolver, because this is called for every connection, with the very address that the
+    socket is connected to next: also for IP literals, which no resolver sees, and for each record of a name.
     """
 
     def __init__(self, *, allow_loopback: bool) -> None:
