@@ -1,4 +1,4 @@
-"""From a declared route to a request handler: authenticate, validate, replay or execute, answer."""
+"""Makes request handlers of declared routes: admit, authenticate, validate, execute or replay, answer."""
 
 import asyncio
 import hmac
@@ -52,11 +52,11 @@ from payloops.http.services import Services
 BODY_DEADLINE = 10.0
 """Seconds in which a body has to arrive."""
 LARGE_BODY = 8 * 1024
-"""From this size on, a body is parsed in a thread: one that is made to take long would hold up everybody else."""
+"""From this size on, a body is parsed in a thread: one made to take long would block all other requests."""
 LARGEST_FORM = 64 * 1024
-"""More than all that the fields of any form may hold: whoever fills one in has shown nothing yet."""
+"""More than all fields of any form can hold: whoever sends a form may not be authenticated yet."""
 MAX_WAIT = 30
-"""Seconds."""
+"""Seconds, of `Prefer: wait`."""
 
 log = structlog.get_logger()
 
@@ -65,12 +65,11 @@ _WAIT_FORM = re.compile(r"wait\s*=\s*\"?0*([0-9]{1,9})[0-9]*\"?", re.IGNORECASE)
 
 
 def endpoint(route: Route, services: Services) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
-    """What aiohttp calls for the route."""
+    """The handler that aiohttp calls for the route."""
     longest = services.request_timeout + route.streams
     deadlines = [Deadlines(longest + wait) for wait in range(MAX_WAIT + 1 if route.waits else 1)]
     place = _place(route, services, "work")
-    # Where there is no body to wait for, a request goes on in the place that it had while it was asked who sends it.
-    # aiohttp asks no more of what they return than an `Answer` can.
+    # The return type is loose because aiohttp needs no more of a response than an `Answer` has.
     reads = route.method == "GET" and not route.streams
     answer: Callable[..., Awaitable[Any]] = _answer_read if reads else _answer
 
@@ -90,7 +89,8 @@ def endpoint(route: Route, services: Services) -> Callable[[web.Request], Awaita
 
 def _too_late(route: Route, request: web.Request) -> Problem:
     if route.method == "GET" or (route.idempotent and "Idempotency-Key" in request.headers):
-        # Under a key this is known, or `_answer_once` says that it is not: what was under way is not appended.
+        # Nothing was done: releasing the key drops an append that is under way, and if that is not certain,
+        # `_answer_once` raises OutcomeUnknown.
         return Problem(503, "unavailable", "The request took too long; try again")
     return Problem(504, "outcome_unknown", OUTCOME_UNKNOWN)
 
@@ -103,12 +103,13 @@ async def _answer_read(
     place: AbstractContextManager[None],
     _: int,
 ) -> web.StreamResponse | Answer:
+    """Answer a GET. It has no body to wait for, so it holds one place from authentication to the answer."""
     with place:
         caller = known_caller(
             request, auth=route.auth, services=services, context=context
         ) or await authenticate(request, auth=route.auth, services=services, context=context)
         call = _call(route, request, services, context, caller)
-        return _answered(call, await _handled(call))
+        return _to_response(call, await _run_handler(call))
 
 
 async def _answer(
@@ -119,6 +120,9 @@ async def _answer(
     place: AbstractContextManager[None],
     wait: int,
 ) -> web.StreamResponse | Answer:
+    """Answer any other request. It holds a place while it is authenticated, none while its body arrives, and again one
+    while it is worked on.
+    """
     if route.page and route.method != "GET":
         refuse_foreign_forms(request)
     with place:
@@ -126,10 +130,10 @@ async def _answer(
             request, auth=route.auth, services=services, context=context
         ) or await authenticate(request, auth=route.auth, services=services, context=context)
         if route.limits:
-            await _try_from_address(route, request, services)
+            await _limit_address(route, request, services)
     raw = await _read(request, route) if route.model is not None or route.signed_by else b""
-    stays = route.streams or wait
-    with _place(route, services, "stream" if route.streams else "wait") if stays else place:
+    takes_long = route.streams or wait
+    with _place(route, services, "stream" if route.streams else "wait") if takes_long else place:
         if len(raw) < LARGE_BODY:
             body, digest = _parsed(route, request, raw)
         else:
@@ -137,11 +141,11 @@ async def _answer(
         if caller.session is not None:
             _check_form(caller.session, body)
         if route.limits:
-            await _try_account(route, body, caller, services=services)
+            await _limit_account(route, body, caller, services=services)
         call = _call(route, request, services, context, caller, body=body, raw=raw, wait=wait)
         if digest is None:
-            return _answered(call, await _handled(call))
-        return await _answer_keyed(call, _idempotency_key(request), digest=digest)
+            return _to_response(call, await _run_handler(call))
+        return await _answer_with_key(call, _idempotency_key(request), digest=digest)
 
 
 def _place(route: Route, services: Services, kind: Kind) -> AbstractContextManager[None]:
@@ -149,7 +153,7 @@ def _place(route: Route, services: Services, kind: Kind) -> AbstractContextManag
 
 
 def _check_form(session: StaffSession, body: BaseModel | None) -> None:
-    """Take a form from the pages of the caller's session only.
+    """Accept a form only from a page of the caller's session.
 
     Raises:
         Problem: 403 forbidden.
@@ -190,24 +194,24 @@ def _call(
 def _query(route: Route, request: web.Request) -> BaseModel | None:
     if route.query is None:
         return None
-    # Of most requests there is none, and what its model makes of that is always the same.
+    # Most requests have no query, and its model is then always the same.
     if not request.query_string:
         return empty_query(route.query)
     return parse_query(route.query, request.query)
 
 
-def _handled(call: Call[Any, Any]) -> Awaitable[Any]:
-    return call.route.handler(call) if call.staff_id is None else _shown_to_staff(call)
+def _run_handler(call: Call[Any, Any]) -> Awaitable[Any]:
+    return call.route.handler(call) if call.staff_id is None else _show_to_staff(call)
 
 
-def _answered(call: Call[Any, Any], answer: Any) -> web.StreamResponse | Answer:
-    # In this order: whether something is a response is asked of an abstract class, which takes long.
+def _to_response(call: Call[Any, Any], answer: Any) -> web.StreamResponse | Answer:
+    # The type is compared first because isinstance is slow with an abstract class.
     if type(answer) is not dict and isinstance(answer, web.StreamResponse):
         return answer
     return _response(call, call.route.render(answer))
 
 
-async def _answer_keyed(call: Call[Any, Any], key: str, *, digest: bytes) -> web.StreamResponse | Answer:
+async def _answer_with_key(call: Call[Any, Any], key: str, *, digest: bytes) -> web.StreamResponse | Answer:
     pool, merchant_id = call.services.store.pool, call.merchant_id
     reservation = await reserve(pool, merchant_id=merchant_id, key=key, fingerprint=digest)
     if isinstance(reservation, Replay):
@@ -215,21 +219,21 @@ async def _answer_keyed(call: Call[Any, Any], key: str, *, digest: bytes) -> web
     return await _answer_once(call, reservation)
 
 
-async def _try_from_address(route: Route, request: web.Request, services: Services) -> None:
+async def _limit_address(route: Route, request: web.Request, services: Services) -> None:
     for name in route.limits:
         address = client_address(request, trusted_proxies=services.trusted_proxies)
         await services.limits.try_from_address(name, address)
 
 
-async def _try_account(route: Route, body: BaseModel | None, caller: Caller, *, services: Services) -> None:
-    """The account is the one that the caller is logged in to, else the one that the body names."""
+async def _limit_account(route: Route, body: BaseModel | None, caller: Caller, *, services: Services) -> None:
+    """Count the request against the account that the caller is logged in to, else the one that the body names."""
     named: str = getattr(body, "email", "")
     for name in route.limits:
         await services.limits.try_account(name, str(caller.merchant_id or named))
 
 
-async def _shown_to_staff(call: Call[Any, Any]) -> Any:
-    """The handler's answer, once it is on record that it is shown; a search without result, too."""
+async def _show_to_staff(call: Call[Any, Any]) -> Any:
+    """The handler's answer, once the view is recorded; a view of something that does not exist is recorded, too."""
     try:
         answer = await call.route.handler(call)
     except Problem:
@@ -259,7 +263,7 @@ async def _record_view(call: Call[Any, Any]) -> None:
 
 
 async def _answer_once(call: Call[Any, Any], reserved: Reserved) -> web.StreamResponse | Answer:
-    """Run the handler under its idempotency key: its success is stored with its events, a refusal here."""
+    """Run the handler under its idempotency key. A success is stored with its events, a refusal here."""
     pool = call.services.store.pool
     call.reserved = reserved
     try:
@@ -267,7 +271,7 @@ async def _answer_once(call: Call[Any, Any], reserved: Reserved) -> web.StreamRe
     except BaseException as error:
         problem = problem_of(error)
         if problem is None or not problem.definite:
-            released = await asyncio.shield(_released(reserved, pool))
+            released = await asyncio.shield(_release(reserved, pool))
             if not released and isinstance(error, asyncio.CancelledError | psycopg.Error):
                 raise OutcomeUnknown from error
             raise
@@ -278,11 +282,11 @@ async def _answer_once(call: Call[Any, Any], reserved: Reserved) -> web.StreamRe
     return _response(call, call.route.render(answer))
 
 
-async def _released(reserved: Reserved, pool: AsyncConnectionPool) -> bool:
-    """Let the key go. Whoever has an append under way loses it with the key: it is then not appended.
+async def _release(reserved: Reserved, pool: AsyncConnectionPool) -> bool:
+    """Release the key, so that an append that is still under way is dropped.
 
     Returns:
-        Whether that is certain: nothing was done.
+        Whether it is certain that nothing was done.
     """
     try:
         return await reserved.release(pool)
@@ -318,19 +322,19 @@ async def _replay(call: Call[Any, Any], replay: Replay) -> web.Response:
 
 
 async def expect(request: web.Request) -> None:
-    """Tell a client that asks before it sends its body to send it; other expectations are not ours (RFC 9110)."""
+    """Answer `Expect: 100-continue`, unless the body will be refused. Other expectations are ignored (RFC 9110)."""
     asks = request.headers.get("Expect", "").lower() == "100-continue" and request.version >= HttpVersion11
-    if asks and not _is_to_be_too_large(request):
+    if asks and not _announces_too_much(request):
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        request.writer.output_size = 0  # no part of the answer
+        request.writer.output_size = 0  # these bytes are not part of the answer
 
 
 async def _read(request: web.Request, route: Route) -> bytes:
     encoding = request.headers.get("Content-Encoding")
     if encoding is not None and encoding.strip().lower() != "identity":
-        raise _wrong_media(route)
-    is_here = request.content.is_eof()  # all of it came with the head
-    if not is_here and _is_to_be_too_large(request):
+        raise _unsupported_media_type(route)
+    is_here = request.content.is_eof()  # the whole body arrived with the head
+    if not is_here and _announces_too_much(request):
         raise HTTPRequestEntityTooLarge(request.client_max_size)
     try:
         if is_here:
@@ -350,22 +354,22 @@ async def _read(request: web.Request, route: Route) -> bytes:
         raise HTTPRequestEntityTooLarge(LARGEST_FORM)
     fits = is_form if route.form is not None else is_json
     if raw.strip() and not route.signed_by and not fits(request):
-        raise _wrong_media(route)
+        raise _unsupported_media_type(route)
     return raw
 
 
-def _is_to_be_too_large(request: web.Request) -> bool:
-    """Whether its own headers say so: nobody waits for a body that will be refused."""
+def _announces_too_much(request: web.Request) -> bool:
+    """Whether the headers announce a body that is too large: it is not waited for."""
     return (request.content_length or 0) > request.client_max_size
 
 
-def _wrong_media(route: Route) -> Problem:
+def _unsupported_media_type(route: Route) -> Problem:
     media = FORM if route.form is not None else JSON
     return Problem(415, "unsupported_media_type", f"Send {media}, in UTF-8 and without Content-Encoding")
 
 
 def _parsed(route: Route, request: web.Request, raw: bytes) -> tuple[BaseModel | None, bytes | None]:
-    """The body as its model, and the request's fingerprint where it has an idempotency key."""
+    """The body as its model, and the request's fingerprint if it has an idempotency key."""
     if route.form is not None:
         return parse_form(route.form, raw), None
     body = None
@@ -389,7 +393,7 @@ def _idempotency_key(request: web.Request) -> str:
 
 
 def _wait(request: web.Request) -> int:
-    """Seconds of `Prefer: wait=N` (RFC 7240), at most 30; a preference that is not understood is ignored."""
+    """Seconds of `Prefer: wait=N` (RFC 7240), at most 30; other preferences are ignored."""
     for header in request.headers.getall("Prefer", []):
         for preference in header.split(","):
             form = _WAIT_FORM.fullmatch(preference.split(";")[0].strip())

@@ -1,7 +1,7 @@
-"""The contract as an OpenAPI 3.1 document, made from the routes' declarations alone.
+"""The contract as an OpenAPI 3.1 document, made from the declarations of the routes alone.
 
-The models' own JSON Schema (pydantic's, draft 2020-12) is what OpenAPI 3.1 takes. What holds for every request,
-whatever its model, is added here: the text, numbers and names that `bodies` refuses.
+Schemas are those that pydantic makes of the models (JSON Schema, draft 2020-12, as OpenAPI 3.1 expects). Rules that
+hold for every request, whatever its model, are added here: the text, numbers and names that `bodies` refuses.
 """
 
 import re
@@ -68,20 +68,20 @@ SECURITY_SCHEMES: dict[str, Json] = {
         "description": "A session of support staff in a browser; over TLS the name begins with `__Host-`",
     },
 }
-REFUSED_BY = {
+INVALID_CREDENTIALS = {
     "api_key": "invalid_api_key",
     "bearer": "invalid_token",
     "staff": "invalid_token",
     "staff_session": "invalid_token",
 }
-"""By what is asked for: the code where what was shown is not good."""
+"""By security scheme: the code of a refusal of invalid credentials."""
 
 UUID_SCHEMA = {"type": "string", "format": "uuid", "examples": ["019ab3c8-8f4c-7cc1-b7c1-1f0a5d9e2b64"]}
 
-# As `bodies` has it: in a query and in a form, `NOT_IN_QUERIES`.
+# Characters that `bodies` refuses in JSON; in queries and forms it refuses `NOT_IN_QUERIES`.
 NOT_IN_BODIES = r"\u0000"
 BEYOND_NUMBERS = 10**MAX_INTEGER_DIGITS
-# What stripping leaves: all but Unicode's White_Space, which regular expressions disagree on.
+# What stripping removes: Unicode's White_Space, spelled out because dialects of regular expressions differ.
 SPACES = r"\t-\r \u0085\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
 
 STATUSES = {answer.code: answer.status for answer in ANSWERS.values()} | {
@@ -94,7 +94,7 @@ STATUSES = {answer.code: answer.status for answer in ANSWERS.values()} | {
     "rate_limit": 429,
     "internal_error": 500,
 }
-"""Of each code that a refusal may have."""
+"""The status of each code that a refusal may have."""
 
 MEANINGS = {
     400: "The request is invalid, or not allowed in the current state",
@@ -131,13 +131,13 @@ class Problem(AnswerModel):
 
 
 def openapi_document(routes: Sequence[Route], *, version: str) -> Json:
-    """The document.
+    """The OpenAPI document of these routes.
 
     Args:
         version: of the API.
 
     Raises:
-        ValueError: a route names a code that nothing answers with, or two routes have handlers of one name.
+        ValueError: a route names an unknown code, or two handlers have the same name.
     """
     schemas = Schemas(routes)
     paths: dict[str, Json] = {}
@@ -224,7 +224,7 @@ class Schemas:
         answers = [(_key(route), route.adapter) for route in routes if route.adapter is not None]
         self.responses: dict[str, Json] = {}
         self._bodies, taken = _generate(bodies, mode="validation")
-        # A query's parameters stand apart, and what they refer to has rules of its own: nothing is shared.
+        # Parameters of queries are not components, and their types have rules of their own, so nothing is shared.
         self._forms, filled = _generate(forms, mode="validation", generator=_QueryGenerator)
         self._queries, asked = _generate(queries, mode="validation", generator=_QueryGenerator)
         self._answers, given = _generate([*answers, ("problem", TypeAdapter(Problem))], mode="serialization")
@@ -251,7 +251,7 @@ class Schemas:
         return schema
 
     def parameters(self, route: Route) -> Iterator[tuple[str, Json, bool]]:
-        """Name, schema and necessity of each parameter of the query."""
+        """Name, schema, and whether it is required, of each parameter of the query."""
         schema = self._resolved(self._queries[_key(route)])
         for name, property_ in schema.get("properties", {}).items():
             yield name, self._resolved(_without_null(property_)), name in schema.get("required", ())
@@ -268,7 +268,7 @@ class Schemas:
         return schema
 
     def example(self, schema: Any) -> Any:
-        """A value that fits, made of the examples of the fields."""
+        """An example that fits the schema, made of the examples of its fields."""
         if "$ref" in schema:
             return self.example(self.components[schema["$ref"].removeprefix(SCHEMAS)])
         for keyword in ("examples", "enum"):
@@ -307,7 +307,7 @@ class Schemas:
 
 
 class _Generator(GenerateJsonSchema):
-    """pydantic's, without a title at every field, and with what stripping means."""
+    """pydantic's generator, without titles, and with a pattern for text whose white space is stripped."""
 
     excluded = NOT_IN_BODIES
 
@@ -317,7 +317,7 @@ class _Generator(GenerateJsonSchema):
     def str_schema(self, schema: core_schema.StringSchema) -> JsonSchemaValue:
         made = super().str_schema(schema)
         if self.mode == "validation" and schema.get("strip_whitespace") and schema.get("min_length"):
-            # The first and the last character that are left, and what is between them.
+            # The first and the last character that stripping leaves, and what is between them.
             end, any_ = f"[^{self.excluded}{SPACES}]", f"[^{self.excluded}]*"
             ends = end if schema["min_length"] == 1 else f"{end}{any_}{end}"
             made["pattern"] = f"^{any_}{ends}{any_}$"
@@ -345,7 +345,7 @@ def _generate(
 
 
 def _without_null(schema: Json) -> Json:
-    """Of a parameter or a form's field: null cannot be said there, and what has no value is not there."""
+    """The schema of a parameter or of a form's field without null, which cannot be written there: it is left out."""
     stated = {key: value for key, value in schema.items() if key != "anyOf"}
     options = [each for each in schema.get("anyOf", ()) if each.get("type") != "null"]
     if len(options) == 1:
@@ -363,7 +363,7 @@ def _key(route: Route) -> str:
     return f"{route.method} {route.path}"
 
 
-# The values of free-form fields.
+# The value of a free-form field (`metadata`).
 JSON_VALUE: Json = {
     "description": "Any JSON, with text and numbers as everywhere, nested at most 32 deep",
     "type": ["object", "array", "string", "number", "boolean", "null"],
@@ -377,7 +377,7 @@ JSON_VALUE: Json = {
 
 
 def _narrow(schema: Any, *, excluded: str) -> Any:
-    """The schema of what is taken, with the rules that hold for any text, name and number."""
+    """A schema for requests, with the rules that hold for all text, names and numbers."""
     if isinstance(schema, list):
         return [_narrow(each, excluded=excluded) for each in schema]
     if not isinstance(schema, dict):
@@ -395,7 +395,7 @@ def _narrow(schema: Any, *, excluded: str) -> Any:
     if narrowed.get("type") == "object" and narrowed.get("additionalProperties", True) is not False:
         narrowed.setdefault("propertyNames", {"pattern": f"^[^{excluded}]*$"})
     if narrowed.get("type") == "integer":
-        # Under a function that runs before it, pydantic leaves a limit in its own words.
+        # For a field with a validator that runs before it, pydantic writes limits in its own keywords.
         for word, keyword in (("ge", "minimum"), ("le", "maximum")):
             if word in narrowed:
                 narrowed[keyword] = narrowed.pop(word)
@@ -405,7 +405,7 @@ def _narrow(schema: Any, *, excluded: str) -> Any:
 
 
 def _tidy(schema: Any) -> Any:
-    """The same, shorter: `T or null` as one type, and no defaults that only say null."""
+    """The same schema, shorter: `T or null` as one type, and no `default: null`."""
     if isinstance(schema, list):
         return [_tidy(each) for each in schema]
     if not isinstance(schema, dict):
@@ -502,7 +502,7 @@ def _responses(route: Route, routes: Sequence[Route], schemas: Schemas) -> Itera
         response: Json = {"description": MEANINGS[status] if status in refusals else title_of(status)}
         response["headers"] = dict(_answer_headers(route, status))
         content: Json = {}
-        if status in answers and not _leads_on(status):
+        if status in answers and not _is_redirect(status):
             content |= _answer_content(route, schemas)
         if status in refusals:
             content |= PAGE_CONTENT if route.page else _problem_content(status, refusals[status])
@@ -511,32 +511,32 @@ def _responses(route: Route, routes: Sequence[Route], schemas: Schemas) -> Itera
         links = _links(route, routes, schemas) if status == HTTPStatus.CREATED else {}
         if links:
             response["links"] = links
-        if status in answers or _is_kept(status):
+        if status in answers or _may_be_replayed(status):
             yield str(status), response
         else:
-            # The same for many routes: named by its codes.
+            # Shared by many routes, as a component named by its codes.
             name = "_".join(code.title().replace("_", "") for code in refusals[status])
             name += "_Page" if route.page else ""
             schemas.responses[name] = response
             yield str(status), _reference("responses", name)
 
 
-def _leads_on(status: int) -> bool:
-    """Whether an answer has no content of its own but another address."""
+def _is_redirect(status: int) -> bool:
+    """Whether an answer is a redirect, which has no content."""
     return HTTPStatus.MULTIPLE_CHOICES <= status < HTTPStatus.BAD_REQUEST
 
 
-def _is_kept(status: int) -> bool:
-    """Whether an answer may be replayed under its idempotency key: success, or definite failure."""
+def _may_be_replayed(status: int) -> bool:
+    """Whether an answer is stored under its idempotency key and may be replayed: success, or a definite refusal."""
     return status < HTTPStatus.BAD_REQUEST or status in (400, 403, 404)
 
 
 def _codes(route: Route) -> Iterator[str]:
-    """Codes that the route may answer with, its own first."""
+    """The codes of refusals that the route may answer with, those it declares first."""
     changes = route.method != "GET"
     stated: Iterable[tuple[bool, Sequence[str]]] = (
         (True, ("validation_error", *route.errors)),
-        (route.auth is not None, ("unauthorized", REFUSED_BY.get(str(route.auth), ""))),
+        (route.auth is not None, ("unauthorized", INVALID_CREDENTIALS.get(str(route.auth), ""))),
         (bool(_names_in(route.path)), ("not_found",)),
         (
             route.model is not None or bool(route.signed_by),
@@ -552,9 +552,9 @@ def _codes(route: Route) -> Iterator[str]:
 
 def _answer_headers(route: Route, status: int) -> Iterator[tuple[str, Json]]:
     yield CORRELATION_HEADER, _reference("headers", "CorrelationId")
-    if _leads_on(status):
+    if _is_redirect(status):
         yield "Location", _reference("headers", "Location")
-    if route.idempotent and _is_kept(status):
+    if route.idempotent and _may_be_replayed(status):
         yield "Idempotent-Replayed", _reference("headers", "IdempotentReplayed")
     if route.waits and status == route.status:
         yield "Preference-Applied", _reference("headers", "PreferenceApplied")
@@ -598,7 +598,7 @@ def _problem_content(status: int, codes: Sequence[str]) -> Json:
 
 
 def _links(route: Route, routes: Sequence[Route], schemas: Schemas) -> Json:
-    """What can be done with what was made: every route below this one that takes its id."""
+    """Links from a created object to the routes that take its id."""
     pointer = next(_id_pointers(schemas.answer(route), schemas), None)
     if pointer is None or _names_in(route.path):
         return {}
@@ -613,7 +613,7 @@ def _links(route: Route, routes: Sequence[Route], schemas: Schemas) -> Json:
 
 
 def _id_pointers(schema: Mapping[str, Any], schemas: Schemas) -> Iterator[str]:
-    """Where in an answer its id is, the outermost first."""
+    """JSON pointers to the ids in an answer, the outermost first."""
     if "$ref" in schema:
         schema = schemas.components[schema["$ref"].removeprefix(SCHEMAS)]
     properties = schema.get("properties", {})
