@@ -5,7 +5,7 @@ from uuid import UUID
 
 from uuid_utils.compat import uuid7
 
-from payloops.commands.change_order import change_order
+from payloops.commands.change_order import change_order, receipt_of_order
 from payloops.commands.refusals import CaptureExceedsAuthorized, InvalidStatus
 from payloops.events.appender import Receipt
 from payloops.events.event_store import EventStore
@@ -31,13 +31,12 @@ async def capture_payment(
         OrderNotFound, CaptureExceedsAuthorized.
         InvalidStatus: the order is not authorized, or a capture or void is already under way.
     """
-    answer = receipt
     order, _ = await change_order(
         store,
         order_id=order_id,
         merchant_id=merchant_id,
         decide=lambda order: request_capture(order, amount=amount, by=by),
-        receipt=None if answer is None else lambda order, _: answer(order),
+        receipt=receipt_of_order(receipt),
     )
     return order
 

@@ -46,6 +46,13 @@ async def change_order(
         raise OrderNotFound(order_id) from None
 
 
+def receipt_of_order(
+    receipt: Callable[[Order], Receipt] | None,
+) -> Callable[[Order, object], Receipt] | None:
+    """A receipt that is made of the order alone, as `change_order` takes it."""
+    return None if receipt is None else lambda order, _: receipt(order)
+
+
 async def retry_on_conflict(change: Callable[[], Awaitable[R]]) -> R:
     """Change an order that other processes keep changing, for callers that cannot be asked to try again.
 

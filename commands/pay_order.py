@@ -6,7 +6,7 @@ from uuid import UUID
 
 from uuid_utils.compat import uuid7
 
-from payloops.commands.change_order import change_order
+from payloops.commands.change_order import change_order, receipt_of_order
 from payloops.commands.refusals import InvalidStatus
 from payloops.commands.route_payment import Route, enabled_processors, route_payment
 from payloops.events.appender import Receipt
@@ -48,13 +48,12 @@ async def pay_order(
         )
         request_payment(order, route=route, payment_method=payment_method, capture=capture, by=by)
 
-    answer = receipt
     order, _ = await change_order(
         store,
         order_id=order_id,
         merchant_id=merchant_id,
         decide=decide,
-        receipt=None if answer is None else lambda order, _: answer(order),
+        receipt=receipt_of_order(receipt),
     )
     return order
 
