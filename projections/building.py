@@ -1,14 +1,15 @@
-"""Building a projection's tables anew beside the live ones: for `rebuild`, `verify` and a new version of a projection.
+"""Building a projection's tables again beside the live ones: for `rebuild`, `verify` and new versions of a projection.
 
-The new tables are in a schema of their own under the same names, so that all code that writes a projection can write
-them, too, over a connection with that schema first in its search path. They are built in these steps, each of which can
-be interrupted and resumed:
+The new tables have the same names in a schema of their own, so the code that writes the live tables can write them as
+well, over a connection with that schema first in its search path. They are built in these steps, each of which can be
+interrupted and resumed:
 
-1. filled: the log up to a position is read stream by stream, in chunks, by several processes. Each row belongs to one
-   stream, so the rows of a chunk are final: they are copied in together with the mark that the chunk is done.
-2. indexed like the live tables; totals are counted.
-3. caught up with what was appended meanwhile, by the projector's batches.
-4. swapped: one transaction catches up with the live tables' position and puts the new tables in their place.
+1. Fill: several processes read the log up to a position, stream by stream, in chunks. Each row belongs to one stream,
+so
+   the rows of a chunk are final: they are copied in the transaction that marks the chunk as done.
+2. Index them like the live tables, and count the totals.
+3. Catch up with what was appended meanwhile, by the projector's batches.
+4. Swap: one transaction catches up with the position of the live tables, and replaces them.
 """
 
 import asyncio
@@ -39,24 +40,24 @@ from payloops.projections.projection import Projection
 from payloops.projections.totals import count_all
 
 BUILD: LiteralString = "payloops_build"
-"""Schema of tables that will be the live ones."""
+"""Schema of the tables that are going to replace the live ones."""
 CHUNK_EVENTS = 10_000
 INDEX_MEMORY = "96MB"
 STANDSTILL = "10s"
-"""How long a swap waits for the projector's batch; it holds up nobody."""
+"""How long a swap waits for the projector's batch; nobody waits for it meanwhile."""
 SWAP_LOCK = "200ms"
-"""How long readers may be held up by a swap that waits for another reader; then it is tried again."""
+"""How long a swap waits for a reader, since other readers wait behind it; then it is tried again."""
 LOCK_TRIES = 10
-"""While the projector stands still."""
+"""Attempts to lock the tables while the projector stands still."""
 SWAP_TRIES = 20
 SWAP_PAUSE = 0.2
-"""Seconds between two tries, on average."""
+"""Seconds between two attempts, on average."""
 FIRST = UUID(int=0)
-"""Before every stream."""
+"""An id smaller than that of any stream."""
 
 Connection = psycopg.AsyncConnection[TupleRow]
 Report = Callable[[str, int, int], None]
-"""Told of the step, how much of it is done, and how much there is."""
+"""Called with the step, how much of it is done, and how much there is to do."""
 
 
 class BuildUnderWay(Exception):
@@ -67,7 +68,7 @@ class BuildUnderWay(Exception):
 
 
 class TablesBusy(Exception):
-    """The live tables could not be replaced: somebody reads them all the time."""
+    """The live tables could not be locked to be replaced, because they are read without a pause."""
 
     def __init__(self, projection: str) -> None:
         super().__init__(
@@ -77,7 +78,7 @@ class TablesBusy(Exception):
 
 
 LOCK = "SELECT pg_try_advisory_lock(hashtextextended('payloops.build.' || %s, 0))"
-BEGIN = """
+CREATE_TABLES = """
     CREATE TABLE build (fingerprint text NOT NULL, upto bigint NOT NULL, last_stream uuid, counted boolean NOT NULL);
     CREATE TABLE build_chunks (
         number int PRIMARY KEY, after uuid NOT NULL, through uuid NOT NULL, done boolean NOT NULL DEFAULT false
@@ -85,16 +86,16 @@ BEGIN = """
     CREATE TABLE checkpoints (LIKE public.checkpoints INCLUDING ALL);
     CREATE TABLE parked_events (LIKE public.parked_events INCLUDING ALL);
 """
-REMEMBER = """
+INSERT_BUILD = """
     INSERT INTO build (fingerprint, upto, last_stream, counted)
     SELECT %s, %s, (SELECT originator_id FROM stored_events ORDER BY originator_id DESC LIMIT 1), false
 """
-# Entries of the index alone are counted: where a chunk ends is found without its events.
+# An index-only scan: the end of a chunk is found without reading its events.
 CHUNK_END = """
     SELECT originator_id FROM stored_events WHERE originator_id > %s AND originator_id <= %s
     ORDER BY originator_id, originator_version OFFSET %s LIMIT 1
 """
-CLAIM = "INSERT INTO build_chunks (number, after, through) VALUES (%s, %s, %s)"
+INSERT_CHUNK = "INSERT INTO build_chunks (number, after, through) VALUES (%s, %s, %s)"
 COLUMNS_AND_INDEXES = """
     SELECT c.relname,
            (SELECT array_agg(format('%%s %%s %%s', attname, atttypid::regtype, attnotnull) ORDER BY attnum)
@@ -120,7 +121,7 @@ GRANTS = """
 
 @dataclass
 class Build:
-    """Tables of some projections under way, in a schema. Made by `open_build`."""
+    """A build of the tables of some projections. Made by `open_build`."""
 
     plan: Plan
     connection: Connection
@@ -132,7 +133,7 @@ class Build:
     filled: int = field(default=0, init=False)
 
     async def run(self) -> None:
-        """All steps up to, and without, catching up."""
+        """Fill and index the tables, up to `plan.upto`."""
         await self._fill()
         await self._index()
         crash_point("build.counted")
@@ -173,7 +174,7 @@ class Build:
         return waiting
 
     async def _chunks(self, last: UUID | None) -> AsyncIterator[Chunk]:
-        """What was claimed and not done, then the rest, each claimed before it is given out."""
+        """Chunks of an interrupted build that are not done, then new ones, each recorded before it is handed out."""
         found = await self._all("SELECT number, after, through, done FROM build_chunks ORDER BY number")
         self.filled = self.chunk_events * sum(row[3] for row in found)
         for number, after, through, done in found:
@@ -183,12 +184,12 @@ class Build:
         while last is not None and after < last:
             end = await self._all(CHUNK_END, after, last, self.chunk_events - 1)
             chunk = Chunk(number=number + 1, after=after, through=end[0][0] if end else last)
-            await self.connection.execute(CLAIM, (chunk.number, chunk.after, chunk.through))
+            await self.connection.execute(INSERT_CHUNK, (chunk.number, chunk.after, chunk.through))
             yield chunk
             number, after = chunk.number, chunk.through
 
     async def _index(self) -> None:
-        """Give the new tables what the live ones have beside their rows: indexes, totals, and statistics."""
+        """Give the new tables all that the live ones have beside their rows: indexes, totals and statistics."""
         tables = [table for projection in self.unswapped for table in projection.table_names]
         totals = {each.name for projection in self.unswapped for each in projection.totals}
         wanted = [(table, *row) for table in tables for row in await self._all(INDEXES, f"public.{table}")]
@@ -213,18 +214,18 @@ class Build:
         missing.sort(key=lambda each: "USING gin" not in each[2])  # the slowest first
         of_rows = [partial(index, of_index=each) for each in missing if each[0] not in totals]
         of_totals = [partial(index, of_index=each) for each in missing if each[0] in totals]
-        await self._at_once([self._count, *of_rows])
-        await self._at_once([*of_totals, *(partial(finish, table=table) for table in tables)])
+        await self._in_parallel([self._count, *of_rows])
+        await self._in_parallel([*of_totals, *(partial(finish, table=table) for table in tables)])
 
-    async def _at_once(self, jobs: Sequence[Callable[[Connection], Awaitable[None]]]) -> None:
-        """Do these in their order, several at a time. A crash may undo what is done: it is done again."""
+    async def _in_parallel(self, jobs: Sequence[Callable[[Connection], Awaitable[None]]]) -> None:
+        """Run jobs in their order, several at a time. They must be repeatable: a crash may undo finished ones."""
         left = list(reversed(jobs))
 
         async def work() -> None:
             async with await self._connect() as connection:
                 await connection.execute(f"SET maintenance_work_mem = '{INDEX_MEMORY}'".encode())
                 await connection.execute("SET synchronous_commit = off")
-                # As many at a time as there are workers, and helpers of theirs would not give way.
+                # There is a connection for each core already, and parallel workers would not run at low priority.
                 await connection.execute("SET max_parallel_maintenance_workers = 0")
                 await connection.execute("SET max_parallel_workers_per_gather = 0")
                 await asyncio.to_thread(lower_server_priority, connection)
@@ -247,7 +248,7 @@ class Build:
         return b"%s ON %s USING %s" % (head.encode(), of, tail.partition(" USING ")[2].encode())
 
     async def _count(self, connection: Connection) -> None:
-        """Fill the totals, and begin the checkpoints where the tables are."""
+        """Fill the totals, and set the checkpoints to the position of the tables."""
         async with connection.transaction():
             row = await (await connection.execute("SELECT counted FROM build FOR UPDATE")).fetchone()
             assert row is not None
@@ -263,18 +264,18 @@ class Build:
             await connection.execute("UPDATE build SET counted = true")
 
     async def catch_up(self, projection: Projection, *, upto: int = END_OF_LOG) -> None:
-        """Apply what was appended since: up to a position, or until what is left is less than a batch."""
+        """Apply what was appended since: up to a position, or until less than a batch is left."""
         while applied := await project_batch(self.connection, projection, upto=upto):
             row = await self._one("SELECT position FROM checkpoints WHERE name = %s", projection.name)
             self.report("catching up", row[0], max(row[0], await self._head()))
             if applied < BATCH_EVENTS and upto == END_OF_LOG:
-                return  # somebody may append for ever
+                return  # events may be appended faster than they can all be applied
 
     async def swap(self, projection: Projection) -> None:
-        """Put the new tables in the place of the live ones.
+        """Replace the live tables by the new ones.
 
         Raises:
-            TablesBusy: somebody reads the live tables all the time.
+            TablesBusy: the live tables are read without a pause.
         """
         self.report("swap", 0, 1)
         for _ in range(SWAP_TRIES):
@@ -297,7 +298,7 @@ class Build:
             "INSERT INTO public.checkpoints (name, version) VALUES (%s, %s) ON CONFLICT DO NOTHING",
             (projection.name, projection.version),
         )
-        # From here on, the live tables stand still; they are never replaced by tables that know less.
+        # From here on, the live tables do not change, and the new ones are brought to the same position.
         live = await self._one(
             "SELECT position FROM public.checkpoints WHERE name = %s FOR UPDATE", projection.name
         )
@@ -362,7 +363,7 @@ class Build:
 
 
 async def _connect(database_url: str, schema: str) -> Connection:
-    """A connection that looks into the schema first, and whose statements may take their time."""
+    """A connection with the schema first in its search path, and without a limit on how long statements take."""
     connection = await connect(database_url, application_name="payloops build")
     await connection.execute(sql.SQL("SET search_path = {}, public").format(sql.Identifier(schema)))
     await connection.execute("SET statement_timeout = 0")
@@ -382,28 +383,28 @@ async def open_build(
     restart: bool = False,
     chunk_events: int = CHUNK_EVENTS,
 ) -> AsyncIterator[Build]:
-    """Begin a build, or go on with the one that was interrupted, where it was of the same tables.
+    """Begin a build, or resume an interrupted one of the same tables.
 
     Args:
-        upto: the position of the log to fill up to; the newest where None.
-        restart: begin anew in any case.
+        upto: the position of the log to fill up to; the newest if None.
+        restart: do not resume an interrupted build.
 
     Raises:
-        BuildUnderWay: another process is at it.
+        BuildUnderWay: another process is building.
     """
     async with await _connect(database_url, schema) as connection:
         row = await (await connection.execute(LOCK, (schema,))).fetchone()
         if row is None or not row[0]:
             raise BuildUnderWay
         fingerprint = await _fingerprint(connection, projections)
-        found = None if restart else await _begun(connection, schema, fingerprint)
+        found = None if restart else await _interrupted(connection, schema, fingerprint)
         if found is None:
-            found = await _begin(connection, schema, projections, fingerprint, upto)
+            found = await _create(connection, schema, projections, fingerprint, upto)
             crash_point("build.begun")
             resumed = False
         else:
             resumed = True
-        unswapped = [each for each in projections if await _is_there(connection, schema, each.table_names[0])]
+        unswapped = [each for each in projections if await _exists(connection, schema, each.table_names[0])]
         yield Build(
             plan=Plan(database_url=database_url, schema=schema, projections=tuple(projections), upto=found),
             connection=connection,
@@ -416,22 +417,22 @@ async def open_build(
 
 
 async def drop_build(*, database_url: str, schema: LiteralString = BUILD) -> None:
-    """Remove what a build left."""
+    """Drop the schema of a build."""
     async with await connect(database_url, application_name="payloops build") as connection:
         await connection.execute(sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(sql.Identifier(schema)))
 
 
 async def _fingerprint(connection: Connection, projections: Sequence[Projection]) -> str:
-    """What the tables of a build depend on: another one is not gone on with."""
+    """Digest of all that a build depends on: an interrupted build is only resumed if it is the same."""
     tables = [f"public.{table}" for each in projections for table in each.table_names]
     found = await (await connection.execute(COLUMNS_AND_INDEXES, (tables,))).fetchall()
     of = [[each.name, each.version, sorted(each.families)] for each in projections]
     return hashlib.sha256(json.dumps([of, found]).encode()).hexdigest()
 
 
-async def _begun(connection: Connection, schema: str, fingerprint: str) -> int | None:
-    """The position that an interrupted build of the same tables fills up to; None where there is none."""
-    if not await _is_there(connection, schema, "build"):
+async def _interrupted(connection: Connection, schema: str, fingerprint: str) -> int | None:
+    """The position that an interrupted build of the same tables fills up to; None if there is none."""
+    if not await _exists(connection, schema, "build"):
         return None
     row = await (
         await connection.execute("SELECT upto FROM build WHERE fingerprint = %s", (fingerprint,))
@@ -439,36 +440,36 @@ async def _begun(connection: Connection, schema: str, fingerprint: str) -> int |
     return row[0] if row is not None else None
 
 
-async def _is_there(connection: Connection, schema: str, table: str) -> bool:
+async def _exists(connection: Connection, schema: str, table: str) -> bool:
     row = await (await connection.execute("SELECT to_regclass(%s)", (f"{schema}.{table}",))).fetchone()
     return row is not None and row[0] is not None
 
 
 async def _storage(connection: Connection, table: str) -> sql.SQL | None:
-    """The live table's storage parameters, which LIKE leaves out; None where it has none."""
+    """The live table's storage parameters, which LIKE does not copy; None if it has none."""
     row = await (await connection.execute(STORAGE, (f"public.{table}",))).fetchone()
     return sql.SQL(row[0]) if row is not None and row[0] else None
 
 
-async def _begin(
+async def _create(
     connection: Connection,
     schema: str,
     projections: Sequence[Projection],
     fingerprint: str,
     upto: int | None,
 ) -> int:
-    """Empty tables like the live ones, without their indexes."""
+    """Create empty tables like the live ones, without their indexes; return the position to fill up to."""
     async with connection.transaction():
         name = sql.Identifier(schema)
         await connection.execute(sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(name))
         await connection.execute(sql.SQL("CREATE SCHEMA {}").format(name))
-        await connection.execute(BEGIN, prepare=False)
+        await connection.execute(CREATE_TABLES, prepare=False)
         for table in (table for each in projections for table in each.table_names):
             await connection.execute(
                 sql.SQL("CREATE TABLE {} (LIKE {} INCLUDING ALL EXCLUDING INDEXES) WITH ({} = off)").format(
                     sql.Identifier(schema, table),
                     sql.Identifier("public", table),
-                    AUTOVACUUM,  # nothing in it is to be cleared away, and it is analyzed at the end
+                    AUTOVACUUM,  # nothing is deleted from it, and it is analyzed at the end
                 )
             )
         row = await (
@@ -476,7 +477,7 @@ async def _begin(
         ).fetchone()
         assert row is not None
         found = cast("int", row[0]) if upto is None else upto
-        await connection.execute(REMEMBER, (fingerprint, found))
+        await connection.execute(INSERT_BUILD, (fingerprint, found))
     return found
 
 
@@ -484,8 +485,8 @@ async def _begin(
 class Rebuilt:
     """
     Attributes:
-        position: of the log, up to which it was read stream by stream.
-        resumed: whether a former rebuild, which was interrupted, had done a part of it.
+        position: the log was read stream by stream up to here.
+        resumed: whether it continued an interrupted rebuild.
     """
 
     position: int
@@ -501,15 +502,14 @@ async def rebuild(
     restart: bool = False,
     chunk_events: int = CHUNK_EVENTS,
 ) -> Rebuilt:
-    """Build the projections' tables anew, and put them in the place of the live ones.
+    """Build the projections' tables again, and replace the live ones.
 
-    The live tables serve all the while. May be interrupted at any moment and called again: it goes on. Until
-    the swap, nothing that anybody reads has changed.
+    Until the swap, the live tables serve and are unchanged. If it is interrupted, the next call resumes it.
 
     Args:
-        workers: processes that fold, and indexes made at a time.
-        restart: do not go on with what was interrupted.
-        chunk_events: how many events a process takes at a time, at the least.
+        workers: how many processes fold streams, and how many indexes are made at a time.
+        restart: do not resume an interrupted rebuild.
+        chunk_events: how many events, at least, a process takes at a time.
 
     Raises:
         BuildUnderWay, TablesBusy.

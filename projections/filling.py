@@ -1,6 +1,8 @@
-"""Filling the new tables of a build, chunk by chunk of streams: the work of the processes that `building.py` starts.
+"""Filling the new tables of a build with a chunk of streams: the work of the processes that `building.py` starts.
 
-Each row belongs to one stream, so each stream is folded on its own, and its rows are written as lines for COPY.
+Each row belongs to one stream, so each stream is folded by itself, and its finished rows are written by COPY. A stream
+in which anything is unusual is folded event by event instead, as the projector does it, so that it parks the same
+events.
 """
 
 import ctypes
@@ -32,7 +34,7 @@ from payloops.projections.projection import Projection
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chunk:
-    """Streams after one, through another, in the order of their ids."""
+    """The streams with ids after one, up to and including another."""
 
     number: int
     after: UUID
@@ -41,7 +43,7 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What every process of a build knows.
+    """What the processes of a build have in common.
 
     Attributes:
         upto: the position of the log up to which streams are folded.
@@ -54,8 +56,8 @@ class Plan:
 
 
 END_OF_STATE = b"\x1e"
-"""Stands in no JSON."""
-# What PostgreSQL puts together it need not send row by row, and we need not make objects of.
+"""Separates the states of a stream's events: it cannot occur in JSON."""
+# One row for each stream: rows for each event would cost PostgreSQL more to send, and Python more to read.
 READ_STREAMS = r"""
     SELECT originator_id, count(*), max(originator_version), string_agg(topic, ',' ORDER BY originator_version),
            string_agg(state, '\x1e' ORDER BY originator_version), string_agg(personal_key, '')
@@ -80,12 +82,12 @@ _connection: psycopg.Connection[TupleRow]
 
 
 def start_worker(plan: Plan, parent: int) -> None:
-    """Of a process that folds: its connection, and that it ends with the one that started it."""
+    """Prepare a worker process: open its connection, and make it end with the process that started it."""
     global _plan, _connection  # noqa: PLW0603  # a process has one
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _end_with(parent)
     lower_priority()
-    gc.disable()  # nothing here is circular, and looking for it takes a third of the time
+    gc.disable()  # there are no reference cycles here, and looking for them takes a third of the time
     _plan = plan
     options = connection_options("payloops build")
     options["options"] = f"{options['options']} -c search_path={plan.schema},public -c statement_timeout=0"
@@ -95,7 +97,7 @@ def start_worker(plan: Plan, parent: int) -> None:
 
 
 def _end_with(parent: int) -> None:
-    """A killed parent takes its processes with it; where the system does not do that, they end with its pipe."""
+    """Be killed when the parent dies. Where the system cannot do that, a worker ends when its pipe breaks."""
     if sys.platform == "linux":
         set_parent_death_signal = 1
         ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
@@ -104,9 +106,9 @@ def _end_with(parent: int) -> None:
 
 
 def fill_chunk(chunk: Chunk) -> int:
-    """Fold the chunk's streams into the new tables, in one transaction; how many events were read.
+    """Fold the chunk's streams into the new tables, in one transaction; return how many events were read.
 
-    Where it was done already, by a process that was thought dead, nothing happens.
+    Changes nothing if the chunk was done already, by a process that was thought dead.
     """
     with _connection.transaction():
         cursor = _connection.cursor(binary=True)
@@ -122,22 +124,22 @@ def fill_chunk(chunk: Chunk) -> int:
             except Exception as refused:
                 if not is_about_data(refused):
                     raise
-                _fill_apart(projection, [stream for stream, *_ in streams])
+                _fill_event_by_event(projection, [stream for stream, *_ in streams])
             else:
-                _fill_apart(projection, fold.apart)
+                _fill_event_by_event(projection, fold.unusual)
         if _connection.execute(DONE, (chunk.number,)).rowcount != 1:
             raise psycopg.Rollback
     return sum(count for _, count, *_ in streams)
 
 
-# --- what streams make of the tables ---------------------------------------------------------------------
+# --- folding whole streams -------------------------------------------------------------------------------
 
 
 class StreamRows(dict[Any, Values]):
-    """A table's rows of the stream at hand, by key.
+    """A table's rows of the current stream, by key.
 
     Attributes:
-        version: of the event that is applied, which the rows get that it writes into.
+        version: of the event that is being applied; the rows that it changes get it.
     """
 
     def __init__(self, table: Table) -> None:
@@ -159,17 +161,17 @@ class StreamRows(dict[Any, Values]):
 
 
 _find: Callable[[dict[Any, Values], Any], Values | None] = dict.get
-"""Not by `super()`, which has to be looked up each time."""
+"""Faster than `super().get`, which is looked up at each call."""
 
 
 @cache
 def _empty(row: type) -> Values:
-    """All columns, in their order."""
+    """A row with all columns, in their order, and no values."""
     return dict.fromkeys(column_names(row))
 
 
 class FilledTable:
-    """What a chunk makes of a table, and the rows of the stream at hand."""
+    """A chunk's finished rows of a table, and the rows of the current stream."""
 
     def __init__(self, table: Table) -> None:
         self.rows = StreamRows(table)
@@ -182,22 +184,22 @@ class FilledTable:
 
 
 Step = tuple[Decoder | None, list[tuple[Handler, StreamRows]]]
-"""How an event is decoded, None where it concerns nobody, and what it goes through."""
+"""An event's decoder, None if no projection needs it, and the handlers to call, each with the rows that it changes."""
 
 
 class Fold:
-    """What streams make of the tables."""
+    """Folds streams into rows of all tables."""
 
     def __init__(self, projections: Sequence[Projection]) -> None:
         self._projections = projections
         self.tables = {table.name: FilledTable(table) for each in projections for table in each.tables}
-        self.apart: list[UUID] = []
-        """Streams that have to be looked at event by event."""
+        self.unusual: list[UUID] = []
+        """Streams that have to be folded event by event."""
         self._paths: dict[str, list[Step] | None] = {}
         self._steps: dict[str, Step | None] = {}
 
     def add(self, streams: Sequence[Stream]) -> None:
-        """Whatever is wrong with an event, it stops nothing but its stream."""
+        """Fold streams. Whatever is wrong with an event affects only its own stream."""
         tables = list(self.tables.values())
         for stream, count, last, topics, states, personal_key in streams:
             try:
@@ -205,12 +207,12 @@ class Fold:
             except KeyError:
                 path = self._paths[topics] = self._path(topics.split(","))
             if path is None or last != count:
-                self.apart.append(stream)
+                self.unusual.append(stream)
                 continue
             try:
-                _walk(path, stream, states, personal_key)
-            except Exception:  # noqa: BLE001  # as said
-                self.apart.append(stream)
+                _apply_events(path, stream, states, personal_key)
+            except Exception:  # noqa: BLE001  # whatever is wrong: see above
+                self.unusual.append(stream)
                 for table in tables:
                     table.rows.clear()
             else:
@@ -218,9 +220,9 @@ class Fold:
                     table.end_stream()
 
     def _path(self, topics: Sequence[str]) -> list[Step] | None:
-        """What the events of a stream go through.
+        """The steps of a stream with these topics, which many streams share.
 
-        None where one may have to be parked, or a row that is of every fact does not get one.
+        None if one of its events may have to be parked, or does not change a row that every fact of its stream changes.
         """
         families = {_family(topic) for topic in topics}
         for projection in self._projections:
@@ -232,7 +234,7 @@ class Fold:
         return known if len(known) == len(steps) else None
 
     def _step(self, topic: str) -> Step | None:
-        """None of a topic that nobody knows."""
+        """The step of an event with this topic; None if a projection needs it, and its type is not known."""
         if topic not in self._steps:
             concerned = [each for each in self._projections if _family(topic) in each.families]
             fact = fact_of(topic) if concerned else None
@@ -248,8 +250,8 @@ class Fold:
         return self._steps[topic]
 
 
-def _walk(path: Sequence[Step], stream: UUID, states: bytes, personal_key: bytes | None) -> None:
-    """Apply a stream's events, of which the first has the personal data."""
+def _apply_events(path: Sequence[Step], stream: UUID, states: bytes, personal_key: bytes | None) -> None:
+    """Apply the events of a stream. Personal data is in the first."""
     version = 0
     for (decode_fact, handlers), state in zip(path, states.split(END_OF_STATE), strict=True):
         version += 1
@@ -265,10 +267,10 @@ def _family(topic: str) -> str:
     return topic.partition(".")[0]
 
 
-# --- where something is wrong ----------------------------------------------------------------------------
+# --- folding event by event ------------------------------------------------------------------------------
 
 
-def _fill_apart(projection: Projection, streams: Sequence[UUID]) -> None:
+def _fill_event_by_event(projection: Projection, streams: Sequence[UUID]) -> None:
     """Fold streams as the projector does, event by event, and park those that cannot be applied."""
     if not streams:
         return
@@ -282,7 +284,9 @@ def _fill_apart(projection: Projection, streams: Sequence[UUID]) -> None:
 def _copy_streams(
     projection: Projection, changes: Sequence[Change]
 ) -> Iterator[tuple[LoggedEvent, Exception]]:
-    """Write what the streams' changes make; yields the events whose data is refused, as the projector finds them."""
+    """Write the rows that the changes make; yield the events that the database refuses, as the projector would find
+    them.
+    """
     refused = _refused(projection, changes, keep=True)
     if refused is None:
         return
@@ -291,13 +295,13 @@ def _copy_streams(
         for part in (streams[: len(streams) // 2], streams[len(streams) // 2 :]):
             yield from _copy_streams(projection, [change for stream in part for change in stream])
     else:
-        yield from _copy_what_goes(projection, changes)
+        yield from _copy_accepted(projection, changes)
 
 
-def _copy_what_goes(
+def _copy_accepted(
     projection: Projection, changes: Sequence[Change]
 ) -> Iterator[tuple[LoggedEvent, Exception]]:
-    """Of one stream, leave out each event that cannot follow those before it."""
+    """Write one stream, leaving out each event that the database refuses after those before it."""
     kept: list[Change] = []
     for change in changes:
         refused = _refused(projection, [*kept, change])
@@ -310,7 +314,7 @@ def _copy_what_goes(
 
 
 def _refused(projection: Projection, changes: Sequence[Change], *, keep: bool = False) -> Exception | None:
-    """Why the database does not take what the changes make; None where it does, and has it if it is to be kept."""
+    """Why the database refuses the rows that the changes make; None if it accepts them. Kept only with `keep`."""
     try:
         with _connection.transaction(force_rollback=not keep):
             for place, table in enumerate(projection.tables):
@@ -331,14 +335,14 @@ def _refused(projection: Projection, changes: Sequence[Change], *, keep: bool = 
 
 COPY = r"COPY {} ({}) FROM STDIN (FORMAT csv, NULL 'null', ESCAPE '\')"
 CONTROL_CHARACTER = re.compile(rb'\\[^"\\]')
-"""As JSON writes it."""
+"""As orjson writes it."""
 END_OF_ROW: Values = {"": 0}
 END_OF_LINE = b',{"":0}'
-"""As JSON writes that: in a text it would not have its quotes so."""
+"""As orjson writes `END_OF_ROW`. It cannot occur in a text, whose quotes are escaped."""
 
 
 class Csv:
-    """Rows as CSV, which a JSON array nearly is: one call writes ids, times and texts of all of them."""
+    """Rows as CSV. A JSON array is nearly that, so one call of orjson writes the ids, times and texts of all rows."""
 
     def __init__(self, table: Table) -> None:
         self._values: list[Any] = []
@@ -350,14 +354,14 @@ class Csv:
         return bool(self._values)
 
     def add(self, row: Values) -> None:
-        """A row of all columns, in their order."""
+        """Add a row with all columns, in their order."""
         self._values += row.values()
         self._values.append(END_OF_ROW)
 
     def text(self) -> bytes:
         """
         Raises:
-            TypeError: there is a value that JSON does not have.
+            TypeError: a value cannot be written as JSON.
         """
         values = self._values
         for column in self._json:
@@ -367,11 +371,11 @@ class Csv:
         if CONTROL_CHARACTER.search(text) is None:
             return text.replace(END_OF_LINE + b",", b"\n")
         lines = text.split(END_OF_LINE + b",")
-        return b"\n".join(_plainly(line) if CONTROL_CHARACTER.search(line) else line for line in lines)
+        return b"\n".join(_unescaped(line) if CONTROL_CHARACTER.search(line) else line for line in lines)
 
 
-def _plainly(line: bytes) -> bytes:
-    """The line with control characters as they are: in CSV they have no escapes."""
+def _unescaped(line: bytes) -> bytes:
+    """The line with control characters unescaped: CSV has no escapes for them."""
     values = orjson.loads(b"[%s]" % line)
     texts = (_quoted(each) if isinstance(each, str) else orjson.dumps(each) for each in values)
     return b",".join(texts)
