@@ -34,9 +34,9 @@ from payloops.commands.personal_keys import (
     drop_key,
     emails_in,
     find_again,
-    find_stream,
     forget_customer,
     streams_of_customer,
+    streams_of_purchase,
 )
 from payloops.commands.refusals import OrderNotFound
 from payloops.events.crash_points import crash_point
@@ -99,7 +99,7 @@ class Erased:
 
 
 async def find_holdings(pool: AsyncConnectionPool, whom: Customer | UUID) -> Holdings:
-    """What is held of a customer, or in one order, whatever else is held of its customer.
+    """What is held of a customer, or in one order or checkout session, whatever else is held of its customer.
 
     Raises:
         OrderNotFound: no such order.
@@ -190,10 +190,10 @@ async def _find(
         streams = await streams_of_customer(connection, whom)
         emails = [whom.email] if whom.email is not None else await emails_in(connection, streams)
         return whom.merchant_id, streams, emails
-    stream = await find_stream(connection, stream_id=whom)
-    if stream is None:
+    streams = await streams_of_purchase(connection, stream_id=whom)
+    if not streams:
         raise OrderNotFound(whom)
-    return stream.merchant_id, [stream], await emails_in(connection, [stream])
+    return streams[0].merchant_id, streams, await emails_in(connection, streams)
 
 
 @asynccontextmanager

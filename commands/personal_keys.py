@@ -35,11 +35,22 @@ PLAIN_BY_CUSTOMER = """
            OR lower(convert_from(state, 'UTF8')::json ->> 'customer_email') = %(email_text)s)
     ORDER BY originator_id
 """
+# An order that was placed by a checkout session names it as its cause.
 BY_STREAM = """
+    WITH facts AS (
+        SELECT topic, convert_from(state, 'UTF8')::json AS state FROM stored_events
+        WHERE originator_id = %(stream_id)s AND topic IN ('order.created', 'checkout_session.order_placed')
+    )
     SELECT e.originator_id AS stream_id, e.merchant_id, e.topic, coalesce(k.key = '', false) AS dropped,
            e.mac IS NULL AS plain
     FROM stored_events e LEFT JOIN personal_keys k ON k.originator_id = e.originator_id
-    WHERE e.originator_id = %(stream_id)s AND e.originator_version = 1
+    WHERE e.originator_version = 1 AND e.originator_id IN (
+        SELECT %(stream_id)s
+        UNION SELECT (state ->> 'order_id')::uuid FROM facts WHERE topic = 'checkout_session.order_placed'
+        UNION SELECT split_part(state ->> 'causation_id', ':', 1)::uuid FROM facts
+              WHERE topic = 'order.created' AND state ->> 'causation_id' IS NOT NULL
+    )
+    ORDER BY e.originator_id
 """
 FIND_AGAIN = """
     INSERT INTO personal_keys (originator_id, merchant_id, key, customer_digest, email_digest)
@@ -123,10 +134,13 @@ async def streams_of_customer(connection: AsyncConnection[TupleRow], customer: C
     return found
 
 
-async def find_stream(connection: AsyncConnection[TupleRow], *, stream_id: UUID) -> HeldStream | None:
-    """One stream, whether or not it holds anything; None where there is no such stream."""
+async def streams_of_purchase(connection: AsyncConnection[TupleRow], *, stream_id: UUID) -> list[HeldStream]:
+    """An order and the checkout session that placed it, by the id of either, whether or not they hold anything.
+
+    Both hold the same. Empty where there is no such stream.
+    """
     async with connection.cursor(row_factory=class_row(HeldStream)) as cursor:
-        return await (await cursor.execute(BY_STREAM, {"stream_id": stream_id})).fetchone()
+        return await (await cursor.execute(BY_STREAM, {"stream_id": stream_id})).fetchall()
 
 
 async def find_again(

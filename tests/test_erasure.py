@@ -19,6 +19,7 @@ from processes import DOOMED, environment_of, run_command
 from projecting import eventually, project_all, projector, reached, rows
 from psycopg_pool import AsyncConnectionPool
 from searching import tables_that_hold
+from shopping import go_shopping
 from uuid_utils.compat import uuid7
 
 from payloops.commands.erase_personal_data import Erased, erase_personal_data, find_holdings
@@ -374,6 +375,32 @@ async def test_a_checkout_session_is_erased_with_the_orders_of_its_customer(
         {"erased": "[erased]"},
         [],
     )
+
+
+@pytest.mark.parametrize("named", ["order", "session"])
+async def test_an_order_and_the_checkout_session_that_placed_it_are_erased_together(
+    api: Api, store: EventStore, settings: Settings, named: str
+) -> None:
+    """Each is a copy of the other, whichever of them is named."""
+    bought: dict[str, Any] = {
+        "customerEmail": EMAIL,
+        "metadata": DETAILS["metadata"],
+        "lineItems": [{"name": "Lovelace's engine", "amount": 1_000, "quantity": 1}],
+    }
+    shopping = await go_shopping(api, store, **bought)
+    await shopping.pay()
+    order_id = (await shopping.order()).id
+    await search(store, EMAIL)
+    async with projector(settings.database_url.get_secret_value()):
+        await reached(store, await store.head())
+        done = await erase(store, order_id if named == "order" else shopping.id)
+        await reached(store, done.position)
+    assert (done.streams, done.copies) == (2, Copies(staff_searches=1))
+    assert await traces(store.pool) == []
+    for path in (f"/v1/orders/{order_id}", f"/v1/checkout/sessions/{shopping.id}"):
+        read = (await shopping.merchant.shop.get(path)).json
+        assert (read["customerEmail"], read["metadata"]) == ("[erased]", {"erased": "[erased]"})
+    assert (await find_holdings(store.pool, order_id)).is_empty
 
 
 async def test_an_order_that_holds_nothing_stays_as_it_is(store: EventStore, merchant: Merchant) -> None:

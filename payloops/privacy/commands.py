@@ -27,7 +27,10 @@ CustomerId = Annotated[
 Email = Annotated[
     str | None, typer.Option("--email", help="The customer's email address; case does not matter.")
 ]
-OrderId = Annotated[UUID | None, typer.Option("--order", help="Id of a single order or checkout session.")]
+OrderId = Annotated[
+    UUID | None,
+    typer.Option("--order", help="Id of a single order, or of the checkout session that placed it."),
+]
 
 
 @privacy.command("show")
