@@ -66,7 +66,8 @@ def frame(services: Services) -> Middleware:
                 _note(request, context, response, seconds=time.perf_counter() - started)
                 return cast("web.Response", response)
             response = response.response()
-        response.headers.extend(cors.headers(request))
+        if not context.page:  # what a cookie opens is for no other origin, not even for one of ours
+            response.headers.extend(cors.headers(request))
         for name, value in SECURITY_HEADERS.items():
             response.headers.setdefault(name, value)
         response.headers[CORRELATION_HEADER] = context.correlation_id

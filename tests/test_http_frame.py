@@ -199,6 +199,17 @@ async def test_only_named_origins_may_call_from_browsers(settings: Settings) -> 
     assert "POST" in preflight.headers["Access-Control-Allow-Methods"]
 
 
+async def test_no_other_origin_may_read_pages(settings: Settings) -> None:
+    """Those of the console are opened by a cookie, which browsers send along from all of a site's origins."""
+    origin = "https://dashboard.example"
+    async with running_api(settings.model_copy(update={"cors_origins": (origin,)})) as api:
+        for path in ("/support", "/support/sign-in", "/checkout/x"):
+            answer = await api.anyone.get(path, Origin=origin)
+            assert answer.headers["Content-Type"].startswith("text/html")
+            assert not any(name.startswith("Access-Control") for name in answer.headers), path
+            assert answer.headers["Cross-Origin-Resource-Policy"] == "same-origin"
+
+
 async def test_any_origin_is_never_allowed_with_credentials(settings: Settings) -> None:
     async with running_api(settings.model_copy(update={"cors_origins": ("*",)})) as api:
         answer = await api.anyone.get("/health", Origin="https://anywhere.example")
