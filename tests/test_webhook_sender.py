@@ -1,6 +1,7 @@
 """How a webhook is signed and sent, and what is made of whatever comes back."""
 
 import asyncio
+import contextlib
 import socket
 import threading
 import time
@@ -218,6 +219,7 @@ async def raw_server(answer: bytes, *, drip: bytes = b"") -> asyncio.Server:
         (b"HTTP/1.1 200 OK\r\n", b"X-A: b\r\n", None),
         (b"HTTP/1.1 200 OK\r\nX-Long: ", b"a" * 1_000, None),
         (b"", b"HTTP/1.1 100 Continue\r\n\r\n", None),
+        (b"HTTP/1.1 103 Early Hints\r\n\r\n" * 9 + b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", b"", 200),
         (b"HTTP/1.1 101 Switching Protocols\r\n\r\n", b"", 101),
         (b"HTTP/1.1 200 OK\r\n" + b"X-A: b\r\n" * 100_000 + b"\r\n", b"", None),
         (b"HTTP/1.1 200 OK\r\nX-Long: " + b"a" * 10_000_000 + b"\r\n\r\n", b"", None),
@@ -241,6 +243,27 @@ async def test_an_endpoint_that_misbehaves_ends_by_the_deadline(
     assert attempt.status_code == status
     assert attempt.delivered is (status == 200)
     server.close()
+
+
+async def test_of_informational_answers_only_so_many_are_taken(sender: Sender) -> None:
+    """aiohttp waits for the answer after them, and each takes time of whom else is sent to."""
+    taken = asyncio.get_running_loop().create_future()
+
+    async def flood(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        count = 0
+        with contextlib.suppress(ConnectionError):
+            while True:
+                writer.write(b"HTTP/1.1 100 Continue\r\n\r\n" * 1_000)
+                await writer.drain()
+                count += 25_000
+        taken.set_result(count)
+
+    async with await asyncio.start_server(flood, "127.0.0.1") as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+        attempt = await sender.send(webhook_id="i", url=url, secrets=[], turn=1, payload={})
+        assert attempt.error == "What was answered is not valid HTTP, or longer than its headers say"
+        assert await taken < 20 * 1024 * 1024, "the kernel's buffers take some"
 
 
 async def test_nobody_listening_and_unknown_names_are_told_in_words(sender: Sender) -> None:

@@ -17,10 +17,15 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from datetime import datetime
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.http_parser import RawResponseMessage
+from aiohttp.streams import StreamReader
 from standardwebhooks import Webhook
 from standardwebhooks.webhooks import EmptyWebhookSecretError
 
@@ -35,6 +40,9 @@ BODY_SECONDS = 2.0
 """For an answer's body: whether a webhook was delivered is told by the status alone."""
 ANSWER_BYTES = 1024
 """Kept of an answer's body; more is not read."""
+MOST_ANSWERS = 16
+"""To one request: informational ones come before the last (RFC 9110, 15.2), and aiohttp waits for that through any
+number of them, which takes time of whom else is sent to."""
 LOOKUPS = 256
 """Names looked up at the same time. A lookup cannot be stopped: it ends when the system's resolver gives up.
 
@@ -103,7 +111,7 @@ async def open_sender(
         deadline: seconds for an attempt.
     """
     resolver = Resolver()
-    connector = aiohttp.TCPConnector(
+    connector = _Connector(
         socket_factory=PublicSockets(allow_loopback=allow_loopback),
         resolver=resolver,
         use_dns_cache=False,
@@ -122,6 +130,29 @@ async def open_sender(
             yield Sender(session=session, deadline=deadline, now=now)
     finally:
         await resolver.close()
+
+
+class _Connector(aiohttp.TCPConnector):
+    """Makes connections over which no more than `MOST_ANSWERS` come."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._factory = cast("partial[ResponseHandler]", partial(_Connection, loop=self._loop))
+
+
+class _Connection(ResponseHandler):
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop)
+        self._left = MOST_ANSWERS
+
+    def feed_data(self, data: tuple[RawResponseMessage, StreamReader], size: int = 0) -> None:
+        if self._left:
+            self._left -= 1
+            super().feed_data(data, size)
+        elif self.exception() is None:
+            self.set_exception(HttpProcessingError(message="Too many answers"))
+            if self.transport is not None:
+                self.transport.close()
 
 
 class Resolver(AbstractResolver):
