@@ -3,6 +3,8 @@
 import json
 import random
 import stat
+from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -151,6 +153,56 @@ async def test_who_signs_a_changed_statement_anew_is_found(
     del said["events"][1]
     wrong = checked(signed(said, signer), keys.present.public).wrong
     assert any("events are all of the order's" in line for line in wrong)
+
+
+async def test_what_no_seal_or_event_says_is_found_though_we_signed_it(
+    store: EventStore, database_url: str, order: Order, keys: AuditKeys
+) -> None:
+    """The seals are signed one by one; events of another order, or not all of this one's, are no evidence of it."""
+    await sealed(database_url, keys)
+    bundle = await exported(store, order, keys)
+    another = (await exported(store, await another_order(store, order), keys))["statement"]
+
+    def wrong(change: Callable[[dict[str, Any]], Any]) -> list[str]:
+        said = deepcopy(bundle["statement"])
+        change(said)
+        return checked(signed(said, keys), keys.present.public).wrong
+
+    assert wrong(lambda said: None) == []
+    backdated = {"sealedAt": "2026-01-01T00:00:00.000000Z"}
+    assert wrong(lambda said: said["seals"][0].update(backdated)) == ["the signature of seal 1 is wrong"]
+    for change in (
+        lambda said: (said["events"].pop(), said["proofs"].pop()),
+        lambda said: said["order"].update(id=another["order"]["id"]),
+        lambda said: (said["events"].append(another["events"][3]), said["order"].update(version=4)),
+        lambda said: (said["events"][0].update(position=99), said.update(proofs=[])),
+        lambda said: (said.update(events=[], proofs=[]), said["order"].update(version=0)),
+    ):
+        [line] = wrong(change)
+        assert line.startswith("not so: its"), line
+
+
+async def another_order(store: EventStore, order: Order) -> Order:
+    other = report(pay(report(pay(new_order(UUID(order.merchant_id))), "failed")), "captured")
+    await append(store, other)
+    return other
+
+
+@pytest.mark.parametrize("proofs", [slice(0, 0), slice(0, 1)])
+async def test_an_event_without_a_proof_of_its_own_is_not_said_to_be_sealed(
+    store: EventStore, database_url: str, order: Order, keys: AuditKeys, proofs: slice
+) -> None:
+    """However many proofs there are of another one."""
+    await sealed(database_url, keys)
+    said = (await exported(store, order, keys))["statement"]
+    said["proofs"] = said["proofs"][proofs] * 3
+    found = checked(signed(said, keys), keys.present.public)
+    without = 3 - proofs.stop
+    assert found.notes == [
+        f"not sealed yet when this was made: {without} of the events, which our signature alone holds"
+    ]
+    assert any("of them are proven" in line for line in found.checked) == (without < 3)
+    assert not any(line.startswith("3 of them") for line in found.checked)
 
 
 async def test_what_is_not_sealed_yet_is_said_to_be_so(

@@ -133,7 +133,7 @@ def _check_events(report: Report, rows: Sequence[LogRow], statement: dict[str, A
     _look(
         report,
         f"its {len(rows)} events are all of the order's up to version {len(rows)}, in their order",
-        bool(rows) and in_order and rising and of_order,
+        in_order and rising and of_order,
     )
     broken = [row for row in rows if fault_of(row, mac_keys=()) is Fault.CONTENT]
     _look(report, "the content of each has the hash that is stored with it", not broken)
@@ -153,12 +153,16 @@ def _check_proofs(
         elif not is_signed(seal.statement, signature=seal.signature, public=public):
             report.wrong.append(f"the signature of seal {seal.number} is wrong")
     by_position = {row.position: row for row in rows}
-    failed = [each["position"] for each in statement["proofs"] if not _proven(each, by_position, seals)]
-    proven = len(statement["proofs"]) - len(failed)
+    proven: set[int] = set()
+    failed: set[int] = set()
+    for each in statement["proofs"]:
+        (proven if _proven(each, by_position, seals) else failed).add(each["position"])
     if proven:
-        _look(report, f"{proven} of them are proven to be in the sealed log: {_ranges(seals)}", not failed)
-    report.wrong += [f"event {position} is not what was sealed there" for position in failed]
-    open_ = len(rows) - len(statement["proofs"])
+        _look(
+            report, f"{len(proven)} of them are proven to be in the sealed log: {_ranges(seals)}", not failed
+        )
+    report.wrong += [f"event {position} is not what was sealed there" for position in sorted(failed)]
+    open_ = len(by_position.keys() - proven - failed)
     if open_:
         report.notes.append(
             f"not sealed yet when this was made: {open_} of the events, which our signature alone holds"
