@@ -128,6 +128,8 @@ class Payment:
     redirect_url: str | None = None
     cancel_requested: bool = False
     capture_pending: bool = False
+    processor_reported: bool = False
+    """Whether any event of the processor was taken to be about it, also one that contradicts the record."""
     processor_outcomes: set[str] = field(default_factory=set)
     """Outcomes that the processor's own events reported, in whatever order they arrived."""
     capture_references: set[str] = field(default_factory=set)
@@ -388,9 +390,12 @@ class ProcessorEventReceived(OrderFact):
         for each in (self.event_id, self.body_hash):
             if each is not None:
                 order.processor_events[processor_event_key(self.processor, each)] = self.effect
-        if self.attempt is None or self.effect == "contradiction":
+        if self.attempt is None:
             return
         payment = order.payments[self.attempt]
+        payment.processor_reported = True
+        if self.effect == "contradiction":
+            return
         payment.processor_refunded = max(payment.processor_refunded, self.amount_refunded or 0)
         if self.outcome not in {"refunded", "refund_failed"}:
             payment.processor_outcomes.add(self.outcome)

@@ -88,7 +88,7 @@ def is_unheard_of(payment: Payment) -> bool:
     never made.
     """
     references = {payment.processor_order_id, payment.processor_transaction_id} - {None}
-    return payment.status is PaymentStatus.PROCESSING and not references and not payment.processor_outcomes
+    return payment.status is PaymentStatus.PROCESSING and not references and not payment.processor_reported
 
 
 async def is_stranded(store: EventStore, order: Order, payment: Payment, *, before: datetime) -> bool:

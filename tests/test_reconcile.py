@@ -18,13 +18,16 @@ from aiohttp.test_utils import TestServer
 from calling import Api, Merchant, running_api
 from masking import CARD
 from processes import environment_of
-from projecting import project_all
+from projecting import insert_raw, project_all
 from psycopg_pool import AsyncConnectionPool
 from uuid_utils.compat import uuid7
 
 from payloops import reconcile as reconciling
+from payloops.commands.receive_processor_event import Outcome, ProcessorEvent, receive
 from payloops.commands.update_order_status import update_order_status
+from payloops.commands.update_refund_status import update_refund_status
 from payloops.events.authenticity import derive_mac_key
+from payloops.events.errors import OutcomeUnknown
 from payloops.events.event_store import EventStore
 from payloops.events.metadata import Metadata
 from payloops.events.orders import Order, TransactionType
@@ -78,7 +81,12 @@ async def reported(
 
 
 async def charged(
-    store: EventStore, order_id: str, token: str | None = None, *, manual: bool = False
+    store: EventStore,
+    order_id: str,
+    token: str | None = None,
+    *,
+    manual: bool = False,
+    currency: str = "USD",
 ) -> ledger.Charge:
     await ledger.open_books(store.pool)
     charge, _ = await ledger.charge(
@@ -87,7 +95,7 @@ async def charged(
         attempt=1,
         processor="stripe",
         amount=1_000,
-        currency="USD",
+        currency=currency,
         token=token,
         manual_capture=manual,
     )
@@ -234,6 +242,7 @@ def says(status: Any, **fields: Any) -> Saying:
         ("processing", says("captured"), "recorded", "captured"),
         ("processing", says("captured", currency="EUR"), "differs", "processing"),
         ("processing", says("captured", amount_captured=1_001), "differs", "processing"),
+        ("processing", says("captured", amount_captured=600), "recorded", "captured"),
         ("processing", says("processing"), "recorded", "processing"),
         ("processing", says("cancelled"), "recorded", "failed"),
         ("processing", Saying(None), "unknown", "processing"),
@@ -247,6 +256,7 @@ def says(status: Any, **fields: Any) -> Saying:
         ("failed", says("failed"), "agrees", "failed"),
         ("failed", says("captured"), "recorded", "captured"),
         ("failed", says("authorized"), "recorded", "authorized"),
+        ("failed", says("authorized", processor_order_id=None), "differs", "failed"),
         ("authorized", says("cancelled"), "recorded", "failed"),
         ("authorized", says("failed"), "recorded", "failed"),
         ("authorized", says("authorized"), "agrees", "authorized"),
@@ -297,19 +307,109 @@ async def test_a_payment_that_was_told_of_without_a_reference_is_not_made_again(
     assert await forwarded_again(store) == []
 
 
+def told(outcome: Outcome, **fields: Any) -> ProcessorEvent:
+    """An event of the only payment, by the order alone."""
+    return ProcessorEvent(processor="razorpay", event_id="evt_1", type=outcome, outcome=outcome, **fields)
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        told("authorized"),
+        told("captured", amount=1_000, currency="EUR", processor_order_id="order_1"),
+        told("refunded", amount=300, refund_reference="rfnd_1", processor_order_id="order_1"),
+        told("refunded", amount_refunded=300),
+    ],
+)
+async def test_a_payment_that_the_processor_has_told_anything_of_is_not_made_again(
+    merchant: Merchant, store: EventStore, settings: Settings, by: Metadata, event: ProcessorEvent
+) -> None:
+    """Also where that contradicts the record, or comes before its capture: the processor had it."""
+    order_id = await paying(merchant, store, processor="razorpay")
+    await store.change(Order, UUID(order_id), lambda order: receive(order, event, by=by))
+    await project_all(settings.database_url.get_secret_value())
+    assert (await reconciled(store, Saying(None)))[order_id].outcome == "unknown"
+    assert await forwarded_again(store) == []
+
+
+@pytest.mark.parametrize(("before", "outcome"), [("processing", "waits"), ("failed", "differs")])
+async def test_what_razorpay_is_going_to_capture_by_itself_is_not_taken_for_held(
+    merchant: Merchant, store: EventStore, settings: Settings, by: Metadata, before: str, outcome: str
+) -> None:
+    order_id = await paying(merchant, store, processor="razorpay")
+    await update_order_status(store, order_id=UUID(order_id), status=before, by=by)
+    await project_all(settings.database_url.get_secret_value())
+    found = (await reconciled(store, says("authorized")))[order_id]
+    assert (found.outcome, await status_of(store, order_id)) == (outcome, before)
+
+
+@pytest.mark.parametrize(
+    ("known", "error", "parked_for", "retry", "outcome"),
+    [
+        (False, "WorkflowGoneError: x", timedelta(minutes=1), False, "recorded"),
+        (True, "WorkflowGoneError: x", timedelta(minutes=1), False, "unknown"),
+        (False, "StreamUnreadable: x", timedelta(minutes=1), False, "unknown"),
+        (False, "WorkflowGoneError: x", timedelta(minutes=1), True, "unknown"),
+        (False, "WorkflowGoneError: x", -timedelta(hours=1), False, "unknown"),
+    ],
+)
+async def test_a_payment_to_be_cancelled_is_over_only_where_nobody_can_have_made_it_nor_will(
+    merchant: Merchant,
+    store: EventStore,
+    settings: Settings,
+    by: Metadata,
+    known: bool,
+    error: str,
+    parked_for: timedelta,
+    retry: bool,
+    outcome: str,
+) -> None:
+    """Not where its processor had it, whatever its search finds, nor before it is certain that its workflow is gone."""
+    order_id = await paying(merchant, store)
+    if known:
+        await update_order_status(
+            store, order_id=UUID(order_id), status="processing", processor_order_id="pi_1", by=by
+        )
+    assert (await merchant.shop.post(f"/v1/orders/{order_id}/cancel", {})).status == 200
+    asked = (await store.read_stream(UUID(order_id)))[-1]
+    await project_all(settings.database_url.get_secret_value())
+    async with store.pool.connection() as connection:
+        await forward_again(connection, subscriber="temporal", event=asked, why=error)
+        await connection.execute(
+            "UPDATE parked_events SET retry = %s, parked_at = parked_at - %s", (retry, parked_for)
+        )
+    found = (await reconciled(store, Saying(None)))[order_id]
+    assert (found.outcome, await status_of(store, order_id)) == (
+        *(outcome, "cancelled" if outcome == "recorded" else "processing"),
+    )
+    async with store.pool.connection() as connection:
+        row = await (await connection.execute("SELECT retry FROM parked_events")).fetchone()
+    # Parked anew it would seem to be so only since then, each time that somebody looks.
+    assert row == (retry or outcome == "recorded",)
+
+
 async def forwarded_again(store: EventStore) -> list[str]:
     async with store.pool.connection() as connection:
         cursor = await connection.execute("SELECT topic FROM parked_events WHERE reader = 'temporal'")
         return [row[0] for row in await cursor.fetchall()]
 
 
-@pytest.mark.parametrize(("reported", "learned"), [(None, "pi_1"), ("ch_1", "pi_1"), ("ch_other", None)])
+@pytest.mark.parametrize(
+    ("reported", "there", "learned"),
+    [
+        (None, "captured", "pi_1"),
+        ("ch_1", "captured", "pi_1"),
+        ("ch_other", "captured", None),
+        (None, "failed", None),
+    ],
+)
 async def test_the_reference_of_a_captured_payment_is_learned_where_it_is_the_same(
     merchant: Merchant,
     store: EventStore,
     settings: Settings,
     by: Metadata,
     reported: str | None,
+    there: str,
     learned: str | None,
 ) -> None:
     order_id = await paying(merchant, store)
@@ -317,10 +417,22 @@ async def test_the_reference_of_a_captured_payment_is_learned_where_it_is_the_sa
         store, order_id=UUID(order_id), status="captured", processor_transaction_id=reported, by=by
     )
     await project_all(settings.database_url.get_secret_value())
-    assert (await reconciled(store, says("captured")))[order_id].outcome == "agrees"
+    found = (await reconciled(store, says(there)))[order_id]
+    assert found.outcome == ("agrees" if there == "captured" else "differs")
     order = await store.load(Order, UUID(order_id))
     assert order is not None
     assert order.payments[1].processor_order_id == learned
+
+
+async def test_a_refund_of_which_the_processor_has_nothing_is_shown(
+    merchant: Merchant, store: EventStore, settings: Settings, by: Metadata
+) -> None:
+    """A worker said that it was made."""
+    order_id = await reported(merchant, store, settings, by, status="captured", processor_order_id="pi_1")
+    refund = (await merchant.shop.post(f"/v1/orders/{order_id}/refund", {"amount": 300})).json["refundId"]
+    await update_refund_status(store, order_id=UUID(order_id), refund_id=refund, succeeded=True, by=by)
+    found = (await reconciled(store, says("captured")))[order_id]
+    assert (found.outcome, found.detail) == ("differs", "refunded: 300 here, 0 there")
 
 
 @pytest.mark.parametrize(
@@ -328,6 +440,7 @@ async def test_the_reference_of_a_captured_payment_is_learned_where_it_is_the_sa
     [
         ("captured", "captured", {1: "agrees", 2: "agrees"}),
         ("processing", "failed", {1: "agrees", 2: "differs"}),
+        ("processing", "cancelled", {1: "agrees", 2: "differs"}),
     ],
 )
 async def test_what_is_found_by_the_order_alone_is_not_taken_for_another_attempts(
@@ -356,17 +469,62 @@ async def test_what_is_found_by_the_order_alone_is_not_taken_for_another_attempt
     assert not [t for t in order.transactions.values() if t.refunds is not None]
 
 
+async def test_of_two_that_have_money_there_none_is_said_to_be_another_attempts(
+    merchant: Merchant, store: EventStore, settings: Settings, by: Metadata
+) -> None:
+    """The customer paid twice: somebody has to look."""
+    order_id = await reported(merchant, store, settings, by, status="failed")
+    assert (await merchant.shop.post(f"/v1/orders/{order_id}/pay", {"processor": "stripe"})).status == 200
+    await update_order_status(store, order_id=UUID(order_id), status="captured", by=by)
+    await project_all(settings.database_url.get_secret_value())
+
+    async def find(_: UUID, __: str) -> Processor:
+        return says("captured", processor_order_id=None, attempt_known=False)
+
+    first, second = await reconcile(store, find=find, older_than=NOW, since=DAY, now=utc_now())
+    assert (first.outcome, second.outcome) == ("differs", "agrees")
+    order = await store.load(Order, UUID(order_id))
+    assert order is not None
+    assert order.amount_captured == 1_000
+
+
+class Failing(EventStore):
+    """A store that says of one order's changes that what became of them is unknown."""
+
+    failing: UUID
+
+    async def change(self, stream: type[S], id: UUID, decide: Any, **options: Any) -> Any:
+        if id == self.failing:
+            raise OutcomeUnknown
+        return await super().change(stream, id, decide, **options)
+
+
+async def test_trouble_with_one_order_keeps_none_of_the_others_from_being_recorded(
+    merchant: Merchant, store: EventStore, settings: Settings
+) -> None:
+    orders = [await paying(merchant, store) for _ in range(3)]
+    url = settings.database_url.get_secret_value()
+    await project_all(url)
+    mac_key = derive_mac_key(settings.audit_key.get_secret_value())
+    async with Failing(url, store.pool, mac_key=mac_key) as failing:
+        failing.failing = UUID(orders[0])
+        found = await reconciled(failing, says("captured"))
+    assert [found[each].outcome for each in orders] == ["busy", "recorded", "recorded"]
+    assert [await status_of(store, each) for each in orders] == ["processing", "captured", "captured"]
+
+
 async def test_a_card_number_in_what_a_processor_says_is_not_recorded(
     merchant: Merchant, store: EventStore, settings: Settings
 ) -> None:
     order_id = await paying(merchant, store)
     await project_all(settings.database_url.get_secret_value())
-    said = says("failed", error_code="card_declined", error_message=f"{CARD} was declined\0")
+    said = says("failed", error_code=f"{CARD}\0", error_message=f"{CARD} was declined\0")
     assert (await reconciled(store, said))[order_id].outcome == "recorded"
     order = await store.load(Order, UUID(order_id))
     assert order is not None
     assert order.last_error is not None
     assert order.last_error.message == "**************** was declined"
+    assert order.last_error.code == "****************"
 
 
 class Contended(EventStore):
@@ -963,6 +1121,25 @@ async def test_the_command_reports_and_says_by_its_status_whether_all_agrees(
     assert {each["outcome"] for each in json.loads(report)["payments"]} == {"unreachable"}
     status, _, said = await run(settings, "--older-than", "soon")
     assert (status, "no duration" in said) == (2, True)
+
+
+@pytest.mark.parametrize("trouble", ["differs", "unreadable"])
+async def test_the_command_says_that_not_all_agrees_where_somebody_has_to_look(
+    merchant: Merchant,
+    store: EventStore,
+    settings: Settings,
+    trouble: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    order_id = await paying(merchant, store)
+    await charged(store, order_id, currency="EUR")
+    await project_all(settings.database_url.get_secret_value())
+    if trouble == "unreadable":
+        await insert_raw(store, merchant.id, topic="payment.teleported", state=b"{}", stream=UUID(order_id))
+    assert not await reconciling.run_reconcile(
+        settings, older_than=NOW, since=DAY, sandbox=True, as_json=True
+    )
+    assert f'"outcome": "{trouble}"' in capsys.readouterr().out
 
 
 async def run(settings: Settings, *arguments: str) -> tuple[int, str, str]:
