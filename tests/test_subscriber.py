@@ -12,24 +12,32 @@ import psycopg
 import pytest
 import structlog
 from eventsourcing.persistence import StoredEvent
+from ordering import BY, new_order, pay, report
 from projecting import project_all
 from temporalio.client import Client, WorkflowHandle
 from temporalio.service import RPCError
 from uuid_utils.compat import uuid7
 
-from payloops.commands.cancel_order import cancel_order
-from payloops.commands.capture_payment import capture_payment
+from payloops.commands.cancel_order import cancel, cancel_order, request_void
+from payloops.commands.capture_payment import capture_payment, request_capture
 from payloops.commands.create_order import create_order
 from payloops.commands.pay_order import request_payment
-from payloops.commands.refund_payment import refund_payment
+from payloops.commands.receive_processor_event import Outcome, ProcessorEvent, receive
+from payloops.commands.refund_payment import refund_payment, request_refund
 from payloops.commands.route_payment import Route
-from payloops.commands.update_order_status import update_order_status
+from payloops.commands.update_order_status import (
+    report_authorized,
+    report_captured,
+    report_failed,
+    update_order_status,
+)
 from payloops.commands.update_refund_status import update_refund_status
 from payloops.commands.workflow_ids import attempt_of, payment_workflow_id
 from payloops.embedded import EmbeddedServers
 from payloops.events.event_store import EventStore, RecordedEvent
 from payloops.events.metadata import Metadata
-from payloops.events.orders import Order
+from payloops.events.orders import Order, PaymentRequested, TransactionType
+from payloops.events.stream import StreamEvent, topic_of
 from payloops.events.timestamps import utc_now
 from payloops.processors.port import PaymentQuestion, ProcessorPayment
 from payloops.projections.parked import forward_again, parked_at_subscribers, retry_forwarding
@@ -38,7 +46,14 @@ from payloops.settings import Settings
 from payloops.workflows_client import subscriber
 from payloops.workflows_client.connection import connect
 from payloops.workflows_client.forwardings import Forwarding, SignalWorkflow, StartWorkflow
-from payloops.workflows_client.payment_subscription import READER, payment_subscription
+from payloops.workflows_client.payment_subscription import (
+    READER,
+    TOPICS,
+    ProcessorReferenceMissingError,
+    forwarding_of,
+    is_done,
+    payment_subscription,
+)
 from payloops.workflows_client.subscriber import Subscription, forward, run_subscriber
 
 AMOUNT = 5_000
@@ -286,6 +301,82 @@ async def test_a_capture_asked_again_after_it_failed_has_a_workflow_of_its_own(
         await capture_payment(store, order_id=order_id, merchant_id=merchant_id, amount=1_000, by=by)
         again = await started(client, f"capture-{order_id}-2")
     assert again["input"]["amount"] == 1_000
+
+
+def forwarded(order: Order, *, reference: str | None = None) -> list[Forwarding | None]:
+    """What the order's events mean to Temporal."""
+    return [
+        forwarding_of(event, reference=reference)
+        for event in order.pending_events
+        if isinstance(event, StreamEvent) and topic_of(event) in TOPICS
+    ]
+
+
+def test_whatever_is_asked_for_again_is_started_anew_at_the_processor_that_has_the_payment() -> None:
+    """Money that is held is not given back by a workflow that ended long ago, nor by another processor's worker."""
+    order = report(pay(new_order()), "failed")
+    route = Route(processor="razorpay", reason="test")
+    request_payment(order, route=route, payment_method=None, capture="manual", by=BY)
+    payment = order.payments[2]
+    report_authorized(order, payment, processor_order_id=None, processor_transaction_id=None, by=BY)
+    for kind in (TransactionType.VOID, TransactionType.CAPTURE) * 2:
+        if kind is TransactionType.VOID:
+            request_void(order, payment, by=BY)
+        else:
+            request_capture(order, amount=None, by=BY)
+        [asked] = order.pending(2, kind)
+        report_failed(
+            order, payment, **NOTHING, error_code="busy", error_message=None, requested=asked, by=BY
+        )
+    report_captured(order, payment, **NOTHING, by=BY)
+    refund = request_refund(order, amount=None, reason=None, by=BY)
+    with pytest.raises(ProcessorReferenceMissingError):
+        forwarded(order)
+    starts = [each for each in forwarded(order, reference="order_1") if isinstance(each, StartWorkflow)]
+    kinds = ("void-{}", "capture-{}", "void-{}-2", "capture-{}-2")
+    assert [(each.workflow_id, each.task_queue) for each in starts] == [
+        (f"payment-{order.id}", "stripe-payments"),
+        (f"payment-{order.id}-2", "razorpay-payments"),
+        *((kind.format(order.id), "razorpay-payments") for kind in kinds),
+        (f"refund-{refund.id}", "razorpay-payments"),
+    ]
+    assert {each.input["processorOrderId"] for each in starts[2:]} == {"order_1"}
+
+
+NOTHING: dict[str, Any] = {"processor_order_id": None, "processor_transaction_id": None}
+
+
+def told(outcome: Outcome, **fields: Any) -> ProcessorEvent:
+    return ProcessorEvent(processor="stripe", event_id=outcome, type=outcome, outcome=outcome, **fields)
+
+
+def test_a_workflow_hears_what_became_of_its_own_attempt_and_not_that_it_goes_on() -> None:
+    order = pay(report(pay(new_order()), "failed"))
+    cancel(order, by=BY)
+    for event in (told("requires_action"), told("captured", attempt=1), told("failed", attempt=2)):
+        receive(order, event, by=BY)
+    signals = [each for each in forwarded(order) if isinstance(each, SignalWorkflow)]
+    first, second = f"payment-{order.id}", f"payment-{order.id}-2"
+    assert [(each.workflow_id, each.signal, each.argument) for each in signals] == [
+        (second, "cancelPayment", None),
+        (first, "completePayment", {"success": True}),
+        (second, "completePayment", {"success": False}),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("status", "done"),
+    [
+        ("processing", False),
+        *((status, True) for status in ("requires_action", "authorized", "captured", "failed", "cancelled")),
+    ],
+)
+def test_a_payment_that_its_processor_has_or_that_has_ended_is_not_made_again(
+    status: str, done: bool
+) -> None:
+    order = report(pay(new_order()), status)
+    [requested] = [each for each in order.pending_events if isinstance(each, PaymentRequested)]
+    assert is_done(order, requested) is done
 
 
 async def test_a_cancellation_signals_the_attempt_that_runs_after_its_start(
