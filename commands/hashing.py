@@ -5,14 +5,13 @@ import contextlib
 import os
 import sys
 import threading
-from collections import deque
 from collections.abc import Callable, Hashable
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import partial
-from typing import Any, Self, TypeVar
+from concurrent.futures import ThreadPoolExecutor
+from typing import Self, TypeVar
 
 import bcrypt
+
+from payloops.events.turns import TooManyWaiting, Turns
 
 T = TypeVar("T")
 
@@ -22,9 +21,6 @@ BCRYPT_MAX_BYTES = 72
 
 NICENESS = 10
 """Of the threads that hash: who guesses keys or passwords pays with his own time, and not with that of others."""
-
-
-OVERLOADED = "too many secrets wait to be checked"
 
 
 class HashingOverloaded(Exception):
@@ -38,19 +34,11 @@ def _step_back() -> None:
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
 
 
-@dataclass(slots=True, eq=False)
-class _Work:
-    """What a thread is to do, and who waits for it."""
-
-    do: Callable[[], Any]
-    done: asyncio.Future[Any]
-
-
 class Hasher:
     """Hashes and checks secrets of at most 72 bytes.
 
     Passwords and API keys each have one of their own, so that a flood of logins cannot hold up API keys. Accounts take
-    turns, however much each of them asks for, and the one that has the most waiting makes room for others.
+    turns at it.
     """
 
     def __init__(self, *, rounds: int, threads: int = 1, max_waiting: int = 32) -> None:
@@ -61,10 +49,7 @@ class Hasher:
             max_waiting: how many may wait for a thread before `HashingOverloaded` is raised.
         """
         self._rounds = rounds
-        self._free = threads
-        self._max_waiting = max_waiting
-        self._waiting = 0
-        self._queues: dict[Hashable, deque[_Work]] = {}  # of each account; whose turn it is comes first
+        self._turns = Turns(places=threads, max_waiting=max_waiting)
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix="bcrypt", initializer=_step_back)
         self._decoy = bcrypt.hashpw(b"no secret has this hash", bcrypt.gensalt(rounds)).decode()
 
@@ -98,65 +83,22 @@ class Hasher:
         same = await self._run(lambda: bcrypt.checkpw(plain if fits else b"", against), account)
         return same and fits and hashed is not None
 
-    async def _run(self, do: Callable[[], T], account: Hashable) -> T:
-        if self._waiting >= self._max_waiting:
-            self._make_room(account)
+    async def _run(self, work: Callable[[], T], account: Hashable) -> T:
+        try:
+            await self._turns.take(account)
+        except TooManyWaiting:
+            raise HashingOverloaded("too many secrets wait to be checked") from None
         loop = asyncio.get_running_loop()
-        done: asyncio.Future[T] = loop.create_future()
-        self._queues.setdefault(account, deque()).append(_Work(do, done))
-        self._waiting += 1
-        self._begin(loop)
-        return await done
+        future = self._executor.submit(work)
+        # Until the thread is done with it, not until the caller stops waiting.
+        future.add_done_callback(lambda _: self._finished(loop))
+        return await asyncio.wrap_future(future)
 
-    def _make_room(self, account: Hashable) -> None:
-        """Turn away the last of whoever has the most waiting.
-
-        Raises:
-            HashingOverloaded: that is this account, or as good as.
-        """
-        longest = max(self._queues.values(), key=len)
-        if len(longest) <= len(self._queues.get(account, ())) + 1:
-            raise HashingOverloaded(OVERLOADED)
-        turned_away = longest.pop()
-        self._waiting -= 1
-        if not turned_away.done.done():
-            turned_away.done.set_exception(HashingOverloaded(OVERLOADED))
-
-    def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Give the threads that are free what is next."""
-        while self._free and self._queues:
-            account = next(iter(self._queues))
-            queue = self._queues.pop(account)
-            work = queue.popleft()
-            self._waiting -= 1
-            if queue:
-                self._queues[account] = queue  # all others have their turn before
-            if not work.done.done():  # who waited may have left
-                self._free -= 1
-                # Its thread is not free before it is done, whoever stops waiting.
-                self._executor.submit(work.do).add_done_callback(partial(self._ended, loop, work))
-
-    def _ended(self, loop: asyncio.AbstractEventLoop, work: _Work, made: Future[Any]) -> None:
+    def _finished(self, loop: asyncio.AbstractEventLoop) -> None:
         if not loop.is_closed():
-            loop.call_soon_threadsafe(self._tell, loop, work, made)
-
-    def _tell(self, loop: asyncio.AbstractEventLoop, work: _Work, made: Future[Any]) -> None:
-        self._free += 1
-        if made.cancelled():
-            work.done.cancel()
-        elif not work.done.done():
-            error = made.exception()
-            if error is None:
-                work.done.set_result(made.result())
-            else:
-                work.done.set_exception(error)
-        self._begin(loop)
+            loop.call_soon_threadsafe(self._turns.give_back)
 
     def close(self) -> None:
-        for queue in self._queues.values():
-            for work in queue:
-                work.done.cancel()
-        self._queues.clear()
         self._executor.shutdown(wait=False, cancel_futures=True)
 
     async def __aenter__(self) -> Self:

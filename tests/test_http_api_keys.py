@@ -393,16 +393,16 @@ async def test_accounts_take_turns_and_who_has_left_takes_none(monkeypatch: pyte
         with held_hashing(monkeypatch) as released:
             tasks = [asyncio.create_task(hash_for(hasher, each)) for each in "aaaabb"]
             await asyncio.sleep(0)
-            left = tasks.pop(2)
-            left.cancel()
             with pytest.raises(HashingOverloaded):
                 await hash_for(hasher, "a")
-            tasks.append(asyncio.create_task(hash_for(hasher, "c")))
+            tasks.pop(2).cancel()
+            await asyncio.sleep(0)
+            tasks += [asyncio.create_task(hash_for(hasher, each)) for each in "cd"]
             await asyncio.sleep(0)
             released.set()
             refusals = await asyncio.gather(*tasks, return_exceptions=True)
-    assert [type(each) for each in refusals] == [NoneType, NoneType, HashingOverloaded, *[NoneType] * 3]
-    assert done == ["a", "a", "b", "c", "b"]
+    assert [type(each) for each in refusals] == [NoneType, NoneType, HashingOverloaded, *[NoneType] * 4]
+    assert done == ["a", "a", "b", "c", "d", "b"]
 
 
 async def test_use_of_a_key_is_noted(api: Api) -> None:
