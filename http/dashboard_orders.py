@@ -42,6 +42,7 @@ class OrderPage(AnswerModel):
     "GET",
     "/api/orders",
     auth="bearer",
+    long=True,
     query=OrderSearch,
     answers=OrderPage,
     summary="List and search orders, newest first: q matches part of externalId or customerEmail, or an end of the id",

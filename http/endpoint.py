@@ -109,7 +109,10 @@ async def _answer_read(
             request, auth=route.auth, services=services, context=context
         ) or await authenticate(request, auth=route.auth, services=services, context=context)
         call = _call(route, request, services, context, caller)
-        return _to_response(call, await _run_handler(call))
+        if not route.long:
+            return _to_response(call, await _run_handler(call))
+        async with services.long_reads.turn(caller.merchant_id):
+            return _to_response(call, await _run_handler(call))
 
 
 async def _answer(

@@ -45,6 +45,7 @@ from payloops.events.errors import (
     StreamUnreadable,
     VersionConflict,
 )
+from payloops.events.turns import TooManyWaiting
 from payloops.projections.order_events import EventUnreadable
 from payloops.projections.own_writes import ProjectionBehind
 
@@ -168,6 +169,7 @@ ANSWERS: dict[type[Exception], Answer] = {
     EventUnreadable: Answer(503, "unavailable"),
     StoreUnavailable: Answer(503, "unavailable", BUSY),
     ProjectionBehind: Answer(503, "unavailable", BUSY),
+    TooManyWaiting: Answer(503, "unavailable", BUSY),
     OutcomeUnknown: Answer(504, "outcome_unknown", OUTCOME_UNKNOWN),
     IdempotencyMismatch: Answer(
         409, "idempotency_mismatch", "This Idempotency-Key was used for another request"

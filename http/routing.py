@@ -181,6 +181,8 @@ class Route:
         idempotent: whether `Idempotency-Key` is honoured.
         waits: whether `Prefer: wait=N` is honoured.
         streams: seconds for which an answer may go on piece by piece; handlers then answer with a prepared response.
+        long: whether its query may take long. A process makes few of them at a time, and merchants take turns, so that
+            connections to the database are left for everything else.
         replays: completes an answer stored under an idempotency key with what is not stored: secrets.
         page: whether people look at it: refusals are HTML, too, and forms are taken from this origin's pages only;
             where it asks for a session, from pages of that session (`SessionForm`).
@@ -207,6 +209,7 @@ class Route:
     idempotent: bool
     waits: bool
     streams: int
+    long: bool
     replays: Callable[["Call[Any, Any]", bytes], Awaitable[Any]] | None
     page: bool
     adapter: TypeAdapter[Any] | None
@@ -251,6 +254,7 @@ def route(
     idempotent: bool = False,
     waits: bool = False,
     streams: int = 0,
+    long: bool = False,
     replays: Callable[[Call[Any, Any], bytes], Awaitable[Any]] | None = None,
     page: bool = False,
 ) -> Callable[[Handler], Route]:
@@ -279,6 +283,7 @@ def route(
             idempotent=idempotent,
             waits=waits,
             streams=streams,
+            long=long,
             replays=replays,
             page=page,
             adapter=None if answers is None else TypeAdapter(answers),

@@ -14,6 +14,7 @@ from payloops.commands.tokens import Tokens
 from payloops.commands.watch_orders import OrderWatch
 from payloops.events.event_store import EventStore
 from payloops.events.timestamps import utc_now
+from payloops.events.turns import Turns
 from payloops.http.admission import Admission
 from payloops.http.rate_limits import RateLimits
 
@@ -26,6 +27,7 @@ class Services:
     """
     Attributes:
         gate: tells whom an API key stands for. token_gate: a dashboard token.
+        long_reads: places for queries that may take long, fewer than the pool has connections.
         admission: how many requests are worked on at a time.
         limits: how often passwords may be tried, and accounts opened.
         checkout_base_url: start of a checkout page's address.
@@ -55,6 +57,7 @@ class Services:
     cipher: Cipher
     watch: OrderWatch
     limits: RateLimits
+    long_reads: Turns
     admission: Admission
     checkout_base_url: str
     probes: Mapping[str, Probe]

@@ -88,6 +88,7 @@ class StatsAnswer(FiguresAnswer):
     "GET",
     "/api/dashboard/stats",
     auth="bearer",
+    long=True,
     query=StatsQuery,
     answers=StatsAnswer,
     summary="Read figures, by currency, of the last 30 days or of a period of up to 366 days",

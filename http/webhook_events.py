@@ -49,6 +49,7 @@ def webhook_answer(row: WebhookEventRow) -> WebhookAnswer:
     "GET",
     "/api/webhooks",
     auth="bearer",
+    long=True,
     query=WebhookQuery,
     answers=WebhookPage,
     summary="List webhooks and their delivery status, newest first",

@@ -28,6 +28,7 @@ from payloops.commands.log_in import TokenGate
 from payloops.commands.note_key_use import KeyUses
 from payloops.commands.tokens import SESSION_AUDIENCE, STAFF_AUDIENCE, Tokens
 from payloops.commands.watch_orders import OrderWatch
+from payloops.events.turns import Turns
 from payloops.garbage import spare_what_stays
 from payloops.housekeeping import housekeeping
 from payloops.http.admission import Admission
@@ -49,6 +50,10 @@ FINISH_SECONDS = 20.0
 """How long requests in flight have to finish once the listener is closed."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 15.0
 """Seconds before a worker that died is started again."""
+LONG_READS_WAITING = 32
+"""Of `Services.long_reads`: fewer than the requests that a process works on at the least."""
+LONG_READ_WAITS = 2.0
+"""Seconds."""
 STAFF_SESSION = 8 * 3600
 """Life of a token of the staff, and of their session in a browser, seconds: a working day."""
 PR_SET_PDEATHSIG = 1
@@ -175,6 +180,11 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             cipher=make_cipher(settings),
             watch=watch,
             limits=limits,
+            long_reads=Turns(
+                places=settings.database_pool_size // 2,
+                max_waiting=LONG_READS_WAITING,
+                seconds=LONG_READ_WAITS,
+            ),
             admission=admission,
             probes=probes,
             metrics=metrics.text,

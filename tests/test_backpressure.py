@@ -85,6 +85,27 @@ async def test_what_holds_up_a_query_holds_up_those_alone_who_have_a_connection(
         assert sorted([(await read).status for read in reads]) == size * [200] + 2 * size * [503]
 
 
+async def test_what_one_merchant_searches_for_leaves_connections_for_all_others(
+    api: Api, database_url: str
+) -> None:
+    """However long it takes, and however often it is asked for."""
+    searching, other = await api.merchant(), await api.merchant()
+    order = await other.order()
+    async with await psycopg.AsyncConnection.connect(database_url) as holding, asyncio.timeout(60):
+        await holding.execute("LOCK TABLE orders")
+        searches = [asyncio.create_task(searching.dashboard.get("/api/orders?q=a")) for _ in range(60)]
+        for answered in itertools.islice(asyncio.as_completed(searches), 20):
+            assert_told_to_come_again(await answered)
+        for number in range(3):
+            assert (await other.dashboard.get("/api/processors")).status == 200
+            assert (await other.shop.post("/v1/orders", {"amount": 1}, key=f"{number}")).status == 201
+            assert (await other.shop.get(f"/v1/orders/{order}/events")).status == 200
+        assert not all(search.done() for search in searches), "they wait meanwhile"
+        await holding.rollback()
+        assert {(await search).status for search in searches} <= {200, 503}
+    assert (await other.dashboard.get("/api/orders?q=a")).status == 200
+
+
 async def test_health_is_answered_before_those_who_wait_are(settings: Settings) -> None:
     async with (
         asyncio.timeout(60),
