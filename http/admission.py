@@ -1,4 +1,4 @@
-"""Whom a process turns away because it has too much to do: at once, with 503, before anything is done."""
+"""Admission control: how many requests a process works on at a time. Any more are refused at once, with 503."""
 
 import time
 from collections.abc import Callable
@@ -13,20 +13,21 @@ from payloops.http.problems import BUSY, Problem
 Kind = Literal["work", "wait", "stream"]
 
 SHARES: dict[Kind, int] = {"work": 1, "wait": 32, "stream": 32}
-"""So many times more requests may wait for a payment's end (`Prefer: wait`), and follow one, than may be at work."""
+"""Limits of each kind, as multiples of `LEAST`: `wait` is for requests that wait for a payment's outcome
+(`Prefer: wait`), `stream` for those that follow a payment's events."""
 
 LEAST = 96
-"""Requests at work that there is room for, however slow the process is, unless fewer are allowed."""
-STALL = 0.1
-"""Seconds: there is room for as many as leave a place in that time, as long as nobody is turned away: a disk or a
-database that stands still for a moment makes them late, not refused."""
-WAITED = 0.025
-"""The same once somebody was: more arrive than are answered, and then each has to wait for all who have a place. Who
-changes something has one twice: while it is asked who sends it, and for the rest."""
-SLOWING = 0.8
-"""What is left of a former rate at least, a sample later, where fewer are answered: a short stall changes little."""
-SAMPLED = 0.5
-"""Seconds from which on a rate means something."""
+"""The limit on requests at work never falls below this, however slow the process is, unless `MAX_IN_FLIGHT` does."""
+STALL_SECONDS = 0.1
+"""As long as no request is refused, the limit is what the process completes in this time, so that a short
+stall of the disk or the database delays requests instead of refusing them."""
+QUEUED_SECONDS = 0.025
+"""The same once requests are refused. More arrive than are answered then, and each one admitted waits for all
+admitted before it. A request that changes something counts twice: for its authentication, and for the rest."""
+DECAY = 0.8
+"""From one sample to the next, the rate falls to this share of itself at most, so that a short stall changes little."""
+SAMPLE_SECONDS = 0.5
+"""Between two samples of the rate, at least."""
 
 LABELS: dict[Kind, str] = {"work": "working", "wait": "waiting", "stream": "following"}
 AT_WORK = Gauge(
@@ -41,65 +42,65 @@ log = structlog.get_logger()
 
 
 class Shed(Problem):
-    """Turned away: 503 unavailable; nothing was done. Costs as little as can be, and so has no line in the log."""
+    """503 `unavailable`: the request was refused, nothing was done. It is not logged, to keep refusals cheap."""
 
     def __init__(self) -> None:
         super().__init__(503, "unavailable", BUSY)
 
 
 class Admission:
-    """Counts the requests that a process works on. A body that is still arriving is no work.
+    """Counts the requests that a process works on. A request whose body is still arriving does not count.
 
     Attributes:
-        announced: requests that have arrived, and have not asked for their place yet.
+        announced: requests that have arrived, but do not count as work yet.
     """
 
     def __init__(self, *, limit: int, clock: Callable[[], float] = time.monotonic) -> None:
         """
         Args:
-            limit: the most requests at work at a time; those that wait for a payment's end, and those that follow one,
-                have limits of their own.
+            limit: the upper bound on requests at work, whatever the rate (`MAX_IN_FLIGHT`).
         """
         self._least, self._most = min(LEAST, limit), limit
         self._places = {kind: _Places(self, self._least * share) for kind, share in SHARES.items()}
         self._work = self._places["work"]
         self._shed = 0
-        self._turned_away = 0
+        self._refused = 0
         self._clock = clock
         self._sampled_at = clock()
         self._rate = 0.0
         self.announced = 0
 
     @property
-    def room(self) -> int:
-        """For so many requests at work, those that are included."""
+    def limit(self) -> int:
+        """The current limit on requests at work."""
         return self._work.limit
 
     @property
     def full(self) -> bool:
-        """Whether nobody can be taken in for work, once all who are announced have been."""
+        """Whether the requests at work and those announced have reached the limit."""
         return self._work.taken + self.announced >= self._work.limit
 
     def admit(self, kind: Kind) -> AbstractContextManager[None]:
-        """Work on a request, in this context. It raises `Shed` where there is no room."""
+        """Count a request as long as the context lasts. Entering it raises `Shed` if the limit is reached."""
         return self._places[kind]
 
-    def turn_away(self) -> NoReturn:
-        """
+    def refuse(self) -> NoReturn:
+        """Refuse a request.
+
         Raises:
-            Shed: see there.
+            Shed: always.
         """
-        self.count_turned_away()
+        self.count_refused()
         raise Shed
 
-    def count_turned_away(self) -> None:
-        """One more was, here or before there was a request to be asked for."""
+    def count_refused(self) -> None:
+        """Count a request that was refused, here or from its raw bytes."""
         self._shed += 1
-        self._turned_away += 1
+        self._refused += 1
 
     def sample(self) -> None:
-        """Tell how many requests there are and how many were turned away; make room for as many as are answered."""
-        self._make_room()
+        """Update the metrics, log how many requests were refused, and adjust the limit. Called periodically."""
+        self._adjust_limit()
         if self._shed:
             SHED.inc(self._shed)
             log.warning("http.shed", requests=self._shed)
@@ -107,22 +108,22 @@ class Admission:
         for kind, places in self._places.items():
             AT_WORK.labels(LABELS[kind]).set(places.taken)
 
-    def _make_room(self) -> None:
+    def _adjust_limit(self) -> None:
         now = self._clock()
         seconds = now - self._sampled_at
-        if seconds < SAMPLED:
+        if seconds < SAMPLE_SECONDS:
             return
-        left, turned_away = self._work.left, self._turned_away
-        self._work.left, self._turned_away, self._sampled_at = 0, 0, now
-        # Where nobody was turned away, all were answered who came: more could have been.
-        kept = max(SLOWING, left / (left + turned_away)) if turned_away else 1.0
+        left, refused = self._work.left, self._refused
+        self._work.left, self._refused, self._sampled_at = 0, 0, now
+        # If no request was refused, all that came were answered: that does not show how many could have been.
+        kept = max(DECAY, left / (left + refused)) if refused else 1.0
         self._rate = max(left / seconds, self._rate * kept)
-        room = int(self._rate * (WAITED if turned_away else STALL))
-        self._work.limit = max(self._least, min(room, self._most))
+        limit = int(self._rate * (QUEUED_SECONDS if refused else STALL_SECONDS))
+        self._work.limit = max(self._least, min(limit, self._most))
 
 
 class _Places:
-    """A place for each request that enters, until it exits: all count in one."""
+    """The requests of one kind: each counts from entering the context to leaving it."""
 
     __slots__ = ("_admission", "left", "limit", "taken")
 
@@ -134,7 +135,7 @@ class _Places:
 
     def __enter__(self) -> None:
         if self.taken >= self.limit:
-            self._admission.turn_away()
+            self._admission.refuse()
         self.taken += 1
 
     def __exit__(self, *_: object) -> None:

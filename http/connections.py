@@ -1,7 +1,8 @@
-"""Client connections: deadlines for slow clients, and answers to those that do not speak HTTP.
+"""Client connections: deadlines for slow clients, plain requests without aiohttp, and errors before any handler runs.
 
 aiohttp waits for a request's head, and for a client to read its answer, for as long as the connection lives; here
-both have a deadline. What aiohttp itself answers before any handler runs becomes problem+json like every other error.
+both have a deadline. Requests in the plainest form are refused or answered from their raw bytes. What aiohttp answers
+by itself, to what is not valid HTTP, becomes problem+json like every other error.
 """
 
 import asyncio
@@ -25,18 +26,18 @@ from payloops.http.request_metrics import NO_ROUTE, count_answer
 
 HEAD_DEADLINE = 10.0
 """Seconds in which the request line and all headers have to arrive."""
-TAKE_DEADLINE = 20.0
-"""Seconds in which a client has to take what was sent, once more of it waits than a connection buffers."""
+WRITE_DEADLINE = 20.0
+"""Seconds in which a client has to read its answer, once the connection's write buffer is full."""
 KEEPALIVE = 75.0
 """Seconds that a connection may be idle between requests."""
 
-MOST_LATER = 64 * 1024
-"""Bytes that are read ahead while a request is answered."""
+MOST_AHEAD = 64 * 1024
+"""Bytes of further requests that are read while one is answered."""
 
 DRAIN_PAUSE = 0.02
-"""Seconds between two looks at whether requests in flight have finished."""
+"""Seconds between two checks whether the requests in flight have finished."""
 
-MALFORMED = Counter("payloops_http_requests_malformed", "What came in and was no HTTP request")
+MALFORMED = Counter("payloops_http_requests_malformed", "Requests that are not valid HTTP")
 
 log = structlog.get_logger()
 
@@ -52,12 +53,12 @@ class Connection(RequestHandler):
             "_answering",
             "_head",
             "_head_timer",
-            "_later",
-            "_owed",
+            "_ahead",
+            "_remaining",
             "_plain",
             "_remote",
         ),
-        "_take_timer",
+        "_write_timer",
     )
 
     def __init__(
@@ -79,13 +80,13 @@ class Connection(RequestHandler):
         self._admission = admission
         self._plain = plain
         self._answering: asyncio.Task[None] | None = None  # of a plain request
-        self._later = bytearray()  # what arrived while it was answered
+        self._ahead = bytearray()  # received while it is answered
         self._announced = False
-        self._head: Head | None = None  # of the request before
-        self._answered = 0  # requests of which all is done, and after which the connection stays
-        self._owed: int | None = 0  # bytes of the request that has begun to arrive; None: not known any more
+        self._head: Head | None = None  # of the previous request
+        self._answered = 0  # by aiohttp: requests that are finished and left the connection open
+        self._remaining: int | None = 0  # bytes of this request still to come; None: unknown
         self._head_timer: asyncio.TimerHandle | None = None
-        self._take_timer: asyncio.TimerHandle | None = None
+        self._write_timer: asyncio.TimerHandle | None = None
 
     @property
     def busy(self) -> bool:
@@ -98,63 +99,65 @@ class Connection(RequestHandler):
         self._start_timer()
         sock = transport.get_extra_info("socket")
         if hasattr(socket, "TCP_USER_TIMEOUT") and sock.family != socket.AF_UNIX:
-            # What is less than the connection buffers, the kernel waits for: also after the end, and no longer.
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(TAKE_DEADLINE * 2_000))
+            # For answers smaller than the write buffer, and after closing, the kernel enforces the deadline.
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(WRITE_DEADLINE * 2_000))
 
     def data_received(self, data: bytes) -> None:
         if self._answering is not None:
-            self._later += data
-            if self.transport is not None and len(self._later) > MOST_LATER:
+            self._ahead += data
+            if self.transport is not None and len(self._ahead) > MOST_AHEAD:
                 self.transport.pause_reading()
             return
-        if data and self._admission is not None and self._owed is not None:  # aiohttp also calls with none
-            head = self._head_of(data, owed=self._owed)
-            if head is not None and head.plain and self._owed == 0:
+        # aiohttp also calls this itself, without data.
+        if data and self._admission is not None and self._remaining is not None:
+            head = self._head_of(data, remaining=self._remaining)
+            if head is not None and head.plain and self._remaining == 0:
                 if self._admission.full:
-                    if self._waits:
-                        self._turn_away(head, self._admission)
+                    if self._ready:
+                        self._refuse(head, self._admission)
                         return
                 else:
                     self._announce(self._admission)
-                    if self._plain is not None and self._waits and self._begin_plain(head, self._plain, data):
+                    if self._plain is not None and self._ready and self._begin_plain(head, self._plain, data):
                         return
         super().data_received(data)
-        # Nobody is answering and nothing is there to be answered: these were the first bytes of a head.
+        # If no request is being read or answered, these are the first bytes of a head.
         if self.busy or self._payload_parser is not None:
             self._stop_timer()
         elif self._head_timer is None and self._waiter is not None:
             self._start_timer()
 
-    def _head_of(self, data: bytes, *, owed: int) -> Head | None:
-        """The head that these bytes begin with, where they begin with one; keeps count of what belongs to it."""
-        head = read_head(data, self._head) if owed == 0 else None
+    def _head_of(self, data: bytes, *, remaining: int) -> Head | None:
+        """The head that these bytes begin with, if any. Keeps track of where the next request begins."""
+        head = read_head(data, self._head) if remaining == 0 else None
         if head is not None:
             self._head = head
-            owed = len(head.raw) + head.lines.body_length
-        left = owed - len(data)
-        # What is sent ahead, or cannot be read here, is aiohttp's parser's, which does not tell how far it is.
-        self._owed = left if left >= 0 else None
+            remaining = len(head.raw) + head.lines.body_length
+        left = remaining - len(data)
+        # Pipelined requests, and heads that cannot be read here, are left to aiohttp, whose position is unknown.
+        self._remaining = left if left >= 0 else None
         return head
 
     @property
-    def _waits(self) -> bool:
-        """Whether the next request would be answered now: none is before it, and the client takes its answers.
+    def _ready(self) -> bool:
+        """Whether the next request can be answered now: none is before it, and the client reads its answers.
 
-        aiohttp comes back to wait for it a turn of the loop after the answer before, when who is fast has sent it.
+        aiohttp returns to wait for a request one turn of the loop after the last answer. A fast client has sent it by
+        then, so requests are counted instead.
         """
         ends = self._close or self._force_close
         return self._answered == self._request_count and not self._paused and not ends
 
-    def _turn_away(self, head: Head, admission: Admission) -> None:
+    def _refuse(self, head: Head, admission: Admission) -> None:
         assert self.transport is not None
         self.transport.write(refusal(head))
         self._stop_timer()
-        self._stay()
-        admission.count_turned_away()
+        self._keep_open()
+        admission.count_refused()
         count_answer(head.method, NO_ROUTE, 503)
 
     def _begin_plain(self, head: Head, routes: PlainRoutes, data: bytes) -> bool:
-        """Answer a request that is here as a whole; whether it is one that can be."""
+        """Begin to answer a request that has arrived as a whole; False if it has to take the usual path."""
         found = routes.find(head)
         if found is None:
             return False
@@ -170,11 +173,11 @@ class Connection(RequestHandler):
     async def _answer_plain(self, request: web.Request, handler: Handler) -> None:
         stays = False
         try:
-            self._take_back()  # it is going to ask
+            self._withdraw()  # it is about to be counted as work
             try:
                 answer = await handler(request)
-            except Exception as error:  # noqa: BLE001  # as aiohttp does
-                answer = self._escaped(request, error)
+            except Exception as error:  # noqa: BLE001  # answered as on the usual path
+                answer = self._answer_unhandled(request, error)
             sent, stays = answer_bytes(answer)
             if self.transport is not None:
                 self.transport.write(sent)
@@ -193,20 +196,20 @@ class Connection(RequestHandler):
         if not stays:
             self.force_close()
         elif self.transport is not None:
-            self._stay()
-            if self._later:
-                later = bytes(self._later)
-                self._later.clear()
+            self._keep_open()
+            if self._ahead:
+                ahead = bytes(self._ahead)
+                self._ahead.clear()
                 self.transport.resume_reading()
-                self.data_received(later)
+                self.data_received(ahead)
 
     async def shutdown(self, timeout: float | None = 15.0) -> None:  # noqa: ASYNC109  # aiohttp's
         await super().shutdown(timeout)
         if self._answering is not None:
             self._answering.cancel()
 
-    def _stay(self) -> None:
-        """Wait for another request as long as after an answer of aiohttp's, which has seen none yet, perhaps."""
+    def _keep_open(self) -> None:
+        """Keep the connection open for the next request, as long as aiohttp does, which may not have seen any yet."""
         self._keepalive = True
         self._next_keepalive_close_time = self._loop.time() + KEEPALIVE
         if self._keepalive_handle is None:
@@ -215,47 +218,47 @@ class Connection(RequestHandler):
             )
 
     def _announce(self, admission: Admission) -> None:
-        """Keep a place until the request asks for it, which takes aiohttp some turns of the loop."""
+        """Announce a request until it counts as work, which takes aiohttp some turns of the loop."""
         if not self._announced:
             self._announced = True
             admission.announced += 1
 
-    def _take_back(self) -> None:
+    def _withdraw(self) -> None:
         if self._announced and self._admission is not None:
             self._announced = False
             self._admission.announced -= 1
 
     async def _handle_request(self, *arguments: Any) -> tuple[web.StreamResponse, bool]:
-        self._take_back()  # it is going to ask
+        self._withdraw()  # it is about to be counted as work
         response, lost = await super()._handle_request(*arguments)
         if response.keep_alive and not lost:
             self._answered += 1
         return response, lost
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        self._take_back()
+        self._withdraw()
         self._stop_timer()
-        self._stop_take_timer()
+        self._stop_write_timer()
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
         super().pause_writing()
         if self.transport is not None:
-            self._take_timer = self._loop.call_later(TAKE_DEADLINE, self._not_taken, self.transport)
+            self._write_timer = self._loop.call_later(WRITE_DEADLINE, self._write_timed_out, self.transport)
 
     def resume_writing(self) -> None:
-        self._stop_take_timer()
+        self._stop_write_timer()
         super().resume_writing()
 
-    def _not_taken(self, transport: asyncio.Transport) -> None:
-        self._take_timer = None
+    def _write_timed_out(self, transport: asyncio.Transport) -> None:
+        self._write_timer = None
         log.info("http.not_taken", bytes=transport.get_write_buffer_size())
         transport.abort()
 
-    def _stop_take_timer(self) -> None:
-        if self._take_timer is not None:
-            self._take_timer.cancel()
-            self._take_timer = None
+    def _stop_write_timer(self) -> None:
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+            self._write_timer = None
 
     def _start_timer(self) -> None:
         self._head_timer = self._loop.call_later(HEAD_DEADLINE, self._too_slow)
@@ -275,38 +278,38 @@ class Connection(RequestHandler):
         request: web.BaseRequest,
         status: int = 500,
         exc: BaseException | None = None,
-        message: str | None = None,  # noqa: ARG002  # may repeat what the client sent
+        message: str | None = None,  # noqa: ARG002  # may contain what the client sent
     ) -> web.StreamResponse:
-        """The answer to what is no HTTP request, or to what escaped every handler; the connection ends with it.
+        """The answer to what is not valid HTTP, or to an exception that no handler caught. It closes the connection.
 
         Raises:
-            ConnectionError: nobody is there to be answered any more.
+            ConnectionError: a part of another answer was sent, or the client has left.
         """
         if status >= 500:  # noqa: PLR2004  # HTTP
-            response = self._escaped(request, exc)
+            response = self._answer_unhandled(request, exc)
         else:
             MALFORMED.inc()
             log.info("http.malformed", status=status, error=type(exc).__name__, remote=request.remote)
             too_long = isinstance(exc, LineTooLong)
             fault = "Has a line of more than 8,190 bytes" if too_long else "Is not valid HTTP"
             problem = validation_error(FieldError("request", fault))
-            response = _last(problem, correlation=correlation_id(request))
+            response = _final(problem, correlation=correlation_id(request))
         if request.writer.output_size > 0:
             raise ConnectionError("a part of another answer is sent already")
         return response
 
-    def _escaped(self, request: web.BaseRequest, error: BaseException | None) -> web.Response:
-        """The answer to what escaped every handler.
+    def _answer_unhandled(self, request: web.BaseRequest, error: BaseException | None) -> web.Response:
+        """The answer to an exception that no handler caught.
 
         Raises:
-            ConnectionError: nobody is there to be answered any more.
+            ConnectionError: the client has left.
         """
         if isinstance(error, ConnectionError) and self.transport is None:
             log.info("http.client_left", remote=request.remote)  # in the middle of a body, mostly
             raise error
         correlation = correlation_id(request)
         log.error("http.escaped", exc_info=error, correlation_id=correlation)
-        return _last(internal_error(), correlation=correlation)
+        return _final(internal_error(), correlation=correlation)
 
 
 def _remote_of(peer: Any) -> str | None:
@@ -314,8 +317,8 @@ def _remote_of(peer: Any) -> str | None:
     return str(peer[0]) if isinstance(peer, tuple) else None if peer is None else str(peer)
 
 
-def _last(problem: Problem, *, correlation: str) -> web.Response:
-    """A problem, after which the connection ends."""
+def _final(problem: Problem, *, correlation: str) -> web.Response:
+    """A problem as the last answer on a connection."""
     response = problem.response(correlation_id=correlation)
     response.headers.extend({**SECURITY_HEADERS, CORRELATION_HEADER: correlation})
     response.force_close()
@@ -328,8 +331,8 @@ def connection_factory(
     """What the event loop calls for every connection that it accepts.
 
     Args:
-        admission: tells when requests are to be turned away as soon as they arrive.
-        plain: who answers plain requests; besides, they go the usual way.
+        admission: with it, requests are refused from their raw bytes while it is full.
+        plain: routes whose plain requests are answered without aiohttp; without it, none are.
     """
     loop = asyncio.get_running_loop()
     return lambda: Connection(server, loop=loop, admission=admission, plain=plain)
@@ -341,7 +344,7 @@ async def finish_requests(server: web.Server, *, seconds: float) -> None:
     To be called before aiohttp's own shutdown, which stops reading bodies that are still arriving.
     """
     deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline and any(  # noqa: ASYNC110  # aiohttp tells nobody when it has finished
+    while time.monotonic() < deadline and any(  # noqa: ASYNC110  # aiohttp has no event for it
         isinstance(each, Connection) and each.busy for each in server.connections
     ):
         await asyncio.sleep(DRAIN_PAUSE)

@@ -1,8 +1,8 @@
-"""Refusing a request for which there is no capacity, from its raw bytes.
+"""Refusing a request from its raw bytes, when the process has no capacity for it.
 
-An overloaded process gets more requests than it can answer. If each were parsed, routed and given a task, refusing
-them would take the time that the others need. So the head is inspected as bytes: if it is in the plainest form, that
-is enough to refuse it; anything else goes through the usual path, and is refused there.
+An overloaded process receives more requests than it can answer. If each were parsed, routed and given a task, refusing
+would take the time that admitted requests need. So the head is inspected as bytes. If it is in the plainest form, the
+request is refused at once; anything else takes the usual path and is refused there.
 """
 
 import re
@@ -17,7 +17,7 @@ from payloops.http.answers import CORRELATION_HEADER, SECURITY_HEADERS, head_byt
 from payloops.http.middleware import fitting_correlation_id
 from payloops.http.problems import CONTENT_TYPE
 
-# One way to read each line, whoever reads it: no folded lines, no space before a colon, no tab, no line feed alone.
+# Only lines that every parser reads the same way: no folding, no space before the colon, no tab, no bare line feed.
 _REQUEST = re.compile(rb"(GET|POST|PUT|PATCH|DELETE|HEAD|OPTIONS) (/[!-~]*) HTTP/1\.1")
 _LINES = re.compile(rb"\r\n(?:[A-Za-z0-9_-]+:[\x20-\x7e]*\r\n)*\r\n")
 _NAME = re.compile(rb"\n([^:\r]+)")
@@ -25,25 +25,25 @@ _LENGTH = re.compile(rb"\ncontent-length: *([0-9]{1,9})\r")
 _KEPT = re.compile(rb"\nconnection: ?keep-alive\r")
 _FRAMED_OTHERWISE = frozenset({b"transfer-encoding", b"upgrade", b"expect", b"sec-websocket-key1"})
 _ANSWERED_OTHERWISE = frozenset({b"origin", b"prefer", b"proxy-connection"})
-"""Browsers of other origins, who have to be told that they may read the answer; who is ready to wait, and is counted
-apart; and who may want no further answer."""
+"""Headers whose requests take the usual path: a browser on another origin needs CORS headers in the answer, requests
+that prefer to wait have a limit of their own, and an old proxy may want its connection closed."""
 _MOST_LINES = 100
 """aiohttp refuses more than 128."""
 _NEVER_REFUSED = frozenset({b"HEAD", b"OPTIONS"})
 _REFUSED_PATHS = (b"/v1/", b"/api/", b"/webhooks/")
-"""Programs ask there, nobody looks at the answer, and none of the routes is answered always."""
+"""Routes for programs, none of which is exempt from admission. People get a page for an answer."""
 _CORRELATION_NAME = CORRELATION_HEADER.lower().encode()
 _CORRELATION = re.compile(rb"\nx-correlation-id: *([!-~]*) *\r", re.IGNORECASE)
 
 
 class Lines:
-    """The headers of a request, as they came.
+    """The headers of a request, as received.
 
     Attributes:
-        raw: from the end of the request line to the empty line at their own.
-        body_length: bytes that follow.
-        plain: whether nothing in them asks for more than an answer.
-        correlation: whether the client sent an id to correlate by.
+        raw: from the end of the request line to the empty line after the headers, both included.
+        body_length: bytes of the body that follows.
+        plain: whether the request can be answered without anything that only the usual path does.
+        correlation: whether there is an `X-Correlation-ID`.
     """
 
     __slots__ = ("_headers", "body_length", "correlation", "plain", "raw")
@@ -67,12 +67,12 @@ class Lines:
 
 
 class Head(NamedTuple):
-    """A request line and the headers.
+    """The request line and the headers.
 
     Attributes:
         path: with the query.
-        raw: both as they came, with the empty line at their end.
-        plain: whether the request may be refused for these alone, and answered by what stands here.
+        raw: both as received, with the empty line at the end.
+        plain: whether the request may be refused, or answered, from what is here.
     """
 
     method: str
@@ -83,10 +83,11 @@ class Head(NamedTuple):
 
 
 def read_head(data: bytes, before: Head | None = None) -> Head | None:
-    """The head that the bytes begin with, None where it is not all there, or could be read in two ways.
+    """The head that the bytes begin with; None if it is incomplete, or parsers could read it differently.
 
     Args:
-        before: of the request before over the same connection. Most clients send the same lines again and again.
+        before: head of the previous request on the connection. Most clients send the same headers each time, which
+            are then not read again.
     """
     if before is not None and data.startswith(before.raw):
         return before
@@ -116,7 +117,7 @@ def _read_lines(data: bytes, start: int) -> Lines | None:
     lowered = raw.lower()
     names = _NAME.findall(lowered)
     told = frozenset(names)
-    # What is there twice is one value to some, the first or the last to others.
+    # Of a header that is there twice, some parsers take the first value, some the last, some both.
     if len(told) < len(names) or len(names) > _MOST_LINES or b"host" not in told:
         return None
     if not told.isdisjoint(_FRAMED_OTHERWISE):
@@ -137,7 +138,7 @@ def _read_lines(data: bytes, start: int) -> Lines | None:
 
 
 def refusal(head: Head) -> bytes:
-    """503 as every route answers it, head and body; the connection stays."""
+    """The same 503 as every route answers, head and body. It keeps the connection open."""
     correlation = _correlation_of(head) if head.lines.correlation else str(uuid4()).encode()
     date = http_date(int(time.time()))
     return _ANSWER % (_BODY_LENGTH + len(correlation), date, correlation, correlation)
@@ -149,7 +150,7 @@ def _correlation_of(head: Head) -> bytes:
 
 
 def _answer() -> tuple[bytes, int]:
-    """What is the same in all of them, and the length of its body without an id to correlate by."""
+    """The answer as a template, and the length of its body without the correlation id."""
     shed = Shed()
     headers = {
         **shed.headers,

@@ -1,9 +1,9 @@
-"""Requests in the plainest form, from the bytes that arrived to the bytes that are sent.
+"""Answering plain requests from their raw bytes, without aiohttp's parser, routing and response.
 
-Most requests of programs are a head that can be read in one way only, for a route that is known by its path, with the
-whole body behind it. aiohttp takes more time for parser, URL, routing, two tasks and a response than such a request
-takes to be answered. So a connection that waits for one hands it to the same handlers by itself; anything else goes the
-usual way. What handlers ask of a request is all that there is here.
+Most requests of programs are plain: a head that every parser reads the same way, for a route that its path identifies,
+followed by the whole body. For such a request aiohttp's parser, URL, routing, two tasks and response take more time
+than the service itself. So the connection passes it to the same handlers directly; anything else takes the usual path.
+`PlainRequest` has exactly what handlers use of a request.
 """
 
 import re
@@ -19,22 +19,22 @@ from payloops.http.early_refusals import Head
 from payloops.http.routing import Route
 
 LONGEST_HEAD = 4_096
-"""Bytes. Longer ones are aiohttp's to refuse, or not."""
+"""Bytes. Longer ones take the usual path."""
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 _AN_ID = " "
-"""In the place of one in a path, where no path has it."""
+"""Replaces the id in a path; no path contains it otherwise."""
 _ID = re.compile("(?<=/)[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}(?=/|$)")
 
 
 class PlainRequest(HeadersMixin):
-    """What handlers and frame ask of `web.Request`."""
+    """What handlers and middleware use of `web.Request`."""
 
     keep_alive = True
     version = HttpVersion11
     query_string = ""
-    content = EMPTY_PAYLOAD  # it is over: the body is there
+    content = EMPTY_PAYLOAD  # the body has been read
 
     def __init__(self, head: Head, *, id: str, body: bytes, remote: str | None) -> None:
         self.method = head.method
@@ -56,7 +56,7 @@ class PlainRequest(HeadersMixin):
 
 
 class PlainRoutes:
-    """Which routes take plain requests: those for programs, by API key or token, that name nothing but an id."""
+    """The routes that take plain requests: with API key or token, and with no parameter in the path but an id."""
 
     def __init__(self, handlers: Iterable[tuple[Route, Handler]]) -> None:
         paths = ((route, route.path.replace("{id}", _AN_ID), handler) for route, handler in handlers)
@@ -67,7 +67,7 @@ class PlainRoutes:
         }
 
     def find(self, head: Head) -> tuple[Handler, str] | None:
-        """Who answers, and the id in the path."""
+        """The handler, and the id in the path; None if the request has to take the usual path."""
         if len(head.raw) > LONGEST_HEAD:
             return None
         path, id = head.path, ""
@@ -83,7 +83,7 @@ PLAIN_ROUTES = web.AppKey("plain routes", PlainRoutes)
 
 
 def answer_bytes(answer: web.StreamResponse) -> tuple[bytes, bool]:
-    """What is sent, and whether the connection stays."""
+    """The bytes to send, and whether the connection stays open."""
     if isinstance(answer, Answer):
         return answer.encoded(), True
     response = cast("web.Response", answer)

@@ -280,10 +280,10 @@ class Places:
             with self.admission.admit("work"):
                 pass
         for _ in range(turned_away):
-            self.admission.count_turned_away()
+            self.admission.count_refused()
         self.now += seconds
         self.admission.sample()
-        return self.admission.room
+        return self.admission.limit
 
 
 def test_where_more_come_than_are_answered_there_is_room_for_those_of_a_moment() -> None:
@@ -439,7 +439,7 @@ async def small_buffers(api: Api) -> tuple[asyncio.StreamReader, asyncio.StreamW
 
 
 async def test_who_never_takes_the_answers_is_cut_off(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "TAKE_DEADLINE", 0.3)
+    monkeypatch.setattr(connections, "WRITE_DEADLINE", 0.3)
     with structlog.testing.capture_logs() as lines:
         reader, writer = await small_buffers(api)
         writer.write(REQUEST * REQUESTS)
@@ -455,7 +455,7 @@ async def test_who_never_takes_the_answers_is_cut_off(api: Api, monkeypatch: pyt
 async def test_the_kernel_cuts_off_who_takes_nothing_of_little(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connections, "TAKE_DEADLINE", 0.2)
+    monkeypatch.setattr(connections, "WRITE_DEADLINE", 0.2)
     reader, writer = await small_buffers(api)
     few = 300
     writer.write(REQUEST * few)
@@ -479,7 +479,7 @@ async def answers_until_the_end(reader: asyncio.StreamReader) -> int:
 
 
 async def test_who_takes_the_answers_slowly_gets_them_all(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "TAKE_DEADLINE", 20.0)
+    monkeypatch.setattr(connections, "WRITE_DEADLINE", 20.0)
     reader, writer = await small_buffers(api)
     writer.write(REQUEST * REQUESTS)
     received, rest = 0, b""
