@@ -1,8 +1,8 @@
-"""Requests over raw connections: what a driver costs has to be little beside what a server does.
+"""A load generator that needs little CPU beside the server that it measures.
 
-Requests are bytes that are made beforehand; of an answer its status and length are looked at. `closed` asks as fast
-as it is answered, `arrivals` at a rate, whatever becomes of the answers. Sockets are used without an event loop
-between: a request and its answer take the driver two system calls and little else.
+`closed` sends as fast as the server answers, `arrivals` at a fixed rate, regardless of the answers. Requests are bytes
+that are made beforehand; of an answer, only status and length are read. Sockets are used without an event loop, so
+that a request and its answer take two system calls and little else.
 """
 
 import resource
@@ -18,17 +18,17 @@ BLANK_LINE = b"\r\n\r\n"
 LENGTH = b"\r\nContent-Length: "
 STATUS = slice(9, 12)
 REFUSED = 400
-"""Statuses from here on."""
+"""Statuses from here on are refusals."""
 PACE_SECONDS = 0.001
-"""Between two looks at which requests are due and, where they come at a rate, at what was answered."""
+"""At a fixed rate: between two rounds of sending the requests that are due and reading the answers that arrived."""
 MOST_RECEIVED = 65_536
-"""Bytes taken at once."""
+"""Bytes of one read."""
 ANSWER_SECONDS = 30.0
-"""How long the last answers are waited for."""
+"""How long to wait for the last answers."""
 
 
 def request_bytes(method: str, path: str, *, headers: Mapping[str, str], body: bytes = b"") -> bytes:
-    """A request as it is sent."""
+    """A request as it goes over the wire."""
     lines = [f"{method} {path} HTTP/1.1", "Host: 127.0.0.1", *(f"{k}: {v}" for k, v in headers.items())]
     if method == "POST":
         lines += ["Content-Type: application/json", f"Content-Length: {len(body)}"]
@@ -37,15 +37,14 @@ def request_bytes(method: str, path: str, *, headers: Mapping[str, str], body: b
 
 @dataclass(slots=True)
 class Load:
-    """What came back.
+    """The outcome of a load.
 
     Attributes:
         seconds: from the first request to the last answer.
-        seen: of each answer: when it was asked for, in seconds from the beginning, its status, and how long it took.
-        bodies: of the first answers, as many as were asked for. refusal: the first that was one.
-        unsent: arrivals for which there was no connection. lost: answers that did not come,
-            the connection's end in their place.
-        cpu: seconds of the driver's own.
+        seen: of each answer: when its request was due, in seconds from the beginning, its status, and how long it took.
+        bodies: of the first answers, as many as the caller wants to keep. refusal: the first refusal.
+        unsent: requests for which no connection was free. lost: requests without an answer.
+        cpu: seconds of CPU that the driver took.
     """
 
     seconds: float = 0.0
@@ -70,7 +69,7 @@ class Load:
 
 
 class Connection:
-    """One connection, one request at a time."""
+    """A connection, for one request at a time."""
 
     __slots__ = ("_length", "_received", "_request", "began", "socket")
 
@@ -84,17 +83,16 @@ class Connection:
         self.began = 0.0
 
     def send(self, request: bytes, *, began: float) -> bool:
-        """Send a request; whether that is done, or waits until the server has let the connection in.
+        """Send a request. False if the connection is not established yet: then `send_again` has to follow.
 
         Raises:
-            OSError: it has ended, or never began.
+            OSError: the connection was closed or refused.
         """
         self.began = began
         self._request = request
         return self.send_again()
 
     def send_again(self) -> bool:
-        """The same, once more."""
         try:
             sent = self.socket.send(self._request)
         except BlockingIOError:
@@ -103,10 +101,10 @@ class Connection:
         return True
 
     def receive(self) -> bytes | None:
-        """The answer, or None where it is not here as a whole.
+        """The answer; None if only a part of it has arrived.
 
         Raises:
-            OSError: the connection has ended.
+            OSError: the connection was closed.
         """
         data = self.socket.recv(MOST_RECEIVED)
         if not data:
@@ -128,7 +126,7 @@ class Connection:
 
 
 class _Drive:
-    """What both kinds of load have in common: connections, and what came back over them."""
+    """What both kinds of load have in common: the connections and their events."""
 
     def __init__(self, port: int, *, keep: int = 0) -> None:
         self.load = Load()
@@ -162,7 +160,7 @@ class _Drive:
             self._lose(connection)
 
     def take(self, *, seconds: float) -> None:
-        """What was answered; the first of it is waited for so long."""
+        """Handle the answers that have arrived; wait this long for the first."""
         for number, event in self._poll.poll(seconds):
             connection = self._open[number]
             try:
@@ -175,7 +173,7 @@ class _Drive:
                 self._lose(connection)
 
     def idle(self, connection: Connection) -> None:
-        """It has answered."""
+        """Called when a connection is free for another request."""
         raise NotImplementedError
 
     def _answered(self, connection: Connection, answer: bytes) -> None:
@@ -189,7 +187,7 @@ class _Drive:
         self.idle(connection)
 
     def _lose(self, connection: Connection) -> None:
-        """It has ended while it was asked."""
+        """The connection was closed before it answered."""
         self._drop(connection)
         self.under_way -= 1
         self.load.lost += 1
@@ -200,13 +198,13 @@ class _Drive:
 
 
 def closed(port: int, requests: Iterator[bytes], *, connections: int, seconds: float, keep: int = 0) -> Load:
-    """As fast as it is answered, until time or requests are over.
+    """Send the next request over each connection when the last one is answered, until time or requests run out.
 
     Args:
-        keep: how many answers' bodies are kept.
+        keep: how many bodies of answers to keep.
 
     Raises:
-        TimeoutError: some was not.
+        TimeoutError: a request was not answered.
     """
     with _Closed(port, requests, keep=keep) as drive:
         all_of_them = [drive.connect() for _ in range(connections)]
@@ -223,7 +221,7 @@ def closed(port: int, requests: Iterator[bytes], *, connections: int, seconds: f
 
 
 class _Closed(_Drive):
-    """Each connection sends its next request when the last is answered."""
+    """See `closed`."""
 
     def __init__(self, port: int, requests: Iterator[bytes], *, keep: int) -> None:
         super().__init__(port, keep=keep)
@@ -237,10 +235,10 @@ class _Closed(_Drive):
 
 
 def arrivals(port: int, request: bytes, *, rate: float, seconds: float, connections: int) -> Load:
-    """The same request so many times a second, whatever becomes of them; times are from when each was due.
+    """Send the same request at a fixed rate, regardless of the answers; times count from when each was due.
 
     Args:
-        connections: the most that are opened. Where all are taken, an arrival is `unsent`.
+        connections: at most so many are opened. If none is free, a request is `unsent`.
     """
     with _Arrivals(port, request, connections=connections) as drive:
         began, cpu = time.perf_counter(), cpu_seconds()
@@ -261,7 +259,7 @@ def arrivals(port: int, request: bytes, *, rate: float, seconds: float, connecti
 
 
 class _Arrivals(_Drive):
-    """Requests that come whether or not others are answered, each over a connection that is free."""
+    """See `arrivals`."""
 
     def __init__(self, port: int, request: bytes, *, connections: int) -> None:
         super().__init__(port)
@@ -281,7 +279,7 @@ class _Arrivals(_Drive):
         self._idle.append(connection)
 
     def _lose(self, connection: Connection) -> None:
-        if connection in self._idle:  # after a while a server closes what nobody uses
+        if connection in self._idle:  # the server closes idle connections
             self._idle.remove(connection)
             self._drop(connection)
         else:

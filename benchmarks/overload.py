@@ -1,15 +1,15 @@
 """What becomes of the service when twice as many requests arrive as it can answer, and of its memory in the long run.
 
-Orders are created through one process of the API, on servers of its own:
+Orders are created through one API process, on servers of its own:
 
-    filled      over 64 connections, as fast as they are answered, for a minute: with the first orders, PostgreSQL
-                has small indexes and no checkpoint yet, and is as fast as it never is again
-    saturated   the same, which is the peak
-    before      half of the peak, at a fixed rate, whatever becomes of the answers
+    filled      over 64 connections, as fast as they are answered, for a minute; the first orders are the fastest,
+                because indexes are small and PostgreSQL has made no checkpoint yet
+    saturated   the same: the peak
+    before      half of the peak, at a fixed rate, regardless of the answers
     overloaded  twice the peak, for two minutes
-    after       half of the peak again: how soon all is as it was before
-    saturated   once more: a machine that others use, too, is not as fast at all times
-    soak        a third of the peak for twenty minutes; between every two of its parts, memory is looked at
+    after       half of the peak again: how soon it is as before
+    saturated   the peak once more, as a store with more orders, or a machine with other users, is slower by then
+    soak        a third of the peak for twenty minutes; memory is read after each of its parts
 
     make bench ARGS=overload
     .venv/bin/python benchmarks/overload.py --soak-seconds 0      # without the soak
@@ -33,19 +33,19 @@ SATURATING_CONNECTIONS = 64
 MOST_CONNECTIONS = 4_000
 CREATED, UNAVAILABLE = 201, 503
 PROMPTLY = 0.1
-"""Seconds in which a refusal is to come."""
+"""Seconds within which a request has to be refused."""
 RECOVERED_FACTOR = 2.0
-"""How much longer than before answers may take, at p99, in a second in which all is well again."""
+"""In a second that counts as recovered, no answer takes longer than this multiple of the former p99."""
 SOAK_PARTS = 60
 SOAK_WARM_UP = 10
-"""Parts before memory counts: caches and pools have filled by then."""
+"""Parts before memory is compared: caches and pools fill up in them."""
 COMPARED_PARTS = 10
-"""At the beginning and at the end of those that count."""
+"""The median of this many parts at the beginning is compared with the median of as many at the end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """Seconds of each part."""
+    """Seconds of each phase."""
 
     filled: float
     saturated: float
@@ -55,7 +55,7 @@ class Plan:
 
 
 class Cores:
-    """How much of the machine each process takes, the driver included."""
+    """How many cores each process uses, the driver included."""
 
     def __init__(self, pids: Mapping[str, int]) -> None:
         self._pids = pids
@@ -65,7 +65,7 @@ class Cores:
         return {name: cpu_seconds(pid) for name, pid in self._pids.items()}
 
     def since(self, done: load.Load) -> dict[str, float]:
-        """Cores in use on average while that was done, by process; to be made just before."""
+        """Cores in use on average during a load that began when this was made, by process."""
         used = {name: now - self._before[name] for name, now in self._used().items()} | {"driver": done.cpu}
         return {name: round(each / done.seconds, 2) for name, each in used.items()}
 
@@ -112,7 +112,7 @@ def measure(plan: Plan) -> dict[str, Any]:
 
 
 def saturate(port: int, request: bytes, *, seconds: float) -> load.Load:
-    """As many orders as are created over some connections; here and there one may be refused."""
+    """Create orders as fast as they are answered; single ones may be refused."""
     return load.closed(port, repeat(request), connections=SATURATING_CONNECTIONS, seconds=seconds)
 
 
@@ -136,7 +136,7 @@ def times(done: load.Load, status: int) -> dict[str, Any]:
 
 
 def overload(done: load.Load, *, peak: float, peak_after: float, seconds: float) -> dict[str, Any]:
-    """What came back of twice the peak."""
+    """What became of the requests at twice the peak."""
     in_time = sum(status == CREATED and due + took <= seconds for due, status, took in done.seen)
     refused = done.took(UNAVAILABLE)
     return {
@@ -155,19 +155,19 @@ def overload(done: load.Load, *, peak: float, peak_after: float, seconds: float)
 
 
 def refused_or_late(done: load.Load, *, before: load.Load) -> list[int]:
-    """The seconds, from the beginning, in which one was not created, or later than it is allowed to be."""
+    """The seconds, from the beginning, in which an order was refused or took longer than allowed."""
     allowed = max(PROMPTLY, RECOVERED_FACTOR * figures.percentile(before.took(CREATED), 0.99) / 1_000)
     return sorted({int(due) for due, status, took in done.seen if status != CREATED or took > allowed})
 
 
 def recovered_after(bad: list[int], *, seconds: float) -> int | None:
-    """Whole seconds until every later one is as before; None where that is not seen."""
+    """Seconds after which all orders are created in time; None if there are none."""
     after = max(bad, default=-1) + 1
     return after if after < int(seconds) else None
 
 
 def soak(pid: int, port: int, request: bytes, *, rate: float, seconds: float) -> dict[str, Any]:
-    """Memory of the API's process under a moderate load that goes on."""
+    """Memory of the API process under a moderate load."""
     megabytes, answers, refused = [], 0, 0
     for _ in range(SOAK_PARTS):
         done = drive(port, request, rate=rate, seconds=seconds / SOAK_PARTS)
@@ -241,7 +241,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--quick", action="store_true", help="shorter runs: whether it works")
+    parser.add_argument("--quick", action="store_true", help="shorter runs, to check that it works")
     parser.add_argument("--soak-seconds", type=float, help="1200, and with --quick 12; 0: no soak")
     options = parser.parse_args()
     soak_seconds = (
