@@ -50,7 +50,7 @@ FINISH_SECONDS = 20.0
 """How long requests in flight have to finish once the listener is closed."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 15.0
 """Seconds before a worker that died is started again."""
-LONG_READS_WAITING = 32
+LONG_READS_WAITING = 64
 """Of `Services.long_reads`: fewer than the requests that a process works on at the least."""
 LONG_READ_WAITS = 2.0
 """Seconds."""
