@@ -56,6 +56,11 @@ class TransactionStatus(StrEnum):
 
 CaptureMethod = Literal["automatic", "manual"]
 
+# The errors with which a payment's pending transactions end (`closes`).
+CLOSED_BY_CAPTURE = {"error_code": "already_captured", "error_message": "The payment was captured already"}
+CLOSED_BY_VOID = {"error_code": "cancelled", "error_message": "The authorization was voided"}
+CLOSED_BY_CANCELLATION = {"error_code": "cancelled", "error_message": "The payment was cancelled"}
+
 
 @dataclass(frozen=True, slots=True)
 class Cause:
@@ -454,9 +459,7 @@ class PaymentCaptured(OrderFact):
         order.settle_transaction(self.transaction_id, TransactionType.CAPTURE, self)
         if self.authorizes is not None:
             order.transactions[self.authorizes].succeed(processor_transaction_id=None)
-        order.fail_transactions(
-            self.closes, error_code="already_captured", error_message="The payment was captured already"
-        )
+        order.fail_transactions(self.closes, **CLOSED_BY_CAPTURE)
 
 
 class PaymentCaptureFailed(OrderFact):
@@ -510,9 +513,7 @@ class PaymentVoided(OrderFact):
     def fold(self, order: "Order") -> None:
         order.payments[self.attempt].status = PaymentStatus.CANCELLED
         order.settle_transaction(self.transaction_id, TransactionType.VOID, self)
-        order.fail_transactions(
-            self.closes, error_code="cancelled", error_message="The authorization was voided"
-        )
+        order.fail_transactions(self.closes, **CLOSED_BY_VOID)
 
 
 class PaymentVoidFailed(OrderFact):
@@ -575,9 +576,7 @@ class PaymentCancelled(OrderFact):
 
     def fold(self, order: "Order") -> None:
         order.payments[self.attempt].status = PaymentStatus.CANCELLED
-        order.fail_transactions(
-            self.closes, error_code="cancelled", error_message="The payment was cancelled"
-        )
+        order.fail_transactions(self.closes, **CLOSED_BY_CANCELLATION)
 
 
 class RefundRequested(OrderFact):

@@ -9,6 +9,9 @@ from psycopg import sql
 
 from payloops.events.event_store import EventStore
 from payloops.events.orders import (
+    CLOSED_BY_CANCELLATION,
+    CLOSED_BY_CAPTURE,
+    CLOSED_BY_VOID,
     Order,
     PaymentAuthorized,
     PaymentCancelled,
@@ -80,15 +83,15 @@ def _captured(fact: PaymentCaptured, rows: Rows) -> None:
     _settle(fact.transaction_id, CAPTURE, fact, rows)
     if fact.authorizes is not None:
         _row(fact.authorizes, rows)["status"] = SUCCESS
-    _close(fact.closes, "already_captured", "The payment was captured already", rows)
+    _close(rows, fact.closes, **CLOSED_BY_CAPTURE)
 
 
 def _payment_failed(fact: PaymentFailed, rows: Rows) -> None:
-    _close(fact.closes, fact.error_code, fact.error_message, rows)
+    _close(rows, fact.closes, error_code=fact.error_code, error_message=fact.error_message)
 
 
 def _cancelled(fact: PaymentCancelled, rows: Rows) -> None:
-    _close(fact.closes, "cancelled", "The payment was cancelled", rows)
+    _close(rows, fact.closes, **CLOSED_BY_CANCELLATION)
 
 
 def _void_requested(fact: PaymentVoidRequested, rows: Rows) -> None:
@@ -97,7 +100,7 @@ def _void_requested(fact: PaymentVoidRequested, rows: Rows) -> None:
 
 def _voided(fact: PaymentVoided, rows: Rows) -> None:
     _settle(fact.transaction_id, VOID, fact, rows)
-    _close(fact.closes, "cancelled", "The authorization was voided", rows)
+    _close(rows, fact.closes, **CLOSED_BY_VOID)
 
 
 def _refused(fact: PaymentCaptureFailed | PaymentVoidFailed, rows: Rows) -> None:
@@ -163,7 +166,7 @@ def _fail(id: str, error_code: str | None, error_message: str | None, rows: Rows
     return row
 
 
-def _close(ids: list[str], error_code: str | None, error_message: str | None, rows: Rows) -> None:
+def _close(rows: Rows, ids: list[str], *, error_code: str | None, error_message: str | None) -> None:
     for id in ids:
         _fail(id, error_code, error_message, rows)
 

@@ -52,7 +52,7 @@ from payloops.events.timestamps import timestamp_text, utc_now
 from payloops.projections.orders import OrderRow, row_from_order
 from payloops.workflows_client.endpoint_places import EndpointBusy, EndpointPlaces
 from payloops.workflows_client.interruptions import under_way
-from payloops.workflows_client.webhook_delivery import SUPERSEDED
+from payloops.workflows_client.webhook_delivery import NO_ENDPOINT, SUPERSEDED
 from payloops.workflows_client.webhook_sender import Sender
 
 REFUSALS = (OrderNotFound, UnknownAttempt, UnknownRefund, ContradictsRecord, WebhookNotFound)
@@ -302,8 +302,12 @@ class BackendActivities:
             return made
         endpoint = await find_webhook_endpoint(self._store.pool, merchant_id=delivery.merchant_id)
         if endpoint is None or endpoint.url_in_use is None:
-            why = "There is no webhookUrl, or it is switched off"
-            return {"success": False, "attempts": delivery.attempts, "errorMessage": why, "over": True}
+            return {
+                "success": False,
+                "attempts": delivery.attempts,
+                "errorMessage": NO_ENDPOINT,
+                "over": True,
+            }
         return await self._send(delivery, endpoint, url=endpoint.url_in_use, secret=None)
 
     async def _delivery(self, webhook_id: UUID) -> WebhookDelivery:

@@ -22,6 +22,8 @@ PAUSES = (
 )
 """Before each attempt."""
 GONE = 410
+NO_ENDPOINT = "There is no webhookUrl, or it is switched off"
+"""Why a webhook is not sent."""
 SUPERSEDED = "WebhookSuperseded"
 """Type of the error by which `deliverWebhook` says that a later workflow delivers this webhook."""
 ACTIVITY_TIMEOUT = timedelta(seconds=60)
@@ -91,7 +93,7 @@ class WebhookDeliveryWorkflow:
         """The same for deliveries that were begun before `LOCAL_ATTEMPT`."""
         endpoint = await self._endpoint(given["merchantId"])
         if endpoint["url"] is None:
-            return {**before, "errorMessage": "There is no webhookUrl, or it is switched off", "over": True}
+            return {**before, "errorMessage": NO_ENDPOINT, "over": True}
         result: dict[str, Any] = await self._call(
             "deliverWebhook",
             {

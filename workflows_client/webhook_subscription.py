@@ -35,6 +35,7 @@ from payloops.projections.orders import row_from_order
 from payloops.workflows_client.activities import order_json
 from payloops.workflows_client.forwardings import Forwarding, StartWorkflow
 from payloops.workflows_client.subscriber import Subscription
+from payloops.workflows_client.webhook_delivery import NO_ENDPOINT
 from payloops.workflows_client.worker import TASK_QUEUE
 
 READER = "webhooks"
@@ -114,8 +115,7 @@ async def _manual_retry(store: EventStore, fact: WebhookRetryRequested) -> Forwa
     webhook = await find_webhook(store.pool, webhook_id=webhook_id, merchant_id=None)
     endpoint = await find_webhook_endpoint(store.pool, merchant_id=webhook.merchant_id)
     if endpoint is None or endpoint.url_in_use is None:
-        why = "There is no webhookUrl, or it is switched off"
-        await fail_webhook(store.pool, webhook_id=webhook_id, retries=fact.number, error=why)
+        await fail_webhook(store.pool, webhook_id=webhook_id, retries=fact.number, error=NO_ENDPOINT)
         return None
     return _delivery(webhook, workflow_id=f"webhook-{webhook_id}-{fact.number}", url=endpoint.url_in_use)
 
