@@ -1,7 +1,7 @@
-"""The activities that workflows call on `backend-operations`: each parses its one object and calls a command.
+"""The activities that workflows call on `backend-operations`: each parses its argument, an object, and calls a command.
 
-Activities run at least once, so the commands that they call change nothing the second time. What can never succeed (a
-malformed object, an order that does not exist) fails without a retry and shows in the workflow; everything else is
+Activities run at least once, so the commands that they call have no effect the second time. What can never succeed (a
+malformed argument, an order that does not exist) fails without a retry and shows in the workflow; everything else is
 retried by Temporal.
 """
 
@@ -58,12 +58,12 @@ from payloops.workflows_client.webhook_sender import Sender
 REFUSALS = (OrderNotFound, UnknownAttempt, UnknownRefund, ContradictsRecord, WebhookNotFound)
 LONGEST_MESSAGE = 1_000
 GRACE_SECONDS = 5.0
-MADE_BY_WORKFLOWS = UUID("3f0c7d6e-52a4-5e0b-9d0e-6f6b8f2f4c11")
-"""Namespace of the ids of webhooks that workflows make."""
+QUEUED_BY_WORKFLOWS = UUID("3f0c7d6e-52a4-5e0b-9d0e-6f6b8f2f4c11")
+"""Namespace of the ids of webhooks that workflows queue."""
 
 
 def _storable(value: Any) -> Any:
-    """Text as PostgreSQL stores it: a processor's odd message must not keep its truth from being recorded."""
+    """Text that PostgreSQL can store: an odd message of a processor must not keep its report from being recorded."""
     if not isinstance(value, str):
         return value
     return value.replace("\0", "").encode(errors="replace").decode()
@@ -74,7 +74,7 @@ Message = Annotated[Text, AfterValidator(lambda text: mask_card_numbers(text)[:L
 
 
 class Input(BaseModel):
-    """What an activity is called with. Workers of others may send more than is read here."""
+    """The argument of an activity. Workers may send further fields, which are ignored."""
 
     model_config = ConfigDict(
         alias_generator=to_camel, extra="ignore", frozen=True, hide_input_in_errors=True
@@ -122,7 +122,7 @@ class NewWebhookInput(Input):
 
 
 class DeliveryInput(Input):
-    """Its `payload` is not read, but what is kept: what was erased meanwhile is not to be told any more."""
+    """Its `payload` is ignored: the stored one is sent, from which personal data may have been erased."""
 
     webhook_event_id: UUID
     webhook_url: Text
@@ -160,7 +160,7 @@ class BackendActivities:
         """
         Args:
             sender: sends webhooks.
-            places: bound how many.
+            places: limit how many are sent at a time.
             grace: seconds for those that are being sent when the worker is asked to stop.
             now: the clock.
         """
@@ -187,10 +187,13 @@ class BackendActivities:
 
     @activity.defn(name="getProcessorConfig")
     async def get_processor_config(self, given: dict[str, Any]) -> dict[str, Any] | None:
-        """The merchant's credentials at a processor; encrypted on their way where TEMPORAL_CODEC_KEY is set."""
-        asked = _parsed(ProcessorConfigInput, given)
+        """The merchant's credentials at a processor; Temporal's copy is encrypted if TEMPORAL_CODEC_KEY is set."""
+        request = _parsed(ProcessorConfigInput, given)
         config = await get_processor_credentials(
-            self._store.pool, merchant_id=asked.merchant_id, processor=asked.processor, cipher=self._cipher
+            self._store.pool,
+            merchant_id=request.merchant_id,
+            processor=request.processor,
+            cipher=self._cipher,
         )
         if config is None:
             return None
@@ -241,30 +244,30 @@ class BackendActivities:
 
     @activity.defn(name="getMerchantWebhookUrl")
     async def get_merchant_webhook_url(self, given: dict[str, Any]) -> dict[str, str | None]:
-        """Where webhooks go, None where they go nowhere; and what signs them, None where nobody is there."""
-        asked = _parsed(MerchantInput, given)
-        endpoint = await find_webhook_endpoint(self._store.pool, merchant_id=asked.merchant_id)
+        """The URL that webhooks are sent to, None if none are sent, and the secret that signs them."""
+        request = _parsed(MerchantInput, given)
+        endpoint = await find_webhook_endpoint(self._store.pool, merchant_id=request.merchant_id)
         if endpoint is None:
             return {"url": None, "secret": None}
-        secret, *_ = await self._secrets(asked.merchant_id)
+        secret, *_ = await self._secrets(request.merchant_id)
         return {"url": endpoint.url_in_use, "secret": secret}
 
     @activity.defn(name="createWebhookEvent")
     async def create_webhook_event(self, given: dict[str, Any]) -> str:
-        """Keep what a workflow wants a merchant to be told; `deliverWebhook` sends it.
+        """Queue a webhook of a workflow; `deliverWebhook` sends it.
 
-        The same of the same workflow is the same webhook, whichever run or activity of it asks.
+        Its id is derived from the workflow's id and the content, so that a repeated call queues nothing new.
         """
-        asked = _parsed(NewWebhookInput, given)
-        content = orjson.dumps(asked.model_dump(mode="json"), option=orjson.OPT_SORT_KEYS)
-        webhook_id = uuid5(MADE_BY_WORKFLOWS, f"{_workflow_id()} {hashlib.sha256(content).hexdigest()}")
+        request = _parsed(NewWebhookInput, given)
+        content = orjson.dumps(request.model_dump(mode="json"), option=orjson.OPT_SORT_KEYS)
+        webhook_id = uuid5(QUEUED_BY_WORKFLOWS, f"{_workflow_id()} {hashlib.sha256(content).hexdigest()}")
         await queue_webhook(
             self._store.pool,
             webhook_id=webhook_id,
-            merchant_id=asked.merchant_id,
-            order_id=asked.order_id,
-            event_type=asked.event_type,
-            payload=asked.payload,
+            merchant_id=request.merchant_id,
+            order_id=request.order_id,
+            event_type=request.event_type,
+            payload=request.payload,
             source_position=None,
             at=self._now(),
         )
@@ -272,32 +275,32 @@ class BackendActivities:
 
     @activity.defn(name="deliverWebhook")
     async def deliver_webhook(self, given: dict[str, Any]) -> dict[str, Any]:
-        """Send a webhook once, unless it was delivered before, and say what came of it.
+        """Send a webhook once, unless it was delivered before; return the result.
 
         Raises:
-            ApplicationError: of the type SUPERSEDED where a later workflow delivers it; InvalidInput or
-                WebhookNotFound, without a retry; with one, where the endpoint has no place just now.
+            ApplicationError: without a retry: SUPERSEDED, if a later workflow delivers it, InvalidInput or
+                WebhookNotFound. With a retry: EndpointBusy.
         """
-        asked = _parsed(DeliveryInput, given)
-        delivery = await self._delivery(asked.webhook_event_id)
-        made = await self._made_before(delivery)
+        request = _parsed(DeliveryInput, given)
+        delivery = await self._load_webhook(request.webhook_event_id)
+        made = await self._earlier_result(delivery)
         if made is not None:
             return made
         endpoint = await find_webhook_endpoint(self._store.pool, merchant_id=delivery.merchant_id)
-        if endpoint is not None and endpoint.off_at is not None and endpoint.url == asked.webhook_url:
+        if endpoint is not None and endpoint.off_at is not None and endpoint.url == request.webhook_url:
             why = f"The endpoint is switched off: {endpoint.off_reason}"
             return {"success": False, "attempts": delivery.attempts, "errorMessage": why}
-        return await self._send(delivery, endpoint, url=asked.webhook_url, secret=asked.webhook_secret)
+        return await self._send(delivery, endpoint, url=request.webhook_url, secret=request.webhook_secret)
 
     @activity.defn(name="attemptDelivery")
     async def attempt_delivery(self, given: dict[str, Any]) -> dict[str, Any]:
-        """What `deliverWebhook` does and answers, for `WebhookDeliveryWorkflow`: where the merchant wants it now.
+        """As `deliverWebhook`, for `WebhookDeliveryWorkflow`: to the merchant's present URL.
 
-        A member `over` in the answer says that another attempt would be in vain.
+        A member `over` in the result means that there will be no further attempt.
         """
-        asked = _parsed(WebhookInput, given)
-        delivery = await self._delivery(asked.webhook_event_id)
-        made = await self._made_before(delivery)
+        request = _parsed(WebhookInput, given)
+        delivery = await self._load_webhook(request.webhook_event_id)
+        made = await self._earlier_result(delivery)
         if made is not None:
             return made
         endpoint = await find_webhook_endpoint(self._store.pool, merchant_id=delivery.merchant_id)
@@ -310,17 +313,21 @@ class BackendActivities:
             }
         return await self._send(delivery, endpoint, url=endpoint.url_in_use, secret=None)
 
-    async def _delivery(self, webhook_id: UUID) -> WebhookDelivery:
-        """The webhook, for the workflow that is to deliver it."""
+    async def _load_webhook(self, webhook_id: UUID) -> WebhookDelivery:
+        """The webhook that this workflow is to deliver.
+
+        Raises:
+            ApplicationError: see `deliver_webhook`.
+        """
         with _refusals_are_final():
             delivery = await find_webhook(self._store.pool, webhook_id=webhook_id, merchant_id=None)
-        _give_way_to_later(delivery)
+        _refuse_superseded(delivery)
         return delivery
 
-    async def _made_before(self, delivery: WebhookDelivery) -> dict[str, Any] | None:
-        """What is answered without another attempt; None where one is to be made."""
+    async def _earlier_result(self, delivery: WebhookDelivery) -> dict[str, Any] | None:
+        """The result if no attempt is needed: this one was made before, or the webhook was delivered."""
         before = await find_attempt(self._store.pool, key=_activity_key())
-        if before is not None:  # the worker died after that, or its answer was lost
+        if before is not None:  # the worker died after recording it, or its result was lost
             await judge_endpoint(
                 self._store, merchant_id=delivery.merchant_id, recorded=before, by=self._by()
             )
@@ -336,7 +343,7 @@ class BackendActivities:
     async def _send(
         self, delivery: WebhookDelivery, endpoint: WebhookEndpoint | None, *, url: str, secret: str | None
     ) -> dict[str, Any]:
-        """Send it once. `secret`: signs beside the merchant's own."""
+        """Send it once. `secret`: one to sign with, beside the merchant's own."""
         key = _activity_key()
         with self._place(delivery, endpoint):
             secrets = await self._secrets_with(secret, delivery.merchant_id, endpoint)
@@ -370,20 +377,20 @@ class BackendActivities:
 
     @activity.defn(name="failWebhook")
     async def fail_webhook(self, given: dict[str, Any]) -> None:
-        """The end of `WebhookDeliveryWorkflow`'s schedule."""
-        asked = _parsed(FailedWebhookInput, given)
+        """Record that the retry schedule of `WebhookDeliveryWorkflow` is over."""
+        request = _parsed(FailedWebhookInput, given)
         await fail_webhook(
             self._store.pool,
-            webhook_id=asked.webhook_event_id,
-            retries=retries_of(_workflow_id(), webhook_id=asked.webhook_event_id) or 0,
-            error=asked.error_message,
+            webhook_id=request.webhook_event_id,
+            retries=retries_of(_workflow_id(), webhook_id=request.webhook_event_id) or 0,
+            error=request.error_message,
         )
 
     @contextmanager
     def _place(self, delivery: WebhookDelivery, endpoint: WebhookEndpoint | None) -> Iterator[None]:
-        """A place to send from; without one, Temporal is to ask again when it is this delivery's turn.
+        """Hold a place to send from. If none is free, Temporal retries the activity when it is this delivery's turn.
 
-        What is asked where the workflow runs is asked again through Temporal, at once: it takes no turn.
+        A local activity gets no turn: its workflow has Temporal schedule the activity instead, at once.
         """
         suspect = endpoint is not None and endpoint.failing_since is not None
         comes_again = not activity.info().is_local
@@ -398,41 +405,41 @@ class BackendActivities:
                 str(busy),
                 type="EndpointBusy",
                 next_retry_delay=timedelta(seconds=seconds),
-                category=ApplicationErrorCategory.BENIGN,  # no fault: not for the log
+                category=ApplicationErrorCategory.BENIGN,  # expected, so not logged as an error
             ) from None
 
     async def _secrets_with(
         self, given: str | None, merchant_id: UUID, endpoint: WebhookEndpoint | None
     ) -> Sequence[str]:
-        """What signs: the merchant's secrets as of now, and before them another that the caller names."""
+        """The secrets to sign with: one that the caller gives, then the merchant's own as of now."""
         own = [] if endpoint is None else await self._secrets(merchant_id)
         return own if given is None or given in own else [given, *own]
 
     async def _secrets(self, merchant_id: UUID) -> list[str]:
-        """The secret in force, then the former one for as long as it signs, too."""
+        """The current secret, then the previous one, as long as it is valid."""
         found = await get_webhook_secret(
             self._store.pool, merchant_id=merchant_id, cipher=self._cipher, now=self._now()
         )
         return [found.secret] if found.previous_secret is None else [found.secret, found.previous_secret]
 
     def _by(self) -> Metadata:
-        """The workflow acts. An activity does not see its memo: the command takes the order's correlation id."""
+        """The workflow as actor. Without a correlation id, so that the one of the causing request is used."""
         return Metadata(at=self._now(), actor=f"workflow:{_workflow_id()}", correlation_id="")
 
 
 def retries_of(workflow_id: str, *, webhook_id: UUID) -> int | None:
-    """Which of a webhook's own workflows this is: 0 for the first, n for the merchant's nth retry; None: another."""
+    """Which workflow of a webhook this is: 0 for the first, n for the merchant's nth retry; None if it is another."""
     return number_of(workflow_id, first=f"webhook-{webhook_id}", unnumbered=0)
 
 
-def _give_way_to_later(delivery: WebhookDelivery) -> None:
+def _refuse_superseded(delivery: WebhookDelivery) -> None:
     retries = retries_of(_workflow_id(), webhook_id=delivery.id)
     if retries is not None and retries < delivery.retries:
         raise ApplicationError(
             f"webhook {delivery.id} is delivered by a later workflow",
             type=SUPERSEDED,
             non_retryable=True,
-            category=ApplicationErrorCategory.BENIGN,  # somebody asked for another try: not for the log
+            category=ApplicationErrorCategory.BENIGN,  # expected, so not logged as an error
         )
 
 
@@ -449,7 +456,7 @@ def _delivery_result(recorded: RecordedAttempt) -> dict[str, Any]:
 
 
 def _activity_key() -> str:
-    """The same whenever Temporal runs this activity again, and no other's."""
+    """Identifies this activity, also when Temporal runs it again."""
     info = activity.info()
     return f"{info.workflow_id}/{info.workflow_run_id}/{info.activity_id}"
 
@@ -459,11 +466,11 @@ ORDER_FIELDS = (
     *("customer_id", "customer_email", "description", "return_url", "cancel_url"),
     *("amount_captured", "amount_refunded", "attempt", "created_at", "updated_at"),
 )
-"""What workers and merchants are told of an order's row, beside its last error: what else it has is ours."""
+"""The columns of an order that workers and merchants see, beside its last error. All others are internal."""
 
 
 def order_json(row: OrderRow) -> dict[str, Any]:
-    """An order as the HTTP API gives it."""
+    """An order in the form of the HTTP API."""
     code, message = row.last_error_code, row.last_error_message
     return {to_camel(name): _json_value(getattr(row, name)) for name in ORDER_FIELDS} | {
         "lastError": None if code is None and message is None else {"code": code, "message": message}

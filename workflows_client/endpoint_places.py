@@ -1,16 +1,16 @@
 """Limits on concurrent webhook deliveries, in total and to one endpoint.
 
-A worker has a limited number of slots for activities. An endpoint that never answers holds each delivery for its whole
-deadline: without limits, one dead endpoint with a backlog would soon hold all slots, and neither other webhooks nor the
-reports of payments that arrive the same way would get through.
+A worker has a limited number of slots for activities. A delivery to an endpoint that never answers takes its whole
+deadline: without limits, one dead endpoint with a backlog would soon occupy all slots, and neither other webhooks nor
+the reports of payments, which are activities too, would get through.
 
-That an endpoint hangs is known only after its deadline. Until then many new ones could take all places, so the share of
-one endpoint shrinks with the number of free places: those that come first never take all, and an endpoint that holds
-none always gets a first place.
+Whether an endpoint hangs is known only after a deadline. Until then it could take all places, so the share of one
+endpoint shrinks with the number of free places: the first endpoints never take all, and an endpoint that holds none
+always gets a first place.
 
-A delivery that finds no place does not wait here, which would take a slot. It is told when to come again: at its turn,
-by how long this endpoint's deliveries take. So the backlog of an endpoint that answers is worked off at its pace, and
-an endpoint that hangs is tried rarely.
+A delivery that finds no free place does not wait here, which would occupy a slot. It is retried at its turn, depending
+on how long deliveries to its endpoint take: the backlog of a working endpoint is delivered at its pace, and an endpoint
+that hangs is tried rarely.
 """
 
 import time
@@ -21,23 +21,23 @@ from itertools import count
 from uuid import UUID
 
 DELIVERIES = 400
-"""At once, in a process."""
+"""Places of a process."""
 SUSPECTS = 200
-"""Of these, to endpoints that are failing."""
+"""Of these, places for endpoints that are failing."""
 PER_ENDPOINT = 8
 PER_SUSPECT = 2
 SHARE = 32
-"""An endpoint that holds places gets another only while it holds less than this part of those that are free."""
+"""An endpoint gets another place only while it holds fewer than one in so many of the free ones."""
 FIRST_GUESS = 0.1
-"""Seconds that a delivery takes, before the first has ended."""
+"""Seconds that a delivery is assumed to take, before the first has ended."""
 REMEMBERED = 10_000
-"""Endpoints whose pace is kept in mind."""
+"""Endpoints whose pace is remembered."""
 LATEST = 300.0
-"""Seconds after which whoever found no place is to come again, at the latest."""
+"""The most seconds until a delivery that found no place is retried."""
 
 
 class EndpointBusy(Exception):
-    """As many webhooks are under way as may be, to this endpoint or in all. `seconds`: when to come again."""
+    """No place is free, for this endpoint or at all. `seconds`: when to retry."""
 
     def __init__(self, *, merchant_id: UUID, seconds: float) -> None:
         super().__init__(f"too many webhooks are under way, to merchant {merchant_id} or in all")
@@ -49,9 +49,9 @@ class EndpointBusy(Exception):
 class _Endpoint:
     """
     Attributes:
-        began: when each delivery that is under way did.
-        takes: seconds, as of late.
-        last_turn: when the last of those who are to come again will.
+        began: the start of each delivery that is under way.
+        takes: seconds that a delivery takes, a moving average.
+        last_turn: when the last of the waiting deliveries is to be retried.
     """
 
     began: dict[int, float] = field(default_factory=dict)
@@ -86,12 +86,13 @@ class EndpointPlaces:
         """Hold a place for one delivery.
 
         Args:
-            suspect: the endpoint failed when it was last tried: it gets fewer places, of which all that fail
-                together have a part only. So however many fail, places are left for those that work.
-            comes_again: whether who finds none is given a turn.
+            suspect: whether the endpoint failed when it was last tried. It then gets fewer places, out of those that
+            all
+                failing endpoints share: however many fail, places are left for working ones.
+            comes_again: whether a delivery that finds no place is given a turn to retry.
 
         Raises:
-            EndpointBusy: there is none.
+            EndpointBusy: none is free.
         """
         now = self._clock()
         endpoint = self._endpoint(merchant_id)
@@ -121,7 +122,7 @@ class EndpointPlaces:
 
 
 def _turn(endpoint: _Endpoint, *, places: int, now: float) -> float:
-    """Seconds from now until the turn of one more who has found no place."""
+    """Seconds until the turn of one more delivery that found no place."""
     hanging_for = max((now - began for began in endpoint.began.values()), default=0.0)
     pace = max(endpoint.takes, hanging_for) / places
     endpoint.last_turn = min(max(endpoint.last_turn, now) + pace, now + LATEST)

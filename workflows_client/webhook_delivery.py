@@ -1,7 +1,7 @@
 """`WebhookDeliveryWorkflow`: sends a webhook, and retries it for as long as its schedule lasts.
 
-An attempt is first made as a local activity, by the worker that runs the workflow: most succeed at once, and then the
-whole workflow is a single task for Temporal, for which scheduling an activity is more work than sending is for the
+An attempt is first made as a local activity, in the worker that runs the workflow. Most succeed at once, and then the
+whole workflow is a single task for Temporal; scheduling an activity would cost Temporal more than sending costs the
 worker.
 """
 
@@ -27,17 +27,17 @@ NO_ENDPOINT = "There is no webhookUrl, or it is switched off"
 SUPERSEDED = "WebhookSuperseded"
 """Type of the error by which `deliverWebhook` says that a later workflow delivers this webhook."""
 ACTIVITY_TIMEOUT = timedelta(seconds=60)
-"""Twice as long as an endpoint has to answer."""
+"""Twice the time that an endpoint has to answer."""
 LOOKUP_TIMEOUT = timedelta(seconds=5)
-"""Shorter than a workflow task may take."""
+"""Less than a workflow task may take."""
 LOCAL_ATTEMPT = "local-attempt"
 LOCAL_LOOKUP = "local-endpoint-lookup"
-"""What deliveries do that were begun since; those begun before, up to 27 hours ago, go on as they began."""
+"""Patches of the workflow: deliveries begun before them, up to 27 hours ago, continue in the old way."""
 HEARTBEAT_TIMEOUT = timedelta(seconds=10)
-"""Of an attempt that Temporal hands over: so long after its worker has died another one delivers. The same as a
-workflow task has by default, for those that are made where the workflow runs."""
+"""Of a scheduled attempt: so long after its worker died, another one delivers. For local attempts it is the timeout of
+a workflow task, which is the same by default."""
 PATIENT = RetryPolicy(initial_interval=timedelta(seconds=1), maximum_interval=timedelta(minutes=1))
-"""Of activities: what they run into is our own trouble, and passes. The endpoint's is in what they return."""
+"""Of activities: their errors are failures of our own, which pass. Those of the endpoint are in their result."""
 ONCE = RetryPolicy(maximum_attempts=1)
 
 
@@ -69,9 +69,9 @@ class WebhookDeliveryWorkflow:
         return await self._failed(given, result, result.get("errorMessage") or "Not delivered")
 
     async def _attempt(self, webhook_id: str, number: int) -> dict[str, Any]:
-        """Try it here, and where that is not possible just now, have Temporal try it until it is.
+        """Attempt it as a local activity; if that is impossible just now, have Temporal schedule the activity.
 
-        Both are one activity by its id, so that what one of them has sent the other knows.
+        Both have the same id, so that the second does not send again what the first has sent.
         """
         asked, id = {"webhookEventId": webhook_id}, f"attempt-{number}"
         try:
@@ -90,7 +90,7 @@ class WebhookDeliveryWorkflow:
         return result
 
     async def _deliver(self, given: dict[str, Any], *, before: dict[str, Any]) -> dict[str, Any]:
-        """The same for deliveries that were begun before `LOCAL_ATTEMPT`."""
+        """An attempt of a delivery that was begun before `LOCAL_ATTEMPT`."""
         endpoint = await self._endpoint(given["merchantId"])
         if endpoint["url"] is None:
             return {**before, "errorMessage": NO_ENDPOINT, "over": True}
@@ -115,7 +115,7 @@ class WebhookDeliveryWorkflow:
             asked,
             start_to_close_timeout=LOOKUP_TIMEOUT,
             retry_policy=PATIENT,
-            # A pause is Temporal's: the worker keeps no place for it.
+            # Between retries Temporal waits, not the worker.
             local_retry_threshold=timedelta(milliseconds=1),
         )
         return endpoint
@@ -143,6 +143,6 @@ class WebhookDeliveryWorkflow:
 
 
 def _refusal(error: FailureError) -> ApplicationError | None:
-    """What the activity raised: a local one's error comes as it is, another's as a cause."""
+    """The error that an activity raised: of a local activity itself, of a scheduled one the cause."""
     raised = error if isinstance(error, ApplicationError) else error.cause
     return raised if isinstance(raised, ApplicationError) else None

@@ -35,24 +35,24 @@ from payloops.events.timestamps import utc_now
 from payloops.workflows_client.public_sockets import AddressRefused, PublicSockets
 
 DEADLINE = 30.0
-"""Seconds for all of it: name, connection, TLS, request, answer."""
+"""Seconds for a whole attempt: look-up, connection, TLS, request, answer."""
 BODY_SECONDS = 2.0
-"""For an answer's body: whether a webhook was delivered is told by the status alone."""
+"""Seconds to read an answer's body, which does not matter: the status alone decides."""
 ANSWER_BYTES = 1024
-"""Kept of an answer's body; more is not read."""
+"""How much of an answer's body is read and stored."""
 MOST_ANSWERS = 16
-"""To one request: informational ones come before the last (RFC 9110, 15.2), and aiohttp waits for that through any
-number of them, which takes time of whom else is sent to."""
+"""To one request. Informational answers may precede the last one (RFC 9110, 15.2), and aiohttp would read any number of
+them, which takes time from all other deliveries."""
 LOOKUPS = 256
-"""Names looked up at the same time. A lookup cannot be stopped: it ends when the system's resolver gives up.
+"""Concurrent look-ups of host names. A look-up cannot be cancelled: it ends when the system's resolver gives up.
 
-More than those that fail may hold places (`endpoint_places.py`), so that names nobody answers for take not all.
+More than the places of all failing endpoints (`endpoint_places.py`), so that names without an answer cannot occupy all.
 """
 USER_AGENT = "PayLoops-Webhooks/1"
 
 
 class Sender:
-    """Sends webhooks. `now`: the clock that signatures tell. Made by `open_sender`."""
+    """Sends webhooks. `now`: the clock for signatures. Made by `open_sender`."""
 
     def __init__(
         self, *, session: aiohttp.ClientSession, deadline: float, now: Callable[[], datetime]
@@ -64,11 +64,11 @@ class Sender:
     async def send(
         self, *, webhook_id: str, url: str, secrets: Sequence[str], turn: int, payload: dict[str, Any]
     ) -> WebhookAttempt:
-        """Send it once. Whatever goes wrong at the other end is told in what is returned, and not raised.
+        """Send it once. Whatever goes wrong at the other end is part of the result, and not raised.
 
         Args:
-            secrets: sign, all of them; the one in force first.
-            turn: number of the attempt, from 1, see `sdk_signature`.
+            secrets: all of them sign; the current one is first.
+            turn: number of the attempt, from 1; see `sdk_signature`.
         """
         body = encoded(payload)
         at, began = self._now(), time.monotonic()
@@ -87,7 +87,7 @@ class Sender:
                 answer = await _beginning(response)
         except TimeoutError:
             error = f"No answer within {self._deadline:g} s"
-        except (aiohttp.ClientError, OSError, ValueError) as failure:  # ValueError: a URL that is none
+        except (aiohttp.ClientError, OSError, ValueError) as failure:  # ValueError: an invalid URL
             error = _explained(failure)
         if status is not None:
             error = _refusal(status)
@@ -107,7 +107,7 @@ async def open_sender(
     """A sender.
 
     Args:
-        allow_loopback: for development: this machine's own addresses may be sent to, too.
+        allow_loopback: also send to this machine's own addresses: for development.
         deadline: seconds for an attempt.
     """
     resolver = Resolver()
@@ -116,7 +116,7 @@ async def open_sender(
         resolver=resolver,
         use_dns_cache=False,
         force_close=True,
-        limit=0,  # who may send how much at once is not decided here
+        limit=0,  # limited by EndpointPlaces
     )
     try:
         async with aiohttp.ClientSession(
@@ -156,7 +156,7 @@ class _Connection(ResponseHandler):
 
 
 class Resolver(AbstractResolver):
-    """The system's resolver in threads of its own, so that names that nobody answers for hold up no one else."""
+    """The system's resolver, in threads of its own, so that look-ups without an answer block nothing else."""
 
     def __init__(self) -> None:
         self._threads = ThreadPoolExecutor(max_workers=LOOKUPS, thread_name_prefix="webhook-lookup")
@@ -197,8 +197,8 @@ def signatures(
     """The headers that prove where a webhook comes from; none where there is no secret.
 
     Args:
-        webhook_id: the same for every attempt, so that receivers know a repetition.
-        at: of this attempt.
+        webhook_id: the same for every attempt, so that receivers recognize repetitions.
+        at: time of this attempt.
     """
     headers = {"webhook-id": webhook_id, "webhook-timestamp": str(int(at.timestamp()))}
     if not secrets:
@@ -213,8 +213,8 @@ def signatures(
 def sdk_signature(*, body: bytes, secrets: Sequence[str], turn: int, at: datetime) -> str:
     """`t=<unix milliseconds>,v1=<hex HMAC-SHA256 of "t.body">`, one `v1` for each secret.
 
-    The SDK looks at the last `v1` alone. So while two secrets sign, they take turns at the end: the first
-    attempt and every other one ends with the secret in force, and those between with the former one.
+    The SDK only reads the last `v1`. So while two secrets sign, attempts alternate: the first, third … end with the
+    current secret, the others with the previous one.
     """
     timestamp = str(int(at.timestamp() * 1000))
     ordered = list(reversed(secrets)) if turn % 2 else list(secrets)
@@ -226,7 +226,7 @@ def sdk_signature(*, body: bytes, secrets: Sequence[str], turn: int, at: datetim
 
 
 def _webhook(secret: str) -> Webhook:
-    """Secrets of ours are `whsec_` and base64. Of another form, it is the text that signs."""
+    """A signer. Our secrets are `whsec_` and base64; of a secret in another form, its text is the key."""
     try:
         base64.b64decode(secret.removeprefix("whsec_") + "==", validate=False)
         return Webhook(secret)
@@ -235,7 +235,7 @@ def _webhook(secret: str) -> Webhook:
 
 
 async def _beginning(response: aiohttp.ClientResponse) -> str:
-    """What is kept of an answer: an endpoint that fails may well show what it was working on."""
+    """The part of an answer's body that is stored, without card numbers, which a failing endpoint may echo."""
     kept, whole = bytearray(), False
     try:
         async with asyncio.timeout(BODY_SECONDS):
@@ -244,13 +244,13 @@ async def _beginning(response: aiohttp.ClientResponse) -> str:
                 kept += chunk
                 whole = not chunk
     except (TimeoutError, aiohttp.ClientError):
-        pass  # the status has told what matters
+        pass  # the status is what matters
     text = mask_card_numbers(kept.decode(errors="replace").replace("\0", "\ufffd"))
     return text if whole else mask_cut_digits(text)
 
 
 def _refusal(status: int) -> str | None:
-    """What is wrong with a status for a merchant to read; None where it says that the webhook was delivered."""
+    """What is wrong with a status, for the merchant to read; None if it means that the webhook was delivered."""
     match status // 100:
         case 2:
             return None
@@ -261,7 +261,7 @@ def _refusal(status: int) -> str | None:
 
 
 def _explained(failure: Exception) -> str:
-    """For the merchant to read: what happened, without what our side looks like."""
+    """What happened, for the merchant to read, without details of our network."""
     cause: BaseException | None = failure
     while cause is not None:
         if isinstance(cause, AddressRefused):
@@ -274,7 +274,7 @@ def _explained(failure: Exception) -> str:
             return "The host's name is not known"
         case aiohttp.ClientConnectorError():
             return f"No connection: {failure.os_error.strerror or failure.os_error}"
-        case aiohttp.InvalidURL() | UnicodeError():  # the latter: a name that no resolver can be asked for
+        case aiohttp.InvalidURL() | UnicodeError():  # UnicodeError: a host name that cannot be encoded
             return "The URL is not valid"
         case aiohttp.ServerDisconnectedError():
             return "The connection was closed before an answer"
