@@ -25,11 +25,11 @@ from payloops.projections.totals import write
 BATCH_EVENTS = 1_000
 END_OF_LOG = 2**63 - 1
 
-PROJECTED = Counter("payloops_projected_events", "Events of the log that were gone through", ["projection"])
+PROJECTED = Counter("payloops_projected_events", "Events of the log that were processed", ["projection"])
 PARKED = Counter("payloops_projection_parked", "Events that could not be applied", ["projection"])
 BATCH_SECONDS = Histogram(
     "payloops_projection_batch_duration_seconds",
-    "How long a batch took, its commit included",
+    "Duration of a batch, including its commit",
     ["projection"],
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
 )
@@ -51,7 +51,7 @@ NEXT = """
     ) e
     ORDER BY e.notification_id
 """
-# From here to the end of its transaction, nobody else moves the checkpoint, and the tables stay the same ones.
+# From here to the end of the transaction, nobody else moves the checkpoint or replaces the tables.
 MOVE = """
     UPDATE checkpoints SET position = %s, updated_at = clock_timestamp()
     WHERE name = %s AND version = %s AND position = %s
@@ -64,7 +64,7 @@ PARK = """
 
 
 class LoggedEvent(NamedTuple):
-    """A row of the log. `state` is None where the event does not concern the projection."""
+    """A row of the log. `state` is None if the projection does not need the event."""
 
     position: int
     originator_id: UUID
@@ -74,7 +74,7 @@ class LoggedEvent(NamedTuple):
     personal_key: bytes | None
 
     def __repr__(self) -> str:
-        """Without what is in it: not for logs."""
+        """Without the state, which must not get into logs."""
         return f"LoggedEvent({self.position}, {self.originator_id}:{self.version}, {self.topic})"
 
     @property
@@ -87,7 +87,7 @@ class LoggedEvent(NamedTuple):
 
 @dataclass(slots=True)
 class Change:
-    """What an event does, decoded: the patches of each table, in the projection's order."""
+    """What an event does to the projection's tables: a list of patches for each, in their order."""
 
     logged: LoggedEvent
     patches: list[list[Patch]]
@@ -110,11 +110,10 @@ async def project_batch(
     limit: int = BATCH_EVENTS,
     upto: int = END_OF_LOG,
 ) -> int:
-    """Apply the next events of the log, at most `limit` and none after `upto`, in one transaction; how many.
+    """Apply the next events of the log, at most `limit` and none after `upto`, in one transaction; return their number.
 
-    None where the tables are another version's.
-
-    Events that cannot be applied are parked. An error of the database itself raises, and nothing has happened.
+    It is 0 if the tables were made by another version. Events that cannot be applied are parked. If the database itself
+    fails, nothing has been changed.
     """
     began = time.perf_counter()
     cursor = await connection.execute(
@@ -164,10 +163,11 @@ async def _apply_batch(
     *,
     one_by_one: bool = False,
 ) -> Parked | None:
-    """Apply a batch; those of its events that could not be; None where somebody else has moved the checkpoint.
+    """Apply a batch; return the events that were parked, or None if another process has moved the checkpoint.
 
     Args:
-        one_by_one: look for the events whose data is refused. Otherwise that raises, and nothing has happened.
+        one_by_one: find and park the events whose data the database refuses. Otherwise it raises, and nothing is
+        changed.
     """
     if not batch.changes and not batch.parked:
         return [] if (await connection.execute(*move)).rowcount else None
@@ -187,7 +187,7 @@ async def _apply_batch(
 
 
 def decode(projections: Sequence[Projection], events: Sequence[LoggedEvent]) -> list[Batch]:
-    """What the events do to each of the projections; those that raise are parked."""
+    """What the events do to each of the projections; events that raise an error are to be parked."""
     batches = [Batch() for _ in projections]
     for event in events:
         if event.state is None:
@@ -196,7 +196,7 @@ def decode(projections: Sequence[Projection], events: Sequence[LoggedEvent]) -> 
         concerned = [(p, b) for p, b in zip(projections, batches, strict=True) if family in p.families]
         try:
             fact = event.fact
-        except Exception as error:  # noqa: BLE001  # whatever is wrong with an event stops nothing but itself
+        except Exception as error:  # noqa: BLE001  # whatever is wrong with an event affects only itself
             for _, batch in concerned:
                 batch.parked.append((event, error))
             continue
@@ -214,7 +214,7 @@ async def apply(
     changes: Sequence[Change],
     parked: Parked,
 ) -> None:
-    """Write the changes; where the data is refused, halve until the event that it comes from is alone."""
+    """Write the changes; if the database refuses their data, bisect to find the events to park."""
     if not changes:
         return
     try:

@@ -1,6 +1,6 @@
-"""Payments (attempts to pay an order), and their number and volume by day.
+"""The tables `payments` (attempts to pay an order) and `daily_volume` (their number and volume by day).
 
-How events change their columns, the row types, and what a payment counts as. `projections/stats.py` reads both tables.
+Their row types, how events change them, and what a payment counts for. `projections/stats.py` reads both.
 """
 
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ from payloops.projections.projection import Projection
 from payloops.projections.totals import Totals
 
 CHECKPOINT = "daily_volume"
-"""The projection whose position says what payments and their totals hold."""
+"""The projection whose position shows how far `payments` and `daily_volume` are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +41,12 @@ class PaymentRow:
     """A row of `payments`. Amounts in the currency's minor unit.
 
     Attributes:
-        id: made from order and attempt.
-        amount: what was asked for. amount_captured: 0 until it is captured, and then for good.
+        id: derived from order and attempt.
+        amount: the requested amount. amount_captured: 0 until it is captured; refunds do not change it.
         status: of the payment; refunds do not change it.
-        processor_order_id, processor_transaction_id: what the processor called it, and its money, last.
-        correlation_id: of the latest request of it: to pay, capture, void or cancel.
-        version: the order's version that changed it last.
+        processor_order_id, processor_transaction_id: the latest references of the payment and its charge.
+        correlation_id: of the latest request concerning it: to pay, capture, void or cancel.
+        version: the order's version that last changed it.
     """
 
     id: UUID
@@ -87,52 +87,52 @@ def _requested(fact: PaymentRequested, rows: Rows) -> None:
     row["correlation_id"] = fact.correlation_id
 
 
-def _asked_again(
+def _further_request(
     fact: PaymentCaptureRequested | PaymentVoidRequested | PaymentCancelRequested, rows: Rows
 ) -> None:
     _row(fact, rows)["correlation_id"] = fact.correlation_id
 
 
 def _processing(fact: PaymentProcessing, rows: Rows) -> None:
-    _learn(_row(fact, rows), PROCESSING, fact.processor_order_id)
+    _update(_row(fact, rows), PROCESSING, fact.processor_order_id)
 
 
 def _action_required(fact: PaymentActionRequired, rows: Rows) -> None:
-    _learn(_row(fact, rows), REQUIRES_ACTION, fact.processor_order_id)
+    _update(_row(fact, rows), REQUIRES_ACTION, fact.processor_order_id)
 
 
 def _authorized(fact: PaymentAuthorized, rows: Rows) -> None:
-    _learn(_row(fact, rows), AUTHORIZED, fact.processor_order_id, fact.processor_transaction_id)
+    _update(_row(fact, rows), AUTHORIZED, fact.processor_order_id, fact.processor_transaction_id)
 
 
 def _captured(fact: PaymentCaptured, rows: Rows) -> None:
     row = _row(fact, rows)
-    _learn(row, CAPTURED, fact.processor_order_id, fact.processor_transaction_id)
+    _update(row, CAPTURED, fact.processor_order_id, fact.processor_transaction_id)
     row["amount_captured"] = fact.amount
     row["captured_at"] = fact.timestamp
 
 
 def _failed(fact: PaymentFailed, rows: Rows) -> None:
-    _learn(_row(fact, rows), FAILED, fact.processor_order_id, fact.processor_transaction_id)
+    _update(_row(fact, rows), FAILED, fact.processor_order_id, fact.processor_transaction_id)
 
 
-def _named(fact: PaymentReferenceFound, rows: Rows) -> None:
+def _reference_found(fact: PaymentReferenceFound, rows: Rows) -> None:
     _row(fact, rows)["processor_order_id"] = fact.processor_order_id
 
 
-def _given_up(fact: PaymentVoided | PaymentCancelled, rows: Rows) -> None:
+def _ended(fact: PaymentVoided | PaymentCancelled, rows: Rows) -> None:
     _row(fact, rows)["status"] = CANCELLED
 
 
 def _row(fact: Any, rows: Rows) -> Values:
-    """Of the payment that a fact is about."""
+    """The row of the payment that a fact is about."""
     row = rows.get(fact.attempt)
     if row is None:
         row = rows.make(fact.attempt, _payment_id(fact.originator_id, fact.attempt), NOTHING)
     return row
 
 
-def _learn(row: Values, status: str, order: str | None, transaction: str | None = None) -> None:
+def _update(row: Values, status: str, order: str | None, transaction: str | None = None) -> None:
     row["status"] = status
     if order is not None:
         row["processor_order_id"] = order
@@ -145,17 +145,17 @@ HANDLERS: dict[type[StreamEvent], Handler] = {
     PaymentProcessing: _processing,
     PaymentActionRequired: _action_required,
     PaymentAuthorized: _authorized,
-    PaymentCaptureRequested: _asked_again,
+    PaymentCaptureRequested: _further_request,
     PaymentCaptured: _captured,
     PaymentFailed: _failed,
-    PaymentReferenceFound: _named,
-    PaymentCancelRequested: _asked_again,
-    PaymentCancelled: _given_up,
-    PaymentVoidRequested: _asked_again,
-    PaymentVoided: _given_up,
+    PaymentReferenceFound: _reference_found,
+    PaymentCancelRequested: _further_request,
+    PaymentCancelled: _ended,
+    PaymentVoidRequested: _further_request,
+    PaymentVoided: _ended,
 }
-"""What each type of fact does to the payment that it is about, the same as its `fold` does to the aggregate; others do
-nothing here."""
+"""What types of facts do to the payment that they are about, as their `fold` does to the aggregate. All others do
+nothing."""
 
 
 def _payment_id(order_id: UUID, attempt: int) -> str:
@@ -179,12 +179,10 @@ async def find_order_by_reference(
     processor_order_id: str | None,
     processor_transaction_id: str | None = None,
 ) -> UUID | None:
-    """The merchant's order with a payment, of any attempt, that its processor knows by one of these references.
-
-    None where there is not just one.
+    """The merchant's order with a payment that has one of these references; None unless it is exactly one order.
 
     Raises:
-        ProjectionBehind: there is none as of now, and there may be one in a moment.
+        ProjectionBehind: there is none yet, but the projection does not include the merchant's latest events.
     """
     is_up_to_date = await wait_for_own_writes(store, merchant_id=merchant_id, projection=CHECKPOINT)
     references = {"order": processor_order_id, "transaction": processor_transaction_id}
@@ -198,12 +196,12 @@ async def find_order_by_reference(
 
 @dataclass(frozen=True, slots=True)
 class DailyVolumeRow:
-    """A row of `daily_volume`: of a merchant, currency and processor, the payments of one status on one day in UTC.
+    """A row of `daily_volume`: the payments of a merchant, currency, processor and status on one day in UTC.
 
     Attributes:
         begun: payments begun on that day that have this status now.
         captured: payments captured on that day; their status is `captured`.
-        volume: what these brought, before refunds, in the currency's minor unit.
+        volume: their captured amounts, before refunds, in the currency's minor unit.
     """
 
     merchant_id: UUID

@@ -171,14 +171,14 @@ def _captured(fact: PaymentCaptured, rows: Rows) -> None:
 def _failed(fact: PaymentFailed, rows: Rows) -> None:
     row = _learned(fact, rows)
     if fact.status == FAILED:
-        _fail(row, fact)
+        _set_error(row, fact)
 
 
 def _refused(fact: PaymentCaptureFailed | PaymentVoidFailed | RefundFailed, rows: Rows) -> None:
-    _fail(_changed(fact, rows), fact)
+    _set_error(_changed(fact, rows), fact)
 
 
-def _fail(row: Values, fact: Any) -> None:
+def _set_error(row: Values, fact: Any) -> None:
     row["last_error_code"] = fact.error_code
     row["last_error_message"] = fact.error_message
 
@@ -187,9 +187,9 @@ def _refunded(fact: RefundSucceeded, rows: Rows) -> None:
     _changed(fact, rows)["amount_refunded"] = fact.amount_refunded
 
 
-def _taken_back(fact: RefundReversed, rows: Rows) -> None:
+def _reversed(fact: RefundReversed, rows: Rows) -> None:
     row = _changed(fact, rows)
-    _fail(row, fact)
+    _set_error(row, fact)
     row["amount_refunded"] = fact.amount_refunded
 
 
@@ -218,7 +218,7 @@ HANDLERS: dict[type[StreamEvent], Handler] = {
     PaymentVoidFailed: _refused,
     RefundSucceeded: _refunded,
     RefundFailed: _refused,
-    RefundReversed: _taken_back,
+    RefundReversed: _reversed,
     PersonalDataErased: _erased,
 }
 """What types of facts do to the order's row, as their `fold` does to the aggregate. All others only change the

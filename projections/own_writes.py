@@ -13,9 +13,9 @@ from payloops.events.event_store import EventStore
 
 WAIT_SECONDS = 1.0
 BRIEF_SECONDS = 0.01
-"""For a projection that stands still."""
+"""How long is waited for a projection that stood still before."""
 POLL_SECONDS = (0.003, 0.04)
-"""Between looks at the checkpoint: at first, and at most."""
+"""Between checks of the checkpoint: at first, and at most."""
 
 WRITTEN_AND_REACHED = sql.SQL("""
     (SELECT max(notification_id) FROM stored_events WHERE merchant_id = %(merchant_id)s) AS written,
@@ -24,11 +24,11 @@ WRITTEN_AND_REACHED = sql.SQL("""
 REACHED = "SELECT position FROM checkpoints WHERE name = %s"
 
 _standstills: WeakKeyDictionary[EventStore, dict[str, int]] = WeakKeyDictionary()
-"""Where projections were, by name, when they did not move for as long as anybody waits."""
+"""By projection: the position at which it did not move for a whole wait."""
 
 
 class ProjectionBehind(Exception):
-    """A projection does not contain yet what may be the answer; ask again."""
+    """A projection may not yet include what was looked for: the request can be retried."""
 
     def __init__(self, projection: str) -> None:
         super().__init__(f"the projection {projection} is behind")
@@ -58,14 +58,13 @@ async def read_own_writes(
     projection: str,
     prepare: bool | None = None,
 ) -> list[tuple[Any, ...]]:
-    """What a query finds, by itself where the projection contains the merchant's last acknowledged write then.
-
-    Else it is asked again once that is there, or a second is over.
+    """Execute a query; if the projection turns out not to include the merchant's last acknowledged write, execute it
+    again once it does, or after a second.
 
     Args:
-        query: begins each row, of which it has one at the least, with `WRITTEN_AND_REACHED`; the rest is returned.
-        arguments: of the query; `merchant_id` is among them.
-        prepare: as psycopg takes it.
+        query: must return at least one row. Each begins with `WRITTEN_AND_REACHED`; the rest of it is returned.
+        arguments: of the query, including `merchant_id`.
+        prepare: see psycopg's `execute`.
     """
     arguments = {**arguments, "projection": projection}
     rows = await _rows(store, query, arguments, prepare=prepare)
@@ -84,10 +83,10 @@ async def _rows(
 
 
 async def wait_for_position(store: EventStore, *, position: int, projection: str) -> bool:
-    """Wait until the projection has come to a position of the log, for a second at the most; whether it has.
+    """Wait until the projection has reached a position of the log, for at most a second; return whether it has.
 
-    Once it did not move for the whole of that second, nobody in this process waits as long again until it does:
-    without a projector, reads would hold up each other.
+    If it did not move at all during that second, further calls in this process only wait briefly until it moves again:
+    without a projector, all reads would take a second.
     """
     standstills = _standstills.setdefault(store, {})
     begun = time.monotonic()

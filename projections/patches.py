@@ -1,7 +1,7 @@
-"""What a batch of events does to rows: merged into one statement per table.
+"""Patches: what events do to rows. Those of a batch are merged into one statement for each table.
 
-An event carries its outcome, so its effect on a row is known without reading the row: it sets absolute values. Several
-events of one row are merged (the later wins), and applying them again changes nothing.
+An event carries its outcome, so it sets absolute values, and its effect on a row is known without reading the row. The
+patches of several events to one row are merged (the later wins), and applying them again changes nothing.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,33 +16,33 @@ from psycopg import sql
 from payloops.events.stream import StreamEvent
 
 Values = dict[str, Any]
-"""Columns and what they hold, as JSON has it."""
+"""The values of columns, as JSON types."""
 NOTHING: Values = {}
-"""For a row that the fact does not make. Nobody writes into it."""
+"""For facts that do not make the row. Never modified."""
 
 
 class Rows(Protocol):
-    """A table's rows of one stream, which a fact writes into. `key`: what tells them apart within the stream."""
+    """A table's rows of one stream, for handlers to change. `key`: identifies a row within its stream."""
 
     def get(self, key: Any, /) -> Values | None:
-        """A row to write into; None where it is to be had by `make`."""
+        """A row to change; None if it has to be obtained by `make`."""
 
     def make(self, key: Any, id: UUID | str, new: Values, /) -> Values:
-        """A row to write into.
+        """A row to change, which may or may not exist.
 
         Args:
-            id: of the row, always of one form in a table.
-            new: further columns, which count only where the fact makes the row.
+            id: of the row, always of the same type within a table.
+            new: further columns, which are set only if the row does not exist.
         """
 
 
 Handler = Callable[[Any, Rows], object]
-"""Writes what a fact does to a table's rows."""
+"""Changes a table's rows by a fact."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class HandlersByType:
-    """A handler for each type of fact. Others go to `other`; where there is none, they do nothing."""
+    """Handlers by type of fact. All other facts go to `other`, if there is one."""
 
     handlers: Mapping[type[StreamEvent], Handler]
     other: Handler | None = None
@@ -61,12 +61,11 @@ class Table:
     """A projected table.
 
     Attributes:
-        name: of the table; its key is `id`, and `version` the stream's version that a row holds.
-        row: the dataclass of a row: the names of its fields are the columns.
-        handler: what a fact does to the table.
-        every_fact: every fact of a stream writes into the stream's row, so that a gap in the versions is a fact that
-            is missing (parked, or of a type this code does not know). Later facts then still change the row,
-            but it does not claim their versions, and readers that need the truth fold the stream.
+        name: of the table. Its primary key is `id`; `version` is the stream's version that a row includes. row: the
+        dataclass of a row, whose fields are the columns. handler: what a fact does to the table. every_fact: whether
+        every fact of a stream changes the stream's row, so that a gap in the versions shows a missing
+            fact (parked, or of an unknown type). Later facts still change the row then, but it does not claim their
+            versions, and readers that must not be stale fold the stream.
     """
 
     name: LiteralString
@@ -75,17 +74,17 @@ class Table:
     every_fact: bool = False
 
     def handler_of(self, fact: type[StreamEvent]) -> Handler | None:
-        """What facts of one type go through; None where they do nothing here."""
+        """The handler of facts of one type; None if they do nothing to this table."""
         return self.handler.of(fact) if isinstance(self.handler, HandlersByType) else self.handler
 
 
 Patch = tuple[UUID | str, Values, Values]
-"""What one fact does to one row: the row's id, what it writes, and what it writes where it makes the row."""
+"""What one fact does to one row: the row's id, the values it sets, and those it also sets if the row is new."""
 
 
 @dataclass(slots=True)
 class Patches:
-    """What one fact does to the rows of a table that it does not see: whether it makes them is found out later."""
+    """`Rows` that collects patches, without knowing which rows exist: that is found out by the statement."""
 
     made: list[Patch] = field(default_factory=list)
 
@@ -99,7 +98,7 @@ class Patches:
 
 
 def patches_of(table: Table, fact: StreamEvent) -> list[Patch]:
-    """What a fact does to a table."""
+    """What a fact does to a table's rows."""
     patches = Patches()
     table.handler(fact, patches)
     return patches.made
@@ -112,7 +111,7 @@ def column_names(row: type) -> list[str]:
 
 @cache
 def json_columns(row: type) -> list[str]:
-    """Those of its columns that hold JSON."""
+    """The columns that contain JSON objects."""
     return [name for name, kind in get_type_hints(row).items() if get_origin(kind) is dict]
 
 
@@ -120,13 +119,13 @@ def json_columns(row: type) -> list[str]:
 def columns_of(row: type, alias: LiteralString) -> sql.SQL:
     """`o.id, o.status, …`: what to select so that `row(*values)` is the row.
 
-    In one piece: each part of a statement costs each time that it is executed.
+    As a single piece, since each part of a composed statement costs time whenever it is executed.
     """
     names = sql.SQL(", ").join(sql.Identifier(alias, name) for name in column_names(row))
     return sql.SQL(names.as_string())
 
 
-# What is limited to one row is looked for by its id, however few rows PostgreSQL takes the table to have.
+# LIMIT 1 makes PostgreSQL look the row up by its id, even if it believes that the table is small.
 UPSERT = """
     INSERT INTO {table} (id, {columns}, version)
     SELECT p.id, {new_columns},
@@ -144,7 +143,7 @@ UPSERT = """
 
 @cache
 def upsert_statement(table: Table) -> bytes:
-    """Writes a batch's rows; those that hold its versions already stay as they are."""
+    """The statement that writes a batch's rows. Rows that include these versions already are left unchanged."""
     names = [name for name in column_names(table.row) if name not in {"id", "version"}]
     comma = sql.SQL(", ")
     query = sql.SQL(UPSERT).format(
@@ -161,8 +160,9 @@ class RowPatch:
     """All that a batch does to one row.
 
     Attributes:
-        first, last: versions of the first and the last fact that touch it.
-        upto: the last version before the first gap between them.
+        first, last: versions of the first and the last fact that change it.
+        upto: the last version before the first gap among them.
+        set: values to set. new: values to set in addition if the row is new.
     """
 
     id: UUID | str
@@ -174,7 +174,7 @@ class RowPatch:
 
 
 def merge(table: Table, patches: Iterable[tuple[int, Patch]]) -> list[RowPatch]:
-    """One patch per row of (version, patch) pairs, which come in the order of the log."""
+    """Merge pairs of version and patch, in the order of the log, into one patch for each row."""
     rows: dict[UUID | str, RowPatch] = {}
     for version, (id, values, new) in patches:
         row = rows.get(id)
@@ -191,5 +191,5 @@ def merge(table: Table, patches: Iterable[tuple[int, Patch]]) -> list[RowPatch]:
 
 
 def patches_parameters(rows: Sequence[RowPatch]) -> dict[str, str]:
-    """What `upsert_statement` takes."""
+    """The parameters of `upsert_statement`."""
     return {"patches": orjson.dumps(rows).decode()}

@@ -19,11 +19,11 @@ class Projection:
 
     Attributes:
         name: of the checkpoint.
-        families: first parts of the topics that concern it (`payment` of `payment.captured`). An event of
-            these families that cannot be applied is parked; all others are passed over.
-        totals: tables of sums over those.
-        version: one more with each change of what facts do to the tables. A projector of a newer version builds
-            them anew beside the live ones, and then takes over.
+        families: first parts of the topics that it needs (`payment` of `payment.captured`). Events of these families
+            that cannot be applied are parked; all others are ignored.
+        totals: tables of sums over `tables`.
+        version: to be increased with each change of what facts do to the tables. A projector of a newer version builds
+            new tables beside the live ones, and then takes over.
     """
 
     name: str
@@ -34,7 +34,7 @@ class Projection:
 
     @property
     def table_names(self) -> list[str]:
-        """All that it writes, in the order in which it may be filled."""
+        """All tables that it writes, in the order in which they can be filled."""
         return [table.name for table in self.tables] + [each.name for each in self.totals]
 
 
@@ -59,10 +59,10 @@ def all_projections() -> tuple[Projection, ...]:
 
 
 def find_projections(names: list[str]) -> tuple[Projection, ...]:
-    """Those of these names, all where there are none.
+    """The projections with these names; all if no name is given.
 
     Raises:
-        UnknownProjection: there is none of a name.
+        UnknownProjection: there is no projection with one of the names.
     """
     known = {each.name: each for each in all_projections()}
     for name in names:

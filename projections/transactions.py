@@ -1,4 +1,4 @@
-"""Transactions (movements of an order's money): how events change their columns, the row type, and its queries."""
+"""The table `transactions`: its row type, how events change it, and the queries that read it."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -40,10 +40,10 @@ class TransactionRow:
     """A row of `transactions`. The amount is in the currency's minor unit.
 
     Attributes:
-        attempt: the payment that it belongs to, 1 for the order's first.
-        refunds: of a refund, the captured transaction that it gives back from.
+        attempt: number of the payment that it belongs to, 1 for the order's first.
+        refunds: of a refund, the id of the refunded capture.
         correlation_id: of the request that opened it.
-        version: the order's version that changed it last.
+        version: the order's version that last changed it.
     """
 
     id: UUID
@@ -121,7 +121,7 @@ def _refund_failed(fact: RefundFailed, rows: Rows) -> None:
     _fail(fact.refund_id, fact.error_code, fact.error_message, rows)
 
 
-def _refund_taken_back(fact: RefundReversed, rows: Rows) -> None:
+def _refund_reversed(fact: RefundReversed, rows: Rows) -> None:
     row = _fail(fact.refund_id, fact.error_code, fact.error_message, rows)
     if fact.processor_transaction_id is not None:
         row["processor_transaction_id"] = fact.processor_transaction_id
@@ -150,7 +150,7 @@ def _open(id: str, kind: str, fact: Any, rows: Rows) -> Values:
 
 
 def _settle(id: str, kind: str, fact: Any, rows: Rows) -> None:
-    """The processor may tell of a transaction that nobody asked it for here, so it may be new."""
+    """Record a success. The row may be new: the processor may report a transaction that was not requested here."""
     row = _open(id, kind, fact, rows)
     row["status"] = SUCCESS
     row["error_code"] = row["error_message"] = None
@@ -186,14 +186,13 @@ HANDLERS: dict[type[StreamEvent], Handler] = {
     RefundDiscovered: _refund_opened,
     RefundSucceeded: _refunded,
     RefundFailed: _refund_failed,
-    RefundReversed: _refund_taken_back,
+    RefundReversed: _refund_reversed,
 }
-"""What each type of fact does to the order's transactions, the same as its `fold` does to the aggregate; others do
-nothing here."""
+"""What types of facts do to the order's transactions, as their `fold` does to the aggregate. All others do nothing."""
 
 
 def rows_from_order(order: Order) -> list[TransactionRow]:
-    """The rows that the projection makes of the same facts, newest first; their `version` is the order's."""
+    """The rows that the projection makes of the order's facts, newest first; their `version` is the order's."""
     rows = [
         TransactionRow(
             id=UUID(each.id),
@@ -238,7 +237,7 @@ async def list_transactions(
 ) -> list[TransactionRow] | None:
     """The order's transactions, newest first, as of every append acknowledged until now.
 
-    None where the order is unknown or another merchant's.
+    None if the order is unknown or another merchant's.
     """
     async with store.pool.connection() as connection:
         cursor = await connection.execute(LIST, {"order_id": order_id, "merchant_id": merchant_id})
@@ -255,7 +254,7 @@ async def list_transactions(
 async def list_refunds(
     store: EventStore, *, order_id: UUID, merchant_id: UUID
 ) -> list[TransactionRow] | None:
-    """The order's refunds only; a refund's id is its transaction's. Otherwise as `list_transactions`."""
+    """The order's refunds; otherwise as `list_transactions`."""
     rows = await list_transactions(store, order_id=order_id, merchant_id=merchant_id)
     if rows is None:
         return None
