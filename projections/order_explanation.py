@@ -1,6 +1,6 @@
 """Explains in sentences how an order got into its current state, for support staff, from its events alone.
 
-Nothing here reads a table or a clock, so that the command line, the API and the console say the same.
+Nothing here reads a table or a clock, so the command line, the API and the console say the same.
 """
 
 import re
@@ -56,11 +56,11 @@ ROUTED_BY_PRIORITY = re.compile(
 class OrderExplanation:
     """
     Attributes:
-        version: of the order's stream, up to which facts were told.
-        as_of: the moment that durations count to.
-        state: how it stands, in a sentence.
-        history: how it came to that, oldest first: each attempt to pay it, each refund, what did not fit.
-        pending: what is under way, and since when; empty where nothing is.
+        version: of the order's stream, up to which its facts are explained.
+        as_of: the moment up to which durations are counted.
+        state: its current state, in a sentence.
+        history: how it got there, oldest first: each attempt to pay it, each refund, and events that did not fit.
+        pending: what is under way, and since when; empty if nothing is.
         next: what the merchant can do.
     """
 
@@ -79,24 +79,24 @@ def explain_order(facts: Sequence[StreamEvent], *, now: datetime) -> OrderExplan
 
     Args:
         facts: the first events of its stream, in their order; at least one.
-        now: up to when something that is pending has been so.
+        now: the moment up to which durations are counted.
     """
     order = fold(facts)
-    teller = _Teller(order, facts, now)
+    explainer = _Explainer(order, facts, now)
     return OrderExplanation(
         order_id=order.id,
         version=order.version,
         status=order.status,
         as_of=now,
-        state=teller.state(),
-        history=list(teller.history()),
-        pending=list(teller.pending()),
-        next=list(teller.next_steps()),
+        state=explainer.state(),
+        history=list(explainer.history()),
+        pending=list(explainer.pending()),
+        next=list(explainer.next_steps()),
     )
 
 
 @dataclass(frozen=True)
-class _Teller:
+class _Explainer:
     order: Order
     facts: Sequence[StreamEvent]
     now: datetime
@@ -145,7 +145,7 @@ class _Teller:
                     yield self.strange(fact)
 
     def attempt(self, payment: Payment) -> Iterator[str]:  # noqa: C901  # a branch for each kind of fact
-        """What became of a payment, as far as it is known."""
+        """The course of a payment, as far as it is known."""
         facts = [fact for fact in self.facts if getattr(fact, "attempt", None) == payment.attempt]
         at = named(payment.processor)
         for fact in facts:
@@ -212,7 +212,7 @@ class _Teller:
         return f"{asked} was made by {at} on {when}{reference}."
 
     def strange(self, fact: ProcessorEventReceived) -> str:
-        """An event of a processor that nothing followed from, and that somebody should look at."""
+        """A processor's event that had no effect and needs attention."""
         at, when = named(fact.processor), time_text(fact.timestamp)
         what = "contradicts what is on record"
         if fact.effect == "unmatched":
@@ -254,7 +254,7 @@ class _Teller:
             )
 
     def pending_transaction(self, transaction: Transaction) -> Iterator[str]:
-        """A capture, void or refund that was asked for. What a payment opens with is told with the payment."""
+        """A capture, void or refund that was requested. The transaction that a payment opens is part of the payment."""
         [*_, fact] = (each for each in self.facts if each.reference == transaction.cause.event)
         at = named(self.order.payments[transaction.attempt].processor)
         amount, ago = self.money(transaction.amount), self.ago(fact)
@@ -315,7 +315,7 @@ class _Teller:
 
 
 def chosen(fact: PaymentRequested) -> str:
-    """Why this processor: what `commands/route_payment.py` noted, as the end of a sentence."""
+    """Why this processor was chosen: what `commands/route_payment.py` recorded, as the end of a sentence."""
     if fact.routing == "named in the request":
         return "because the request named it"
     if fact.routing.startswith("preferred for "):
@@ -340,7 +340,7 @@ def said(
 
 
 def referred(*references: str | None) -> str:
-    """` (reference ch_1, pi_1)` of those that there are."""
+    """` (reference ch_1, pi_1)`: those that are not None, each once."""
     there = dict.fromkeys(each for each in references if each is not None)
     if not there:
         return ""
@@ -371,7 +371,7 @@ def _reason(reason: str | None) -> str:
 
 
 def _late(facts: Sequence[StreamEvent], captured: PaymentCaptured) -> str:
-    """That a payment was thought to be over when its money came."""
+    """A remark, if a payment had been reported to be over before it was captured."""
     for fact in reversed(facts[: facts.index(captured)]):
         match fact:
             case PaymentFailed() | PaymentCancelled() | PaymentVoided():

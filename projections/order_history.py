@@ -16,9 +16,9 @@ from payloops.events.stream import StreamEvent
 from payloops.projections.orders import row_from_order
 
 State = Mapping[str, Any]
-"""All there is to an order, by name: `status`, `payments.1.status`, `transactions.<id>.amount`."""
+"""The whole state of an order, by field: `status`, `payments.1.status`, `transactions.<id>.amount`."""
 NOT_STATE = {"version", "updated_at"}
-"""Of an order's row: they change with every event."""
+"""Columns of an order's row that change with every event."""
 OF_PAYMENT = (
     *("processor", "capture", "amount", "status", "processor_order_id", "processor_transaction_id"),
     *("redirect_url", "cancel_requested", "capture_pending"),
@@ -49,7 +49,7 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What an event made of an order."""
+    """The effect of one event on an order."""
 
     fact: StreamEvent
     changes: list[Difference]

@@ -1,7 +1,7 @@
-"""Applying events again that a projection could not apply.
+"""Parked events: retrying those of projections, and having subscribers forward theirs again.
 
-Later events of the same stream may have changed its rows since. So the rows are made again from all events of the
-stream, up to the projection's position: a parked event is applied in its place, or parked again.
+Later events of the same stream may have changed its rows since. So a projection's rows are made again from all events
+of the stream, up to the projection's position: a parked event is applied in its place, or parked again.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ from payloops.projections.totals import remove_empty, take_away
 
 LOOK_SECONDS = 0.1
 STREAMS = 50
-"""Whose rows are made again in one transaction."""
+"""Streams whose rows are made again in one transaction."""
 
 LOCK = "SELECT position FROM checkpoints WHERE name = %s AND version = %s FOR UPDATE"
 PARKED_STREAMS = """
@@ -39,7 +39,7 @@ EVENTS = """
 FORGET = "DELETE FROM parked_events WHERE reader = %s AND originator_id = %s RETURNING position"
 
 
-# Subscribers keep their parked events in the same table. They forward them, which is not for us to do.
+# Subscribers keep their parked events in the same table. Only they can forward them: they are asked to, by `retry`.
 SUBSCRIBERS = """
     SELECT DISTINCT reader FROM parked_events WHERE reader <> ALL (%s) AND (%s OR reader = ANY (%s)) ORDER BY 1
 """
@@ -58,12 +58,12 @@ COUNT = "SELECT count(*), count(*) FILTER (WHERE retry) FROM parked_events WHERE
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retried:
-    """Of one reader of the log.
+    """The result for one reader of the log.
 
     Attributes:
         applied: how many of its parked events were applied or forwarded.
         parked: how many were parked again.
-        waiting: how many wait for a subscriber to try them.
+        waiting: how many the subscriber has not retried yet.
     """
 
     reader: str
@@ -74,7 +74,7 @@ class Retried:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parked:
-    """An event that a subscriber parked. `retry`: somebody has asked for it to be forwarded since."""
+    """An event that a subscriber parked. `retry`: whether it is marked to be forwarded again."""
 
     originator_version: int
     topic: str
@@ -86,14 +86,14 @@ class Parked:
 async def parked_of(
     connection: psycopg.AsyncConnection[TupleRow], *, subscriber: str, stream: UUID
 ) -> dict[int, Parked]:
-    """What a subscriber parked of a stream, by version."""
+    """A stream's events that a subscriber parked, by version."""
     async with connection.cursor(row_factory=class_row(Parked)) as cursor:
         await cursor.execute(OF_STREAM, (subscriber, stream))
         return {each.originator_version: each for each in await cursor.fetchall()}
 
 
 async def streams_with_parked(connection: psycopg.AsyncConnection[TupleRow], *, subscriber: str) -> set[UUID]:
-    """The streams of which a subscriber has parked events."""
+    """The streams with events that a subscriber parked."""
     return {
         row[0] for row in await (await connection.execute(STREAMS_AT_SUBSCRIBER, (subscriber,))).fetchall()
     }
@@ -102,7 +102,7 @@ async def streams_with_parked(connection: psycopg.AsyncConnection[TupleRow], *, 
 async def parked_at_subscribers(
     connection: psycopg.AsyncConnection[TupleRow], *, projections: Sequence[str], names: Sequence[str]
 ) -> list[str]:
-    """Those of the named readers, or of all, that are no projections and have parked events."""
+    """The subscribers with parked events, among the named readers, or all."""
     values = (list(projections), not names, list(names))
     return [row[0] for row in await (await connection.execute(SUBSCRIBERS, values)).fetchall()]
 
@@ -110,10 +110,10 @@ async def parked_at_subscribers(
 async def retry_forwarding(
     connection: psycopg.AsyncConnection[TupleRow], *, subscriber: str, seconds: float
 ) -> Retried:
-    """Have the active subscriber forward what it parked, and wait for it.
+    """Have the active subscriber forward its parked events again, and wait for it.
 
     Args:
-        seconds: to wait at the most; the subscriber goes on afterwards.
+        seconds: to wait at most; the subscriber continues afterwards.
     """
     asked = (await connection.execute(ASK, (subscriber,))).rowcount
     deadline = time.monotonic() + seconds
@@ -131,14 +131,14 @@ async def retry_forwarding(
 async def forward_again(
     connection: psycopg.AsyncConnection[TupleRow], *, subscriber: str, event: RecordedEvent, why: str
 ) -> None:
-    """Have the active subscriber forward an event that it has forwarded before. Until it has, the event is parked."""
+    """Have the active subscriber forward an event again: it is marked as parked until that is done."""
     stored = event.stored
     values = (event.position, stored.originator_id, stored.originator_version, stored.topic, why)
     await connection.execute(AGAIN, (subscriber, *values))
 
 
 async def retry_parked(connection: psycopg.AsyncConnection[TupleRow], *, projection: Projection) -> Retried:
-    """Apply what was parked, as far as it can be by now. May run beside projectors, and again."""
+    """Apply a projection's parked events, as far as possible by now. May run beside projectors, and be repeated."""
     applied = parked = 0
     after: UUID | None = None
     while True:
@@ -163,7 +163,7 @@ async def retry_parked(connection: psycopg.AsyncConnection[TupleRow], *, project
 async def _make_again(
     connection: psycopg.AsyncConnection[TupleRow], projection: Projection, stream: UUID, position: int
 ) -> tuple[int, int]:
-    """How many events of the stream were parked, and are still."""
+    """Make a stream's rows again; return how many of its events were parked before, and how many still are."""
     families = list(projection.families)
     rows = await (await connection.execute(EVENTS, (families, stream, position))).fetchall()
     [batch] = decode([projection], [LoggedEvent(*row) for row in rows])

@@ -1,12 +1,12 @@
 """The projector: tails the log and folds it into tables, exactly once.
 
-A batch is one transaction with the projection's checkpoint (batches.py): whatever is killed when, the tables and
-the checkpoint are of the same position. Besides, each projection has one active projector at a time, by an
-advisory lock that ends with its connection; all others stand by.
+A batch updates the tables and the projection's checkpoint in one transaction (batches.py), so both are always at the
+same position, whatever is killed. Each projection has one active projector at a time, which holds an advisory lock that
+ends with its connection; all others stand by.
 
-The checkpoint says which version of the projection made the tables. A projector of a newer version builds them
-anew, while one of the old version keeps up those that serve, and then takes over; one of an older version leaves
-the tables alone.
+The checkpoint contains the version of the projection that made the tables. A projector of a newer version builds new
+tables while one of the old version keeps the live ones up to date, and then takes over; a projector of an older version
+leaves the tables alone.
 """
 
 import asyncio
@@ -28,29 +28,29 @@ from payloops.projections.projection import Projection, all_projections
 STANDBY_SECONDS = 0.5
 """Between a standby's attempts to become active."""
 BATCH_TIMEOUT = "60s"
-"""PostgreSQL's statement_timeout for a batch: more than for a request, which someone waits for."""
+"""PostgreSQL's statement_timeout for a batch: longer than for a request, since nobody waits for it."""
 GATHER_SECONDS = 0.02
-"""After a batch, before the next: under load a batch of many events costs little more than one of a single event. Who
-comes after a pause is not held up."""
+"""Pause after a batch: under load, a batch of many events costs little more than a batch of one. The first event after
+an idle time is not delayed."""
 BACKOFF_SECONDS = (0.1, 2.0)
-"""Before trying again after an error of the database: at first, and at most."""
+"""Pause before retrying after an error of the database: at first, and at most."""
 
 log = structlog.get_logger()
 
 BECOME_ACTIVE = "SELECT pg_try_advisory_lock(hashtextextended('payloops.projector.' || %s, 0))"
 BEGIN_AT_ZERO = "INSERT INTO checkpoints (name, version) VALUES (%s, %s) ON CONFLICT DO NOTHING"
 BY_INDEX = "SET enable_seqscan = off"
-"""A batch is a few rows of tables that grow. A plan that is made while they are almost empty, and kept, would read them
-whole for each event, until PostgreSQL has counted them anew."""
+"""A batch concerns a few rows of growing tables. A plan made while they are almost empty would be kept, and would scan
+the whole tables for each event until PostgreSQL analyzes them again."""
 VERSION = "SELECT version FROM checkpoints WHERE name = %s"
 
 
 async def run_projections(
     *, database_url: str, stop: asyncio.Event, projections: Sequence[Projection] | None = None
 ) -> None:
-    """Keep every projection up to date until `stop` is set; a batch that has begun is finished first.
+    """Keep all projections up to date until `stop` is set; a batch under way is finished first.
 
-    An outage of the database, however long, is waited out.
+    Survives an outage of the database, however long.
     """
     wakeups = Wakeups(database_url)
     wakeups.start()
@@ -63,7 +63,7 @@ async def run_projections(
 
 
 async def _keep_up(projection: Projection, database_url: str, wakeups: Wakeups, stop: asyncio.Event) -> None:
-    """Stand by, become active, follow the log; again from the start whenever the database fails."""
+    """Stand by, become active, follow the log; start over whenever the database fails."""
     failures = 0
     while not stop.is_set():
         try:
@@ -112,7 +112,7 @@ async def projecting(
 async def _become_active(
     connection: psycopg.AsyncConnection[TupleRow], projection: Projection, stop: asyncio.Event
 ) -> bool:
-    """Wait until no other projector is active; False when told to stop, or the tables are an older version's."""
+    """Wait until no other projector is active; False if asked to stop, or if the tables are of an older version."""
     standing_by = False
     while not stop.is_set():
         version = await _version(connection, projection)
@@ -138,7 +138,7 @@ async def _version(connection: psycopg.AsyncConnection[TupleRow], projection: Pr
 
 
 async def _take_over_older_version(projection: Projection, database_url: str, stop: asyncio.Event) -> None:
-    """Build this version's tables while an older one's serve, and put them in their place."""
+    """If the tables were made by an older version, build new ones beside them, and replace them."""
     async with await connect(database_url, application_name="payloops projector") as connection:
         version = await _version(connection, projection)
     if version is None or version >= projection.version:
@@ -159,7 +159,7 @@ async def _take_over_older_version(projection: Projection, database_url: str, st
     try:
         await building
     except asyncio.CancelledError:
-        return  # it goes on at the next start
+        return  # the next start resumes it
     except (BuildUnderWay, TablesBusy) as error:
         log.info("projector.build_waits", projection=projection.name, why=str(error))
         await _stopped_within(stop, STANDBY_SECONDS * (1 + random.random()))  # noqa: S311  # jitter

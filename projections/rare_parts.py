@@ -1,8 +1,8 @@
 """Which parts of a search text are worth looking up in a trigram index.
 
-PostgreSQL goes through the orders that have one trigram of the text, and looks each up among those that have the
-others. Trigrams that many orders share (the common beginning of external ids, a mail provider) exclude few orders and
-take longest, the more so the more orders there are.
+PostgreSQL goes through the list of orders with one trigram of the text, and looks each up in the lists of the others.
+Trigrams that many orders have in common (the beginning of external ids, a mail provider) exclude few orders, but have
+the longest lists, which grow with the number of orders.
 """
 
 import time
@@ -14,9 +14,9 @@ from payloops.events.event_store import EventReader
 
 LENGTH = 3
 COMMON = 0.2
-"""Share of all orders that have a common trigram, or more."""
+"""A trigram is common if at least this share of all orders has it."""
 REFRESH_SECONDS = 600
-# What PostgreSQL keeps of what it found at its last look at the table: some hundred orders' texts, at even distances.
+# From PostgreSQL's statistics of the table, as of its last ANALYZE: the texts of some hundred orders, evenly spread.
 SAMPLE = """
     SELECT histogram_bounds::text::text[] FROM pg_stats
     WHERE schemaname = current_schema() AND tablename = 'orders_by_text'
@@ -27,7 +27,7 @@ _common: WeakKeyDictionary[EventReader, tuple[float, frozenset[str]]] = WeakKeyD
 
 
 async def common_trigrams(store: EventReader) -> frozenset[str]:
-    """Those of the texts of all orders, as of a few minutes ago; none where nothing is known yet."""
+    """The common trigrams of all orders' texts, as of a few minutes ago; none if there are no statistics yet."""
     looked_up, common = _common.get(store, (float("-inf"), frozenset()))
     if time.monotonic() - looked_up > REFRESH_SECONDS:
         async with store.pool.connection() as connection:
@@ -44,10 +44,11 @@ def _common_of(texts: Iterable[str]) -> frozenset[str]:
 
 
 def rare_parts(text: str, *, common: frozenset[str]) -> list[str]:
-    """What is left of a text without its common trigrams, in its order; nothing where it has none, or no other.
+    """The parts of a text that are left without its common trigrams, in order; none if it has no common ones, or only
+    such.
 
-    Each part has a trigram: three letters or digits. Of a text with letters beyond ASCII, whose lower case may depend
-    on what is beside them, there are no parts.
+    Each part has at least one trigram of three letters or digits. Texts that are not ASCII are not split, since the
+    lower case of a letter may depend on its neighbours.
     """
     if not text.isascii() or common.isdisjoint(_trigrams(text.lower())):
         return []

@@ -1,4 +1,4 @@
-"""How far each reader of the log is, and which events it parked: for `payloops projections status` and others."""
+"""The position and lag of each reader of the log, and the events that it parked."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,13 +12,13 @@ from payloops.projections.projection import all_projections
 
 @dataclass(frozen=True, slots=True)
 class ProjectionStatus:
-    """The state of one projection, or of a subscriber: they keep the same books.
+    """The state of one reader of the log: a projection or a subscriber.
 
     Attributes:
-        position: the last event that is done. head: the newest event there is.
-        lag_seconds: age of the oldest event that is not done, 0 where there is none.
-        parked: events that could not be applied.
-        active: whether a process works on it now.
+        position: of the last event that it has processed. head: of the newest event.
+        lag_seconds: age of the oldest event that it has not processed, 0 if there is none.
+        parked: number of its parked events.
+        active: whether a process is working on it now.
     """
 
     name: str
@@ -30,7 +30,7 @@ class ProjectionStatus:
     active: bool
 
 
-# Who is at work holds the advisory lock of its name, taken with one bigint key (objsubid 1), in this database.
+# An active process holds the advisory lock of its name, taken with one bigint key (objsubid 1), in this database.
 STATUS = """
     SELECT r.name, coalesce(c.position, 0), log.head, log.head - coalesce(c.position, 0),
            greatest(extract(epoch FROM clock_timestamp() - next.recorded_at), 0)::float8,
@@ -54,7 +54,7 @@ STATUS = """
 
 
 async def projections_status(pool: AsyncConnectionPool) -> list[ProjectionStatus]:
-    """One entry for each projection that this version knows, then one for every other reader with a checkpoint."""
+    """One entry for each projection of this version, then one for every other reader with a checkpoint."""
     names = [projection.name for projection in all_projections()]
     async with pool.connection() as connection:
         cursor = await connection.execute(STATUS, {"projections": names})
@@ -63,12 +63,12 @@ async def projections_status(pool: AsyncConnectionPool) -> list[ProjectionStatus
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParkedEvent:
-    """An event that a reader went on without.
+    """A parked event: its reader continued without it.
 
     Attributes:
         reader: the projection or subscriber. position: of the event in the log.
-        stream_id, version: whose event it is, and which of its stream.
-        retry: whether its subscriber was asked to try it again.
+        stream_id, version: the stream, and the event's version in it.
+        retry: whether its subscriber was asked to forward it again.
     """
 
     reader: str
@@ -88,7 +88,7 @@ PARKED = """
 
 
 async def list_parked_events(pool: AsyncConnectionPool, *, limit: int) -> list[ParkedEvent]:
-    """Events that could not be applied or forwarded, the newest first."""
+    """Parked events of all readers, newest first."""
     async with (
         pool.connection() as connection,
         connection.cursor(row_factory=class_row(ParkedEvent)) as cursor,

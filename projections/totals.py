@@ -1,7 +1,7 @@
 """Tables of sums over the rows of a projected table, updated by each batch.
 
-The statement that writes rows subtracts what they counted before and adds what they count now, so that the sums always
-match the rows.
+The statement that writes rows subtracts their former contributions and adds the new ones, so the sums always match the
+rows.
 """
 
 from collections.abc import Sequence
@@ -22,10 +22,10 @@ class Totals:
 
     Attributes:
         name: of the table; `keys` are its primary key.
-        of: whose rows are counted.
-        sums: columns of integers; a row in which all are 0 is removed.
-        contributions: selects keys and sums, in this order, that the rows `r` of a common table expression count
-            for; one row may count in several places.
+        of: the table whose rows are summed up.
+        sums: columns of integers; a row in which all are 0 is deleted.
+        contributions: a query that selects keys and sums, in this order, for the rows `r` of a common table expression;
+            one row may contribute to several sums.
     """
 
     name: LiteralString
@@ -71,8 +71,8 @@ def _added(totals: Totals) -> sql.Composed:
     )
 
 
-# All of it sees the tables as they were before: `before` is what stood there. What is limited to one row is looked for
-# by its key, however few rows PostgreSQL takes the table to have.
+# All parts of the statement see the tables as they were before it, hence `before`. LIMIT 1 makes PostgreSQL look rows
+# up by their key, even if it believes that the table is small.
 WRITE = """
     WITH after AS ({upsert} RETURNING *),
     before AS (
@@ -108,7 +108,7 @@ async def write(
     totals: tuple[Totals, ...],
     rows: Sequence[RowPatch],
 ) -> None:
-    """Write the rows, and what that changes of the sums over them; rows that hold these versions already stay."""
+    """Write rows, and update the sums over them. Rows that include these versions already are left unchanged."""
     if rows:
         await connection.execute(write_statement(table, totals), patches_parameters(rows))
 
@@ -157,17 +157,17 @@ def _plain(statement: bytes) -> sql.SQL:
 async def take_away(
     connection: psycopg.AsyncConnection[TupleRow], *, totals: Totals, ids: Sequence[Any]
 ) -> None:
-    """Take away what the rows of these ids count; call before they are removed, and `remove_empty` afterwards."""
+    """Subtract the contributions of these rows. Call it before they are deleted, and `remove_empty` afterwards."""
     await connection.execute(statement(totals, sign="-", all_rows=False), (ids,))
 
 
 async def remove_empty(connection: psycopg.AsyncConnection[TupleRow], *, totals: Totals) -> None:
-    """Remove sums that came to nothing."""
+    """Delete rows in which all sums are 0."""
     table = sql.Identifier(totals.name)
     empty = sql.SQL(" AND ").join(sql.SQL("{} = 0").format(sql.Identifier(each)) for each in totals.sums)
     await connection.execute(sql.SQL(REMOVE_EMPTY).format(table=table, empty=empty))
 
 
 async def count_all(connection: psycopg.AsyncConnection[TupleRow], *, totals: Totals) -> None:
-    """Fill an empty table of sums from all rows that there are."""
+    """Fill an empty table of sums from all rows."""
     await connection.execute(statement(totals, sign="", all_rows=True))

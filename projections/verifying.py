@@ -27,12 +27,12 @@ MOST_SHOWN = 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
-    """A row that is not what the log makes it.
+    """A row that differs from what the log yields.
 
     Attributes:
         key: of the row, by column.
-        live: values of the columns that differ, as text; None where there is no such row.
-        rebuilt: as the log says.
+        live: values of the columns that differ, as text; None if there is no such row.
+        rebuilt: the same, of the row that the log yields.
     """
 
     table: str
@@ -43,11 +43,11 @@ class Difference:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """What became of one table.
+    """The result for one table.
 
     Attributes:
-        position: of the log, that both are of.
-        rows: compared. differing: how many of them differ; of these, `differences` are the first.
+        position: of the log, at which both tables were compared.
+        rows: how many were compared. differing: how many differ; `differences` are the first of them.
     """
 
     projection: str
@@ -70,13 +70,13 @@ class VersionsDiffer(Exception):
 async def verify(
     *, database_url: str, projections: Sequence[Projection], report: Report, workers: int
 ) -> list[Verdict]:
-    """Build the projections' tables a second time and compare: a verdict for each table.
+    """Build the projections' tables a second time and compare them: a verdict for each table.
 
-    The second tables are dropped however it ends, unless the process is killed: then the next verification does it.
+    The second tables are dropped in any case; if the process is killed, by the next verification.
 
     Raises:
         BuildUnderWay: another process is verifying.
-        VersionsDiffer: there is nothing to compare with.
+        VersionsDiffer: the live tables were made by another version.
     """
     verdicts: list[Verdict] = []
     async with _snapshot(database_url) as live:
@@ -128,7 +128,7 @@ KEY = """
     SELECT attname FROM pg_index JOIN pg_attribute ON attrelid = indrelid AND attnum = ANY(indkey)
     WHERE indrelid = %s::text::regclass AND indisprimary ORDER BY array_position(indkey::int[], attnum::int)
 """
-# As text in one collation, so that both sides, and we, order keys alike.
+# As text in one collation, so that both connections and Python order keys alike.
 ROWS = "SELECT {key}, t::text FROM {table} t ORDER BY {key}"
 ROW = "SELECT to_jsonb(t) FROM {table} t WHERE ({key}) = ({values})"
 
@@ -174,7 +174,7 @@ async def _compare(
     ours, rebuilt = _Side(live, "public", name, key), _Side(build.connection, SCRATCH, name, key)
     compared = differing = 0
     differences: list[Difference] = []
-    # Closed whatever interrupts it: their transactions hold up who drops the tables.
+    # Closed in any case: their open transactions would block the DROP of the tables.
     async with aclosing(ours.rows()) as left, aclosing(rebuilt.rows()) as right:
         async for this, same in _merged(left, right):
             compared += 1
@@ -198,7 +198,7 @@ async def _compare(
 async def _merged(
     left: AsyncIterator[tuple[tuple[str, ...], str]], right: AsyncIterator[tuple[tuple[str, ...], str]]
 ) -> AsyncIterator[tuple[tuple[str, ...], bool]]:
-    """The keys of both, in their order, and whether both have the same row under it."""
+    """The keys of both sides, in order, and whether both have the same row under each."""
     a, b = await anext(left, None), await anext(right, None)
     while a is not None or b is not None:
         this = min(each[0] for each in (a, b) if each is not None)
