@@ -29,11 +29,10 @@ async def cancel_order(
     by: Metadata,
     receipt: Callable[[Order], Receipt] | None = None,
 ) -> Order:
-    """Cancel at once where no payment is under way, else ask for it; return the order.
+    """Cancel at once if no payment is under way, else request it of the processor; return the order.
 
     An order that is `processing`, `requires_action` or `authorized` keeps that status until its processor has
-    stopped or released the payment, and becomes `captured` where the processor was faster. Asking twice is
-    asking once.
+    stopped or released the payment, and becomes `captured` if the capture was faster. A second request has no effect.
 
     Raises:
         OrderNotFound.
@@ -50,7 +49,7 @@ async def cancel_order(
 
 
 def cancel(order: Order, *, by: Metadata) -> None:
-    """Record the cancellation, or that it was asked for.
+    """Record the cancellation, or the request for it.
 
     Raises:
         InvalidStatus.
@@ -79,7 +78,7 @@ def cancel(order: Order, *, by: Metadata) -> None:
 
 
 def request_void(order: Order, payment: Payment, *, by: Metadata) -> None:
-    """Record that an authorization is to be released, unless that is under way."""
+    """Record that an authorization is to be released, unless a void is under way already."""
     if order.pending(payment.attempt, TransactionType.VOID):
         return
     order.record(

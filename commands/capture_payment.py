@@ -22,10 +22,10 @@ async def capture_payment(
     by: Metadata,
     receipt: Callable[[Order], Receipt] | None = None,
 ) -> Order:
-    """Ask for the money and return the order, still `authorized`: the processor says when it is captured.
+    """Request the capture and return the order, still `authorized` until the processor reports the capture.
 
     Args:
-        amount: in minor units; all that was authorized where None.
+        amount: in minor units; the whole authorized amount if None.
 
     Raises:
         OrderNotFound, CaptureExceedsAuthorized.
@@ -58,7 +58,7 @@ def request_capture(order: Order, *, amount: int | None, by: Metadata) -> None:
         raise InvalidStatus(order.id, order.status, "Order is authorized and a capture is already under way")
     if amount is not None and amount > payment.amount:
         raise CaptureExceedsAuthorized(order.id, amount, payment.amount)
-    # An automatic payment that the processor only authorized has opened its capture already.
+    # An automatic payment that the processor only authorized has a pending capture already.
     opened = order.pending(payment.attempt, TransactionType.CAPTURE)
     order.record(
         PaymentCaptureRequested,

@@ -15,7 +15,7 @@ from payloops.events.orders import (
 def succeed_refund(
     order: Order, refund_id: str, *, processor_transaction_id: str | None, by: Metadata
 ) -> None:
-    """Record that money was given back. See `processor_refunds` for one that had been reported failed before.
+    """Record that a refund was made. If it may have been reported as failed before, use `complete_refund`.
 
     Raises:
         ContradictsRecord: more would be refunded than was captured.
@@ -49,7 +49,7 @@ def fail_refund(
     error_message: str | None,
     by: Metadata,
 ) -> None:
-    """Record that the processor refused a refund. One that was made is left as it is: see `reverse_refund`."""
+    """Record that the processor refused a refund. It has no effect on one that was made: see `reverse_refund`."""
     refund = order.transactions[refund_id]
     if refund.status is not TransactionStatus.PENDING:
         return
@@ -74,11 +74,11 @@ def reverse_refund(
     error_message: str | None,
     by: Metadata,
 ) -> None:
-    """Record that a refund came back: the customer has not got the money, and it may be refunded again.
+    """Record that a refund was returned: the customer does not have the money, and it may be refunded again.
 
-    It happens days after the refund was made, where a card is closed or a bank refuses:
-    https://docs.stripe.com/refunds#failed-refunds. Only the processor's own event says so: a workflow that reports
-    a failure after a success may have failed in its own reporting.
+    It happens days after the refund was made, if a card is closed or a bank refuses:
+    https://docs.stripe.com/refunds#failed-refunds. Only the processor's own events report it: a workflow that reports a
+    failure after a success may have failed in its own reporting.
     """
     refund = order.transactions[refund_id]
     counted = refund.amount if refund.status is TransactionStatus.SUCCESS else 0
@@ -98,7 +98,7 @@ def reverse_refund(
 
 
 def _status_after(order: Order, refunded: int) -> OrderStatus:
-    """The status of an order that was captured, when so much of it is refunded."""
+    """The status of a captured order of which this amount is refunded."""
     if refunded == 0:
         return OrderStatus.CAPTURED
     return OrderStatus.REFUNDED if refunded == order.amount_captured else OrderStatus.PARTIALLY_REFUNDED

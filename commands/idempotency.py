@@ -16,7 +16,7 @@ from payloops.events.appender import Receipt
 from payloops.events.crash_points import crash_point
 
 LEASE_SECONDS = 20
-"""Longer than a request may take up to its append."""
+"""More than a request may take up to its append."""
 KEPT_HOURS = 24
 
 RESERVE = """
@@ -34,7 +34,7 @@ RESERVE = """
     )
     SELECT owner, NULL::bytea, NULL::int, NULL::bytea, NULL::float8 FROM reserved
     UNION ALL
-    -- As long again as it is under way by now: most are done in an instant, and a dead one holds on to its lease's end.
+    -- Retry after as long as the first request has taken so far: most end in an instant, a dead one with its lease.
     SELECT NULL, fingerprint, response_status, response_body,
            extract(epoch FROM least(lease_expires_at - now(), now() - created_at))::float8
     FROM idempotency_keys
@@ -64,7 +64,7 @@ class IdempotencyInProgress(Exception):
     """The first request with this key is still under way, or died less than a lease ago.
 
     Attributes:
-        seconds: after which to ask again.
+        seconds: until the client should retry.
     """
 
     def __init__(self, *, seconds: float) -> None:
@@ -86,26 +86,26 @@ class Replay:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reserved:
-    """This request is the one that answers the key."""
+    """The key is reserved for this request."""
 
     merchant_id: UUID
     key: str
     owner: UUID
 
     def receipt(self, status: int, body: bytes) -> Receipt:
-        """The answer, for the append that makes it true."""
+        """The answer, to be stored by the append of the events that it reports."""
         return Receipt(merchant_id=self.merchant_id, key=self.key, owner=self.owner, status=status, body=body)
 
     async def amend(self, pool: AsyncConnectionPool, body: bytes) -> None:
-        """Replace the stored answer by the one that was given after waiting for more."""
+        """Replace the stored answer by the one given after `Prefer: wait`."""
         async with pool.connection() as connection:
             await connection.execute(AMEND, (body, self.merchant_id, self.key, self.owner))
 
     async def release(self, pool: AsyncConnectionPool) -> bool:
-        """Let the key go where nothing was done; an answer that is stored stays.
+        """Give the key up, unless an answer is stored.
 
         Returns:
-            Whether it was still held: then nothing was done, and an append that is under way will be dropped.
+            Whether it was still reserved: then nothing was done, and an append that is under way will be dropped.
         """
         async with pool.connection() as connection:
             released = await connection.execute(RELEASE, (self.merchant_id, self.key, self.owner))
@@ -115,7 +115,7 @@ class Reserved:
 async def reserve(
     pool: AsyncConnectionPool, *, merchant_id: UUID, key: str, fingerprint: bytes
 ) -> Reserved | Replay:
-    """Take the key for this request, or find the answer to the first.
+    """Reserve the key for this request, or find the answer to the first.
 
     Args:
         fingerprint: digest of method, path, query and body.
@@ -153,7 +153,7 @@ async def reserve(
 
 
 async def delete_expired(pool: AsyncConnectionPool) -> int:
-    """Delete the keys that are older than they are kept, a batch at a time; how many there were."""
+    """Delete expired keys, a batch at a time; return how many."""
     deleted = 0
     while True:
         async with pool.connection() as connection:

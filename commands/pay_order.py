@@ -28,16 +28,16 @@ async def pay_order(
     by: Metadata,
     receipt: Callable[[Order], Receipt] | None = None,
 ) -> Order:
-    """Open the next attempt and return the order, `processing`.
+    """Begin the next attempt to pay an order; return the order, now `processing`.
 
     Args:
-        processor: the processor to use; chosen by `route_payment` where None.
+        processor: the processor to use; chosen by `route_payment` if None.
         payment_method: `{type, token}`, tokens only.
 
     Raises:
         OrderNotFound, NoProcessor, InvalidProcessor.
-        InvalidStatus: the order is neither pending nor failed. A payment whose outcome is unknown stays
-            `processing`, and so is never made twice.
+        InvalidStatus: the order is neither pending nor failed. While the outcome of a payment is unknown, the order is
+            `processing`, so that it is not paid twice.
     """
     enabled = await enabled_processors(store, merchant_id=merchant_id)
 

@@ -14,9 +14,9 @@ from payloops.commands.personal_keys import WITH_HELD
 from payloops.events.personal_data import ERASED
 
 DONE = ("applied", "none", "contradiction", "unmatched")
-"""Effects that are on record with the order, and stay."""
+"""Effects that are recorded on the order, and final."""
 Effect = Literal["received", "applied", "none", "contradiction", "unmatched", "unknown_order", "unhandled"]
-"""What became of an event: `none`: it told nothing new; `received`: it is not dealt with yet."""
+"""What an event led to. `none`: it said nothing new. `received`: it has not been processed yet."""
 EFFECTS: tuple[str, ...] = get_args(Effect)
 NOTE = f"""
     {WITH_HELD}
@@ -30,7 +30,7 @@ NOTE = f"""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessorEventCount:
-    """How many events of a processor had an effect."""
+    """How many events of a processor had a certain effect."""
 
     processor: str
     effect: str
@@ -43,7 +43,7 @@ class ProcessorEventRow:
 
     Attributes:
         event_id: the processor's.
-        order_id: the merchant's order that it is about, None where there is none.
+        order_id: the merchant's order that it is about, if there is one.
         deliveries: how often it was delivered.
     """
 
@@ -58,7 +58,7 @@ class ProcessorEventRow:
     received_at: datetime
 
 
-# Ids are of version 7: their order is that of arrival.
+# Ids are UUIDs of version 7, so their order is that of arrival.
 LIST = sql.SQL("""
     SELECT id, merchant_id, processor, event_id, type, effect, order_id, deliveries, received_at
     FROM processor_events WHERE {conditions} ORDER BY id DESC LIMIT %(limit)s OFFSET %(skip)s
@@ -89,10 +89,10 @@ async def keep_processor_event(
     body: str,
     at: datetime,
 ) -> Effect:
-    """Keep an event as it arrived, once; what became of it so far.
+    """Store an event, once however often it arrives; return its effect so far.
 
     Args:
-        key: tells one event of the merchant's processor from another.
+        key: identifies an event of the merchant's processor.
         body: without card numbers.
     """
     async with pool.connection() as connection:
@@ -120,9 +120,9 @@ async def note_effect(
     effect: Effect,
     order_id: UUID | None,
 ) -> None:
-    """Keep with an event what became of it, unless that is known from another delivery of it.
+    """Store an event's effect, unless another delivery of it has led to a final one.
 
-    Its body is kept only where the order's personal data is not erased.
+    Its body is erased if the order's personal data was.
     """
     async with pool.connection() as connection:
         await connection.execute(
@@ -182,7 +182,7 @@ async def list_processor_events(
 async def find_processor_event(
     pool: AsyncConnectionPool, *, id: UUID
 ) -> tuple[ProcessorEventRow, str] | None:
-    """An event and its body, None where there is none."""
+    """An event and its body; None if there is no such event."""
     async with pool.connection() as connection, connection.cursor(row_factory=dict_row) as cursor:
         found = await (await cursor.execute(FIND, (id,))).fetchone()
     return None if found is None else _with_body(found)
@@ -191,7 +191,7 @@ async def find_processor_event(
 async def processor_events_of_order(
     pool: AsyncConnectionPool, *, order_id: UUID
 ) -> list[tuple[ProcessorEventRow, str]]:
-    """All events about an order, each with its body, in the order in which they came."""
+    """All events about an order, each with its body, in the order of arrival."""
     async with pool.connection() as connection, connection.cursor(row_factory=dict_row) as cursor:
         found = await (await cursor.execute(OF_ORDER, (order_id,))).fetchall()
     return [_with_body(row) for row in found]

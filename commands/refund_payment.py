@@ -23,14 +23,14 @@ async def refund_payment(
     by: Metadata,
     receipt: Callable[[Order, Transaction], Receipt] | None = None,
 ) -> tuple[Order, Transaction]:
-    """Ask for a refund; return the order and the refund, pending until the processor has made it.
+    """Request a refund; return the order and the refund, pending until the processor has made it.
 
     Args:
-        amount: in minor units; all that is left where None. Pending refunds count against what is left.
+        amount: in minor units; all that can still be refunded if None. Pending refunds count as made.
 
     Raises:
         OrderNotFound, RefundExceedsCaptured.
-        InvalidStatus: nothing was captured; or a refund of a payment waits for the processor's reference of it.
+        InvalidStatus: nothing was captured; or another refund is waiting for the processor's reference of the payment.
     """
     return await change_order(
         store,
@@ -42,7 +42,7 @@ async def refund_payment(
 
 
 def request_refund(order: Order, *, amount: int | None, reason: str | None, by: Metadata) -> Transaction:
-    """Record a refund from the captured transaction that has the most left (there is one, as a rule).
+    """Record a refund of the capture with the most left to refund (usually there is only one).
 
     Raises:
         InvalidStatus, RefundExceedsCaptured.
@@ -66,7 +66,7 @@ def request_refund(order: Order, *, amount: int | None, reason: str | None, by: 
 def refund_from(
     order: Order, source: Transaction, *, amount: int, reason: str | None, by: Metadata
 ) -> Transaction:
-    """Record a refund of one captured transaction, which has that much left."""
+    """Record a refund of a capture, of which at least this amount must be left."""
     payment = order.payments[source.attempt]
     refund_id = str(uuid7())
     order.record(

@@ -20,7 +20,7 @@ class CheckoutSessionNotFound(Exception):
 
 
 class WayToPayNotOffered(Exception):
-    """None of the merchant's processors takes what the customer wants to pay by."""
+    """None of the merchant's processors supports the payment method that the customer chose."""
 
     def __init__(self, session_id: UUID, method: str) -> None:
         super().__init__(f"This cannot be paid by {method} in that way")
@@ -29,7 +29,7 @@ class WayToPayNotOffered(Exception):
 
 
 class InvalidStatus(Exception):
-    """The order is not in a state that allows it."""
+    """The order's status does not allow the operation."""
 
     def __init__(self, order_id: UUID, status: str, message: str) -> None:
         super().__init__(message)
@@ -46,7 +46,7 @@ class NoProcessor(Exception):
 
 
 class InvalidProcessor(Exception):
-    """The processor asked for is not configured, or is disabled."""
+    """The requested processor is not configured, or is disabled."""
 
     def __init__(self, merchant_id: UUID, processor: str) -> None:
         super().__init__(f"Processor {processor} is not configured and enabled")
@@ -55,7 +55,7 @@ class InvalidProcessor(Exception):
 
 
 class CaptureExceedsAuthorized(Exception):
-    """More was to be captured than was authorized."""
+    """A capture was requested of more than was authorized."""
 
     def __init__(self, order_id: UUID, amount: int, authorized: int) -> None:
         super().__init__(f"Capture of {amount} exceeds the authorized {authorized}")
@@ -65,7 +65,7 @@ class CaptureExceedsAuthorized(Exception):
 
 
 class RefundExceedsCaptured(Exception):
-    """More was to be refunded than is left of what was captured, pending refunds counted."""
+    """A refund was requested of more than is left of what was captured; pending refunds count as made."""
 
     def __init__(self, order_id: UUID, amount: int | None, refundable: int) -> None:
         asked = "everything is refunded already" if amount is None else f"{amount} was asked"
@@ -76,25 +76,25 @@ class RefundExceedsCaptured(Exception):
 
 
 class UnknownRefund(Exception):
-    """A processor speaks of a refund that the order does not have."""
+    """A report about a refund that the order does not have."""
 
     def __init__(self, order_id: UUID, refund_id: str) -> None:
         super().__init__(f"order {order_id} has no refund {refund_id}")
 
 
 class UnknownAttempt(Exception):
-    """A processor speaks of a payment that the order does not have."""
+    """A report about a payment that the order does not have."""
 
     def __init__(self, order_id: UUID, attempt: int) -> None:
         super().__init__(f"order {order_id} has no payment attempt {attempt}")
 
 
 class OrderMovedOn(Exception):
-    """What was found out about a payment may be older than what its order was told since; nothing was recorded."""
+    """The order changed while its processor was asked, so the answer may be outdated; nothing was recorded."""
 
     def __init__(self, order_id: UUID) -> None:
         super().__init__(f"order {order_id} changed while its processor was asked")
 
 
 class ContradictsRecord(Exception):
-    """A processor reports what cannot be true beside what it reported before; nothing was recorded, look at it."""
+    """A report contradicts what is on record; nothing was recorded, and somebody has to look at it."""

@@ -20,9 +20,9 @@ METHODS: dict[str, tuple[str, ...]] = {
     "netbanking": ("razorpay",),
     "wallet": ("stripe", "razorpay"),
 }
-"""By method: the processors that take it."""
+"""The processors that support each payment method."""
 ONLY_IN = {"upi": "INR", "netbanking": "INR"}
-"""Methods of one country's banks, and its currency."""
+"""Payment methods that exist in one currency only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class WayToPay:
-    """A method that a customer can choose, and where a payment by it goes. `test_mode`: whether test tokens work."""
+    """A payment method that a customer can choose, and its route. `test_mode`: whether test tokens work."""
 
     method: str
     route: Route
@@ -52,7 +52,7 @@ class WayToPay:
 
 
 def ways_to_pay(*, merchant_id: UUID, currency: str, enabled: Sequence[EnabledProcessor]) -> list[WayToPay]:
-    """What a customer can choose from, each with the processor that `route_payment` gives it among those that can."""
+    """The payment methods that a customer can choose, each routed among the processors that support it."""
     ways = []
     for method, takers in METHODS.items():
         options = [option for option in enabled if option.processor in takers]
@@ -69,10 +69,10 @@ def ways_to_pay(*, merchant_id: UUID, currency: str, enabled: Sequence[EnabledPr
 def route_payment(
     *, merchant_id: UUID, currency: str, wanted: str | None, enabled: Sequence[EnabledProcessor]
 ) -> Route:
-    """The processor asked for; else the one preferred for the currency; else the first by priority.
+    """The wanted processor, else the one preferred for the currency, else the first by priority.
 
     Raises:
-        InvalidProcessor: the processor asked for is not enabled.
+        InvalidProcessor: the wanted processor is not enabled.
         NoProcessor: none is enabled.
     """
     names = {option.processor for option in enabled}
@@ -103,7 +103,7 @@ _lookups: WeakKeyDictionary[EventStore, Lookup[UUID, list[EnabledProcessor]]] = 
 
 
 async def enabled_processors(store: EventStore, *, merchant_id: UUID) -> list[EnabledProcessor]:
-    """The merchant's enabled processors. What is asked at the same time shares a query."""
+    """The merchant's enabled processors. Concurrent calls share a query."""
     lookup = _lookups.get(store)
     if lookup is None:
         lookup = Lookup(store.pool, ENABLED, column=uuids, read=_by_merchant, most=MOST_LOOKED_UP)

@@ -1,4 +1,4 @@
-"""Applies what a processor reports of a refund's outcome."""
+"""Applies what a processor reports about a refund: through a workflow's activity, or when asked."""
 
 from datetime import datetime
 from uuid import UUID
@@ -28,7 +28,7 @@ async def update_refund_status(
     error_message: str | None = None,
     by: Metadata,
 ) -> None:
-    """Record the end of a refund. A repeated report changes nothing.
+    """Record what a workflow reports about the outcome of a refund. A repeated report has no effect.
 
     Raises:
         OrderNotFound, UnknownRefund, ContradictsRecord.
@@ -60,10 +60,10 @@ async def update_refunded_amount(
     requested_before: datetime,
     by: Metadata,
 ) -> None:
-    """Record what a processor, when asked, says was refunded of a payment in all, where that is more than known.
+    """Record the refunded sum of a payment, learned by asking the processor, if it is more than on record.
 
     Args:
-        requested_before: refunds that are under way for longer are taken for made, where it has all of them in it.
+        requested_before: pending refunds requested before this are recorded as made, if the sum includes all of them.
 
     Raises:
         OrderNotFound.
@@ -89,7 +89,7 @@ def report_refund(
     error_message: str | None,
     by: Metadata,
 ) -> None:
-    """A workflow reports how a refund ended. That the processor told of its failure by itself outweighs it.
+    """Record what a workflow reports about a refund, unless the processor's own event said that it failed.
 
     Raises:
         ContradictsRecord: more would be refunded than was captured.

@@ -1,7 +1,7 @@
-"""Waiting until an order changes, for any number of requests of a process at the cost of one.
+"""Waiting until orders change, for any number of requests of a process together.
 
-While anybody waits, each new event in the log costs one query for all orders that are waited for; a request whose
-order has changed then folds it again.
+While any request waits, each growth of the log costs one query for all orders that are waited for. A request whose
+order has changed then loads it again.
 """
 
 import asyncio
@@ -21,13 +21,13 @@ VERSIONS = """
     WHERE originator_id = ANY(%s) GROUP BY originator_id
 """
 PAUSE = 0.01
-"""Seconds between two looks: under load the log grows all the time."""
+"""Seconds between two queries: under load the log grows all the time."""
 
 log = structlog.get_logger()
 
 
 class OrderWatch:
-    """Of orders, and of streams beside them. Use as an async context manager, one per process."""
+    """Watches orders, and other streams. Use as an async context manager, one per process."""
 
     def __init__(self, store: EventStore) -> None:
         self._store = store
@@ -47,7 +47,7 @@ class OrderWatch:
             await self._task
 
     async def until(self, order: Order, reached: Callable[[Order], bool], *, seconds: float) -> Order:
-        """The order as soon as it has reached what is waited for, or as it is when the time is over."""
+        """The order as soon as `reached` is true of it, or as it is when the time is over."""
         try:
             async with asyncio.timeout(seconds):
                 while not reached(order) and not self._stopped:
@@ -58,7 +58,7 @@ class OrderWatch:
         return order
 
     async def moves(self, stream_id: UUID, *, version: int, seconds: float) -> None:
-        """Return when a stream has moved on from a version, or the time is over, or the process is ending."""
+        """Return when a stream has a later version, or the time is over, or the process is ending."""
         if self._stopped:
             return
         with contextlib.suppress(TimeoutError):
@@ -66,7 +66,7 @@ class OrderWatch:
                 await self._moved(stream_id, version)
 
     def stop_waiting(self) -> None:
-        """Let everybody go with what there is: the process is ending."""
+        """Have all requests answered as things are: the process is ending."""
         self._stopped = True
         for moved in self._waiting:
             moved.set()
