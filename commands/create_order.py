@@ -11,10 +11,10 @@ from payloops.events.orders import Order, OrderCreated
 from payloops.events.randomness import random_bytes
 
 EXTERNAL_ID_ALPHABET = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ"
-"""Without those that are taken for each other, I, L, O and U (Crockford's Base32); 60 bits in an id."""
+"""Crockford's Base32: without I, L, O and U, which are easily confused. An id has 60 bits."""
 EXTERNAL_ID_LENGTH = 12
 _EXTERNAL_ID_BYTES = EXTERNAL_ID_ALPHABET * (256 // len(EXTERNAL_ID_ALPHABET))
-"""Which of them each byte stands for: all for as many."""
+"""The character for each byte: each character stands for the same number of bytes."""
 
 
 async def create_order(

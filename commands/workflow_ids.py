@@ -13,17 +13,17 @@ from payloops.events.stream import StreamEvent
 
 
 def payment_workflow_id(*, order_id: str, attempt: int) -> str:
-    """`payment-{order}`; from the second attempt on with its number."""
+    """`payment-{order}`; from the second attempt on with its number as a suffix."""
     return numbered(f"payment-{order_id}", attempt)
 
 
 def attempt_of(workflow_id: str, *, order_id: str) -> int | None:
-    """The attempt whose payment workflow this is, None where it is another kind of workflow."""
+    """The attempt whose payment workflow this is; None if it is another kind of workflow."""
     return number_of(workflow_id, first=payment_workflow_id(order_id=order_id, attempt=1))
 
 
 def operation_of(workflow_id: str, *, order_id: str) -> tuple[TransactionType, int] | None:
-    """The capture or void that this workflow makes, as `Order.operations` has it; None where it makes neither."""
+    """The capture or void that this workflow makes, as a key of `Order.operations`; None if it makes neither."""
     firsts = {
         TransactionType.CAPTURE: capture_workflow_id(order_id=order_id, sequence=1),
         TransactionType.VOID: void_workflow_id(order_id=order_id, sequence=1),
@@ -36,7 +36,7 @@ def operation_of(workflow_id: str, *, order_id: str) -> tuple[TransactionType, i
 
 
 def capture_workflow_id(*, order_id: str, sequence: int) -> str:
-    """`capture-{order}`; from the order's second request on with its number."""
+    """`capture-{order}`; from the order's second capture request on with its number as a suffix."""
     return numbered(f"capture-{order_id}", sequence)
 
 
@@ -50,7 +50,7 @@ def refund_workflow_id(*, refund_id: str) -> str:
 
 
 def started_workflow_id(fact: StreamEvent) -> str | None:
-    """The workflow that a fact of an order starts, None where it starts none."""
+    """The id of the workflow that a fact of an order starts; None if it starts none."""
     order_id = str(fact.originator_id)
     match fact:
         case PaymentRequested():
@@ -71,10 +71,11 @@ def numbered(workflow_id: str, number: int) -> str:
 
 
 def number_of(workflow_id: str, *, first: str, unnumbered: int = 1) -> int | None:
-    """Which workflow of a kind this is, by the id of its first, which has no number; None: of another kind.
+    """The number of a workflow among those of its kind; None if it is of another kind.
 
     Args:
-        unnumbered: what the first counts as.
+        first: the id of the first of its kind, which has no suffix.
+        unnumbered: the number of that one.
     """
     if workflow_id == first:
         return unnumbered

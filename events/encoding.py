@@ -20,7 +20,7 @@ from payloops.events.stream import FACTS, PersonalStreamCreated, StreamEvent, ma
 from payloops.events.timestamps import parse_timestamp, plain_timestamp, timestamp_text
 
 VERSION = "class_version"
-"""The member of a state that names the version of its shape; 1 where there is none."""
+"""The member of a state with the version of its shape, which is 1 if it is missing."""
 
 
 class UnknownTopic(Exception):
@@ -38,7 +38,7 @@ class NewerVersion(Exception):
 
 
 def encode(event: StreamEvent) -> tuple[StoredEvent, PersonalKey | None]:
-    """What is stored of a fact, and the key of its stream where it begins one that holds personal data."""
+    """What is stored of a fact, and the key of its stream if it begins one with personal data."""
     state = vars(event).copy()
     del state["originator_id"], state["originator_version"]
     if event.class_version > 1:
@@ -56,7 +56,7 @@ def encode(event: StreamEvent) -> tuple[StoredEvent, PersonalKey | None]:
 
 
 def _seal(event: PersonalStreamCreated, state: dict[str, Any]) -> PersonalKey | None:
-    """The key by which the customer is found, also where the fact itself has nothing to seal."""
+    """The key of a new stream, by which its customer is found even if there is nothing to encrypt."""
     given = given_fields(state, event.PERSONAL)
     if not given and event.customer_id is None:
         return None
@@ -105,7 +105,7 @@ Decoder = Callable[[bytes, UUID, int, bytes | None], StreamEvent]
 
 @cache
 def decoder_of(fact: type[StreamEvent]) -> Decoder:
-    """The decoder of a type of facts: what there is to know of the type it does not look up for each of them."""
+    """The decoder of a type of facts, with all that depends on the type alone looked up once."""
     personal, known = fact.PERSONAL, fact.class_version
 
     def decode_fact(stored: bytes, stream_id: UUID, version: int, personal_key: bytes | None) -> StreamEvent:
@@ -140,12 +140,12 @@ def open_state(stored: StoredEvent, *, personal_key: bytes | None) -> dict[str, 
 
 
 def fact_of(topic: str) -> type[StreamEvent] | None:
-    """The type of fact of a topic, also where nothing in this process has imported the stream's module yet."""
+    """The type of fact of a topic, even if this process has not imported the stream's module yet."""
     return FACTS.get(topic) or fact_types().get(topic)
 
 
 def _upcast(fact: type[StreamEvent], state: dict[str, Any]) -> None:
-    """Bring a state from the version that it was written in to the present one, step by step."""
+    """Upcast a state from the version in which it was written to the present one, step by step."""
     written, known = state.pop(VERSION, 1), fact.class_version
     if written > known:
         raise NewerVersion(topic=fact.TOPIC, version=written, known=known)

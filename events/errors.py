@@ -4,7 +4,7 @@ from uuid import UUID
 
 
 class VersionConflict(Exception):
-    """The stream has other events by now than those that the decision was made on; nothing was appended."""
+    """The stream has events that the decision did not take into account; nothing was appended."""
 
     def __init__(self, stream_id: UUID) -> None:
         super().__init__(f"stream {stream_id} has moved on")
@@ -24,9 +24,9 @@ class StreamNotFound(Exception):
 
 
 class StreamUnreadable(Exception):
-    """An event of the stream makes no sense to this code: a later version wrote it, or it was altered.
+    """An event of the stream cannot be read by this code: a later version wrote it, or it was altered.
 
-    Its cause says which. Where versions run side by side, a process of the later one can read it.
+    The exception's cause says which. A process of that later version can read it.
     """
 
     def __init__(self, stream_id: UUID, *, version: int, topic: str) -> None:
@@ -37,8 +37,8 @@ class StreamUnreadable(Exception):
 
 
 class StoreUnavailable(Exception):
-    """The database is down, or more appends wait than may; nothing was appended."""
+    """The database is down, or too many appends are waiting; nothing was appended."""
 
 
 class OutcomeUnknown(Exception):
-    """The database went away between the append and its answer, and did not come back in time to be asked."""
+    """The database was lost between an append and its answer, and did not come back in time: the outcome is unknown."""

@@ -81,12 +81,12 @@ ANSWER = """
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordedEvent:
-    """A row of the log, not yet decoded: `event` decodes it, and raises where it cannot.
+    """A row of the log, not yet decoded. `event` decodes it, and raises an error if that is impossible.
 
     Attributes:
         position: in the global order of commits, 1, 2, 3 … without gaps.
         recorded_at: the database's clock at the append.
-        personal_key: to what is sealed in it: `payloops.events.personal_data`.
+        personal_key: decrypts its personal data: `payloops.events.personal_data`.
     """
 
     position: int
@@ -106,7 +106,7 @@ class EventReader:
         self.pool = pool
 
     async def load(self, stream: type[S], id: UUID, *, up_to_version: int | None = None) -> S | None:
-        """Fold a stream, up to a version where one is given; None where there is no such stream.
+        """Fold a stream, up to a version if one is given; None if there is no such stream.
 
         Raises:
             StreamUnreadable: see there.
@@ -137,7 +137,7 @@ class EventReader:
     async def read(
         self, *, after: int, limit: int, topics: Sequence[str] | None = None
     ) -> list[RecordedEvent]:
-        """The log after a position, in its order. Who has seen position n never sees a smaller one appear."""
+        """The log after a position, in order. Once position n was read, no smaller one ever appears."""
         async with self.pool.connection() as connection:
             if topics is None:
                 cursor = await connection.execute(READ, (after, limit))
@@ -146,13 +146,13 @@ class EventReader:
             return [_recorded(row) for row in await cursor.fetchall()]
 
     async def read_stream(self, id: UUID) -> list[RecordedEvent]:
-        """All events of a stream, in its order; none where there is no such stream."""
+        """All events of a stream, in order; none if there is no such stream."""
         async with self.pool.connection() as connection:
             cursor = await connection.execute(READ_STREAM, (id,))
             return [_recorded(row) for row in await cursor.fetchall()]
 
     async def read_facts(self, id: UUID) -> list[StreamEvent]:
-        """As `read_stream`, without what is stored beside the facts.
+        """The decoded facts of a stream, in order; none if there is no such stream.
 
         Raises:
             StreamUnreadable: see there.
@@ -167,7 +167,7 @@ class EventReader:
         return facts
 
     async def head(self) -> int:
-        """Position of the newest event, 0 where there is none."""
+        """Position of the newest event, 0 if there is none."""
         async with self.pool.connection() as connection:
             row = await (await connection.execute(HEAD)).fetchone()
         assert row is not None
@@ -218,20 +218,20 @@ class EventStore(EventReader):
         await self._wakeups.close()
 
     def sample(self) -> None:
-        """Tell how long the queues are."""
+        """Set the metrics of the queues."""
         self.pool.sample()
         self._appender.sample()
 
     async def _rows_of(self, id: UUID, up_to_version: int | None) -> Sequence[TupleRow]:
-        """Whole streams that are loaded at the same time share a query."""
+        """Whole streams that are loaded concurrently share a query."""
         if up_to_version is not None:
             return await super()._rows_of(id, up_to_version)
         return await self._loads.find(id) or ()
 
     async def append(self, events: Sequence[StreamEvent], *, receipt: Receipt | None = None) -> int:
-        """Append the events of one command, all or none, in one round trip; the position of the last.
+        """Append the events of one command, all or none, in one round trip; return the position of the last.
 
-        Each stream's events must continue it: the version that they were decided on is the one before the first.
+        Each stream's events must continue it: their versions follow the one that they were decided on.
 
         Raises:
             VersionConflict: a stream has moved on. ReceiptConflict: the idempotency key was answered meanwhile.
@@ -245,11 +245,11 @@ class EventStore(EventReader):
 
     @asynccontextmanager
     async def transaction(self) -> AsyncGenerator[psycopg.AsyncConnection[TupleRow]]:
-        """A transaction for what changes tables and, by `append_in`, tells the log of it.
+        """A transaction that changes tables and, by `append_in`, records that in the log.
 
         Raises:
-            StoreUnavailable: the process stalled with the log in its hands; nothing was done.
-            OutcomeUnknown: the connection was lost at the commit: it was done or it was not.
+            StoreUnavailable: the process stalled while it had the log locked; nothing was done.
+            OutcomeUnknown: the connection was lost at the commit, which may have succeeded.
         """
         finished = False
         try:
@@ -269,8 +269,8 @@ class EventStore(EventReader):
     ) -> int:
         """Append inside a `transaction`, for facts about what the same transaction changes in tables.
 
-        Make it the last statement: from here to the commit, every other append waits. A process that stops
-        in between is thrown out by the database after a second, sooner than the others give up.
+        It must be the last statement: from here to the commit, every other append waits. If the process stalls in
+        between, the database ends its session after a second, before the others give up.
 
         Raises:
             VersionConflict: the stream has moved on; roll back.
@@ -299,14 +299,15 @@ class EventStore(EventReader):
     ) -> tuple[S, R]:
         """Load a stream, decide on it, and append what was decided.
 
-        When the stream moves on meanwhile, `decide` is called again on fresh state. It may record nothing.
+        If other events were appended to the stream meanwhile, `decide` is called again on fresh state. It may record
+        nothing.
 
         Args:
             decide: records facts on the aggregate, or raises its refusal.
-            receipt: the answer to store with the events, where the request has an idempotency key.
+            receipt: the answer to store with the events, if the request has an idempotency key.
 
         Raises:
-            StreamNotFound: no such stream. Besides: as `append`, VersionConflict after 5 decisions.
+            StreamNotFound: no such stream. Otherwise as `append`; VersionConflict after 5 decisions.
         """
 
         async def load_and_decide() -> tuple[Sequence[Stream], tuple[S, R]]:
@@ -326,13 +327,12 @@ class EventStore(EventReader):
         *,
         receipt: Callable[[R], Receipt] | None = None,
     ) -> R:
-        """Append what was decided on several streams, all or none; decided again when one of them moves on.
+        """Append what was decided on several streams, all or none; decide again if one of them has changed.
 
         Args:
-            id: of the stream that such decisions of this process take turns on; those of other processes are met
-                as conflicts.
+            id: decisions of this process with the same id take turns. Those of other processes show as conflicts.
             decide: loads the streams, records facts on them, or raises its refusal.
-            receipt: the answer to store with the events, where the request has an idempotency key.
+            receipt: the answer to store with the events, if the request has an idempotency key.
 
         Raises:
             As `append`, VersionConflict after 5 decisions.
@@ -371,7 +371,7 @@ class EventStore(EventReader):
             )
 
     def wakeups(self, *, poll_seconds: float = POLL_SECONDS) -> AsyncGenerator[None]:
-        """Yields now, then whenever the log may have grown, and every `poll_seconds` at the least."""
+        """Yields now, then whenever the log may have grown, and at least every `poll_seconds`."""
         return self._wakeups.ticks(poll_seconds=poll_seconds)
 
 

@@ -25,7 +25,7 @@ class StreamEvent(AggregateEvent):
     """A fact.
 
     Attributes:
-        merchant_id: whose fact it is: nobody else ever sees it.
+        merchant_id: the merchant that it belongs to: no other ever sees it.
         actor, correlation_id, causation_id: see `Metadata`.
     """
 
@@ -53,7 +53,7 @@ T = TypeVar("T")
 
 
 def made_of(kind: type[T], fields: dict[str, Any]) -> T:
-    """An object of a frozen dataclass with all of its fields at once: its own `__init__` sets each by a call."""
+    """An object of a frozen dataclass, made at once: its own `__init__` calls `object.__setattr__` for each field."""
     made = object.__new__(kind)
     object.__setattr__(made, "__dict__", fields)
     return made
@@ -75,9 +75,9 @@ class PersonalStreamCreated(StreamCreated):
     """The first fact of a stream that holds personal data of a merchant's customer.
 
     Attributes:
-        PERSONAL: the fields that are stored sealed, each with what it reads once it is erased.
-        customer_id, customer_email: by which all that is held of a customer is found. The merchant's own id of
-            the customer is no personal field: it stays, so that the merchant's accounts go on to agree.
+        PERSONAL: the fields that are stored encrypted, each with the value that it has once it is erased.
+        customer_id, customer_email: by these, all streams of a customer are found. `customer_id`, the merchant's own id
+            of the customer, is no personal field: it is not erased, since the merchant's accounts refer to it.
     """
 
     customer_id: str | None
@@ -91,7 +91,7 @@ class Stream(Aggregate):
     merchant_id: str
 
     def record(self, fact: type[StreamEvent], *, by: Metadata, **details: Any) -> None:
-        """Decide that something happened: the fact is folded at once and appended with the command."""
+        """Record a fact: it is folded at once, and appended with the others of the command."""
         self.trigger_event(
             fact,
             merchant_id=self.merchant_id,
@@ -103,7 +103,7 @@ class Stream(Aggregate):
         )
 
     def collect_events(self) -> list[StreamEvent]:
-        """Hand over the events that were decided on, to be appended."""
+        """Take the recorded facts, to append them."""
         return cast("list[StreamEvent]", super().collect_events())
 
     @classmethod
@@ -111,7 +111,7 @@ class Stream(Aggregate):
         """The fact that a stream begins with.
 
         Raises:
-            TypeError: a field is missing, or is none of the fact's.
+            TypeError: a field is missing, or the fact has no such field.
         """
         fields = {
             "originator_id": id,

@@ -1,4 +1,4 @@
-"""The interface to any processor, and the form of its answers. Amounts in minor units."""
+"""The interface for asking a processor about payments. Amounts in minor units."""
 
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -18,7 +18,7 @@ class ProcessorUnreachableError(Exception):
 
 
 class ReferenceNeededError(ProcessorUnreachableError):
-    """The processor can be asked of a payment only by its own reference, which was never reported."""
+    """The processor can be asked about a payment only by its own reference, which was never reported."""
 
     def __init__(self, *, processor: str) -> None:
         super().__init__(
@@ -30,11 +30,11 @@ class ReferenceNeededError(ProcessorUnreachableError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PaymentQuestion:
-    """A payment, by all that we know of it.
+    """A payment to ask about.
 
     Attributes:
-        processor_order_id: None where the processor's reference was never reported.
-        others: such references of the order's other payments: none of them is this one.
+        processor_order_id: None if the processor's reference was never reported.
+        others: references of the order's other payments, which must not be taken for this one.
     """
 
     order_id: str
@@ -45,10 +45,10 @@ class PaymentQuestion:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessorPayment:
-    """A payment as the processor's books have it.
+    """A payment as the processor has it.
 
     Attributes:
-        attempt_known: False where it was found by the order alone: it may be that of any attempt.
+        attempt_known: False if it was found by the order's id alone: it may be any attempt of the order.
     """
 
     status: ProcessorStatus
@@ -63,10 +63,10 @@ class ProcessorPayment:
 
 
 class Processor(Protocol):
-    """A processor, asked in a merchant's name."""
+    """A processor, with a merchant's credentials."""
 
     async def look_up(self, question: PaymentQuestion) -> ProcessorPayment | None:
-        """How a payment stands; None where the processor knows of none. A reference is given where it is certain.
+        """The state of a payment; None if the processor does not know it. Its references are given if they are certain.
 
         Raises:
             ProcessorUnreachableError, ReferenceNeededError.
