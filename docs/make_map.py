@@ -16,7 +16,7 @@ MAP = Path(__file__).with_name("map.md")
 HEAD = """\
 # Map: where the code of a request is
 
-Written by `make map` from the code; the tests compare it. Searching a use case's name prints its whole way.
+Written by `make map` from the code; a test checks that it is current. Search it for a use case to see its modules.
 
 | route | handler | commands | events | projections |
 |---|---|---|---|---|
