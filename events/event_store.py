@@ -37,22 +37,21 @@ R = TypeVar("R")
 
 log = structlog.get_logger()
 
-DECISIONS = 5
-"""How often a command is decided again when its stream moves on meanwhile."""
+MAX_DECISIONS = 5
+"""How many times a command is decided at most, if others append to its stream meanwhile."""
 
 LOAD = """
     SELECT originator_version, topic, state, personal_key FROM readable_events
     WHERE originator_id = %s AND (%s::bigint IS NULL OR originator_version <= %s)
     ORDER BY originator_version
 """
-# Of a subquery, so that PostgreSQL cannot see how many there are, and plan anew each time for that.
+# The subquery hides the number of ids from the planner, which would otherwise plan anew for each number.
 LOAD_SEVERAL = """
     SELECT e.originator_id, e.originator_version, e.topic, e.state, e.personal_key
     FROM unnest((SELECT $1::uuid[])) AS wanted (id) JOIN readable_events e ON e.originator_id = wanted.id
     ORDER BY e.originator_id, e.originator_version
 """
-MOST_LOADED = 32
-"""Streams loaded by one query."""
+STREAMS_PER_QUERY = 32
 READ = """
     SELECT notification_id, recorded_at, personal_key, originator_id, originator_version, topic, state
     FROM readable_events
@@ -81,12 +80,12 @@ ANSWER = """
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordedEvent:
-    """A row of the log, not yet decoded. `event` decodes it, and raises an error if that is impossible.
+    """A row of the log, not yet decoded: `event` decodes it, and raises what `decode` raises.
 
     Attributes:
         position: in the global order of commits, 1, 2, 3 … without gaps.
         recorded_at: the database's clock at the append.
-        personal_key: decrypts its personal data: `payloops.events.personal_data`.
+        personal_key: decrypts the event's personal data (`payloops.events.personal_data`).
     """
 
     position: int
@@ -100,7 +99,7 @@ class RecordedEvent:
 
 
 class EventReader:
-    """The log in PostgreSQL, for those who only read it."""
+    """The log in PostgreSQL, read-only."""
 
     def __init__(self, pool: Pool) -> None:
         self.pool = pool
@@ -137,7 +136,7 @@ class EventReader:
     async def read(
         self, *, after: int, limit: int, topics: Sequence[str] | None = None
     ) -> list[RecordedEvent]:
-        """The log after a position, in order. Once position n was read, no smaller one ever appears."""
+        """Events after a position, in order. Once a reader has seen position n, no smaller position appears later."""
         async with self.pool.connection() as connection:
             if topics is None:
                 cursor = await connection.execute(READ, (after, limit))
@@ -146,13 +145,13 @@ class EventReader:
             return [_recorded(row) for row in await cursor.fetchall()]
 
     async def read_stream(self, id: UUID) -> list[RecordedEvent]:
-        """All events of a stream, in order; none if there is no such stream."""
+        """All events of a stream, in order; empty if there is no such stream."""
         async with self.pool.connection() as connection:
             cursor = await connection.execute(READ_STREAM, (id,))
             return [_recorded(row) for row in await cursor.fetchall()]
 
     async def read_facts(self, id: UUID) -> list[StreamEvent]:
-        """The decoded facts of a stream, in order; none if there is no such stream.
+        """As `read_stream`, decoded.
 
         Raises:
             StreamUnreadable: see there.
@@ -175,7 +174,7 @@ class EventReader:
 
 
 class EventStore(EventReader):
-    """The log in PostgreSQL, for one process. Use as an async context manager."""
+    """The log in PostgreSQL, for reading and appending; one per process. Use as an async context manager."""
 
     def __init__(
         self,
@@ -188,8 +187,9 @@ class EventStore(EventReader):
     ) -> None:
         """
         Args:
-            mac_key: of the events' MACs: `payloops.events.authenticity`.
-            queue_size: appends that may wait. patience: seconds for which one may.
+            mac_key: for the events' MACs (`payloops.events.authenticity`).
+            queue_size: how many appends may wait.
+            patience: how long an append may wait, in seconds.
         """
         super().__init__(pool)
         self._mac_key = mac_key
@@ -201,9 +201,9 @@ class EventStore(EventReader):
             patience=patience,
             notify=self._notifier.notify,
         )
-        self._loads = Lookup(pool, LOAD_SEVERAL, column=uuids, read=_by_stream, most=MOST_LOADED)
-        self._turns: WeakValueDictionary[UUID, asyncio.Lock] = WeakValueDictionary()
-        # Where the listener lost the database, the pool's idle connections did, too: replaced before they are used.
+        self._loads = Lookup(pool, LOAD_SEVERAL, column=uuids, read=_by_stream, most=STREAMS_PER_QUERY)
+        self._locks: WeakValueDictionary[UUID, asyncio.Lock] = WeakValueDictionary()
+        # If the listener lost its connection, so did the pool: its idle connections are replaced before they are used.
         self._wakeups = Wakeups(database_url, reconnected=pool.check)
 
     async def __aenter__(self) -> Self:
@@ -218,7 +218,7 @@ class EventStore(EventReader):
         await self._wakeups.close()
 
     def sample(self) -> None:
-        """Set the metrics of the queues."""
+        """Update the metrics of the pool and of the appender."""
         self.pool.sample()
         self._appender.sample()
 
@@ -229,14 +229,14 @@ class EventStore(EventReader):
         return await self._loads.find(id) or ()
 
     async def append(self, events: Sequence[StreamEvent], *, receipt: Receipt | None = None) -> int:
-        """Append the events of one command, all or none, in one round trip; return the position of the last.
+        """Append the events of one command, all or none, in one round trip; returns the position of the last.
 
-        Each stream's events must continue it: their versions follow the one that they were decided on.
+        The first event of each stream must have the version that follows the stream's current one.
 
         Raises:
-            VersionConflict: a stream has moved on. ReceiptConflict: the idempotency key was answered meanwhile.
+            VersionConflict: a stream has newer events. ReceiptConflict: the idempotency key was answered meanwhile.
             StoreUnavailable: overload, or the database is down. In all three cases nothing was appended.
-            OutcomeUnknown: the database went away and could not be asked.
+            OutcomeUnknown: the connection was lost, and the log could not be read to see what was appended.
         """
         stored, keys = _encode(events)
         return await self._appender.append(
@@ -245,11 +245,11 @@ class EventStore(EventReader):
 
     @asynccontextmanager
     async def transaction(self) -> AsyncGenerator[psycopg.AsyncConnection[TupleRow]]:
-        """A transaction that changes tables and, by `append_in`, records that in the log.
+        """A transaction that changes tables and appends events about it with `append_in`.
 
         Raises:
-            StoreUnavailable: the process stalled while it had the log locked; nothing was done.
-            OutcomeUnknown: the connection was lost at the commit, which may have succeeded.
+            StoreUnavailable: the process stalled while it held the log's lock; nothing was committed.
+            OutcomeUnknown: the connection was lost during the commit.
         """
         finished = False
         try:
@@ -267,13 +267,13 @@ class EventStore(EventReader):
     async def append_in(
         self, connection: psycopg.AsyncConnection[TupleRow], events: Sequence[StreamEvent]
     ) -> int:
-        """Append inside a `transaction`, for facts about what the same transaction changes in tables.
+        """Append inside a `transaction`, for events about what the same transaction changes in tables.
 
-        It must be the last statement: from here to the commit, every other append waits. If the process stalls in
-        between, the database ends its session after a second, before the others give up.
+        Make it the last statement: from here to the commit, every other append waits. If the process stalls in
+        between, the database ends the transaction after a second, before the waiting appends time out.
 
         Raises:
-            VersionConflict: the stream has moved on; roll back.
+            VersionConflict: the stream has newer events; roll back.
         """
         stored, keys = _encode(events)
         proposal = propose(
@@ -297,17 +297,17 @@ class EventStore(EventReader):
         *,
         receipt: Callable[[S, R], Receipt] | None = None,
     ) -> tuple[S, R]:
-        """Load a stream, decide on it, and append what was decided.
+        """Load a stream, decide on it, and append the decided events.
 
-        If other events were appended to the stream meanwhile, `decide` is called again on fresh state. It may record
-        nothing.
+        If others append to the stream meanwhile, `decide` is called again on the new state.
 
         Args:
-            decide: records facts on the aggregate, or raises its refusal.
+            decide: records events on the aggregate, or none, or raises its refusal.
             receipt: the answer to store with the events, if the request has an idempotency key.
 
         Raises:
-            StreamNotFound: no such stream. Otherwise as `append`; VersionConflict after 5 decisions.
+            StreamNotFound.
+            VersionConflict: after 5 decisions. Other exceptions as `append`.
         """
 
         async def load_and_decide() -> tuple[Sequence[Stream], tuple[S, R]]:
@@ -327,17 +327,18 @@ class EventStore(EventReader):
         *,
         receipt: Callable[[R], Receipt] | None = None,
     ) -> R:
-        """Append what was decided on several streams, all or none; decide again if one of them has changed.
+        """Append the events decided on several streams, all or none. Decides again if one of the streams has changed.
 
         Args:
-            id: decisions of this process with the same id take turns. Those of other processes show as conflicts.
-            decide: loads the streams, records facts on them, or raises its refusal.
+            id: of the stream to lock within this process, so that its decisions run one at a time. Decisions in other
+                processes show as conflicts.
+            decide: loads the streams and records events on them, or raises its refusal.
             receipt: the answer to store with the events, if the request has an idempotency key.
 
         Raises:
-            As `append`, VersionConflict after 5 decisions.
+            VersionConflict: after 5 decisions. Other exceptions as `append`.
         """
-        async with self._turns.setdefault(id, asyncio.Lock()):
+        async with self._locks.setdefault(id, asyncio.Lock()):
             return await self._decide(decide, receipt=receipt)
 
     async def _decide(
@@ -346,7 +347,7 @@ class EventStore(EventReader):
         *,
         receipt: Callable[[R], Receipt] | None,
     ) -> R:
-        for turn in range(DECISIONS):
+        for decision in range(MAX_DECISIONS):
             streams, result = await decide()
             events = [event for each in streams for event in each.collect_events()]
             answer = receipt(result) if receipt is not None else None
@@ -356,15 +357,15 @@ class EventStore(EventReader):
                 elif answer is not None:
                     await self.answer(answer)
             except VersionConflict:
-                if turn == DECISIONS - 1:
+                if decision == MAX_DECISIONS - 1:
                     raise
-                await asyncio.sleep(random.uniform(0, 0.01) * 2**turn)  # noqa: S311  # jitter
+                await asyncio.sleep(random.uniform(0, 0.01) * 2**decision)  # noqa: S311  # jitter
             else:
                 return result
         raise AssertionError("unreachable")
 
     async def answer(self, receipt: Receipt) -> None:
-        """Store the answer to a request that appended nothing."""
+        """Store the answer to a request that appends nothing."""
         async with self.pool.connection() as connection:
             await connection.execute(
                 ANSWER, (receipt.status, receipt.body, receipt.merchant_id, receipt.key, receipt.owner)
@@ -384,7 +385,7 @@ def _by_stream(rows: Sequence[TupleRow]) -> dict[UUID, list[TupleRow]]:
 
 @lru_cache(maxsize=1_024)
 def _uuid(text: str) -> UUID:
-    """Of merchants, who come again."""
+    """A merchant's id; cached, because the same merchants append again and again."""
     return UUID(text)
 
 

@@ -1,7 +1,7 @@
-"""Looking up rows by keys, gathered over all requests of a process that ask at the same time.
+"""Looks up rows by keys, in batches over all requests of a process (`payloops.events.gathering`).
 
-A gathering has one query under way at a time, on a connection of its own, where the query is prepared once
-(`payloops.events.statement`). While that connection is blocked, lost or not there yet, the pool is used instead.
+Each look-up has a connection of its own, on which its query is prepared once (`payloops.events.statement`). While that
+connection is blocked, lost or not yet established, connections of the pool are used instead.
 """
 
 import asyncio
@@ -15,17 +15,17 @@ from psycopg.rows import TupleRow
 
 from payloops.events.columns import Column
 from payloops.events.connections import Pool, wait_to_reconnect
-from payloops.events.gathering import HELD_UP, Gathering, K, Tell, V
+from payloops.events.gathering import HELD_UP, Done, Gathering, K, V
 from payloops.events.statement import Statement
 
 NAME = "payloops look-ups"
-"""Of their connections, as the database has it."""
+"""Application name of their connections."""
 
 log = structlog.get_logger()
 
 
 class Lookup(Generic[K, V]):
-    """One for each query of a pool. Its connection is made when it is first asked, and ends with the pool."""
+    """A query by keys. Its own connection is opened at the first look-up, and closed with the pool."""
 
     def __init__(
         self,
@@ -38,9 +38,10 @@ class Lookup(Generic[K, V]):
     ) -> None:
         """
         Args:
-            query: has `$1`, the keys. It only reads: it may be asked twice.
-            column: the keys as the query has them. read: what its rows hold under each key.
-            most: keys of one query.
+            query: takes an array of keys as `$1`. Must only read, because it may be executed twice.
+            column: encodes the keys as that array.
+            read: makes the value of each key from the rows.
+            most: maximum number of keys per query.
         """
         self._pool = pool
         self._query = query
@@ -58,37 +59,37 @@ class Lookup(Generic[K, V]):
             await cursor.execute(self._query, (self._column(keys),), binary=True)
             return self._read(await cursor.fetchall())
 
-    def _send(self, keys: Sequence[K], tell: Tell[K, V]) -> bool:
+    def _send(self, keys: Sequence[K], done: Done[K, V]) -> bool:
         statement = self._statement
         if statement is None or statement.closed:
             self._connect_later()
             return False
         try:
-            statement.ask((self._column(keys),), partial(self._answered, tell))
+            statement.send((self._column(keys),), partial(self._received, done))
         except psycopg.Error:
             self._connect_later()
             return False
         return True
 
-    def _answered(self, tell: Tell[K, V], rows: list[TupleRow] | Exception) -> None:
-        if isinstance(rows, psycopg.errors.QueryCanceled):  # it took too long: so it would by the pool
-            tell(rows)
+    def _received(self, done: Done[K, V], rows: list[TupleRow] | Exception) -> None:
+        if isinstance(rows, psycopg.errors.QueryCanceled):  # too slow: a connection of the pool would be, too
+            done(rows)
         elif isinstance(rows, Exception):
             log.warning("look_up.lost", error=type(rows).__name__)
             self._connect_later()
-            tell(None)
+            done(None)
         else:
             try:
                 found = self._read(rows)
-            except Exception as error:  # noqa: BLE001  # whatever it is, it is for those who asked
-                tell(error)
+            except Exception as error:  # noqa: BLE001  # raised to the callers
+                done(error)
             else:
-                tell(found)
+                done(found)
 
     def _connect_later(self) -> None:
         if not self._closed and (self._connecting is None or self._connecting.done()):
             lost, self._statement = self._statement, None
-            # Not in the context of who asks now: the connection is there for all who come.
+            # Not in the context of the current request: the connection serves all later ones, too.
             self._connecting = asyncio.create_task(
                 self._connect(lost), name="look-up's connection", context=self._pool.context.copy()
             )

@@ -1,7 +1,7 @@
-"""Statements that are executed over and over, on a connection of their own: one, or a few.
+"""Prepared statements that are executed many times, on a connection of their own.
 
-A psycopg cursor inspects parameters and results anew each time, and registers with the event loop anew to wait. Here
-libpq gets the parameters in PostgreSQL's own format, and the connection is registered with the loop once.
+For each execution, a psycopg cursor inspects parameters and results again, and registers with the event loop again.
+Here libpq gets the parameters in PostgreSQL's binary format, and the connection is registered with the loop once.
 """
 
 import asyncio
@@ -19,30 +19,30 @@ from psycopg.rows import TupleRow
 from payloops.events.connections import STATEMENT_TIMEOUT, connect
 
 NAME = b"statement%d"
-WHO_AM_I = "SELECT pid, backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()"
+BACKEND = "SELECT pid, backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()"
 ANSWER_SECONDS = STATEMENT_TIMEOUT + 5.0
-"""After which the connection counts as lost: PostgreSQL itself ends what takes too long, and says so."""
+"""Without an answer for this long, the connection counts as lost: PostgreSQL would have cancelled a slow statement."""
 
-Answered = Callable[[list[TupleRow] | Exception], None]
+Received = Callable[[list[TupleRow] | Exception], None]
 
 
 class Statement:
-    """Made by `prepare`. Nothing else is asked over its connection, and one thing at a time.
+    """One or a few prepared statements; created by `prepare`. One execution at a time.
 
     Attributes:
-        backend: the server process that has the connection: its id, and when it began.
+        backend: process id and start time of the server process behind the connection.
     """
 
     @classmethod
     async def prepare(cls, database_url: str, *texts: str, application_name: str) -> Self:
-        """On a new connection.
+        """Prepare statements on a new connection.
 
         Args:
-            texts: with `$1`, `$2`, … for parameters, and their types.
+            texts: of the statements, with parameters as `$1`, `$2`, … and casts to their types.
         """
         connection = await connect(database_url, application_name=application_name)
         try:
-            row = await (await connection.execute(WHO_AM_I)).fetchone()
+            row = await (await connection.execute(BACKEND)).fetchone()
             for number, text in enumerate(texts):
                 await connection.execute(b"PREPARE %s AS %s" % (NAME % number, text.encode()), prepare=False)
         except BaseException:
@@ -57,10 +57,10 @@ class Statement:
         self._connection = connection
         self._libpq = connection.pgconn
         self._rows = Transformer(connection)
-        self._asked = 0
+        self._executing = 0
         self._columns_known: int | None = None
         self._results: list[PGresult] = []
-        self._answered: Answered | None = None
+        self._received: Received | None = None
         self._due = 0.0
         self._expiry: asyncio.TimerHandle | None = None
         self._sending = False
@@ -71,22 +71,22 @@ class Statement:
 
     @property
     def closed(self) -> bool:
-        """Whether nothing can be asked any more."""
+        """Whether the connection is gone, so that nothing can be executed any more."""
         return self._connection.closed
 
     async def execute(self, parameters: Sequence[bytes | None], *, number: int = 0) -> list[TupleRow]:
-        """What the statement returns, committed.
+        """Execute a statement and commit it; returns its rows.
 
-        Where this ends by an exception that is none of PostgreSQL's answers, or is cancelled, it may still be done,
-        and nothing else can be asked: `close`.
+        If this raises anything but an error reported by PostgreSQL, or is cancelled, the statement may still be
+        executed, and the connection is of no more use: `close` it.
 
         Args:
-            parameters: in PostgreSQL's binary form.
-            number: of the text among those that were prepared.
+            parameters: in PostgreSQL's binary format.
+            number: index of the statement among those that were prepared.
         """
         answer: asyncio.Future[list[TupleRow]] = self._loop.create_future()
 
-        def answered(rows: list[TupleRow] | Exception) -> None:
+        def received(rows: list[TupleRow] | Exception) -> None:
             if answer.done():
                 return
             if isinstance(rows, Exception):
@@ -94,14 +94,14 @@ class Statement:
             else:
                 answer.set_result(rows)
 
-        self.ask(parameters, answered, number=number)
+        self.send(parameters, received, number=number)
         return await answer
 
-    def ask(self, parameters: Sequence[bytes | None], answered: Answered, *, number: int = 0) -> None:
-        """As `execute`, for who has no need of a coroutine.
+    def send(self, parameters: Sequence[bytes | None], received: Received, *, number: int = 0) -> None:
+        """As `execute`, with a callback instead of a coroutine.
 
         Args:
-            answered: called once with the rows or what went wrong, from the event loop's reader.
+            received: called once with the rows or the error, from the event loop's reader.
         """
         try:
             self._libpq.send_query_prepared(
@@ -110,23 +110,23 @@ class Statement:
         except psycopg.Error as error:
             self._lose(error)
             raise
-        self._asked = number
-        self._answered = answered
+        self._executing = number
+        self._received = received
         self._due = self._loop.time() + ANSWER_SECONDS
-        if self._expiry is None:  # one for many questions
+        if self._expiry is None:  # one timer serves many executions
             self._expiry = self._loop.call_at(self._due, self._expire)
-        self._send()
+        self._flush()
 
     async def close(self) -> None:
         self._lose(psycopg.OperationalError("the connection was closed"))
         await self._connection.close()
 
-    def _send(self) -> None:
-        """Send as much as the socket takes, and the rest when it takes more."""
+    def _flush(self) -> None:
+        """Send as much as the socket accepts, and the rest when it accepts more."""
         try:
             if self._libpq.flush():
                 self._sending = True
-                self._loop.add_writer(self._socket, self._send)
+                self._loop.add_writer(self._socket, self._flush)
             elif self._sending:
                 self._sending = False
                 self._loop.remove_writer(self._socket)
@@ -138,39 +138,39 @@ class Statement:
             self._libpq.consume_input()
             while not self._libpq.is_busy():
                 result = self._libpq.get_result()
-                if result is None:  # it is ready for the next: what was asked is committed, or refused
+                if result is None:  # the statement is committed, or has failed, and the next may be sent
                     if self._results:
-                        self._tell()
+                        self._deliver()
                     return
                 self._results.append(result)
         except psycopg.Error as error:
             self._lose(error)
 
-    def _tell(self) -> None:
+    def _deliver(self) -> None:
         results, self._results = self._results, []
-        answered, self._answered = self._answered, None
-        if answered is None:
+        received, self._received = self._received, None
+        if received is None:
             return
         try:
             rows = self._rows_of(results)
-        except Exception as error:  # noqa: BLE001  # whatever it is, it is for who asked
-            answered(error)
+        except Exception as error:  # noqa: BLE001  # handed to the caller
+            received(error)
         else:
-            answered(rows)
+            received(rows)
 
     def _rows_of(self, results: Sequence[PGresult]) -> list[TupleRow]:
         for result in results:
             if result.status != ExecStatus.TUPLES_OK:
                 raise error_from_result(result)
         [answer] = results
-        # What a statement returns does not change: PostgreSQL would refuse to go on with it.
-        self._rows.set_pgresult(answer, set_loaders=self._columns_known != self._asked)
-        self._columns_known = self._asked
+        # The columns of a prepared statement never change: PostgreSQL would refuse to execute it.
+        self._rows.set_pgresult(answer, set_loaders=self._columns_known != self._executing)
+        self._columns_known = self._executing
         return self._rows.load_rows(0, answer.ntuples, tuple)
 
     def _expire(self) -> None:
         self._expiry = None
-        if self._answered is None:
+        if self._received is None:
             return
         if self._loop.time() >= self._due:
             self._lose(psycopg.OperationalError("the database did not answer in time"))
@@ -178,7 +178,7 @@ class Statement:
             self._expiry = self._loop.call_at(self._due, self._expire)
 
     def _lose(self, error: psycopg.Error) -> None:
-        """Let go of the connection: once, for its socket's number is another's then."""
+        """Close the connection. Only once: afterwards its file descriptor may belong to another socket."""
         if self._lost:
             return
         self._lost = True
@@ -188,6 +188,6 @@ class Statement:
         if self._expiry is not None:
             self._expiry.cancel()
             self._expiry = None
-        answered, self._answered = self._answered, None
-        if answered is not None:
-            answered(error)
+        received, self._received = self._received, None
+        if received is not None:
+            received(error)
