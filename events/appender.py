@@ -2,8 +2,8 @@
 
 Appends are gathered into batches: while one batch commits, the next gathers, and nothing waits on a timer. A batch is
 one call of the database function `append_batch` (migrations/versions/0030_batches_in_few_steps.py), which inserts or
-drops each append as a whole. A batch of a single event, which is what there is while few append, is one of
-`append_event` (0029_one_event_at_once.py), which takes PostgreSQL less.
+drops each append as a whole. A batch of a single event, usual under low load, is a call of `append_event`
+(0029_one_event_at_once.py), which costs PostgreSQL less.
 
 If the connection breaks after a batch was sent, its outcome is unknown at first. The server process that executed it
 is then terminated and the log is read: either the batch is there, or it never will be.
@@ -39,16 +39,16 @@ from payloops.events.tally import Histogram, Tally
 MAX_BATCH_APPENDS = 256
 MAX_BATCH_EVENTS = 2_000
 MIN_HALF_APPENDS = 32
-"""A batch smaller than this is not halved: it would cost PostgreSQL more than the process gains."""
+"""The least that halving leaves in a batch: smaller ones would cost PostgreSQL more than the process gains."""
 SEND_SECONDS = 8.0
 """How long a sent batch may take: more than PostgreSQL's own statement_timeout, which normally ends it first."""
 EXPIRIES = 20
-"""How often within the time that an append may wait its queue is looked at, at the most, for one that has."""
+"""How many times per `patience` the queue is searched for appends that have waited too long, at most."""
 RESOLVE_SECONDS = 10.0
-"""How long the log is asked what became of a batch whose answer was lost."""
+"""How long to try to find out from the log whether a batch whose answer was lost was committed."""
 
 NAME = "payloops appender"
-"""Of its connections, as the database has it."""
+"""Application name of its connections."""
 APPEND_BATCH = """
     append_batch(
         %b::int[], %b::uuid[], %b::bigint[],
@@ -56,7 +56,7 @@ APPEND_BATCH = """
         %b::int[], %b::uuid[], %b::text[], %b::uuid[], %b::int[], %b::bytea[],
         %b::int[], %b::uuid[], %b::uuid[], %b::bytea[], %b::bytea[], %b::bytea[])
 """
-"""The call, with `batch_parameters`."""
+"""The call; `batch_parameters` makes its parameters."""
 NUMBERED = APPEND_BATCH.replace("%b", "${}").format(*range(1, APPEND_BATCH.count("%b") + 1))
 APPEND = f"SELECT head, moved, answered FROM {NUMBERED}"  # noqa: S608  # the text above
 APPEND_SINGLE = """
@@ -64,7 +64,7 @@ APPEND_SINGLE = """
                         $8::uuid, $9::text, $10::uuid, $11::int, $12::bytea, $13::bytea, $14::bytea, $15::bytea)
 """
 BATCH, SINGLE = 0, 1
-"""The numbers of these two among what is prepared."""
+"""Indexes of these two among the prepared statements."""
 MOVED, ANSWERED = None, 0
 """What `append_event` returns for a proposal that was dropped, in place of a position."""
 END_BACKEND = (
@@ -75,11 +75,11 @@ LOOK_UP = """
     WHERE s.originator_id = %s AND s.originator_version = %s AND s.content_hash = %s
 """
 UNAVAILABLE = (psycopg.OperationalError, psycopg.errors.ReadOnlySqlTransaction)
-"""What is not the fault of what was to be appended."""
+"""Errors that are not caused by the appended events."""
 
 APPENDS = Counter(
     "payloops_appends",
-    "Appends: appended, conflict (decided on what had moved on), refused (nothing was done), unknown, or failed",
+    "Appends: appended, conflict (the stream had newer events), refused (nothing was done), unknown, or failed",
     ["outcome"],
 )
 APPENDED, CONFLICT, REFUSED, UNKNOWN, FAILED = (
@@ -109,9 +109,9 @@ class Receipt:
     """The answer to a request with an idempotency key, stored in the transaction that appends its events.
 
     Attributes:
-        owner: the reservation this request holds on the key (`payloops.commands.idempotency`).
+        owner: the reservation that the request holds on the key (`payloops.commands.idempotency`).
         status: HTTP status of the answer.
-        body: the answer as it is sent.
+        body: of the answer, as sent.
     """
 
     merchant_id: UUID
@@ -129,10 +129,10 @@ class Proposal:
     """The events of one command, all or none of which are appended, and what is stored with them.
 
     Attributes:
-        rows: of each event: its stream, version, topic and state, the merchant, and the event's hash and MAC
+        rows: for each event its stream, version, topic, state and merchant, and its hash and MAC
             (`payloops.events.authenticity`).
-        receipt: the answer, where the request has an idempotency key.
-        personal_keys: of the streams that these events begin.
+        receipt: the answer, if the request has an idempotency key.
+        personal_keys: keys of the streams that begin with these events.
     """
 
     rows: Sequence[EventRow]
@@ -149,19 +149,24 @@ def propose(
     receipt: Receipt | None = None,
     personal_keys: Sequence[PersonalKey] = (),
 ) -> Proposal:
-    """Events with their hashes and MACs."""
+    """Add hashes and MACs to the events of a command."""
     rows: list[EventRow] = []
     for event in events:
         digest = content_hash(event)
         mac = event_mac(mac_key, content_hash=digest, merchant_id=merchant_id)
-        stream: Any = event.originator_id  # the library also has streams named by texts
+        stream: Any = event.originator_id  # typed `UUID | str` by the library
         rows.append((stream, event.originator_version, event.topic, event.state, merchant_id, digest, mac))
     return Proposal(rows=rows, merchant_id=merchant_id, receipt=receipt, personal_keys=personal_keys)
 
 
 @dataclass(slots=True, kw_only=True)
 class _Append:
-    """An append that its caller waits for, unless the caller was cancelled: then `done` is, and it goes on alone."""
+    """An append in the queue or in a batch. If its caller is cancelled, so is `done`, but the append goes on.
+
+    Attributes:
+        queued_at: by the event loop's clock.
+        ended: it has succeeded or failed.
+    """
 
     proposal: Proposal
     queued_at: float
@@ -196,9 +201,9 @@ class Appender:
     ) -> None:
         """
         Args:
-            patience: seconds that an append may wait to be sent. While the first in the queue has waited so long,
-                nobody is taken into it any more.
-            notify: called when something was appended.
+            patience: seconds that an append may wait to be sent. While the first in the queue has waited longer, no
+                more are accepted.
+            notify: called after each append.
         """
         self._notify = notify
         self._database_url = database_url
@@ -212,9 +217,10 @@ class Appender:
         self._expiry: asyncio.TimerHandle | None = None
         self._last_batch = 0
         self._last_position = 0
-        self._alone = False
+        self._is_only_writer = False
         self._closing = False
-        self._appended = 0  # since it was last told of, as all of these
+        # Since the last `sample`:
+        self._appended = 0
         self._batch_events = Tally(EVENTS_BOUNDS)
         self._batch_seconds = Tally(SECONDS_BOUNDS)
 
@@ -224,7 +230,7 @@ class Appender:
         self._task = asyncio.create_task(self._run(), name="appender")
 
     async def close(self) -> None:
-        """Refuse new appends, write those that wait, and let go of the connection."""
+        """Refuse new appends, write those in the queue, and close the connection."""
         self._closing = True
         self._wake()
         if self._task is not None:
@@ -238,7 +244,7 @@ class Appender:
         self.sample()
 
     def sample(self) -> None:
-        """Tell how many appends wait, and what was appended."""
+        """Update the metrics."""
         QUEUE.set(len(self._queue))
         APPENDED.inc(self._appended)
         self._appended = 0
@@ -253,13 +259,13 @@ class Appender:
         receipt: Receipt | None = None,
         personal_keys: Sequence[PersonalKey] = (),
     ) -> asyncio.Future[int]:
-        """Append the events of one command, all or none; to be awaited for the position of the last.
+        """Append the events of one command, all or none. The future's result is the position of the last.
 
-        A cancelled caller does not take its append back.
+        Cancelling the future does not undo the append.
 
         Raises:
             VersionConflict, ReceiptConflict, StoreUnavailable: nothing was appended.
-            OutcomeUnknown: it may have been.
+            OutcomeUnknown: they may have been appended.
         """
         loop = self._loop
         now = loop.time()
@@ -284,7 +290,7 @@ class Appender:
         return append.done
 
     def _expire(self) -> None:
-        """Turn away who has waited for too long. They stay in the queue: while the first is overdue, it is shut."""
+        """Fail appends that have waited too long. They stay in the queue: while its first is overdue, it is closed."""
         self._expiry = None
         now = self._loop.time()
         for append in self._queue:
@@ -307,7 +313,7 @@ class Appender:
             try:
                 if batch:
                     await self._write(batch)
-            except Exception as error:  # the appender outlives whatever one batch brings
+            except Exception as error:  # no batch may end the appender
                 log.exception("appender.batch_failed")
                 for append in batch:
                     append.fail(error)
@@ -315,23 +321,23 @@ class Appender:
     def _gather(self) -> list[_Append]:
         batch: list[_Append] = []
         size = 0
-        most = self._most()
-        while self._queue and len(batch) < most and size < MAX_BATCH_EVENTS:
+        limit = self._batch_limit()
+        while self._queue and len(batch) < limit and size < MAX_BATCH_EVENTS:
             append = self._queue.popleft()
             if append.ended:
-                continue  # expired while it waited
+                continue  # it waited too long
             size += len(append.proposal.rows)
             batch.append(append)
         self._last_batch = len(batch)
         return batch
 
-    def _most(self) -> int:
-        """How many appends the next batch takes.
+    def _batch_limit(self) -> int:
+        """How many appends the next batch takes at most.
 
-        While no other process appends, half of those there are: so PostgreSQL has one half to do while this process
-        answers the other, whose callers come again. Beside other processes, it has theirs to do meanwhile.
+        If no other process appends, half of those under way: PostgreSQL works on one half while this process answers
+        the callers of the other, who then append again. If others do, PostgreSQL works on their batches meanwhile.
         """
-        if not self._alone:
+        if not self._is_only_writer:
             return MAX_BATCH_APPENDS
         half = (len(self._queue) + self._last_batch) // 2
         return min(MAX_BATCH_APPENDS, max(MIN_HALF_APPENDS, half))
@@ -371,18 +377,18 @@ class Appender:
                 events += len(append.proposal.rows)
         if appended:
             self._appended += appended
-            # Positions have no gaps: so it can be told whether others appended since the batch before.
-            self._alone = last - events == self._last_position
+            # Positions have no gaps, so these show whether other processes have appended since the previous batch.
+            self._is_only_writer = last - events == self._last_position
             self._last_position = last
             self._notify()
 
     async def _refused(self, batch: list[_Append], error: psycopg.Error) -> None:
-        """The database answered with an error: nothing of the batch is there."""
+        """Handle an error reported by the database: nothing of the batch was appended."""
         if isinstance(error, UNAVAILABLE):  # lock timeout, statement timeout, out of disk, read-only, …
             log.warning("appender.refused", error=type(error).__name__, appends=len(batch))
             for append in batch:
                 append.fail(StoreUnavailable(f"the database refused: {type(error).__name__}"))
-        elif len(batch) > 1:  # one of them is the culprit: each alone, so that it fails alone
+        elif len(batch) > 1:  # one of them caused it: write each separately, so that only that one fails
             for append in batch:
                 await self._write([append])
         elif isinstance(error, psycopg.errors.UniqueViolation):
@@ -395,7 +401,7 @@ class Appender:
         await self._disconnect()
         try:
             async with asyncio.timeout(RESOLVE_SECONDS):
-                while not await self._resolved(batch, statement.backend):  # noqa: ASYNC110  # nobody tells
+                while not await self._resolved(batch, statement.backend):  # noqa: ASYNC110  # there is no event for it
                     await asyncio.sleep(0.2 + 0.3 * random.random())  # noqa: S311  # jitter
         except TimeoutError:
             log.error("appender.outcome_unknown", appends=len(batch))
@@ -403,10 +409,10 @@ class Appender:
                 append.fail(OutcomeUnknown())
 
     async def _resolved(self, batch: list[_Append], backend: tuple[int, datetime]) -> bool:
-        """Whether it could be found out: not while the database is away, or that server process does not end."""
+        """Whether the outcome is known now: not while the database is unreachable, or that backend is still there."""
         try:
             async with await connect(self._database_url, application_name=NAME) as connection:
-                # Once its server process is gone, an append that is not there never will be.
+                # Once the backend that executed the batch is gone, what is not in the log never will be.
                 ended = await (await connection.execute(END_BACKEND, backend)).fetchone()
                 if ended is not None and not ended[0]:
                     return False
@@ -449,13 +455,13 @@ _int, _bigint = Struct("!i").pack, Struct("!q").pack
 NO_RECEIPT: list[bytes | None] = [None] * 5
 NO_KEY: list[bytes | None] = [None] * 3
 EMPTY = {column: column.written(()) for column in (ints, bigints, uuids, names, texts, byteas)}
-"""Columns of no rows: most batches have no receipts."""
+"""Encoded empty columns: most batches have no receipts."""
 FIRST = (ints, uuids, bigints)
-"""The columns of the first event that an append has of a stream."""
+"""Column types of `_firsts`."""
 
 
 async def _appended(statement: Statement, proposals: Sequence[Proposal]) -> list[int | None]:
-    """What became of each proposal: the position of its last event, or `MOVED`, or `ANSWERED`."""
+    """The outcome of each proposal: the position of its last event, or `MOVED`, or `ANSWERED`."""
     if len(proposals) == 1 and len(proposals[0].rows) == 1:
         [[position]] = await statement.execute(single_parameters(proposals[0]), number=SINGLE)
         return [position]
@@ -472,7 +478,7 @@ async def _appended(statement: Statement, proposals: Sequence[Proposal]) -> list
 
 
 def _repeats(proposals: Sequence[Proposal]) -> set[int]:
-    """Which are of a stream that one before them is of, too: they were decided without what that one appends."""
+    """Indexes of proposals that share a stream with an earlier one: they were decided without that one's events."""
     repeats: set[int] = set()
     events = [row[0].int for proposal in proposals for row in proposal.rows]
     if len(set(events)) == len(events):  # as in most batches
@@ -488,7 +494,7 @@ def _repeats(proposals: Sequence[Proposal]) -> set[int]:
 
 
 def single_parameters(proposal: Proposal) -> list[bytes | None]:
-    """A proposal of one event, as `append_event` takes it."""
+    """Parameters of `append_event`, for a proposal of one event."""
     [(stream, version, topic, state, merchant_id, digest, mac)], receipt = proposal.rows, proposal.receipt
     parameters = [
         stream.bytes,
@@ -510,13 +516,13 @@ def single_parameters(proposal: Proposal) -> list[bytes | None]:
         ]
     key: list[bytes | None] = NO_KEY
     if proposal.personal_keys:
-        [opens] = proposal.personal_keys
-        key = [opens.key, opens.customer_digest, opens.email_digest]
+        [personal] = proposal.personal_keys
+        key = [personal.key, personal.customer_digest, personal.email_digest]
     return [*parameters, *answer, *key]
 
 
 def batch_parameters(proposals: Sequence[tuple[int, Proposal]]) -> list[bytes]:
-    """Proposals in columns, as `append_batch` takes them, which calls each by its number."""
+    """Parameters of `append_batch`: columns of all proposals, each identified by its number."""
     events = [(n, *row) for n, p in proposals for row in p.rows]
     receipts = [
         (n, p.receipt.merchant_id, p.receipt.key, p.receipt.owner, p.receipt.status, p.receipt.body)
@@ -538,7 +544,7 @@ def batch_parameters(proposals: Sequence[tuple[int, Proposal]]) -> list[bytes]:
 
 
 def _firsts(proposals: Sequence[tuple[int, Proposal]]) -> list[tuple[int, UUID, int]]:
-    """The number of each proposal, and each of its streams with the version of its first event."""
+    """For each proposal and each of its streams: the proposal's number, the stream, the version of its first event."""
     return [
         (number, stream, version)
         for number, proposal in proposals

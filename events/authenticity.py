@@ -16,7 +16,7 @@ from eventsourcing.persistence import StoredEvent
 
 
 def derive_mac_key(audit_key: str) -> bytes:
-    """The key of events' MACs.
+    """The key for events' MACs.
 
     Args:
         audit_key: AUDIT_KEY, at least 32 characters.
@@ -43,10 +43,10 @@ def event_mac(mac_key: bytes, *, content_hash: bytes, merchant_id: UUID) -> byte
 
 @lru_cache(maxsize=4)
 def _begun(mac_key: bytes) -> HMAC:
-    """What is the same in all MACs under a key: two thirds of the work."""
+    """The part of the computation that is the same for all MACs with a key: two thirds of it."""
     return HMAC(mac_key, SHA256())
 
 
 def is_authentic(mac_key: bytes, *, content_hash: bytes, merchant_id: UUID, mac: bytes) -> bool:
-    """Whether a stored MAC is the application's."""
+    """Whether a stored MAC was made with this key."""
     return hmac.compare_digest(event_mac(mac_key, content_hash=content_hash, merchant_id=merchant_id), mac)

@@ -21,7 +21,7 @@ class SessionStatus(StrEnum):
 
 
 class LineItem(TypedDict):
-    """Something that is bought. `amount`: of one of it, in minor units."""
+    """`amount`: price of one piece, in minor units."""
 
     name: str
     amount: int
@@ -43,7 +43,7 @@ class CheckoutSessionCreated(PersonalStreamCreated):
 
 
 class CheckoutOrderPlaced(StreamEvent):
-    """The customer pays: appended together with the order and its first payment, which it is the cause of."""
+    """The customer pays. Appended together with the order and its first payment, whose cause it is."""
 
     TOPIC = "checkout_session.order_placed"
     order_id: str
@@ -53,10 +53,10 @@ class CheckoutOrderPlaced(StreamEvent):
 
 
 class CheckoutPaymentRetried(StreamEvent):
-    """The customer pays again after a payment that failed: appended together with the next one.
+    """The customer pays again after a failed payment. Appended together with the next one.
 
     Attributes:
-        attempt: of the order's payments.
+        attempt: number of that payment in the order.
     """
 
     TOPIC = "checkout_session.payment_retried"
@@ -64,7 +64,7 @@ class CheckoutPaymentRetried(StreamEvent):
 
 
 class CheckoutSessionCompleted(StreamEvent):
-    """The order is paid, or its money held."""
+    """The order is captured or authorized."""
 
     TOPIC = "checkout_session.completed"
 
@@ -74,10 +74,10 @@ class CheckoutSessionCompleted(StreamEvent):
 
 
 class CheckoutSessionExpired(StreamEvent):
-    """Nothing can be paid here any more. Where a processor tells of money later, the session completes after all.
+    """The session can no longer be paid. If a processor reports later that it has the money, it completes after all.
 
     Attributes:
-        reason: `time`, `order_cancelled` or `attempts`: how many times a customer may try has a limit.
+        reason: `time`, `order_cancelled`, or `attempts` (the limit of payment attempts is reached).
     """
 
     TOPIC = "checkout_session.expired"
@@ -90,7 +90,7 @@ class CheckoutSessionExpired(StreamEvent):
 
 @stream_topic("checkout_session")
 class CheckoutSession(Stream):
-    """A session as its facts leave it. Attributes are named as in the HTTP contract, in snake case."""
+    """A session, folded from its events. Attributes are named as in the HTTP contract, in snake case."""
 
     def __init__(
         self,

@@ -1,6 +1,6 @@
-"""Statement parameters that are whole columns: PostgreSQL arrays in binary format, encoded in one go.
+"""Statement parameters that are whole columns: PostgreSQL arrays in binary format, encoded in one step.
 
-psycopg inspects every list anew to find its element type and encoding, which takes 0.1 ms for the twenty columns of an
+psycopg inspects every list to find its element type and encoding, which takes 0.1 ms for the twenty columns of an
 append. Here the statement declares the types (`%b::uuid[]`), and so does the code that encodes them.
 """
 
@@ -15,10 +15,10 @@ from psycopg.adapt import Dumper
 from psycopg.pq import Format
 
 BYTEA, BIGINT, INT, TEXT, UUID_ = 17, 20, 23, 25, 2950
-"""Types by their ids in pg_type, which are the same in every database."""
+"""Ids of types in pg_type, the same in every database."""
 
 _HEAD = Struct("!iiiii")
-"""Dimensions, whether any is null, the elements' type, how many there are, and the number of the first."""
+"""Number of dimensions, whether any element is null, type of the elements, number of elements, index of the first."""
 _NO_DIMENSIONS = Struct("!iii")
 _length = Struct("!i").pack
 _NULL = _length(-1)
@@ -26,13 +26,13 @@ _16 = _length(16)
 
 
 class Column(bytes):
-    """An array as PostgreSQL's `array_recv` reads it."""
+    """An array in the form that PostgreSQL's `array_recv` reads."""
 
     __slots__ = ()
 
 
 class _ColumnDumper(Dumper):
-    """Without a type of its own: the statement's cast says which array it is."""
+    """Has no `oid`: the statement's cast says which array type it is."""
 
     format = Format.BINARY
 
@@ -40,16 +40,22 @@ class _ColumnDumper(Dumper):
         return obj
 
 
-# Once for all connections that are made from here on.
+# For all connections that are opened from now on.
 adapters.register_dumper(Column, _ColumnDumper)
 
 
 class ColumnType:
-    """Makes columns of values. `elements`: writes them, each with its length before it."""
+    """Encodes lists of values of one type as columns."""
 
     def __init__(
         self, element: int, elements: Callable[[Sequence[Any]], bytes], *, nulls: bool = False
     ) -> None:
+        """
+        Args:
+            element: id of the type.
+            elements: encodes all values, each preceded by its length.
+            nulls: whether values may be None.
+        """
         self._element = element
         self._elements = elements
         self._nulls = nulls
@@ -58,7 +64,7 @@ class ColumnType:
         return Column(self.written(values))
 
     def written(self, values: Sequence[Any]) -> bytes:
-        """The same for libpq, which takes any bytes."""
+        """As `__call__`, but plain bytes, for libpq."""
         head = _head(self._element, len(values), self._nulls and None in values)
         return head + self._elements(values)
 
@@ -72,8 +78,8 @@ def _each(write: Callable[[Any], bytes]) -> Callable[[Sequence[Any]], bytes]:
     return lambda values: b"".join(map(write, values))
 
 
-def _often(write: Callable[[Any], bytes]) -> Callable[[Sequence[Any]], bytes]:
-    """Of values that come again and again."""
+def _each_cached(write: Callable[[Any], bytes]) -> Callable[[Sequence[Any]], bytes]:
+    """For values that recur often."""
     return _each(lru_cache(maxsize=1_024)(write))
 
 
@@ -87,7 +93,7 @@ def _uuids_by_number(values: Sequence[int]) -> bytes:
 
 def _byteas(values: Sequence[bytes | None]) -> bytes:
     lengths = {None if each is None else len(each) for each in values}
-    if len(lengths) == 1 and None not in lengths:  # as all digests have the same
+    if len(lengths) == 1 and None not in lengths:  # all of the same length, as digests are
         return _length(*lengths).join([b"", *values])  # type: ignore[list-item]  # none of them is None
     return b"".join([_NULL if each is None else _length(len(each)) + each for each in values])
 
@@ -97,11 +103,12 @@ def _text(text: str) -> bytes:
     return _length(len(encoded)) + encoded
 
 
-ints = ColumnType(INT, _often(partial(Struct("!ii").pack, 4)))
-bigints = ColumnType(BIGINT, _often(partial(Struct("!iq").pack, 8)))
+ints = ColumnType(INT, _each_cached(partial(Struct("!ii").pack, 4)))
+bigints = ColumnType(BIGINT, _each_cached(partial(Struct("!iq").pack, 8)))
 uuids = ColumnType(UUID_, _uuids)
 uuids_by_number = ColumnType(UUID_, _uuids_by_number)
 texts = ColumnType(TEXT, _each(_text))
-"""NUL is not refused here, but by the server."""
-names = ColumnType(TEXT, _often(_text))
+"""A text that contains NUL is refused by the server, not here."""
+names = ColumnType(TEXT, _each_cached(_text))
+"""Texts with few different values, such as topics."""
 byteas = ColumnType(BYTEA, _byteas, nulls=True)

@@ -20,42 +20,42 @@ CONNECT_TIMEOUT = 3
 """Seconds."""
 RECONNECT_SECONDS = 1.0
 STATEMENT_TIMEOUT = 5
-"""Seconds that PostgreSQL gives a statement of ours, unless it is told otherwise."""
+"""Seconds after which PostgreSQL cancels a statement, unless the connection sets another limit."""
 WAIT_SECONDS = 2.0
-"""That somebody waits for a connection of a pool before he is turned away."""
-TICKS = 4
-"""So often a pool's queue is looked at before those who wait are turned away."""
-STALLED_TICKS = 16 * TICKS
-"""So many looks without anybody who waits it takes to forget that a pool was stalled."""
+"""How long a request waits for a connection of a pool before it is refused."""
+CHECKS = 4
+"""Consecutive checks without any connection given to a waiting request after which a pool counts as stalled."""
+RECOVERED_CHECKS = 16 * CHECKS
+"""Checks without any waiting request after which a stalled pool counts as normal again."""
 
-# A page of orders has as many metadata, which the standard library takes several times as long to read.
+# Several times as fast as the standard library's: a page of orders has the metadata of each.
 set_json_loads(orjson.loads)
 
 POOL_CONNECTIONS = Gauge(
     "payloops_pool_connections", "Connections of the pool", ["state"], multiprocess_mode="livesum"
 )
 POOL_WAITING = Gauge(
-    "payloops_pool_waiting", "Who waits for a connection of the pool", multiprocess_mode="livesum"
+    "payloops_pool_waiting", "Requests that wait for a connection of the pool", multiprocess_mode="livesum"
 )
-POOL_REQUESTS = Counter("payloops_pool_requests", "Who asked for a connection of the pool")
-POOL_QUEUED = Counter("payloops_pool_requests_queued", "Of these, who had to wait for it")
-POOL_REFUSED = Counter("payloops_pool_requests_refused", "Of these, who waited in vain, or was not let wait")
-POOL_STALLED = Counter("payloops_pool_requests_stalled", "Who was turned away because the pool stood still")
-POOL_WAIT = Counter("payloops_pool_wait_seconds", "How long those who were given one had waited, in all")
+POOL_REQUESTS = Counter("payloops_pool_requests", "Requests for a connection of the pool")
+POOL_QUEUED = Counter("payloops_pool_requests_queued", "Those that had to wait for it")
+POOL_REFUSED = Counter("payloops_pool_requests_refused", "Those that timed out, or found the queue full")
+POOL_STALLED = Counter("payloops_pool_requests_stalled", "Those refused because the pool gave no connections")
+POOL_WAIT = Counter("payloops_pool_wait_seconds", "Total time that those given a connection had waited")
 
 
 SCHEMA_ERRORS = (errors.UndefinedTable, errors.UndefinedColumn, errors.UndefinedFunction)
-"""What statements meet where migrations of this version have not been applied."""
+"""Errors of statements if migrations of this version have not been applied."""
 
 
 NO_CONNECTION_LEFT = re.compile(
     "too many clients already|connection slots are reserved|too many connections for|no more connections allowed"
 )
-"""What PostgreSQL and PgBouncer say then: psycopg knows no SQLSTATE of who was not let in."""
+"""Messages of PostgreSQL and PgBouncer: psycopg has no SQLSTATE for a connection that was refused."""
 
 
 class TooManyConnections(psycopg.OperationalError):
-    """PostgreSQL is there, and lets nobody in any more."""
+    """PostgreSQL is up, but accepts no more connections."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -65,14 +65,14 @@ class TooManyConnections(psycopg.OperationalError):
 
 
 class PoolStalled(psycopg.OperationalError):
-    """Nobody is given a connection at present: all are taken for long, or the database is away."""
+    """The pool gives no connections at present: all are in use for long, or the database is unreachable."""
 
     def __init__(self) -> None:
         super().__init__("no connection was free for a while")
 
 
 def connection_options(application_name: str) -> dict[str, object]:
-    """Keyword arguments for `connect`: autocommit, prepared at first use, and no wait without an end."""
+    """Keyword arguments for psycopg's `connect`: autocommit, prepared at first use, and every wait with a timeout."""
     return {
         "autocommit": True,
         "prepare_threshold": 0,
@@ -89,7 +89,7 @@ def connection_options(application_name: str) -> dict[str, object]:
 
 
 class _Connection(psycopg.AsyncConnection[TupleRow]):
-    """As psycopg's own, that says what to do where there is none left."""
+    """A psycopg connection whose error says what to do if PostgreSQL accepts no more connections."""
 
     @classmethod
     async def connect(cls, conninfo: str = "", **options: Any) -> Self:
@@ -102,7 +102,7 @@ class _Connection(psycopg.AsyncConnection[TupleRow]):
 
 
 async def connect(database_url: str, *, application_name: str) -> psycopg.AsyncConnection[TupleRow]:
-    """A connection of one's own, outside the pool.
+    """A new connection outside any pool.
 
     Raises:
         TooManyConnections: see there.
@@ -111,10 +111,10 @@ async def connect(database_url: str, *, application_name: str) -> psycopg.AsyncC
 
 
 def is_about_data(error: Exception) -> bool:
-    """Whether the values are refused, rather than the database out of order.
+    """Whether an error is about the values in a statement, and not about the state of the database.
 
     By SQLSTATE class: 22 data exception, 23 integrity constraint violation, 54 program limit exceeded.
-    Psycopg refuses some data itself, without an SQLSTATE.
+    Psycopg refuses some values itself, without an SQLSTATE.
     """
     if isinstance(error, psycopg.Error):
         return isinstance(error, psycopg.DataError) or (error.sqlstate or "")[:2] in {"22", "23", "54"}
@@ -122,7 +122,7 @@ def is_about_data(error: Exception) -> bool:
 
 
 def one_line(error: BaseException) -> str:
-    """One line without the row: PostgreSQL's details quote personal data."""
+    """The error in one line, without PostgreSQL's details, which quote rows and so personal data."""
     text = error.diag.message_primary if isinstance(error, psycopg.Error) else None
     remedy = ": run `payloops migrate`" if isinstance(error, SCHEMA_ERRORS) else ""
     words = f"{type(error).__name__}: {text or error}{remedy}".replace("\x00", "\\0").split()
@@ -130,15 +130,15 @@ def one_line(error: BaseException) -> str:
 
 
 async def wait_to_reconnect() -> None:
-    """About a second: who lost the database together does not come back together."""
+    """Wait about a second, with jitter: clients that lost the database together should not reconnect together."""
     await asyncio.sleep(RECONNECT_SECONDS * (0.5 + random.random()))  # noqa: S311  # jitter
 
 
 async def reach(database_url: str, *, application_name: str) -> None:
-    """For who is not to wait for a database that is away, as a pool does.
+    """Check that the database can be reached. A pool would keep trying instead.
 
     Raises:
-        psycopg.OperationalError: it is not there; says why.
+        psycopg.OperationalError: it cannot; says why.
     """
     await (await connect(database_url, application_name=application_name)).close()
 
@@ -148,11 +148,11 @@ def connection_pool(
 ) -> "Pool":
     """A pool, not yet open, for reads and for transactions of a command.
 
-    Who waits two seconds for a connection, or finds fifty waiting for each, is turned away
-    (`psycopg.OperationalError`): overload is answered early instead of piling up.
+    A request that waits two seconds for a connection, or finds fifty requests per connection in the queue, is refused
+    (`psycopg.OperationalError`), so that the queue stays short under overload.
 
     Args:
-        patience: seconds without any connection given after which those who wait are turned away, too.
+        patience: if no waiting request gets a connection for this many seconds, all that wait are refused.
     """
     options: dict[str, Any] = {
         "connection_class": _Connection,
@@ -172,7 +172,7 @@ def connection_pool(
 
 @asynccontextmanager
 async def command_pool(database_url: str, *, application_name: str) -> AsyncIterator["Pool"]:
-    """A small pool for as long as a command runs.
+    """A small pool for a command of the command line, while it runs.
 
     Raises:
         psycopg.OperationalError: as `reach`.
@@ -187,30 +187,33 @@ async def command_pool(database_url: str, *, application_name: str) -> AsyncIter
 
 
 class Pool(AsyncConnectionPool):
-    """A pool that finds a database that was away for long.
+    """A pool that recovers after a long outage of the database.
 
-    psycopg's own keeps those who gave up in its queue until a connection comes back. Once it has given up
-    reconnecting, too, only a new request would make it try again, and each is turned away for the queue's length.
+    psycopg's pool keeps requests that timed out in its queue until a connection comes back. Once it has stopped
+    reconnecting, only a new request would make it try again, but each is refused because the queue is full.
+
+    Attributes:
+        context: of the code that created the pool, for tasks that must not belong to a request.
     """
 
     def __init__(self, conninfo: str, **options: Any) -> None:
         super().__init__(conninfo, **options)
         self.database_url = conninfo
         self.context = copy_context()
-        self._beside: list[Callable[[], Awaitable[None]]] = []
+        self._close_first: list[Callable[[], Awaitable[None]]] = []
 
     def closes(self, close: Callable[[], Awaitable[None]]) -> None:
-        """Have something closed before the pool: what asks by it."""
-        self._beside.append(close)
+        """Call `close` before this pool is closed."""
+        self._close_first.append(close)
 
     async def close(self, timeout: float = 5.0) -> None:  # noqa: ASYNC109
-        """As the pool's own."""
-        for close in self._beside:
+        """As psycopg's."""
+        for close in self._close_first:
             await close()
         await super().close(timeout)
 
     async def check(self) -> None:
-        """As the pool's own, which takes it for a broken connection where whoever calls it is cancelled."""
+        """As psycopg's, which takes a cancellation of its caller for a broken connection."""
         await super().check()
         task = asyncio.current_task()
         if task is not None and task.cancelling():
@@ -221,7 +224,7 @@ class Pool(AsyncConnectionPool):
         self,
         timeout: float | None = None,  # noqa: ASYNC109
     ) -> AsyncGenerator[psycopg.AsyncConnection[Any]]:
-        """As the pool's own, which then ends a transaction; ours commit each statement, or by `transaction()`."""
+        """As psycopg's, which also ends a transaction; ours commit each statement, or use `transaction()`."""
         connection = await self.getconn(timeout)
         try:
             yield connection
@@ -229,7 +232,7 @@ class Pool(AsyncConnectionPool):
             await self.putconn(connection)
 
     async def getconn(self, timeout: float | None = None) -> psycopg.AsyncConnection[Any]:  # noqa: ASYNC109
-        """As the pool's own."""
+        """As psycopg's; removes requests that timed out from the queue."""
         try:
             return await super().getconn(timeout)
         except BaseException:
@@ -239,7 +242,7 @@ class Pool(AsyncConnectionPool):
             raise
 
     def sample(self) -> None:
-        """Count what psycopg has counted since the last time, and tell how it stands now."""
+        """Update the metrics from psycopg's statistics."""
         stats = self.pop_stats()
         size, available = stats["pool_size"], stats["pool_available"]
         POOL_CONNECTIONS.labels("idle").set(available)
@@ -252,36 +255,37 @@ class Pool(AsyncConnectionPool):
 
 
 class ImpatientPool(Pool):
-    """A pool that turns away those who wait in vain, instead of letting a queue stand.
+    """A pool that refuses waiting requests once it gives no connections any more.
 
-    A queue that moves is left alone. When nobody was given a connection for a while, all who wait are turned
-    away, and from then on whoever comes while another still finds out whether there are connections again.
-    The while is counted in turns of the event loop: a process that is slow itself does not take the pool for
-    stalled.
+    If no request was given a connection for `patience`, the pool counts as stalled: all that wait are refused. From
+    then on one request at a time may wait, to find out whether there are connections again, and the others are refused
+    at once. The time is measured by several checks on the event loop, so that a process that is slow itself does not
+    take the pool for stalled.
     """
 
     def __init__(self, conninfo: str, *, patience: float, **options: Any) -> None:
         super().__init__(conninfo, **options)
-        self._seconds = patience / TICKS
+        self._check_seconds = patience / CHECKS
         self._waits: set[asyncio.Timeout] = set()
         self._timer: asyncio.TimerHandle | None = None
-        self._given = self._given_before = self._quiet = 0
+        self._given = self._given_before = 0
+        self._checks_without_connection = 0
 
     async def getconn(self, timeout: float | None = None) -> psycopg.AsyncConnection[Any]:  # noqa: ASYNC109
-        """As the pool's own.
+        """As psycopg's.
 
         Raises:
             PoolStalled: see there.
         """
-        if self._quiet >= TICKS and self._waits:
+        if self._checks_without_connection >= CHECKS and self._waits:
             POOL_STALLED.inc()
             raise PoolStalled
-        if self._pool:  # somebody is idle: nobody waits, and nothing has to be timed
+        if self._pool:  # a connection is idle: no need to wait
             connection = await super().getconn(timeout)
         else:
             connection = await self._wait_for(timeout)
         self._given += 1
-        self._quiet = 0
+        self._checks_without_connection = 0
         return connection
 
     async def _wait_for(self, timeout: float | None) -> psycopg.AsyncConnection[Any]:  # noqa: ASYNC109
@@ -289,7 +293,7 @@ class ImpatientPool(Pool):
             async with asyncio.timeout(None) as wait:
                 self._waits.add(wait)
                 if self._timer is None:
-                    self._look_later()
+                    self._schedule_check()
                 try:
                     return await super().getconn(timeout)
                 finally:
@@ -298,21 +302,22 @@ class ImpatientPool(Pool):
             POOL_STALLED.inc()
             raise PoolStalled from None
 
-    def _look_later(self) -> None:
-        self._timer = asyncio.get_running_loop().call_later(self._seconds, self._look)
+    def _schedule_check(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(self._check_seconds, self._check_stalled)
 
-    def _look(self) -> None:
+    def _check_stalled(self) -> None:
+        """Refuse all waiting requests if none was given a connection for several checks."""
         self._timer = None
-        quiet, self._given_before = self._given == self._given_before, self._given
+        none_given, self._given_before = self._given == self._given_before, self._given
         if not self._waits:
-            self._quiet = max(0, self._quiet - 1)
-            if self._quiet > 0:
-                self._look_later()
+            self._checks_without_connection = max(0, self._checks_without_connection - 1)
+            if self._checks_without_connection > 0:
+                self._schedule_check()
             return
-        self._quiet = self._quiet + 1 if quiet else 0
-        if self._quiet >= TICKS:
-            self._quiet = STALLED_TICKS
+        self._checks_without_connection = self._checks_without_connection + 1 if none_given else 0
+        if self._checks_without_connection >= CHECKS:
+            self._checks_without_connection = RECOVERED_CHECKS
             waits, self._waits = self._waits, set()
             for wait in waits:
                 wait.reschedule(asyncio.get_running_loop().time())
-        self._look_later()
+        self._schedule_check()

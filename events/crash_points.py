@@ -10,31 +10,31 @@ import signal
 from typing import Literal, get_args
 
 CrashPoint = Literal[
-    "idempotency.reserved",  # the key is taken, nothing is decided
-    "append.committed",  # a batch is in the log, and none of its callers knows
-    "append_in.appended",  # an event and what it tells of are in a transaction that still holds the log
-    "command.answered",  # the command is done, and the client does not know
+    "idempotency.reserved",  # the key is reserved, nothing decided yet
+    "append.committed",  # a batch is in the log, its callers do not know yet
+    "append_in.appended",  # an event and a change of tables are in a transaction that still holds the log's lock
+    "command.answered",  # the command is done, the response not sent
     "projector.applied",  # a batch is in the tables, the checkpoint not moved, nothing committed
     "projector.moved",  # as before, with the checkpoint moved
-    "build.begun",  # new tables are there, and empty
-    "build.chunk_filled",  # a part of the log is in them, and marked as done
-    "build.counted",  # all of it is, and none of them is live
-    "build.swapped",  # a projection's new tables are live, those of others are not
+    "build.begun",  # new tables exist, and are empty
+    "build.chunk_filled",  # a part of the log is applied to them, and marked as done
+    "build.counted",  # all of the log is applied to them, none is live
+    "build.swapped",  # one projection's new tables are live, those of others are not
     "subscriber.forwarded",  # a workflow was started or signalled, the checkpoint not moved
-    "webhook.queued",  # a webhook is kept, its workflow not started
-    "order_status.reported",  # a worker is to tell how a payment stands: charged, and nobody knows
-    "order_status.recorded",  # it is on record, and Temporal does not know
-    "refund_status.reported",
-    "refund_status.recorded",
-    "webhook.sent",  # the merchant was told, and it is not on record
-    "webhook.recorded",  # it is on record, and Temporal does not know
-    "processor_event.kept",  # what a processor sent is kept, and nothing follows from it yet
-    "processor_event.recorded",  # what follows is on record, and not noted with the event
-    "erasure.mentions_erased",  # texts that name a customer are erased, all keys are there
-    "erasure.key_dropped",  # a stream's key is dropped, its copies are there
-    "erasure.copies_erased",  # they are erased, and the stream is still found by its customer
-    "sandbox.charged",  # the sandbox has charged, and its answer is lost
-    "sandbox.operated",  # it has captured, voided or refunded, and its answer is lost
+    "webhook.queued",  # a webhook is stored, its workflow not started
+    "order_status.reported",  # the processor has charged, a worker is about to report it
+    "order_status.recorded",  # the report is recorded, Temporal does not know that the activity is done
+    "refund_status.reported",  # as `order_status.reported`, of a refund
+    "refund_status.recorded",  # as `order_status.recorded`, of a refund
+    "webhook.sent",  # a webhook was sent, the attempt not recorded
+    "webhook.recorded",  # the attempt is recorded, Temporal does not know that the activity is done
+    "processor_event.kept",  # a processor's event is stored, not yet applied
+    "processor_event.recorded",  # it is applied to the order, its effect not yet stored beside it
+    "erasure.mentions_erased",  # texts that mention a customer are erased, all keys still exist
+    "erasure.key_dropped",  # a stream's key is dropped, copies of its data still exist
+    "erasure.copies_erased",  # the copies are erased, the stream can still be found by its customer
+    "sandbox.charged",  # the sandbox has charged, its response is lost
+    "sandbox.operated",  # the sandbox has captured, voided or refunded, its response is lost
 ]
 
 _armed: CrashPoint | None = None
@@ -42,11 +42,11 @@ _left = 0
 
 
 class NoSuchCrashPoint(ValueError):
-    """Not of the form `<point>:<n>`, or of no point that there is."""
+    """Not of the form `<point>:<n>`, or the point does not exist."""
 
 
 def parse(text: str) -> tuple[CrashPoint, int]:
-    """A point and how often it is passed, the last time included.
+    """The point, and the pass at which the process dies, from 1.
 
     Raises:
         NoSuchCrashPoint.
@@ -59,13 +59,13 @@ def parse(text: str) -> tuple[CrashPoint, int]:
 
 
 def arm(point: CrashPoint, *, passings: int) -> None:
-    """Have this process die at a point, as it passes it for the nth time."""
-    global _armed, _left  # of the process, as its death is
+    """Make this process kill itself when it passes a point for the nth time."""
+    global _armed, _left  # there is one per process
     _armed, _left = point, passings
 
 
 def crash_point(point: CrashPoint) -> None:
-    """Pass a point."""
+    """Pass a point; the process dies here if it was armed for it."""
     if _armed is not None:
         _die_if_due(point)
 

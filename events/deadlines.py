@@ -1,7 +1,7 @@
-"""Ending requests that take too long, with one timer for all requests of a route.
+"""Timeouts with one timer for many tasks.
 
-`asyncio.timeout` creates, queues and cancels a timer for each. Where all have the same timeout, the one that began
-first is due first, so it is enough to check when the oldest is due.
+`asyncio.timeout` creates, queues and cancels a timer for each. If all have the same timeout, the task that began first
+is due first, so one timer for the oldest is enough.
 """
 
 import asyncio
@@ -9,7 +9,7 @@ from types import TracebackType
 
 
 class Deadlines:
-    """A context to be entered by each task that is to be ended after so many seconds, with TimeoutError."""
+    """A context manager that raises TimeoutError in the task that entered it, if it takes more than `seconds`."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
@@ -33,7 +33,7 @@ class Deadlines:
         self._due.pop(task, None)
         if self._ended and task in self._ended:
             self._ended.discard(task)
-            # Unless somebody else cancels it, too: as in `asyncio.timeout`.
+            # Unless the task was cancelled by others as well: as `asyncio.timeout` does it.
             if task.uncancel() == 0 and kind is asyncio.CancelledError:
                 raise TimeoutError from error
 

@@ -1,8 +1,8 @@
-"""Encoding events for storage and decoding them: readable JSON with a stable topic, a version, personal data encrypted.
+"""Encodes events for storage, and decodes them: readable JSON with a stable topic, a version, personal data encrypted.
 
-Versions and upcasters are declared as for the `eventsourcing` library's Mapper. That Mapper decodes each state on its
-own; here a state is decrypted with the key of its stream, and a version that this code does not know yet is refused
-instead of being read as if it were known.
+Versions and upcasters are declared as for the `eventsourcing` library's Mapper, which is not used itself: here personal
+data is decrypted with the key of the event's stream, and a version that this code does not know yet is refused instead
+of being read as if it were known.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ from payloops.events.stream import FACTS, PersonalStreamCreated, StreamEvent, ma
 from payloops.events.timestamps import parse_timestamp, plain_timestamp, timestamp_text
 
 VERSION = "class_version"
-"""The member of a state with the version of its shape, which is 1 if it is missing."""
+"""The member of a state with the version of its shape; a state without it has version 1."""
 
 
 class UnknownTopic(Exception):
@@ -38,7 +38,7 @@ class NewerVersion(Exception):
 
 
 def encode(event: StreamEvent) -> tuple[StoredEvent, PersonalKey | None]:
-    """What is stored of a fact, and the key of its stream if it begins one with personal data."""
+    """The event as it is stored; and the key of its stream, if it begins a stream with personal data."""
     state = vars(event).copy()
     del state["originator_id"], state["originator_version"]
     if event.class_version > 1:
@@ -56,7 +56,10 @@ def encode(event: StreamEvent) -> tuple[StoredEvent, PersonalKey | None]:
 
 
 def _seal(event: PersonalStreamCreated, state: dict[str, Any]) -> PersonalKey | None:
-    """The key of a new stream, by which its customer is found even if there is nothing to encrypt."""
+    """Encrypt the personal fields of a state. Returns the stream's key, None if the event names no customer.
+
+    An event that names a customer but has no personal data gets one, too: the stream is found by it.
+    """
     given = given_fields(state, event.PERSONAL)
     if not given and event.customer_id is None:
         return None
@@ -72,10 +75,10 @@ def _seal(event: PersonalStreamCreated, state: dict[str, Any]) -> PersonalKey | 
 
 
 def decode(stored: StoredEvent, *, personal_key: bytes | None) -> StreamEvent:
-    """The fact of a stored event.
+    """Decode a stored event.
 
     Args:
-        personal_key: of its stream, as the view `readable_events` has it beside the event.
+        personal_key: of its stream, from the view `readable_events`.
 
     Raises:
         UnknownTopic, NewerVersion, PersonalDataUnreadable: see there.
@@ -92,7 +95,7 @@ def decode(stored: StoredEvent, *, personal_key: bytes | None) -> StreamEvent:
 def decode_state(
     topic: str, stored: bytes, *, stream_id: UUID, version: int, personal_key: bytes | None
 ) -> StreamEvent:
-    """As `decode`, of columns of the log."""
+    """As `decode`, from columns of the log."""
     fact = fact_of(topic)
     if fact is None:
         raise UnknownTopic(topic)
@@ -100,12 +103,12 @@ def decode_state(
 
 
 Decoder = Callable[[bytes, UUID, int, bytes | None], StreamEvent]
-"""As `decode`, of a state, its stream, its version, and the key to it."""
+"""As `decode`, from a state, its stream, its version in the stream, and the stream's key."""
 
 
 @cache
 def decoder_of(fact: type[StreamEvent]) -> Decoder:
-    """The decoder of a type of facts, with all that depends on the type alone looked up once."""
+    """The decoder for a type of event. It is built once, so that nothing about the type is looked up for each event."""
     personal, known = fact.PERSONAL, fact.class_version
 
     def decode_fact(stored: bytes, stream_id: UUID, version: int, personal_key: bytes | None) -> StreamEvent:
@@ -123,7 +126,7 @@ def decoder_of(fact: type[StreamEvent]) -> Decoder:
 
 
 def open_state(stored: StoredEvent, *, personal_key: bytes | None) -> dict[str, Any]:
-    """The state of a stored event in the shape that it was written in; also of types that this code does not know.
+    """The state of a stored event, decrypted but not upcast; also for types that this code does not know.
 
     Raises:
         PersonalDataUnreadable: see there.
@@ -140,12 +143,12 @@ def open_state(stored: StoredEvent, *, personal_key: bytes | None) -> dict[str, 
 
 
 def fact_of(topic: str) -> type[StreamEvent] | None:
-    """The type of fact of a topic, even if this process has not imported the stream's module yet."""
+    """The event class of a topic, even if nothing in this process has imported its module yet."""
     return FACTS.get(topic) or fact_types().get(topic)
 
 
 def _upcast(fact: type[StreamEvent], state: dict[str, Any]) -> None:
-    """Upcast a state from the version in which it was written to the present one, step by step."""
+    """Convert a state from the version it was written in to the current one, step by step."""
     written, known = state.pop(VERSION, 1), fact.class_version
     if written > known:
         raise NewerVersion(topic=fact.TOPIC, version=written, known=known)

@@ -4,7 +4,7 @@ from uuid import UUID
 
 
 class VersionConflict(Exception):
-    """The stream has events that the decision did not take into account; nothing was appended."""
+    """The stream has newer events than the decision was based on; nothing was appended."""
 
     def __init__(self, stream_id: UUID) -> None:
         super().__init__(f"stream {stream_id} has moved on")
@@ -24,9 +24,9 @@ class StreamNotFound(Exception):
 
 
 class StreamUnreadable(Exception):
-    """An event of the stream cannot be read by this code: a later version wrote it, or it was altered.
+    """This code cannot decode an event of the stream: a later version wrote it, or it was altered (see `__cause__`).
 
-    The exception's cause says which. A process of that later version can read it.
+    If a later version is running beside this one, its processes can read the stream.
     """
 
     def __init__(self, stream_id: UUID, *, version: int, topic: str) -> None:
@@ -41,4 +41,4 @@ class StoreUnavailable(Exception):
 
 
 class OutcomeUnknown(Exception):
-    """The database was lost between an append and its answer, and did not come back in time: the outcome is unknown."""
+    """The connection was lost before the append was answered, and the log could not be read in time to check it."""

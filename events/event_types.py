@@ -1,4 +1,4 @@
-"""Which types of events a log holds, in which versions, and how many of each."""
+"""The types of events: those that this code knows, and those in a log, counted by version."""
 
 import importlib
 import pkgutil
@@ -13,9 +13,9 @@ import payloops.events
 from payloops.events.stream import FACTS, StreamEvent
 
 BATCH = 50_000
-"""Positions that are counted at a time."""
+"""Positions per query."""
 HEAD = "SELECT coalesce(max(notification_id), 0) FROM stored_events"
-# Most states are of the first version, and say so by not naming one: nothing of them is parsed.
+# Most states have version 1, and no `class_version`: they are not parsed.
 COUNT = """
     SELECT topic,
            CASE WHEN position('"class_version"'::bytea IN state) = 0 THEN 1
@@ -28,7 +28,7 @@ COUNT = """
 
 @dataclass(frozen=True, slots=True)
 class EventType:
-    """A type of event in one of the versions of its shape."""
+    """A type of event, in one version of its shape."""
 
     topic: str
     version: int
@@ -36,7 +36,7 @@ class EventType:
 
 @cache
 def fact_types() -> dict[str, type[StreamEvent]]:
-    """Every type of fact that this code knows, by topic."""
+    """Every event class that this code knows, by topic."""
     for module in pkgutil.iter_modules(payloops.events.__path__):
         importlib.import_module(f"payloops.events.{module.name}")
     return {topic: fact for topic, fact in FACTS.items() if fact.__module__.startswith("payloops.")}
@@ -45,7 +45,7 @@ def fact_types() -> dict[str, type[StreamEvent]]:
 async def count_event_types(
     pool: AsyncConnectionPool, counts: Counter[EventType]
 ) -> AsyncIterator[tuple[int, int]]:
-    """Count all events of the log into `counts`; yields how many are done, and of how many."""
+    """Count all events of the log into `counts`. Yields its progress: the position reached, and the last position."""
     async with pool.connection() as connection:
         row = await (await connection.execute(HEAD)).fetchone()
     assert row is not None

@@ -1,8 +1,8 @@
-"""Checks the log against itself and its seals: whether anybody changed it by hand, and where first.
+"""Verifies the log against its seals and MACs: whether anybody changed it by hand, and where first.
 
-Sealed events are compared leaf by leaf, so that any change is found, and its kind is known from where the leaves are
-now. Events not sealed yet, usually those of the last second, are protected less: their contents by their MACs, their
-positions by the order of their times and by whether a row was rewritten after it was appended.
+Sealed events are compared leaf by leaf, so that any change is found; where a leaf is now tells the kind of change.
+Events not sealed yet, usually those of the last second, are protected less: their contents by their MACs, their
+positions by the order of their times and by whether a row was updated after it was appended.
 """
 
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
@@ -18,10 +18,9 @@ from payloops.events.log_rows import COLUMNS, Fault, LogRow, fault_of, row_leaf
 from payloops.events.merkle import merkle_root
 from payloops.events.seals import NO_SEAL, Seal, SealedRange, is_signed, seal_of, seals_after
 
-FETCHED = 2_000
-"""Rows at a time."""
-# `original`: the row is the one that its append wrote, and no update made another of it. xmin is the lower half
-# of the transaction that wrote a row; it stays as it is until the database is restored from a dump.
+ROWS_PER_FETCH = 2_000
+# `original`: the row was not updated since its append, because `xmin`, the lower half of the id of the transaction that
+# wrote the row, still matches `xid`. That holds until the database is restored from a dump.
 ROWS = f"""
     SELECT {COLUMNS}, xmin::text::bigint = (xid::text::numeric %% 4294967296)::bigint AS original
     FROM stored_events WHERE notification_id BETWEEN %s AND %s ORDER BY notification_id
@@ -30,7 +29,7 @@ SPANS = (
     "SELECT number, first_position, last_position FROM seals WHERE number > %s ORDER BY number LIMIT 10000"
 )
 HEAD = "SELECT coalesce(max(notification_id), 0), coalesce(min(notification_id), 1) FROM stored_events"
-# The primary key has the streams one after the other, each in its order.
+# The window needs no sort: the primary key has this order.
 STREAMS = """
     SELECT notification_id, originator_id, originator_version, topic, versions, before
     FROM (
@@ -45,23 +44,23 @@ STREAMS = """
 
 
 class Tampering(StrEnum):
-    """What was done by hand."""
+    """A kind of change by hand."""
 
     INSERTED = "inserted"
     EDITED = "edited"
     REMOVED = "removed"
     REORDERED = "reordered"
     UNSEALED = "no longer sealed"
-    """The seal was changed, not the event."""
+    """The seal was changed or removed, not an event."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """The first event of some range that is not as the service wrote it.
+    """The first event or seal of a span that is not as the service wrote it.
 
     Attributes:
-        position: in the log; of one that was removed, where it stood.
-        event: `payment.captured 019ab3c8-…:5`, None where it is not there any more.
+        position: in the log; for a removed event, its former position.
+        event: `payment.captured 019ab3c8-…:5`; None if the event is gone.
     """
 
     position: int
@@ -72,10 +71,11 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A part of the log that is checked at a time.
+    """A part of the log that is checked in one step.
 
     Attributes:
-        first_seal: number of the first seal over it, 0 where it is not sealed.
+        first, last: positions, both inclusive.
+        first_seal, last_seal: numbers of the seals that cover it, 0 if it is not sealed.
     """
 
     first: int
@@ -86,11 +86,12 @@ class Span:
 
 @dataclass(slots=True)
 class SpanReport:
-    """What checking a span came to.
+    """The result of checking a span.
 
     Attributes:
-        findings: the first event that is not as it was written, and the first seal, where there are such.
-        without_mac: how many events have none; first_ and last_ of these.
+        findings: the first event and the first seal that are not as they were written, if any.
+        without_mac: number of events without a MAC.
+        first_without_mac, last_without_mac: their first and last position.
     """
 
     span: Span
@@ -107,14 +108,14 @@ class SpanReport:
 
 @asynccontextmanager
 async def checking_connection(database_url: str) -> AsyncIterator[psycopg.AsyncConnection[TupleRow]]:
-    """A connection for what takes its time."""
+    """A connection without a statement timeout."""
     async with await connect(database_url, application_name="payloops audit verify") as connection:
         await connection.execute("SET statement_timeout = 0")
         yield connection
 
 
 async def log_ends(connection: psycopg.AsyncConnection[TupleRow]) -> tuple[int, int]:
-    """The position of the newest event, 0 where there is none, and of the oldest, which should be 1."""
+    """The positions of the newest event, 0 if there is none, and of the oldest, which should be 1."""
     row = await (await connection.execute(HEAD)).fetchone()
     assert row is not None
     return row[0], row[1]
@@ -123,15 +124,15 @@ async def log_ends(connection: psycopg.AsyncConnection[TupleRow]) -> tuple[int, 
 async def spans(
     connection: psycopg.AsyncConnection[TupleRow], *, size: int, upto: int
 ) -> AsyncIterator[Span]:
-    """The log in parts of about `size` events, none across what a seal covers; at the end what is not sealed.
+    """Divide the log into spans of about `size` events, which never divide a seal's range. Last come unsealed events.
 
     Args:
-        upto: position of the newest event; seals may go further, where events were removed.
+        upto: position of the newest event. Seals may reach further, if events were removed.
     """
     begun: Span | None = None
     number = last = 0
     while rows := await (await connection.execute(SPANS, (number,))).fetchall():
-        for number, first, last in rows:  # the last ones count
+        for number, first, last in rows:  # their last values are used below
             begun = Span(begun.first if begun else first, last, begun.first_seal if begun else number, number)
             if begun.last - begun.first >= size - 1:
                 yield begun
@@ -150,11 +151,11 @@ async def check_span(
     mac_keys: Sequence[bytes],
     public_keys: Mapping[str, bytes],
 ) -> SpanReport:
-    """Check a part of the log, up to the first event in it that is not as it was written.
+    """Check a span, up to the first event in it that is not as it was written.
 
     Args:
-        mac_keys: of the present AUDIT_KEY and of older ones.
-        public_keys: those that may have signed seals, by id.
+        mac_keys: of the current AUDIT_KEY and of older ones.
+        public_keys: of the keys that may have signed seals, by id.
     """
     report = SpanReport(span)
     broken, leaves = None, list[bytes]()
@@ -169,17 +170,19 @@ async def check_span(
 
 
 async def check_streams(connection: psycopg.AsyncConnection[TupleRow], *, upto: int) -> Finding | None:
-    """The first event whose stream has not the events before it: versions 1, 2, 3 … in the order of positions."""
+    """The first event whose stream lacks events before it, or has them in another order: versions must be 1, 2, 3 …,
+    in the order of positions.
+    """
     row = await (await connection.execute(STREAMS, (upto,))).fetchone()
     if row is None:
         return None
     position, stream_id, version, topic, versions, before = row
     event = f"{topic} {stream_id}:{version}"
     if versions != version:
-        missing = f"of its stream, {version - versions} before it are missing, the first of them {stream_id}:{versions}"
+        missing = f"{version - versions} earlier events of its stream are missing, the first is {stream_id}:{versions}"
         return Finding(position, Tampering.REMOVED, event, missing)
     return Finding(
-        position, Tampering.REORDERED, event, f"the event before it in its stream stands at {before}"
+        position, Tampering.REORDERED, event, f"the previous event of its stream is at position {before}"
     )
 
 
@@ -189,7 +192,7 @@ async def _check_sealed(
     leaves: Sequence[bytes],
     mac_keys: Sequence[bytes],
 ) -> Finding | None:
-    """Compare the first rows of a span with what was sealed of them."""
+    """Compare the sealed rows of a span with their leaves."""
     first = due = report.span.first
     last = first + len(leaves) - 1
     async with _rows(connection, first, last) as rows:
@@ -200,8 +203,8 @@ async def _check_sealed(
             if fault is Fault.NO_MAC:
                 report.note_without_mac(due)
             elif fault is not None:
-                # A seal holds the content by its hash, so it cannot tell when the content itself was edited.
-                since = "; it was so already when it was sealed"
+                # A leaf contains the content's hash, not the content, so it does not show when that was edited.
+                since = "; this was so already when it was sealed"
                 if fault is Fault.CONTENT:
                     since = ", which is as it was sealed"
                 detail = f"{fault}{since}"
@@ -222,9 +225,9 @@ async def _explain(
     leaves: Sequence[bytes],
     mac_keys: Sequence[bytes],
 ) -> Finding:
-    """What became of the event that was sealed at a position, where it does not stand there any more."""
-    places = await _places_around(connection, first=first, leaves=leaves)
-    start, end = min(places.values()), max(places.values())
+    """What happened to the event that was sealed at a position, and is not there any more."""
+    sealed_at = await _sealed_positions(connection, first=first, leaves=leaves)
+    start, end = min(sealed_at.values()), max(sealed_at.values())
     async with _rows(connection, start, end) as found:
         rows = [row async for row, _ in found]
     sealed = leaves[position - first]
@@ -232,36 +235,38 @@ async def _explain(
     moved = next((row for row in rows if row_leaf(row, position=position) == sealed), None)
     if there is None:
         if moved is not None:
-            detail = f"it was sealed at {position}, and stands at {moved.position} now"
+            detail = f"it was sealed at position {position}, and is at {moved.position} now"
             return Finding(position, Tampering.REORDERED, event_text(moved), detail)
         following = next((row.position for row in rows if row.position > position), end + 1)
         more = f", and {following - position - 1} after it" if following > position + 1 else ""
         return Finding(position, Tampering.REMOVED, None, f"it was sealed, and is gone{more}")
     event = event_text(there)
-    came_from = next((n for n in range(start, end + 1) if places.get(row_leaf(there, position=n)) == n), None)
+    came_from = next(
+        (n for n in range(start, end + 1) if sealed_at.get(row_leaf(there, position=n)) == n), None
+    )
     if came_from is None:
         fault = fault_of(there, mac_keys=mac_keys)
         if moved is not None:
-            detail = f"what was sealed in its place, {event_text(moved)}, stands at {moved.position} now"
+            detail = f"the event sealed at this position, {event_text(moved)}, is at {moved.position} now"
             return Finding(position, Tampering.INSERTED, event, f"{fault}; {detail}" if fault else detail)
-        detail = str(fault) if fault else "its content is its own, and its place or its time is not"
-        return Finding(position, Tampering.EDITED, event, f"it is not what was sealed: {detail}")
+        detail = str(fault) if fault else "its content is authentic, but its position or time was changed"
+        return Finding(position, Tampering.EDITED, event, f"it differs from what was sealed: {detail}")
     if moved is None:
-        detail = f"it was sealed, and is gone: {event}, which was sealed at {came_from}, stands in its place"
+        detail = f"it was sealed, and is gone: {event}, which was sealed at {came_from}, is at its position now"
         return Finding(position, Tampering.REMOVED, None, detail)
-    return Finding(position, Tampering.REORDERED, event, f"it was sealed at {came_from}")
+    return Finding(position, Tampering.REORDERED, event, f"it was sealed at position {came_from}")
 
 
-async def _places_around(
+async def _sealed_positions(
     connection: psycopg.AsyncConnection[TupleRow], *, first: int, leaves: Sequence[bytes]
 ) -> dict[bytes, int]:
-    """Positions by leaf, of these and of the seals before and after them."""
-    places = {leaf: first + n for n, leaf in enumerate(leaves)}
-    for beside in (first - 1, first + len(leaves)):
-        sealed = await seal_of(connection, position=beside)
+    """The sealed position of each of these leaves, and of those of the seals right before and after them."""
+    positions = {leaf: first + n for n, leaf in enumerate(leaves)}
+    for adjacent in (first - 1, first + len(leaves)):
+        sealed = await seal_of(connection, position=adjacent)
         if sealed is not None:
-            places |= {leaf: sealed.seal.first_position + n for n, leaf in enumerate(sealed.leaves)}
-    return places
+            positions |= {leaf: sealed.seal.first_position + n for n, leaf in enumerate(sealed.leaves)}
+    return positions
 
 
 async def _check_unsealed(
@@ -271,11 +276,11 @@ async def _check_unsealed(
     *,
     first: int,
 ) -> Finding | None:
-    """Check the other rows of a span by what holds them before they are sealed."""
+    """Check the rows of a span that are not sealed: positions, MACs, order of times, updates after the append."""
     due = first
     async with _rows(connection, first - 1, first) as rows:
         before = [each async for each in rows]
-    # After a restore from a dump no row is the one that its append wrote: then this says nothing.
+    # After a restore from a dump no row is original, which then means nothing.
     in_place = bool(before) and before[0][1]
     latest = before[0][0] if before else None
     async with _rows(connection, first, report.span.last) as rows:
@@ -288,7 +293,7 @@ async def _check_unsealed(
                 return Finding(due, by, event_text(row), str(fault))
             if in_place and not original:
                 by = Tampering.REORDERED if fault is None else Tampering.EDITED
-                detail = "the row was written again after it was appended, with another place, time or MAC"
+                detail = "the row was updated after it was appended, with another position, time or MAC"
                 return Finding(due, by, event_text(row), detail)
             if latest is not None and _time(row) < _time(latest):
                 return _out_of_order(latest if latest.position >= first else row)
@@ -305,7 +310,7 @@ def _time(row: LogRow) -> int:
 
 def _missing(first: int, last: int) -> Finding:
     more = f", and {last - first} after it" if last > first else ""
-    return Finding(first, Tampering.REMOVED, None, f"no event stands there{more}, but there are later ones")
+    return Finding(first, Tampering.REMOVED, None, f"there is no event here{more}, but there are later ones")
 
 
 def _out_of_order(row: LogRow) -> Finding:
@@ -316,7 +321,7 @@ def _out_of_order(row: LogRow) -> Finding:
 async def _sealed_leaves(
     connection: psycopg.AsyncConnection[TupleRow], span: Span, public_keys: Mapping[str, bytes]
 ) -> tuple[list[bytes], Finding | None]:
-    """The leaves of a span, as far as the seals over it are a chain, and where they are none."""
+    """The leaves of a span, up to the first seal that breaks the chain; and what is wrong with that one, if any."""
     number = max(0, span.first_seal - 2)
     found = await seals_after(connection, number=number, limit=span.last_seal - number)
     before = found.pop(0).seal if found[0].seal.number < span.first_seal else None
@@ -333,10 +338,10 @@ async def _sealed_leaves(
 def _broken_link(
     before: Seal | None, sealed: SealedRange, public_keys: Mapping[str, bytes], *, signed: bool
 ) -> Finding | None:
-    """What is wrong with a seal as the one after another; None where nothing is.
+    """What is wrong with a seal as the successor of `before`; None if nothing is.
 
     Args:
-        signed: whether its signature is checked. One signature stands for all seals before it, by the chain.
+        signed: whether to verify its signature. One signature covers all earlier seals, because of the chain.
     """
     seal = sealed.seal
     number, previous, due = (
@@ -375,10 +380,10 @@ def _broken_link(
 async def _rows(
     connection: psycopg.AsyncConnection[TupleRow], first: int, last: int
 ) -> AsyncIterator[AsyncIterator[tuple[LogRow, bool]]]:
-    """Rows, each with whether it is the one that its append wrote; fetched some thousand at a time."""
+    """Rows between two positions, each with whether it is original; fetched in batches."""
 
     async def each() -> AsyncGenerator[tuple[LogRow, bool]]:
-        while rows := await cursor.fetchmany(FETCHED):
+        while rows := await cursor.fetchmany(ROWS_PER_FETCH):
             for row in rows:
                 yield LogRow(*row[:-1]), row[-1]
 

@@ -1,4 +1,4 @@
-"""Rows of `stored_events` exactly as stored, for checking them rather than reading what they say."""
+"""Rows of `stored_events` exactly as stored, to verify them without decoding."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ COLUMNS = """
     notification_id, originator_id, originator_version, topic, state, merchant_id,
     timestamptz_send(recorded_at), content_hash, mac
 """
-"""What to select so that `LogRow(*values)` is the row. The time in bytes: by hand, it may be none that Python has."""
+"""Columns to select for `LogRow(*values)`. The time as bytes: a tampered one may be beyond what Python can hold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class LogRow:
     Attributes:
         position: in the global order.
         recorded: microseconds since 2000, signed, 8 bytes, big endian.
-        mac: None where a version wrote it that had none.
+        mac: None if written by a version before there were MACs.
     """
 
     position: int
@@ -43,7 +43,7 @@ class LogRow:
 
     @property
     def recorded_at(self) -> datetime | None:
-        """None where it is no time."""
+        """None if it is beyond what Python can hold."""
         try:
             return EPOCH + timedelta(microseconds=int.from_bytes(self.recorded, "big", signed=True))
         except OverflowError:
@@ -54,13 +54,13 @@ OF_STREAM = f"SELECT {COLUMNS} FROM stored_events WHERE originator_id = %s ORDER
 
 
 async def rows_of_stream(connection: psycopg.AsyncConnection[TupleRow], stream_id: UUID) -> list[LogRow]:
-    """The rows of a stream, in its order."""
+    """The rows of a stream, in order."""
     cursor = await connection.execute(OF_STREAM, (stream_id,))
     return [LogRow(*values) for values in await cursor.fetchall()]
 
 
 class Fault(StrEnum):
-    """What is wrong with a row by itself."""
+    """What is wrong with a row, seen by itself."""
 
     CONTENT = "its content does not fit its content hash"
     MAC = "its MAC was made with neither AUDIT_KEY nor one of AUDIT_KEYS_OLDER"
@@ -68,15 +68,15 @@ class Fault(StrEnum):
 
 
 def recorded_bytes(moment: datetime) -> bytes:
-    """`recorded` of a time."""
+    """The value of `LogRow.recorded` for a time."""
     return ((moment - EPOCH) // timedelta(microseconds=1)).to_bytes(8, "big", signed=True)
 
 
 def fault_of(row: LogRow, *, mac_keys: Sequence[bytes]) -> Fault | None:
-    """What is wrong with a row by itself; None where the service wrote it so.
+    """What is wrong with a row, seen by itself; None if the service wrote it like this.
 
     Args:
-        mac_keys: of the present AUDIT_KEY and of older ones.
+        mac_keys: of the current AUDIT_KEY and of older ones.
     """
     stored = StoredEvent(row.stream_id, row.version, row.topic, row.state)
     if content_hash(stored) != row.content_hash:
@@ -90,10 +90,10 @@ def fault_of(row: LogRow, *, mac_keys: Sequence[bytes]) -> Fault | None:
 
 
 def row_leaf(row: LogRow, *, position: int | None = None) -> bytes:
-    """The leaf hash that a seal has of a row.
+    """The row's leaf hash in a seal.
 
     Args:
-        position: as if the row stood there.
+        position: hash the row as if it were at this position.
     """
     mac = row.mac or b""
     return leaf_hash(

@@ -1,7 +1,7 @@
-"""A merchant's account: registered and changed, API keys issued and revoked, processors configured and removed.
+"""The stream of a merchant's account: registration, profile, API keys, processors, webhooks.
 
-The secrets themselves (password and key hashes, processor credentials) stand in tables, because secrets must
-be replaceable. What happened to them stands here, without the secret, appended in the same transaction.
+The secrets themselves (password and key hashes, processor credentials) are in tables, because secrets must be
+replaceable. What happened to them is recorded here without the secret, in the same transaction.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ class MerchantRegistered(StreamCreated):
 
 
 class ProfileChanged(StreamEvent):
-    """What the profile is from here on, whichever part of it changed."""
+    """The whole new profile, whichever part of it changed."""
 
     TOPIC = "merchant.profile_changed"
     name: str
@@ -28,14 +28,17 @@ class ProfileChanged(StreamEvent):
 
 
 class PasswordChanged(StreamEvent):
-    """Attributes: `token_version`: dashboard tokens of older versions no longer count."""
+    """
+    Attributes:
+        token_version: dashboard tokens with a lower version are no longer valid.
+    """
 
     TOPIC = "merchant.password_changed"
     token_version: int
 
 
 class WebhookSecretRotated(StreamEvent):
-    """Webhooks are signed with a new secret, and until `previous_expires_at` with the former one, too.
+    """Webhooks are signed with a new secret, and until `previous_expires_at` also with the previous one.
 
     Attributes:
         previous_expires_at: ISO 8601 in UTC.
@@ -46,7 +49,7 @@ class WebhookSecretRotated(StreamEvent):
 
 
 class WebhooksSwitchedOff(StreamEvent):
-    """The endpoint does not want webhooks or has failed for days: nothing is sent until the URL is set again.
+    """The endpoint answered 410, or has failed for days: nothing is sent until the URL is set again.
 
     Attributes:
         reason: for the merchant to read.
@@ -71,10 +74,10 @@ class WebhooksSwitchedOn(StreamEvent):
 
 
 class WebhookRetryRequested(StreamEvent):
-    """The merchant wants a webhook delivered, on a schedule that begins anew.
+    """The merchant asked to deliver a webhook again, with a new retry schedule.
 
     Attributes:
-        number: 1 for the webhook's first such request, one more for each after it.
+        number: counts the requests for this webhook, from 1.
     """
 
     TOPIC = "webhook.retry_requested"
@@ -102,7 +105,7 @@ class ApiKeyRevoked(StreamEvent):
 
 
 class ProcessorConfigured(StreamEvent):
-    """Created or replaced: the credentials are new, too."""
+    """Created or replaced, with new credentials."""
 
     TOPIC = "processor.configured"
     processor: str
@@ -115,7 +118,7 @@ class ProcessorConfigured(StreamEvent):
 
 
 class ProcessorAdjusted(StreamEvent):
-    """Enabled, disabled, or ranked anew, with the credentials it had."""
+    """Settings changed, with the same credentials."""
 
     TOPIC = "processor.adjusted"
     processor: str
@@ -137,7 +140,7 @@ class ProcessorRemoved(StreamEvent):
 
 @dataclass(frozen=True, slots=True)
 class ProcessorChoice:
-    """How a processor stands among the merchant's; a lower priority number is tried first."""
+    """A merchant's settings for a processor. A lower priority number is tried first."""
 
     enabled: bool
     priority: int
@@ -146,12 +149,12 @@ class ProcessorChoice:
 
 @stream_topic("merchant")
 class Merchant(Stream):
-    """The fold of an account. The stream's id is the merchant's id.
+    """A merchant's account. The stream's id is the merchant's id.
 
     Attributes:
         api_keys: ids of the keys that are not revoked.
-        processors: those that are configured, enabled or not, by name.
-        webhooks_off: whether the endpoint was switched off; nothing is sent to it.
+        processors: all that are configured, enabled or not, by name.
+        webhooks_off: whether the endpoint is switched off, so that nothing is sent.
     """
 
     def __init__(self, *, merchant_id: str, name: str, email: str) -> None:

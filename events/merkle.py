@@ -1,4 +1,4 @@
-"""Merkle trees by RFC 6962: a root that stands for a list of leaves, and proofs that one of them is included.
+"""Merkle trees by RFC 6962: one root hash for a list of leaves, and proofs that a leaf is included.
 
 https://www.rfc-editor.org/rfc/rfc6962#section-2.1
 """
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 HASH_BYTES = 32
 LEAF, NODE = b"\x00", b"\x01"
-"""Before what is hashed, so that a leaf can never pass for a node."""
+"""Prefixes of hashed data, so that a leaf cannot be passed off as a node."""
 
 
 def leaf_hash(data: bytes) -> bytes:
@@ -20,7 +20,7 @@ def node_hash(left: bytes, right: bytes) -> bytes:
 
 
 def merkle_root(leaves: Sequence[bytes]) -> bytes:
-    """The root over leaf hashes, in their order; of none, the hash of nothing."""
+    """The root over leaf hashes, in order; without leaves, the hash of an empty string."""
     if not leaves:
         return hashlib.sha256(b"").digest()
     level = list(leaves)
@@ -30,7 +30,7 @@ def merkle_root(leaves: Sequence[bytes]) -> bytes:
 
 
 def merkle_proof(leaves: Sequence[bytes], index: int) -> list[bytes]:
-    """The hashes beside the way from a leaf to the root, the leaf's neighbour first."""
+    """The inclusion proof (audit path) of a leaf: the sibling hashes on its path to the root, from the leaf upwards."""
     proof = []
     level = list(leaves)
     while len(level) > 1:
@@ -42,7 +42,7 @@ def merkle_proof(leaves: Sequence[bytes], index: int) -> list[bytes]:
 
 
 def proven_root(leaf: bytes, *, index: int, size: int, proof: Sequence[bytes]) -> bytes | None:
-    """The root of the tree of `size` leaves in which this one stands there; None where no proof has this form."""
+    """The root of the tree of `size` leaves that has this leaf at `index`; None if the proof has a wrong length."""
     if not 0 <= index < size:
         return None
     found, last, rest = leaf, size - 1, list(proof)
@@ -50,13 +50,13 @@ def proven_root(leaf: bytes, *, index: int, size: int, proof: Sequence[bytes]) -
         if index % 2 or index < last:
             if not rest:
                 return None
-            beside = rest.pop(0)
-            found = node_hash(beside, found) if index % 2 else node_hash(found, beside)
+            sibling = rest.pop(0)
+            found = node_hash(sibling, found) if index % 2 else node_hash(found, sibling)
         index, last = index // 2, last // 2
     return None if rest else found
 
 
 def _level_above(level: list[bytes]) -> list[bytes]:
-    """Pairs become nodes; who is left alone at the end goes up as he is."""
+    """Pairs become nodes; a last one without a partner moves up unchanged."""
     above = [node_hash(level[n], level[n + 1]) for n in range(0, len(level) - 1, 2)]
     return above + level[len(level) & ~1 :]

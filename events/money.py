@@ -7,9 +7,9 @@ from iso4217 import Currency
 
 
 def money_text(amount: int, currency: str) -> str:
-    """`49.99 USD` of 4999, `500 JPY` of 500: with the decimals that ISO 4217 gives the currency.
+    """4999 as `49.99 USD`, 500 as `500 JPY`: with the currency's number of decimals by ISO 4217.
 
-    A code that the library's list does not have, because it was withdrawn since, has no decimals that we know:
+    For a code that is not in the library's list, because it was withdrawn, the number of decimals is not known:
     `4999 XYZ (minor units)`.
 
     Args:

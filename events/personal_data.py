@@ -1,7 +1,7 @@
 """Personal data in the first event of a stream: encrypted with a key of that stream, erased by dropping the key.
 
-In memory, an event has these fields in the clear. When stored, those with a value are in `sealed` instead, encrypted
-by AES-256-GCM and bound to the event's stream and version. The stored event never changes, so its hashes still match
+In memory, an event has these fields in the clear. In storage, those with a value are in `sealed` instead, encrypted
+with AES-256-GCM and bound to the event's stream and version. The stored event never changes, so its hashes still match
 after the key is gone.
 """
 
@@ -19,20 +19,20 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from payloops.events.randomness import random_bytes
 
 ERASED = "[erased]"
-"""What a personal text reads once it is erased."""
+"""Replaces an erased text."""
 ERASED_OBJECT = {"erased": ERASED}
-"""What a personal object reads then: clients expect an object."""
+"""Replaces an erased object, because clients expect an object."""
 DROPPED = b""
-"""What stands in `personal_keys` in place of a key that was dropped."""
+"""Replaces a dropped key in `personal_keys`."""
 SEALED = "sealed"
-"""The member of a stored state that holds what is sealed."""
+"""The member of a stored state with the encrypted fields."""
 NOTHING: tuple[Any, ...] = (None, "", {}, [])
 NONCE_BYTES = 12
 DIGEST_BYTES = 16
 
 
 class PersonalDataUnreadable(Exception):
-    """What is sealed in an event cannot be opened with the key of its stream: one of them was altered."""
+    """Personal data cannot be decrypted with the key of its stream: the event or the key was altered."""
 
     def __init__(self, *, stream_id: UUID, version: int) -> None:
         super().__init__(f"what is sealed in {stream_id}:{version} cannot be decrypted")
@@ -40,13 +40,13 @@ class PersonalDataUnreadable(Exception):
         self.version = version
 
 
-@dataclass(slots=True, kw_only=True)  # not frozen: making one would take several times as long
+@dataclass(slots=True, kw_only=True)  # not frozen: creating one would take several times as long
 class PersonalKey:
-    """A stream's row of `personal_keys`, inserted by the append that begins the stream. Not for logs.
+    """A stream's row of `personal_keys`, inserted by the append that begins the stream. Never log it.
 
     Attributes:
         key: 32 bytes.
-        customer_digest, email_digest: by which all that is held of a customer is found.
+        customer_digest, email_digest: to find all streams with data of a customer.
     """
 
     stream_id: UUID
@@ -59,10 +59,10 @@ class PersonalKey:
 
 
 def new_key(*, stream_id: UUID, merchant_id: str, customer_id: str | None, email: str | None) -> PersonalKey:
-    """A key for a stream that begins.
+    """Generate a key for a new stream.
 
     Args:
-        customer_id: the merchant's own name of the customer.
+        customer_id: the merchant's own id of the customer.
     """
     return PersonalKey(
         stream_id=stream_id,
@@ -73,16 +73,15 @@ def new_key(*, stream_id: UUID, merchant_id: str, customer_id: str | None, email
 
 
 def customer_digest(merchant_id: str, customer_id: str) -> bytes:
-    """By which a merchant's customer is found.
+    """To find a merchant's customer by the merchant's id of the customer.
 
-    Without a secret, so that whoever can guess a customer can tell that he is one: like the tables of orders,
-    which hold the same in plain for as long.
+    It is not keyed: whoever can read it can test a guessed id. The tables of orders contain the same id in the clear.
     """
     return _digest("customer", merchant_id, customer_id)
 
 
 def email_digest(merchant_id: str, email: str) -> bytes:
-    """By which an address of a merchant's customer is found, in whatever case."""
+    """To find a merchant's customer by email address, case-insensitively."""
     return _digest("email", merchant_id, email.lower())
 
 
@@ -91,18 +90,18 @@ def _digest(kind: str, merchant_id: str, text: str) -> bytes:
 
 
 def given_fields(values: Mapping[str, Any], personal: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of the personal fields that hold something: null stays null, and {} stays {}."""
+    """The personal fields that have a value: null and empty values are stored as they are."""
     return {name: value for name in personal if (value := values[name]) or value not in NOTHING}
 
 
 def seal(
     state: dict[str, Any], given: Mapping[str, Any], *, key: bytes, stream_id: UUID, version: int
 ) -> None:
-    """Move the given fields out of a state and into its `sealed`."""
+    """Encrypt the given fields of a state: they are removed from it, and `sealed` is added."""
     for name in given:
         del state[name]
     nonce = random_bytes()[:NONCE_BYTES]
-    box = nonce + AESGCM(key).encrypt(nonce, orjson.dumps(given), _bound_to(stream_id, version))
+    box = nonce + AESGCM(key).encrypt(nonce, orjson.dumps(given), _associated_data(stream_id, version))
     state[SEALED] = {"fields": list(given), "box": b2a_base64(box, newline=False).decode()}
 
 
@@ -114,18 +113,18 @@ def unseal(
     stream_id: UUID,
     version: int,
 ) -> None:
-    """Put the personal fields back into a state: as they were, or as they read once they are erased.
+    """Replace `sealed` in a state by the personal fields: decrypted, or as erased if the key is gone.
 
     Args:
-        personal: what each field reads then.
-        key: of the stream, as `personal_keys` has it; None where it has none.
+        personal: each personal field's value after erasure.
+        key: of the stream, from `personal_keys`; None if it has no row there.
 
     Raises:
         PersonalDataUnreadable: see there.
     """
     sealed = state.pop(SEALED, None)
     if sealed is None:
-        if key == DROPPED:  # an older version stored them in plain
+        if key == DROPPED:  # erased, but an older version stored the fields in the clear
             state |= {name: personal[name] for name in given_fields(state, personal)}
         return
     if not key:
@@ -133,11 +132,13 @@ def unseal(
         return
     try:
         box = a2b_base64(sealed["box"])
-        plain = AESGCM(key).decrypt(box[:NONCE_BYTES], box[NONCE_BYTES:], _bound_to(stream_id, version))
+        plain = AESGCM(key).decrypt(
+            box[:NONCE_BYTES], box[NONCE_BYTES:], _associated_data(stream_id, version)
+        )
     except (InvalidTag, ValueError):
         raise PersonalDataUnreadable(stream_id=stream_id, version=version) from None
     state |= orjson.loads(plain)
 
 
-def _bound_to(stream_id: UUID, version: int) -> bytes:
+def _associated_data(stream_id: UUID, version: int) -> bytes:
     return stream_id.bytes + version.to_bytes(8, "big")

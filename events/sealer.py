@@ -1,7 +1,7 @@
 """The sealer: seals new events in the log, in the background.
 
-One is active at a time, by an advisory lock that ends with its connection; others stand by. A range is read in
-batches, so that memory stays bounded however much there is to seal.
+One sealer is active at a time: it holds an advisory lock, which ends with its connection; others stand by. A range is
+read in batches, so that memory stays bounded however many events there are to seal.
 """
 
 import asyncio
@@ -19,12 +19,12 @@ from payloops.events.seals import AuditKeys, Seal, insert_seal, is_signed, last_
 from payloops.events.timestamps import utc_now
 
 EVERY_SECONDS = 1.0
-"""How old an event is at the most before it is sealed, as a rule."""
+"""Pause between seals, and so the usual maximum age of an event that is not sealed."""
 RANGE_EVENTS = 10_000
-"""That a seal covers at the most."""
+"""Maximum number of events that a seal covers."""
 BATCH_EVENTS = 1_000
 BACKOFF_SECONDS = (0.5, 10.0)
-"""Before trying again after an error of the database: at first, and at most."""
+"""Pause after an error of the database: the first, and the longest."""
 BATCH_TIMEOUT = "60s"
 
 BECOME_ACTIVE = "SELECT pg_try_advisory_lock(hashtextextended('payloops.projector.seals', 0))"
@@ -34,13 +34,13 @@ log = structlog.get_logger()
 
 
 class ChainBroken(Exception):
-    """The newest seal is not one of ours: nothing may be chained to it."""
+    """The newest seal's key is unknown or its signature wrong: no seal may be chained to it."""
 
 
 async def run_sealer(
     *, database_url: str, keys: AuditKeys, stop: asyncio.Event, every_seconds: float = EVERY_SECONDS
 ) -> None:
-    """Seal until `stop` is set. An outage of the database, however long, is waited out."""
+    """Seal until `stop` is set. During an outage of the database, keep trying."""
     failures = 0
     while not stop.is_set():
         try:
@@ -70,16 +70,16 @@ async def run_sealer(
 async def seal_next(
     connection: psycopg.AsyncConnection[TupleRow], *, keys: AuditKeys, limit: int = RANGE_EVENTS
 ) -> int:
-    """Seal the next events of the log, at most `limit`; how many there were.
+    """Seal the next events of the log, at most `limit`. Returns how many were sealed.
 
-    What is missing or was not written by the service is logged, and sealed as it stands: what is found later
-    in another form was changed since.
+    Missing events, and events that the service did not write, are logged, and the log is sealed as it is: a difference
+    found later is a later change.
 
     Raises:
         ChainBroken: see there.
     """
     before = await last_seal(connection)
-    _refuse_foreign(before, keys)
+    _check_signature(before, keys)
     sealed = before.last_position if before is not None else 0
     first, leaves = await _read_range(connection, after=sealed, keys=keys, limit=limit)
     if not leaves:
@@ -95,7 +95,7 @@ async def seal_next(
         key=keys.present,
     )
     await insert_seal(connection, seal, leaves)
-    # For whoever keeps logs elsewhere: the position and the hash are an anchor for `payloops audit verify`.
+    # Position and hash are an anchor for `payloops audit verify`, if logs are kept outside the database.
     log.info(
         "audit.sealed",
         seal=seal.number,
@@ -110,7 +110,7 @@ async def seal_next(
 async def _read_range(
     connection: psycopg.AsyncConnection[TupleRow], *, after: int, keys: AuditKeys, limit: int
 ) -> tuple[int, list[bytes]]:
-    """The position of the first event after one, and the leaves from there on without a gap."""
+    """The position of the first event after `after`, and the leaves from there up to the first gap."""
     first = 0
     leaves: list[bytes] = []
     while len(leaves) < limit:
@@ -127,11 +127,11 @@ async def _read_range(
             leaves.append(row_leaf(row))
         if len(rows) < BATCH_EVENTS:
             break
-        await asyncio.sleep(0)  # hashing holds up whoever shares the event loop
+        await asyncio.sleep(0)  # hashing blocks the event loop
     return first, leaves
 
 
-def _refuse_foreign(seal: Seal | None, keys: AuditKeys) -> None:
+def _check_signature(seal: Seal | None, keys: AuditKeys) -> None:
     if seal is None:
         return
     public = keys.public_keys.get(seal.key_id)

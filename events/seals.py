@@ -1,8 +1,8 @@
 """Seals: signed Merkle roots over ranges of the log, each chained to the one before.
 
-A seal says which events stood at which positions when it was made. It is signed with Ed25519, by a key that is
-derived from AUDIT_KEY, so that whoever has the public key can check it without the secret. The table keeps the
-leaves beside the root: they tell which event of a range was changed, and they prove single events.
+A seal states which events were at which positions when it was made. It is signed with Ed25519, with a key derived from
+AUDIT_KEY, so that anybody with the public key can verify it without the secret. The leaves are stored beside the root:
+they show which event of a range was changed, and they prove single events.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ from payloops.events.merkle import HASH_BYTES
 from payloops.events.timestamps import timestamp_text
 
 NO_SEAL = bytes(HASH_BYTES)
-"""What the first seal has in place of the hash of the seal before."""
+"""The first seal's `previous`."""
 KEY_ID_DIGITS = 16
 
 INSERT = """
@@ -38,7 +38,7 @@ COLUMNS = "number, first_position, last_position, root, previous, sealed_at, key
 LAST = f"SELECT {COLUMNS} FROM seals ORDER BY number DESC LIMIT 1"  # noqa: S608  # the columns above
 READ = f"SELECT {COLUMNS}, leaves FROM seals WHERE number > %s ORDER BY number LIMIT %s"  # noqa: S608
 ENDING_AT = f"SELECT {COLUMNS} FROM seals WHERE last_position = %s"  # noqa: S608
-NOTED = "SELECT position FROM checkpoints WHERE name = 'seals'"
+CHECKPOINT = "SELECT position FROM checkpoints WHERE name = 'seals'"
 OF_POSITION = f"""
     SELECT {COLUMNS}, leaves FROM seals
     WHERE last_position >= %(position)s AND first_position <= %(position)s
@@ -51,10 +51,10 @@ class Seal:
     """
     Attributes:
         number: 1, 2, 3 …
-        first_position, last_position: of the range, both included.
-        root: over `row_leaf` of its rows.
-        previous: hash of the seal before.
-        key_id: of the key that signed it: `AuditKey`.
+        first_position, last_position: of its range, both inclusive.
+        root: Merkle root over `row_leaf` of its rows.
+        previous: hash of the previous seal.
+        key_id: `AuditKey.id` of the key that signed it.
     """
 
     number: int
@@ -68,7 +68,7 @@ class Seal:
 
     @property
     def statement(self) -> bytes:
-        """What is signed: text, so that it can be checked with other tools."""
+        """The signed text. Plain text, so that other tools can verify it, too."""
         return (
             f"payloops seal\nnumber: {self.number}\nevents: {self.first_position} to {self.last_position}\n"
             f"root: {self.root.hex()}\nprevious: {self.previous.hex()}\n"
@@ -77,7 +77,7 @@ class Seal:
 
     @property
     def hash(self) -> bytes:
-        """What the next seal is chained to: it stands for this one and, by the chain, for all before."""
+        """The next seal's `previous`: covers this seal and, by the chain, all earlier ones."""
         return hashlib.sha256(self.statement).digest()
 
 
@@ -90,7 +90,7 @@ class SealedRange:
 
 
 class AuditKey:
-    """What is derived from one AUDIT_KEY: the key of MACs, and the pair that signs and checks seals."""
+    """The keys derived from one AUDIT_KEY: the one for MACs, and the key pair for seals."""
 
     def __init__(self, audit_key: str) -> None:
         kdf = HKDF(algorithm=SHA256(), length=32, salt=None, info=b"payloops seals")
@@ -105,7 +105,7 @@ class AuditKey:
 
 @dataclass(frozen=True, slots=True)
 class AuditKeys:
-    """The present key, which signs, and older ones, under which what they signed is still known."""
+    """The current key, which signs, and former ones, for verifying what was made with them."""
 
     present: AuditKey
     older: tuple[AuditKey, ...] = ()
@@ -125,12 +125,12 @@ class AuditKeys:
 
 
 def key_id(public: bytes) -> str:
-    """By which a seal names its key: the beginning of the public key's SHA-256."""
+    """The id of a key in seals: the first hexadecimal digits of the public key's SHA-256."""
     return hashlib.sha256(public).hexdigest()[:KEY_ID_DIGITS]
 
 
 def is_signed(statement: bytes, *, signature: bytes, public: bytes) -> bool:
-    """Whether a statement was signed by the owner of a public key."""
+    """Whether the signature of a statement is valid for a public key."""
     try:
         Ed25519PublicKey.from_public_bytes(public).verify(signature, statement)
     except (InvalidSignature, ValueError):
@@ -167,7 +167,7 @@ def make_seal(
 async def insert_seal(
     connection: psycopg.AsyncConnection[TupleRow], seal: Seal, leaves: Sequence[bytes]
 ) -> None:
-    """Keep a seal.
+    """Store a seal with its leaves, and move the sealer's checkpoint.
 
     Raises:
         psycopg.errors.UniqueViolation: another sealer was faster.
@@ -190,19 +190,19 @@ async def insert_seal(
 
 
 async def seal_ending_at(connection: psycopg.AsyncConnection[TupleRow], position: int) -> Seal | None:
-    """The seal whose range ends at a position; None where none does."""
+    """The seal whose range ends at a position; None if there is none."""
     row = await (await connection.execute(ENDING_AT, (position,))).fetchone()
     return None if row is None else Seal(*row)
 
 
-async def noted_position(connection: psycopg.AsyncConnection[TupleRow]) -> int:
-    """The position up to which the sealer has come by its own note, 0 where it has none."""
-    row = await (await connection.execute(NOTED)).fetchone()
+async def sealer_checkpoint(connection: psycopg.AsyncConnection[TupleRow]) -> int:
+    """The sealer's checkpoint: the last position it has sealed; 0 if it has none."""
+    row = await (await connection.execute(CHECKPOINT)).fetchone()
     return 0 if row is None else cast("int", row[0])
 
 
 async def last_seal(connection: psycopg.AsyncConnection[TupleRow]) -> Seal | None:
-    """The newest seal; None where there is none."""
+    """The newest seal; None if there is none."""
     row = await (await connection.execute(LAST)).fetchone()
     return None if row is None else Seal(*row)
 
@@ -210,13 +210,13 @@ async def last_seal(connection: psycopg.AsyncConnection[TupleRow]) -> Seal | Non
 async def seals_after(
     connection: psycopg.AsyncConnection[TupleRow], *, number: int, limit: int
 ) -> list[SealedRange]:
-    """The seals after one, with their leaves, in their order."""
+    """The seals after a number, with their leaves, in order."""
     cursor = await connection.execute(READ, (number, limit))
     return [_sealed_range(row) for row in await cursor.fetchall()]
 
 
 async def seal_of(connection: psycopg.AsyncConnection[TupleRow], *, position: int) -> SealedRange | None:
-    """The seal over a position; None where it is not sealed yet."""
+    """The seal that covers a position; None if it is not sealed yet."""
     row = await (await connection.execute(OF_POSITION, {"position": position})).fetchone()
     return None if row is None else _sealed_range(row)
 

@@ -1,4 +1,4 @@
-"""What all streams and all events have in common.
+"""Base classes of all streams and their events. An event that the domain records is also called a fact.
 
 Aggregates, topics and versioning are the `eventsourcing` library's. An event's topic is a stable name
 (`order.created`), never a Python path, and its state is plain JSON: apart from the timestamp, events hold only JSON
@@ -18,14 +18,15 @@ from eventsourcing.utils import get_topic, register_topic
 from payloops.events.metadata import Metadata
 
 FACTS: "dict[str, type[StreamEvent]]" = {}
-"""Every type of fact that was imported, by its topic."""
+"""Every event class imported so far, by topic."""
 
 
 class StreamEvent(AggregateEvent):
-    """A fact.
+    """An event of a stream.
 
     Attributes:
-        merchant_id: the merchant that it belongs to: no other ever sees it.
+        PERSONAL: the fields with personal data, which are stored encrypted, each with its value after erasure.
+        merchant_id: the merchant it belongs to; no other merchant ever sees it.
         actor, correlation_id, causation_id: see `Metadata`.
     """
 
@@ -53,7 +54,7 @@ T = TypeVar("T")
 
 
 def made_of(kind: type[T], fields: dict[str, Any]) -> T:
-    """An object of a frozen dataclass, made at once: its own `__init__` calls `object.__setattr__` for each field."""
+    """Create an object of a frozen dataclass by setting all fields at once; its `__init__` would set each by a call."""
     made = object.__new__(kind)
     object.__setattr__(made, "__dict__", fields)
     return made
@@ -65,19 +66,18 @@ def _names_of(fact: type[StreamEvent]) -> frozenset[str]:
 
 
 class StreamCreated(AggregateCreated, StreamEvent):
-    """The first fact of a stream."""
+    """The first event of a stream."""
 
 
 C = TypeVar("C", bound=StreamCreated)
 
 
 class PersonalStreamCreated(StreamCreated):
-    """The first fact of a stream that holds personal data of a merchant's customer.
+    """The first event of a stream with personal data of a merchant's customer.
 
     Attributes:
-        PERSONAL: the fields that are stored encrypted, each with the value that it has once it is erased.
-        customer_id, customer_email: by these, all streams of a customer are found. `customer_id`, the merchant's own id
-            of the customer, is no personal field: it is not erased, since the merchant's accounts refer to it.
+        customer_id, customer_email: to find all streams with data of a customer. `customer_id`, the merchant's own id
+            of the customer, is not erased, so that it still matches the merchant's records.
     """
 
     customer_id: str | None
@@ -85,13 +85,13 @@ class PersonalStreamCreated(StreamCreated):
 
 
 class Stream(Aggregate):
-    """An aggregate: the fold of a stream's events, and the events decided on but not yet appended."""
+    """An aggregate: the state folded from a stream's events, and the new events that are not appended yet."""
 
     TOPIC: ClassVar[str]
     merchant_id: str
 
     def record(self, fact: type[StreamEvent], *, by: Metadata, **details: Any) -> None:
-        """Record a fact: it is folded at once, and appended with the others of the command."""
+        """Record a new event: it is applied to this state at once, and appended when the command is done."""
         self.trigger_event(
             fact,
             merchant_id=self.merchant_id,
@@ -103,15 +103,15 @@ class Stream(Aggregate):
         )
 
     def collect_events(self) -> list[StreamEvent]:
-        """Take the recorded facts, to append them."""
+        """Take the new events out, to append them."""
         return cast("list[StreamEvent]", super().collect_events())
 
     @classmethod
     def first(cls, fact: type[C], details: dict[str, Any], *, id: UUID, merchant_id: str, by: Metadata) -> C:
-        """The fact that a stream begins with.
+        """Create the first event of a stream.
 
         Raises:
-            TypeError: a field is missing, or the fact has no such field.
+            TypeError: a field is missing, or unknown.
         """
         fields = {
             "originator_id": id,
@@ -132,7 +132,7 @@ class Stream(Aggregate):
     def begin(
         cls, fact: type[StreamCreated], *, id: UUID, merchant_id: str, by: Metadata, **details: Any
     ) -> Self:
-        """Start a stream with its first fact."""
+        """Begin a stream with its first event."""
         first = cls.first(fact, details, id=id, merchant_id=merchant_id, by=by)
         stream = cast("Self", first.mutate(None))
         stream.pending_events.append(first)
@@ -143,10 +143,10 @@ S = TypeVar("S", bound=Stream)
 
 
 def stream_topic(topic: str) -> Callable[[type[S]], type[S]]:
-    """Give an aggregate class its stable name.
+    """Class decorator that gives an aggregate its topic.
 
-    After the class is made, because the library would otherwise ask a topic of the event classes that it
-    defines inside every aggregate, which we do not use: our facts stand beside the aggregate.
+    A `TOPIC` in the class body would make the library require topics of the event classes that it defines inside every
+    aggregate. Those are not used here: our event classes are defined outside the aggregate.
     """
 
     def name(cls: type[S]) -> type[S]:
@@ -158,5 +158,5 @@ def stream_topic(topic: str) -> Callable[[type[S]], type[S]]:
 
 
 def topic_of(event: type[StreamEvent] | StreamEvent) -> str:
-    """The stable name of an event's type: `order.created`."""
+    """The topic of an event or event class: `order.created`."""
     return get_topic(event if isinstance(event, type) else type(event))

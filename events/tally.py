@@ -1,6 +1,6 @@
-"""Metrics counted in plain numbers, and handed over to the Prometheus client periodically.
+"""Histograms counted in plain numbers, and handed over to the Prometheus client periodically.
 
-The client takes locks, and writes to mapped files where processes share a port: a few microseconds for each number.
+The client takes locks, and writes to memory-mapped files if processes share a port: a few microseconds per observation.
 """
 
 from bisect import bisect_left
@@ -10,10 +10,10 @@ import prometheus_client
 
 
 class Tally:
-    """What was observed since it was last handed over.
+    """Observations since the last `hand_over`.
 
     Args:
-        bounds: of a histogram's buckets.
+        bounds: upper bounds of the histogram's buckets.
     """
 
     __slots__ = ("_bounds", "_counts", "_total")
@@ -31,7 +31,7 @@ class Tally:
         self._total += value
 
     def hand_over(self, histogram: "Histogram") -> int:
-        """To a histogram of the same buckets. Returns how many observations there were."""
+        """Add the observations to a histogram with the same buckets, and begin again. Returns how many there were."""
         count = sum(self._counts)
         histogram.add(self._counts, total=self._total)
         self._begin()
@@ -39,13 +39,13 @@ class Tally:
 
 
 class Histogram(prometheus_client.Histogram):
-    """A histogram that takes many observations at once."""
+    """A Prometheus histogram to which many observations can be added at once."""
 
     def add(self, counts: Sequence[int], *, total: float) -> None:
         """
         Args:
-            counts: how many came to each bucket.
-            total: of all that was observed.
+            counts: number of observations in each bucket.
+            total: sum of the observed values.
         """
         for bucket, count in zip(self._buckets, counts, strict=True):
             if count:

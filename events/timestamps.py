@@ -4,12 +4,14 @@ from datetime import UTC, datetime
 
 
 def timestamp_text(moment: datetime) -> str:
-    """`2026-11-23T15:40:00.123456Z` of an aware datetime."""
+    """An aware datetime as `2026-11-23T15:40:00.123456Z`."""
     return moment.astimezone(UTC).isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
 
 
 def plain_timestamp(moment: datetime) -> datetime | str:
-    """What orjson, with `OPT_UTC_Z`, writes as `timestamp_text` does: sooner, but for microseconds that are zero.
+    """A value that orjson with `OPT_UTC_Z` serializes to `timestamp_text`, usually faster.
+
+    That is the datetime itself, unless its microseconds are zero, which orjson would leave out.
 
     Args:
         moment: in UTC.
@@ -18,10 +20,10 @@ def plain_timestamp(moment: datetime) -> datetime | str:
 
 
 def parse_timestamp(text: str) -> datetime:
-    """The aware datetime of such a text."""
+    """Parse a text as `timestamp_text` makes it."""
     return datetime.fromisoformat(text)
 
 
 def utc_now() -> datetime:
-    """The clock. Read at the edge, passed on in `Metadata`."""
+    """The current time. Read at the edge, and passed on in `Metadata`."""
     return datetime.now(UTC)

@@ -1,8 +1,8 @@
-"""Notifying the readers of the log of new events.
+"""Notifies readers of the log about new events, with PostgreSQL's NOTIFY and LISTEN.
 
-PostgreSQL serialises the commits of transactions that notify, so no append does: `Notifier` sends one NOTIFY for many
-commits, on a connection of its own. `Wakeups` listens, once per process. Notifications may be lost; readers also
-poll, so a lost one only adds latency.
+PostgreSQL serialises the commits of transactions that notify, so appends do not notify themselves: `Notifier` sends one
+NOTIFY for many commits, on a connection of its own. `Wakeups` listens, once per process. Readers also poll, so a lost
+notification only adds latency.
 """
 
 import asyncio
@@ -18,10 +18,10 @@ from payloops.events.statement import Statement
 CHANNEL = "payloops_events"
 NOTIFY = f"SELECT pg_notify('{CHANNEL}', '')"
 NOTIFY_PAUSE = 0.02
-"""Seconds between two messages at the least: under load readers are told of many appends at once.
+"""Minimum time between notifications, in seconds, so that under load one covers many appends.
 
-Of appends that follow each other at once, the first is told at once. Each message costs this process, PostgreSQL and
-every reader about as much as an append.
+The first append after a pause is notified at once. A notification costs this process, PostgreSQL and every reader about
+as much as an append.
 """
 POLL_SECONDS = 0.25
 
@@ -29,7 +29,7 @@ log = structlog.get_logger()
 
 
 class Notifier:
-    """Sends a NOTIFY some time soon after `notify()`, one for however many calls."""
+    """Sends a NOTIFY soon after `notify()`, one for all calls up to then."""
 
     def __init__(self, database_url: str) -> None:
         self._database_url = database_url
@@ -65,14 +65,14 @@ class Notifier:
 
 
 class Wakeups:
-    """Wakes everyone in this process who waits for new events."""
+    """Wakes all tasks of this process that wait for new events."""
 
     def __init__(
         self, database_url: str, *, reconnected: Callable[[], Awaitable[None]] | None = None
     ) -> None:
         """
         Args:
-            reconnected: called when the database is back after its connection was lost.
+            reconnected: called after the connection was lost and is established again.
         """
         self._database_url = database_url
         self._reconnected = reconnected
@@ -86,9 +86,9 @@ class Wakeups:
         await _cancel(self._task)
 
     async def ticks(self, *, poll_seconds: float = POLL_SECONDS) -> AsyncGenerator[None]:
-        """Yields now, then whenever the log may have grown, and every `poll_seconds` at the least."""
+        """Yields now, then whenever the log may have grown, and at least every `poll_seconds`."""
         while True:
-            grown = self._grown  # taken before the reader looks, so that growth while it looks is not missed
+            grown = self._grown  # taken before the reader reads, so that an append meanwhile is not missed
             yield
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(poll_seconds):

@@ -3,9 +3,9 @@
 import os
 from concurrent.futures import ThreadPoolExecutor
 
-from payloops.events.randomness import AHEAD, LENGTH, random_bytes
+from payloops.events.randomness import BUFFERED, LENGTH, random_bytes
 
-MANY = 10 * AHEAD
+MANY = 10 * BUFFERED
 
 
 def test_nobody_gets_what_another_got() -> None:
@@ -20,12 +20,12 @@ def test_a_process_that_was_forked_gets_others() -> None:
     reading, writing = os.pipe()
     child = os.fork()
     if not child:
-        os.write(writing, b"".join(random_bytes() for _ in range(AHEAD)))
+        os.write(writing, b"".join(random_bytes() for _ in range(BUFFERED)))
         os._exit(0)
     os.close(writing)
     with os.fdopen(reading, "rb") as pipe:
         drawn = pipe.read()
     os.waitpid(child, 0)
     theirs = {drawn[start : start + LENGTH] for start in range(0, len(drawn), LENGTH)}
-    assert len(theirs) == AHEAD
-    assert theirs.isdisjoint({random_bytes() for _ in range(2 * AHEAD)})
+    assert len(theirs) == BUFFERED
+    assert theirs.isdisjoint({random_bytes() for _ in range(2 * BUFFERED)})

@@ -22,7 +22,7 @@ from payloops.events.log_check import (
     log_ends,
     spans,
 )
-from payloops.events.seals import AuditKeys, Seal, last_seal, noted_position, seal_ending_at
+from payloops.events.seals import AuditKeys, Seal, last_seal, seal_ending_at, sealer_checkpoint
 from payloops.printing import make_console, print_plain_json
 from payloops.progress import progress
 from payloops.projections.building import Report
@@ -132,7 +132,7 @@ async def verify_log(
     """Check every event there is now: by itself, in its stream, in its place, and against the seals."""
     began = time.monotonic()
     async with checking_connection(database_url) as connection:
-        noted, newest = await noted_position(connection), await last_seal(connection)
+        noted, newest = await sealer_checkpoint(connection), await last_seal(connection)
         head, oldest = await log_ends(connection)
         verdict = Verdict(events=head, newest=newest, unsealed=head)
         if newest is not None:
