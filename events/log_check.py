@@ -252,7 +252,9 @@ async def _explain(
         detail = str(fault) if fault else "its content is authentic, but its position or time was changed"
         return Finding(position, Tampering.EDITED, event, f"it differs from what was sealed: {detail}")
     if moved is None:
-        detail = f"it was sealed, and is gone: {event}, which was sealed at {came_from}, is at its position now"
+        detail = (
+            f"it was sealed, and is gone: {event}, which was sealed at {came_from}, is at its position now"
+        )
         return Finding(position, Tampering.REMOVED, None, detail)
     return Finding(position, Tampering.REORDERED, event, f"it was sealed at position {came_from}")
 

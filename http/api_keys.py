@@ -1,4 +1,4 @@
-"""API keys of a merchant. `/api/api-keys`, by dashboard token."""
+"""A merchant's API keys. `/api/api-keys`, by dashboard token."""
 
 from typing import Annotated
 from uuid import UUID

@@ -1,4 +1,4 @@
-"""The HTTP application: every route there is, and the frame around them."""
+"""The HTTP application: all routes, and the middleware around them."""
 
 import re
 from functools import partial
@@ -109,13 +109,13 @@ ROUTES: tuple[Route, ...] = (
 
 
 def create_app(services: Services) -> web.Application:
-    """The application over its services, which the caller opens before and closes after."""
+    """The application. The caller opens its services before it starts, and closes them after it ends."""
     framed = frame(services)
     app = web.Application(client_max_size=MAX_BODY, middlewares=[framed])
     app[documentation.ROUTES_KEY] = ROUTES
     handlers = [(route, endpoint(route, services)) for route in ROUTES]
     for route, handler in handlers:
-        # Whatever stands in an id's place is answered by the route, also where it cannot be an id.
+        # The pattern accepts any text as an id, so that the route itself answers a malformed one.
         path = re.sub(r"\{(\w+)\}", r"{\1:[^/]+}", route.path)
         app.router.add_route(route.method, path, handler, expect_handler=expect)
         if route.method == "GET":

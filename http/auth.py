@@ -18,7 +18,7 @@ MerchantName = Annotated[
     Field(examples=["Ada's shop"]),
 ]
 PresentedPassword = Annotated[str, StringConstraints(max_length=1_000), Field(repr=False)]
-"""To be compared with the one that counts: what no password may be is only wrong."""
+"""A password to check. One that the rules for new passwords exclude is no error here: it is just wrong."""
 
 
 class Registration(RequestModel):

@@ -1,4 +1,4 @@
-"""Who makes a request: authentication by API key, dashboard token, staff token, or staff session."""
+"""Authenticates requests: by API key, dashboard token, staff token, or staff session."""
 
 from dataclasses import dataclass
 from uuid import UUID
@@ -13,15 +13,15 @@ from payloops.http.routing import Auth
 from payloops.http.services import Services
 
 
-@dataclass(slots=True)  # not frozen: making one would take several times as long
+@dataclass(slots=True)  # not frozen: creating one would take several times as long
 class Caller:
-    """Who is calling.
+    """Who makes a request.
 
     Attributes:
-        actor: as events name it.
-        merchant_id: in whose account; of staff: none.
+        actor: as in events (`Metadata.actor`).
+        merchant_id: of the merchant's account; None for staff.
         staff_id: of a member of the staff.
-        session: of a member who looks at pages.
+        session: of a member who uses the support console.
     """
 
     actor: str
@@ -33,20 +33,20 @@ class Caller:
 def known_caller(
     request: web.Request, *, auth: Auth | None, services: Services, context: RequestContext
 ) -> Caller | None:
-    """As `authenticate`, where nobody has to be asked; None where it has to tell."""
+    """As `authenticate`, if the API key was verified recently; otherwise None, and `authenticate` has to be awaited."""
     if auth != "api_key":
         return None
     owner = services.gate.known(_key(request))
-    return None if owner is None else _told(Caller(owner.actor, owner.merchant_id), context)
+    return None if owner is None else _bind_to_log(Caller(owner.actor, owner.merchant_id), context)
 
 
 async def authenticate(
     request: web.Request, *, auth: Auth | None, services: Services, context: RequestContext
 ) -> Caller:
-    """Who is calling; from here on, the log says so, too.
+    """Who makes a request. From here on, the request's log lines name the caller.
 
     Raises:
-        Problem: 401 unauthorized where nothing was shown. Besides, what the commands raise.
+        Problem: 401 unauthorized, if there are no credentials. Other exceptions of the commands that check them.
     """
     match auth:
         case "api_key":
@@ -70,10 +70,10 @@ async def authenticate(
             caller = Caller(f"staff:{session.member.id}", staff_id=session.member.id, session=session)
         case None:
             return Caller("system")
-    return _told(caller, context)
+    return _bind_to_log(caller, context)
 
 
-def _told(caller: Caller, context: RequestContext) -> Caller:
+def _bind_to_log(caller: Caller, context: RequestContext) -> Caller:
     context.bound["actor"] = caller.actor
     if caller.merchant_id is not None:
         context.bound["merchant_id"] = caller.merchant_id
@@ -81,18 +81,18 @@ def _told(caller: Caller, context: RequestContext) -> Caller:
 
 
 def session_cookie(request: web.Request, *, secure: bool) -> str:
-    """The name of the cookie that a session of the staff is kept in.
+    """The name of the cookie with a staff session.
 
-    Browsers keep a `__Host-` cookie for this host alone, and only where it came over TLS (RFC 6265bis, 4.1.3.2).
+    Browsers accept a `__Host-` cookie only over TLS, and send it only to this host (RFC 6265bis, 4.1.3.2).
 
     Args:
-        secure: also where the request came by plain HTTP, from a proxy for example.
+        secure: use that name even if the request came over plain HTTP, for example from a proxy.
     """
     return "__Host-payloops-staff" if secure or is_https(request) else "payloops-staff"
 
 
 def is_https(request: web.Request) -> bool:
-    """Whether a browser got here over TLS; a client that claims it wrongly does so to its own disadvantage."""
+    """Whether the browser uses TLS, also by `X-Forwarded-Proto`: a client that forges it only harms itself."""
     return request.secure or request.headers.get("X-Forwarded-Proto", "").strip().lower() == "https"
 
 

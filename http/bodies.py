@@ -1,8 +1,8 @@
-"""Request bodies and queries: parsed, refused where they are ambiguous, validated into their model.
+"""Parses request bodies, forms and queries, refuses ambiguous ones, and validates them into their models.
 
-JSON has corners on which parsers differ (RFC 8259): duplicate keys, NaN, numbers of any length, lone surrogates. Where
-another parser could read something else than this one, the request is refused and the field named. Refused content is
-never repeated in the answer.
+JSON parsers differ on some input (RFC 8259): duplicate keys, NaN, long numbers, lone surrogates. If another parser
+could read a body differently, the request is refused, and the field is named. Refused content is never repeated in the
+response.
 """
 
 import hashlib
@@ -30,30 +30,30 @@ M = TypeVar("M", bound=BaseModel)
 MAX_DEPTH = 32
 MAX_ERRORS = 20
 MAX_FIELDS = 100
-"""Of a form."""
+"""In a form."""
 MAX_INTEGER_DIGITS = 18
 WHOLE = "body"
-"""The field's name where the fault is the body's as a whole."""
+"""Name of the field in errors about the body as a whole."""
 
 _SYMBOL = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[{}\[\]]', re.DOTALL)
 _SURROGATE = re.compile("[\ud800-\udfff]")
-# Every digit as 0, and what may follow one in a number that is no whole one as e: whether there is any is seen sooner.
+# Maps all digits to 0, and ".", "e" and "E" to "e", so that a search for "0e" finds whether there may be a fraction.
 _AS_ZERO = bytes.maketrans(b"123456789.E", b"000000000ee")
-# In nearly every body nothing else is left than some digits and braces, in which any of these is found sooner.
+# Deleting these leaves little of most bodies, so that the searches in the rest are fast.
 _UNREMARKABLE = bytes(set(range(128)) - set(b"0123456789{[\\%"))
-# What a number begins with that is no whole one, as it is written; a text may hold the same.
+# Finds every number with a fraction or exponent, and some texts that contain one.
 _FRACTION = re.compile(rb"[:,\[\s]-?[0-9]+[.eE]")
 
 
 class _Refused:
-    """Stands in a parsed body where a value cannot be accepted."""
+    """Takes the place of an unacceptable value in a parsed body."""
 
     def __init__(self, message: str) -> None:
         self.message = message
 
 
 class _Parsing:
-    """How the values of one body are made. `refused`: whether any of them cannot be accepted."""
+    """The hooks that create the values of one body. `refused`: whether any value is unacceptable."""
 
     def __init__(self) -> None:
         self.refused = False
@@ -83,7 +83,7 @@ class _Parsing:
             return self.refuse("Must be a finite number")
         if abs(number) >= 10**MAX_INTEGER_DIGITS:
             return self.refuse(TOO_LARGE)
-        # As it was written: a float is exact for sixteen digits at the most.
+        # From the text, because a float has only about sixteen exact digits.
         as_long = 10 ** (SHORTEST - 1) <= abs(number) < 10**LONGEST
         if as_long and number.is_integer() and holds_card_number(str(int(Decimal(text)))):
             return self.refuse(CARD)
@@ -94,7 +94,7 @@ class _Parsing:
 
 
 def parse_body(model: type[M], raw: bytes) -> M:
-    """The body as its model.
+    """Parse a JSON body into its model.
 
     Raises:
         Problem: 400 validation_error, naming each field.
@@ -108,7 +108,7 @@ def parse_body(model: type[M], raw: bytes) -> M:
 
 
 def check_json(raw: bytes) -> None:
-    """Refuse what JSON parsers do not agree on, what PostgreSQL does not store, and card numbers.
+    """Refuse JSON that parsers read differently or PostgreSQL cannot store, and card numbers.
 
     Raises:
         Problem: 400 validation_error, naming each field.
@@ -118,7 +118,7 @@ def check_json(raw: bytes) -> None:
 
 
 def check_each_value(raw: bytes) -> None:
-    """As `check_json`, of a body that may hold anything."""
+    """As `check_json`, without its fast path: looks at each value."""
     try:
         text = raw.decode()
     except UnicodeDecodeError:
@@ -147,7 +147,7 @@ def check_each_value(raw: bytes) -> None:
 
 
 def parse_query(model: type[M], query: MultiMapping[str]) -> M:
-    """The query's parameters as their model; one given twice is refused.
+    """Parse a query's parameters into their model; one given twice is refused.
 
     Raises:
         Problem: 400 validation_error, naming each parameter.
@@ -169,12 +169,12 @@ def parse_query(model: type[M], query: MultiMapping[str]) -> M:
 
 @cache
 def empty_query(model: type[BaseModel]) -> BaseModel:
-    """The model of a query without parameters; which fields are missing is told as by `parse_query`."""
+    """As `parse_query`, for a query without parameters."""
     return parse_query(model, MultiDict())
 
 
 def parse_form(model: type[M], raw: bytes) -> M:
-    """A form's fields as their model; one given twice is refused.
+    """Parse a form's fields into their model; one given twice is refused.
 
     Raises:
         Problem: 400 validation_error, naming each field.
@@ -189,21 +189,21 @@ def parse_form(model: type[M], raw: bytes) -> M:
 
 
 def fingerprint(method: str, path: str, raw: bytes) -> bytes:
-    """What makes two requests the same: method, path, and the body without regard to spacing or order of keys."""
+    """A hash that is equal for the same request: of method, path and body, regardless of spacing and order of keys."""
     canonical = orjson.dumps(orjson.loads(raw), option=orjson.OPT_SORT_KEYS) if raw.strip() else b"{}"
     return hashlib.sha256(b"\n".join((method.encode(), path.encode(), canonical))).digest()
 
 
 def is_json(request: web.Request) -> bool:
-    """Whether the request says that its body is JSON, in UTF-8."""
-    # As most say it, there is nothing to be taken apart.
+    """Whether the request declares its body as JSON in UTF-8."""
+    # The most usual form is compared first, because aiohttp's parsing of the header takes longer.
     return request.headers.get(hdrs.CONTENT_TYPE) == JSON or (
         request.content_type == JSON and _is_utf_8(request)
     )
 
 
 def is_form(request: web.Request) -> bool:
-    """Whether the request says that its body is a form, in UTF-8."""
+    """Whether the request declares its body as a form in UTF-8."""
     return request.content_type == FORM and _is_utf_8(request)
 
 
@@ -212,9 +212,9 @@ def _is_utf_8(request: web.Request) -> bool:
 
 
 def is_plain_object(raw: bytes) -> bool:
-    """Whether a body is an object in which nothing can be at fault, found without looking at each value.
+    """Whether a body is certainly an acceptable object, found without looking at each value. Most are.
 
-    As most are. Of all others, and of some that are right, it says no: what is wrong with them takes a longer look.
+    False for all unacceptable bodies, and for some acceptable ones: `check_each_value` then looks closer.
     """
     left = raw.translate(None, _UNREMARKABLE)
     if (
@@ -230,14 +230,14 @@ def is_plain_object(raw: bytes) -> bool:
         parsed = orjson.loads(raw)
     except orjson.JSONDecodeError:
         return False
-    # Without escapes each text stands between two quotes: fewer come back where a key was given twice.
+    # Without escapes, each text has two quotes. If a key was given twice, the parsed object has fewer.
     return type(parsed) is dict and orjson.dumps(parsed).count(b'"') == raw.count(b'"')
 
 
 def _is_plain(text: str) -> bool:
-    """Whether a body is such that no text or number in it can be at fault: as most are, which costs a look at it.
+    """Whether certainly no text or number in a body is unacceptable, found by searching the body as a whole.
 
-    Without escapes each text in it stands there as it is, and what is no card number there is none anywhere.
+    Without escapes, its texts appear in it literally, so if it contains no card number, none of them does.
     """
     return text.isascii() and "\\" not in text and "%" not in text and not may_hold_card_number(text)
 
@@ -258,7 +258,7 @@ def _check_depth(text: str) -> None:
 
 
 def _faults(parsed: Any) -> Iterator[FieldError]:
-    """What is wrong with any value, whatever the field."""
+    """The unacceptable values of a body, whatever its model."""
     pending: list[tuple[tuple[str | int, ...], Any]] = [((), parsed)]
     while pending:
         path, value = pending.pop()
@@ -295,7 +295,7 @@ def _text_fault(text: str) -> str | None:
 
 
 def field_errors(error: ValidationError, *, inside: tuple[str, ...] = ()) -> list[FieldError]:
-    """What a model found wrong; `inside`: the fields that lead to it, where it is a part of the request."""
+    """Convert a model's errors. `inside`: the path to the model, if it is only a part of the request."""
     return [
         FieldError(_name((*inside, *item["loc"])), _message(item["type"], item["msg"]))
         for item in error.errors(include_url=False, include_context=False, include_input=False)[:MAX_ERRORS]
@@ -319,7 +319,7 @@ def _message(kind: str, message: str) -> str:
 
 
 def _name(path: tuple[str | int, ...]) -> str:
-    """A field's name: `lineItems.0.amount`. Names come from the client: cut, and nothing unprintable."""
+    """A field's name: `lineItems.0.amount`. It comes from the client: it is truncated, and made printable."""
     parts = [
         str(part) if isinstance(part, int) else "(hidden)" if holds_card_number(part) else part[:64]
         for part in path

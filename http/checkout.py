@@ -1,8 +1,9 @@
 """The page where a customer pays. Knowing the session's id is enough to see it.
 
-The page shows the session and its order as they are at that moment. A form names the attempt it means, and is answered
-with a redirect to the page. So the page can be loaded, submitted and left at any time, any number of times. Card
-numbers are never typed here: the processor asks for them on its own page, and in test mode test tokens stand in.
+The page shows the session and its order as they are at that moment. Its form contains the number of the payment attempt
+that it requests, and is answered with a redirect to the page. So the page can be loaded, submitted and left at any
+time, any number of times. Card numbers are never entered here: the processor asks for them on a page of its own, and in
+test mode there are test tokens instead.
 """
 
 import asyncio
@@ -28,8 +29,8 @@ from payloops.http.routing import EVENT_STREAM, Call, RequestModel, page, route
 from payloops.http.streams import stream_versions
 
 STREAM_SECONDS = 50
-"""How long a page is told of changes before its browser has to ask again."""
-BEAT_SECONDS = 10.0
+"""How long a page is notified of changes before its browser has to reconnect."""
+HEARTBEAT_SECONDS = 10.0
 
 Method = Literal["card", "upi", "netbanking", "wallet"]
 METHOD_NAMES: dict[str, str] = {
@@ -54,12 +55,12 @@ DECLINES = {
     "authentication_failed": "Your bank did not confirm the payment.",
     "payment_expired": "The payment was not confirmed in time.",
 }
-"""By error code; what processors write themselves is for merchants."""
+"""Messages by error code. The processors' own messages are for merchants only."""
 DECLINED = "The payment did not go through."
 
 
 class State(StrEnum):
-    """What a customer sees."""
+    """The state of a checkout, as its customer sees it."""
 
     OPEN = "open"
     DECLINED = "declined"
@@ -74,14 +75,15 @@ ENDED = {State.PAID, State.EXPIRED}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class View:
-    """What the page is made of, beside the session itself.
+    """What the page's template needs.
 
     Attributes:
-        version: of what the page shows; another one is worth another look.
-        attempt: that the form on the page would make.
-        test_mode: whether test tokens are offered: they work for every way to pay.
-        other: what the total has beside the line items, in minor units: taxes, discounts.
-        redirect_url: where the customer has to act.
+        version: of the page's content; if it changes, the page has to be reloaded.
+        attempt: number of the payment attempt that the form requests.
+        test_mode: whether to offer test tokens: only if all processors offered here are in test mode.
+        other: the difference between the session's amount and its line items, in minor units: taxes, discounts.
+        problem: why the last attempt failed.
+        redirect_url: where the customer has to confirm the payment.
     """
 
     session: CheckoutSession
@@ -99,7 +101,7 @@ class View:
 
 
 def state_of(checkout: Checkout) -> State:
-    """What a settled session comes to for its customer."""
+    """The state that the customer sees, of a session that was just settled."""
     session, order = checkout
     match session.status:
         case SessionStatus.COMPLETED:
@@ -118,13 +120,13 @@ def state_of(checkout: Checkout) -> State:
 
 
 def version_of(checkout: Checkout) -> str:
-    """Changes with whatever a customer could see."""
+    """The version of the page's content: changes whenever the customer would see something else."""
     order = checkout.order
     return f"{state_of(checkout)}-{order.attempt if order is not None else 0}"
 
 
 def with_session_id(url: str, session_id: UUID) -> str:
-    """A merchant's URL, with the session's id added to its query."""
+    """Add the session's id to the query of a merchant's URL."""
     parts = urlsplit(url)
     added = urlencode({"session_id": str(session_id)})
     return urlunsplit(parts._replace(query=f"{parts.query}&{added}" if parts.query else added))
@@ -171,7 +173,7 @@ def _problem(order: Order | None) -> str | None:
 
 
 def _redirect_url(order: Order | None) -> str | None:
-    """Where a processor wants the customer to go, where that is a page at all."""
+    """Where the processor wants the customer to go, if it is a web page."""
     url = order.payment.redirect_url if order is not None and order.payment is not None else None
     return url if url is not None and urlsplit(url).scheme in {"http", "https"} else None
 
@@ -228,7 +230,7 @@ async def pay_checkout(call: Call[CheckoutPayment]) -> bytes:
     summary="Notify a checkout page when what it shows has changed",
 )
 async def follow_checkout(call: Call[None]) -> Any:
-    """Server-sent events: the version that the page should show, at once and when it changes, for most of a minute."""
+    """Server-sent events: the current version of the page's content, at once and whenever it changes."""
     return await stream_versions(call, _versions(call, await _settled(call)))
 
 
@@ -240,6 +242,6 @@ async def _versions(call: Call[None], checkout: Checkout) -> AsyncIterator[str]:
         if state_of(checkout) in ENDED or clock() >= ends or call.services.stopping.is_set():
             return
         followed = checkout.order or checkout.session
-        seconds = min(BEAT_SECONDS, ends - clock())
+        seconds = min(HEARTBEAT_SECONDS, ends - clock())
         await call.services.watch.moves(followed.id, version=followed.version, seconds=seconds)
         checkout = await _settled(call)

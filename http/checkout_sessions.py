@@ -1,4 +1,4 @@
-"""Checkout sessions: a merchant makes one, sends the customer to its page, and reads what became of it. `/v1`."""
+"""Checkout sessions: merchants create them, send customers to their pages, and read their status. `/v1`, by API key."""
 
 from typing import Annotated, Any
 from uuid import UUID
@@ -15,7 +15,7 @@ from payloops.http.routing import AnswerModel, Call, RequestModel, route
 from payloops.http.services import Services
 
 MAX_LINE_ITEMS = 100
-MOST_OF_ONE = 999_999
+MAX_QUANTITY = 999_999
 
 
 class NewLineItem(RequestModel):
@@ -27,7 +27,7 @@ class NewLineItem(RequestModel):
         Field(examples=["Coffee"]),
     ]
     amount: Amount
-    quantity: Annotated[int, Field(ge=1, le=MOST_OF_ONE, examples=[2])]
+    quantity: Annotated[int, Field(ge=1, le=MAX_QUANTITY, examples=[2])]
 
 
 class NewCheckoutSession(RequestModel):
@@ -69,7 +69,7 @@ class CheckoutSessionAnswer(NewSessionAnswer):
 
 
 def session_url(services: Services, session_id: UUID) -> str:
-    """The page that the customer is sent to."""
+    """The URL of the session's checkout page."""
     return f"{services.checkout_base_url.rstrip('/')}/checkout/{session_id}"
 
 

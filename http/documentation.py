@@ -29,7 +29,7 @@ _FOLDER = Path(__file__).with_name("swagger_ui")
 
 @lru_cache(maxsize=4)
 def openapi_json(routes: tuple[Route, ...]) -> bytes:
-    """The document as it is sent, and kept in docs/."""
+    """The OpenAPI document, as served and as kept in docs/."""
     document = openapi_document(routes, version=version("payloops"))
     return orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
 

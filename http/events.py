@@ -30,7 +30,7 @@ EVENT_TYPES = sorted(topic for topic in fact_types() if topic.startswith(("order
 
 
 def _event_type(name: str) -> str:
-    # An empty answer would look as if there were no such events: webhooks have other names for some of them.
+    # Not an empty list, because webhooks have other names for some events, which are easily confused with these.
     if name not in EVENT_TYPES:
         raise ValueError(f"Must be one of {', '.join(EVENT_TYPES)}")
     return name

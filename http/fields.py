@@ -1,4 +1,4 @@
-"""Types of request and answer fields, with the limits of the HTTP contract."""
+"""Types of fields in requests and responses, with the limits of the HTTP contract."""
 
 import re
 from datetime import UTC, datetime
@@ -33,7 +33,7 @@ from payloops.events.timestamps import timestamp_text
 MAX_METADATA_KEYS = 50
 MAX_METADATA_BYTES = 16 * 1024
 MAX_URL = 2_048
-MAX_EMAIL = 254  # RFC 5321 has no room for more
+MAX_EMAIL = 254  # by RFC 5321
 MIN_PASSWORD = 8
 MAX_NUMBER_DIGITS = 9
 MAX_AMOUNT_DIGITS = 11
@@ -42,21 +42,21 @@ TOO_LARGE = "The number is too large"
 _ISO_8601 = re.compile(
     r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}(:\d{2}(\.\d{1,9})?)?(Z|[+-]\d{2}:\d{2})", re.ASCII | re.IGNORECASE
 )
-# What most addresses look like: nothing is left to be checked of the local part, nor to be normalized (RFC 5321).
+# Most addresses: their local part needs no further validation or normalization (RFC 5321).
 _PLAIN_ADDRESS = re.compile(
     r"(?=[^@]{1,64}@)(?!.*--)(?P<local>[a-z0-9_+-]+(?:\.[a-z0-9_+-]+)*)@(?P<domain>[A-Za-z0-9.-]+)", re.ASCII
 )
 _DIGITS = re.compile("[0-9]+")
 NOT_IN_QUERIES = r"\u0000-\u001f\u007f-\u009f\ufffd"
-"""Control characters, and what stands for bytes that were no UTF-8, as regular expressions have them."""
+"""Character ranges: control characters, and the replacement for bytes that are not UTF-8."""
 NO_QUERY_TEXT = re.compile(f"[{NOT_IN_QUERIES}\\ud800-\\udfff]")
 NOT_TEXT = "Must be text in UTF-8, without control characters"
-# What a time zone's plus comes to in a query where nobody has encoded it.
+# A time in a query whose "+" was not percent-encoded, and became a space.
 _PLUS_LOST = re.compile(r"[0-9-]+T[0-9:.]+ [0-9]{2}:[0-9]{2}")
 _url = TypeAdapter(HttpUrl)
-# With fewer slashes it is a path of the page's own host to a browser; one with backslashes has another host to others.
+# Browsers take a URL with fewer slashes for a path of the page's own host; parsers disagree on backslashes.
 _ONE_HOST = re.compile("https?://[^/?#]", re.IGNORECASE)
-# Precious metals, bonds and test codes have no minor unit: nothing can be paid in them.
+# Without precious metals, bonds and test codes, which have no minor unit: nothing can be paid in them.
 CURRENCIES = frozenset(currency.value for currency in Iso4217 if currency.exponent is not None)
 
 
@@ -83,7 +83,7 @@ def _checked_address(address: str) -> str:
 
 @lru_cache(maxsize=4_096)
 def _checked_domain(domain: str) -> str:
-    """What the library makes of a domain, which most addresses share with others."""
+    """Validate and normalize a domain. Cached, because most addresses share theirs with others."""
     return _checked_address(f"a@{domain}").removeprefix("a@")
 
 
@@ -91,7 +91,7 @@ def _presented_email(address: str) -> str:
     try:
         return _email(address)
     except ValueError:
-        return address  # and nobody's
+        return address  # no account has it
 
 
 def _http_url(url: str) -> str:
@@ -135,7 +135,7 @@ def _token(token: str) -> str:
 
 
 def _iso_8601(text: Any) -> Any:
-    # pydantic also reads a number of seconds, and in its strict mode no text that went through a function.
+    # Parsed here: pydantic would also accept a number of seconds, and in strict mode no text after a validator.
     try:
         if isinstance(text, str) and _ISO_8601.fullmatch(text):
             return datetime.fromisoformat(text.upper())
@@ -155,7 +155,7 @@ def _plain_amount(text: Any) -> Any:
 
 
 def _digits(text: Any, *, most: int, else_: str) -> Any:
-    # Python also reads "1_0", "+1" and " 1 ".
+    # Python would also accept "1_0", "+1" and " 1 ".
     if isinstance(text, str):
         if _DIGITS.fullmatch(text) is None:
             raise ValueError(else_)
@@ -172,7 +172,7 @@ def _in_utc(moment: datetime) -> datetime:
 
 
 _STARTS = {"created_from": "createdFrom", "from_": "from"}
-"""Fields in which periods begin, and what clients call them."""
+"""Fields with the start of a period, and their names in requests."""
 
 
 def _not_before(end: datetime, info: ValidationInfo) -> datetime:
@@ -184,7 +184,7 @@ def _not_before(end: datetime, info: ValidationInfo) -> datetime:
 
 
 class AbsentOnly:
-    """Makes a field that is None where it is absent refuse null: a change to nothing is none, and is not ignored."""
+    """Makes an optional field refuse null: it may be absent, which changes nothing, but not null."""
 
     def __get_pydantic_core_schema__(
         self, source: Any, handler: GetCoreSchemaHandler
@@ -195,11 +195,11 @@ class AbsentOnly:
         return inner
 
 
-# Where a rule is a function, `json_schema_extra` says in the contract what of it JSON Schema can say.
+# For rules that are functions, `json_schema_extra` puts into the contract as much as JSON Schema can express.
 Amount = Annotated[
     int, Field(ge=1, le=99_999_999_999, description="In the currency's minor unit", examples=[4_999])
 ]
-# An alias of its own: the contract lists the codes once.
+# A type alias, so that the contract lists the codes only once.
 Currency = TypeAliasType(
     "Currency",
     Annotated[
@@ -219,7 +219,7 @@ Email = Annotated[
     Field(examples=["ada@example.com"], json_schema_extra={"format": "email", "maxLength": MAX_EMAIL}),
 ]
 PresentedEmail = Annotated[str, StringConstraints(max_length=255), AfterValidator(_presented_email)]
-"""By which an account is looked for: in the form in which `Email` keeps it. What is no address is only wrong."""
+"""An email address to log in with, normalized like `Email`. An invalid one is no error here: it matches no account."""
 Url = Annotated[
     str,
     StringConstraints(max_length=MAX_URL),
@@ -236,7 +236,7 @@ Identifier = Annotated[
     AfterValidator(_identifier),
     Field(json_schema_extra={"pattern": f"^[^{NOT_IN_QUERIES}]*$"}),
 ]
-"""By which things are looked for: it holds nothing that a query could not."""
+"""A text to search for: it contains nothing that a query could not contain."""
 Text = Annotated[str, StringConstraints(max_length=1_000)]
 Metadata = Annotated[
     dict[str, JsonValue],
@@ -269,7 +269,7 @@ Moment = Annotated[
     Field(description="ISO 8601 with a time zone", examples=["2027-01-31T00:00:00Z"]),
 ]
 End = Annotated[Moment, AfterValidator(_not_before)]
-"""Of a period, after the field of its start."""
+"""The end of a period; declare it after the field of the start."""
 QueryNumber = Annotated[int, BeforeValidator(_plain_number)]
 QueryAmount = Annotated[
     int,

@@ -28,8 +28,8 @@ PAGE_HEADERS = {
     ),
     "Cross-Origin-Opener-Policy": "same-origin",
     "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
-    # Other sites never learn a page's address, which may be all it takes to see it; this one's forms say
-    # where they come from.
+    # Other sites never learn a page's URL, which may be all it takes to see the page. This site's own forms send it, so
+    # that a refusal can link back.
     "Referrer-Policy": "same-origin",
 }
 
@@ -37,7 +37,7 @@ FOLDER = Path(__file__).with_name("templates")
 
 
 def readable(text: str) -> str:
-    """JSON by lines; what is none, because it was cut off for example, as it is."""
+    """Indented JSON; a text that is not JSON, for example because it was truncated, unchanged."""
     try:
         return orjson.dumps(orjson.loads(text), option=orjson.OPT_INDENT_2).decode()
     except orjson.JSONDecodeError:
@@ -60,27 +60,27 @@ templates.filters["readable"] = readable
 
 
 def rendered(template: str, **values: Any) -> bytes:
-    """A page.
+    """Render a page.
 
     Args:
         template: its file in `templates/`.
-        values: what the template names.
+        values: the template's variables.
     """
     return templates.get_template(template).render(values).encode()
 
 
 def see_other(call: Call[Any, Any], path: str) -> bytes:
-    """The answer that sends a browser on to a path of this origin, which it then gets."""
+    """Redirect the browser to a path of this origin, with GET (303)."""
     call.status = 303
     call.headers[hdrs.LOCATION] = path
     return b""
 
 
 def refuse_foreign_forms(request: web.Request) -> None:
-    """Let in what a page of this origin sends, and what is no browser; not what another site makes a browser send.
+    """Refuse forms that another site makes a browser send (CSRF). Clients that are not browsers are accepted.
 
-    The rule is that of Go's `http.CrossOriginProtection`: every browser of today says where a request comes from,
-    and no page can make it say something else.
+    This is the rule of Go's `http.CrossOriginProtection`: every current browser states where a request comes from, and
+    no page can forge that.
 
     Raises:
         Problem: 403 forbidden.
@@ -100,7 +100,7 @@ SUPPORT = "/support"
 
 
 class Excuse(NamedTuple):
-    """How a refusal is put to people."""
+    """An error, worded for people."""
 
     title: str
     text: str
@@ -119,15 +119,15 @@ EXCUSES = {
         "That took too long", "Whether it was done is not known yet. Open the page again: it will show."
     ),
 }
-"""By status; what stands for others is the one that begins with the same digit."""
+"""By status. For other statuses, 400 or 500 is used."""
 NOT_OFFERED = Excuse(
     "This way to pay is not offered any more", "Nothing was charged. Please choose another one."
 )
-"""Of what a page offered when it was opened, and the merchant has switched off since."""
+"""If the merchant has switched off a way to pay after the page was opened."""
 
 
 def refusal_page(problem: Problem, request: web.Request, *, correlation_id: str) -> web.Response:
-    """A refusal, for people. What it says of fields never repeats what was in them."""
+    """The error page. It names invalid fields, and never repeats their values."""
     if problem.status == HTTPStatus.UNAUTHORIZED:
         return _sign_in_page(problem, request)
     excuse = EXCUSES.get(problem.status) or EXCUSES[problem.status // 100 * 100]
@@ -145,13 +145,13 @@ def refusal_page(problem: Problem, request: web.Request, *, correlation_id: str)
 
 
 def _sign_in_page(problem: Problem, request: web.Request) -> web.Response:
-    """In the place of a page for staff that was not shown; once signed in they get it."""
+    """The sign-in page, instead of a page for staff. After signing in, they are redirected to that page."""
     wanted = request.path_qs if request.method != hdrs.METH_POST else SUPPORT
     page = rendered(
         "support_sign_in.html",
         notice="Your session has ended. Please sign in again." if problem.code == "invalid_token" else None,
         wanted=wanted,
-        # Browsers send the cookie only where the way here began on one of our pages (SameSite=Strict).
+        # Coming from another site, browsers do not send the cookie (SameSite=Strict), although there may be a session.
         arrived=request.headers.get("Sec-Fetch-Site") == "cross-site",
     )
     return _page_response(problem.status, page, headers={hdrs.WWW_AUTHENTICATE: "Cookie"})
@@ -164,7 +164,7 @@ def _page_response(status: int, page: bytes, *, headers: Mapping[str, str]) -> w
 
 
 def _again(request: web.Request, problem: Problem) -> str | None:
-    """Where it may go better: the page itself, or the page of this origin that the form was on."""
+    """The path for trying again: the page itself, or the page of this origin that the form was on."""
     if request.method != hdrs.METH_POST:
         return request.path_qs if problem.status != HTTPStatus.NOT_FOUND else None
     referer = request.headers.get(hdrs.REFERER, "")
@@ -175,7 +175,7 @@ def _again(request: web.Request, problem: Problem) -> str | None:
 
 
 def _is_ours(url: str, request: web.Request) -> bool:
-    """Whether a URL, or what stands in the place of one, is of this origin."""
+    """Whether a URL, from a header that may contain anything, is of this origin."""
     try:
         return urlsplit(url).netloc.lower() == request.host.lower()
     except ValueError:

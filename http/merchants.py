@@ -18,7 +18,7 @@ from payloops.http.routing import AnswerModel, Call, Nothing, RequestModel, rout
 
 
 class ProfileChanges(RequestModel):
-    """What is absent stays as it is; a `webhookUrl` of null ends webhooks. There is always a name."""
+    """Absent fields are kept. A `webhookUrl` of null ends webhooks; `name` cannot be null."""
 
     name: Annotated[MerchantName | None, AbsentOnly()] = None
     webhook_url: Url | None = None
@@ -71,10 +71,10 @@ def secret_answer(secret: WebhookSecret) -> WebhookSecretAnswer:
     )
 
 
-def is_in_vain(url: str, *, allow_loopback: bool) -> bool:
-    """Whether a URL has, where others have a name, an address that no webhook is ever sent to, however it is written.
+def has_private_address(url: str, *, allow_loopback: bool) -> bool:
+    """Whether a URL's host is an IP address, in whatever notation, to which no webhook is ever sent.
 
-    What a name stands for is asked each time that something is sent: it may change.
+    A host name is not resolved here, but each time that a webhook is sent, because its addresses may change.
     """
     host = (HttpUrl(url).host or "").strip("[]")
     try:
@@ -108,7 +108,7 @@ async def read_profile(call: Call[None]) -> MerchantAnswer:
 )
 async def set_profile(call: Call[ProfileChanges]) -> MerchantAnswer:
     body, services = call.body, call.services
-    if body.webhook_url is not None and is_in_vain(
+    if body.webhook_url is not None and has_private_address(
         body.webhook_url, allow_loopback=services.webhook_allow_loopback
     ):
         raise validation_error(FieldError("webhookUrl", "Must be at a public address"))

@@ -1,4 +1,4 @@
-"""Around every request: correlation id, access log, security headers, CORS, and problems as answers."""
+"""The middleware around every request: correlation id, access log, security headers, CORS, errors as problems."""
 
 import re
 import time
@@ -29,14 +29,14 @@ log = structlog.get_logger()
 
 
 def correlation_id(request: web.BaseRequest) -> str:
-    """The client's, where it sent one that fits, else a new one."""
+    """The client's correlation id, if it sent a valid one, else a new one."""
     given = request.headers.get(CORRELATION_HEADER)
     return fitting_correlation_id(given) if given is not None else str(uuid4())
 
 
 def fitting_correlation_id(given: str) -> str:
-    """What the client sent, where it fits, else a new one."""
-    # Correlation ids are logged and stored: one that could be a card number is neither.
+    """The id that the client sent, if it is valid, else a new one."""
+    # Correlation ids are logged and stored, so one that could be a card number is replaced.
     if _CORRELATION_FORM.fullmatch(given) and not holds_card_number(given):
         return given
     return str(uuid4())
@@ -57,23 +57,24 @@ def frame(services: Services) -> Middleware:
                 preflight if preflight is not None else await handler(request)
             )
         except ConnectionError:
-            raise  # the client went away: nobody is left to answer
-        except Exception as error:  # noqa: BLE001  # whatever it is, it is answered
+            raise  # the client has disconnected: there is nobody to answer
+        except Exception as error:  # noqa: BLE001  # every other exception is answered
             response = _refusal(error, request, context)
         if isinstance(response, Answer):
-            if response.fits(request) and not cors.concerns(request) and not stopping.is_set():
-                response.told(context.correlation_id)
-                _note(request, context, response, seconds=time.perf_counter() - started)
+            if response.can_answer(request) and not cors.applies_to(request) and not stopping.is_set():
+                response.set_correlation_id(context.correlation_id)
+                _record(request, context, response, seconds=time.perf_counter() - started)
                 return cast("web.Response", response)
             response = response.response()
-        if not context.page:  # what a cookie opens is for no other origin, not even for one of ours
+        # Pages may be opened by a cookie, so no other origin may read them, not even one of `cors_origins`.
+        if not context.page:
             response.headers.extend(cors.headers(request))
         for name, value in SECURITY_HEADERS.items():
             response.headers.setdefault(name, value)
         response.headers[CORRELATION_HEADER] = context.correlation_id
         if stopping.is_set():
             response.force_close()
-        _note(request, context, response, seconds=time.perf_counter() - started)
+        _record(request, context, response, seconds=time.perf_counter() - started)
         return response
 
     return middleware
@@ -94,15 +95,15 @@ def _refusal(error: Exception, request: web.Request, context: RequestContext) ->
     return problem.response(correlation_id=context.correlation_id)
 
 
-def _note(
+def _record(
     request: web.Request, context: RequestContext, response: web.StreamResponse | Answer, *, seconds: float
 ) -> None:
-    """Count the request, and log it, unless the process has too much to do for that."""
-    # The route's template in place of the path: what clients put into paths is not for the log.
+    """Count the request, and log it, unless it was refused because of overload."""
+    # The route's template instead of the path, because clients may put anything into a path.
     method, status, route = request.method, response.status, context.route
     if method not in hdrs.METH_ALL:
         method = "?"
-    stream = type(response) is web.StreamResponse  # takes as long as somebody follows it
+    stream = type(response) is web.StreamResponse  # lasts as long as the client stays
     count_answer(method, route or NO_ROUTE, status, seconds=None if stream else seconds)
     if not context.shed:
         fields = {
@@ -122,12 +123,12 @@ class Cors:
         self._any = "*" in origins
         self._origins = frozenset(origins) - {"*"}
 
-    def concerns(self, request: web.Request) -> bool:
-        """Whether there are any."""
+    def applies_to(self, request: web.Request) -> bool:
+        """Whether the answer to this request needs any of `headers`."""
         return bool(self._origins) or hdrs.ORIGIN in request.headers
 
     def headers(self, request: web.Request) -> CIMultiDict[str]:
-        """Headers of an answer; none where the request is not from an allowed origin."""
+        """CORS headers of an answer; at most `Vary` if the request is not from an allowed origin."""
         origin = request.headers.get(hdrs.ORIGIN)
         headers: CIMultiDict[str] = CIMultiDict()
         if self._origins:
@@ -144,7 +145,7 @@ class Cors:
         return headers
 
     def preflight(self, request: web.Request) -> web.Response | None:
-        """The answer to a browser that asks before it calls, by OPTIONS, None where the request is not that."""
+        """The answer to a preflight request; None if this OPTIONS request is none."""
         if hdrs.ACCESS_CONTROL_REQUEST_METHOD not in request.headers:
             return None
         response = web.Response(status=204)

@@ -1,4 +1,4 @@
-"""An order's audit trail, its state as of a moment, and why it is in its state: answers shared by several APIs."""
+"""An order's audit trail, its state as of a time, and the explanation of its state: shared by several APIs."""
 
 from datetime import datetime
 from typing import Annotated, Any
@@ -66,7 +66,7 @@ class OrderAsOf(OrderAnswer):
 
 
 def order_as_of(order: Order) -> OrderAsOf:
-    """An order that was folded up to some version, as clients see it."""
+    """The response for an order that was folded up to some version."""
     return OrderAsOf(
         **dict(order_answer(row_from_order(order))),
         version=order.version,
@@ -88,7 +88,7 @@ class OrderExplanationAnswer(AnswerModel):
 
 
 def explanation_answer(explanation: OrderExplanation) -> OrderExplanationAnswer:
-    """An explanation as clients see it."""
+    """The response for an explanation."""
     return OrderExplanationAnswer(
         order_id=explanation.order_id,
         version=explanation.version,
@@ -107,7 +107,7 @@ async def read_trail(
     """The audit trail, oldest first; with `as_of` the order itself, as it was then.
 
     Raises:
-        Problem: the order is unknown or another merchant's, or had no state then.
+        Problem: the order is unknown or another merchant's, or has no such version, or did not exist at that time.
     """
     if as_of is None:
         events = await order_events(store, order_id=order_id, merchant_id=merchant_id)
@@ -129,7 +129,7 @@ async def read_trail(
 async def read_explanation(
     store: EventStore, *, order_id: UUID, merchant_id: UUID, now: datetime
 ) -> OrderExplanationAnswer:
-    """Why the order stands as it does.
+    """How the order got into its current state.
 
     Raises:
         Problem: the order is unknown or another merchant's.

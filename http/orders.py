@@ -73,7 +73,7 @@ class OrderAnswer(AnswerModel):
 
 
 def order_answer(row: OrderRow) -> OrderAnswer:
-    """An order's row as clients see it."""
+    """The response for an order."""
     failed = row.last_error_code is not None or row.last_error_message is not None
     return OrderAnswer(
         id=row.id,
@@ -100,15 +100,16 @@ def order_answer(row: OrderRow) -> OrderAnswer:
     )
 
 
-_AS_IN_ROW = tuple(
+_COPIED = tuple(
     each for each in OrderAnswer.model_fields if each not in {"last_error", "created_at", "updated_at"}
 )
-_NAMES = tuple(map(to_camel, _AS_IN_ROW))
-_values = attrgetter(*_AS_IN_ROW)
+"""Fields that have the same value in the row and in the response."""
+_NAMES = tuple(map(to_camel, _COPIED))
+_values = attrgetter(*_COPIED)
 
 
 def plain_order(row: OrderRow) -> dict[str, Any]:
-    """What `order_answer` is written as, without a model: a fifth of the work, for what is asked for most."""
+    """As `order_answer`, but as a dict that serializes to the same, in a fifth of the time."""
     plain = dict(zip(_NAMES, _values(row), strict=True))
     failed = row.last_error_code is not None or row.last_error_message is not None
     plain["lastError"] = {"code": row.last_error_code, "message": row.last_error_message} if failed else None
@@ -118,12 +119,12 @@ def plain_order(row: OrderRow) -> dict[str, Any]:
 
 
 def answer_from(order: Order) -> dict[str, Any]:
-    """The same, right after a decision."""
+    """As `plain_order`, from the aggregate, right after a command."""
     return plain_order(row_from_order(order))
 
 
 def created_answer(created: OrderCreated) -> dict[str, Any]:
-    """The same of an order that has been created, and to which nothing else has happened."""
+    """As `plain_order`, for an order that was just created."""
     at = plain_timestamp(created.timestamp)
     return {
         "id": created.originator_id,
@@ -256,7 +257,7 @@ class OrderEventAnswer(AnswerModel):
 
 
 def event_answer(event: OrderEvent) -> OrderEventAnswer:
-    """A line of the audit trail as clients see it."""
+    """The response for an event of the audit trail."""
     return OrderEventAnswer(
         id=event.position,
         version=event.version,

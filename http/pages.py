@@ -1,4 +1,4 @@
-"""Pagination of the dashboard's lists: which page is requested, and how many there are."""
+"""Pagination of the dashboard's lists, by page number."""
 
 from typing import Annotated
 
@@ -23,5 +23,5 @@ class Pagination(AnswerModel):
 
 
 def pagination(query: PageQuery, *, total: int) -> Pagination:
-    """The page that was asked for, among all there are."""
+    """The pagination of a response. `total`: number of items on all pages."""
     return Pagination(page=query.page, limit=query.limit, total=total, total_pages=-(-total // query.limit))

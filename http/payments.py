@@ -1,4 +1,4 @@
-"""Payments, in the order of their life: pay, capture, cancel, and the transactions they make. `/v1`, by API key."""
+"""Payments: pay, capture, cancel, and list the transactions. `/v1`, by API key."""
 
 from typing import Annotated, Any, Literal
 from uuid import UUID
@@ -51,29 +51,29 @@ class PaymentAnswer(AnswerModel):
 
 
 def payment_answer(order: Order) -> PaymentAnswer:
-    """The latest payment of an order, as clients see it, but for its client secret."""
+    """The response for the latest payment of an order, without its client secret."""
     payment = order.payment
     assert payment is not None
-    acting = order.status is OrderStatus.REQUIRES_ACTION
-    known = payment.processor_order_id is not None or payment.processor_transaction_id is not None
+    requires_action = order.status is OrderStatus.REQUIRES_ACTION
+    has_reference = payment.processor_order_id is not None or payment.processor_transaction_id is not None
     return PaymentAnswer(
         order_id=order.id,
         status=order.status,
         processor=payment.processor,
         workflow_id=payment_workflow_id(order_id=str(order.id), attempt=payment.attempt),
-        redirect_url=payment.redirect_url if acting else None,
+        redirect_url=payment.redirect_url if requires_action else None,
         client_secret=None,
         processor_data=ProcessorData(
             processor_order_id=payment.processor_order_id,
             processor_transaction_id=payment.processor_transaction_id,
         )
-        if known
+        if has_reference
         else None,
     )
 
 
 async def with_client_secret(call: Call[Any, Any], answer: PaymentAnswer) -> PaymentAnswer:
-    """The answer with what is never stored with it: what the customer's browser needs to act."""
+    """Add the client secret, which the customer's browser needs, and which is never stored with the response."""
     if answer.status is not OrderStatus.REQUIRES_ACTION:
         return answer
     attempt = attempt_of(answer.workflow_id, order_id=str(answer.order_id))
@@ -84,7 +84,7 @@ async def with_client_secret(call: Call[Any, Any], answer: PaymentAnswer) -> Pay
 
 
 async def replay_payment(call: Call[Any, Any], stored: bytes) -> PaymentAnswer:
-    """A stored answer, completed."""
+    """A response stored under an idempotency key, with its client secret."""
     return await with_client_secret(
         call, PaymentAnswer.model_validate_json(stored, by_alias=True, by_name=False)
     )
@@ -123,7 +123,7 @@ async def pay_order(call: Call[Payment]) -> PaymentAnswer:
     try:
         return await with_client_secret(call, answered)
     except psycopg.Error as error:
-        # The payment is on record: no answer may say that nothing was done.
+        # The payment is recorded, so no response may say that nothing was done.
         log.warning("client_secret.unreadable", error=type(error).__name__)
         return payment_answer(order)
 
@@ -189,7 +189,7 @@ def is_captured_or_refused(order: Order) -> bool:
 
 
 def is_cancelled_or_refused(order: Order) -> bool:
-    """Whether no cancellation is under way: the payment has ended, or its authorization stands after all."""
+    """Whether no cancellation is under way: the payment has ended, or stays authorized because the void was refused."""
     match order.status:
         case OrderStatus.PROCESSING | OrderStatus.REQUIRES_ACTION:
             return False
@@ -212,7 +212,7 @@ class TransactionAnswer(AnswerModel):
 
 
 def transaction_answer(row: TransactionRow) -> TransactionAnswer:
-    """A movement of money as clients see it."""
+    """The response for a transaction."""
     return TransactionAnswer(
         id=row.id,
         order_id=row.order_id,

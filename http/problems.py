@@ -1,6 +1,6 @@
-"""Refusals and failures as answers: `application/problem+json` (RFC 9457) with the flat `code` and `message`.
+"""Error responses: `application/problem+json` (RFC 9457), with `code` and `message` at the top level.
 
-The one place that maps exceptions to answers. Handlers raise, or let commands raise.
+The only place that maps exceptions to responses. Handlers raise, or let exceptions of commands pass.
 """
 
 import math
@@ -51,26 +51,26 @@ from payloops.projections.own_writes import ProjectionBehind
 
 CONTENT_TYPE = "application/problem+json"
 RETRY_AFTER = {409: "1", 429: "5", 503: "2"}
-"""Seconds, where the refusal itself names none."""
+"""Seconds, by status, unless the problem itself says how long."""
 PHRASES = {413: "Content Too Large"}
-"""As in RFC 9110, which Python follows from version 3.13 on."""
+"""RFC 9110's phrases, which Python has from version 3.13 on."""
 
 
 def title_of(status: int) -> str:
-    """The phrase of a status, the same in all versions of Python."""
+    """The phrase of a status, the same with all versions of Python."""
     return PHRASES.get(status) or HTTPStatus(status).phrase
 
 
 @dataclass(frozen=True, slots=True)
 class FieldError:
-    """What is wrong with a field of the request; never the value it had."""
+    """What is wrong with a field of the request. Never contains its value."""
 
     field: str
     message: str
 
 
 class Problem(Exception):
-    """An answer that is no success."""
+    """An error response."""
 
     def __init__(
         self,
@@ -116,27 +116,27 @@ class Problem(Exception):
 
     @property
     def definite(self) -> bool:
-        """Whether the same request would be refused again: such an answer is kept under its idempotency key."""
+        """Whether the same request would be refused again: such a response is stored under its idempotency key."""
         return self.status in (400, 403, 404) and self.code != "validation_error"
 
 
 def validation_error(*errors: FieldError) -> Problem:
-    """The request does not fit its shape; names each field."""
+    """The request is malformed; names each field."""
     fields = ", ".join(dict.fromkeys(error.field for error in errors))
     return Problem(400, "validation_error", f"The request is not valid: {fields}", errors=errors)
 
 
 def not_found(*errors: FieldError) -> Problem:
-    """Unknown, somebody else's, or no id at all: always the same answer.
+    """The response is the same whether the id is unknown, another merchant's, or malformed.
 
     Args:
-        errors: name the parameter, where the id did not stand in the path.
+        errors: name the parameter, if the id was not in the path.
     """
     return Problem(404, "not_found", "Not found", errors=errors or None)
 
 
 class Answer(NamedTuple):
-    """How a refusal is answered; the message is the exception's own where none stands here."""
+    """The response to an exception. `message`: if None, the exception's own."""
 
     status: int
     code: str
@@ -187,10 +187,10 @@ ANSWERS: dict[type[Exception], Answer] = {
     CaptureExceedsAuthorized: Answer(400, "capture_exceeds_authorized"),
     WebhookNotFound: Answer(404, "not_found", "Not found"),
     WebhooksOff: Answer(400, "invalid_status"),
-    # The pool's own refusals are operational errors, too.
+    # These include the pool's own exceptions.
     psycopg.OperationalError: Answer(503, "unavailable", BUSY),
     psycopg.InterfaceError: Answer(503, "unavailable", BUSY),
-    # Its disk is full, in the eyes of whoever hosts it, or another server has taken over.
+    # A hosted database becomes read-only when its disk is full, or after a failover.
     psycopg.errors.ReadOnlySqlTransaction: Answer(503, "unavailable", BUSY),
 }
 
@@ -198,7 +198,7 @@ CHALLENGES = {"invalid_token": "Bearer", "invalid_credentials": None, "invalid_a
 
 
 def problem_of(error: BaseException) -> Problem | None:
-    """The answer to an exception, None where it is nobody's refusal: a bug."""
+    """The response to an exception; None if the exception is unexpected: a bug."""
     match error:
         case Problem():
             return error
@@ -227,5 +227,5 @@ def problem_of(error: BaseException) -> Problem | None:
 
 
 def internal_error() -> Problem:
-    """A bug: the log has the trace, the answer says nothing of it."""
+    """The response to a bug: it says nothing about it; the log has the traceback."""
     return Problem(500, "internal_error", "Something went wrong on our side")

@@ -1,46 +1,45 @@
-"""Reading what processors send: any field may be absent, or of another type than documented."""
+"""Reads payloads of processors, in which any field may be absent, or of another type than documented."""
 
 from typing import Any
 
 from payloops.commands.cards import mask_card_numbers
 
-LONGEST_TEXT = 1_000
-MOST = 10**15
-"""Beyond any amount of money, in minor units."""
+MAX_TEXT = 1_000
+UNREADABLE_AMOUNT = 10**15
+"""More than any real amount, so that an unreadable one contradicts what is on record."""
 CLIENT_SECRET = "client_secret"  # noqa: S105  # its name
-"""Lets whoever has it finish a payment: https://docs.stripe.com/api/payment_intents/object."""
+"""Whoever has it can complete the payment: https://docs.stripe.com/api/payment_intents/object."""
 MASK = "[redacted]"
 
 
 def member(value: Any, *path: str) -> Any:
-    """What stands at a path of nested objects, None where there is nothing."""
+    """The value at a path of nested objects; None if there is none."""
     for name in path:
         value = value.get(name) if isinstance(value, dict) else None
     return value
 
 
 def text(value: Any) -> str | None:
-    """A text as it can be stored, without card numbers; None where it is none, or empty."""
-    # Masked before it is cut: the digits that are left of a number are none to look for.
-    return (
-        mask_card_numbers(value.replace("\0", ""))[:LONGEST_TEXT] or None if isinstance(value, str) else None
-    )
+    """A text that may be stored: without NUL and card numbers, truncated; None if it is empty, or not a text."""
+    # Masked before it is truncated: a part of a card number would not be recognized.
+    return mask_card_numbers(value.replace("\0", ""))[:MAX_TEXT] or None if isinstance(value, str) else None
 
 
 def reference(value: Any) -> str | None:
-    """An id; where the processor expanded it to the whole object, its id."""
+    """An id; if the processor expanded it to the whole object, that object's id."""
     return text(member(value, "id") if isinstance(value, dict) else value)
 
 
 def amount(value: Any) -> int | None:
-    """An amount in minor units; None where there is none, and more than any can be where it is unreadable."""
+    """An amount in minor units; None if there is none; `UNREADABLE_AMOUNT` if it is not a plausible number."""
     if value is None:
         return None
-    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < MOST else MOST
+    readable = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < UNREADABLE_AMOUNT
+    return value if readable else UNREADABLE_AMOUNT
 
 
 def without_client_secrets(value: Any) -> Any:
-    """A payload with a mask in place of what is secret in it."""
+    """A payload with its client secrets masked."""
     match value:
         case dict():
             return {

@@ -16,8 +16,8 @@ from payloops.http.routing import AnswerModel, Call, RequestModel, route
 DEFAULT_PRIORITY = 1
 
 
-def _pasted(secret: str) -> str:
-    # As a line end that was copied along: no header of a request to the processor could hold it.
+def _secret(secret: str) -> str:
+    # Such as a line break that was copied with it, which no header of a request to the processor could contain.
     if secret != secret.strip() or not secret.isprintable():
         raise ValueError("Must have no spaces around it, and no control characters")
     return secret
@@ -26,7 +26,7 @@ def _pasted(secret: str) -> str:
 Secret = Annotated[
     str,
     StringConstraints(min_length=1, max_length=1_000),
-    AfterValidator(_pasted),
+    AfterValidator(_secret),
     Field(description="Without spaces around it, and without control characters"),
 ]
 Priority = Annotated[int, Field(ge=1, le=100, description="The lowest number is preferred")]
@@ -51,7 +51,7 @@ PROCESSORS = {"processor": tuple(CREDENTIALS)}
 
 
 class NamedProcessorSettings(RequestModel):
-    """`credentials` fits the processor: `StripeCredentials` or `RazorpayCredentials`."""
+    """`credentials` are those of the processor: `StripeCredentials` or `RazorpayCredentials`."""
 
     credentials: Annotated[
         dict[str, JsonValue],
@@ -70,7 +70,7 @@ class ProcessorSettings(NamedProcessorSettings):
 
 
 class ProcessorChanges(RequestModel):
-    """What is absent stays as it is."""
+    """Absent fields are kept."""
 
     enabled: Annotated[bool | None, AbsentOnly()] = None
     priority: Annotated[Priority | None, AbsentOnly()] = None
@@ -88,7 +88,7 @@ class ProcessorAnswer(AnswerModel):
 
 
 def processor_answer(config: ProcessorConfig) -> ProcessorAnswer:
-    """A processor as the dashboard sees it: without its credentials."""
+    """The response for a processor, without its credentials."""
     return ProcessorAnswer(
         id=config.id,
         processor=config.processor,

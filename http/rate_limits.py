@@ -25,20 +25,20 @@ from redis.exceptions import RedisError
 from payloops.http.problems import Problem
 
 REDIS_SECONDS = 0.25
-"""How long Redis may take for one request's limits."""
+"""Timeout of Redis, for all limits of a request together."""
 REDIS_PAUSE = 1.0
-"""Seconds without asking Redis again after it did not answer."""
-STRICTER = 4
-"""What a process allows by itself is this many times less."""
-REMEMBERED = 20_000
-"""Windows that a process keeps while Redis is away; the one unused for longest goes first."""
-EARLY = 0.001
-"""Seconds, for clocks and roundings: whoever comes back when told is let in."""
-IPV6_SITE = 64
-"""Bits of an IPv6 address that name a site: who has one address of it has them all."""
+"""After Redis did not answer, seconds until it is used again."""
+LOCAL_DIVISOR = 4
+"""By how much a process divides the limits while it counts by itself."""
+MAX_WINDOWS = 20_000
+"""Windows that a process keeps while it counts by itself; the least recently used is dropped first."""
+CLOCK_TOLERANCE = 0.001
+"""Seconds added to `Retry-After`, so that a client that returns exactly then is accepted."""
+IPV6_PREFIX = 64
+"""Bits of an IPv6 address that identify a network: whoever has one of its addresses has all of them."""
 
 LIMITED = Counter(
-    "payloops_rate_limited", "Tries refused with 429, by what was counted", ["limit", "counted_by"]
+    "payloops_rate_limited", "Attempts refused with 429, by what was counted", ["limit", "counted_by"]
 )
 
 log = structlog.get_logger()
@@ -46,14 +46,14 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limit:
-    """What is allowed of one kind of request; every window has to allow it."""
+    """The limits on one kind of request. All of them apply."""
 
     per_address: Sequence[RateLimitItem]
     per_account: Sequence[RateLimitItem]
 
 
 class RateLimits:
-    """Counts what was tried, for one process together with all others."""
+    """Counts attempts, together with all other processes."""
 
     def __init__(
         self,
@@ -66,10 +66,10 @@ class RateLimits:
     ) -> None:
         """
         Args:
-            limits: by the name that routes declare.
+            limits: by name, as in `Route.limits`.
             redis: connections with short timeouts and without retries.
-            secret: the same in every process; addresses and accounts are counted under a digest with it.
-            enabled: where not, everything is allowed.
+            secret: the same in all processes. Redis gets addresses and accounts only as digests keyed with it.
+            enabled: if False, everything is allowed.
         """
         self._limits = limits
         self._enabled = enabled
@@ -79,25 +79,25 @@ class RateLimits:
             "async+redis://",
             implementation="redispy",
             key_prefix="payloops:limits",
-            connection_pool=redis,  # type: ignore[arg-type]  # as its documentation has it
+            connection_pool=redis,  # type: ignore[arg-type]  # documented, but not in its type
         )
         self._shared = MovingWindowRateLimiter(storage)
-        self._own = OwnWindows(clock=clock)
-        self._away_until = -math.inf
+        self._local = LocalWindows(clock=clock)
+        self._redis_paused_until = -math.inf
 
     async def try_from_address(self, name: str, address: str) -> None:
-        """Count a try from an address.
+        """Count an attempt from an address.
 
         Raises:
-            Problem: 429 rate_limit, with the seconds after which there is room again.
+            Problem: 429 rate_limit, with `Retry-After`.
         """
         await self._try(self._limits[name].per_address, name, "address", address)
 
     async def try_account(self, name: str, account: str) -> None:
-        """Count a try at an account: an email in whatever case, or an id.
+        """Count an attempt for an account: an email address, regardless of case, or an id.
 
         Raises:
-            Problem: 429 rate_limit, with the seconds after which there is room again.
+            Problem: 429 rate_limit, with `Retry-After`.
         """
         await self._try(self._limits[name].per_account, name, "account", fold_case(account))
 
@@ -113,19 +113,19 @@ class RateLimits:
                 429,
                 "rate_limit",
                 "Too many attempts; try again later",
-                headers={"Retry-After": str(max(1, math.ceil(wait + EARLY)))},
+                headers={"Retry-After": str(max(1, math.ceil(wait + CLOCK_TOLERANCE)))},
             )
 
     async def _wait(self, items: Sequence[RateLimitItem], key: Sequence[str]) -> float | None:
-        """Seconds until the next try has room, None where this one had."""
-        if self._clock() >= self._away_until:
+        """None if this attempt is allowed, otherwise seconds until the next one is."""
+        if self._clock() >= self._redis_paused_until:
             try:
                 async with asyncio.timeout(REDIS_SECONDS):
                     return await self._shared_wait(items, key)
             except (RedisError, OSError, TimeoutError) as error:
-                self._away_until = self._clock() + REDIS_PAUSE
+                self._redis_paused_until = self._clock() + REDIS_PAUSE
                 log.warning("rate_limits.redis_down", error=type(error).__name__)
-        return self._own.wait(items, key)
+        return self._local.wait(items, key)
 
     async def _shared_wait(self, items: Sequence[RateLimitItem], key: Sequence[str]) -> float | None:
         for item in items:
@@ -139,60 +139,60 @@ class RateLimits:
         )
 
 
-class OwnWindows:
-    """Moving windows in memory, stricter than the limits they stand in for."""
+class LocalWindows:
+    """Moving windows in the process's memory, with limits divided by `LOCAL_DIVISOR`."""
 
     def __init__(self, *, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._tries: dict[tuple[str, ...], deque[float]] = {}
 
     def wait(self, items: Sequence[RateLimitItem], key: Sequence[str]) -> float | None:
-        """Seconds until the next try has room, None where this one had: it is then counted."""
+        """None if this attempt is allowed, and then counted; otherwise seconds until the next one is."""
         now = self._clock()
         windows = [(item, self._window(item, key)) for item in items]
         waits = [tries[0] + item.get_expiry() - now for item, tries in windows if len(tries) == tries.maxlen]
         if any(wait > 0 for wait in waits):
             return max(waits)
         for _, tries in windows:
-            tries.append(now)  # the oldest falls out
+            tries.append(now)  # drops the oldest, if the window is full
         return None
 
     def _window(self, item: RateLimitItem, key: Sequence[str]) -> deque[float]:
         name = (*key, str(item))
         tries = self._tries.pop(name, None)
         if tries is None:
-            tries = deque(maxlen=max(1, item.amount // STRICTER))
+            tries = deque(maxlen=max(1, item.amount // LOCAL_DIVISOR))
         self._tries[name] = tries
-        if len(self._tries) > REMEMBERED:
+        if len(self._tries) > MAX_WINDOWS:
             del self._tries[next(iter(self._tries))]
         return tries
 
 
 def fold_case(account: str) -> str:
-    """Lower case as the database has it, letter by letter: `str.lower` tells İ from i, PostgreSQL does not."""
+    """Lower case as in PostgreSQL's `lower`, letter by letter: `str.lower` makes two letters of İ."""
     return "".join(letter.lower()[0] for letter in account)
 
 
 def client_address(request: web.BaseRequest, *, trusted_proxies: int) -> str:
-    """Where a request comes from; of IPv6, the /64.
+    """The client's address; for IPv6, its /64 network.
 
-    Each proxy appends to `X-Forwarded-For` whom it was called by. What stands before the entries of the trusted
-    ones may have been written by anyone, so the n-th from the right is the client as the outermost trusted one
-    saw it. Where there are fewer, the request did not come by way of them all.
+    Each proxy appends the address of its client to `X-Forwarded-For`. Entries before those of the trusted proxies may
+    be forged, so the n-th entry from the right, which the outermost trusted proxy wrote, is the client. If there are
+    fewer, the request did not pass all of them, and the connection's peer is used.
 
     Args:
-        trusted_proxies: how many stand between clients and this process; 0: the header means nothing.
+        trusted_proxies: number of proxies between clients and this process; if 0, the header is ignored.
     """
     peer = request.remote or ""
     if trusted_proxies > 0:
         entries = ",".join(request.headers.getall("X-Forwarded-For", [])).split(",")
         if len(entries) >= trusted_proxies:
-            return _site(entries[-trusted_proxies]) or _site(peer) or peer
-    return _site(peer) or peer
+            return _counted_address(entries[-trusted_proxies]) or _counted_address(peer) or peer
+    return _counted_address(peer) or peer
 
 
-def _site(text: str) -> str | None:
-    """The address, or the network that it is counted with; None where it is no address."""
+def _counted_address(text: str) -> str | None:
+    """An IPv4 address, or the /64 network of an IPv6 address; None if the text is neither."""
     text = text.strip().strip('"')
     if text.startswith("["):
         text = text[1:].partition("]")[0]
@@ -206,4 +206,4 @@ def _site(text: str) -> str | None:
         return str(address)
     if address.ipv4_mapped is not None:
         return str(address.ipv4_mapped)
-    return str(ipaddress.ip_network((address, IPV6_SITE), strict=False))
+    return str(ipaddress.ip_network((address, IPV6_PREFIX), strict=False))

@@ -12,11 +12,11 @@ PAYMENT_OUTCOMES: dict[str, Outcome] = {
 }
 REFUND_OUTCOMES: dict[str, Outcome] = {"refund.processed": "refunded", "refund.failed": "refund_failed"}
 RAZORPAY_TYPES = frozenset({*PAYMENT_OUTCOMES, *REFUND_OUTCOMES})
-"""Of the events that are dealt with."""
+"""Types of events that are handled."""
 
 
 def razorpay_labels(event: Any) -> dict[str, Any]:
-    """The notes of what an event is about; a refund's own before those of its payment."""
+    """The labels (notes) of the payment or refund that an event is about. A refund's notes override its payment's."""
     labels: dict[str, Any] = {}
     for name in ("payment", "refund"):
         notes = member(event, "payload", name, "entity", "notes")
@@ -26,7 +26,7 @@ def razorpay_labels(event: Any) -> dict[str, Any]:
 
 
 def razorpay_event(event: dict[str, Any]) -> ProcessorEvent | None:
-    """An event without its id, which is no part of the body; None where it is none of Razorpay's."""
+    """Translate an event; None if it is not an event of Razorpay. Its id, which is not in the body, is left empty."""
     kind = text(event.get("event"))
     if kind is None:
         return None

@@ -28,7 +28,7 @@ class RefundAnswer(AnswerModel):
 
 
 def refund_answer(order: Order, transaction: Transaction) -> RefundAnswer:
-    """A refund right after it was decided on."""
+    """The response for a refund that was just requested."""
     return RefundAnswer(
         refund_id=UUID(transaction.id),
         order_id=order.id,

@@ -1,4 +1,4 @@
-"""What is known of the current request, for its middleware and for every line logged meanwhile."""
+"""The context of the current request: for the middleware, and for every line logged while it is handled."""
 
 from collections.abc import Mapping
 from contextvars import ContextVar
@@ -16,10 +16,10 @@ log = structlog.get_logger()
 class RequestContext:
     """
     Attributes:
-        bound: what each line in the log has of the request: its correlation id, and who sent it once that is known.
-        route: the template of its path; None: nothing is there.
-        page: whether people look at the answer.
-        shed: whether it was turned away because there is too much to do.
+        bound: fields of every line logged for the request: its correlation id, and its actor once that is known.
+        route: the template of its path; None if there is no such route.
+        page: whether the response is a page for people.
+        shed: whether it was refused because of overload.
     """
 
     __slots__ = ("bound", "correlation_id", "page", "route", "shed")
@@ -34,19 +34,19 @@ class RequestContext:
 
 CONTEXT = web.RequestKey("context", RequestContext)
 
-# Of the task that answers a request, and of those that it starts.
-_bound: ContextVar[Mapping[str, object]] = ContextVar("bound", default={})  # noqa: B039  # nobody changes it
+# In the task that handles a request, and in those that it starts.
+_bound: ContextVar[Mapping[str, object]] = ContextVar("bound", default={})  # noqa: B039  # never changed
 
 
 def begin_request(correlation_id: str) -> RequestContext:
-    """From here on, all that this task logs is of a request."""
+    """Begin a request: from here on, lines that this task logs have its fields."""
     context = RequestContext(correlation_id)
     _bound.set(context.bound)
     return context
 
 
 def merge_request(_: Any, __: str, line: EventDict) -> EventDict:
-    """A structlog processor: add what is known of the request to a line that does not say otherwise."""
+    """A structlog processor that adds the request's fields to a line, unless the line has them already."""
     for name, value in _bound.get().items():
         line.setdefault(name, str(value))
     return line
@@ -56,19 +56,19 @@ Level = Literal["info", "error"]
 
 
 class LineWriter(Protocol):
-    """Writes a request's line: what structlog would write of it."""
+    """Writes a request's line in the log, as structlog would."""
 
     def __call__(self, level: Level, bound: Mapping[str, object], fields: dict[str, Any]) -> None: ...
 
 
 class RequestLines:
-    """Where the lines of requests go. `writer`: None: to structlog."""
+    """Where the lines of requests are written. `writer`: if None, structlog."""
 
     writer: LineWriter | None = None
 
 
 def log_request(context: RequestContext, level: Level, fields: dict[str, Any]) -> None:
-    """A request was answered."""
+    """Log that a request was answered."""
     if RequestLines.writer is not None:
         RequestLines.writer(level, context.bound, fields)
     else:

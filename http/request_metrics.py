@@ -1,4 +1,4 @@
-"""Metrics of requests and their durations, counted in plain numbers and handed over periodically."""
+"""Metrics of requests and their durations, counted in plain numbers, and handed over to Prometheus periodically."""
 
 from collections import Counter
 
@@ -7,7 +7,7 @@ import prometheus_client
 from payloops.events.tally import Histogram, Tally
 
 NO_ROUTE = "none"
-"""In place of a route, where there is none."""
+"""The label of requests for which there is no route."""
 BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
 
@@ -16,18 +16,18 @@ REQUESTS = prometheus_client.Counter(
 )
 REQUEST_SECONDS = Histogram(
     "payloops_http_request_duration_seconds",
-    "From a request's head to its answer, waiting that the client asked for included",
+    "From a request's head to its response, including a wait that the client requested",
     ["method", "route"],
     buckets=BOUNDS,
 )
 
 _answers: Counter[tuple[str, str, int]] = Counter()
-"""Such as say nothing of durations."""
+"""Those counted without a duration."""
 _durations: dict[tuple[str, str, int], Tally] = {}
 
 
 def count_answer(method: str, route: str, status: int, *, seconds: float | None = None) -> None:
-    """One more was answered. `seconds`: that it took; None: that says nothing."""
+    """Count a response. `seconds`: its duration; None if it should not be counted, as that of a stream."""
     if seconds is None:
         _answers[method, route, status] += 1
         return
@@ -38,7 +38,7 @@ def count_answer(method: str, route: str, status: int, *, seconds: float | None 
 
 
 def hand_over() -> None:
-    """Give what was counted since the last time to the library."""
+    """Add what was counted since the last call to Prometheus' metrics."""
     for labels, count in _answers.items():
         REQUESTS.labels(*labels).inc(count)
     _answers.clear()

@@ -4,7 +4,7 @@
            summary="Create an order")
     async def create_order(call: Call[NewOrder]) -> OrderAnswer: ...
 
-The declaration says everything about the route: what it accepts, how it authenticates, what it answers. Both the
+The declaration says everything about the route: what it accepts, how it authenticates, what it returns. Both the
 server (`endpoint`) and the OpenAPI document are made from it.
 
 HTML pages are declared in the same way, by `page`: they answer with HTML, also for errors.
@@ -56,7 +56,7 @@ class RequestModel(BaseModel):
 
 
 class AnswerModel(BaseModel):
-    """Base of answers: camelCase; what does not apply is null, never absent."""
+    """Base of response bodies: camelCase; a field without a value is null, never absent."""
 
     model_config = ConfigDict(
         alias_generator=to_camel,
@@ -84,19 +84,20 @@ Q = TypeVar("Q", default=Nothing)
 
 @dataclass(slots=True, kw_only=True)
 class Call(Generic[B, Q]):
-    """A request, once it is known who sent it and that it fits.
+    """An authenticated and validated request, for its handler.
 
     Attributes:
-        actor: who acts, as events name it.
-        owner: the merchant whose key or token was shown; none where it was a member of the staff.
-        session: of a page for staff.
-        viewed_merchant, viewed_order: of a route for staff: what is shown, for the record of it.
-        wait: seconds the client would like the answer to wait (`Prefer: wait`), 0 where it did not say.
-        status: of the answer, where it is not the route's: one of its `also`.
-        media: type of the answer's bytes, where it is not the first that the route declares.
-        headers: of the answer, for the handler to add to.
-        raw: the body as it arrived, of a route that is `signed_by` something.
-        reserved: the hold on the request's idempotency key, None where it has none.
+        actor: who acts, as in events (`Metadata.actor`).
+        owner: the merchant whose API key or token was presented; None for staff and for public routes.
+        staff_id: the member of the staff, on a route for staff.
+        session: of the staff member, on a page of the support console.
+        viewed_merchant, viewed_order: on a route for staff, set by the handler: what is shown, to be recorded.
+        raw: the body as it arrived, on a route with `signed_by`.
+        wait: seconds for which the response may wait for the outcome (`Prefer: wait`); 0 without the header.
+        status: set by the handler, if it is not the route's `status` but one of its `also`.
+        media: set by the handler, if the content type is not the first of the route's `media`.
+        headers: of the response; the handler may add some.
+        reserved: the reservation of the request's idempotency key; None if it has none.
     """
 
     services: Services
@@ -121,21 +122,21 @@ class Call(Generic[B, Q]):
 
     @property
     def by(self) -> Metadata:
-        """Who acts and when, for the events that the request leads to; the same whenever it is asked for."""
+        """The metadata of events that the request causes; always the same object."""
         if self._by is None:
             self._by = Metadata(at=self.services.now(), actor=self.actor, correlation_id=self.correlation_id)
         return self._by
 
     @property
     def merchant_id(self) -> UUID:
-        assert self.owner is not None, "the route asks for no key or token"
+        assert self.owner is not None, "the route requires no key or token"
         return self.owner
 
     def id(self, name: str = "id") -> UUID:
-        """An id of the path.
+        """An id in the path.
 
         Raises:
-            Problem: 404 where it is no UUID, as where it is unknown.
+            Problem: 404 if it is not a UUID, as if it were unknown.
         """
         text = self.request.match_info[name]
         if UUID_FORM.fullmatch(text) is None:
@@ -143,15 +144,15 @@ class Call(Generic[B, Q]):
         return UUID(text)
 
     def receipt_of(self, answer: Callable[[T], Any]) -> Callable[[T], Receipt] | None:
-        """What stores the answer with the events, None where the request has no idempotency key.
+        """A function for commands that makes the receipt to store with the events; None without an idempotency key.
 
         Args:
-            answer: makes the answer of what was decided.
+            answer: makes the response from the command's result.
         """
         return None if self.reserved is None else lambda decided: self.receipt(answer(decided))
 
     def receipt(self, answer: Any) -> Receipt:
-        """The answer, to be stored with the events under the request's idempotency key."""
+        """The response, to be stored with the events under the request's idempotency key."""
         assert self.reserved is not None
         return self.reserved.receipt(status=self.route.status, body=self.route.render(answer))
 
@@ -164,28 +165,30 @@ class Route:
     """A route as declared.
 
     Attributes:
-        auth: what has to be shown; None: nothing.
-        body: model of the body; None: the method has none.
-        body_required: where not, an empty body is as good as `{}`.
-        form: model of the body where it is a form that a page has sent, in place of JSON.
-        query: model of the query; None: whatever it is, it is not looked at.
-        answers: type of the answer; None: it has no body.
-        also: statuses that the same answer may have beside `status`.
-        media: types that the answer may have; where it is not JSON, handlers answer with bytes.
-        errors: codes of the refusals that are its own, beside those that any route has.
-        limits: names of the limits that each request counts against: 429 where one has no room.
-        sheds: whether it is turned away when the process has too much to do; probes are not.
-        signed_by: headers that sign the body, which is then taken in bytes, whatever type it is said to have;
-            of several, the one of whoever sends it.
-        named: what may stand in the path, by parameter, where it is one of a few names and no id.
+        auth: how the caller authenticates; None if the route is public.
+        body: model of a JSON body; None if there is none.
+        body_required: if False, an empty body counts as `{}`.
+        form: model of a form that a page submits, instead of `body`.
+        query: model of the query; None if the query is ignored.
+        answers: type of the response body; None if there is none.
+        status: of a successful response.
+        also: further statuses that the same response may have.
+        media: content types that the response may have; unless it is JSON, handlers return bytes.
+        errors: codes of errors that are particular to this route.
+        limits: names of the rate limits that apply.
+        sheds: whether requests are refused under overload. Probes are not.
+        signed_by: headers that may contain a signature of the body. The body is then read as bytes, whatever its
+            content type.
+        named: allowed values of path parameters that are not ids.
         idempotent: whether `Idempotency-Key` is honoured.
         waits: whether `Prefer: wait=N` is honoured.
-        streams: seconds for which an answer may go on piece by piece; handlers then answer with a prepared response.
-        long: whether its query may take long. A process makes few of them at a time, and merchants take turns, so that
+        streams: seconds that a streamed response may last; handlers then return a prepared response.
+        long: whether its query may take long. A process runs few of these at a time, and merchants take turns, so that
             connections to the database are left for everything else.
-        replays: completes an answer stored under an idempotency key with what is not stored: secrets.
-        page: whether people look at it: refusals are HTML, too, and forms are taken from this origin's pages only;
-            where it asks for a session, from pages of that session (`SessionForm`).
+        replays: adds to a response stored under an idempotency key what is never stored: secrets.
+        page: whether it is a page for people: errors are HTML, too, and forms are accepted only from pages of this
+            origin, and if `auth` requires a session, only from pages of that session (`SessionForm`).
+        adapter: serializes `answers`.
     """
 
     method: str
@@ -216,14 +219,14 @@ class Route:
 
     @property
     def model(self) -> type[BaseModel] | None:
-        """Of the body, whichever way it is written; None: there is none, or it is taken in bytes."""
+        """Model of the body, whether JSON or a form; None if there is none, or it is read as bytes."""
         return self.body or self.form
 
     def render(self, answer: Any) -> bytes:
-        """The answer's body as it is sent.
+        """Serialize a response body.
 
         Args:
-            answer: of the declared type; its bytes; or a dict that orjson writes as the declared type would be.
+            answer: of the declared type; or bytes; or a dict that serializes as the declared type does.
         """
         if isinstance(answer, bytes):
             return answer
@@ -258,7 +261,7 @@ def route(
     replays: Callable[[Call[Any, Any], bytes], Awaitable[Any]] | None = None,
     page: bool = False,
 ) -> Callable[[Handler], Route]:
-    """Declare a route; the handler below becomes its `Route`. See there for what the arguments mean."""
+    """Declare a route: the decorated handler becomes a `Route`, which documents the arguments."""
 
     def declare(handler: Handler) -> Route:
         return Route(
@@ -306,13 +309,13 @@ def page(
     limits: tuple[str, ...] = (),
     named: Mapping[str, Sequence[str]] = NO_NAMES,
 ) -> Callable[[Handler], Route]:
-    """Declare a page, or what a page's form is sent to; handlers answer with HTML in bytes (`html.rendered`).
+    """Declare a page, or the target of a page's form. Handlers return HTML as bytes (`html.rendered`).
 
-    After a form has done something, its handler returns `html.see_other(call, path)`, of a route with `status=303`:
-    what is seen then can be loaded again without doing it twice.
+    The handler of a form returns `html.see_other(call, path)`, and its route has `status=303`, so that the page shown
+    afterwards can be reloaded without submitting the form again.
 
     Args:
-        query: where it has no model it is not looked at: whoever hands links on hangs something to them.
+        query: if None, parameters are ignored: links that are passed on often have some added.
     """
     return route(
         method,

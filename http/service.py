@@ -12,7 +12,7 @@ from payloops.http.services import Probe
 
 PROBE_SECONDS = 2.0
 METRICS_TYPE = "text/plain; version=0.0.4"
-"""Of Prometheus' text format: https://prometheus.io/docs/instrumenting/exposition_formats/."""
+"""Prometheus' text format: https://prometheus.io/docs/instrumenting/exposition_formats/."""
 
 log = structlog.get_logger()
 
@@ -83,7 +83,7 @@ async def read_metrics(call: Call[None]) -> bytes:
 
 
 async def ask_all(probes: Mapping[str, Probe], *, seconds: float) -> dict[str, bool]:
-    """Whether each dependency answers, within this time."""
+    """Whether each dependency answers within this time."""
     answers = await asyncio.gather(*(_answers(name, probe, seconds) for name, probe in probes.items()))
     return dict(zip(probes, answers, strict=True))
 
@@ -91,38 +91,37 @@ async def ask_all(probes: Mapping[str, Probe], *, seconds: float) -> dict[str, b
 async def _answers(name: str, probe: Probe, seconds: float) -> bool:
     try:
         await within(probe(), seconds=seconds)
-    except Exception as error:  # noqa: BLE001  # whatever it is, the dependency does not answer
+    except Exception as error:  # noqa: BLE001  # any exception means that it is down
         log.warning("ready.dependency_down", dependency=name, error=type(error).__name__)
         return False
     return True
 
 
-_left: set[asyncio.Future[Any]] = set()
-"""Questions that nobody waits for any more."""
+_abandoned: set[asyncio.Future[Any]] = set()
+"""Cancelled tasks that have not ended yet; kept here so that they are not garbage-collected."""
 
 
-async def within(question: Awaitable[T], *, seconds: float) -> T:
-    """What is answered in this time.
+async def within(awaitable: Awaitable[T], *, seconds: float) -> T:
+    """As `asyncio.wait_for`, but without waiting for the cancelled task to end.
 
-    A question that takes longer is cancelled, and its end not waited for: where the database hangs, psycopg takes ten
-    seconds to let go of it.
+    If the database hangs, psycopg takes ten seconds to react to a cancellation.
 
     Raises:
-        TimeoutError: nothing is.
+        TimeoutError.
     """
-    asked = asyncio.ensure_future(question)
+    task = asyncio.ensure_future(awaitable)
     try:
-        done, _ = await asyncio.wait({asked}, timeout=seconds)
+        done, _ = await asyncio.wait({task}, timeout=seconds)
         if not done:
             raise TimeoutError
-        return asked.result()
+        return task.result()
     finally:
-        if asked.cancel():
-            _left.add(asked)
-            asked.add_done_callback(_forget)
+        if task.cancel():
+            _abandoned.add(task)
+            task.add_done_callback(_forget)
 
 
-def _forget(asked: asyncio.Future[Any]) -> None:
-    _left.discard(asked)
-    if not asked.cancelled():
-        asked.exception()  # nobody else looks
+def _forget(task: asyncio.Future[Any]) -> None:
+    _abandoned.discard(task)
+    if not task.cancelled():
+        task.exception()  # marks it as retrieved: asyncio would log it otherwise

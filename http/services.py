@@ -1,4 +1,4 @@
-"""What handlers need from outside, created once by the composition root."""
+"""The dependencies of handlers, created once by the composition root."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
@@ -19,29 +19,32 @@ from payloops.http.admission import Admission
 from payloops.http.rate_limits import RateLimits
 
 Probe = Callable[[], Awaitable[object]]
-"""Returns when a dependency answers, raises when it does not."""
+"""Returns if a dependency answers, raises if it does not."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Services:
     """
     Attributes:
-        gate: tells whom an API key stands for. token_gate: a dashboard token.
-        long_reads: places for queries that may take long, fewer than the pool has connections.
-        admission: how many requests are worked on at a time.
-        limits: how often passwords may be tried, and accounts opened.
-        checkout_base_url: start of a checkout page's address.
-        workflow_url: what workflows' ids are hung to, for their pages in Temporal's web interface; None: it has none.
-        trusted_proxies: how many stand before this process (`X-Forwarded-For`).
+        gate: authenticates API keys.
+        token_gate: authenticates dashboard tokens.
         key_mode: of the API keys issued here.
-        staff_sessions: of staff in a browser, beside `staff_tokens` for programs.
-        secure_cookies: whether browsers are to send them over TLS only, however a request came here.
-        passwords, key_hasher: bcrypt for each, apart, so that neither holds up the other.
-        webhook_allow_loopback: whether webhooks may go to this machine's own addresses.
-        request_timeout: seconds a request may take, waiting asked for by the client aside.
-        probes: by name of the dependency.
-        metrics: puts together what a scrape is answered with.
-        stopping: set when the process has been asked to end: no longer ready.
+        passwords, key_hasher: bcrypt hashers for passwords and for API keys, separate so that neither delays the other.
+        tokens: dashboard tokens.
+        staff_tokens: tokens of staff who use the API.
+        staff_sessions: tokens of staff who use the support console.
+        limits: on password attempts and registrations.
+        admission: limits how many requests are handled at a time.
+        long_reads: limits how many queries that may take long run at a time, to fewer than the pool has connections.
+        checkout_base_url: of checkout pages.
+        probes: one for each dependency, by its name.
+        metrics: returns the response to a scrape.
+        secure_cookies: whether cookies are for TLS only, even if the request came over plain HTTP.
+        workflow_url: of workflows in Temporal's web interface, to which their ids are appended; None if there is none.
+        trusted_proxies: number of proxies in front of this process (`X-Forwarded-For`).
+        webhook_allow_loopback: whether webhooks may be sent to this machine's own addresses.
+        request_timeout: seconds that a request may take, not counting a wait that the client requested.
+        stopping: set when the process is shutting down, and no longer ready.
         now: the clock.
     """
 

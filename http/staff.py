@@ -186,8 +186,8 @@ async def read_staff_order_explanation(call: Call[None]) -> OrderExplanationAnsw
 
 
 async def _owner(call: Call[None, Any]) -> UUID:
-    """Whose order the path names."""
-    call.viewed_order = call.id()  # on record also where there is none
+    """The merchant whose order the path names."""
+    call.viewed_order = call.id()  # recorded even if there is no such order
     owner = await owner_of_order(call.services.store, order_id=call.viewed_order)
     if owner is None:
         raise not_found()
@@ -196,5 +196,5 @@ async def _owner(call: Call[None, Any]) -> UUID:
 
 
 def staff_order_answer(row: OrderRow) -> StaffOrderAnswer:
-    """An order's row as staff see it."""
+    """The response for an order, for staff."""
     return StaffOrderAnswer(**order_answer(row).model_dump(by_alias=False), merchant_id=row.merchant_id)

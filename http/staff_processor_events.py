@@ -21,8 +21,8 @@ class ProcessorEventQuery(RequestModel):
     effect: Annotated[
         Effect | None,
         Field(
-            description="What became of it: `unhandled` where its type is not dealt with, `unknown_order` and"
-            " `unmatched` where no order or none of its payments is meant, `contradiction` where it cannot be true"
+            description="`unhandled`: events of this type are ignored; `unknown_order`, `unmatched`: it fits no order,"
+            " or none of the order's payments; `contradiction`: it contradicts what is on record"
         ),
     ] = None
     processor: Processor | None = None
@@ -33,7 +33,7 @@ class ProcessorEventQuery(RequestModel):
 
 
 class ProcessorEventAnswer(AnswerModel):
-    """`eventId` is the processor's; `deliveries`: how often it was delivered."""
+    """`eventId` is the processor's; `deliveries` is how often it was delivered."""
 
     id: UUID
     merchant_id: UUID
@@ -47,7 +47,7 @@ class ProcessorEventAnswer(AnswerModel):
 
 
 class WholeProcessorEventAnswer(ProcessorEventAnswer):
-    """`body`: as it arrived, without card numbers and secrets; `[erased]` where the customer was forgotten."""
+    """`body`: as it arrived, without card numbers and secrets; `[erased]` after the customer's data was erased."""
 
     body: str
 

@@ -1,4 +1,4 @@
-"""Static files of pages: styles, scripts and pictures in `static/`.
+"""Static files of pages: stylesheets, scripts and images in `static/`.
 
 Each file's URL contains a hash of its content, so that browsers may cache it forever and never show an old version.
 """
@@ -29,19 +29,19 @@ def _version(name: str) -> str:
 
 
 def static_url(name: str) -> str:
-    """The address of a file of `static/`, for pages."""
+    """The URL of a file in `static/`."""
     return f"/static/{name}?v={_version(name)}"
 
 
 def static_file(name: str, *, version: str | None) -> tuple[bytes, str, dict[str, str]]:
-    """A file of `static/`, its type, and headers for how long it may be kept.
+    """A file in `static/`: its content, its type, and headers about caching.
 
     Raises:
-        Problem: 404 where there is no such file.
+        Problem: 404 if there is no such file.
     """
     if name not in FILES:
         raise not_found()
-    # While versions are replaced, a page of one may get the file of another: that is not to be kept.
+    # During a deployment, a page of one version may get the file of another one, which must not be cached.
     headers = {"Cache-Control": KEPT} if version == _version(name) else {}
     return _file(name), FILES[name], headers
 

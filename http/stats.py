@@ -52,9 +52,9 @@ class ProcessorCount(AnswerModel):
 class FiguresAnswer(AnswerModel):
     """Figures of payments. A transaction, here, is a payment: one attempt to pay an order.
 
-    `totalVolume` and `volumeByDay` are what was captured in the window, before refunds, by the day of the
-    capture; `averageTicket` is that by captured payment. The others count the payments begun in the window, by
-    how they stand now. Amounts are in the currency's minor unit.
+    `totalVolume` and `volumeByDay` are what was captured in the window, before refunds, by day of capture;
+    `averageTicket` is the average per captured payment. The others count the payments begun in the window, by their
+    current state. Amounts are in the currency's minor unit.
     """
 
     total_volume: int
@@ -71,11 +71,11 @@ class CurrencyFigures(FiguresAnswer):
 
 
 class StatsAnswer(FiguresAnswer):
-    """`byCurrency` has the figures of each currency that has any, the one with most captured payments first.
+    """`byCurrency` contains the figures of each currency with payments, the one with most captured payments first.
 
-    Of the flat figures, those of money (`totalVolume`, `averageTicket`, `volumeByDay`) are of `currency` alone:
-    the one that was asked for, else the first of `byCurrency`, null where there is none. Those that count
-    payments are of all currencies, unless one was asked for.
+    At the top level, the amounts (`totalVolume`, `averageTicket`, `volumeByDay`) are in `currency`: the one requested,
+    otherwise the first of `byCurrency`, null if that is empty. The counts are over all currencies, unless one was
+    requested.
     """
 
     currency: str | None
@@ -118,10 +118,10 @@ async def read_stats(call: Call[None, StatsQuery]) -> dict[str, Any]:
 
 
 def window(*, begin: datetime | None, end: datetime | None, now: datetime) -> tuple[datetime, datetime]:
-    """From when to when: the last 30 days in UTC, today among them, where nothing else is said.
+    """The start and end of the window; by default the last 30 days in UTC, including today.
 
     Raises:
-        Problem: 400 where it is empty, or longer than 366 days.
+        Problem: 400 if it is empty, or longer than 366 days.
     """
     if end is None:
         end = _midnight(now.date()) + timedelta(days=1)
@@ -135,7 +135,7 @@ def window(*, begin: datetime | None, end: datetime | None, now: datetime) -> tu
 
 
 def _days_before(end: datetime, days: int) -> datetime:
-    """The start, in UTC, of that many days, the last of which `end` ends or is in."""
+    """The start, in UTC, of a period of that many days, the last of which contains the moment before `end`."""
     try:
         last = (end - timedelta(microseconds=1)).date()
         return _midnight(last - timedelta(days=days - 1))
@@ -148,13 +148,13 @@ def _midnight(day: date) -> datetime:
 
 
 def days_between(begin: datetime, end: datetime) -> list[date]:
-    """Every day in UTC that the window touches."""
+    """Every day in UTC that the window overlaps."""
     last = (end - timedelta(microseconds=1)).date()
     return [begin.date() + timedelta(days=number) for number in range((last - begin.date()).days + 1)]
 
 
 def _money(figures: Figures, *, days: list[date]) -> dict[str, Any]:
-    """What `FiguresAnswer` has of money, as it is written."""
+    """The amounts of `FiguresAnswer`, in JSON's names."""
     volume, captured = figures.volume.get, figures.captured.get
     return {
         "totalVolume": figures.volume.total(),
@@ -164,7 +164,7 @@ def _money(figures: Figures, *, days: list[date]) -> dict[str, Any]:
 
 
 def _counts(begun: Counter[tuple[str, str]]) -> dict[str, Any]:
-    """What it has of payments."""
+    """The counts of `FiguresAnswer`, in JSON's names."""
     by_status: Counter[str] = Counter()
     by_processor: Counter[str] = Counter()
     for (status, processor), count in begun.items():
@@ -181,5 +181,5 @@ def _counts(begun: Counter[tuple[str, str]]) -> dict[str, Any]:
 
 
 def _ranked(counts: Counter[str]) -> list[tuple[str, int]]:
-    """The most frequent first; of equals, by name."""
+    """The most frequent first; equally frequent ones by name."""
     return sorted(counts.items(), key=lambda item: (-item[1], item[0]))

@@ -11,40 +11,40 @@ from payloops.http.problems import problem_of
 from payloops.http.routing import EVENT_STREAM, Call
 
 LAST_EVENT_ID = "Last-Event-ID"
-STILL_HERE = b": still here\n\n"
-"""A comment, by which both sides notice that the other one is gone."""
+HEARTBEAT = b": still here\n\n"
+"""A comment, which lets both sides notice a lost connection."""
 
 log = structlog.get_logger()
 
 
 async def stream_versions(call: Call[Any, Any], versions: AsyncIterator[str]) -> web.StreamResponse | bytes:
-    """Tell a browser of each version that differs from the one it knows, until there are no more.
+    """Send each version that differs from the one before as a server-sent event, until there are no more.
 
-    It comes back by itself when the connection ends, and names the last one that it was told.
+    The browser reconnects by itself when the connection ends, and names the last version that it has received.
 
     Args:
-        versions: one line each; one that was told already becomes a sign of life.
+        versions: one line each; if one is repeated, a heartbeat is sent instead.
     """
     if call.request.method == hdrs.METH_HEAD:
         return b""
-    told = call.request.headers.get(LAST_EVENT_ID)
+    sent = call.request.headers.get(LAST_EVENT_ID)
     headers = {
         **SECURITY_HEADERS,
         CORRELATION_HEADER: call.by.correlation_id,
         "Content-Type": EVENT_STREAM,
-        "X-Accel-Buffering": "no",  # a proxy (nginx) that gathers would keep the news to itself
+        "X-Accel-Buffering": "no",  # nginx would otherwise buffer the events
     }
     response = web.StreamResponse(headers=headers)
     await response.prepare(call.request)
     try:
         async for version in versions:
-            news = f"id: {version}\ndata: {version}\n\n".encode()
-            await response.write(STILL_HERE if version == told else news)
-            told = version
+            event = f"id: {version}\ndata: {version}\n\n".encode()
+            await response.write(HEARTBEAT if version == sent else event)
+            sent = version
     except ConnectionError:
-        pass  # the browser has left
+        pass  # the browser has disconnected
     except Exception as error:
-        # The head is sent: nothing else can be answered. The browser comes back, and is told then.
+        # The response has begun, so no error can be sent. The browser gets it when it reconnects.
         if problem_of(error) is None:
             log.exception("stream.failed")
         else:

@@ -18,17 +18,17 @@ REFUND_OUTCOMES: dict[str, Outcome] = {
     "canceled": "refund_failed",
 }
 STRIPE_TYPES = frozenset({*PAYMENT_OUTCOMES, "charge.refunded", "refund.updated"})
-"""Of the events that are dealt with."""
+"""Types of events that are handled."""
 
 
 def stripe_labels(event: Any) -> dict[str, Any]:
-    """The metadata of what an event is about: `merchant_id`, `order_id`, …"""
+    """The labels (metadata) of the object that an event is about: `merchant_id`, `order_id`, …"""
     metadata = member(event, "data", "object", "metadata")
     return metadata if isinstance(metadata, dict) else {}
 
 
 def stripe_event(event: dict[str, Any]) -> ProcessorEvent | None:
-    """An event, None where it is none of Stripe's."""
+    """Translate an event; None if it is not an event of Stripe."""
     event_id, kind = text(event.get("id")), text(event.get("type"))
     subject = member(event, "data", "object")
     if event_id is None or kind is None or not isinstance(subject, dict):
@@ -46,7 +46,7 @@ def stripe_event(event: dict[str, Any]) -> ProcessorEvent | None:
 def _payment(event_id: str, kind: str, intent: dict[str, Any]) -> ProcessorEvent:
     outcome: Outcome | None = PAYMENT_OUTCOMES[kind]
     if outcome == "authorized" and not amount(intent.get("amount_capturable")):
-        outcome = None  # it is sent as well when there is nothing left to capture
+        outcome = None  # this event is also sent when nothing is left to capture
     error = member(intent, "last_payment_error")
     code, message = text(member(error, "code")), text(member(error, "message"))
     if outcome == "cancelled":

@@ -13,7 +13,7 @@ from payloops.http.routing import Call, RequestModel
 
 
 class SupportQuery(RequestModel):
-    """Base of queries: a field that a form sends empty is as good as none."""
+    """Base of queries: a field that a form sends empty counts as absent."""
 
     @model_validator(mode="before")
     @classmethod
@@ -22,18 +22,18 @@ class SupportQuery(RequestModel):
 
 
 def support_page(call: Call[Any, Any], template: str, **values: Any) -> bytes:
-    """A page of the console, for whoever is signed in.
+    """Render a page of the console, for the member of the staff who is signed in.
 
     Args:
         template: its file in `templates/`.
-        values: what the template names, beside `member` and `form_token`.
+        values: the template's variables, besides `member`, `form_token` and `link`.
     """
     session = call.session
-    assert session is not None, "pages of the console ask for a session"
+    assert session is not None, "pages of the console require a session"
     return rendered(template, member=session.member, form_token=session.form_token, link=link, **values)
 
 
 def link(path: str, **query: Any) -> str:
-    """A path with a query of the parameters that have a value."""
+    """A path with a query, without the parameters that are None."""
     given = urlencode({name: value for name, value in query.items() if value is not None})
     return f"{path}?{given}" if given else path

@@ -10,14 +10,14 @@ from payloops.http.support import support_page
 from payloops.projections.status import ProjectionStatus, list_parked_events, projections_status
 
 SHOWN = 50
-"""The most lines of each kind."""
-ASTRAY: tuple[Effect, ...] = ("unknown_order", "unmatched", "contradiction")
-"""What becomes of a processor's event that fits nothing on record."""
+"""Maximum number of rows of each table."""
+NOT_APPLIED: tuple[Effect, ...] = ("unknown_order", "unmatched", "contradiction")
+"""Effects of processors' events that fit nothing on record."""
 LATE_SECONDS = 10.0
 
 
 class Health(NamedTuple):
-    """How a reader of the log gets on. `tone`: `good`, `bad`, or neither."""
+    """The health of a reader of the log. `tone`: `good`, `bad`, or empty."""
 
     text: str
     tone: str
@@ -35,8 +35,8 @@ async def read_support_operations(call: Call[None]) -> bytes:
     readers = await projections_status(pool)
     parked = await list_parked_events(pool, limit=SHOWN)
     endpoints = await list_failing_endpoints(pool, limit=SHOWN)
-    found = [await list_processor_events(pool, effect=effect, limit=SHOWN) for effect in ASTRAY]
-    astray = sorted(
+    found = [await list_processor_events(pool, effect=effect, limit=SHOWN) for effect in NOT_APPLIED]
+    not_applied = sorted(
         (event for events, _ in found for event in events), key=lambda event: event.id, reverse=True
     )
     return support_page(
@@ -44,16 +44,16 @@ async def read_support_operations(call: Call[None]) -> bytes:
         "support_operations.html",
         readers=[(each, health_of(each)) for each in readers],
         parked=parked,
-        parked_in_all=sum(each.parked for each in readers),
+        total_parked=sum(each.parked for each in readers),
         endpoints=endpoints,
-        astray=astray[:SHOWN],
-        merchants=await merchant_names(pool, merchant_ids={each.merchant_id for each in astray}),
+        not_applied=not_applied[:SHOWN],
+        merchants=await merchant_names(pool, merchant_ids={each.merchant_id for each in not_applied}),
         limit=SHOWN,
     )
 
 
 def health_of(reader: ProjectionStatus) -> Health:
-    """Whether a reader does its work."""
+    """Whether a reader is active, and keeps up."""
     if not reader.active:
         return Health("no process works on it", "bad")
     if reader.lag_seconds > LATE_SECONDS:

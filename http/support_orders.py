@@ -25,7 +25,7 @@ from payloops.projections.transactions import rows_from_order
 
 PER_PAGE = 25
 MESSAGES = 100
-"""The most that an order's page shows, the newest of them."""
+"""Maximum number of processor messages on an order's page, the newest ones."""
 
 
 class SupportSearch(SupportQuery):
@@ -53,7 +53,7 @@ async def read_support_orders(call: Call[None, SupportSearch]) -> bytes:
 class MomentQuery(SupportQuery):
     version: Annotated[
         QueryNumber | None,
-        Field(ge=1, le=999_999_999, description="Show the order as it was after its event of this number"),
+        Field(ge=1, le=999_999_999, description="Show the order as it was after its event with this version"),
     ] = None
 
 
@@ -99,12 +99,12 @@ async def read_support_order(call: Call[None, MomentQuery]) -> bytes:
 async def _history(
     store: EventReader, *, order_id: UUID, merchant_id: UUID
 ) -> tuple[list[StreamEvent], list[OrderEvent]]:
-    """What happened to the order, as facts and as lines of its trail."""
+    """The order's events: as facts, and as entries of its audit trail."""
     try:
         facts = await order_facts(store, order_id=order_id, merchant_id=merchant_id)
         events = await order_events(store, order_id=order_id, merchant_id=merchant_id)
     except StreamUnreadable:
-        # While versions are replaced, a process of the newer one may know what this is.
+        # During a deployment, a process of the newer version can read them.
         raise Problem(503, "unavailable", "The order has events that this version cannot read") from None
     if facts is None or events is None:
         raise not_found()

@@ -15,7 +15,7 @@ from payloops.http.fields import PresentedEmail
 from payloops.http.html import SUPPORT, rendered, see_other
 from payloops.http.routing import Call, RequestModel, SessionForm, page
 
-_OWN_PATH = re.compile(rf"{SUPPORT}([/?][!-~]*)?")
+_CONSOLE_PATH = re.compile(rf"{SUPPORT}([/?][!-~]*)?")
 
 WantedPath = Annotated[
     str,
@@ -66,7 +66,7 @@ async def sign_in(call: Call[SignIn]) -> bytes:
         call.headers[hdrs.WWW_AUTHENTICATE] = "Cookie"
         return _form(form.wanted, notice="That email address and password do not belong together.")
     call.headers[hdrs.SET_COOKIE] = _cookie(call, services.staff_sessions.issue(member, now=call.by.at))
-    return see_other(call, _own(form.wanted))
+    return see_other(call, _console_path(form.wanted))
 
 
 @page(
@@ -85,16 +85,16 @@ async def sign_out(call: Call[SessionForm]) -> bytes:
 
 
 def _form(wanted: str, *, notice: str | None = None) -> bytes:
-    return rendered("support_sign_in.html", notice=notice, wanted=_own(wanted), arrived=False)
+    return rendered("support_sign_in.html", notice=notice, wanted=_console_path(wanted), arrived=False)
 
 
-def _own(path: str) -> str:
-    """A path of the console; where it is none, its first page: nobody is sent on to somewhere else."""
-    return path if _OWN_PATH.fullmatch(path) else SUPPORT
+def _console_path(path: str) -> str:
+    """The path, if it is one of the console, else that of its first page: signing in never redirects elsewhere."""
+    return path if _CONSOLE_PATH.fullmatch(path) else SUPPORT
 
 
 def _cookie(call: Call[SignIn] | Call[SessionForm], token: str, *, also: str = "") -> str:
-    """`Set-Cookie` of a session: gone when the browser is closed, for this host, for no script and no other site."""
+    """`Set-Cookie` of a session: until the browser is closed, hidden from scripts, never sent from other sites."""
     secure = call.services.secure_cookies
     name = session_cookie(call.request, secure=secure)
     over_tls = "; Secure" if secure or is_https(call.request) else ""

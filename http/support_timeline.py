@@ -1,4 +1,4 @@
-"""An order's history as a page shows it: a line for each event, and the order's state after one of them."""
+"""An order's history for the support console: its timeline, and its state after any event."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,8 +22,8 @@ from payloops.projections.order_trail import (
 
 GOOD = {"payment.captured", "payment.authorized", "refund.succeeded", "payment.voided"}
 BAD = {"payment.failed", "payment.capture_failed", "payment.void_failed", "refund.failed", "refund.reversed"}
-ELSEWHERE = {"id", "merchant_id", "external_id", "created_at"}
-"""Of an order's state: it never changes, and stands above."""
+CONSTANT_FIELDS = {"id", "merchant_id", "external_id", "created_at"}
+"""Fields of an order that never change; the page shows them elsewhere."""
 WHO = {
     "api_key": "Shop, by API key",
     "merchant": "Merchant, in the dashboard",
@@ -38,9 +38,10 @@ class TimelineEntry:
     """An event of an order.
 
     Attributes:
-        tone: `good` or `bad` where money came, or did not.
-        amount: empty where it is about none.
-        who: in words. actor_id: which one of them, a workflow's id for example.
+        tone: `good` or `bad` if money was moved or could not be moved; else empty.
+        amount: empty if the event is about none.
+        who: the kind of actor, in words.
+        actor_id: its id, for example a workflow's; empty for processors.
     """
 
     version: int
@@ -58,13 +59,13 @@ class TimelineEntry:
 
     @property
     def workflow_id(self) -> str | None:
-        """The workflow that brought it about, None where none did."""
+        """The workflow that caused the event; None if none did."""
         return self.actor_id if self.who == WHO["workflow"] else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Field:
-    """A field of an order's state. `before`: what it was before the event, where this event changed it."""
+    """A field of an order's state. `before`: its previous value, if the event changed it."""
 
     name: str
     value: str
@@ -76,9 +77,9 @@ class Moment:
     """The order as it was after an event.
 
     Attributes:
-        changes: what this event changed, by what it belongs to: `""` is the order itself, `payment 1` one of its
+        changes: the fields that the event changed, by entity: `""` is the order itself, `payment 1` one of its
             payments.
-        state: all that had a value then, in the same way.
+        state: all fields that had a value then, by entity.
     """
 
     entry: TimelineEntry
@@ -88,7 +89,7 @@ class Moment:
 
 
 def timeline_entry(event: OrderEvent, *, currency: str) -> TimelineEntry:
-    """A line of the timeline.
+    """An entry of the timeline.
 
     Args:
         currency: of the order.
@@ -114,7 +115,7 @@ def moment_of(steps: Sequence[Step], entry: TimelineEntry) -> Moment:
     """The order right after an event.
 
     Args:
-        steps: what each of the order's events made of it, up to this one.
+        steps: the order's state after each of its events, up to this one.
         entry: the event.
     """
     step = steps[-1]
@@ -129,7 +130,9 @@ def moment_of(steps: Sequence[Step], entry: TimelineEntry) -> Moment:
 
     changes = {each.field: each.after for each in step.changes if entry.version > 1}
     there = {
-        name: value for name, value in state.items() if value not in (None, {}, []) and name not in ELSEWHERE
+        name: value
+        for name, value in state.items()
+        if value not in (None, {}, []) and name not in CONSTANT_FIELDS
     }
     return Moment(
         entry=entry,
@@ -150,7 +153,7 @@ def _by_entity(fields: dict[str, Field]) -> list[tuple[str, list[Field]]]:
 
 
 def workflows_of(facts: Sequence[StreamEvent]) -> Iterator[str]:
-    """Ids of the workflows that an order has started, the first first."""
+    """Ids of the workflows that an order has started, in order."""
     for fact in facts:
         workflow_id = started_workflow_id(fact)
         if workflow_id is not None:

@@ -18,9 +18,9 @@ from payloops.http.support import SupportQuery, support_page
 from payloops.projections.stats import DayFigures, figures_by_day
 
 SPANS = (7, 30, 90, 365)
-"""Days that the page offers."""
+"""Numbers of days that the page offers."""
 CHARTS = 6
-"""Currencies that are drawn; the others stand in the table alone."""
+"""Number of currencies with charts; the others are only in the table."""
 
 
 class VolumeQuery(SupportQuery):
@@ -33,8 +33,8 @@ class CurrencyVolume:
     """One currency over some days. Amounts in its minor unit.
 
     Attributes:
-        days: every day, the oldest first, also those without a payment.
-        success: share of the payments that have ended which were captured, 0 to 1; None where none has ended.
+        days: every day, oldest first, including those without payments.
+        success: share of captured payments among those that have ended, 0 to 1; None if none has.
     """
 
     currency: str
@@ -48,7 +48,7 @@ class CurrencyVolume:
 
     @property
     def average(self) -> int | None:
-        """What a captured payment brought, to the nearest minor unit; None where there was none."""
+        """The average captured payment, rounded to the minor unit; None if there was none."""
         return (2 * self.volume + self.captured) // (2 * self.captured) if self.captured else None
 
 
@@ -65,7 +65,7 @@ async def read_support_volume(call: Call[None, VolumeQuery]) -> bytes:
     last = call.by.at.date()
     first = last - timedelta(days=query.days - 1)
     figures = await figures_by_day(store, first=first, last=last, merchant_id=query.merchant_id)
-    of_one = [] if query.merchant_id is None else [query.merchant_id]
+    shown_merchants = [] if query.merchant_id is None else [query.merchant_id]
     return support_page(
         call,
         "support_volume.html",
@@ -75,33 +75,37 @@ async def read_support_volume(call: Call[None, VolumeQuery]) -> bytes:
         last=last,
         currencies=list(by_currency(figures, first=first, days=query.days)),
         charts=CHARTS,
-        merchants=await merchant_names(store.pool, merchant_ids=of_one),
+        merchants=await merchant_names(store.pool, merchant_ids=shown_merchants),
         money=money,
     )
 
 
 def by_currency(figures: Sequence[DayFigures], *, first: date, days: int) -> Iterator[CurrencyVolume]:
-    """The figures of each currency with all of its days, the currency with most captured payments first."""
+    """The volume of each currency, the one with most captured payments first.
+
+    Args:
+        figures: grouped by currency; days without payments may be missing.
+    """
     every_day = [first + timedelta(days=number) for number in range(days)]
-    made = [
+    volumes = [
         _currency_volume(currency, {each.day: each for each in of_currency}, every_day)
         for currency, of_currency in groupby(figures, key=lambda each: each.currency)
     ]
-    yield from sorted(made, key=lambda each: (-each.captured, -each.ended, each.currency))
+    yield from sorted(volumes, key=lambda each: (-each.captured, -each.ended, each.currency))
 
 
-def _currency_volume(currency: str, there: dict[date, DayFigures], days: Sequence[date]) -> CurrencyVolume:
-    found = [there.get(day) or _without_payment(currency, day) for day in days]
-    ended = sum(each.ended for each in found)
+def _currency_volume(currency: str, by_day: dict[date, DayFigures], days: Sequence[date]) -> CurrencyVolume:
+    figures = [by_day.get(day) or _without_payment(currency, day) for day in days]
+    ended = sum(each.ended for each in figures)
     return CurrencyVolume(
         currency=currency,
-        days=found,
-        volume=sum(each.volume for each in found),
-        captured=sum(each.captured for each in found),
+        days=figures,
+        volume=sum(each.volume for each in figures),
+        captured=sum(each.captured for each in figures),
         ended=ended,
-        success=sum(each.succeeded for each in found) / ended if ended else None,
-        volume_chart=bar_chart([each.volume for each in found]),
-        success_chart=bar_chart([_percent(each) for each in found], top=100),
+        success=sum(each.succeeded for each in figures) / ended if ended else None,
+        volume_chart=bar_chart([each.volume for each in figures]),
+        success_chart=bar_chart([_percent(each) for each in figures], top=100),
     )
 
 

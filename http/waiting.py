@@ -1,4 +1,4 @@
-"""`Prefer: wait=N` (RFC 7240): the answer waits for the outcome of the request, for at most N seconds."""
+"""`Prefer: wait=N` (RFC 7240): the response waits for the outcome of the request, for at most N seconds."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
@@ -21,13 +21,14 @@ async def answer_after(
     reached: Callable[[Order], bool],
     answer: Callable[[Order], Awaitable[A]],
 ) -> A:
-    """The answer as of now, or, where the client prefers to wait, as of when the order has got there.
+    """The response to a command, at once, or if the client prefers to wait, when the outcome is known.
 
-    What is answered after waiting replaces the answer that is stored under the request's idempotency key.
+    A response after waiting replaces the one that is stored under the request's idempotency key.
 
     Args:
-        order: as the command left it; what was asked for is on record.
-        reached: whether that has ended, well or not.
+        order: as the command left it.
+        reached: whether the outcome is known, success or failure.
+        answer: makes the response from an order.
     """
     if not call.wait:
         return await answer(order)
@@ -38,7 +39,7 @@ async def answer_after(
         if call.reserved is not None and current.version > order.version:
             await call.reserved.amend(call.services.store.pool, body=call.route.render(given))
     except (psycopg.Error, StreamUnreadable) as error:
-        # It is on record, whatever became of the waiting: no answer may say that nothing was done.
+        # The command is recorded, so although the waiting failed, no response may say that nothing was done.
         log.warning("wait.failed", error=type(error).__name__)
         return await answer(order)
     return given

@@ -32,7 +32,7 @@ class WebhookPage(AnswerModel):
 
 
 def webhook_answer(row: WebhookEventRow) -> WebhookAnswer:
-    """A webhook as the dashboard shows it."""
+    """The response for a webhook, in lists."""
     return WebhookAnswer(
         id=row.id,
         order_id=row.order_id,
@@ -80,7 +80,7 @@ class AttemptAnswer(AnswerModel):
 
 
 class WebhookDetails(AnswerModel):
-    """A webhook with every attempt to deliver it, and what is sent. `error`: why its schedule ended in vain."""
+    """A webhook with its body and every delivery attempt. `error`: why it was given up, if it was."""
 
     id: UUID
     order_id: UUID
@@ -100,7 +100,7 @@ class RetryAnswer(AnswerModel):
 
 
 def attempt_answer(recorded: RecordedAttempt) -> AttemptAnswer:
-    """An attempt as the dashboard shows it."""
+    """The response for a delivery attempt."""
     attempt = recorded.attempt
     return AttemptAnswer(
         number=recorded.number,

@@ -1,7 +1,7 @@
 """Webhooks received from processors. `/webhooks`, signed by the processor with the merchant's secret.
 
 Nothing in a body is trusted before its signature is verified; it is only used to look up the merchant whose secret to
-verify it with. A valid signature then proves the merchant, and only this merchant's orders are looked at.
+verify it with. A valid signature then proves the merchant, and only this merchant's orders are considered.
 """
 
 import hashlib
@@ -34,13 +34,13 @@ STRIPE_SIGNATURE = "Stripe-Signature"
 RAZORPAY_SIGNATURE = "X-Razorpay-Signature"
 RAZORPAY_EVENT_ID = "X-Razorpay-Event-Id"
 REFUSALS = ("missing_signature", "invalid_signature", "no_config")
-LONGEST_EVENT_ID = 255
+MAX_EVENT_ID = 255
 OTHER_TYPE = "other"
-"""Of an event that is not dealt with; processors have hundreds of types, and add to them."""
+"""Metric label of types that are not handled: processors have hundreds of types, and add new ones."""
 
 RECEIVED = Counter(
     "payloops_processor_events",
-    "Events that processors delivered under a right signature, repetitions included",
+    "Events that processors delivered with a valid signature, including repeated deliveries",
     ["processor", "type", "effect"],
 )
 
@@ -52,14 +52,14 @@ class ReceivedAnswer(AnswerModel):
 
 
 @dataclass(frozen=True, slots=True)
-class _Dialect:
-    """How a processor speaks.
+class _Format:
+    """The format of a processor's webhooks.
 
     Attributes:
-        signature: the header that has it.
-        labels: what the payment is labelled with that an event is about.
-        event: what an event means.
-        types: of the events that are dealt with.
+        signature: name of the header with the signature.
+        labels: extracts the labels of the payment that an event is about.
+        event: translates an event into our terms.
+        types: types of events that are handled.
     """
 
     signature: str
@@ -68,9 +68,9 @@ class _Dialect:
     types: frozenset[str]
 
 
-DIALECTS = {
-    "stripe": _Dialect(STRIPE_SIGNATURE, stripe_labels, stripe_event, STRIPE_TYPES),
-    "razorpay": _Dialect(RAZORPAY_SIGNATURE, razorpay_labels, razorpay_event, RAZORPAY_TYPES),
+FORMATS = {
+    "stripe": _Format(STRIPE_SIGNATURE, stripe_labels, stripe_event, STRIPE_TYPES),
+    "razorpay": _Format(RAZORPAY_SIGNATURE, razorpay_labels, razorpay_event, RAZORPAY_TYPES),
 }
 
 
@@ -115,18 +115,18 @@ async def receive_razorpay_webhook(call: Call[None]) -> ReceivedAnswer:
 )
 async def receive_merchant_webhook(call: Call[None]) -> ReceivedAnswer:
     processor = call.request.match_info["processor"]
-    if processor not in DIALECTS:
+    if processor not in FORMATS:
         raise not_found()
     return await _receive(call, processor, named=call.request.match_info["merchantId"])
 
 
 async def _receive(call: Call[None], processor: str, *, named: str | None) -> ReceivedAnswer:
-    dialect = DIALECTS[processor]
-    signatures = call.request.headers.getall(dialect.signature, [])
+    format = FORMATS[processor]
+    signatures = call.request.headers.getall(format.signature, [])
     if not any(signatures):
         raise MissingSignature
     parsed = _parsed(call.raw)
-    labels = dialect.labels(parsed)
+    labels = format.labels(parsed)
     merchant_id = _uuid(named if named is not None else labels.get("merchant_id"))
     if merchant_id is None:
         raise NoWebhookSecret
@@ -142,11 +142,11 @@ async def _receive(call: Call[None], processor: str, *, named: str | None) -> Re
         cipher=services.cipher,
         at=call.by.at,
     )
-    event = dialect.event(parsed) if isinstance(parsed, dict) else None
+    event = format.event(parsed) if isinstance(parsed, dict) else None
     if event is None:
         raise validation_error(FieldError("body", "Not an event as the processor sends them"))
     if processor == "razorpay":
-        event = _identified(event, call)
+        event = _with_razorpay_id(event, call)
     event = replace(event, order_id=_uuid(labels.get("order_id")), attempt=_number(labels.get("attempt")))
     if event.order_id is None and {event.processor_order_id, event.processor_transaction_id} != {None}:
         found = await find_order_by_reference(
@@ -160,10 +160,10 @@ async def _receive(call: Call[None], processor: str, *, named: str | None) -> Re
         services.store,
         merchant_id=merchant_id,
         event=event,
-        body=_kept(call.raw, parsed),
+        body=_stored_body(call.raw, parsed),
         by=replace(call.by, actor=f"processor:{processor}", causation_id=event.event_id),
     )
-    RECEIVED.labels(processor, event.type if event.type in dialect.types else OTHER_TYPE, effect).inc()
+    RECEIVED.labels(processor, event.type if event.type in format.types else OTHER_TYPE, effect).inc()
     log.info(
         "webhook.received",
         processor=processor,
@@ -183,11 +183,11 @@ def _parsed(raw: bytes) -> Any:
         return None
 
 
-def _identified(event: ProcessorEvent, call: Call[None]) -> ProcessorEvent:
-    """Razorpay's event id stands in a header that is not signed: the body tells events apart as well."""
+def _with_razorpay_id(event: ProcessorEvent, call: Call[None]) -> ProcessorEvent:
+    """Add the event's id and the hash of the body: the id is in a header that the signature does not cover."""
     digest = hashlib.sha256(call.raw).hexdigest()
     given = call.request.headers.get(RAZORPAY_EVENT_ID, "").strip()
-    usable = 0 < len(given) <= LONGEST_EVENT_ID and given.isascii() and given.isprintable()
+    usable = 0 < len(given) <= MAX_EVENT_ID and given.isascii() and given.isprintable()
     event_id = given if usable and not holds_card_number(given) else f"sha256:{digest}"
     return replace(event, event_id=event_id, body_hash=digest)
 
@@ -197,23 +197,24 @@ def _uuid(label: Any) -> UUID | None:
 
 
 def _number(label: Any) -> int | None:
-    """Labels are texts, at both processors."""
+    """Parse a label. Both processors have labels as texts."""
     text = str(label)
     return int(text) if text.isascii() and text.isdecimal() and len(text) < 6 else None  # noqa: PLR2004
 
 
-def _kept(raw: bytes, parsed: Any) -> str:
-    """The body as it is kept for support: as it arrived, or without its card numbers and client secrets.
+def _stored_body(raw: bytes, parsed: Any) -> str:
+    """The body as it is stored for support: unchanged, unless card numbers or client secrets have to be removed.
 
     Raises:
-        Problem: 400 validation_error where it is nested deeper than any event is.
+        Problem: 400 validation_error, if it is nested deeper than any event is.
     """
     try:
-        written = orjson.dumps(parsed).decode()  # in one way only: digits may arrive as escapes, too
+        # Serialized again, because digits may have arrived as escapes.
+        written = orjson.dumps(parsed).decode()
     except orjson.JSONEncodeError:
         raise validation_error(FieldError("body", "Nested too deep")) from None
     if CLIENT_SECRET in written:
         written = orjson.dumps(without_client_secrets(parsed)).decode()
-    elif written.count('"') == raw.count(b'"') and not holds_card_number(written):  # nothing was given twice
+    elif written.count('"') == raw.count(b'"') and not holds_card_number(written):  # no key was given twice
         return raw.decode()
     return mask_card_numbers(written)

@@ -19,7 +19,7 @@ from redis.asyncio import Redis
 
 from payloops.http import rate_limits
 from payloops.http.app import ROUTES
-from payloops.http.rate_limits import STRICTER, OwnWindows, client_address, fold_case
+from payloops.http.rate_limits import LOCAL_DIVISOR, LocalWindows, client_address, fold_case
 from payloops.settings import Settings, SettingsError, read_settings
 
 WRONG = "wrong password"
@@ -237,7 +237,7 @@ async def test_without_redis_a_stricter_limit_holds(limited: Settings) -> None:
     began = time.monotonic()
     async with running_api(limited.model_copy(update=update)) as api:
         answers = [await try_password(api, "a@example.com") for _ in range(4)]
-        assert [answer.status for answer in answers] == [401] * (8 // STRICTER) + [429] * 2
+        assert [answer.status for answer in answers] == [401] * (8 // LOCAL_DIVISOR) + [429] * 2
         assert 59 - (time.monotonic() - began) <= int(answers[-1].headers["Retry-After"]) <= 61
         assert (await try_password(api, "b@example.com")).status == 401
 
@@ -265,10 +265,10 @@ async def test_a_redis_that_is_silent_is_asked_by_few(
 
 async def test_redis_is_asked_again_after_a_while(limited: Settings) -> None:
     async with running_api(limited.model_copy(update={"login_limit_per_account": "2/minute"})) as api:
-        api.services.limits._away_until = time.monotonic() + 600
+        api.services.limits._redis_paused_until = time.monotonic() + 600
         assert (await try_password(api, "a@example.com")).status == 401
         assert (await try_password(api, "a@example.com")).status == 429  # by itself, it allows one
-        api.services.limits._away_until = time.monotonic()
+        api.services.limits._redis_paused_until = time.monotonic()
         assert (await try_password(api, "a@example.com")).status == 401
         assert (await try_password(api, "a@example.com")).status == 401
         assert (await try_password(api, "a@example.com")).status == 429
@@ -276,8 +276,8 @@ async def test_redis_is_asked_again_after_a_while(limited: Settings) -> None:
 
 def test_windows_of_ones_own_move_and_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1_000.0
-    monkeypatch.setattr(rate_limits, "REMEMBERED", 3)
-    windows = OwnWindows(clock=lambda: now)
+    monkeypatch.setattr(rate_limits, "MAX_WINDOWS", 3)
+    windows = LocalWindows(clock=lambda: now)
     limit = parse_many("8/minute")
     assert [windows.wait(limit, ("a",)) for _ in range(3)] == [None, None, 60.0]
     now += 59.5
