@@ -12,6 +12,7 @@ from typing import Any, cast
 from uuid import UUID
 
 import pytest
+from ordering import pay, report
 from projecting import (
     DEADLINE,
     POISON,
@@ -25,6 +26,7 @@ from projecting import (
     random_order,
     rows,
 )
+from psycopg.errors import LockNotAvailable
 from uuid_utils.compat import uuid7
 
 from payloops.commands.cancel_order import cancel
@@ -35,9 +37,16 @@ from payloops.events.metadata import Metadata
 from payloops.events.orders import OrderCreated, PaymentRequested
 from payloops.events.stream import StreamEvent
 from payloops.projections import orders, verifying
+from payloops.projections import parked as parking
 from payloops.projections.batches import project_batch
 from payloops.projections.building import BuildUnderWay, open_build, rebuild
-from payloops.projections.parked import retry_parked
+from payloops.projections.parked import (
+    forward_again,
+    parked_at_subscribers,
+    parked_of,
+    retry_forwarding,
+    retry_parked,
+)
 from payloops.projections.patches import Rows
 from payloops.projections.projection import Projection, all_projections
 from payloops.projections.projector import run_projections
@@ -399,16 +408,27 @@ def troubled(fact: StreamEvent, rows: Rows) -> None:
         raise ValueError("no column for this")
 
 
-async def test_what_was_parked_takes_its_place_when_it_is_tried_again(
-    store: EventStore, database_url: str, merchant_id: UUID
-) -> None:
-    Trouble.lasts = True
+@pytest.fixture
+def projection(monkeypatch: pytest.MonkeyPatch) -> Projection:
+    """One that cannot apply payments while `Trouble.lasts`, and tries a few streams at a time."""
+    monkeypatch.setattr(Trouble, "lasts", True)
+    monkeypatch.setattr(parking, "STREAMS", 3)
     table = replace(orders.ORDERS, handler=troubled)
     totals = replace(orders.ORDER_COUNTS, of=table)
-    projection = replace(orders.PROJECTION, tables=(table,), totals=(totals,))
+    return replace(orders.PROJECTION, tables=(table,), totals=(totals,))
+
+
+async def test_what_was_parked_takes_its_place_when_it_is_tried_again(
+    store: EventStore, database_url: str, merchant_id: UUID, projection: Projection
+) -> None:
     await many_orders(store, merchant_id, seed=9, count=20)
+    hurt = pay(new_order(merchant_id))
+    await append(store, hurt)
     await project_everything(database_url, projection)
     parked = await one(store, "SELECT count(*) FROM parked_events")
+    streams = await one(store, "SELECT count(DISTINCT originator_id) FROM parked_events")
+    assert cast("int", streams) > 2 * parking.STREAMS
+    await append(store, report(hurt, "captured"))  # which is not projected yet
     async with await connect(database_url, application_name="test") as connection:
         still = await retry_parked(connection, projection=projection)
         assert (still.applied, still.parked) == (0, parked)
@@ -417,8 +437,46 @@ async def test_what_was_parked_takes_its_place_when_it_is_tried_again(
         assert (after.applied, after.parked) == (parked, 0)
         again = await retry_parked(connection, projection=projection)
         assert (again.applied, again.parked) == (0, 0)
+    assert await one(store, "SELECT version FROM orders WHERE id = %s", hurt.id) == 2
+    await project_everything(database_url, projection)
     verdicts = await verify(database_url=database_url, projections=[projection], report=silent, workers=1)
     assert {each.table: each.differing for each in verdicts} == {"orders": 0, "order_counts": 0}
+
+
+async def test_nothing_parked_is_tried_again_in_the_middle_of_a_projectors_batch(
+    store: EventStore, database_url: str, merchant_id: UUID, projection: Projection
+) -> None:
+    """Both would write the same rows."""
+    await append(store, pay(new_order(merchant_id)))
+    await project_everything(database_url, projection)
+    async with (
+        await connect(database_url, application_name="test") as connection,
+        store.pool.connection() as projecting,
+        projecting.transaction(),
+    ):
+        await projecting.execute("UPDATE checkpoints SET position = position WHERE name = 'orders'")
+        await connection.execute("SET lock_timeout = '50ms'")
+        with pytest.raises(LockNotAvailable):
+            await retry_parked(connection, projection=projection)
+    assert await one(store, "SELECT count(*) FROM parked_events") == 1
+
+
+async def test_without_a_subscriber_what_is_to_be_forwarded_waits_and_nobody_else(
+    store: EventStore, database_url: str, merchant_id: UUID
+) -> None:
+    order = new_order(merchant_id)
+    await append(store, order)
+    [created] = await store.read_stream(order.id)
+    async with await connect(database_url, application_name="test") as connection:
+        for reader in ("temporal", "webhooks", "orders"):
+            await forward_again(connection, subscriber=reader, event=created, why="x")
+        await connection.execute("UPDATE parked_events SET retry = false")
+        for names, found in (([], ["temporal", "webhooks"]), (["webhooks", "orders"], ["webhooks"])):
+            assert await parked_at_subscribers(connection, projections=["orders"], names=names) == found
+        retried = await retry_forwarding(connection, subscriber="webhooks", seconds=0)
+        assert (retried.applied, retried.parked, retried.waiting) == (0, 0, 1)
+        assert list(await parked_of(connection, subscriber="webhooks", stream=order.id)) == [1]
+    assert await rows(store, "SELECT reader FROM parked_events WHERE retry") == [("webhooks",)]
 
 
 def loud(fact: StreamEvent, rows: Rows) -> None:
