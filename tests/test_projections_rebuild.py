@@ -433,6 +433,8 @@ async def test_what_was_parked_takes_its_place_when_it_is_tried_again(
         still = await retry_parked(connection, projection=projection)
         assert (still.applied, still.parked) == (0, parked)
         Trouble.lasts = False
+        later = await retry_parked(connection, projection=replace(projection, version=99))
+        assert (later.applied, later.parked) == (0, 0), "the tables are of another version"
         after = await retry_parked(connection, projection=projection)
         assert (after.applied, after.parked) == (parked, 0)
         again = await retry_parked(connection, projection=projection)

@@ -21,7 +21,12 @@ from payloops.commands.end_refund import fail_refund, succeed_refund
 from payloops.commands.processor_refunds import complete_pending_refunds, record_processor_refunds
 from payloops.commands.receive_processor_event import Outcome, ProcessorEvent, receive
 from payloops.commands.refund_payment import request_refund
-from payloops.commands.update_order_status import report_authorized, report_captured, report_failed
+from payloops.commands.update_order_status import (
+    report_authorized,
+    report_captured,
+    report_failed,
+    report_processing,
+)
 from payloops.commands.update_refund_status import report_refund
 from payloops.events.orders import (
     CaptureMethod,
@@ -258,6 +263,36 @@ def test_the_end_of_an_earlier_attempt_that_is_told_late_does_not_end_the_one_un
     assert order.status == "failed"
 
 
+def test_an_earlier_attempt_that_the_processor_has_cancelled_leaves_the_money_that_it_holds_for_the_latest() -> (
+    None
+):
+    """Else the order could be paid once more."""
+    order = pay(new_order())
+    nameless: dict[str, Any] = {"processor_order_id": None, "processor_transaction_id": None}
+    report_failed(order, order.payments[1], **nameless, error_code="lost", error_message=None, by=BY)
+    pay(order, capture="manual")
+    report_authorized(order, order.payments[2], **nameless, by=BY)
+    assert receive(order, told("cancelled"), by=BY) == "unmatched"
+    assert order.status is OrderStatus.AUTHORIZED
+
+
+def test_a_capture_names_the_payment_that_it_is_taken_to_be_of() -> None:
+    """Without its reference it could not be refunded."""
+    order = pay(new_order())
+    nameless: dict[str, Any] = {"processor_order_id": None, "processor_transaction_id": None}
+    report_failed(order, order.payments[1], **nameless, error_code="lost", error_message=None, by=BY)
+    receive(pay(order), told("captured"), by=BY)
+    assert (order.payments[2].status, order.payments[2].processor_order_id) == ("captured", "po_1")
+
+
+def test_a_payment_stays_known_by_the_reference_that_its_worker_reported() -> None:
+    """By which its worker captures, voids and refunds it."""
+    order = pay(new_order())
+    report_processing(order, order.payments[1], processor_order_id="of the worker", by=BY)
+    assert receive(order, told("captured", attempt=1), by=BY) == "applied"
+    assert order.payments[1].processor_order_id == "of the worker"
+
+
 def test_two_charges_are_two_though_no_worker_reported_a_reference() -> None:
     """The first was reported as failed, and was made; its customer gets one of them back."""
     order = pay(new_order())
@@ -284,6 +319,18 @@ def test_a_charge_is_one_though_an_earlier_attempts_authorization_was_taken_for_
     report_captured(order, order.payments[2], **nameless, by=BY)
     receive(order, told("captured", amount=400, **names), by=BY)
     assert (order.amount_captured, refunds(order)) == (400, [])
+
+
+def test_a_refund_is_that_of_the_charge_whose_capture_was_told_under_its_references() -> None:
+    """The worker knows the payment by another reference than the events do, and nobody that of an earlier attempt."""
+    order = pay(new_order())
+    nameless: dict[str, Any] = {"processor_order_id": None, "processor_transaction_id": None}
+    report_failed(order, order.payments[1], **nameless, error_code="lost", error_message=None, by=BY)
+    named: dict[str, Any] = nameless | {"processor_order_id": "of the worker"}
+    report_captured(pay(order), order.payments[2], **named, by=BY)
+    assert receive(order, told("captured", attempt=2), by=BY) == "none"
+    assert receive(order, refunded("re_1", 300), by=BY) == "applied"
+    assert (order.amount_refunded, order.payments[2].processor_order_id) == (300, "of the worker")
 
 
 def test_another_charge_of_the_same_attempt_is_told_to_people() -> None:
@@ -364,6 +411,70 @@ def test_refunds_made_there_and_refunds_that_started_here_are_told_apart(
             receive(order, cast("ProcessorEvent", step), by=BY)
     assert order.amount_refunded == ours_amount + theirs
     assert {status for _, status in refunds(order)} == {"success"}
+
+
+MADE = st.tuples(st.sampled_from([100, 200, 300]), st.booleans(), st.booleans(), st.booleans())
+"""A refund: its amount, whether it is ours, and of one of ours whether the processor has our id and its worker reports
+the processor's."""
+
+
+@given(
+    data=st.data(),
+    made=st.lists(MADE, min_size=2, max_size=4).filter(lambda made: sum(each[0] for each in made) <= AMOUNT),
+    summing=st.booleans(),
+)
+@REASONABLE
+def test_several_refunds_of_ours_and_of_theirs_count_once_each_in_whatever_order_they_are_told(
+    data: st.DataObject, made: list[tuple[int, bool, bool, bool]], summing: bool
+) -> None:
+    """Never more than was made meanwhile, and in the end all of it."""
+    order = after(told("captured"))
+    steps: list[ProcessorEvent | tuple[str, str | None]] = []
+    ours = []
+    total = 0
+    for number, (amount, is_ours, labelled, referenced) in enumerate(made):
+        reference, label = f"re_{number}", None
+        total += amount
+        if is_ours:
+            refund = request_refund(order, amount=amount, reason=None, by=BY)
+            ours.append(refund)
+            label = refund.id if labelled else None
+            steps.append((refund.id, reference if referenced else None))
+        steps.append(refunded(reference, amount, refund_id=label))
+        if summing:
+            steps.append(summed(total))
+    for step in data.draw(st.permutations(steps)):
+        if isinstance(step, ProcessorEvent):
+            assert receive(order, step, by=BY) != "contradiction"
+        else:
+            refund_id, known = step
+            ending: dict[str, Any] = {"error_code": None, "error_message": None, "by": BY}
+            report_refund(order, refund_id, succeeded=True, processor_transaction_id=known, **ending)
+        assert order.amount_refunded <= total
+    record_processor_refunds(order, order.payments[1], amount_refunded=total, by=BY)
+    assert order.amount_refunded == total
+    assert {status for _, status in refunds(order)} == {"success"}
+    assert {each.status for each in ours} <= {TransactionStatus.SUCCESS}
+
+
+def test_what_is_told_again_of_a_refund_that_was_a_part_of_a_sum_contradicts_nothing() -> None:
+    order = after(told("captured"), summed(200), refunded("re_1", 300))
+    assert order.amount_refunded == 300
+    again = replace(refunded("re_1", 300), event_id="updated")
+    assert receive(order, again, by=BY) == "none"
+    assert order.amount_refunded == 300
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_a_refund_of_ours_that_failed_for_good_is_never_said_to_have_been_made(labelled: bool) -> None:
+    """Its merchant would be told so, and then that it failed."""
+    order = after(told("captured"))
+    ours = request_refund(order, amount=300, reason=None, by=BY)
+    receive(order, came_back("re_1", 300, refund_id=ours.id if labelled else None), by=BY)
+    reference = None if labelled else "re_1"
+    ending: dict[str, Any] = {"error_code": None, "error_message": None, "by": BY}
+    report_refund(order, ours.id, succeeded=True, processor_transaction_id=reference, **ending)
+    assert (order.transactions[ours.id].status, "refund.succeeded" in facts(order)) == ("failed", False)
 
 
 def test_a_refund_there_that_was_taken_for_ours_comes_out_when_ours_fails() -> None:
