@@ -11,7 +11,7 @@ from payloops.commands.staff import StaffRow
 
 
 class StaffEmailTaken(Exception):
-    """Somebody on the staff has this email address, in whatever case."""
+    """A member of the staff has this email address already; case is ignored."""
 
     def __init__(self) -> None:
         super().__init__("somebody on the staff has this email address already")

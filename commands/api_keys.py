@@ -39,7 +39,7 @@ class ApiKeyNotFound(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiKeyRow:
-    """A key as its merchant sees it. `last_used_at` may be a minute old."""
+    """A key as the merchant sees it. `last_used_at` may be a minute behind."""
 
     id: UUID
     name: str

@@ -22,7 +22,7 @@ BEGIN_ANEW = """
 async def begin_webhook_attempt(
     pool: AsyncConnectionPool, *, delivery: WebhookDelivery, key: str, url: str, at: datetime
 ) -> int:
-    """Keep that an attempt begins, until `record_webhook_attempt` is told its end under the same key.
+    """Record that an attempt begins, until `record_webhook_attempt` records its end under the same key.
 
     One that was begun under this key and never ended is kept as interrupted: it may have arrived.
 

@@ -15,7 +15,7 @@ from payloops.events.metadata import Metadata
 
 
 class WrongPassword(Exception):
-    """What was given as the current password is not."""
+    """The given current password is wrong."""
 
     def __init__(self) -> None:
         super().__init__("The current password is wrong")

@@ -18,7 +18,7 @@ FORGET_FAILURES = """
 
 
 class Unchanged(Enum):
-    """Stands for a value that stays as it is, where None is a value."""
+    """Means that a value is not to be changed, where None is a value."""
 
     UNCHANGED = "unchanged"
 

@@ -20,7 +20,7 @@ class ClientSecrets:
         self._cipher = cipher
 
     async def keep(self, *, order_id: UUID, attempt: int, secret: str) -> None:
-        """Keep an attempt's client secret in place of an older one."""
+        """Store an attempt's client secret, replacing an older one."""
         identity = client_secret_identity(order_id=order_id, attempt=attempt)
         sealed = self._cipher.seal(secret.encode(), identity=identity)
         async with self._pool.connection() as connection:
@@ -31,7 +31,7 @@ class ClientSecrets:
             )
 
     async def find(self, *, order_id: UUID, attempt: int) -> str | None:
-        """The attempt's client secret, None where it has none."""
+        """The attempt's client secret; None if it has none."""
         async with self._pool.connection() as connection:
             cursor = await connection.execute(
                 "SELECT secret FROM client_secrets WHERE order_id = %s AND attempt = %s", (order_id, attempt)

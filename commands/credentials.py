@@ -27,14 +27,14 @@ def credentials_identity(*, merchant_id: UUID, processor: str) -> str:
 def seal_credentials(
     credentials: dict[str, str], *, merchant_id: UUID, processor: str, cipher: Cipher
 ) -> bytes:
-    """Credentials as their row keeps them."""
+    """Credentials as stored in their row, encrypted."""
     identity = credentials_identity(merchant_id=merchant_id, processor=processor)
     return cipher.seal(orjson.dumps(credentials), identity=identity)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessorCredentials:
-    """What a processor's worker needs in order to speak for the merchant. Not for logs."""
+    """What a processor's worker needs to act for the merchant. Must not be logged."""
 
     merchant_id: UUID
     processor: str
@@ -54,7 +54,7 @@ class _Sealed:
 async def get_processor_credentials(
     pool: AsyncConnectionPool, *, merchant_id: UUID, processor: str, cipher: Cipher
 ) -> ProcessorCredentials | None:
-    """The merchant's credentials at a processor, None where none are configured.
+    """The merchant's credentials at a processor; None if none are configured.
 
     Also where the processor is disabled: that keeps new payments away, but those under way have to end, and
     captured ones can still be refunded.

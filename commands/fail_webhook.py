@@ -11,7 +11,7 @@ FAIL = """
 
 
 async def fail_webhook(pool: AsyncConnectionPool, *, webhook_id: UUID, retries: int, error: str) -> None:
-    """Say that nothing more is sent, and why. What was delivered stays so.
+    """Record that the webhook is not sent any more, and why, unless it was delivered.
 
     Args:
         retries: which schedule has ended: one that the merchant had begin anew since goes on.

@@ -21,7 +21,7 @@ MAX_KEYS = 100
 
 
 class TooManyApiKeys(Exception):
-    """The merchant has as many keys as an account may have; one has to be revoked first."""
+    """The merchant has the maximum number of keys; one has to be revoked first."""
 
     def __init__(self, *, merchant_id: UUID) -> None:
         super().__init__(f"An account may have {MAX_KEYS} API keys: revoke one first")

@@ -27,7 +27,7 @@ VERSIONS = """
 
 
 class InvalidCredentials(Exception):
-    """Email or password is wrong; which of them is not said."""
+    """Email or password is wrong; the error does not say which."""
 
     def __init__(self) -> None:
         super().__init__("Invalid email or password")

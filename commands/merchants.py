@@ -41,7 +41,7 @@ class MerchantRow:
 
 
 async def find_merchant(pool: AsyncConnectionPool, *, merchant_id: UUID) -> MerchantRow | None:
-    """The merchant's row, None where there is none."""
+    """The merchant's row; None if there is no such merchant."""
     async with (
         pool.connection() as connection,
         connection.cursor(row_factory=class_row(MerchantRow)) as cursor,

@@ -31,7 +31,7 @@ async def queue_webhook(
     source_position: int | None,
     at: datetime,
 ) -> None:
-    """Keep what is to be sent. The same id, or an event that was told of before, changes nothing.
+    """Store a webhook to be sent. It has no effect if the id, or the event, was queued before.
 
     Args:
         webhook_id: made from what the webhook tells of, so that it is the same whenever it is made.

@@ -24,7 +24,7 @@ from payloops.events.personal_data import ERASED
 SWITCHED_OFF_AFTER = timedelta(days=5)
 """How long an endpoint may fail."""
 GONE = 410
-"""The status by which an endpoint says that it wants no more (Standard Webhooks, "Automatic disabling")."""
+"""The status with which an endpoint refuses all further webhooks (Standard Webhooks, "Automatic disabling")."""
 
 INTERRUPTED = "Interrupted on our side: it may have arrived"
 
@@ -73,7 +73,7 @@ SWITCH_OFF = "UPDATE merchants SET webhook_off_at = %s, webhook_off_reason = %s 
 async def record_webhook_attempt(
     store: EventStore, *, delivery: WebhookDelivery, key: str, url: str, attempt: WebhookAttempt, by: Metadata
 ) -> RecordedAttempt:
-    """Keep an attempt, once for its key, and switch an endpoint off that is gone or has failed for days.
+    """Record an attempt, once for its key, and switch the endpoint off if it is gone or has failed for days.
 
     Args:
         key: of whoever made it, the same when he comes again.
@@ -102,7 +102,7 @@ async def record_interrupted_attempt(
     url: str,
     began_at: datetime,
 ) -> int:
-    """Keep an attempt whose end nobody saw, once for its key. It says nothing about the endpoint.
+    """Record an attempt whose result is unknown, once for its key. It does not count against the endpoint.
 
     Returns:
         How many were kept: 1, or 0 where it was before.
@@ -121,7 +121,7 @@ async def record_interrupted_attempt(
 async def judge_endpoint(
     store: EventStore, *, merchant_id: UUID, recorded: RecordedAttempt, by: Metadata
 ) -> None:
-    """Switch the endpoint off where this attempt shows that it is of no more use. Twice is as once."""
+    """Switch the endpoint off if this attempt shows that it is gone or keeps failing. Repeatable."""
     attempt = recorded.attempt
     if attempt.delivered:
         return
@@ -151,7 +151,7 @@ async def _keep(
     url: str,
     attempt: WebhookAttempt,
 ) -> dict[str, Any] | None:
-    """Keep an attempt and count it: what was written of it, None where one of this key is there already."""
+    """Store an attempt and count it; return what was stored, or None if this key has one already."""
     row = await (await connection.execute(LOCK, (delivery.id,))).fetchone()
     assert row is not None
     attempts, erased = row

@@ -14,7 +14,7 @@ from payloops.events.metadata import Metadata
 
 
 class EmailTaken(Exception):
-    """Another account has this email address, in whatever case."""
+    """Another account has this email address; case is ignored."""
 
     def __init__(self) -> None:
         super().__init__("An account with this email address already exists")

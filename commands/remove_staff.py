@@ -8,7 +8,7 @@ from payloops.commands.staff import StaffNotFound
 
 
 async def remove_staff(pool: AsyncConnectionPool, *, email: str, at: datetime) -> None:
-    """Remove a member: from now on neither their password nor their tokens count. What they saw stays on record.
+    """Remove a member: their password and tokens are invalid from now on. What they viewed stays on record.
 
     Raises:
         StaffNotFound: nobody has this address.

@@ -32,7 +32,7 @@ class WebhooksOff(Exception):
 
 
 async def retry_webhook(store: EventStore, *, webhook_id: UUID, merchant_id: UUID, by: Metadata) -> None:
-    """Begin the schedule anew, whatever became of it before: one that is under way gives way to it.
+    """Restart the retry schedule, whatever the state of the webhook; a schedule under way is superseded.
 
     Raises:
         WebhookNotFound: unknown, or another merchant's.

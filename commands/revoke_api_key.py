@@ -13,7 +13,7 @@ from payloops.events.metadata import Metadata
 
 
 async def revoke_api_key(store: EventStore, *, merchant_id: UUID, api_key_id: UUID, by: Metadata) -> None:
-    """End a key: within a second every process refuses it. Its row stays, for the audit.
+    """Revoke a key: within a second every process refuses it. Its row is kept, for the audit.
 
     Raises:
         ApiKeyNotFound: not one of the merchant's, or revoked already.

@@ -19,7 +19,7 @@ from payloops.commands.credentials import credentials_identity, previous_webhook
 from payloops.commands.webhook_secrets import webhook_secret_identity
 
 BATCH = 100
-"""Rows that are locked at a time: who wants one of them waits for milliseconds."""
+"""Rows that are locked at a time, for some milliseconds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +94,7 @@ class KeyUsage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RotatedBatch:
-    """What became of a batch.
+    """The result of a batch.
 
     Attributes:
         rotated: values sealed with the present key now.
@@ -120,7 +120,7 @@ async def key_usage(pool: AsyncConnectionPool, *, cipher: Cipher) -> list[KeyUsa
 
 
 async def rotate_keys(pool: AsyncConnectionPool, *, cipher: Cipher) -> AsyncIterator[RotatedBatch]:
-    """Seal every value of an older key with the present one, in small transactions; yields after each."""
+    """Re-encrypt every value of an older key with the present one, in small transactions; yields after each."""
     for each in SEALED:
         found = await _find(pool, each, cipher=cipher, after=None)
         while found:
@@ -131,7 +131,7 @@ async def rotate_keys(pool: AsyncConnectionPool, *, cipher: Cipher) -> AsyncIter
 async def _find(
     pool: AsyncConnectionPool, sealed: SealedColumn, *, cipher: Cipher, after: dict[str, Any] | None
 ) -> list[dict[str, Any]]:
-    """The next keys whose values are to be rotated, without a lock: it may take a while to find them."""
+    """The next rows to re-encrypt, read without a lock, because finding them may take a while."""
     parts = _parts(sealed)
     later = sql.SQL("true") if after is None else sql.SQL("({key}) > ({values})").format(**parts)
     async with (

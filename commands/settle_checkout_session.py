@@ -15,7 +15,7 @@ from payloops.events.metadata import Metadata
 from payloops.events.orders import Order, OrderStatus
 
 MAX_ATTEMPTS = 10
-"""How often a customer may try: nobody else bounds how many cards are tried on a page that anyone can open."""
+"""How many payments may be attempted: anybody can open the page, and might try many cards."""
 
 PAID = {
     *(OrderStatus.AUTHORIZED, OrderStatus.CAPTURED),
@@ -25,7 +25,7 @@ UNDER_WAY = {OrderStatus.PROCESSING, OrderStatus.REQUIRES_ACTION}
 
 
 class Checkout(NamedTuple):
-    """A session, and the order that came of it; None before the customer has paid or tried to."""
+    """A session and its order, which is None before the first attempt to pay."""
 
     session: CheckoutSession
     order: Order | None
@@ -64,7 +64,7 @@ async def load_checkout(store: EventStore, *, session_id: UUID, merchant_id: UUI
 
 
 def settle(checkout: Checkout, *, by: Metadata) -> None:
-    """Record how the session ended, where it has. Money beats its absence: an expired session may complete."""
+    """Record how the session ended, if it has. An expired session is completed if its order was paid after all."""
     session, order = checkout
     if session.status is SessionStatus.COMPLETED:
         return

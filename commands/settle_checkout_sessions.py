@@ -1,4 +1,4 @@
-"""Records the end of checkout sessions that nobody looked at since, periodically."""
+"""Records the end of checkout sessions that nobody looks at, periodically."""
 
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -32,7 +32,7 @@ log = structlog.get_logger()
 
 
 async def settle_checkout_sessions(store: EventStore, *, now: datetime) -> int:
-    """Settle the sessions of the last two days that have run out, or whose order may have ended; how many."""
+    """Settle the sessions of the last two days that have expired, or whose order may have ended; return how many."""
     after, after_id, count = now - LOOK_BACK, UUID(int=0), 0
     by = Metadata(at=now, actor="system", correlation_id="housekeeping")
     while True:

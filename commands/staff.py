@@ -1,4 +1,4 @@
-"""Support staff, and the table `staff`: people who look at every merchant's orders and change nothing."""
+"""Support staff, and the table `staff`: people who can see every merchant's orders and change nothing."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -9,7 +9,7 @@ from psycopg_pool import AsyncConnectionPool
 
 
 class StaffNotFound(Exception):
-    """Nobody of this email address is on the staff."""
+    """No member of the staff has this email address."""
 
     def __init__(self) -> None:
         super().__init__("nobody on the staff has this email address")
@@ -27,12 +27,12 @@ class StaffRow:
 
     @property
     def token_version(self) -> int:
-        """Always 1: who was removed and added again has another id."""
+        """Always 1: a member who is removed and added again gets another id."""
         return 1
 
 
 async def find_staff(pool: AsyncConnectionPool, *, staff_id: UUID) -> StaffRow | None:
-    """A member, None where there is none or they were removed."""
+    """A member; None if there is none, or they were removed."""
     async with pool.connection() as connection, connection.cursor(row_factory=class_row(StaffRow)) as cursor:
         await cursor.execute(
             "SELECT id, name, email, created_at, removed_at FROM staff WHERE id = %s AND removed_at IS NULL",
@@ -42,7 +42,7 @@ async def find_staff(pool: AsyncConnectionPool, *, staff_id: UUID) -> StaffRow |
 
 
 async def list_staff(pool: AsyncConnectionPool) -> list[StaffRow]:
-    """Everybody who is or was on the staff, in the order in which they came."""
+    """All present and former members, in the order in which they were added."""
     async with pool.connection() as connection, connection.cursor(row_factory=class_row(StaffRow)) as cursor:
         await cursor.execute("SELECT id, name, email, created_at, removed_at FROM staff ORDER BY id")
         return await cursor.fetchall()

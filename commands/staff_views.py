@@ -44,7 +44,7 @@ async def record_staff_view(
     at: datetime,
     correlation_id: str,
 ) -> None:
-    """Record a look. When this returns it is on disk; only then may the answer leave."""
+    """Record a view durably. Only then may the answer be sent."""
     async with pool.connection() as connection:
         await connection.execute(
             "INSERT INTO staff_views (staff_id, route, order_id, merchant_id, query, viewed_at, correlation_id)"

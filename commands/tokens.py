@@ -18,17 +18,17 @@ ISSUER = "payloops"
 AUDIENCE = "payloops-dashboard"
 STAFF_AUDIENCE = "payloops-staff"
 SESSION_AUDIENCE = "payloops-support"
-"""Of staff, in a browser: what a cookie holds is no token of the API, and the other way round."""
+"""For staff in a browser: the token in the cookie is not accepted by the API, nor an API token by pages."""
 CLAIMS = ("iss", "aud", "sub", "email", "iat", "exp", "jti", "ver")
 MAX_TOKEN_LENGTH = 2_048
 
 
 class InvalidToken(Exception):
-    """The token is forged, malformed, expired or no longer counts."""
+    """The token is forged, malformed, expired or revoked."""
 
 
 class TokenHolder(Protocol):
-    """Whom a token stands for: a merchant, or somebody on the staff."""
+    """The holder of a token: a merchant, or a member of the staff."""
 
     @property
     def id(self) -> UUID: ...

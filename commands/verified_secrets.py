@@ -11,7 +11,7 @@ V = TypeVar("V")
 
 
 class SecretDigest:
-    """Digests that nobody can make who does not have this process's memory."""
+    """Digests that cannot be computed outside of this process."""
 
     def __init__(self) -> None:
         self._begun = hashlib.blake2b(key=secrets.token_bytes(32))

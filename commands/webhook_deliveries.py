@@ -22,7 +22,7 @@ class WebhookNotFound(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WebhookDelivery:
-    """A webhook with what is sent.
+    """A webhook, with the payload that is sent.
 
     Attributes:
         attempts: how often it was sent, or tried to.
@@ -46,7 +46,7 @@ class WebhookDelivery:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WebhookAttempt:
-    """One request to the merchant's endpoint, or the try at one.
+    """One attempt to send a request to the merchant's endpoint.
 
     Attributes:
         status_code: of the answer, None where there was none.
@@ -67,7 +67,7 @@ class WebhookAttempt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordedAttempt:
-    """An attempt as it stands in the table. `number`: 1 for the webhook's first. `url`: where it went."""
+    """An attempt as stored. `number`: 1 for the webhook's first. `url`: where it was sent."""
 
     number: int
     url: str
@@ -114,7 +114,7 @@ async def find_webhook(
 
 
 async def list_webhooks_of_order(pool: AsyncConnectionPool, *, order_id: UUID) -> list[WebhookDelivery]:
-    """What the merchant was told of an order, or is to be, oldest first."""
+    """The webhooks about an order, delivered or not, oldest first."""
     async with (
         pool.connection() as connection,
         connection.cursor(row_factory=class_row(WebhookDelivery)) as cursor,
@@ -142,7 +142,7 @@ async def list_attempts_of(
 
 
 async def find_attempt(pool: AsyncConnectionPool, *, key: str) -> RecordedAttempt | None:
-    """The attempt that was made under this key, None where it was not, or nobody knows."""
+    """The attempt that was recorded under this key; None if there is none."""
     async with pool.connection() as connection:
         found = await (await connection.execute(ATTEMPT_OF_KEY, (key,))).fetchone()
     return None if found is None else _recorded(*found)

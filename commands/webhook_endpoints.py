@@ -12,9 +12,9 @@ from psycopg_pool import AsyncConnectionPool
 class WebhookEndpoint:
     """
     Attributes:
-        url: None where the merchant wants no webhooks.
-        failing_since: of the first failed attempt after which none was successful.
-        off_at: since then nothing is sent, until the URL is set again. off_reason: why.
+        url: None if the merchant wants no webhooks.
+        failing_since: time of the first failed attempt since the last successful one.
+        off_at: when it was switched off: nothing is sent until the URL is set again. off_reason: why.
     """
 
     url: str | None
@@ -24,7 +24,7 @@ class WebhookEndpoint:
 
     @property
     def url_in_use(self) -> str | None:
-        """Where webhooks are to be sent, None where they are not."""
+        """The URL that webhooks are sent to; None if none are sent."""
         return self.url if self.off_at is None else None
 
 
@@ -38,7 +38,7 @@ COUNT_OFF = "SELECT count(*) FROM merchants WHERE webhook_off_at IS NOT NULL"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FailingEndpoint:
-    """A merchant whose webhooks do not arrive; see `WebhookEndpoint`."""
+    """A merchant whose webhooks fail; see `WebhookEndpoint`."""
 
     merchant_id: UUID
     name: str
@@ -48,7 +48,7 @@ class FailingEndpoint:
     off_reason: str | None
 
 
-# Who is switched off has failed before, so that one index finds both.
+# An endpoint that is switched off has failed before, so one index finds both.
 FAILING = """
     SELECT id AS merchant_id, name, webhook_url AS url, webhook_failing_since AS failing_since,
            webhook_off_at AS off_at, webhook_off_reason AS off_reason
@@ -58,7 +58,7 @@ FAILING = """
 
 
 async def list_failing_endpoints(pool: AsyncConnectionPool, *, limit: int) -> list[FailingEndpoint]:
-    """Endpoints that fail: first those that were switched off, then the others, the longest first."""
+    """Failing endpoints: those that were switched off first, then by how long they have been failing."""
     async with (
         pool.connection() as connection,
         connection.cursor(row_factory=class_row(FailingEndpoint)) as cursor,
@@ -67,7 +67,7 @@ async def list_failing_endpoints(pool: AsyncConnectionPool, *, limit: int) -> li
 
 
 async def find_webhook_endpoint(pool: AsyncConnectionPool, *, merchant_id: UUID) -> WebhookEndpoint | None:
-    """The merchant's endpoint, None where there is no such merchant."""
+    """The merchant's endpoint; None if there is no such merchant."""
     async with (
         pool.connection() as connection,
         connection.cursor(row_factory=class_row(WebhookEndpoint)) as cursor,

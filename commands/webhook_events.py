@@ -13,7 +13,7 @@ WebhookStatus = Literal["pending", "delivered", "failed"]
 
 @dataclass(frozen=True, slots=True)
 class WebhookEventRow:
-    """One webhook. `attempts`: how often it was sent, or tried to."""
+    """One webhook. `attempts`: how many were made to send it."""
 
     id: UUID
     order_id: UUID
@@ -66,7 +66,7 @@ async def list_webhook_events(
 
 
 async def pending_webhooks(pool: AsyncConnectionPool) -> tuple[int, float]:
-    """How many webhooks are to be delivered, of all merchants, and the age of the oldest in seconds."""
+    """How many webhooks of all merchants are pending, and the age of the oldest in seconds."""
     async with pool.connection() as connection:
         row = await (await connection.execute(PENDING)).fetchone()
     assert row is not None

@@ -26,7 +26,7 @@ MAKE = """
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WebhookSecret:
-    """What a merchant's webhooks are signed with. Not for logs.
+    """The secrets that sign a merchant's webhooks. Must not be logged.
 
     Attributes:
         previous_secret: signs, too, until `previous_expires_at`; both None where there is none.

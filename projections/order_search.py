@@ -27,36 +27,36 @@ from payloops.projections.rare_parts import common_trigrams, rare_parts
 ID_DIGITS = 32
 HEXADECIMAL = re.compile("[0-9a-fA-F]{1,32}")
 ONE_BY_ONE: LiteralString = "SELECT count(*) FROM orders WHERE {conditions}"
-# Nothing while a projector of the version before keeps up the tables: there are no sums yet.
+# NULL while the tables are kept up by a projector of a version without sums.
 SUMMED: LiteralString = """
     SELECT CASE
         WHEN (SELECT version FROM checkpoints WHERE name = %(projection)s) >= %(counts_since)s
         THEN (SELECT coalesce(sum(orders), 0)::bigint FROM order_counts WHERE {conditions})
     END
 """
-# One statement, so that page and total are of the same moment.
+# One statement, so that page and total are consistent.
 SEARCH: LiteralString = """
     SELECT {written_and_reached}, matching.total, {columns}
     FROM ({total}) AS matching (total)
     LEFT JOIN {page} ON true
     ORDER BY o.created_at DESC, o.id DESC
 """
-# Found among what indexes hold, and only then are its rows read: a deep page reads no more of them than the first.
+# The ids of a page are found in indexes alone, so a deep page reads no more rows than the first.
 DEEP_PAGE: LiteralString = """(
         (SELECT id FROM {found} ORDER BY {direction} LIMIT %(limit)s OFFSET %(skip)s) page
         JOIN orders o ON o.id = page.id
     )"""
-# What has a text is looked for once: that takes longer than to go through what was found, to count it and for the page.
+# Matches of a text are found once, for both the count and the page, since finding them is what takes long.
 FOUND: LiteralString = "WITH found AS MATERIALIZED (SELECT id, created_at FROM orders WHERE {conditions})"
-# The expressions are those of the indexes orders_by_text, trigrams of which find any part, and orders_by_end_of_id.
+# The expressions are those of the indexes orders_by_text (trigrams, which find any part) and orders_by_end_of_id.
 WRITTEN: LiteralString = "lower(external_id || chr(10) || coalesce(customer_email, ''))"
 HAS_TEXT: LiteralString = f"{WRITTEN} LIKE '%%' || lower(%(literally)s) || '%%'"
-# The index is asked for the parts alone. Whether it is the whole text, it cannot tell from this form.
+# The index is searched for the rare parts only; strpos, which it does not support, checks for the whole text.
 HAS_PARTS: LiteralString = f"{WRITTEN} LIKE lower(%(parts)s) AND strpos({WRITTEN}, lower(%(text)s)) > 0"
 IS_ID: LiteralString = (
     "id BETWEEN %(first_id)s AND %(last_id)s OR reverse(id::text) LIKE reverse(lower(%(literally)s)) || '%%'"
 )
-# Joined from fixed pieces, so that PostgreSQL plans each combination for the index it has.
+# Combined from fixed pieces, so that PostgreSQL plans each combination for the index that suits it.
 CONDITIONS = {
     "merchant_id": sql.SQL("merchant_id = %(merchant_id)s"),
     "status": sql.SQL("status = %(status)s"),
@@ -72,7 +72,7 @@ CONDITIONS = {
 
 
 TEXTS = frozenset({"text", "text_or_id", "parts", "parts_or_id"})
-"""One of these looks for a text."""
+"""The conditions that search for a text."""
 
 
 async def search_orders(
@@ -88,18 +88,18 @@ async def search_orders(
     created_from: datetime | None = None,
     created_to: datetime | None = None,
 ) -> tuple[list[OrderRow], int]:
-    """A page of the merchant's orders that fit, newest first, and how many fit in all.
+    """A page of the merchant's matching orders, newest first, and the number of all matches.
 
-    Where nothing is asked of time or text, how many there are comes from sums: it takes as long, however many.
+    If neither time nor text is searched for, the number comes from sums, so it takes the same time however many there
+    are.
 
-    Waits up to a second for the projection to contain everything the merchant wrote before; without a projector
-    it then answers what there is.
+    Waits up to a second for the projection to include everything the merchant wrote before, then answers what there is.
 
     Args:
-        page: 1 is the first; one behind the last is empty.
-        limit: orders on a page, up to `MOST_LISTED`.
+        page: 1 is the first; pages after the last are empty.
+        limit: orders on a page, at most `MOST_LISTED`.
         processor: of the latest payment, or of the one that captured.
-        text: a part of external id or customer's email, or the beginning or end of the id, in whatever case.
+        text: a part of the external id or the customer's email, or the beginning or end of the id; case is ignored.
         created_from: inclusive.
         created_to: exclusive.
     """
@@ -128,7 +128,7 @@ async def search_orders(
 
 
 async def _looked_for(store: EventStore, text: str) -> tuple[str, dict[str, Any]]:
-    """Which of `CONDITIONS` looks for a text, and its arguments."""
+    """The name of the condition that searches for a text, and its arguments."""
     ids = _ids_that_begin(text)
     parts = rare_parts(text, common=await common_trigrams(store))
     return ("parts" if parts else "text") + ("_or_id" if ids else ""), {
@@ -141,7 +141,7 @@ async def _looked_for(store: EventStore, text: str) -> tuple[str, dict[str, Any]
 
 @cache
 def _search(chosen: tuple[str, ...], *, first_page: bool, summed: bool = True) -> bytes:
-    """The statement for these of `CONDITIONS`: put together once."""
+    """The statement with these `CONDITIONS`."""
     columns = columns_of(OrderRow, "o")
     return search_query(columns, chosen, first_page=first_page, summed=summed).as_bytes(None)
 
@@ -149,11 +149,11 @@ def _search(chosen: tuple[str, ...], *, first_page: bool, summed: bool = True) -
 def search_query(
     columns: sql.Composable, chosen: Collection[str], *, first_page: bool, summed: bool
 ) -> sql.Composed:
-    """The statement for these of `CONDITIONS`.
+    """The statement with these `CONDITIONS`.
 
     Args:
-        first_page: there is nothing to skip, and `planned_once` says yes.
-        summed: whether orders are counted by sums where there may be any; the total is null where there are none yet.
+        first_page: whether it is the first page, and `planned_once` is true.
+        summed: whether to count by sums if the conditions allow it; the total is then NULL if there are no sums yet.
     """
     conditions = sql.SQL(" AND ").join(CONDITIONS[name] for name in chosen)
     query, found, total = SEARCH, "orders WHERE {conditions}", ONE_BY_ONE
@@ -172,7 +172,7 @@ def search_query(
 
 
 def _ids_that_begin(text: str) -> dict[str, UUID]:
-    """The first and the last id that begin with a text, hyphens or not; nothing where it can be no part of one."""
+    """The first and the last id that begin with a text, ignoring hyphens; none if it cannot be part of an id."""
     digits = text.replace("-", "")
     if not HEXADECIMAL.fullmatch(digits):
         return {}
@@ -180,5 +180,5 @@ def _ids_that_begin(text: str) -> dict[str, UUID]:
 
 
 def _literally(text: str) -> str:
-    """The text as LIKE takes it for itself."""
+    """The text with LIKE's wildcards escaped."""
     return text.replace("\\", r"\\").replace("%", r"\%").replace("_", r"\_")

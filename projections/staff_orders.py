@@ -16,12 +16,12 @@ OWNER = """
     SELECT merchant_id FROM stored_events
     WHERE originator_id = %s AND originator_version = 1 AND topic = 'order.created'
 """
-# Ids are of version 7: their order is that of creation, and their index is the primary key.
+# Ids are UUIDs of version 7, so their order is that of creation.
 SEARCH: LiteralString = """
     SELECT {columns} FROM {orders} o WHERE {conditions}
     ORDER BY o.id DESC LIMIT %(limit)s OFFSET %(skip)s
 """
-# Bounded for the sake of its plan, as pages of merchants are.
+# With a constant inner limit for the planner, as `PAGE` in orders.py.
 FIRST_PAGE: LiteralString = """
     SELECT {columns} FROM (
         SELECT * FROM {orders} o WHERE {conditions} ORDER BY o.id DESC LIMIT {most}
@@ -30,10 +30,10 @@ FIRST_PAGE: LiteralString = """
 """
 EVERYTHING = sql.SQL("true")
 ALL_ORDERS = sql.SQL("orders")
-# Without its OFFSET, a planner that expects many orders of a customer would go through all orders, as below.
+# OFFSET 0 keeps the planner, if it expects many orders of a customer, from scanning all orders, newest first.
 OF_CUSTOMER = sql.SQL("(SELECT * FROM orders o WHERE {email} OFFSET 0)")
-# Each by an index of its own. Ids in an array, and not by a join or an OR: of such, a planner that expects many would
-# rather go through all orders, newest first, until the page is full, which it never is.
+# Each part uses an index of its own. The ids are collected in an array, since with a join or an OR, a planner that
+# expects many matches would scan all orders, newest first, until the page is full, which it never is.
 AMONG = "o.id = ANY(ARRAY({ids}))"
 AT_PROCESSOR = """
     SELECT order_id FROM transactions WHERE processor_transaction_id = {value}
@@ -59,7 +59,7 @@ NAMED = " UNION ALL ".join(
 CONDITIONS = {
     "merchant_id": sql.SQL("o.merchant_id = %(merchant_id)s"),
     "external_id": sql.SQL("o.external_id = %(external_id)s"),
-    # Of a subquery: to PostgreSQL, what is planned for any customer is then not dearer than what is for one.
+    # In a subquery, so that PostgreSQL's generic plan is not more expensive than one for a certain customer.
     "email": sql.SQL("lower(o.customer_email) = (SELECT lower(%(email)s))"),
     "reference": sql.SQL(AMONG.format(ids=AT_PROCESSOR.format(value="%(reference)s"))),
     "correlation_id": sql.SQL(AMONG.format(ids=BY_REQUEST.format(value="%(correlation_id)s"))),
@@ -74,14 +74,14 @@ CONDITIONS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StaffSearch:
-    """What orders are looked for by: all that is given has to fit.
+    """Search criteria: an order must match all that are given.
 
     Attributes:
-        text: an order's id, its external id, the customer's email (in whatever case), a reference at a processor
-            or a correlation id, whole.
+        text: the complete id, external id, customer's email (case is ignored), reference at a processor, or correlation
+            id.
         reference: of a payment, a transaction, a refund or an event at its processor.
         correlation_id: of a request that changed the order.
-        amount: that was ordered, in minor units.
+        amount: of the order, in minor units.
         created_from: inclusive. created_to: exclusive.
     """
 
@@ -98,7 +98,7 @@ class StaffSearch:
 
 
 async def owner_of_order(store: EventReader, *, order_id: UUID) -> UUID | None:
-    """The merchant whose order it is, None where there is no such order."""
+    """The merchant whose order it is; None if there is no such order."""
     async with store.pool.connection() as connection:
         row = await (await connection.execute(OWNER, (order_id,))).fetchone()
     return row[0] if row is not None else None
@@ -109,7 +109,7 @@ async def search_orders(
 ) -> tuple[list[OrderRow], bool]:
     """A page of orders of every merchant, newest first, and whether there are more.
 
-    How many there are is not counted. From the tables, which may be a moment behind.
+    They are read from the tables, which may be a moment behind, and not counted.
 
     Args:
         page: 1 is the first.
@@ -119,7 +119,7 @@ async def search_orders(
     if order_id is not None:
         wanted["order_id"] = order_id
     arguments = {**wanted, "limit": limit + 1, "skip": (page - 1) * limit}
-    # With other conditions, which index is best depends on what is looked for.
+    # With other conditions, the best index depends on the values, so the statement is planned each time.
     once = wanted.keys() == {"email"} and page == 1 and limit <= MOST_LISTED
     query = _search(frozenset(wanted), first_page=once)
     async with store.pool.connection() as connection:
@@ -130,7 +130,7 @@ async def search_orders(
 
 @cache
 def _search(wanted: frozenset[str], *, first_page: bool) -> bytes:
-    """The statement for these of `CONDITIONS`: put together once."""
+    """The statement with these `CONDITIONS`."""
     covered = {"email"} | ({"text"} if "order_id" in wanted else set())
     conditions = [EVERYTHING, *(CONDITIONS[name] for name in CONDITIONS if name in wanted - covered)]
     query = sql.SQL(FIRST_PAGE if first_page else SEARCH).format(

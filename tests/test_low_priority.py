@@ -15,7 +15,7 @@ import psycopg
 import pytest
 
 from payloops.events.connections import connect
-from payloops.projections.low_priority import NICENESS, SCHED_SETATTR, TURN, lower_server_priority
+from payloops.projections.low_priority import NICENESS, SCHED_SETATTR, TIME_SLICE, lower_server_priority
 
 PROGRAM = """
 import os
@@ -80,14 +80,14 @@ async def test_the_turns_of_what_gives_way_are_short(database_url: str) -> None:
         worker.stdout.readline()
         turn = turn_of(worker.pid)
         worker.kill()
-    assert turn == TURN
+    assert turn == TIME_SLICE
     async with (
         await connect(database_url, application_name="test") as bulk,
         await connect(database_url, application_name="test") as request,
     ):
         lower_server_priority(bulk)
-        assert turn_of(bulk.info.backend_pid) == TURN
-        assert turn_of(request.info.backend_pid) > TURN
+        assert turn_of(bulk.info.backend_pid) == TIME_SLICE
+        assert turn_of(request.info.backend_pid) > TIME_SLICE
 
 
 @pytest.mark.skipif(not SESSIONS_ARE_WEIGHED, reason="niceness alone counts here")
