@@ -4,8 +4,6 @@ import asyncio
 import contextlib
 import re
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Literal
@@ -16,8 +14,6 @@ from rich.table import Table
 from rich.text import Text
 
 from payloops.commands.change_order import load_order, retry_on_conflict
-from payloops.commands.cipher import SealBroken
-from payloops.commands.credentials import get_processor_credentials
 from payloops.commands.processor_events import ProcessorEventCount, count_processor_events
 from payloops.commands.receive_processor_event import awaits_capture, is_cancelling
 from payloops.commands.refusals import OrderMovedOn
@@ -38,16 +34,13 @@ from payloops.events.timestamps import utc_now
 from payloops.http.processor_payloads import text
 from payloops.lost_workflows import clear_parked, is_stranded, is_unheard_of, restart_workflows
 from payloops.printing import make_console, print_plain_json
+from payloops.processors.opening import FindProcessor, open_processors
 from payloops.processors.port import (
     PaymentQuestion,
-    Processor,
     ProcessorPayment,
     ProcessorUnreachableError,
     ReferenceNeededError,
 )
-from payloops.processors.razorpay import RazorpayProcessor
-from payloops.processors.sandbox import SandboxProcessor
-from payloops.processors.stripe import StripeProcessor
 from payloops.projections.parked import streams_with_parked
 from payloops.settings import Settings
 from payloops.wiring import make_cipher, open_store
@@ -73,8 +66,6 @@ TO_LOOK_AT = """
 
 ATTEMPT_UNKNOWN = "found by the order alone: it may be another attempt's, look it up in its dashboard"
 TO_CANCEL = "to be cancelled, and its workflow is gone: cancel it at the processor, and ask again"
-
-FindProcessor = Callable[[UUID, str], Awaitable[Processor]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,7 +133,7 @@ async def run_reconcile(
     with contextlib.redirect_stdout(sys.stderr):
         async with (
             open_store(settings, application_name="payloops reconcile") as store,
-            _processors(settings, store, sandbox=sandbox) as find,
+            open_processors(store.pool, cipher=make_cipher(settings), sandbox=sandbox) as find,
         ):
             findings = await reconcile(store, find=find, older_than=older_than, since=since, now=utc_now())
             received = await count_processor_events(store.pool)
@@ -152,43 +143,6 @@ async def run_reconcile(
     else:
         _print_findings(findings, received)
     return not any(each.outcome in NEEDS_ATTENTION for each in findings)
-
-
-@asynccontextmanager
-async def _processors(
-    settings: Settings, store: EventStore, *, sandbox: bool
-) -> AsyncIterator[FindProcessor]:
-    """Gives a function that finds a merchant's processor; closes those it has opened at the end."""
-    cipher = make_cipher(settings)
-    opened: dict[tuple[UUID, str], Processor] = {}
-    async with AsyncExitStack() as stack:
-
-        async def find(merchant_id: UUID, name: str) -> Processor:
-            if sandbox:
-                return SandboxProcessor(store.pool)
-            try:
-                config = await get_processor_credentials(
-                    store.pool, merchant_id=merchant_id, processor=name, cipher=cipher
-                )
-            except SealBroken:
-                raise ProcessorUnreachableError(
-                    processor=name, reason="its credentials cannot be read"
-                ) from None
-            if config is None:
-                raise ProcessorUnreachableError(processor=name, reason="the merchant has removed it")
-            keys = config.credentials
-            if (merchant_id, name) not in opened:
-                if name == "stripe":
-                    stripe = StripeProcessor(secret_key=keys["secretKey"])
-                    stack.push_async_callback(stripe.close)
-                    opened[merchant_id, name] = stripe
-                else:
-                    opened[merchant_id, name] = RazorpayProcessor(
-                        key_id=keys["keyId"], key_secret=keys["keySecret"]
-                    )
-            return opened[merchant_id, name]
-
-        yield find
 
 
 async def reconcile(

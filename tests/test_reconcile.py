@@ -33,6 +33,7 @@ from payloops.events.metadata import Metadata
 from payloops.events.orders import Order, TransactionType
 from payloops.events.stream import S
 from payloops.events.timestamps import utc_now
+from payloops.processors import opening
 from payloops.processors.port import (
     PaymentQuestion,
     Processor,
@@ -47,6 +48,7 @@ from payloops.projections.parked import forward_again
 from payloops.reconcile import Finding, duration, reconcile
 from payloops.sandbox import ledger
 from payloops.settings import Settings
+from payloops.wiring import make_cipher
 
 DAY = timedelta(days=1)
 NOW = timedelta(0)
@@ -872,8 +874,8 @@ async def test_each_merchants_payments_are_asked_about_in_his_own_name_alone(
             (one.id, sealed.id),
         )
     async with answering(("/v1/payment_intents/pi_1", retrieve)) as url:
-        monkeypatch.setattr(reconciling, "StripeProcessor", partial(StripeProcessor, base_url=url))
-        async with reconciling._processors(settings, store, sandbox=False) as find:
+        monkeypatch.setattr(opening, "StripeProcessor", partial(StripeProcessor, base_url=url))
+        async with opening.open_processors(store.pool, cipher=make_cipher(settings), sandbox=False) as find:
             for merchant in (one, two, one):
                 assert await (await find(merchant.id, "stripe")).look_up(asked()) is not None
             for left, why in ((sealed, "cannot be read"), (without, "the merchant has removed it")):
