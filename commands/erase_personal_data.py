@@ -50,19 +50,19 @@ from payloops.events.stream import Stream
 TOGETHER = 50
 """Streams whose copies are erased in one transaction."""
 TURNS = 8
-"""How often a stream that moves on meanwhile is decided on again."""
+"""Attempts to erase a stream to which events are appended meanwhile."""
 ROUNDS = 5
-"""How often it is looked again for what came to be held of the customer meanwhile."""
+"""How often the search for the customer's data is repeated, for data that was stored meanwhile."""
 STATEMENT_TIMEOUT = "10min"
-"""PostgreSQL's, for what looks through all of a merchant's texts."""
+"""PostgreSQL's, for statements that search all texts of a merchant."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Holdings:
-    """What is held of a customer, or in an order.
+    """The personal data that is stored of a customer, or in one order.
 
     Attributes:
-        emails: known to be the customer's; where another one has the same address, it is not among them.
+        emails: addresses of the customer that no other customer of the merchant has.
         copies: outside of the log.
     """
 
@@ -79,11 +79,11 @@ class Holdings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Erased:
-    """A step of an erasure.
+    """The result of a step of an erasure.
 
     Attributes:
-        streams: that are done.
-        position: of the last event that was appended, 0 where none was.
+        streams: how many were erased.
+        position: of the last event that was appended, 0 if none was.
     """
 
     streams: int = 0
@@ -99,7 +99,7 @@ class Erased:
 
 
 async def find_holdings(pool: AsyncConnectionPool, whom: Customer | UUID) -> Holdings:
-    """What is held of a customer, or in one order or checkout session, whatever else is held of its customer.
+    """The personal data that is stored of a customer, or only in one order or checkout session.
 
     Raises:
         OrderNotFound: no such order.
@@ -115,11 +115,11 @@ async def find_holdings(pool: AsyncConnectionPool, whom: Customer | UUID) -> Hol
 async def erase_personal_data(
     store: EventStore, whom: Customer | UUID, *, by: Metadata
 ) -> AsyncIterator[Erased]:
-    """Erase it, a batch at a time. Nothing is undone; killed at any point, it is to be begun again.
+    """Erase personal data, a batch at a time. Nothing is undone: if it is interrupted, it is to be run again.
 
     Raises:
         OrderNotFound: no such order.
-        VersionConflict: a stream moved on all the time; begin again.
+        VersionConflict: events kept being appended to a stream; to be run again.
     """
     for turn in range(ROUNDS):
         async with _long_transaction(store.pool) as connection:
@@ -153,7 +153,7 @@ async def _erase_streams(
 
 
 async def _drop(store: EventStore, stream: HeldStream, *, by: Metadata) -> int:
-    """Drop a stream's key together with the fact that says so; its position, 0 where none was called for."""
+    """Drop a stream's key, and append the fact that records it; return its position, 0 if there is none."""
     for turn in range(1, TURNS + 1):
         aggregate = await store.load(Stream, stream.stream_id)
         if isinstance(aggregate, Order):
@@ -171,7 +171,7 @@ async def _drop(store: EventStore, stream: HeldStream, *, by: Metadata) -> int:
 
 
 def erase(order: Order, *, by: Metadata) -> None:
-    """Record what the order's personal fields read from here on; nothing where it has none, or did before."""
+    """Record the values of the order's personal fields from here on, unless it has none, or this was done before."""
     given = given_fields(vars(order), OrderCreated.PERSONAL)
     if not given or order.personal_data_erased:
         return
@@ -185,7 +185,7 @@ def erase(order: Order, *, by: Metadata) -> None:
 async def _find(
     connection: AsyncConnection[TupleRow], whom: Customer | UUID
 ) -> tuple[UUID, list[HeldStream], list[str]]:
-    """Whose, which streams, and which addresses."""
+    """The merchant, the streams with the customer's data, and the customer's addresses."""
     if isinstance(whom, Customer):
         streams = await streams_of_customer(connection, whom)
         emails = [whom.email] if whom.email is not None else await emails_in(connection, streams)

@@ -22,7 +22,7 @@ from payloops.events.event_types import fact_types
 from payloops.events.personal_data import ERASED
 
 WEBHOOKS = "SELECT id, payload FROM webhook_events WHERE order_id = ANY(%(streams)s)"
-# Who records an attempt holds the webhook's row: when we have it, the answer is there to be found.
+# Recording an attempt locks the webhook's row: once it is locked here, the endpoint's answer is visible.
 LOCK_WEBHOOKS = "SELECT FROM webhook_events WHERE order_id = ANY(%(streams)s) FOR UPDATE"
 ERASE_WEBHOOK = "UPDATE webhook_events SET payload = %(value)s WHERE id = %(id)s"
 WEBHOOK_ANSWERS = """
@@ -38,7 +38,7 @@ BODIES_WITH_TEXT = """
       AND EXISTS (SELECT FROM unnest(%(texts)s::text[]) AS text WHERE position(text IN lower(body)) > 0)
 """
 ERASE_BODIES = "UPDATE processor_events SET body = %(erased)s WHERE id = ANY(%(ids)s)"
-# All of these bodies are JSON of ours.
+# These bodies are all answers of this service, so they are JSON.
 KEPT_ANSWERS = """
     SELECT key, response_body FROM idempotency_keys
     WHERE merchant_id = %(merchant_id)s AND substring(response_body FOR 1) = '{'
@@ -72,7 +72,7 @@ class Copies:
 
 
 def erased_in(value: Any) -> Any:
-    """JSON of ours, with what personal fields read once they are erased; a field without a value stays so."""
+    """JSON made by this service, with its personal fields erased. Fields without a value are left unchanged."""
     readings = {
         to_camel(name): reading for fact in fact_types().values() for name, reading in fact.PERSONAL.items()
     }
@@ -95,26 +95,26 @@ def _erased_in(value: Any, readings: dict[str, Any]) -> Any:
 async def count_copies(
     connection: AsyncConnection[TupleRow], *, merchant_id: UUID, stream_ids: Sequence[UUID]
 ) -> Copies:
-    """How many copies of what a merchant's streams hold there are."""
+    """How many copies there are of the personal data in these streams of a merchant."""
     given = _given(merchant_id, stream_ids)
     return Copies(
-        webhooks=len(await _holding(connection, WEBHOOKS, given)),
+        webhooks=len(await _with_personal_data(connection, WEBHOOKS, given)),
         webhook_answers=len(await _ids(connection, WEBHOOK_ANSWERS, given)),
         processor_events=len(await _ids(connection, BODIES, given)),
-        kept_answers=len(await _holding(connection, KEPT_ANSWERS, given)),
+        kept_answers=len(await _with_personal_data(connection, KEPT_ANSWERS, given)),
     )
 
 
 async def erase_copies(
     connection: AsyncConnection[TupleRow], *, merchant_id: UUID, stream_ids: Sequence[UUID]
 ) -> Copies:
-    """Erase them, in a transaction, once the streams' keys are dropped; how many there were."""
+    """Erase these copies, in a transaction, once the streams' keys are dropped; return how many there were."""
     given = _given(merchant_id, stream_ids)
     await connection.execute(LOCK_WEBHOOKS, given)
-    webhooks = await _holding(connection, WEBHOOKS, given)
+    webhooks = await _with_personal_data(connection, WEBHOOKS, given)
     answers = await _ids(connection, WEBHOOK_ANSWERS, given)
     bodies = await _ids(connection, BODIES, given)
-    kept = await _holding(connection, KEPT_ANSWERS, given)
+    kept = await _with_personal_data(connection, KEPT_ANSWERS, given)
     async with connection.cursor() as cursor:
         await cursor.executemany(
             ERASE_WEBHOOK, [{"id": id, "value": Json(value)} for id, value in webhooks.items()]
@@ -140,10 +140,10 @@ async def count_mentions(
     emails: Sequence[str],
     beside: Sequence[UUID],
 ) -> Copies:
-    """How many bodies and searches have one of these addresses in them.
+    """How many bodies from processors and searches of staff contain one of these addresses.
 
     Args:
-        beside: streams whose bodies are counted, and erased, by themselves.
+        beside: streams whose bodies are not counted here, since `count_copies` counts them.
     """
     given = _given(merchant_id, beside) | {"texts": _texts(emails)}
     return Copies(
@@ -159,7 +159,7 @@ async def erase_mentions(
     emails: Sequence[str],
     beside: Sequence[UUID],
 ) -> Copies:
-    """Erase them, in a transaction; how many there were."""
+    """Erase these mentions, in a transaction; return how many there were."""
     given = _given(merchant_id, beside) | {"texts": _texts(emails)}
     bodies = await _ids(connection, BODIES_WITH_TEXT, given)
     searches = await _ids(connection, SEARCHES_WITH_TEXT, given)
@@ -173,7 +173,7 @@ def _given(merchant_id: UUID, stream_ids: Sequence[UUID]) -> dict[str, Any]:
 
 
 def _texts(emails: Sequence[str]) -> list[str]:
-    """The addresses as they may stand in a text or in JSON."""
+    """The addresses, in lower case, as they may be written in a text or in JSON."""
     lowered = {email.lower() for email in emails}
     return sorted(lowered | {json.dumps(email)[1:-1].lower() for email in lowered})
 
@@ -182,10 +182,10 @@ async def _ids(connection: AsyncConnection[TupleRow], query: str, given: dict[st
     return [id for (id,) in await (await connection.execute(query.encode(), given)).fetchall()]
 
 
-async def _holding(
+async def _with_personal_data(
     connection: AsyncConnection[TupleRow], query: str, given: dict[str, Any]
 ) -> dict[Any, Any]:
-    """The erased values of those JSON values that hold something, by their key."""
+    """The JSON values that contain personal data, by key, with that data erased."""
     found = await (await connection.execute(query.encode(), given)).fetchall()
     values = {key: orjson.loads(value) if isinstance(value, bytes) else value for key, value in found}
     erased = {key: erased_in(value) for key, value in values.items()}

@@ -17,8 +17,8 @@ WITH_HELD = """
         SELECT key = '' AS erased FROM personal_keys WHERE originator_id = %(order_id)s FOR SHARE
     )
 """
-"""Begins a statement that copies data of an order elsewhere. `(SELECT erased FROM held)`: it must not be copied any
-more. Whoever drops the key waits until the copy is made, and erases it then."""
+"""Begins a statement that copies data of an order elsewhere: it locks the order's key. If `(SELECT erased FROM held)`
+is true, the data must not be copied. Dropping the key waits until the copy is made, which is then found and erased."""
 BY_CUSTOMER = """
     SELECT k.originator_id AS stream_id, k.merchant_id, e.topic, k.key = '' AS dropped, e.mac IS NULL AS plain
     FROM personal_keys k
@@ -26,7 +26,7 @@ BY_CUSTOMER = """
     WHERE k.merchant_id = %(merchant_id)s AND (k.customer_digest = %(customer)s OR k.email_digest = %(email)s)
     ORDER BY k.originator_id
 """
-# Versions before keys made no MACs either.
+# Versions without keys wrote no MACs either.
 PLAIN_BY_CUSTOMER = """
     SELECT originator_id AS stream_id, merchant_id, topic, false AS dropped, true AS plain FROM stored_events e
     WHERE merchant_id = %(merchant_id)s AND originator_version = 1 AND mac IS NULL
@@ -78,11 +78,11 @@ HELD_ELSEWHERE = """
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Customer:
-    """Somebody whom a merchant knows by one of two names.
+    """A customer of a merchant, identified by id or email.
 
     Attributes:
-        customer_id: the merchant's.
-        email: in whatever case.
+        customer_id: the merchant's own id of the customer.
+        email: its case is ignored.
     """
 
     merchant_id: UUID
@@ -100,12 +100,12 @@ class Customer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeldStream:
-    """A stream that holds personal data of a customer, or did.
+    """A stream with personal data of a customer, which may be erased already.
 
     Attributes:
         topic: of its first event.
-        dropped: its key was dropped; its copies may still be there.
-        plain: it was begun by a version that stored everything in plain.
+        dropped: whether its key was dropped; copies may still exist.
+        plain: whether it was begun by a version that did not encrypt.
     """
 
     stream_id: UUID
@@ -116,9 +116,9 @@ class HeldStream:
 
 
 async def streams_of_customer(connection: AsyncConnection[TupleRow], customer: Customer) -> list[HeldStream]:
-    """All streams that hold something of a customer, oldest first; also those whose erasure was interrupted.
+    """All streams with data of a customer, including those whose erasure was interrupted.
 
-    Those of versions before keys are looked for in the merchant's whole log, which may take a while.
+    Streams of versions without keys are searched for in the merchant's whole log, which may take a while.
     """
     arguments = {
         "merchant_id": customer.merchant_id,
@@ -135,9 +135,9 @@ async def streams_of_customer(connection: AsyncConnection[TupleRow], customer: C
 
 
 async def streams_of_purchase(connection: AsyncConnection[TupleRow], *, stream_id: UUID) -> list[HeldStream]:
-    """An order and the checkout session that placed it, by the id of either, whether or not they hold anything.
+    """An order and the checkout session that placed it, which have the same data, by the id of either.
 
-    Both hold the same. Empty where there is no such stream.
+    They are returned whether or not they have personal data. Empty if there is no such stream.
     """
     async with connection.cursor(row_factory=class_row(HeldStream)) as cursor:
         return await (await cursor.execute(BY_STREAM, {"stream_id": stream_id})).fetchall()
@@ -146,7 +146,7 @@ async def streams_of_purchase(connection: AsyncConnection[TupleRow], *, stream_i
 async def find_again(
     connection: AsyncConnection[TupleRow], streams: Sequence[HeldStream], *, customer: Customer
 ) -> None:
-    """Have streams without a key found by their customer until their erasure is done, however often it is begun."""
+    """Give streams without a key a row with the customer's digests, so that an interrupted erasure finds them again."""
     async with connection.cursor() as cursor:
         await cursor.executemany(
             FIND_AGAIN,
@@ -158,18 +158,18 @@ async def find_again(
 
 
 async def drop_key(connection: AsyncConnection[TupleRow], stream: HeldStream) -> None:
-    """Drop a stream's key, in a transaction; who copies data of it just now is waited for."""
+    """Drop a stream's key, in a transaction. Waits for copies of its data that are just being made."""
     await connection.execute(DROP, (stream.stream_id, stream.merchant_id))
 
 
 async def forget_customer(pool: AsyncConnectionPool, *, stream_ids: Sequence[UUID]) -> None:
-    """Have streams be found by no customer any more: all that they held is erased."""
+    """Remove the digests by which a customer's streams are found: all of their data is erased."""
     async with pool.connection() as connection:
         await connection.execute(FORGET, (list(stream_ids),))
 
 
 async def emails_in(connection: AsyncConnection[TupleRow], streams: Sequence[HeldStream]) -> list[str]:
-    """The addresses that these streams hold and no other of their merchant, in lower case."""
+    """The email addresses, in lower case, that these streams have and no other stream of the merchant has."""
     ids = [each.stream_id for each in streams]
     cursor = await connection.execute(FIRST_EVENTS, (ids,))
     emails = set()

@@ -41,7 +41,7 @@ class Figures:
 def success_rate(begun: Counter[tuple[str, str]]) -> float:
     """The captured share of the payments that have ended (captured, failed or cancelled), 0 to 1.
 
-    Those still under way say nothing yet. 0 where none has ended.
+    Payments under way are not counted. 0 if none has ended.
     """
     ended = sum(count for (status, _), count in begun.items() if status in ENDED)
     captured = sum(count for (status, _), count in begun.items() if status == PaymentStatus.CAPTURED)
@@ -49,12 +49,12 @@ def success_rate(begun: Counter[tuple[str, str]]) -> float:
 
 
 def average_ticket(figures: Figures) -> int:
-    """What a captured payment brought on average, to the nearest minor unit; 0 where there is none."""
+    """The average amount of a captured payment, to the nearest minor unit; 0 if there is none."""
     count = figures.captured.total()
     return (2 * figures.volume.total() + count) // (2 * count) if count else 0
 
 
-# Days that are in the window as a whole come from their totals; of the others, the window's ends, payments are counted.
+# Whole days of the window come from their totals. For the parts of days at its two ends, payments are counted.
 EDGES: LiteralString = """
     WITH edges AS MATERIALIZED (
         SELECT currency, status, processor, created_at, captured_at, amount_captured FROM payments
@@ -98,10 +98,10 @@ ONE_CURRENCY = sql.SQL("currency = %(currency)s")
 
 @cache
 def figures_query(*, one_currency: bool, whole_days: bool) -> bytes:
-    """The statement: put together once.
+    """The statement.
 
     Args:
-        whole_days: there is nothing to count at the window's ends.
+        whole_days: whether the window consists of whole days, so that no payments have to be counted.
     """
     query = (
         FIGURES.replace("{of_edges}", "") if whole_days else EDGES + FIGURES.replace("{of_edges}", OF_EDGES)
@@ -115,14 +115,14 @@ def figures_query(*, one_currency: bool, whole_days: bool) -> bytes:
 async def payment_figures(
     store: EventStore, *, merchant_id: UUID, begin: datetime, end: datetime, currency: str | None = None
 ) -> list[Figures]:
-    """The merchant's figures, one for each currency that has any: the one with most captured payments first.
+    """The merchant's figures for each currency with payments, the one with most captured payments first.
 
-    Waits up to a second for the projection to contain everything the merchant wrote before.
+    Waits up to a second for the projection to include everything the merchant wrote before.
 
     Args:
         begin: inclusive.
         end: exclusive.
-        currency: of this one only.
+        currency: only this one, if given.
     """
     parts = parts_of(begin, end)
     whole_days = (parts["begin_until"], parts["end_from"]) == (begin, end)
@@ -138,7 +138,7 @@ async def payment_figures(
         figures_query(one_currency=currency is not None, whole_days=whole_days),
         arguments,
         projection=CHECKPOINT,
-        # How many payments the ends have depends on how long they are.
+        # The number of payments at the ends depends on their length, so a generic plan may be bad.
         prepare=whole_days,
     )
     figures: dict[str, Figures] = {}
