@@ -29,32 +29,32 @@ from payloops.events.gathering import LOOKUPS, Gathering
 from payloops.events.timestamps import utc_now
 
 VERIFIED_FOR = 600.0
-"""Seconds that a verified key is remembered before bcrypt is asked again, in the background."""
+"""Seconds after which a remembered key is verified by bcrypt again, in the background."""
 TRUSTED_FOR = 2 * VERIFIED_FOR
-"""Seconds after which requests wait for what bcrypt says."""
+"""Seconds after which requests wait for that verification."""
 FRESH_FOR = 0.5
-"""Seconds that a key's row counts as read just now."""
+"""Seconds for which a key's row need not be read again."""
 REFUSED_FOR = 60.0
-"""Seconds that a wrong key is remembered as wrong."""
+"""Seconds for which a wrong key is remembered, and refused at once."""
 ROW_DEADLINE = 1.0
-"""Seconds to wait for a key's row: nobody is let in on an old one."""
+"""Seconds to wait for a key's row. If it cannot be read, the request is refused: an old row is not used."""
 RENEWAL = "api_keys.renewal"
-"""The name of the task that checks a remembered key anew."""
+"""The name of the task that verifies a remembered key again."""
 WRONG_AT_A_TIME = 8
-"""Different keys of one prefix that may wait at a time: a flood of guesses holds up nobody but its target."""
+"""Different keys with the same prefix that may wait at a time: a flood of guesses only delays its target."""
 
 log = structlog.get_logger()
 
 
 class InvalidApiKey(Exception):
-    """Not a key, no such key, or one that was revoked or has expired; which of them is not said."""
+    """The key is malformed, unknown, revoked or expired; the error does not say which."""
 
     def __init__(self) -> None:
         super().__init__("The API key is not valid")
 
 
 class TooManyGuesses(Exception):
-    """More different keys of one prefix are presented at a time than anyone who has the right one needs."""
+    """Too many different keys with the same prefix are waiting: somebody is guessing."""
 
     def __init__(self) -> None:
         super().__init__("Too many attempts with wrong API keys")
@@ -69,7 +69,7 @@ class KeyCheckUnavailable(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyOwner:
-    """Whom a key stands for.
+    """The owner of a key.
 
     Attributes:
         actor: as events name it.
@@ -100,7 +100,7 @@ class _Verified:
 
 
 class ApiKeyGate:
-    """Tells whom a key stands for, for one process."""
+    """Authenticates API keys, for one process."""
 
     def __init__(
         self,
@@ -114,9 +114,9 @@ class ApiKeyGate:
     ) -> None:
         """
         Args:
-            keys: checks hashes; not the one that checks passwords.
-            mode: keys of the other mode are refused: a test key opens nothing in production.
-            uses: is told of each key that was let in.
+            keys: checks hashes of keys; passwords have a hasher of their own.
+            mode: keys of the other mode are refused: a test key is not valid in production.
+            uses: records when keys were used.
         """
         self._rows = _Rows(pool)
         self._uses = uses
@@ -132,7 +132,7 @@ class ApiKeyGate:
         self._renewals: dict[bytes, asyncio.Task[_Verified | None]] = {}
 
     def known(self, key: str) -> KeyOwner | None:
-        """Whom the key stands for, where nobody has to be asked: as most of the time.
+        """The owner of a key that was verified recently, as in most cases; None if `authenticate` has to check it.
 
         Raises:
             InvalidApiKey: it has expired.
@@ -146,10 +146,10 @@ class ApiKeyGate:
         return self._let_in(verified)
 
     async def authenticate(self, key: str) -> KeyOwner:
-        """Whom the key stands for.
+        """The owner of a key.
 
         Raises:
-            InvalidApiKey: see there. Within a second after a key is revoked, and from the moment it expires.
+            InvalidApiKey: also within a second after it was revoked, and from the moment it expires.
             TooManyGuesses, HashingOverloaded, KeyCheckUnavailable: it was not checked.
         """
         digest = self._digest_of(key)
@@ -199,7 +199,7 @@ class ApiKeyGate:
         return verified
 
     def _renew(self, digest: bytes, key: str, prefix: str) -> asyncio.Task[_Verified | None]:
-        """Check a key anew that was right before: it does not queue with the guesses at it."""
+        """Verify a remembered key again. It does not queue with guesses at the key."""
         renewal = self._renewals.get(digest)
         if renewal is None:
             check = self._verify(digest, key, prefix, renews=True)
@@ -242,7 +242,7 @@ class ApiKeyGate:
         return None
 
     async def _read_again(self, verified: _Verified) -> bool:
-        """Whether the key is still good, as of now."""
+        """Read the key's row again; return whether the key is still valid."""
         read_at = self._clock()
         row = await self._rows.find(verified.prefix)
         verified.read_at = max(verified.read_at, read_at)
@@ -250,14 +250,14 @@ class ApiKeyGate:
 
 
 class _Rows:
-    """Reads the rows of `api_keys`: one query at a time, for all who wait."""
+    """Reads rows of `api_keys`: one query at a time, for all waiting requests."""
 
     def __init__(self, pool: AsyncConnectionPool) -> None:
         self._pool = pool
         self._gathering = Gathering(self._read, most=LOOKUPS)
 
     async def find(self, prefix: str) -> _Row | None:
-        """The row of a prefix as it is after now, None where there is none.
+        """The row with a prefix, read after this call; None if there is none.
 
         Raises:
             KeyCheckUnavailable: it could not be read in time.

@@ -16,15 +16,15 @@ from payloops.events.turns import TooManyWaiting, Turns
 T = TypeVar("T")
 
 BCRYPT_MAX_BYTES = 72
-"""bcrypt reads no further; bcrypt 5 raises where older ones cut silently."""
+"""bcrypt reads no further: version 5 raises an error, older ones ignore the rest silently."""
 
 
 NICENESS = 10
-"""Of the threads that hash: who guesses keys or passwords pays with his own time, and not with that of others."""
+"""Of the threads that hash, so that a flood of guesses does not slow down other requests."""
 
 
 class HashingOverloaded(Exception):
-    """More passwords or keys wait to be hashed than this process takes on; nothing was checked."""
+    """Too many passwords or keys are waiting to be hashed in this process; nothing was checked."""
 
 
 def _step_back() -> None:
@@ -35,10 +35,9 @@ def _step_back() -> None:
 
 
 class Hasher:
-    """Hashes and checks secrets of at most 72 bytes.
+    """Hashes and checks secrets of at most 72 bytes. Accounts take turns.
 
-    Passwords and API keys each have one of their own, so that a flood of logins cannot hold up API keys. Accounts take
-    turns at it.
+    Passwords and API keys each have a hasher of their own, so that a flood of logins cannot delay API keys.
     """
 
     def __init__(self, *, rounds: int, threads: int = 1, max_waiting: int = 32) -> None:
@@ -69,7 +68,7 @@ class Hasher:
         return (await self._run(lambda: bcrypt.hashpw(plain, bcrypt.gensalt(self._rounds)), account)).decode()
 
     async def matches(self, secret: str, hashed: str | None, *, account: Hashable = None) -> bool:
-        """Whether the hash is this secret's. Without a hash it takes as long, and the answer is no.
+        """Whether this is the secret's hash. Without a hash it takes the same time, and the result is False.
 
         Args:
             account: whose hash it is.
@@ -90,7 +89,7 @@ class Hasher:
             raise HashingOverloaded("too many secrets wait to be checked") from None
         loop = asyncio.get_running_loop()
         future = self._executor.submit(work)
-        # Until the thread is done with it, not until the caller stops waiting.
+        # The turn lasts until the thread has finished, even if the caller stops waiting.
         future.add_done_callback(lambda _: self._finished(loop))
         return await asyncio.wrap_future(future)
 

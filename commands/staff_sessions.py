@@ -18,10 +18,10 @@ from payloops.commands.tokens import InvalidToken, Tokens
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StaffSession:
-    """Somebody on the staff, signed in.
+    """The session of a signed-in member of the staff.
 
     Attributes:
-        form_token: what the forms of its pages hold, and no page of another site can know.
+        form_token: contained in the forms of its pages, and unknown to pages of other sites.
     """
 
     id: UUID
@@ -36,13 +36,13 @@ DELETE_OLD = "DELETE FROM ended_staff_sessions WHERE expires_at < %s"
 
 
 async def find_staff_session(pool: AsyncConnectionPool, *, token: str, tokens: Tokens) -> StaffSession:
-    """The session that a cookie's token stands for.
+    """The session of a cookie's token.
 
     Args:
-        tokens: those of sessions: the API's are of another audience.
+        tokens: of sessions: tokens of the API have another audience.
 
     Raises:
-        InvalidToken: forged, expired, signed out of, no session's, or of somebody who was removed.
+        InvalidToken: it is forged, expired, signed out of, no session's, or of a member who was removed.
     """
     claims = tokens.read(token)
     member = await member_of(pool, claims=claims)
@@ -60,12 +60,12 @@ async def find_staff_session(pool: AsyncConnectionPool, *, token: str, tokens: T
 
 
 async def end_staff_session(pool: AsyncConnectionPool, *, session: StaffSession) -> None:
-    """Sign out: from now on its token counts no more, wherever there is a copy of it."""
+    """Sign out: from now on its token is invalid, also in copies of the cookie."""
     async with pool.connection() as connection:
         await connection.execute(END, (session.id, session.expires_at))
 
 
 async def forget_ended_staff_sessions(pool: AsyncConnectionPool, *, now: datetime) -> int:
-    """Delete what is kept of sessions whose time has come; how many there were."""
+    """Delete the ids of ended sessions that would have expired by now; return how many."""
     async with pool.connection() as connection:
         return (await connection.execute(DELETE_OLD, (now,))).rowcount
