@@ -183,7 +183,7 @@ class Route:
         idempotent: whether `Idempotency-Key` is honoured.
         waits: whether `Prefer: wait=N` is honoured.
         streams: seconds that a streamed response may last; handlers then return a prepared response.
-        long: whether its query may take long. A process runs few of these at a time, and merchants take turns, so that
+        long: whether its query may take long. A process runs few of these at a time, and callers take turns, so that
             connections to the database are left for everything else.
         replays: adds to a response stored under an idempotency key what is never stored: secrets.
         page: whether it is a page for people: errors are HTML, too, and forms are accepted only from pages of this
@@ -307,6 +307,7 @@ def page(
     also: tuple[int, ...] = (),
     errors: tuple[str, ...] = (),
     limits: tuple[str, ...] = (),
+    long: bool = False,
     named: Mapping[str, Sequence[str]] = NO_NAMES,
 ) -> Callable[[Handler], Route]:
     """Declare a page, or the target of a page's form. Handlers return HTML as bytes (`html.rendered`).
@@ -330,6 +331,7 @@ def page(
         media=(HTML,),
         errors=(*errors, "forbidden") if method == "POST" else errors,
         limits=limits,
+        long=long,
         named=named,
         page=True,
     )

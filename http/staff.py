@@ -99,6 +99,7 @@ async def log_in_staff(call: Call[StaffLogin]) -> StaffSessionAnswer:
     "GET",
     "/api/staff/orders",
     auth="staff",
+    long=True,
     query=StaffOrderQuery,
     answers=StaffOrderList,
     summary="Find orders of all merchants, newest first",

@@ -63,6 +63,7 @@ class ProcessorEventList(AnswerModel):
     "GET",
     "/api/staff/processor-events",
     auth="staff",
+    long=True,
     query=ProcessorEventQuery,
     answers=ProcessorEventList,
     summary="List events received from processors for all merchants, newest first",

@@ -27,6 +27,7 @@ class Health(NamedTuple):
     "GET",
     "/support/operations",
     auth="staff_session",
+    long=True,
     query=Nothing,
     summary="Show lag of the log's readers, parked events, failing endpoints, and unmatched processor events",
 )

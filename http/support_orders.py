@@ -34,7 +34,14 @@ class SupportSearch(SupportQuery):
     page: Annotated[QueryNumber, Field(ge=1, le=1_000)] = 1
 
 
-@page("GET", "/support", auth="staff_session", query=SupportSearch, summary="Find orders of all merchants")
+@page(
+    "GET",
+    "/support",
+    auth="staff_session",
+    long=True,
+    query=SupportSearch,
+    summary="Find orders of all merchants",
+)
 async def read_support_orders(call: Call[None, SupportSearch]) -> bytes:
     query = call.query
     call.viewed_merchant = query.merchant_id

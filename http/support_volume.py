@@ -56,6 +56,7 @@ class CurrencyVolume:
     "GET",
     "/support/volume",
     auth="staff_session",
+    long=True,
     query=VolumeQuery,
     summary="Show volume and success rate over time, by currency",
 )
