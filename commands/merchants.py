@@ -70,7 +70,7 @@ async def change_account(
     decide: Callable[[Merchant], None],
     write: Callable[[AsyncConnection[TupleRow]], Awaitable[W]],
 ) -> W | None:
-    """Change a table and the merchant's stream in one transaction.
+    """Change a table and the merchant's stream in one transaction. Changes in one process take turns.
 
     Args:
         decide: records facts on the account, or raises a refusal. Runs again on fresh state when the account
@@ -84,6 +84,16 @@ async def change_account(
         MerchantNotFound: no such account.
         VersionConflict: the account kept changing meanwhile.
     """
+    async with store.lock(merchant_id):
+        return await _change(store, merchant_id, decide, write)
+
+
+async def _change(
+    store: EventStore,
+    merchant_id: UUID,
+    decide: Callable[[Merchant], None],
+    write: Callable[[AsyncConnection[TupleRow]], Awaitable[W]],
+) -> W | None:
     for attempt in range(1, ATTEMPTS + 1):
         account = await store.load(Merchant, merchant_id)
         if account is None:

@@ -289,6 +289,10 @@ class EventStore(EventReader):
         crash_point("append_in.appended")
         return cast("int", head) + len(events)
 
+    def lock(self, id: UUID) -> asyncio.Lock:
+        """A lock for decisions on a stream within this process: made at the same time, they would only conflict."""
+        return self._locks.setdefault(id, asyncio.Lock())
+
     async def change(
         self,
         stream: type[S],
@@ -338,7 +342,7 @@ class EventStore(EventReader):
         Raises:
             VersionConflict: after 5 decisions. Other exceptions as `append`.
         """
-        async with self._locks.setdefault(id, asyncio.Lock()):
+        async with self.lock(id):
             return await self._decide(decide, receipt=receipt)
 
     async def _decide(

@@ -156,6 +156,15 @@ async def test_changes_of_different_parts_at_once_are_all_kept(merchant: Merchan
     assert (now["name"], now["webhookUrl"]) == ("Other", "https://shop.example/hooks")
 
 
+async def test_many_changes_at_once_meet_no_conflict(merchant: Merchant, pool: AsyncConnectionPool) -> None:
+    """In one process they take turns."""
+    answers = await asyncio.gather(
+        *(merchant.dashboard.call("PUT", "/api/merchants/me", {"name": f"Name {n}"}) for n in range(40))
+    )
+    assert {answer.status for answer in answers} == {200}
+    assert [topic for topic, _ in await facts(pool, merchant)].count("merchant.profile_changed") == 40
+
+
 async def test_an_address_that_no_webhook_is_sent_to_is_refused_at_once(
     subtests: pytest.Subtests, merchant: Merchant
 ) -> None:
