@@ -149,7 +149,7 @@ class ApiKeyGate:
         """The owner of a key.
 
         Raises:
-            InvalidApiKey: also within a second after it was revoked, and from the moment it expires.
+            InvalidApiKey: it is not valid: from the moment it expires, and at most a second after it was revoked.
             TooManyGuesses, HashingOverloaded, KeyCheckUnavailable: it was not checked.
         """
         digest = self._digest_of(key)
