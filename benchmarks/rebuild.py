@@ -38,7 +38,7 @@ from payloops.events.event_store import EventStore
 from payloops.events.metadata import Metadata
 from payloops.events.orders import Order
 from payloops.events.timestamps import utc_now
-from payloops.garbage import spare_what_stays
+from payloops.garbage_collection import tune_garbage_collector
 from payloops.migrate import migrate
 from payloops.projections.orders import get_order
 from payloops.projections.projection import all_projections
@@ -133,7 +133,7 @@ async def read(database_url: str) -> None:
 async def project(database_url: str) -> None:
     """As `payloops projector` does."""
     all_projections()
-    spare_what_stays()
+    tune_garbage_collector()
     await run_projections(database_url=database_url, stop=_end())
     print("{}")
 

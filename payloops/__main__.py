@@ -1,4 +1,4 @@
-"""The command line, as `payloops` and as `python -m payloops`: how it ends, whatever ends it."""
+"""The entry point of `payloops` and `python -m payloops`: runs a command, and ends it without a traceback."""
 
 import errno
 import os
@@ -6,20 +6,20 @@ import signal
 import sys
 
 NOT_WRITTEN = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
-"""What a disk says that takes no more."""
+"""Errors of a disk that is full or broken."""
 
 
 def main() -> None:
     """Run a command.
 
-    Ctrl-C while it is still being imported, output that nobody reads, and output for which there is no room end it
-    without a traceback. Whatever imports much is imported here, where that holds.
+    It ends without a traceback on Ctrl-C, even during imports, and if its output cannot be written: to a closed pipe,
+    or to a full disk.
     """
     try:
-        # Closed ones are None: what is opened next would take their place, and be written to.
-        sys.stdout = sys.stdout or os.fdopen(_nowhere(), "w")
-        sys.stderr = sys.stderr or os.fdopen(_nowhere(), "w")
-        from payloops.cli import app  # noqa: PLC0415
+        # If they are closed (None), the next file opened would get their descriptor, and be written to.
+        sys.stdout = sys.stdout or os.fdopen(_devnull(), "w")
+        sys.stderr = sys.stderr or os.fdopen(_devnull(), "w")
+        from payloops.cli import app  # noqa: PLC0415  # imports much, so it is imported where Ctrl-C is handled
 
         try:
             app()
@@ -30,13 +30,13 @@ def main() -> None:
     except OSError as error:
         if error.errno != errno.EPIPE and error.errno not in NOT_WRITTEN:
             raise
-        os.dup2(_nowhere(), sys.stdout.fileno())  # or the interpreter tries again as it ends
+        os.dup2(_devnull(), sys.stdout.fileno())  # otherwise the interpreter tries to write again as it ends
         if error.errno != errno.EPIPE:
             print(f"payloops: cannot write the output: {error.strerror}", file=sys.stderr)  # noqa: T201
         sys.exit(1)
 
 
-def _nowhere() -> int:
+def _devnull() -> int:
     return os.open(os.devnull, os.O_WRONLY)
 
 

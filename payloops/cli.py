@@ -9,7 +9,7 @@ import typer
 
 from payloops.audit.commands import audit
 from payloops.command_line import (
-    DATABASE_AWAY,
+    DATABASE_DOWN,
     DEFAULT_DATA_DIR,
     WRONG_SETTINGS,
     AsJson,
@@ -179,11 +179,11 @@ def subscriber() -> None:
     Any number may run: one is active for payments and one for webhooks, and the others stand by.
     """
     settings = settings_of_environment()
-    from payloops.stopping import leave  # noqa: PLC0415
+    from payloops.stopping import exit_now  # noqa: PLC0415
     from payloops.subscriber import run_subscriber  # noqa: PLC0415
 
     run_process(run_subscriber(settings))
-    leave()
+    exit_now()
 
 
 @app.command()
@@ -211,7 +211,7 @@ def worker(
 ) -> None:
     """Run the activities that Temporal workflows call, and deliver webhooks to merchants."""
     settings = settings_of_environment()
-    from payloops.stopping import leave  # noqa: PLC0415
+    from payloops.stopping import exit_now  # noqa: PLC0415
     from payloops.worker import BankOptions, run_worker  # noqa: PLC0415
 
     bank = None
@@ -224,7 +224,7 @@ def worker(
             webhooks_to=webhooks_to or settings.checkout_base_url,
         )
     run_process(run_worker(settings, sandbox=sandbox, bank=bank))
-    leave()
+    exit_now()
 
 
 @app.command()
@@ -248,7 +248,7 @@ def migrate() -> None:
     except OperationalError as error:
         if NO_CONNECTION_LEFT.search(str(error.orig)):
             fail(str(TooManyConnections()))
-        fail(f"{DATABASE_AWAY}: {error.orig}")
+        fail(f"{DATABASE_DOWN}: {error.orig}")
     except DBAPIError as error:
         fail(f"migration: {error.orig}")
     except LaterSchemaError as error:

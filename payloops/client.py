@@ -12,7 +12,7 @@ TIMEOUT = aiohttp.ClientTimeout(total=45, connect=5)
 
 
 class ServiceAbsentError(Exception):
-    """Nothing answers at the address."""
+    """The service cannot be reached."""
 
     def __init__(self, *, url: str, why: str) -> None:
         super().__init__(f"no PayLoops service answers at {url} ({why})")
@@ -20,7 +20,7 @@ class ServiceAbsentError(Exception):
 
 
 class AnsweredError(Exception):
-    """The service refused a request."""
+    """The service answered with an error."""
 
     def __init__(self, *, method: str, path: str, status: int, body: Any) -> None:
         problem = body if isinstance(body, dict) else {}
@@ -38,7 +38,7 @@ class Answer:
 
 
 class Client:
-    """Requests against one service, in the name of one merchant. An async context manager."""
+    """Sends requests to one service, with fixed headers such as an API key. Use as an async context manager."""
 
     def __init__(self, *, url: str, headers: dict[str, str] | None = None) -> None:
         self.url = url.rstrip("/")
@@ -54,15 +54,15 @@ class Client:
 
     async def get(self, path: str, *, headers: dict[str, str] | None = None) -> Answer:
         """Raises ServiceAbsentError, AnsweredError."""
-        return await self._ask("GET", path, body=None, headers=headers)
+        return await self._request("GET", path, body=None, headers=headers)
 
     async def post(
         self, path: str, *, body: JSON | None = None, headers: dict[str, str] | None = None
     ) -> Answer:
         """Raises ServiceAbsentError, AnsweredError."""
-        return await self._ask("POST", path, body=body, headers=headers)
+        return await self._request("POST", path, body=body, headers=headers)
 
-    async def _ask(
+    async def _request(
         self, method: str, path: str, *, body: JSON | None, headers: dict[str, str] | None
     ) -> Answer:
         began = time.perf_counter()

@@ -22,17 +22,19 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a ta
 T = TypeVar("T")
 WRONG_SETTINGS = 2
 INTERRUPTED, TERMINATED = 130, 143
-"""Exit statuses after Ctrl-C and SIGTERM, as shells have them."""
-DATABASE_AWAY = "the database does not answer"
-WHERE_IT_IS = "set DATABASE_URL to its address; without it, the database of a running `payloops dev` is used"
+"""Exit statuses after Ctrl-C and SIGTERM, as shells use them."""
+DATABASE_DOWN = "the database does not answer"
+HOW_TO_NAME_IT = (
+    "set DATABASE_URL to its address; without it, the database of a running `payloops dev` is used"
+)
 DEFAULT_DATA_DIR = Path(".payloops")
 
 
 def run_async(work: "Coroutine[Any, Any, T]", *, interrupted: str | None = None) -> "T":
-    """Run work that needs the database; end with a one-line message where the database fails.
+    """Run work that needs the database; if the database fails, exit with a one-line message.
 
     Args:
-        interrupted: told where Ctrl-C or SIGTERM ends it: how things stand, and how to go on.
+        interrupted: the message if Ctrl-C or SIGTERM ends it: what was done, and how to go on.
     """
     import asyncio  # noqa: PLC0415
     import logging  # noqa: PLC0415
@@ -41,7 +43,7 @@ def run_async(work: "Coroutine[Any, Any, T]", *, interrupted: str | None = None)
 
     from payloops.events.connections import SCHEMA_ERRORS, TooManyConnections  # noqa: PLC0415
 
-    logging.getLogger("psycopg").addHandler(logging.NullHandler())  # our line says what there is to say
+    logging.getLogger("psycopg").addHandler(logging.NullHandler())  # the error below says the same
     try:
         return asyncio.run(_cancelled_by_sigterm(work))
     except KeyboardInterrupt:
@@ -51,7 +53,7 @@ def run_async(work: "Coroutine[Any, Any, T]", *, interrupted: str | None = None)
     except TooManyConnections as error:
         fail(str(error))
     except (psycopg.OperationalError, psycopg.InterfaceError) as error:
-        fail(f"{DATABASE_AWAY}: {error}\n{WHERE_IT_IS}")
+        fail(f"{DATABASE_DOWN}: {error}\n{HOW_TO_NAME_IT}")
     except SCHEMA_ERRORS:
         fail("the database does not have the schema of this version: run `payloops migrate`")
     except psycopg.Error as error:
@@ -59,7 +61,7 @@ def run_async(work: "Coroutine[Any, Any, T]", *, interrupted: str | None = None)
 
 
 async def _cancelled_by_sigterm(work: "Coroutine[Any, Any, T]") -> "T":
-    """As asyncio does it by Ctrl-C: what has begun is ended in order."""
+    """Cancel the work on SIGTERM, as asyncio does on Ctrl-C, so that it can clean up."""
     import asyncio  # noqa: PLC0415
     import signal  # noqa: PLC0415
 
@@ -69,14 +71,14 @@ async def _cancelled_by_sigterm(work: "Coroutine[Any, Any, T]") -> "T":
     return await work
 
 
-def _end_interrupted(how_it_stands: str | None, *, status: int) -> NoReturn:
-    if how_it_stands is None:
+def _end_interrupted(message: str | None, *, status: int) -> NoReturn:
+    if message is None:
         raise typer.Exit(status)
-    fail(f"interrupted: {how_it_stands}", status=status)
+    fail(f"interrupted: {message}", status=status)
 
 
 def run_process(work: "Coroutine[Any, Any, None]") -> None:
-    """Run a process of the service until it is told to stop."""
+    """Run a process of the service until it stops."""
     import asyncio  # noqa: PLC0415
 
     from payloops.listening import PortTaken  # noqa: PLC0415
@@ -88,7 +90,7 @@ def run_process(work: "Coroutine[Any, Any, None]") -> None:
 
 
 def database_url_of(data_dir: Path) -> str:
-    """Read DATABASE_URL from the environment, else from the `payloops dev` of the data directory."""
+    """Read DATABASE_URL from the environment, or else from the data directory of a `payloops dev`."""
     from payloops.dev_environment import read_environment  # noqa: PLC0415
 
     database_url = os.environ.get("DATABASE_URL") or read_environment(data_dir=data_dir).get("DATABASE_URL")
@@ -127,24 +129,24 @@ def key_settings_of(data_dir: Path) -> "KeySettings":
     """Read them from the environment, and what is missing from the `payloops dev` of the data directory."""
     from payloops.settings import read_key_settings  # noqa: PLC0415
 
-    return _with_those_of_dev(read_key_settings, data_dir, "DATABASE_URL", "ENCRYPTION_KEY")
+    return _read_with_dev(read_key_settings, data_dir, "DATABASE_URL", "ENCRYPTION_KEY")
 
 
 def audit_settings_of(data_dir: Path) -> "AuditSettings":
     """Read them from the environment, and what is missing from the `payloops dev` of the data directory."""
     from payloops.settings import read_audit_settings  # noqa: PLC0415
 
-    return _with_those_of_dev(read_audit_settings, data_dir, "DATABASE_URL", "AUDIT_KEY")
+    return _read_with_dev(read_audit_settings, data_dir, "DATABASE_URL", "AUDIT_KEY")
 
 
 def store_settings_of(data_dir: Path) -> "StoreSettings":
     """Read them from the environment, and what is missing from the `payloops dev` of the data directory."""
     from payloops.settings import read_store_settings  # noqa: PLC0415
 
-    return _with_those_of_dev(read_store_settings, data_dir, "DATABASE_URL", "AUDIT_KEY")
+    return _read_with_dev(read_store_settings, data_dir, "DATABASE_URL", "AUDIT_KEY")
 
 
-def _with_those_of_dev(read: "Callable[..., T]", data_dir: Path, *names: str) -> "T":
+def _read_with_dev(read: "Callable[..., T]", data_dir: Path, *names: str) -> "T":
     from payloops.dev_environment import read_environment  # noqa: PLC0415
 
     kept = read_environment(data_dir=data_dir)
@@ -153,11 +155,11 @@ def _with_those_of_dev(read: "Callable[..., T]", data_dir: Path, *names: str) ->
 
 
 def _read(read: "Callable[..., T]", **overrides: str) -> "T":
-    """Read settings; name variables that look like misspelled ones, and end where one is missing or wrong."""
+    """Read settings; warn of variables that look misspelled, and exit if one is missing or wrong."""
     from payloops.settings import SettingsError, misspelled_settings  # noqa: PLC0415
 
-    for name, meant in misspelled_settings(os.environ).items():
-        warn(f"{name} is not a setting, and is ignored: did you mean {meant}?")
+    for name, setting in misspelled_settings(os.environ).items():
+        warn(f"{name} is not a setting, and is ignored: did you mean {setting}?")
     try:
         return read(**overrides)
     except SettingsError as error:

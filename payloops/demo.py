@@ -15,12 +15,12 @@ from payloops.events.money import money_text
 
 AMOUNT, REFUND = 4999, 1500  # minor units: 49.99 and 15.00
 CURRENCY = "USD"
-STEP_TIMEOUT = 30.0  # seconds, for a step that a workflow does
+STEP_TIMEOUT = 30.0  # seconds, for a step that a workflow performs
 POLL = 0.1
 
 
 class DemoStuckError(Exception):
-    """A step did not come to its end in time."""
+    """A step did not finish in time, or failed."""
 
 
 class Demo:
@@ -32,9 +32,10 @@ class Demo:
         self._run = secrets.token_hex(4)
 
     async def walk(self) -> JSON:
-        """The whole way; returns the order, its transactions and its events.
+        """Perform all steps. Returns the order, its transactions and its events.
 
-        Raises ServiceAbsentError, AnsweredError, DemoStuckError.
+        Raises:
+            ServiceAbsentError, AnsweredError, DemoStuckError.
         """
         order = await self._post(
             "An order is created",
@@ -90,7 +91,7 @@ class Demo:
         return answered
 
     async def _until(self, path: str, title: str, statuses: set[str]) -> JSON:
-        """Ask for the order until a workflow has brought it where it should be."""
+        """Poll the order until it has one of these statuses."""
         began = time.perf_counter()
         while True:
             answer = await self._client.get(path)
@@ -130,7 +131,11 @@ class Demo:
 
 
 async def run_demo(*, url: str, api_key: str, as_json: bool, console: Console) -> None:
-    """Raises ServiceAbsentError, AnsweredError, DemoStuckError."""
+    """Run the demo, and print each step.
+
+    Raises:
+        ServiceAbsentError, AnsweredError, DemoStuckError.
+    """
     steps: list[JSON] = []
 
     def show(step: JSON) -> None:
@@ -153,7 +158,7 @@ async def run_demo(*, url: str, api_key: str, as_json: bool, console: Console) -
 
 
 def events_of(body: Any) -> list[JSON]:
-    """The trail's entries, whether the answer is the array or a list object around it."""
+    """The events in a response that is an array or a list object with `data`."""
     found: list[JSON] = body["data"] if isinstance(body, dict) else body
     return found
 
@@ -176,12 +181,12 @@ def audit_trail(order: JSON, events: list[JSON]) -> Table:
 
 
 def _who(actor: str) -> str:
-    """The kind, and the end of the id, which tells one from another."""
+    """The kind of actor, and the last characters of its id, which are enough to distinguish them."""
     kind, _, name = actor.partition(":")
     return f"{kind} …{name[-6:]}" if name else kind
 
 
 def _details(data: JSON, *, currency: str) -> str:
-    told = {name: data[name] for name in ("processor", "reason", "errorCode") if data.get(name) is not None}
     amount = [money_text(data["amount"], currency)] if data.get("amount") is not None else []
-    return ", ".join((*amount, *map(str, told.values())))
+    others = [str(data[name]) for name in ("processor", "reason", "errorCode") if data.get(name) is not None]
+    return ", ".join(amount + others)

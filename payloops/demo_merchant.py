@@ -1,4 +1,4 @@
-"""The demo merchant that `payloops dev` creates, through the HTTP API like any other."""
+"""The demo merchant that `payloops dev` creates through the HTTP API."""
 
 import json
 import secrets
@@ -27,12 +27,12 @@ PROCESSORS = (
         "testMode": True,
     },
 )
-REFUSED = 401
+UNAUTHORIZED = 401
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DemoMerchant:
-    """How to sign in as the merchant, and the service's address when it was last started."""
+    """The merchant's credentials, and the service's URL when it was last started."""
 
     url: str
     email: str
@@ -41,7 +41,7 @@ class DemoMerchant:
 
 
 def read_demo_merchant(*, data_dir: Path) -> DemoMerchant | None:
-    """The one that is kept in a data directory; None where there is none that we may read."""
+    """The merchant kept in a data directory; None if there is none, or we may not read it."""
     try:
         return DemoMerchant(**json.loads((data_dir / FILE_NAME).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
@@ -49,31 +49,32 @@ def read_demo_merchant(*, data_dir: Path) -> DemoMerchant | None:
 
 
 async def ensure_demo_merchant(*, url: str, data_dir: Path) -> DemoMerchant:
-    """The kept merchant where its key still works, else a new one with an API key and both processors.
+    """The kept merchant if its API key still works, otherwise a new one with an API key and both processors.
 
-    Raises ServiceAbsentError, AnsweredError.
+    Raises:
+        ServiceAbsentError, AnsweredError.
     """
     kept = read_demo_merchant(data_dir=data_dir)
-    if kept is not None and await _works(kept, url=url):
+    if kept is not None and await _key_works(kept, url=url):
         merchant = DemoMerchant(url=url, email=kept.email, password=kept.password, api_key=kept.api_key)
     else:
-        merchant = await _make(url=url)
+        merchant = await _create(url=url)
     write_private(data_dir / FILE_NAME, json.dumps(asdict(merchant), indent=2))
     return merchant
 
 
-async def _works(merchant: DemoMerchant, *, url: str) -> bool:
+async def _key_works(merchant: DemoMerchant, *, url: str) -> bool:
     try:
         async with Client(url=url, headers={"X-API-Key": merchant.api_key}) as client:
             await client.get("/v1/orders?limit=1")
     except AnsweredError as error:
-        if error.status == REFUSED:  # made in another database
+        if error.status == UNAUTHORIZED:  # it was created in another database
             return False
         raise
     return True
 
 
-async def _make(*, url: str) -> DemoMerchant:
+async def _create(*, url: str) -> DemoMerchant:
     email = f"demo-{secrets.token_hex(3)}@example.com"
     password = secrets.token_urlsafe(12)
     async with Client(url=url) as client:

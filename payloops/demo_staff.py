@@ -1,4 +1,4 @@
-"""The support staff member that `payloops dev` adds, so that the console can be opened at once."""
+"""The support staff account that `payloops dev` adds, for the support console."""
 
 import json
 import secrets
@@ -15,14 +15,14 @@ FILE_NAME = "demo-staff.json"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DemoStaff:
-    """How to sign in at `/support`."""
+    """Credentials for `/support`."""
 
     email: str
     password: str = field(repr=False)
 
 
 async def ensure_demo_staff(*, database_url: str, data_dir: Path) -> DemoStaff:
-    """The kept member where they are still on the staff, else a new one."""
+    """The kept account if it is still on the staff, otherwise a new one."""
     path = data_dir / FILE_NAME
     kept = _kept(path)
     if kept is not None:

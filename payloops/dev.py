@@ -18,7 +18,7 @@ from payloops.demo_merchant import FILE_NAME as DEMO_MERCHANT_FILE
 from payloops.demo_merchant import DemoMerchant, ensure_demo_merchant
 from payloops.demo_staff import FILE_NAME as DEMO_STAFF_FILE
 from payloops.demo_staff import DemoStaff, ensure_demo_staff
-from payloops.dev_environment import ENVIRONMENT_FILE, SECRETS_FILE, kept_secrets, write_environment
+from payloops.dev_environment import ENVIRONMENT_FILE, SECRETS_FILE, load_or_create_secrets, write_environment
 from payloops.embedded import EmbeddedServers, StartError
 from payloops.embedded.locks import choosing_ports, free_ports, port_is_free
 from payloops.embedded.servers import Part as ServerPart
@@ -30,10 +30,10 @@ EXTERNAL: dict[ServerPart, str] = {
     "valkey": "REDIS_URL",
     "temporal": "TEMPORAL_ADDRESS",
 }
-"""Servers the caller may bring, by the variable that names them."""
+"""Servers that the user may provide, and the variable that names each."""
 
 API_SECONDS = 30.0  # for the API to become ready
-LOOK_EVERY = 0.1
+POLL_SECONDS = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,9 +49,11 @@ class DevOptions:
 
 
 def run_dev(options: DevOptions) -> None:
-    """Start everything, show how to use it, keep it running until a signal, stop it in order.
+    """Start everything, show how to use it, keep it running until a signal, and stop it in order.
 
-    Raises StartError with one line about the part that did not start, SettingsError.
+    Raises:
+        StartError: a part did not start; the message is one line.
+        SettingsError.
     """
     terminal = Terminal()
     began = time.monotonic()
@@ -82,7 +84,7 @@ def _run(options: DevOptions, *, terminal: Terminal, began: float) -> None:
     )
     named = ", ".join(each.capitalize().replace("Postgres", "PostgreSQL") for each in embedded)
     terminal.say(f"[dim]Starting {named or 'on your own servers'} …[/]")
-    # Slow to import, and the servers need a second of which we use none.
+    # Slow to import: done while the servers start.
     threading.Thread(target=importlib.import_module, args=["payloops.migrate"], daemon=True).start()
     with servers:
         if servers.temporal.put_aside:
@@ -111,9 +113,10 @@ def _run(options: DevOptions, *, terminal: Terminal, began: float) -> None:
 def _environment(
     options: DevOptions, *, servers: EmbeddedServers, embedded: list[ServerPart], namespace: str
 ) -> dict[str, str]:
-    """What the processes read their settings from: the caller's variables first, ours where he has none.
+    """The environment of the service's processes: the user's variables, and defaults for those that are not set.
 
-    Raises SettingsError, before anything is started that would fail on it again and again.
+    Raises:
+        SettingsError: here, before any process is started that would fail on it again and again.
     """
     own = {
         "ENVIRONMENT": "development",
@@ -121,14 +124,14 @@ def _environment(
         "CHECKOUT_BASE_URL": _url(options),
         "SHUTDOWN_GRACE": "0.2",
         "WEBHOOK_ALLOW_LOOPBACK": "true",
-        **kept_secrets(data_dir=servers.data_dir),
+        **load_or_create_secrets(data_dir=servers.data_dir),
         **os.environ,
         "HOST": options.host,
         "PORT": str(options.port),
         "TEMPORAL_NAMESPACE": namespace,
         "PYTHONUNBUFFERED": "1",
     }
-    own.pop("METRICS_PORT", None)  # one for three processes
+    own.pop("METRICS_PORT", None)  # three processes cannot use the same port
     if "postgres" in embedded:
         own["DATABASE_URL"] = servers.database_url
     if "valkey" in embedded:
@@ -174,7 +177,7 @@ def _migrate(database_url: str) -> None:
 
 
 def _parts(environment: dict[str, str], *, options: DevOptions, servers: EmbeddedServers) -> list[Part]:
-    """The API first: it is stopped first, too."""
+    """The service's processes. The API comes first: it is also stopped first."""
     with choosing_ports():
         [bank_port] = free_ports(wanted=[options.port + 1 if options.port < HIGHEST_PORT else None])
     bank_url = _url(options, port=bank_port)
@@ -207,9 +210,9 @@ def _wait_for_api(api: Part, *, url: str) -> None:
         assert api.child is not None
         status = api.child.exit_status()
         if status is not None:
-            said = api.child.said().strip().splitlines()
+            output = api.child.output().strip().splitlines()
             raise StartError(
-                part="API", why=f"{how_it_ended(status)}: {said[-1] if said else 'without a word'}"
+                part="API", why=f"{how_it_ended(status)}: {output[-1] if output else 'without output'}"
             )
         try:
             with urllib.request.urlopen(f"{url}/ready", timeout=5):  # noqa: S310 our own
@@ -231,7 +234,7 @@ def _demo_merchant(*, url: str, data_dir: Path) -> DemoMerchant:
 
 
 def _demo_staff(servers: EmbeddedServers) -> DemoStaff | None:
-    """Nobody in a database that the caller brought: staff see what every merchant there has."""
+    """A staff account; None in a database that the user provided, because staff can see all merchants there."""
     if "postgres" not in servers.parts:
         return None
     return asyncio.run(ensure_demo_staff(database_url=servers.database_url, data_dir=servers.data_dir))
@@ -240,11 +243,12 @@ def _demo_staff(servers: EmbeddedServers) -> DemoStaff | None:
 def _keep_running(
     parts: list[Part], *, servers: EmbeddedServers, terminal: Terminal, parent: int | None
 ) -> None:
-    """Until a signal's KeyboardInterrupt; until `parent` is gone (make killed, which tells nobody); until the
-    terminal is (make keeps that from us, too).
+    """Keep everything running until a signal (KeyboardInterrupt), or until the parent process or the terminal is gone.
+
+    The latter two are checked because `make` does not pass those signals on.
     """
     for each in parts:
-        each.log.lines()  # what was said while starting
+        each.log.lines()  # skips what was logged while starting
     while not terminal.is_gone() and parent in (None, os.getppid()):
         for each in parts:
             for line, style in each.log.lines():
@@ -258,22 +262,22 @@ def _keep_running(
                 servers.start_part(server)
             except StartError as error:
                 terminal.say(f"[red]{error}[/]")
-        time.sleep(LOOK_EVERY)
+        time.sleep(POLL_SECONDS)
 
 
 def _stop(parts: list[Part], *, terminal: Terminal) -> None:
-    """The API while the others still work for its last requests; then these. The servers come after."""
+    """Stop the API first, while the others still work for its last requests; then the others."""
     terminal.say("[dim]Stopping: API, then workers, then servers …[/]")
     try:
         stop_parts(parts[:1])
         stop_parts(parts[1:])
-    except KeyboardInterrupt:  # a second Ctrl-C: no patience
+    except KeyboardInterrupt:  # a second Ctrl-C: stop at once
         stop_parts(parts, seconds=0)
 
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """SIGTERM and a closed terminal end us as Ctrl-C does."""
+    """Make SIGTERM and SIGHUP (a closed terminal) raise KeyboardInterrupt, as Ctrl-C does."""
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
@@ -295,7 +299,7 @@ def _show_screen(
     staff: DemoStaff | None,
     seconds: float,
 ) -> None:
-    """One screen. Commands are printed bare and unwrapped: they are there to be pasted."""
+    """Print how to use the service, on one screen. Commands are printed unstyled and unwrapped, to be pasted."""
     terminal.say(f"\n[bold green]PayLoops is ready[/] [dim]after {seconds:.1f} s[/]\n")
     rows = {
         "API": merchant.url,
@@ -315,7 +319,7 @@ def _show_screen(
 
 
 def curl_lines(*, url: str, api_key: str) -> str:
-    """An order's life and a checkout session, for a shell. The order's id is the answer's only member of that name."""
+    """Shell commands for an order and a checkout session. `sed` takes the order's id, the response's only `id`."""
     return f"""\
 API={url}
 KEY="X-API-Key: {api_key}"

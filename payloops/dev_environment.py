@@ -1,4 +1,4 @@
-"""Settings that `payloops dev` keeps in the data directory, for its next run and for commands run beside it."""
+"""Settings that `payloops dev` keeps in its data directory, for its next run and for other commands."""
 
 import json
 import secrets
@@ -17,8 +17,8 @@ WRITTEN = (
 )
 
 
-def kept_secrets(*, data_dir: Path) -> dict[str, str]:
-    """Made once, so that tokens and encrypted credentials outlive a restart."""
+def load_or_create_secrets(*, data_dir: Path) -> dict[str, str]:
+    """The secrets of this data directory, generated once, so that tokens and credentials stay valid after a restart."""
     path = data_dir / SECRETS_FILE
     try:
         kept: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))
@@ -32,13 +32,13 @@ def kept_secrets(*, data_dir: Path) -> dict[str, str]:
 
 
 def write_environment(environment: Mapping[str, str], *, data_dir: Path) -> None:
-    """For a shell to source, so that any command can be run beside the service."""
+    """Write the file that other commands read, and that a shell can source."""
     lines = [f"export {name}={shlex.quote(environment[name])}\n" for name in WRITTEN if name in environment]
     write_private(data_dir / ENVIRONMENT_FILE, "".join(lines))
 
 
 def read_environment(*, data_dir: Path) -> dict[str, str]:
-    """What was written there; nothing where there is no file that we may read."""
+    """Read that file; empty if there is none that we may read."""
     try:
         text = (data_dir / ENVIRONMENT_FILE).read_text(encoding="utf-8")
     except OSError:

@@ -165,7 +165,7 @@ async def serving_metrics(
                 await runner.cleanup()
 
 
-def standing(store: EventStore, *, probes: Mapping[str, Probe]) -> dict[str, Reader]:
+def state_readers(store: EventStore, *, probes: Mapping[str, Probe]) -> dict[str, Reader]:
     """Readers of what stands in the database, and of who can be reached."""
     return {
         "readers of the log": lambda: _log_metrics(store.pool),

@@ -5,7 +5,7 @@ import asyncio
 import structlog
 
 from payloops.events.sealer import run_sealer
-from payloops.garbage import spare_what_stays
+from payloops.garbage_collection import tune_garbage_collector
 from payloops.metrics import serving_metrics
 from payloops.projections.projection import all_projections
 from payloops.projections.projector import run_projections
@@ -22,7 +22,7 @@ async def run_projector(settings: Settings) -> None:
     What has begun is finished first. Starts also while PostgreSQL is down, and catches up once it is there.
     """
     all_projections()  # imports them
-    spare_what_stays()
+    tune_garbage_collector()
     database_url, stop = settings.database_url.get_secret_value(), stop_on_signals()
     async with (
         serving_metrics(host=settings.host, port=settings.metrics_port),

@@ -29,7 +29,7 @@ from payloops.commands.note_key_use import KeyUses
 from payloops.commands.tokens import SESSION_AUDIENCE, STAFF_AUDIENCE, Tokens
 from payloops.commands.watch_orders import OrderWatch
 from payloops.events.turns import Turns
-from payloops.garbage import spare_what_stays
+from payloops.garbage_collection import tune_garbage_collector
 from payloops.housekeeping import housekeeping
 from payloops.http.admission import Admission
 from payloops.http.app import create_app
@@ -39,42 +39,40 @@ from payloops.http.request_metrics import hand_over
 from payloops.http.services import Probe, Services
 from payloops.listening import PortTaken, accept, bind, share
 from payloops.logs import configure_logs
-from payloops.metrics import open_metrics, standing
+from payloops.metrics import open_metrics, state_readers
 from payloops.schema import require_schema
 from payloops.settings import Environment, Settings
-from payloops.shared_metrics import leave_place, take_place
+from payloops.shared_metrics import release_slot, use_slot
 from payloops.stopping import stop_on_signals
 from payloops.wiring import make_cipher, open_rate_limits, open_store
 
 FINISH_SECONDS = 20.0
 """How long requests in flight have to finish once the listener is closed."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 15.0
-"""Seconds before a worker that died is started again."""
+"""Seconds before a worker that died is started again: after the first death, and at most."""
 LONG_READS_WAITING = 64
-"""Of `Services.long_reads`: fewer than the requests that a process works on at the least."""
+"""How many of `Services.long_reads` may wait: fewer than the requests that a process always handles at a time."""
 LONG_READ_WAITS = 2.0
-"""Seconds."""
+"""How long one of them may wait, in seconds."""
 STAFF_SESSION = 8 * 3600
-"""Life of a token of the staff, and of their session in a browser, seconds: a working day."""
+"""Lifetime of staff tokens and of staff sessions, in seconds: a working day."""
 PR_SET_PDEATHSIG = 1
 SETTLED = 30.0
-"""Seconds of running after which earlier deaths are forgotten."""
+"""Seconds of running after which a worker's earlier deaths no longer count."""
 
-DEATHS = Counter(
-    "payloops_api_workers_died", "Processes of the API that ended unasked, and were started again"
-)
+DEATHS = Counter("payloops_api_workers_died", "Processes of the API that died and were replaced")
 
 log = structlog.get_logger()
 
 
 def run(settings: Settings, *, workers: int = 1) -> None:
-    """Serve until SIGTERM or SIGINT, then let requests in flight finish.
+    """Serve until SIGTERM or SIGINT, then finish the requests in flight.
 
     Args:
-        workers: processes that share the port; the kernel spreads connections over them.
+        workers: number of processes that share the port; the kernel distributes connections to them.
 
     Raises:
-        SystemExit: with one line that says why, where the address cannot be listened on.
+        SystemExit: it cannot listen on the address; the message is one line.
     """
     configure_logs(settings, process="api")
     try:
@@ -98,7 +96,7 @@ async def _serve(settings: Settings, listener: socket.socket) -> None:
 
 @asynccontextmanager
 async def serving(settings: Settings, listener: socket.socket) -> AsyncIterator[Services]:
-    """The API, listening. At the end: not ready, listener closed, requests in flight finished, pools closed."""
+    """Serve the API while the context lasts. Then: not ready, listener closed, requests finished, pools closed."""
     async with open_services(settings) as services:
         app = create_app(services)
         runner = web.AppRunner(app, shutdown_timeout=1.0, access_log=None)
@@ -107,7 +105,7 @@ async def serving(settings: Settings, listener: socket.socket) -> AsyncIterator[
         factory = connection_factory(runner.server, admission=services.admission, plain=app[PLAIN_ROUTES])
         acceptors = await accept(listener, factory)
         host, port = listener.getsockname()[:2]
-        spare_what_stays()
+        tune_garbage_collector()
         log.info(
             "api.listening", url=f"http://{f'[{host}]' if ':' in host else host}:{port}", pid=os.getpid()
         )
@@ -116,7 +114,7 @@ async def serving(settings: Settings, listener: socket.socket) -> AsyncIterator[
         finally:
             services.stopping.set()
             services.watch.stop_waiting()
-            # Load balancers see that /ready says no, and send nobody here any more.
+            # Time for load balancers to notice that /ready answers 503, and to stop sending requests.
             await asyncio.sleep(settings.shutdown_grace)
             for acceptor in acceptors:
                 acceptor.close()
@@ -126,7 +124,7 @@ async def serving(settings: Settings, listener: socket.socket) -> AsyncIterator[
 
 @asynccontextmanager
 async def open_services(settings: Settings) -> AsyncIterator[Services]:
-    """What the handlers need, opened; also while PostgreSQL, Redis or Temporal are down."""
+    """Open what handlers need. Works even if PostgreSQL, Redis or Temporal is down."""
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(
             open_store(settings, application_name="payloops api", patience=settings.database_patience)
@@ -154,7 +152,8 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         }
         metrics = await stack.enter_async_context(
             open_metrics(
-                samplers=[store.sample, admission.sample, hand_over], readers=standing(store, probes=probes)
+                samplers=[store.sample, admission.sample, hand_over],
+                readers=state_readers(store, probes=probes),
             )
         )
         tokens = Tokens(secret=settings.jwt_secret.get_secret_value(), expires_in=settings.jwt_expires_in)
@@ -199,7 +198,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
 
 
 def _workflow_url(settings: Settings) -> str | None:
-    """As Temporal's web interface has the addresses of its pages."""
+    """The URL of workflows in Temporal's web interface, to which a workflow id is appended."""
     if settings.temporal_ui_url is None:
         return None
     namespace = quote(settings.temporal_namespace, safe="")
@@ -207,7 +206,7 @@ def _workflow_url(settings: Settings) -> str | None:
 
 
 class _Worker:
-    """One of several processes that serve."""
+    """One of several processes that serve the API, as seen by the supervising process."""
 
     def __init__(self, settings: Settings, bound: socket.socket, *, number: int) -> None:
         self._settings = settings
@@ -228,7 +227,7 @@ class _Worker:
             status = 1
             try:
                 _die_with(parent)
-                take_place(self._number)
+                use_slot(self._number)
                 uuid_utils.reseed_rng()
                 signal.pthread_sigmask(signal.SIG_UNBLOCK, WATCHED)
                 uvloop.run(_serve(self._settings, share(self._socket)))
@@ -239,7 +238,7 @@ class _Worker:
                 os._exit(status)
 
     def died(self, *, status: int, now: float) -> None:
-        leave_place(self._number)
+        release_slot(self._number)
         DEATHS.inc()
         self._deaths = 1 if now - self._began > SETTLED else self._deaths + 1
         pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (self._deaths - 1))
@@ -254,7 +253,7 @@ class _Worker:
 
 
 def _die_with(parent: int) -> None:
-    """Ask Linux for a SIGTERM when the parent dies, however it dies; elsewhere there is no such thing."""
+    """On Linux, have the kernel send this process SIGTERM when the parent dies, for whatever reason."""
     if sys.platform != "linux":
         return
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
@@ -266,29 +265,30 @@ WATCHED = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}
 
 
 def _supervise(settings: Settings, bound: socket.socket, *, workers: int) -> None:
-    """Keep the workers running; pass SIGTERM on, and wait for them to finish."""
+    """Keep the workers running until SIGTERM or SIGINT; then pass SIGTERM on, and wait for them to finish."""
     signal.pthread_sigmask(signal.SIG_BLOCK, WATCHED)
-    crew = [_Worker(settings, bound, number=number) for number in range(1, workers + 1)]
-    asked = 0
-    while asked not in (signal.SIGTERM, signal.SIGINT):
-        for worker in crew:
+    processes = [_Worker(settings, bound, number=number) for number in range(1, workers + 1)]
+    received = 0
+    while received not in (signal.SIGTERM, signal.SIGINT):
+        for worker in processes:
             worker.start_if_due(now=time.monotonic())
-        told = signal.sigtimedwait(WATCHED, FIRST_PAUSE)
-        asked = told.si_signo if told is not None else 0
-        _reap(crew)
+        info = signal.sigtimedwait(WATCHED, FIRST_PAUSE)
+        received = info.si_signo if info is not None else 0
+        _reap(processes)
     log.info("api.stopping", workers=workers)
-    for worker in crew:
+    for worker in processes:
         worker.send(signal.SIGTERM)
     deadline = time.monotonic() + settings.shutdown_grace + FINISH_SECONDS * 2
-    while any(worker.pid is not None for worker in crew) and time.monotonic() < deadline:
+    while any(worker.pid is not None for worker in processes) and time.monotonic() < deadline:
         signal.sigtimedwait(WATCHED, FIRST_PAUSE)
-        _reap(crew, expected=True)
-    for worker in crew:
+        _reap(processes, expected=True)
+    for worker in processes:
         worker.send(signal.SIGKILL)
     log.info("api.stopped", workers=workers)
 
 
-def _reap(crew: list[_Worker], *, expected: bool = False) -> None:
+def _reap(workers: list[_Worker], *, expected: bool = False) -> None:
+    """Collect the exit statuses of workers that have ended. `expected`: they were told to stop."""
     while True:
         try:
             pid, status = os.waitpid(-1, os.WNOHANG)
@@ -296,7 +296,7 @@ def _reap(crew: list[_Worker], *, expected: bool = False) -> None:
             return
         if pid == 0:
             return
-        for worker in crew:
+        for worker in workers:
             if worker.pid == pid:
                 if expected:
                     worker.pid = None

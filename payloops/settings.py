@@ -22,8 +22,8 @@ from redis.connection import parse_url
 from payloops.events import crash_points
 
 HIGHEST_PORT = 65_535
-ALIKE = 0.85
-"""Similarity of names, of 1 at most, from which on one is taken for the other misspelled."""
+MISSPELLED_SIMILARITY = 0.85
+"""Similarity of names, from 0 to 1, from which on a variable is taken for a misspelled setting."""
 Secret32 = Annotated[SecretStr, Field(min_length=32)]
 
 
@@ -33,7 +33,7 @@ class Environment(StrEnum):
 
 
 class DatabaseSettings(BaseSettings):
-    """Where the database is."""
+    """The settings of commands that need only the database."""
 
     model_config = SettingsConfigDict(env_prefix="", extra="ignore", frozen=True, hide_input_in_errors=True)
 
@@ -49,7 +49,7 @@ class DatabaseSettings(BaseSettings):
 
 
 class KeySettings(DatabaseSettings):
-    """What it takes to open sealed values."""
+    """The settings for decrypting what is encrypted in tables."""
 
     encryption_key: Secret32 = Field(description="encrypts processor credentials, 32 characters or more")
     encryption_keys_older: Annotated[tuple[Secret32, ...], NoDecode] = Field(
@@ -66,7 +66,7 @@ class KeySettings(DatabaseSettings):
 
 
 class AuditSettings(DatabaseSettings):
-    """What it takes to tell whether events are the service's own, and to sign what is said of them."""
+    """The settings for verifying the log, and for signing seals and evidence."""
 
     audit_key: Secret32 = Field(
         description=(
@@ -89,7 +89,7 @@ class AuditSettings(DatabaseSettings):
 
 
 class StoreSettings(AuditSettings):
-    """What it takes to append events."""
+    """The settings for appending events."""
 
     database_pool_size: int = Field(
         default=5,
@@ -114,7 +114,7 @@ class StoreSettings(AuditSettings):
 
 
 class Settings(StoreSettings, KeySettings):
-    """One field per environment variable, of the same name in upper case."""
+    """All settings: one field per environment variable, whose name is the field's in upper case."""
 
     redis_url: SecretStr = Field(description="Redis or Valkey, `redis://…`, `rediss://…` or `unix://…`")
     temporal_address: str = Field(description="host:port of the Temporal frontend")
@@ -235,7 +235,7 @@ class Settings(StoreSettings, KeySettings):
         if value is None:
             return None
         if info.data.get("environment") is not Environment.DEVELOPMENT:
-            raise ValueError("for tests, with ENVIRONMENT=development alone")
+            raise ValueError("for tests, only with ENVIRONMENT=development")
         crash_points.parse(value)
         return value
 
@@ -257,7 +257,7 @@ class Settings(StoreSettings, KeySettings):
         except ValueError:
             raise ValueError("write limits as 10/minute; 100/hour") from None
         if any(window.amount < 1 for window in windows):
-            raise ValueError("a limit allows one at the least")
+            raise ValueError("a limit must allow at least 1")
         return value
 
     @field_validator("cors_origins")
@@ -307,7 +307,7 @@ class Settings(StoreSettings, KeySettings):
 
 
 def _keys_of(value: Any) -> Any:
-    if isinstance(value, str) and value.strip().startswith("["):  # a key may have commas itself
+    if isinstance(value, str) and value.strip().startswith("["):  # a JSON array, for keys that contain commas
         try:
             return tuple(json.loads(value))
         except ValueError:
@@ -324,7 +324,7 @@ def _parts_of(value: Any) -> Any:
 def check_database_url(value: str) -> None:
     """
     Raises:
-        ValueError: nobody could connect by it; the message says how to write one.
+        ValueError: it is not a usable PostgreSQL URL; the message says how to write one.
     """
     try:
         given = conninfo_to_dict(value)
@@ -336,26 +336,27 @@ def check_database_url(value: str) -> None:
 
 
 def _url_parts(url: str) -> SplitResult | None:
-    """None where it is no URL with a host."""
+    """The parts of a URL; None if it has no host, or contains a user name."""
     try:
         parts = urlsplit(url)
-        _ = parts.port  # its own check
+        _ = parts.port  # raises ValueError if it is not a number
     except ValueError:
         return None
     return parts if parts.scheme and parts.hostname and parts.username is None and url.isprintable() else None
 
 
 class SettingsError(Exception):
-    """The environment does not make valid settings; the message names each variable and what is wrong."""
+    """The environment is not valid; the message names each variable, and what is wrong with it."""
 
 
 def misspelled_settings(variables: Iterable[str]) -> dict[str, str]:
-    """Variables that are no settings, and the setting that each is probably meant to be."""
+    """Variables that look like misspelled settings, each with the setting that is probably meant."""
     names = [name.upper() for name in Settings.model_fields]
-    meant = {
-        each: get_close_matches(each, names, n=1, cutoff=ALIKE) for each in set(variables).difference(names)
+    similar = {
+        each: get_close_matches(each, names, n=1, cutoff=MISSPELLED_SIMILARITY)
+        for each in set(variables).difference(names)
     }
-    return {each: matches[0] for each, matches in sorted(meant.items()) if matches}
+    return {each: matches[0] for each, matches in sorted(similar.items()) if matches}
 
 
 def read_settings(**overrides: Any) -> Settings:
@@ -368,17 +369,17 @@ def read_settings(**overrides: Any) -> Settings:
 
 
 def read_key_settings(**overrides: Any) -> KeySettings:
-    """The same of the few that commands about keys need."""
+    """As `read_settings`, only those that commands about encryption keys need."""
     return _read(KeySettings, overrides)
 
 
 def read_audit_settings(**overrides: Any) -> AuditSettings:
-    """The same of the few that checking the log needs."""
+    """As `read_settings`, only those that verifying the log needs."""
     return _read(AuditSettings, overrides)
 
 
 def read_store_settings(**overrides: Any) -> StoreSettings:
-    """The same of the few that commands need which append events."""
+    """As `read_settings`, only those that commands need which append events."""
     return _read(StoreSettings, overrides)
 
 

@@ -19,55 +19,55 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 from prometheus_client.registry import Collector
 
 VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
-"""Where the library looks for the directory."""
+"""The environment variable in which the library looks for the directory."""
 PREFIX = "payloops-metrics-"
 LOCK = "lock"
-JUST_MADE = 60.0
-"""Seconds."""
+NEW_SECONDS = 60.0
+"""A directory younger than this may belong to a process that has not locked it yet."""
 
 
 class _Process:
-    """This process. `directory`: None where it counts for itself."""
+    """State of this process. `directory`: None if it does not share its metrics."""
 
-    place = "parent"
+    slot = "parent"
     directory: Path | None = None
 
 
 @contextlib.contextmanager
 def share_metrics() -> Iterator[None]:
-    """Have this process and those that it forks count together; the directory goes with the context.
+    """Share the metrics of this process with those that it forks. The directory is removed with the context.
 
-    To be entered before any metric is made, and so before the modules are imported that make theirs. Directories
-    that killed processes have left behind are removed first.
+    Enter it before any metric is created, and so before the modules that create some are imported. Directories that
+    killed processes have left behind are removed first.
     """
-    assert not any(each.name.startswith("payloops_") for each in REGISTRY.collect()), "metrics were made"
+    assert not any(each.name.startswith("payloops_") for each in REGISTRY.collect()), "metrics exist already"
     _remove_left_behind()
     directory = Path(tempfile.mkdtemp(prefix=PREFIX))
     try:
-        # Held by those that are forked, too: free when the last of them has ended, however it did.
+        # Forked processes hold the lock, too: it is released when the last of them has ended, even if killed.
         with (directory / LOCK).open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             os.environ[VARIABLE] = str(directory)
-            values.ValueClass = values.MultiProcessValue(process_identifier=lambda: _Process.place)  # type: ignore[no-untyped-call]
+            values.ValueClass = values.MultiProcessValue(process_identifier=lambda: _Process.slot)  # type: ignore[no-untyped-call]
             _Process.directory = directory
             yield
     finally:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def take_place(number: int) -> None:
-    """Count as this one of the crew, in a process that was just forked."""
-    _Process.place = str(number)
+def use_slot(number: int) -> None:
+    """Count in the files of this slot; for a process that was just forked."""
+    _Process.slot = str(number)
 
 
-def leave_place(number: int) -> None:
-    """The process in this place has ended: what it counted stays, what it had in hand does not."""
+def release_slot(number: int) -> None:
+    """The process in this slot has ended: keep its counters, drop its gauges."""
     if _Process.directory is not None:
         mark_process_dead(number, path=str(_Process.directory))  # type: ignore[no-untyped-call]
 
 
 def counted() -> Collector:
-    """What this process has counted; where it shares, all of them."""
+    """The metrics of this process; if it shares them, those of all processes."""
     if _Process.directory is None:
         return REGISTRY
     registry = CollectorRegistry()
@@ -79,8 +79,7 @@ def _remove_left_behind() -> None:
     for directory in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
         with contextlib.suppress(OSError):
             kept = directory.lstat()
-            # Who has only just made one may not hold its lock yet.
-            if kept.st_uid != os.getuid() or time.time() - kept.st_mtime < JUST_MADE:
+            if kept.st_uid != os.getuid() or time.time() - kept.st_mtime < NEW_SECONDS:
                 continue
             with (directory / LOCK).open() as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

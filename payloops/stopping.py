@@ -1,4 +1,4 @@
-"""How a process is told to stop, and how it ends."""
+"""Stopping a process on signals, and ending it."""
 
 import asyncio
 import logging
@@ -17,11 +17,11 @@ def stop_on_signals() -> asyncio.Event:
     return stop
 
 
-def leave() -> NoReturn:
-    """End the process, everything done, with status 0 and without Python's finalization.
+def exit_now() -> NoReturn:
+    """End the process with status 0, without Python's finalization; for when all work is done.
 
-    A thread of Temporal's SDK that still touches Python then aborts the process now and then, and its status
-    says that it failed: https://github.com/temporalio/sdk-python/issues/300
+    During finalization, a thread of Temporal's SDK that still uses Python would sometimes abort the process, whose
+    status would then be a failure: https://github.com/temporalio/sdk-python/issues/300
     """
     logging.shutdown()
     sys.stdout.flush()

@@ -22,14 +22,14 @@ COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 LOUD = {"warning", "error", "critical"}
 COLOUR = {"info": "dim", "warning": "yellow", "error": "red", "critical": "red"}
 FIELD = re.compile(r"(\w+)=('(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|\S+)")
-# An event of ours is one word, a message of a library's is many.
+# The service's events are one word, messages of libraries are several.
 READABLE = re.compile(
     rf"\S*[T ](?P<time>[\d:]{{8}})\S* \[\w+\s*\] (?P<event>\S.*?)(?P<fields>(?:\s+{FIELD.pattern})*)\s*"
 )
 
 
 class Part:
-    """One process: started, watched, started again with growing pauses when it dies."""
+    """A process of the service, which is started again when it dies, after growing pauses."""
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class Part:
             name=self.name,
             command=[sys.executable, "-P", "-m", "payloops", *self._arguments],
             log=self.log.path,
-            # Whoever kills us is in a hurry, and the servers go with us: nothing is left to finish gracefully.
+            # If this process is killed, the servers end as well, so there is no point in a graceful stop.
             death_signal=signal.SIGKILL,
             environment=self._environment,
         )
@@ -65,7 +65,7 @@ class Part:
         self._started(self.child)
 
     def watch(self) -> str | None:
-        """Start it again where that is due; returns a line to show when it died."""
+        """Start it again if that is due. If it has just died, returns a line that says so."""
         now = time.monotonic()
         if self.child is None:
             if now >= self._due:
@@ -87,14 +87,14 @@ class Part:
             self.child.send(signal.SIGTERM)
 
     def end(self, *, seconds: float) -> None:
-        """Wait for it to stop as asked; kill it past the deadline."""
+        """Wait for it to stop, and kill it after that time."""
         if self.child is not None and not self.child.wait(seconds=seconds):
             self.child.kill()
         self.child = None
 
 
 class Terminal:
-    """Where we speak. It may go away before we do, and that must not keep us from stopping in order."""
+    """The terminal. If it is closed, errors in writing to it are ignored, so that everything still stops in order."""
 
     def __init__(self) -> None:
         self._console = Console(highlight=False)
@@ -104,12 +104,12 @@ class Terminal:
         return self._is_terminal and not sys.stdout.isatty()
 
     def say(self, text: str) -> None:
-        """With rich's markup, and never wrapped: much of it is there to be copied."""
+        """Print text with rich's markup, never wrapped, so that it can be copied."""
         with contextlib.suppress(OSError, SystemExit):  # rich exits where the reader of a pipe has gone
             self._console.print(text, soft_wrap=True)
 
     def bare(self, text: str, *, style: str = "") -> None:
-        """As it is, whatever brackets it has."""
+        """Print text as it is, without markup."""
         with contextlib.suppress(OSError, SystemExit):
             self._console.out(text, style=style or None, highlight=False)
 
@@ -130,10 +130,10 @@ def how_it_ended(status: int) -> str:
 
 
 class LogTail:
-    """What a part wrote since we last looked; of that, the lines worth a place on the terminal.
+    """Reads new lines of a process's log, and selects those to show on the terminal.
 
-    `chatty` shows everything from level info, otherwise it takes a warning. A line without a level belongs to the one
-    before it, as a trace does.
+    If `chatty`, from level info, otherwise from warning. A line without a level, such as of a traceback, belongs to the
+    line before it.
     """
 
     def __init__(self, *, name: str, path: Path, chatty: bool) -> None:
@@ -145,13 +145,13 @@ class LogTail:
         self._showing = False
 
     def from_offset(self, offset: int) -> None:
-        """A new process writes from here; a log that was put aside begins again."""
+        """A new process writes from here on; if the log was rotated, it begins again."""
         if offset < self._offset:
             self._rest = b""
         self._offset = min(self._offset, offset) if self._offset else offset
 
     def lines(self) -> list[tuple[str, str]]:
-        """Each with the style to show it in."""
+        """New lines to show, each with its style."""
         try:
             with self.path.open("rb") as file:
                 file.seek(self._offset)
@@ -160,13 +160,13 @@ class LogTail:
             return []
         self._offset += len(read)
         *whole, self._rest = (self._rest + read).split(b"\n")
-        said = (COLOURS.sub("", part.decode(errors="replace")).rstrip() for part in whole)
-        return [self._shown(line) for line in said if line and self._worth(line)]
+        new = (COLOURS.sub("", part.decode(errors="replace")).rstrip() for part in whole)
+        return [self._shown(line) for line in new if line and self._selected(line)]
 
     def _shown(self, line: str) -> tuple[str, str]:
         return shortened(line, name=self._name), COLOUR.get(level_of(line) or "", "")
 
-    def _worth(self, line: str) -> bool:
+    def _selected(self, line: str) -> bool:
         level = level_of(line)
         if level is not None:
             self._showing = level in LOUD or (self._chatty and level == "info")
@@ -174,7 +174,7 @@ class LogTail:
 
 
 def shortened(line: str, *, name: str) -> str:
-    """For the terminal, where ids only push the news aside: they are in the log."""
+    """A log line for the terminal, without the date, the level and, for requests, most fields: they are in the log."""
     match = READABLE.fullmatch(line)
     if match is None:
         return f"{name:<10} {line}"
@@ -189,7 +189,7 @@ def shortened(line: str, *, name: str) -> str:
 
 
 def level_of(line: str) -> str | None:
-    """The level of a log line, readable or JSON; None where it has none."""
+    """The level of a log line, readable or JSON; None if it has none."""
     if line.startswith("{"):
         try:
             level = json.loads(line).get("level")

@@ -14,10 +14,10 @@ from payloops.workflows_client.connection import connect_when_up
 log = structlog.get_logger()
 
 
-def _log_as_we_do() -> None:
-    """Have the SDK's core log through Python: by itself it writes lines of its own form, and colours, to stdout.
+def _forward_sdk_logs() -> None:
+    """Make the SDK's core log through Python: by default it writes coloured lines of another format to stdout.
 
-    For processes that end by `leave`: its thread may touch Python at any time.
+    Only for processes that end by `exit_now`, because the core's thread may call Python at any time.
     """
     logs = LoggingConfig(
         filter=TelemetryFilter(core_level="WARN", other_level="ERROR"),
@@ -27,8 +27,8 @@ def _log_as_we_do() -> None:
 
 
 async def connect_unless_stopped(settings: Settings, *, stop: asyncio.Event) -> Client | None:
-    """Connect, however long Temporal takes to come up; None where `stop` was set first."""
-    _log_as_we_do()
+    """Connect, and keep trying while Temporal is down; None if `stop` was set first."""
+    _forward_sdk_logs()
     key = settings.temporal_codec_key
     if key is None:
         log.warning(

@@ -17,18 +17,18 @@ from payloops.http.rate_limits import REDIS_SECONDS, Limit, RateLimits
 from payloops.settings import AuditSettings, KeySettings, Settings, StoreSettings
 
 REDIS_CONNECTIONS = 16
-"""Of a process, for rate limits."""
+"""Maximum connections of a process to Redis, for rate limits."""
 
 
 @asynccontextmanager
 async def open_store(
     settings: StoreSettings, *, application_name: str, patience: float | None = None
 ) -> AsyncIterator[EventStore]:
-    """The event store over a pool of connections. It opens also while the database is down, and finds it later.
+    """Open the event store, with a pool of connections. If the database is down, it connects when it is up.
 
     Args:
-        application_name: what PostgreSQL shows in pg_stat_activity.
-        patience: seconds without any connection given after which those who wait for one are turned away.
+        application_name: of the pool's connections, as shown in pg_stat_activity.
+        patience: as for `connection_pool`.
     """
     database_url = settings.database_url.get_secret_value()
     pool = connection_pool(
@@ -52,7 +52,7 @@ async def open_store(
 
 
 def make_audit_keys(settings: AuditSettings) -> AuditKeys:
-    """What authenticates events and signs seals, and knows what older keys did."""
+    """The keys that authenticate events and sign seals, and older ones for verification."""
     return AuditKeys.derive(
         settings.audit_key.get_secret_value(),
         older=[key.get_secret_value() for key in settings.audit_keys_older],
@@ -60,7 +60,7 @@ def make_audit_keys(settings: AuditSettings) -> AuditKeys:
 
 
 def make_cipher(settings: KeySettings) -> Cipher:
-    """What seals secrets, and opens those that are sealed already."""
+    """The cipher for secrets in tables."""
     return Cipher(
         secret=settings.encryption_key.get_secret_value(),
         older=[key.get_secret_value() for key in settings.encryption_keys_older],
@@ -69,7 +69,7 @@ def make_cipher(settings: KeySettings) -> Cipher:
 
 @asynccontextmanager
 async def open_rate_limits(settings: Settings) -> AsyncIterator[RateLimits]:
-    """The rate limits, by the names that routes declare. They open also while Redis is down, and find it later."""
+    """Open the rate limits, named as in `Route.limits`. If Redis is down, they use it when it is up."""
     login = Limit(
         per_address=parse_many(settings.login_limit_per_address),
         per_account=parse_many(settings.login_limit_per_account),

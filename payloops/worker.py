@@ -28,12 +28,12 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BankOptions:
-    """How the sandbox's bank is served.
+    """How to serve the sandbox's bank.
 
     Attributes:
-        port: on the address of `HOST`.
+        port: to listen on, at `HOST`.
         url: where browsers reach it.
-        webhooks_to: the API that is told what customers decide.
+        webhooks_to: URL of the API that receives webhooks about customers' decisions.
     """
 
     port: int
@@ -42,13 +42,13 @@ class BankOptions:
 
 
 async def run_worker(settings: Settings, *, sandbox: bool, bank: BankOptions | None = None) -> None:
-    """Serve activities until SIGTERM or SIGINT; those that run then have ten seconds to finish.
+    """Run activities until SIGTERM or SIGINT; those that run then have ten seconds to finish.
 
-    Starts also while PostgreSQL or Temporal is down, and serves once they are there.
+    If PostgreSQL or Temporal is down, waits until it is up.
 
     Args:
-        sandbox: whether to play the processors, too.
-        bank: with them, the bank that asks customers to approve a payment.
+        sandbox: whether to simulate the processors, too.
+        bank: with `sandbox`, how to serve the bank where customers approve payments.
 
     Raises:
         PortTaken: see there.
@@ -90,8 +90,8 @@ async def _run_bank(
     cipher: Cipher,
     stop: asyncio.Event,
 ) -> None:
-    from payloops.sandbox.bank import Bank, serve_bank  # noqa: PLC0415  # pages, for those who serve them
-    from payloops.sandbox.telling import open_teller  # noqa: PLC0415
+    from payloops.sandbox.bank import Bank, serve_bank  # noqa: PLC0415  # imports much that most workers do not need
+    from payloops.sandbox.merchant_notifier import open_notifier  # noqa: PLC0415
 
     async def webhook_secret(merchant_id: UUID, processor: str) -> str | None:
         found = await get_processor_credentials(
@@ -99,8 +99,8 @@ async def _run_bank(
         )
         return found.credentials.get(WEBHOOK_SECRET) if found is not None else None
 
-    async with open_teller(pool=pool, url=options.webhooks_to, webhook_secret=webhook_secret) as teller:
+    async with open_notifier(pool=pool, url=options.webhooks_to, webhook_secret=webhook_secret) as notifier:
         log.info("bank.listening", url=options.url)
         async with asyncio.TaskGroup() as group:
-            group.create_task(teller.run(stop=stop))
-            group.create_task(serve_bank(Bank(pool=pool, teller=teller), listener, stop=stop))
+            group.create_task(notifier.run(stop=stop))
+            group.create_task(serve_bank(Bank(pool=pool, notifier=notifier), listener, stop=stop))

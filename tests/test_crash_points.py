@@ -42,7 +42,7 @@ def test_without_being_told_a_process_passes_every_point() -> None:
 
 
 def test_production_refuses_to_start_with_a_crash_point() -> None:
-    with pytest.raises(SettingsError, match="CRASH_AT: for tests, with ENVIRONMENT=development alone"):
+    with pytest.raises(SettingsError, match="CRASH_AT: for tests, only with ENVIRONMENT=development"):
         read_settings(**GIVEN, crash_at="append.committed:1")
     assert read_settings(**GIVEN, crash_at="append.committed:1", environment="development").crash_at
 

@@ -198,7 +198,7 @@ def test_a_long_path_gets_a_short_socket(data_dir: Path) -> None:
 def test_a_directory_of_somebody_else_is_left_alone(data_dir: Path) -> None:
     data_dir.mkdir()
     (data_dir / "logs").mkdir()
-    with pytest.raises(StartError, match="holds other things"):
+    with pytest.raises(StartError, match="contains other files"):
         EmbeddedServers(data_dir=data_dir, fresh=True).start()
     assert (data_dir / "logs").exists()
 

@@ -90,7 +90,7 @@ async def charged(
     manual: bool = False,
     currency: str = "USD",
 ) -> ledger.Charge:
-    await ledger.open_books(store.pool)
+    await ledger.create_schema(store.pool)
     charge, _ = await ledger.charge(
         store.pool,
         order_id=order_id,

@@ -146,7 +146,7 @@ def temporal_address(servers: EmbeddedServers) -> str:
 @pytest.fixture
 async def pool(store: EventStore) -> ledger.Pool:
     """Connections to a database with open books."""
-    await ledger.open_books(store.pool)
+    await ledger.create_schema(store.pool)
     return store.pool
 
 
@@ -540,7 +540,7 @@ async def test_an_operation_in_another_currency_or_of_another_order_is_refused(s
 async def test_workers_that_start_together_open_the_books_once(pool: ledger.Pool) -> None:
     async with pool.connection() as connection:
         await connection.execute("DROP SCHEMA sandbox CASCADE")
-    await asyncio.gather(*(ledger.open_books(pool) for _ in range(4)))
+    await asyncio.gather(*(ledger.create_schema(pool) for _ in range(4)))
     assert await ledger.find_charge(pool, order_id="none", attempt=1) is None
 
 

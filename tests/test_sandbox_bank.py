@@ -22,10 +22,10 @@ from payloops.events.event_store import EventStore
 from payloops.events.timestamps import utc_now
 from payloops.http.razorpay_events import razorpay_event, razorpay_labels
 from payloops.http.stripe_events import stripe_event, stripe_labels
-from payloops.sandbox import ledger, telling
+from payloops.sandbox import ledger, merchant_notifier
 from payloops.sandbox.bank import Bank
 from payloops.sandbox.ledger import Charge
-from payloops.sandbox.telling import Teller, open_teller
+from payloops.sandbox.merchant_notifier import MerchantNotifier, open_notifier
 
 MERCHANT = uuid7()
 SHOP = "https://shop.example/return?a=1&b=2"
@@ -38,7 +38,7 @@ class Street:
 
     pool: ledger.Pool
     api: Endpoint
-    teller: Teller
+    notifier: MerchantNotifier
     visitor: TestClient[web.Request, web.Application]
     secrets: dict[str, str] = field(
         default_factory=lambda: {"stripe": STRIPE_SECRET, "razorpay": RAZORPAY_SECRET}
@@ -87,7 +87,7 @@ class Street:
 
 @pytest.fixture
 async def street(store: EventStore) -> AsyncIterator[Street]:
-    await ledger.open_books(store.pool)
+    await ledger.create_schema(store.pool)
     secrets: dict[str, str] = {}
 
     async def webhook_secret(merchant_id: UUID, processor: str) -> str | None:
@@ -96,12 +96,12 @@ async def street(store: EventStore) -> AsyncIterator[Street]:
 
     async with (
         receiving() as api,
-        open_teller(
+        open_notifier(
             pool=store.pool, url=api.url.removesuffix("/hooks"), webhook_secret=webhook_secret
-        ) as teller,
-        TestClient(TestServer(Bank(pool=store.pool, teller=teller).app())) as visitor,
+        ) as notifier,
+        TestClient(TestServer(Bank(pool=store.pool, notifier=notifier).app())) as visitor,
     ):
-        street = Street(pool=store.pool, api=api, teller=teller, visitor=visitor)
+        street = Street(pool=store.pool, api=api, notifier=notifier, visitor=visitor)
         secrets |= street.secrets
         street.secrets = secrets
         yield street
@@ -201,42 +201,42 @@ async def test_what_does_not_arrive_is_told_again_by_whichever_process_comes_to_
     assert 'http-equiv="refresh" content="2"' in page
     assert SHOP.partition("?")[0] not in page
     street.api.answer = lambda _: 200
-    monkeypatch.setattr(telling, "PAUSE_SECONDS", 0.05)
-    async with telling_again(street):
+    monkeypatch.setattr(merchant_notifier, "PAUSE_SECONDS", 0.05)
+    async with retrying(street):
         [_, told, *_] = await street.api.has(2)
     assert told.json["id"].endswith("_captured")
     assert "You are on your way back" in await street.sees(path)
-    async with telling_again(street):
+    async with retrying(street):
         await asyncio.sleep(0.3)
     assert len(street.api.received) == 2
 
 
 @contextlib.asynccontextmanager
-async def telling_again(street: Street) -> AsyncIterator[None]:
+async def retrying(street: Street) -> AsyncIterator[None]:
     stop = asyncio.Event()
-    task = asyncio.create_task(street.teller.run(stop=stop))
+    task = asyncio.create_task(street.notifier.run(stop=stop))
     yield
     async with asyncio.timeout(20):
-        while await ledger.untold_decisions(street.pool, tellings=99, limit=1):
+        while await ledger.unreported_decisions(street.pool, max_attempts=99, limit=1):
             await asyncio.sleep(0.02)
     stop.set()
     await task
 
 
-async def test_telling_ends_after_so_many_tries(street: Street, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(telling, "PAUSE_SECONDS", 0.01)
-    monkeypatch.setattr(telling, "TELLINGS", 3)
+async def test_retrying_ends_after_so_many_attempts(street: Street, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(merchant_notifier, "PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(merchant_notifier, "MAX_ATTEMPTS", 3)
     street.api.answer = lambda _: 400
     path = await street.charge()
     await street.decides(path, "approve")
     stop = asyncio.Event()
-    task = asyncio.create_task(street.teller.run(stop=stop))
+    task = asyncio.create_task(street.notifier.run(stop=stop))
     async with asyncio.timeout(20):
         while (await street.of(path)).tellings < 3:
             await asyncio.sleep(0.02)
     stop.set()
     await task
-    assert await ledger.untold_decisions(street.pool, tellings=3, limit=1) == []
+    assert await ledger.unreported_decisions(street.pool, max_attempts=3, limit=1) == []
     assert ((await street.of(path)).tellings, (await street.of(path)).told_at) == (3, None)
 
 
@@ -302,7 +302,9 @@ async def test_an_api_that_is_not_there_is_no_failure_of_the_bank(street: Street
         async def secret(merchant_id: UUID, processor: str) -> str | None:
             return STRIPE_SECRET
 
-        nobody = Teller(pool=street.pool, session=session, url="http://127.0.0.1:1", webhook_secret=secret)
+        nobody = MerchantNotifier(
+            pool=street.pool, session=session, url="http://127.0.0.1:1", webhook_secret=secret
+        )
         path = await street.charge()
         await street.decides(path, "approve")
-        assert not await nobody.tell(await street.of(path))
+        assert not await nobody.notify(await street.of(path))

@@ -116,7 +116,7 @@ async def test_the_other_sessions_are_settled(store: EventStore, merchant_id: UU
 async def test_the_other_payments_are_reconciled(
     store: EventStore, settings: Settings, merchant: Merchant
 ) -> None:
-    await ledger.open_books(store.pool)
+    await ledger.create_schema(store.pool)
     unreadable, other = [await merchant.order() for _ in range(2)]
     for order_id in (unreadable, other):
         assert (await merchant.shop.post(f"/v1/orders/{order_id}/pay", {"processor": "stripe"})).status == 200

@@ -1,4 +1,4 @@
-"""Finding the server programs: an explicit setting first, then the installed wheel, then the system."""
+"""Finds the server programs: first by an explicit setting, then in the installed wheel, then in the system."""
 
 import importlib.util
 import os
@@ -12,7 +12,7 @@ SYSTEM_POSTGRES = Path("/usr/lib/postgresql")
 
 
 def find_postgres() -> Path:
-    """The directory of `initdb` and `postgres`. PAYLOOPS_POSTGRES_BIN names it (or the `postgres` in it)."""
+    """The directory of `initdb` and `postgres`. PAYLOOPS_POSTGRES_BIN may name it, or the `postgres` in it."""
     setting = os.environ.get("PAYLOOPS_POSTGRES_BIN")
     if setting:
         chosen = Path(setting).absolute()
@@ -85,7 +85,7 @@ def _absent(part: str, setting: str) -> StartError:
 
 
 def _package(name: str) -> Path | None:
-    """The folder of an installed package, without running any of it."""
+    """The folder of an installed package, without importing it."""
     spec = importlib.util.find_spec(name)
     if spec is None or not spec.submodule_search_locations:
         return None

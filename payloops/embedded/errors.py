@@ -11,4 +11,4 @@ class StartError(Exception):
 
 
 class PortTakenError(StartError):
-    """Another program took the port between choosing it and binding it; other ports may do."""
+    """Another program took the port between choosing it and binding it. Another port may work."""

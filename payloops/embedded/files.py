@@ -1,4 +1,4 @@
-"""Creating files that only their owner may read, and removing them."""
+"""Writing files that only their owner may read, and removing files and folders."""
 
 import os
 import shutil
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def write_private(path: Path, text: str) -> None:
-    """Replace a file by one that only its owner may read, never for a moment otherwise. A full disk leaves nothing."""
+    """Atomically replace a file by one that only its owner may read. If the disk is full, the file is not changed."""
     fresh = path.with_name(path.name + ".new")
     fresh.unlink(missing_ok=True)
     descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -20,7 +20,7 @@ def write_private(path: Path, text: str) -> None:
 
 
 def remove_tree(path: Path) -> None:
-    """Remove a file, a link (not what it names) or a folder; nothing where there is none."""
+    """Remove a file, a symbolic link (not its target) or a folder, if it exists."""
     if path.is_symlink() or path.is_file():
         path.unlink()
     elif path.exists():

@@ -1,12 +1,14 @@
-"""Replaces itself with another program, in a session of its own that ends with the parent. Standard library only.
+"""Replaces itself with another program, which is ended when the parent process dies. Standard library only.
 
 Run as `python -I -S launch.py '{"parent": …, "signal": …}' -- program argument …`. It is a program, not a `preexec_fn`,
-because Python code between fork and exec can deadlock where the parent has threads. It imports nothing of this project,
-as it may give up the rights to read it.
+because Python code between fork and exec can deadlock if the parent has threads. It imports nothing of this project,
+because it may drop the permission to read it.
 
-Options, as JSON: `parent` (process id), `signal` (number sent to the program when the parent is gone),
-`identity`: `"same"`, `"namespace"` (a user namespace in which the program runs as nobody) or `[uid, gid]`, `alive` (the
-read end of a pipe that the parent holds open, where the kernel has no parent-death signal).
+Options, as JSON:
+- `parent`: its process id;
+- `signal`: number of the signal that the program gets when the parent dies;
+- `identity`: `"same"`, `"namespace"` (a user namespace in which the program runs as nobody) or `[uid, gid]`;
+- `alive`: on systems without a parent-death signal, the read end of a pipe that the parent keeps open.
 """
 
 import ctypes
@@ -17,13 +19,13 @@ import sys
 import time
 
 NOBODY = 65534
-REFUSED = 124  # exit status: the identity could not be taken
+REFUSED = 124  # exit status: the identity could not be changed, or the program not be run
 CLONE_NEWUSER = 0x10000000
 PR_SET_PDEATHSIG = 1
 
 
 def enter_namespace() -> None:
-    """Become nobody inside, while files stay those of the user outside. Containers may forbid it: OSError."""
+    """Enter a user namespace as nobody; files still belong to the user outside. OSError if a container forbids it."""
     uid, gid = os.geteuid(), os.getegid()
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.unshare(CLONE_NEWUSER) != 0:
@@ -44,21 +46,21 @@ def drop_to(uid: int, gid: int) -> None:
 
 
 def die_with_parent(parent: int, signal: int) -> None:
-    """Linux. Comes after any change of identity, which resets the setting."""
+    """On Linux, set the parent-death signal. A later change of identity would reset it."""
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(PR_SET_PDEATHSIG, signal, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl")
-    if os.getppid() != parent:  # it died before the line above
+    if os.getppid() != parent:  # it died before the call above
         sys.exit(REFUSED)
 
 
 def watch_parent(alive: int, signal: int) -> None:
-    """Where there is no parent-death signal: a watchdog sends it once the parent's end of the pipe closes."""
+    """On other systems, start a watchdog that sends the signal once the parent's end of the pipe is closed."""
     program = os.getpid()
     if os.fork():
         os.wait()
         return
-    if os.fork():  # a grandchild, so that the program has no child it does not know
+    if os.fork():  # a grandchild, so that the program has no child process that it does not know of
         os._exit(0)
     for descriptor in (0, 1, 2):
         os.close(descriptor)

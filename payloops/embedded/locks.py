@@ -1,4 +1,4 @@
-"""Locks: one process per data directory, and one process choosing ports per machine."""
+"""Locks, so that one process uses a data directory, and one process per machine chooses ports; and free ports."""
 
 import fcntl
 import json
@@ -16,9 +16,10 @@ PORTS_WAIT = 30.0
 
 
 def take_directory(directory: Path) -> int:
-    """Lock a data directory for this process; returns the descriptor whose closing gives it back.
+    """Lock a data directory for this process. Returns a file descriptor: closing it releases the lock.
 
-    Raises StartError when another process has it.
+    Raises:
+        StartError: another process has it.
     """
     descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
@@ -38,8 +39,7 @@ def take_directory(directory: Path) -> int:
 def choosing_ports() -> Iterator[None]:
     """Hold the machine-wide lock, from choosing ports until servers have bound them.
 
-    A holder that hangs must not stop everybody: after 30 s we go on without, as the servers' identity is
-    checked anyway.
+    If another process holds it for more than 30 s, go on without it: that the right server answers is checked anyway.
     """
     descriptor = _open_shared(PORTS_LOCK)
     try:
@@ -56,7 +56,7 @@ def choosing_ports() -> Iterator[None]:
 
 
 def _open_shared(path: Path) -> int:
-    """Open a lock file that any user may have made.
+    """Open a lock file that any user may have created.
 
     Reading is enough for flock, and the kernel refuses O_CREAT on another user's file in /tmp
     (fs.protected_regular).
@@ -73,14 +73,14 @@ def _open_shared(path: Path) -> int:
 
 
 def free_ports(*, wanted: list[int | None]) -> list[int]:
-    """As many different loopback ports as asked for, each the wanted one where that is free."""
-    held: list[socket.socket] = []
+    """Different free loopback ports, one for each wanted one: that port itself, if it is free."""
+    bound: list[socket.socket] = []
     try:
         for port in wanted:
-            held.append(_bound(port) or _bound(0) or _raise_no_port())  # noqa: PERF401 closed if one fails
-        return [each.getsockname()[1] for each in held]
+            bound.append(_bound(port) or _bound(0) or _raise_no_port())  # noqa: PERF401 closed if one fails
+        return [each.getsockname()[1] for each in bound]
     finally:
-        for each in held:
+        for each in bound:
             each.close()
 
 
@@ -88,7 +88,7 @@ def _bound(port: int | None) -> socket.socket | None:
     if port is None:
         return None
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    # As servers do: a port whose last connections are in TIME_WAIT is free.
+    # Servers do the same, so for them a port whose last connections are in TIME_WAIT is free.
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind(("127.0.0.1", port))
@@ -112,7 +112,7 @@ def port_is_free(port: int) -> bool:
 
 
 def remembered_ports(path: Path) -> dict[str, int]:
-    """The ports of the last run; none where there was none."""
+    """The ports of the last run; empty if there was none."""
     try:
         return {str(name): int(port) for name, port in json.loads(path.read_text(encoding="utf-8")).items()}
     except (FileNotFoundError, ValueError, AttributeError, TypeError):

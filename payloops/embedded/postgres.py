@@ -24,11 +24,11 @@ from payloops.embedded.processes import Child, Identity, run_to_end
 PART = "PostgreSQL"
 USER = DATABASE = "payloops"
 SHARED = Path("/var/lib/payloops")
-"""What `nobody` must reach, where it is not allowed to look into root's directories."""
+"""For files that `nobody` must be able to read, while it may not read root's directories."""
 
 MEMORY = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 BUFFERS = min(MEMORY // 8, 512 * 2**20)
-"""Bytes. With 128 MB and more orders than these hold, whoever writes first has to make room."""
+"""Bytes. With PostgreSQL's default of 128 MB, and more orders than that holds, writers would have to evict pages."""
 
 TUNING = {
     "shared_buffers": f"{BUFFERS // 2**20}MB",
@@ -41,12 +41,12 @@ TUNING = {
     "log_timezone": "UTC",
 }
 FROM_18 = {"io_method": "sync"}
-"""Lists read few rows each, here and there: to have one read by another process takes longer than to read it."""
+"""Our lists read few, scattered rows, for which handing reads to an I/O worker takes longer than reading."""
 NOT_DURABLE = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
 
 
 class Postgres:
-    """`prepare`, then `launch` on a port, then `wait_ready`; `stop` at any time."""
+    """Call `prepare`, then `launch` on a port, then `wait_ready`; `stop` at any time."""
 
     part = PART
 
@@ -61,27 +61,32 @@ class Postgres:
         self._bin = Path()
         self._cluster = Path()
         self._identity: Identity = "same"
-        self._making: Child | None = None
+        self._initdb: Child | None = None
 
     @property
     def url(self) -> str:
         return f"postgresql://{USER}:{self._password}@127.0.0.1:{self.port}/{DATABASE}"
 
     def prepare(self) -> None:
-        """Choose programs and user, and begin to make the cluster where there is none."""
+        """Choose the programs and the user to run as, and start initdb if there is no cluster yet."""
         self._bin = find_postgres()
         self._choose_identity()
         if not (self._cluster / "PG_VERSION").exists():
-            self._begin_making()
+            self._start_initdb()
             return
         self._password = self._password_file.read_text(encoding="ascii").strip()
         self._check_version()
         self._clear_stale_pid_file()
 
     def launch(self, *, port: int, deadline: float) -> None:
-        """Start the server, once the cluster is made. Port: a free one of 127.0.0.1."""
-        if self._making is not None:
-            self._finish_making(deadline=deadline)
+        """Wait for initdb, and start the server.
+
+        Args:
+            port: a free one of 127.0.0.1.
+            deadline: for initdb.
+        """
+        if self._initdb is not None:
+            self._finish_initdb(deadline=deadline)
         self.port = port
         version = int((self._cluster / "PG_VERSION").read_text(encoding="ascii"))
         settings = {
@@ -109,50 +114,56 @@ class Postgres:
         )
 
     def wait_ready(self, *, deadline: float) -> None:
-        """Return when our own server answers. Raises StartError, PortTakenError."""
+        """Wait until this server answers, and create the database.
+
+        Raises:
+            StartError, PortTakenError.
+        """
         assert self.child is not None
-        while not self._says_ready(self.child.pid):
+        while not self._is_ready(self.child.pid):
             self._fail_if_ended()
             if time.monotonic() > deadline:
                 raise StartError(part=PART, why=f"not ready in time; see {self._log}")
             time.sleep(0.01)
         try:
-            self._make_database()
+            self._create_database()
         except psycopg.Error as error:
             self._fail_if_ended()
             raise StartError(part=PART, why=f"it runs, but refuses us: {error}") from error
 
     def stop(self) -> bool:
-        """Whether it went by itself. Fast shutdown: clients are cut off, everything committed is kept."""
-        if self._making is not None:
-            self._making.kill()
-            self._making = None
+        """Shut down in fast mode: clients are disconnected, what is committed is kept. False if it had to be killed."""
+        self._kill_initdb()
         if self.child is None:
             return True
         self.child.send(signal.SIGINT)
-        went = self.child.wait(seconds=10)
-        if not went:  # an immediate shutdown takes its children along, which SIGKILL would not
-            went = self.child.stop(signal.SIGQUIT, seconds=5)
+        ended = self.child.wait(seconds=10)
+        if not ended:  # immediate mode also ends its child processes, which SIGKILL would not
+            ended = self.child.stop(signal.SIGQUIT, seconds=5)
         self.child = None
-        return went
+        return ended
 
     def kill(self) -> None:
-        """The end of a cluster that nobody will open again."""
-        if self._making is not None:
-            self._making.kill()
-            self._making = None
+        """Shut down in immediate mode, for a cluster that is not used again."""
+        self._kill_initdb()
         if self.child is not None:
             self.child.stop(signal.SIGQUIT, seconds=5)
             self.child = None
+
+    def _kill_initdb(self) -> None:
+        if self._initdb is not None:
+            self._initdb.kill()
+            self._initdb = None
 
     def remove(self) -> None:
         """Delete the cluster, wherever it is. Only while stopped."""
         _remove_cluster(self._link)
 
     def _choose_identity(self) -> None:
-        """PostgreSQL refuses to run as root. Two ways around: a user namespace in which we are nobody, and
-        nobody itself, which needs programs and data where it can reach them. The owner of an existing cluster
-        decides.
+        """Choose the user to run as, because PostgreSQL refuses to run as root.
+
+        There are two ways: a user namespace in which root is nobody, or the user nobody itself, who needs programs and
+        data in directories that it can read. An existing cluster's owner decides which.
         """
         self._cluster = self._link
         if os.geteuid() != 0:
@@ -176,7 +187,7 @@ class Postgres:
         self._cluster = self._link.resolve()
 
     def _move_out(self, *, uid: int, gid: int) -> None:
-        """Put the cluster where nobody reaches it, a link in its place."""
+        """Move the cluster to where the user nobody can read it, and put a symbolic link in its place."""
         place = SHARED / hashlib.sha256(str(self._link).encode()).hexdigest()[:16]
         _make_shared(place)
         cluster = place / "postgres"
@@ -190,7 +201,7 @@ class Postgres:
                     os.chown(path, uid, gid, follow_symlinks=False)
         self._link.symlink_to(cluster)
 
-    def _begin_making(self) -> None:
+    def _start_initdb(self) -> None:
         self._password = secrets.token_urlsafe(24)
         new = self._new_cluster()
         shutil.rmtree(new, ignore_errors=True)
@@ -200,7 +211,7 @@ class Postgres:
         if not isinstance(self._identity, str):
             os.chown(new, *self._identity)
             os.chown(given, *self._identity)
-        self._making = Child(
+        self._initdb = Child(
             name="initdb",
             command=[
                 self._bin / "initdb",
@@ -221,7 +232,7 @@ class Postgres:
         )
 
     def _locale(self) -> list[str]:
-        """The provider that sorts alike everywhere came with PostgreSQL 17."""
+        """Locale options for initdb. From PostgreSQL 17 on, a builtin provider sorts the same on all systems."""
         shown = run_to_end(
             part=PART, command=[self._bin / "postgres", "--version"], identity=self._identity
         ).stdout
@@ -230,18 +241,18 @@ class Postgres:
             return ["--locale-provider=builtin", "--locale=C.UTF-8"]
         return ["--locale=C.UTF-8" if sys.platform == "linux" else "--locale=C"]
 
-    def _finish_making(self, *, deadline: float) -> None:
-        assert self._making is not None
-        if not self._making.wait(seconds=max(0.0, deadline - time.monotonic())):
-            self._making.kill()
+    def _finish_initdb(self, *, deadline: float) -> None:
+        assert self._initdb is not None
+        if not self._initdb.wait(seconds=max(0.0, deadline - time.monotonic())):
+            self._initdb.kill()
             raise StartError(part=PART, why=f"initdb did not end in time; see {self._log}")
         new = self._new_cluster()
         new.with_suffix(".password").unlink()
-        if self._making.exit_status() != 0:
-            raise StartError(part=PART, why=f"initdb: {_complaint(self._making.said())}")
-        self._making = None
+        if self._initdb.exit_status() != 0:
+            raise StartError(part=PART, why=f"initdb: {_error_line(self._initdb.output())}")
+        self._initdb = None
         write_private(self._password_file, self._password)
-        if self._cluster.exists():  # a half-made one
+        if self._cluster.exists():  # an incomplete one
             shutil.rmtree(self._cluster)
         new.rename(self._cluster)
 
@@ -260,7 +271,7 @@ class Postgres:
             )
 
     def _clear_stale_pid_file(self) -> None:
-        """A number in it that another process has meanwhile would keep PostgreSQL from starting."""
+        """Remove the pid file of a killed server: if another process has the pid now, PostgreSQL would not start."""
         path = self._cluster / "postmaster.pid"
         try:
             pid = int(path.read_text(encoding="utf-8").split("\n", 1)[0])
@@ -270,15 +281,16 @@ class Postgres:
             raise StartError(part=PART, why=f"process {pid} still serves {self._link}")
         path.unlink(missing_ok=True)
 
-    def _says_ready(self, pid: int) -> bool:
+    def _is_ready(self, pid: int) -> bool:
+        """Whether the pid file, which the server writes, belongs to this process and says that it is ready."""
         try:
             lines = (self._cluster / "postmaster.pid").read_text(encoding="utf-8").split("\n")
         except FileNotFoundError:
             return False
         return len(lines) > 7 and lines[0] == str(pid) and lines[7].strip() == "ready"  # noqa: PLR2004
 
-    def _make_database(self) -> None:
-        """Make the database at the first start. SCRAM has proved both sides; the directory makes it plain."""
+    def _create_database(self) -> None:
+        """Create the database if it does not exist, after checking that this port belongs to this cluster's server."""
         with psycopg.connect(
             host="127.0.0.1",
             port=self.port,
@@ -298,10 +310,10 @@ class Postgres:
         assert self.child is not None
         if self.child.exit_status() is None:
             return
-        said = self.child.said()
-        if "could not bind" in said:
+        output = self.child.output()
+        if "could not bind" in output:
             raise PortTakenError(part=PART, why=f"port {self.port} is taken by another program")
-        raise StartError(part=PART, why=_complaint(said) or f"it ended; see {self._log}")
+        raise StartError(part=PART, why=_error_line(output) or f"it ended; see {self._log}")
 
 
 def _remove_cluster(link: Path) -> None:
@@ -310,9 +322,9 @@ def _remove_cluster(link: Path) -> None:
     remove_tree(link)
 
 
-def _complaint(said: str) -> str:
-    """The line that says why, out of what a PostgreSQL program wrote."""
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
+def _error_line(output: str) -> str:
+    """The error in the output of a PostgreSQL program; if none is recognized, the last line."""
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
     for mark in ("FATAL:", "PANIC:", "error:", "ERROR:", "cannot run"):
         for line in lines:
             if mark in line:
@@ -321,13 +333,13 @@ def _complaint(said: str) -> str:
 
 
 def _clean_environment() -> dict[str, str]:
-    """Without the caller's PGDATA, PGPORT and the like, and with messages we can read."""
+    """The environment without PGDATA, PGPORT and the like, and with English messages, which are parsed here."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "LC_", "LANG"))}
     return {**kept, "LC_ALL": "C"}
 
 
 def _serves(pid: int, cluster: Path) -> bool:
-    """Whether a process is the server of this cluster: a postmaster works in its data directory."""
+    """Whether a process is the server of this cluster: its working directory is the data directory."""
     if sys.platform == "linux":
         try:
             return Path(f"/proc/{pid}/cwd").readlink() == cluster.resolve()
@@ -348,9 +360,9 @@ def _nobody() -> tuple[int, int]:
 
 
 def _reachable_programs(directory: Path) -> Path:
-    """The same programs where any user may run them: in place, or a copy, made once per version.
+    """The same programs in a directory that all users can read: in place, or a copy, made once per version.
 
-    Nothing of root's is opened up for that.
+    No permissions of root's own directories are changed for that.
     """
     if all(each.stat().st_mode & 0o001 for each in (directory, *directory.resolve().parents)):
         return directory
@@ -368,7 +380,7 @@ def _reachable_programs(directory: Path) -> Path:
         if libraries.exists():
             shutil.copytree(libraries, new / libraries.name, symlinks=True)
         new.chmod(0o755)
-        with contextlib.suppress(OSError):  # another start was quicker
+        with contextlib.suppress(OSError):  # another process was faster
             new.rename(copy)
         shutil.rmtree(new, ignore_errors=True)
     return copy / package.name / directory.relative_to(package)

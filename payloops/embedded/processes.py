@@ -1,4 +1,4 @@
-"""Child processes that end with this process, and cleaning up what an earlier run left behind."""
+"""Child processes that end with this process, and ending those that an earlier run left behind."""
 
 import contextlib
 import json
@@ -17,14 +17,14 @@ from payloops.embedded.errors import StartError
 
 Identity = Literal["same", "namespace"] | tuple[int, int]
 
-LOG_LIMIT = 10 * 1024 * 1024  # bytes; a longer log is put aside at the next start
-LEFTOVERS_END_BY_THEMSELVES = 5.0  # seconds; Temporal was seen to take 2.6
-LEFTOVERS_END_KILLED = 10.0
+LOG_LIMIT = 10 * 1024 * 1024  # bytes; a longer log is rotated at the next start
+LEFTOVERS_END_SECONDS = 5.0  # before they are killed; Temporal was seen to take 2.6
+LEFTOVERS_KILLED_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Launched:
-    """A process and when it started, which tells it from a later one with the same id."""
+    """A process and its start time, which distinguishes it from a later process with the same id."""
 
     name: str
     pid: int
@@ -32,11 +32,10 @@ class Launched:
 
 
 class Child:
-    """A program in a session of its own, which gets `death_signal` when this process is gone, however it
-    went.
+    """A program in a session of its own, which gets `death_signal` when this process ends, for whatever reason.
 
-    The kernel sends that signal when the *thread* that started the child ends: start children from one that
-    stays.
+    The kernel sends that signal when the *thread* that started the child ends, so start it from a thread that lives as
+    long as this process.
     """
 
     def __init__(
@@ -79,11 +78,11 @@ class Child:
         return self._process.pid
 
     def exit_status(self) -> int | None:
-        """None while it runs; negative: the signal that ended it."""
+        """None while it runs; negative if a signal ended it."""
         return self._process.poll()
 
     def wait(self, *, seconds: float) -> bool:
-        """Whether it has ended within that time."""
+        """Wait at most that long; returns whether it has ended."""
         try:
             self._process.wait(seconds)
         except subprocess.TimeoutExpired:
@@ -92,11 +91,11 @@ class Child:
         return True
 
     def send(self, number: signal.Signals) -> None:
-        """Does nothing to a process that has ended."""
+        """Send a signal; does nothing if it has ended."""
         self._process.send_signal(number)
 
     def stop(self, number: signal.Signals, *, seconds: float) -> bool:
-        """Ask it to end; past the deadline kill it and what it started. Whether it went by itself."""
+        """Send it a signal to end; after that time kill it and its children. Returns whether it ended by itself."""
         self.send(number)
         if self.wait(seconds=seconds):
             return True
@@ -111,8 +110,8 @@ class Child:
             self._process.wait(10)
         self._close()
 
-    def said(self) -> str:
-        """What it wrote to its log since it was started, the last 20 kB of it."""
+    def output(self) -> str:
+        """What it has written to its log, at most the last 20 kB."""
         with self.log.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
             file.seek(max(self.log_offset, size - 20_000))
@@ -131,7 +130,11 @@ def launch_command(*, options: Mapping[str, object], command: Sequence[str | Pat
 def run_to_end(
     *, part: str, command: Sequence[str | Path], identity: Identity = "same", seconds: float = 30.0
 ) -> subprocess.CompletedProcess[str]:
-    """Run a short program under an identity, its output captured. Raises StartError past the deadline."""
+    """Run a short program with an identity, and capture its output.
+
+    Raises:
+        StartError: it did not end in time.
+    """
     options = {"parent": os.getpid(), "signal": int(signal.SIGKILL), "identity": identity, "alive": None}
     if sys.platform != "linux":
         reader, writer = os.pipe()
@@ -167,7 +170,7 @@ def rotate(log: Path) -> None:
 
 
 def start_time(pid: int) -> str | None:
-    """When a process started, as a text to compare; None where there is none (or only its zombie)."""
+    """The start time of a process, as a text to compare; None if there is none, or only a zombie."""
     if sys.platform == "linux":
         try:
             fields = (
@@ -191,27 +194,29 @@ def is_running(launched: Launched) -> bool:
 
 
 def record(path: Path, children: Sequence[Child]) -> None:
-    """Write down which processes are ours, for a next start to find those we could not end."""
+    """Record the running processes, so that the next start can end those that are left behind."""
     fresh = path.with_suffix(".new")
     fresh.write_text(json.dumps([asdict(each.launched) for each in children]), encoding="utf-8")
     fresh.replace(path)
 
 
 def end_leftovers(path: Path) -> list[str]:
-    """End what a killed run left; returns the names of those that had to be killed.
+    """End the processes that a killed run left behind. Returns the names of those that had to be killed.
 
-    Such processes have their death signal already and only need time. Raises StartError where one cannot be
-    ended.
+    They already have their death signal, so they get some time first.
+
+    Raises:
+        StartError: one cannot be ended.
     """
     try:
         recorded = [Launched(**each) for each in json.loads(path.read_text(encoding="utf-8"))]
     except (FileNotFoundError, ValueError, TypeError):
         return []
-    left = _wait_for(recorded, seconds=LEFTOVERS_END_BY_THEMSELVES)
+    left = _wait_for(recorded, seconds=LEFTOVERS_END_SECONDS)
     for each in left:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(each.pid, signal.SIGKILL)
-    stuck = _wait_for(left, seconds=LEFTOVERS_END_KILLED)
+    stuck = _wait_for(left, seconds=LEFTOVERS_KILLED_SECONDS)
     if stuck:
         first = stuck[0]
         raise StartError(part=first.name, why=f"process {first.pid} of an earlier run does not end")
@@ -220,7 +225,7 @@ def end_leftovers(path: Path) -> list[str]:
 
 
 def _wait_for(processes: Sequence[Launched], *, seconds: float) -> list[Launched]:
-    """Those still running after that time."""
+    """Wait at most that long for processes to end; returns those still running."""
     deadline = time.monotonic() + seconds
     while (left := [each for each in processes if is_running(each)]) and time.monotonic() < deadline:
         time.sleep(0.02)

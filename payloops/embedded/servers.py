@@ -33,20 +33,14 @@ OURS = (
     *("postgres", "postgres.new", "postgres.new.password", "postgres.password", "valkey", "temporal"),
     *("logs", "run", "ports.json"),
 )
-"""What the servers keep in a data directory."""
+"""Names in a data directory that belong to the servers."""
 
 
 class EmbeddedServers:
-    """PostgreSQL, Valkey and Temporal on a data directory, as a context manager or by `start` and `stop`.
+    """PostgreSQL, Valkey and Temporal with a data directory. A context manager, or call `start` and `stop`.
 
-    `data_dir` is made where it does not exist, and locked. `fresh` drops what the servers (and `also_fresh`:
-    further names in the directory) kept there. `ephemeral` is for tests: nothing is forced to disk, and the
-    directory is removed at the end. `parts` leaves out servers that the caller has elsewhere. Ports are free
-    ones unless given; a given port that is taken fails the start. `temporal_ui` switches Temporal's web
-    interface on.
-
-    Start it from a thread that stays, as the servers end with it. `start` blocks for about a second, and
-    raises StartError with one line about the part that failed; nothing is left running then.
+    Start it from a thread that lives as long as the servers should. `start` blocks for about a second. If a part fails,
+    it raises StartError with a one-line message, and nothing is left running.
     """
 
     def __init__(
@@ -63,6 +57,15 @@ class EmbeddedServers:
         temporal_ui_port: int | None = None,
         also_fresh: Sequence[str] = (),
     ) -> None:
+        """
+        Args:
+            data_dir: created if it does not exist, and locked.
+            fresh: delete what the servers kept there, and `also_fresh`: further names in the directory.
+            ephemeral: for tests: nothing is synced to disk, and the directory is removed at the end.
+            parts: the servers to start; leaves out those that the caller has elsewhere.
+            temporal_ui: whether to serve Temporal's web interface.
+            postgres_port, temporal_port, temporal_ui_port: free ones if None. If a given port is taken, `start` fails.
+        """
         self.data_dir = data_dir.absolute()
         self._fresh = fresh
         self._also_fresh = also_fresh
@@ -104,7 +107,11 @@ class EmbeddedServers:
         self.stop()
 
     def start(self) -> None:
-        """Start what `parts` names; return when all of it answers. Raises StartError."""
+        """Start the servers; returns when all of them answer.
+
+        Raises:
+            StartError.
+        """
         deadline = time.monotonic() + START_SECONDS
         try:
             self._open_directory()
@@ -118,7 +125,7 @@ class EmbeddedServers:
             raise
 
     def stop(self) -> None:
-        """Stop Temporal, Valkey, PostgreSQL, in this order, each within a deadline. May be called twice."""
+        """Stop Temporal, Valkey and PostgreSQL, in this order, each within a deadline. May be called twice."""
         for server in (self.temporal, self.valkey, self.postgres):
             if self._ephemeral:
                 server.kill()
@@ -132,17 +139,21 @@ class EmbeddedServers:
         if self._ephemeral:
             self._remove_all()
             (self.data_dir / "lock").unlink()
-            with contextlib.suppress(OSError):  # the caller keeps things of its own there
+            with contextlib.suppress(OSError):  # not empty: the caller has files of its own there
                 self.data_dir.rmdir()
         os.close(self._lock)
         self._lock = None
 
     def stop_part(self, part: Part) -> None:
-        """Stop one server, as an outage would; its address stays its own."""
+        """Stop one server, to simulate an outage. It keeps its address."""
         getattr(self, part).stop()
 
     def start_part(self, part: Part) -> None:
-        """Start one server again, where it was and with what it had. Raises StartError."""
+        """Start one server again, at the same address and with the same data.
+
+        Raises:
+            StartError.
+        """
         deadline = time.monotonic() + START_SECONDS
         if part == "postgres":
             self.postgres.prepare()
@@ -155,7 +166,7 @@ class EmbeddedServers:
         getattr(self, part).wait_ready(deadline=deadline)
 
     def ended(self) -> list[Part]:
-        """Servers that ended though nobody stopped them."""
+        """Servers that ended without being stopped."""
         return [
             part
             for part in self.parts
@@ -163,7 +174,7 @@ class EmbeddedServers:
         ]
 
     def keep(self, *, child: Child) -> None:
-        """Count a further child among those that the next start ends, should this process be killed."""
+        """Record a further child process among those that the next start ends, if this process is killed."""
         self._extra = [each for each in self._extra if each.exit_status() is None]
         self._extra.append(child)
         self._record()
@@ -186,7 +197,7 @@ class EmbeddedServers:
             )
         if not (self.data_dir / "lock").exists() and any(self.data_dir.iterdir()):
             raise StartError(
-                part="data directory", why=f"{self.data_dir} holds other things: choose an empty one"
+                part="data directory", why=f"{self.data_dir} contains other files: choose an empty one"
             )
         self._lock = take_directory(self.data_dir)
         end_leftovers(self.data_dir / "run/processes.json")
@@ -214,7 +225,7 @@ class EmbeddedServers:
                 return
 
     def _choose_ports(self) -> list[int]:
-        """Given ones, else those of the last run where they are free, else any."""
+        """Given ports; otherwise those of the last run, if they are free; otherwise any."""
         for part, port in self._given.items():
             if port is not None and not port_is_free(port):
                 raise StartError(part=part, why=f"port {port} is taken by another program")
@@ -222,7 +233,7 @@ class EmbeddedServers:
         return free_ports(wanted=[port or before.get(name) for name, port in self._given.items()])
 
     def _start_on(self, ports: list[int], *, deadline: float) -> None:
-        """Start on these ports: all at once, from this thread; the waiting is shared out."""
+        """Launch all servers from this thread, and wait for them at the same time in others."""
         postgres_port, temporal_port, ui_port = ports
         if "temporal" in self.parts:
             self.temporal.launch(port=temporal_port, ui_port=ui_port if self._temporal_ui else None)

@@ -20,27 +20,27 @@ PART = "Temporal"
 PRAGMAS = {
     "journal_mode": "wal",
     "synchronous": "normal",
-    # Pages of 4 KiB, before they are copied into the database, which waits for the disk.
+    # Pages of 4 KiB in the write-ahead log before a checkpoint, which waits for the disk.
     "wal_autocheckpoint": "10000",
 }
-"""Of its SQLite. A payment takes dozens of transactions, one after the other, and by default each waits for the disk
-more than once. With these, a server that is killed still loses nothing; one whose machine loses its power may
-forget the last seconds."""
+"""Settings of its SQLite database. A payment takes dozens of consecutive transactions, and by default each waits for
+the disk more than once. With these, a killed server still loses nothing, but a power failure may lose the last
+seconds."""
 NOT_DURABLE = {**PRAGMAS, "synchronous": "off"}
 
 SETTINGS = {
-    # By default the development server reads search attributes and the namespace anew for whatever it does with a
-    # workflow's entry in lists: thirty queries for a payment.
+    # By default the development server reads search attributes and the namespace again for each change of a workflow's
+    # visibility record: thirty queries for a payment.
     "system.forceSearchAttributesCacheRefreshOnRead": "false",
-    # Of a task queue: there is one server, so that tasks would only be handed from one part to another.
+    # With a single server, several partitions of a task queue would only forward tasks to each other.
     "matching.numTaskqueueReadPartitions": "1",
     "matching.numTaskqueueWritePartitions": "1",
 }
-"""Of its dynamic configuration."""
+"""Its dynamic configuration."""
 
 
 class Temporal:
-    """`prepare`, then `launch` on its ports, then `wait_ready`; `stop` at any time."""
+    """Call `prepare`, then `launch` on its ports, then `wait_ready`; `stop` at any time."""
 
     part = PART
 
@@ -74,7 +74,7 @@ class Temporal:
         self._put_aside_other_versions_database()
 
     def launch(self, *, port: int, ui_port: int | None) -> None:
-        """Start the server on a free port of 127.0.0.1, with its web interface where that has a port."""
+        """Start the server on a free port of 127.0.0.1, with its web interface if that has a port."""
         self.port, self.ui_port = port, ui_port
         self.child = Child(
             name=PART,
@@ -106,9 +106,10 @@ class Temporal:
         )
 
     def wait_ready(self, *, deadline: float) -> None:
-        """Return when our own server answers: the one that has the namespace only we know.
+        """Wait until this server answers. It is recognized by a namespace that only this data directory has.
 
-        Raises StartError, PortTakenError.
+        Raises:
+            StartError, PortTakenError.
         """
         while not _listens(self.port):
             self._fail_if_ended()
@@ -150,12 +151,12 @@ class Temporal:
             await asyncio.sleep(0.02)
 
     def stop(self) -> bool:
-        """Whether it went by itself."""
+        """Shut down. False if it had to be killed."""
         if self.child is None:
             return True
-        went = self.child.stop(signal.SIGTERM, seconds=10)
+        ended = self.child.stop(signal.SIGTERM, seconds=10)
         self.child = None
-        return went
+        return ended
 
     def kill(self) -> None:
         if self.child is not None:
@@ -167,7 +168,7 @@ class Temporal:
         return self._folder / "temporal.db"
 
     def _put_aside_other_versions_database(self) -> None:
-        """The development server does not promise to read another version's file: begin a new one then."""
+        """Rename a database of another version, which the development server may not be able to read."""
         known = self._folder / "version.json"
         found = self._program.stat()
         program = [str(self._program), found.st_size, found.st_mtime_ns]
@@ -191,7 +192,7 @@ class Temporal:
         assert self.child is not None
         if self.child.exit_status() is None:
             return
-        lines = [line.strip() for line in self.child.said().splitlines() if line.strip()]
+        lines = [line.strip() for line in self.child.output().splitlines() if line.strip()]
         why = next(
             (line for line in lines if "rror" in line), lines[-1] if lines else f"it ended; see {self._log}"
         )

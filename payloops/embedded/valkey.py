@@ -17,7 +17,7 @@ LONGEST_SOCKET_PATH = 96  # bytes; the kernel takes 107, macOS 103
 
 
 class Valkey:
-    """`prepare`, then `launch`, then `wait_ready`; `stop` at any time."""
+    """Call `prepare`, then `launch`, then `wait_ready`; `stop` at any time."""
 
     part = PART
 
@@ -60,11 +60,15 @@ class Valkey:
         )
 
     def wait_ready(self, *, deadline: float) -> None:
-        """Return when our own server answers. Raises StartError."""
+        """Wait until this server answers.
+
+        Raises:
+            StartError.
+        """
         assert self.child is not None
         while True:
             if self.child.exit_status() is not None:
-                lines = [line for line in self.child.said().splitlines() if line.strip()]
+                lines = [line for line in self.child.output().splitlines() if line.strip()]
                 raise StartError(part=PART, why=lines[-1] if lines else f"it ended; see {self._log}")
             pid = _serving_process(self._socket)
             if pid == self.child.pid:
@@ -76,12 +80,12 @@ class Valkey:
             time.sleep(0.01)
 
     def stop(self) -> bool:
-        """Whether it went by itself. SIGTERM is its SHUTDOWN: the append-only file is flushed."""
+        """Shut down; the append-only file is flushed. False if it had to be killed."""
         if self.child is None:
             return True
-        went = self.child.stop(signal.SIGTERM, seconds=10)
+        ended = self.child.stop(signal.SIGTERM, seconds=10)
         self.child = None
-        return went
+        return ended
 
     def kill(self) -> None:
         if self.child is not None:
@@ -95,7 +99,7 @@ class Valkey:
 
 
 def _socket_path(run: Path) -> Path:
-    """In the data directory, or where its path is too long for a socket in a short directory of our own."""
+    """In the data directory, or if that path is too long for a socket, in a private directory in /tmp."""
     near = run / "valkey.sock"
     if len(os.fsencode(near)) <= LONGEST_SOCKET_PATH:
         return near
@@ -109,7 +113,7 @@ def _socket_path(run: Path) -> Path:
 
 
 def _serving_process(path: Path) -> int | None:
-    """The process id that the server behind a socket gives, or None while there is none or it still loads."""
+    """The process id of the server behind a socket; None if there is none, or it is still loading."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(2)
         try:

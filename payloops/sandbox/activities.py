@@ -1,7 +1,7 @@
-"""The activities of the sandbox's workflows: the ledger, called with Temporal's retries.
+"""The activities of the sandbox's workflows: calls of the ledger, with Temporal's retries.
 
-A decline or refusal is a result and is returned as one. An error means that the outcome is unknown: Temporal asks
-again, with the same idempotency key.
+A decline or refusal is returned as a result. An error means that the outcome is unknown: Temporal retries with the same
+idempotency key.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ class SandboxActivities:
     ) -> None:
         """
         Args:
-            bank_url: where customers approve payments (`bank.py`), None where nobody asks them.
+            bank_url: where customers approve payments (`bank.py`); None if no bank is served.
         """
         self._pool = pool
         self._processor = processor
@@ -71,7 +71,7 @@ class SandboxActivities:
             raise ApplicationError(str(error), type="IdempotencyMismatch", non_retryable=True) from error
         crash_point("sandbox.charged")
         if made and token == "tok_lost":  # noqa: S105
-            # As a broken connection would look like; benign, because this role is played on purpose.
+            # Simulates a broken connection; benign, because it is intended.
             raise ApplicationError(
                 f"The answer to charge {charge.processor_order_id} was lost",
                 type="AnswerLost",

@@ -32,7 +32,7 @@ from payloops.http.problems import (
 from payloops.http.static_files import static_file
 from payloops.sandbox import ledger
 from payloops.sandbox.ledger import Charge
-from payloops.sandbox.telling import Teller
+from payloops.sandbox.merchant_notifier import MerchantNotifier
 
 FORM_SECONDS = 10.0
 LARGEST_FORM = 4_096
@@ -47,10 +47,10 @@ _templates = html.templates.overlay(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bank:
-    """Its pages, over the sandbox's books."""
+    """The bank's pages."""
 
     pool: ledger.Pool
-    teller: Teller
+    notifier: MerchantNotifier
 
     def app(self) -> web.Application:
         app = web.Application(middlewares=[_frame], client_max_size=LARGEST_FORM)
@@ -60,7 +60,7 @@ class Bank:
         return app
 
     async def show(self, request: web.Request) -> web.Response:
-        """The question, or what was answered; the browser then goes on once the merchant knows."""
+        """Ask the customer, or show the decision. After it, the browser goes on once the merchant was notified."""
         charge = await self._charge(request)
         body = _templates.get_template("bank.html").render(
             charge=charge,
@@ -73,7 +73,7 @@ class Bank:
         )
 
     async def decide(self, request: web.Request) -> web.Response:
-        """Put the decision on the books, tell the merchant, and show what was decided. The first one counts."""
+        """Record the decision, notify the merchant, and show the decision. Only the first decision counts."""
         html.refuse_foreign_forms(request)
         try:
             async with asyncio.timeout(FORM_SECONDS):
@@ -92,7 +92,7 @@ class Bank:
             at_bank=True,
         )
         if decided.decided_at is not None and decided.told_at is None:
-            await self.teller.tell(decided)
+            await self.notifier.notify(decided)
         return web.Response(status=303, headers={hdrs.LOCATION: request.path})
 
     async def _charge(self, request: web.Request) -> Charge:
@@ -115,7 +115,7 @@ async def _static_file(request: web.Request) -> web.Response:
 
 @web.middleware
 async def _frame(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Security headers, and refusals as pages."""
+    """Add security headers, and show errors as pages."""
     correlation_id = str(uuid4())
     response: web.StreamResponse
     try:
@@ -134,7 +134,7 @@ async def _frame(request: web.Request, handler: Handler) -> web.StreamResponse:
 
 
 async def serve_bank(bank: Bank, listener: socket.socket, *, stop: asyncio.Event) -> None:
-    """Serve its pages until `stop` is set."""
+    """Serve the bank's pages until `stop` is set."""
     runner = web.AppRunner(bank.app(), shutdown_timeout=1.0, access_log=None)
     await runner.setup()
     assert runner.server is not None

@@ -4,11 +4,11 @@ It answers as a real processor does. A charge is made once for each order and at
 for each request id; asking again returns the first answer. What is impossible (capturing what is not authorized,
 refunding more than was captured) is refused with an error code, and the refusal is stored too.
 
-What a payment's token makes of it:
+The payment's token decides what happens:
 
 | token                | the charge                                                     |
 |----------------------|----------------------------------------------------------------|
-| any other, or none   | is captured (authorized, where capture is manual)              |
+| any other, or none   | is captured (authorized if capture is manual)                  |
 | `tok_authorize`      | is authorized only                                             |
 | `tok_chargeDeclined` | is declined: `card_declined`                                   |
 | `tok_3ds`            | waits for the customer to approve it at a `redirectUrl`        |
@@ -83,8 +83,8 @@ CREATE INDEX IF NOT EXISTS charges_untold ON sandbox.charges (decided_at)
     WHERE decided_at IS NOT NULL AND told_at IS NULL
 """,
 )
-NOWHERE = "https://sandbox.payloops.invalid"
-"""Where customers are sent who have to act, while no bank is there to ask them."""
+NO_BANK_URL = "https://sandbox.payloops.invalid"
+"""Where customers are sent to approve a payment if no bank is served."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,8 +93,9 @@ class Charge:
 
     Attributes:
         return_url: where the customer comes from and is sent back to.
-        decided_at: when the customer decided at the bank; of other charges the workflow brings the news.
-        told_at: when the merchant was told of it by webhook, after so many `tellings`.
+        decided_at: when the customer decided at the bank. Other outcomes are reported by the workflow.
+        told_at: when the merchant was notified of the decision by webhook.
+        tellings: number of attempts to notify the merchant.
     """
 
     order_id: str
@@ -122,7 +123,7 @@ class Charge:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operation:
-    """A row of `sandbox.operations`: a capture, void or refund; accepted where it has a transaction id."""
+    """A row of `sandbox.operations`: a capture, void or refund. It was accepted if it has a transaction id."""
 
     request_id: str
     kind: OperationKind
@@ -135,7 +136,7 @@ class Operation:
 
 
 class IdempotencyMismatchError(Exception):
-    """An idempotency key came again with another request: neither answer would be right."""
+    """An idempotency key was used again for a different request."""
 
     def __init__(self, *, key: str) -> None:
         super().__init__(f"{key} was used before, for a different request")
@@ -143,17 +144,17 @@ class IdempotencyMismatchError(Exception):
 
 
 class NoSuchChargeError(Exception):
-    """The processor knows no charge of this id."""
+    """There is no charge with this id."""
 
     def __init__(self, *, charge: str) -> None:
         super().__init__(f"There is no charge {charge}")
         self.charge = charge
 
 
-async def open_books(pool: Pool) -> None:
-    """Create what is missing of the schema. Workers that start together take turns."""
+async def create_schema(pool: Pool) -> None:
+    """Create what is missing of the schema. Workers that start at the same time wait for each other."""
     async with pool.connection() as connection, connection.transaction():
-        # IF NOT EXISTS does not protect two creators from each other.
+        # IF NOT EXISTS alone fails if two processes create the same table at the same time.
         await connection.execute(
             "SELECT pg_advisory_xact_lock(hashtextextended('payloops.sandbox.ledger', 0))"
         )
@@ -178,11 +179,11 @@ async def charge(
     """Charge an order, once for each attempt.
 
     Args:
-        return_url: where a customer who has to act is sent back to.
-        bank_url: where the customer acts.
+        return_url: where the customer is sent back to after approving the payment.
+        bank_url: where the customer approves it.
 
     Returns:
-        The charge, and whether this call made it (False: it was there already, and is as it is now).
+        The charge in its current state, and whether this call created it.
 
     Raises:
         IdempotencyMismatchError: the attempt was charged before, with another amount or currency.
@@ -205,7 +206,7 @@ async def charge(
         case "tok_3ds":
             action = row["processor_order_id"]
             row |= {"status": "requires_action", "client_secret": f"{action}_secret_{secrets.token_hex(12)}"}
-            row |= {"redirect_url": f"{bank_url or NOWHERE}/authenticate/{action}"}
+            row |= {"redirect_url": f"{bank_url or NO_BANK_URL}/authenticate/{action}"}
         case _:
             row |= {"status": "authorized"} if manual else {"status": "captured", "amount_captured": amount}
     async with _cursor(pool, Charge) as cursor:
@@ -221,7 +222,7 @@ async def charge(
 
 
 async def find_charge(pool: Pool, *, order_id: str, attempt: int) -> Charge | None:
-    """What became of an attempt to pay an order; None where no charge ever reached the processor."""
+    """The charge of a payment attempt; None if none ever reached the processor."""
     async with _cursor(pool, Charge) as cursor:
         await cursor.execute(
             "SELECT * FROM sandbox.charges WHERE order_id = %s AND attempt = %s", (order_id, attempt)
@@ -230,7 +231,7 @@ async def find_charge(pool: Pool, *, order_id: str, attempt: int) -> Charge | No
 
 
 async def find_action(pool: Pool, *, processor_order_id: str) -> Charge | None:
-    """The charge that a customer has to act on, or had to; None where there is no such charge."""
+    """A charge that requires the customer's approval, or required it; None if there is no such charge."""
     async with _cursor(pool, Charge) as cursor:
         await cursor.execute(
             "SELECT * FROM sandbox.charges WHERE processor_order_id = %s AND redirect_url IS NOT NULL",
@@ -239,20 +240,20 @@ async def find_action(pool: Pool, *, processor_order_id: str) -> Charge | None:
         return await cursor.fetchone()
 
 
-async def untold_decisions(pool: Pool, *, tellings: int, limit: int) -> list[Charge]:
-    """Charges that customers decided on, and whose merchant was told of it less than so many times, in vain."""
+async def unreported_decisions(pool: Pool, *, max_attempts: int, limit: int) -> list[Charge]:
+    """Charges that customers decided on, whose merchants were not notified yet, after fewer attempts than this."""
     async with _cursor(pool, Charge) as cursor:
         await cursor.execute(
             """SELECT * FROM sandbox.charges
                WHERE decided_at IS NOT NULL AND told_at IS NULL AND tellings < %s
                ORDER BY decided_at LIMIT %s""",
-            (tellings, limit),
+            (max_attempts, limit),
         )
         return await cursor.fetchall()
 
 
-async def note_telling(pool: Pool, *, processor_order_id: str, arrived: bool) -> None:
-    """Remember that a merchant was told, or could not be."""
+async def record_notification(pool: Pool, *, processor_order_id: str, arrived: bool) -> None:
+    """Record an attempt to notify a merchant."""
     async with pool.connection() as connection:
         await connection.execute(
             """UPDATE sandbox.charges SET tellings = tellings + 1,
@@ -265,10 +266,10 @@ async def note_telling(pool: Pool, *, processor_order_id: str, arrived: bool) ->
 async def cancel_charge(
     pool: Pool, *, order_id: str, attempt: int, processor: str, amount: int, currency: str
 ) -> Charge:
-    """Give up an attempt to pay, unless the money was taken or refused before; the charge says which.
+    """Cancel a payment attempt, unless it was captured or declined before. Returns the charge in its current state.
 
-    An attempt that has not reached the processor is cancelled in advance: a charge that is still on its way
-    will find it cancelled, and takes nothing.
+    An attempt that has not reached the processor is cancelled in advance: a charge request that is still on its way
+    finds it cancelled, and takes no money.
     """
     row = _blank_charge(
         order_id=order_id,
@@ -300,10 +301,10 @@ async def complete_action(
     processor_transaction_id: str | None,
     at_bank: bool = False,
 ) -> Charge:
-    """The customer has done what was required, or failed to. A charge that waits no longer stays as it is.
+    """The customer has approved or declined. A charge that does not wait for this any more is not changed.
 
     Args:
-        at_bank: whether it was here that the customer decided, so that the merchant has to be told.
+        at_bank: whether the customer decided at the sandbox's bank, so that the merchant has to be notified.
 
     Raises:
         NoSuchChargeError: the attempt was never charged.
@@ -350,13 +351,9 @@ async def operate(
     """Capture, void or refund a charge, once for each request id.
 
     Args:
-        pool: connections to the database of the books.
-        kind: what to do.
-        request_id: the idempotency key; the same request is answered as it was answered first.
-        order_id: the order that was charged.
-        processor_order_id: the charge, by the id that charging it gave.
-        amount: minor units; a capture takes this much and releases the rest, a void releases everything.
-        currency: of the amount.
+        request_id: the idempotency key: a repeated request gets the first answer.
+        processor_order_id: of the charge.
+        amount: in minor units. A capture takes this much and releases the rest; a void releases everything.
 
     Returns:
         The operation, accepted or refused.
@@ -366,7 +363,7 @@ async def operate(
         IdempotencyMismatchError: the request id was used for another request.
     """
     async with pool.connection() as connection, connection.transaction():
-        # The lock on the charge makes operations on it take turns: two refunds see each other.
+        # The lock on the charge serializes operations on it, so that each refund sees the earlier ones.
         charges = connection.cursor(row_factory=class_row(Charge))
         await charges.execute(
             "SELECT * FROM sandbox.charges WHERE processor_order_id = %s AND order_id = %s FOR UPDATE",
@@ -410,7 +407,7 @@ async def operate(
 
 
 def refusal_of(charge: Charge, *, kind: OperationKind, amount: int, currency: str) -> tuple[str, str] | None:
-    """Why a charge does not allow an operation: error code and message, or None where it does."""
+    """Why a charge does not allow an operation: error code and message; None if it does."""
     left = charge.amount_captured - charge.amount_refunded
     not_authorized = [
         (charge.status == "captured", "charge_already_captured", "The charge was captured before."),

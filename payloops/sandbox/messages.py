@@ -56,7 +56,7 @@ class PaymentCompletion(TypedDict):
 
 
 class ChargeRequest(TypedDict):
-    """One attempt to pay an order: the idempotency key is order and attempt."""
+    """A payment attempt. The idempotency key is the order with the attempt."""
 
     merchantId: NotRequired[str]
     returnUrl: NotRequired[str | None]
@@ -70,7 +70,7 @@ class ChargeRequest(TypedDict):
 
 
 class ActionRequest(TypedDict):
-    """The end of the customer's action."""
+    """The customer's decision about a charge that requires approval."""
 
     orderId: str
     attempt: int
@@ -79,7 +79,7 @@ class ActionRequest(TypedDict):
 
 
 class OperationRequest(TypedDict):
-    """A capture, void or refund of a charge: the idempotency key is the request id."""
+    """A capture, void or refund of a charge. The idempotency key is the request id."""
 
     requestId: str
     orderId: str
@@ -89,7 +89,7 @@ class OperationRequest(TypedDict):
 
 
 class ChargeAnswer(TypedDict):
-    """A charge, as the sandbox's books have it."""
+    """A charge in its current state."""
 
     status: ChargeStatus
     processorOrderId: str
@@ -101,7 +101,7 @@ class ChargeAnswer(TypedDict):
 
 
 class OperationAnswer(TypedDict):
-    """What became of a capture, void or refund: accepted where there is no error code."""
+    """The result of a capture, void or refund: accepted if there is no error code."""
 
     processorTransactionId: str | None
     errorCode: str | None

@@ -29,20 +29,20 @@ RAZORPAY_EVENTS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SignedWebhook:
-    """A request's body, and the headers that prove whose it is."""
+    """A request's body, and its headers with the signature."""
 
     body: bytes
     headers: dict[str, str]
 
 
 def signed_webhook(charge: Charge, *, secret: str, at: datetime) -> SignedWebhook | None:
-    """How a charge stands, as a webhook; None where its processor has no word for it.
+    """A webhook with the status of a charge; None if its processor has no event for that status.
 
-    The same charge in the same state makes the same event, however often it is told.
+    The same charge with the same status always makes the same event.
 
     Args:
-        secret: of the merchant's configuration.
-        at: when it is sent, which Stripe signs, too.
+        secret: the merchant's webhook secret for the processor.
+        at: when it is sent; a part of Stripe's signature.
     """
     match charge.processor:
         case "stripe" if charge.status in STRIPE_EVENTS:

@@ -1,4 +1,4 @@
-"""The sandbox's worker: one for each processor's task queue, in place of the platform's processor workers."""
+"""The sandbox's workers: one for each processor's task queue, in place of the platform's processor workers."""
 
 import asyncio
 from datetime import timedelta
@@ -29,12 +29,12 @@ log = structlog.get_logger(__name__)
 async def serve_sandbox(
     *, client: Client, pool: ledger.Pool, stop: asyncio.Event, bank_url: str | None = None
 ) -> None:
-    """Open the books, and serve both processors' queues until `stop` is set; what runs then may finish.
+    """Create the ledger's schema, and serve both processors' queues until `stop` is set; running activities may finish.
 
     Args:
-        bank_url: where customers are sent to approve a payment, None where no bank is served (`bank.py`).
+        bank_url: where customers are sent to approve a payment (`bank.py`); None if no bank is served.
     """
-    if not await _books_opened(pool, stop):
+    if not await _create_schema(pool, stop):
         return
     async with asyncio.TaskGroup() as group:
         for processor in PROCESSORS:
@@ -58,15 +58,15 @@ def sandbox_worker(
     )
 
 
-async def _books_opened(pool: ledger.Pool, stop: asyncio.Event) -> bool:
-    """Open the books, however long PostgreSQL takes to come up; False where `stop` was set first."""
+async def _create_schema(pool: ledger.Pool, stop: asyncio.Event) -> bool:
+    """Create the ledger's schema, and keep trying while PostgreSQL is down; False if `stop` was set first."""
     failures = 0
     while not stop.is_set():
         try:
-            await ledger.open_books(pool)
+            await ledger.create_schema(pool)
         except (psycopg.OperationalError, OSError) as error:
             pause = pause_seconds(attempt=failures)
-            log.warning("sandbox.books_unavailable", reason=repr(error), retry_in=pause)
+            log.warning("sandbox.ledger_unavailable", reason=repr(error), retry_in=pause)
             await sleep_unless_stopped(pause, stop=stop)
             failures += 1
         else:

@@ -1,7 +1,7 @@
 """A processor's workflows, simulated by the sandbox: payment, capture, void and refund.
 
 They report only what the processor said. A decline is `failed`. If an outcome is unknown, the processor is asked for
-it; as long as it cannot be asked nothing is reported, and the workflow fails, which operators see.
+it; while the processor cannot be reached, nothing is reported; finally the workflow fails, which operators see.
 
 Workflow code must be deterministic: this module imports little, and reads no clock but the workflow's.
 """
@@ -32,7 +32,7 @@ SOON = RetryPolicy(initial_interval=timedelta(milliseconds=200), maximum_interva
 
 @workflow.defn(name="PaymentWorkflow")
 class PaymentWorkflow:
-    """Charges an order once, and reports what became of it."""
+    """Charges an order once, and reports the outcome."""
 
     def __init__(self) -> None:
         self._cancelled = False
@@ -48,7 +48,7 @@ class PaymentWorkflow:
 
     @workflow.run
     async def run(self, payment: PaymentInput) -> str:
-        """Return the status that was reported last."""
+        """Returns the last reported status."""
         order_id = payment["orderId"]
         refusal = await self._configuration_refusal(payment)
         if refusal is not None:
@@ -83,14 +83,18 @@ class PaymentWorkflow:
                 schedule_to_close_timeout=timedelta(minutes=15),
                 retry_policy=SOON,
             )
-        except ActivityError:  # nothing was charged: this much is certain
+        except ActivityError:  # nothing was charged yet, so this is a definite failure
             return "processor_config_unavailable", f"The configuration of {processor} could not be read."
         if config is None:
             return "no_processor", f"The merchant has no configuration for {processor}."
         return None
 
     async def _charge(self, request: ChargeRequest) -> ChargeAnswer:
-        """Charge, unless the merchant cancels first; raise ActivityError where nobody knows which it was."""
+        """Charge, unless the merchant cancels first.
+
+        Raises:
+            ActivityError: it is unknown whether it was charged.
+        """
         if self._cancelled:
             return await _cancel_charge(request)
         charging = workflow.start_activity(
@@ -106,13 +110,13 @@ class PaymentWorkflow:
         try:
             charge: ChargeAnswer = await charging
         except ActivityError:
-            # The answers were lost, perhaps not the charge. Where the processor has none, it is told to
-            # accept none from now on: a request may still be on its way.
+            # The answers were lost, but it may be charged. If the processor has no charge, it is cancelled in advance,
+            # because a request may still be on its way.
             return await _find_charge(request) or await _cancel_charge(request)
         return charge
 
     async def _after_action(self, request: ChargeRequest) -> ChargeAnswer:
-        """Wait for the customer, and return what the charge is when they did, gave up, or were cancelled."""
+        """Wait until the customer has decided, the time is up, or the merchant cancels. Returns the charge then."""
         try:
             await workflow.wait_condition(
                 lambda: self._completion is not None or self._cancelled, timeout=ACTION_WAIT
@@ -175,7 +179,7 @@ class VoidWorkflow:
 
 @workflow.defn(name="RefundWorkflow")
 class RefundWorkflow:
-    """Gives money back."""
+    """Refunds a captured charge."""
 
     @workflow.run
     async def run(self, refund: RefundInput) -> str:
@@ -199,7 +203,7 @@ WORKFLOWS = (PaymentWorkflow, CaptureWorkflow, VoidWorkflow, RefundWorkflow)
 
 
 def attempt_of(workflow_id: str, *, order_id: str) -> int:
-    """The attempt to pay that a workflow id names: `payment-{order}` is 1, `payment-{order}-{n}` is n."""
+    """The number of the attempt in a workflow id: 1 for `payment-{order}`, n for `payment-{order}-{n}`."""
     rest = workflow_id.removeprefix(f"payment-{order_id}")
     if rest == "":
         return 1
@@ -212,7 +216,7 @@ async def _find_charge(request: ChargeRequest) -> ChargeAnswer | None:
     found: ChargeAnswer | None = await workflow.execute_activity(
         "sandboxFindCharge",
         request,
-        result_type=ChargeAnswer | None,  # type: ignore[arg-type]  # a union is a hint as good as a class
+        result_type=ChargeAnswer | None,  # type: ignore[arg-type]  # declared for classes, but works with unions
         start_to_close_timeout=timedelta(seconds=30),
         schedule_to_close_timeout=timedelta(hours=1),
         retry_policy=SOON,
@@ -221,7 +225,7 @@ async def _find_charge(request: ChargeRequest) -> ChargeAnswer | None:
 
 
 async def _cancel_charge(request: ChargeRequest) -> ChargeAnswer:
-    """Give up the charge at the processor; the answer is the truth, also where it was too late."""
+    """Cancel the charge at the processor. If it is too late for that, the answer says so."""
     cancelled: ChargeAnswer = await workflow.execute_activity(
         "sandboxCancelCharge",
         request,
@@ -236,7 +240,7 @@ async def _cancel_charge(request: ChargeRequest) -> ChargeAnswer:
 async def _operate(
     activity_name: str, operation: OperationInput | RefundInput, *, request_id: str
 ) -> OperationAnswer:
-    """Ask under one request id until there is an answer: asking again is how to learn of a lost one."""
+    """Request an operation until there is an answer: repeating the same request id returns an answer that was lost."""
     answer: OperationAnswer = await workflow.execute_activity(
         activity_name,
         OperationRequest(
@@ -260,7 +264,7 @@ async def _report_operation(operation: OperationInput, answer: OperationAnswer, 
         case None if answer["processorTransactionId"] is not None:
             ids["processorTransactionId"] = answer["processorTransactionId"]
             return await _report(order_id, done, **ids)
-        case "charge_already_captured":  # whatever was asked for, this is what is true
+        case "charge_already_captured":  # report the actual state, whatever was requested
             return await _report(order_id, "captured", **ids)
         case "charge_already_cancelled":
             return await _report(order_id, "cancelled", **ids)
@@ -276,7 +280,7 @@ async def _report(order_id: str, status: str, **details: str | None) -> str:
 
 
 async def _backend(activity_name: str, report: dict[str, Any]) -> None:
-    """Tell the backend, for as long as a day: the truth is known, and must not get lost."""
+    """Report to the backend, retrying for up to a day, because the outcome is known and must not be lost."""
     await workflow.execute_activity(
         activity_name,
         {name: value for name, value in report.items() if value is not None},

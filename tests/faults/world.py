@@ -279,7 +279,7 @@ class World:
         """Wait for a process to say something: until it listens to signals, Python ends by the first."""
         deadline = time.monotonic() + READY_SECONDS
         while time.monotonic() < deadline:
-            if process.child is None or process.child.exit_status() is not None or process.child.said():
+            if process.child is None or process.child.exit_status() is not None or process.child.output():
                 return
             await asyncio.sleep(0.05)
 
@@ -341,7 +341,7 @@ class World:
         await asyncio.to_thread(empty)
         assert await self.run("migrate", code=code) == 0
         await self.store.pool.check()
-        await ledger.open_books(self.store.pool)
+        await ledger.create_schema(self.store.pool)
 
     async def move_to(self, url: str) -> None:
         """Another database in place of the world's own."""
@@ -350,7 +350,7 @@ class World:
             open_store(self.settings, application_name="faults")
         )
         self.canaries["password of the database"] = url.split(":")[2].partition("@")[0]
-        await ledger.open_books(self.store.pool)
+        await ledger.create_schema(self.store.pool)
 
     async def stop_server(self, part: Part, *, killed: bool) -> None:
         """Take a server away, by its own orderly end or by kill -9; its address stays its own."""
@@ -431,7 +431,7 @@ async def open_world(
         )
         world.canaries["database password"] = url.split(":")[2].partition("@")[0]
         world.session = session
-        await ledger.open_books(store.pool)  # cases look into them before a worker may have begun any
+        await ledger.create_schema(store.pool)  # cases look into them before a worker may have begun any
         try:
             yield world
         finally:

@@ -1,7 +1,7 @@
-"""Notifying merchants of what their customers decided at the sandbox's bank: at once, and again until it has arrived.
+"""Notifies merchants by webhook of what their customers decided at the sandbox's bank, until the webhook has arrived.
 
-The decision is in the ledger before anybody is notified: if the process dies in between, the next one sends it. A
-notification that arrives twice is the same event.
+The decision is recorded in the ledger first: if the process dies before it sends the webhook, the next one sends it. A
+webhook that is sent twice contains the same event.
 """
 
 import asyncio
@@ -22,21 +22,21 @@ from payloops.sandbox.webhooks import signed_webhook
 from payloops.workflows_client.connection import sleep_unless_stopped
 
 SECONDS = 5.0
-"""For a webhook: name, connection, answer."""
+"""Timeout for sending a webhook, including DNS and connecting."""
 PAUSE_SECONDS = 5.0
-"""Between two looks at what could not be told."""
-TELLINGS = 200
-"""Tries for a decision."""
+"""Pause between retries."""
+MAX_ATTEMPTS = 200
+"""Attempts to notify a merchant of a decision."""
 BATCH = 20
 
 WebhookSecret = Callable[[UUID, str], Awaitable[str | None]]
-"""The webhook secret that a merchant has configured for a processor, None where it has none."""
+"""Returns the webhook secret that a merchant has configured for a processor; None if it has none."""
 
 log = structlog.get_logger(__name__)
 
 
-class Teller:
-    """Sends webhooks to where this service takes them. Made by `open_teller`."""
+class MerchantNotifier:
+    """Sends webhooks to this service, as the processors would. Created by `open_notifier`."""
 
     def __init__(
         self, *, pool: ledger.Pool, session: aiohttp.ClientSession, url: str, webhook_secret: WebhookSecret
@@ -46,10 +46,12 @@ class Teller:
         self._url = url.rstrip("/")
         self._webhook_secret = webhook_secret
 
-    async def tell(self, charge: Charge) -> bool:
-        """Tell a merchant once how a charge stands; whether it has arrived. What goes wrong is logged."""
+    async def notify(self, charge: Charge) -> bool:
+        """Send the status of a charge to its merchant, once. Returns whether it arrived; errors are logged."""
         arrived = await self._send(charge)
-        await ledger.note_telling(self._pool, processor_order_id=charge.processor_order_id, arrived=arrived)
+        await ledger.record_notification(
+            self._pool, processor_order_id=charge.processor_order_id, arrived=arrived
+        )
         return arrived
 
     async def _send(self, charge: Charge) -> bool:
@@ -62,7 +64,7 @@ class Teller:
             return False
         webhook = signed_webhook(charge, secret=secret, at=utc_now())
         if webhook is None:
-            return True  # nothing that its processor would tell
+            return True  # its processor has no event for this status
         try:
             async with self._session.post(
                 f"{self._url}/webhooks/{charge.processor}",
@@ -79,27 +81,30 @@ class Teller:
         return response.ok
 
     async def run(self, *, stop: asyncio.Event) -> None:
-        """Tell again what has not arrived, until `stop` is set."""
+        """Retry what has not arrived, until `stop` is set."""
         while not stop.is_set():
-            with contextlib.suppress(psycopg.errors.UndefinedTable):  # the books are not open yet
-                await self._tell_untold()
+            with contextlib.suppress(psycopg.errors.UndefinedTable):  # the schema does not exist yet
+                await self._retry()
             await sleep_unless_stopped(PAUSE_SECONDS * random.uniform(0.5, 1.5), stop=stop)  # noqa: S311  # jitter
 
-    async def _tell_untold(self) -> None:
+    async def _retry(self) -> None:
         try:
-            untold = await ledger.untold_decisions(self._pool, tellings=TELLINGS, limit=BATCH)
-            for charge in untold:
-                await self.tell(charge)
+            for charge in await ledger.unreported_decisions(
+                self._pool, max_attempts=MAX_ATTEMPTS, limit=BATCH
+            ):
+                await self.notify(charge)
         except psycopg.OperationalError as error:
-            log.warning("sandbox.telling_interrupted", error=type(error).__name__)
+            log.warning("sandbox.merchant_notifier_interrupted", error=type(error).__name__)
 
 
 @asynccontextmanager
-async def open_teller(*, pool: ledger.Pool, url: str, webhook_secret: WebhookSecret) -> AsyncIterator[Teller]:
+async def open_notifier(
+    *, pool: ledger.Pool, url: str, webhook_secret: WebhookSecret
+) -> AsyncIterator[MerchantNotifier]:
     """
     Args:
-        url: of the API, whose `/webhooks/{processor}` is told.
+        url: of the API, whose `/webhooks/{processor}` receives the webhooks.
     """
     timeout = aiohttp.ClientTimeout(total=SECONDS)
     async with aiohttp.ClientSession(timeout=timeout) as session:
-        yield Teller(pool=pool, session=session, url=url, webhook_secret=webhook_secret)
+        yield MerchantNotifier(pool=pool, session=session, url=url, webhook_secret=webhook_secret)
