@@ -12,7 +12,7 @@ from payloops.progress import progress
 
 
 async def show_event_types(*, database_url: str, as_json: bool) -> None:
-    """Print types, versions and counts, with progress on standard error."""
+    """Print types, versions and counts; progress goes to standard error."""
     counts: Counter[EventType] = Counter()
     async with command_pool(database_url, application_name="payloops events") as pool:
         with progress() as report:
@@ -37,16 +37,16 @@ REMARKS = {
 
 
 def lines_of(counts: Counter[EventType]) -> list[dict[str, Any]]:
-    """One for each version that the log holds, and for each present version of a type that this code knows."""
-    present = {EventType(topic, fact.class_version) for topic, fact in fact_types().items()}
+    """A line for each version in the log, and for the current version of each type that this code knows."""
+    current = {EventType(topic, fact.class_version) for topic, fact in fact_types().items()}
     return [
         {"type": each.topic, "version": each.version, "events": counts[each], "known": how_known(each)}
-        for each in sorted(present | set(counts), key=lambda each: (each.topic, each.version))
+        for each in sorted(current | set(counts), key=lambda each: (each.topic, each.version))
     ]
 
 
 def how_known(each: EventType) -> str:
-    """`current`, `older`, `newer` or `unknown`, to this code."""
+    """Whether this code knows the version: `current`, `older`, `newer` or `unknown`."""
     fact = fact_types().get(each.topic)
     if fact is None:
         return "unknown"

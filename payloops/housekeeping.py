@@ -1,4 +1,4 @@
-"""Periodic clean-up, done by whichever API process gets to it first."""
+"""Periodic clean-up in every API process: deletes expired rows, and settles expired checkout sessions."""
 
 import asyncio
 import random
@@ -22,8 +22,8 @@ log = structlog.get_logger()
 
 @asynccontextmanager
 async def housekeeping(store: EventStore, *, every_seconds: float = EVERY_SECONDS) -> AsyncIterator[None]:
-    """Delete what is kept for a time only, and record what has run out, for as long as the context lasts."""
-    task = asyncio.create_task(_keep_house(store, every_seconds), name="housekeeping")
+    """Clean up periodically while the context lasts."""
+    task = asyncio.create_task(_run(store, every_seconds), name="housekeeping")
     try:
         yield
     finally:
@@ -31,16 +31,16 @@ async def housekeeping(store: EventStore, *, every_seconds: float = EVERY_SECOND
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def _keep_house(store: EventStore, every_seconds: float) -> None:
+async def _run(store: EventStore, every_seconds: float) -> None:
     while True:
-        await asyncio.sleep(every_seconds * random.uniform(0.5, 1.5))  # noqa: S311  # processes come one by one
+        await asyncio.sleep(every_seconds * random.uniform(0.5, 1.5))  # noqa: S311  # jitter
         try:
             deleted = await delete_expired(store.pool)
             await forget_ended_staff_sessions(store.pool, now=utc_now())
             settled = await settle_checkout_sessions(store, now=utc_now())
         except (psycopg.Error, StoreUnavailable, OutcomeUnknown, VersionConflict) as error:
             log.warning("housekeeping.failed", error=type(error).__name__)
-        except Exception:  # a bug must not end it until the process is restarted
+        except Exception:  # a bug must not stop housekeeping until the process is restarted
             log.exception("housekeeping.broken")
         else:
             log.info("housekeeping.done", idempotency_keys=deleted, checkout_sessions=settled)

@@ -1,4 +1,4 @@
-"""`payloops keys`: showing and rotating the encryption keys in use. Needs only the database and the keys."""
+"""`payloops keys`: shows which encryption keys are in use, and rotates them. Needs only the database and the keys."""
 
 from contextlib import AbstractAsyncContextManager
 from dataclasses import asdict
@@ -13,7 +13,7 @@ from payloops.settings import KeySettings
 from payloops.wiring import make_cipher
 
 SHOWN = 20
-"""Unreadable values that are named; all are counted."""
+"""Maximum number of unreadable values that are listed."""
 
 
 def _pool(settings: KeySettings) -> AbstractAsyncContextManager[AsyncConnectionPool]:
@@ -21,7 +21,7 @@ def _pool(settings: KeySettings) -> AbstractAsyncContextManager[AsyncConnectionP
 
 
 async def show_status(settings: KeySettings, *, as_json: bool) -> bool:
-    """Print what each key is still needed for; whether older keys can be dropped."""
+    """Print how many values each column has of which key. Returns whether older keys are no longer needed."""
     async with _pool(settings) as pool:
         usage = await key_usage(pool, cipher=make_cipher(settings))
     if as_json:
@@ -32,9 +32,9 @@ async def show_status(settings: KeySettings, *, as_json: bool) -> bool:
 
 
 async def rotate(settings: KeySettings, *, as_json: bool) -> bool:
-    """Seal everything with ENCRYPTION_KEY, with progress on standard error; whether nothing is left.
+    """Re-encrypt everything with ENCRYPTION_KEY. Returns whether nothing is left; progress goes to standard error.
 
-    May be interrupted and run again at any time, and by several at once.
+    It may be interrupted and run again at any time, and run by several processes at once.
     """
     cipher = make_cipher(settings)
     rotated: dict[str, int] = {}

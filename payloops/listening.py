@@ -6,23 +6,23 @@ from collections.abc import Callable
 
 BACKLOG = 1_024
 ACCEPTED_AT_ONCE = 16
-"""Connections that a turn of the event loop takes out of a backlog."""
+"""Connections accepted per iteration of the event loop."""
 
 
 class PortTaken(Exception):
-    """The address to listen on is in use, or not ours to use."""
+    """Cannot listen on the address: it is in use, or not allowed."""
 
     def __init__(self, host: str, port: int, reason: str, *, setting: str) -> None:
         super().__init__(f"cannot listen on {host}:{port}: {reason} (HOST and {setting} say where)")
 
 
 def bind(host: str, port: int, *, setting: str = "PORT", shared: bool = False) -> socket.socket:
-    """A socket that listens; connections wait in it until somebody accepts.
+    """A listening socket; connections wait in its backlog until they are accepted.
 
     Args:
-        port: 0 takes a free one.
-        setting: what says which, for who has to choose another.
-        shared: does not listen itself, but keeps the port for the sockets made by `share`.
+        port: if 0, any free one.
+        setting: name of the setting with the port, for the error message.
+        shared: the socket does not listen itself, but reserves the port for sockets created by `share`.
 
     Raises:
         PortTaken: see there.
@@ -31,13 +31,15 @@ def bind(host: str, port: int, *, setting: str = "PORT", shared: bool = False) -
     try:
         first = _bound(family, host, port, shared=False)
         try:
-            first.listen(BACKLOG)  # only this tells that somebody else listens, too
+            first.listen(
+                BACKLOG
+            )  # fails if another socket listens on the address, which `bind` may not notice
         except BaseException:
             first.close()
             raise
         if not shared:
             return first
-        # A port that others share would be shared with us as well: only a bind that does not share tells.
+        # Checked above without SO_REUSEPORT, because with it, a port that another service shares could be bound, too.
         with first:
             port = first.getsockname()[1]
         return _bound(family, host, port, shared=True)
@@ -46,7 +48,7 @@ def bind(host: str, port: int, *, setting: str = "PORT", shared: bool = False) -
 
 
 def share(bound: socket.socket) -> socket.socket:
-    """Another socket on the port of a shared one: the kernel spreads connections over those that listen."""
+    """Another socket on the port of a shared one. The kernel distributes connections to all that listen."""
     host, port = bound.getsockname()[:2]
     return _bound(bound.family, host, port, shared=True)
 
@@ -54,14 +56,14 @@ def share(bound: socket.socket) -> socket.socket:
 async def accept(
     listener: socket.socket, factory: Callable[[], asyncio.BaseProtocol]
 ) -> list[asyncio.AbstractServer]:
-    """Accept connections, until the servers are closed, and the socket with them.
+    """Accept connections, until the servers are closed, which also close the socket.
 
-    libuv accepts one connection in each turn of the loop. A loaded loop turns some dozen times a second, too seldom
-    for those who come then: so it has the socket several times.
+    libuv accepts one connection per socket in each iteration of the loop. A loaded loop has only some dozen iterations
+    per second, too few for many new connections, so the loop gets several duplicates of the socket.
     """
     loop = asyncio.get_running_loop()
-    same = [listener, *(listener.dup() for _ in range(ACCEPTED_AT_ONCE - 1))]
-    return [await loop.create_server(factory, sock=each, backlog=BACKLOG) for each in same]
+    duplicates = [listener, *(listener.dup() for _ in range(ACCEPTED_AT_ONCE - 1))]
+    return [await loop.create_server(factory, sock=each, backlog=BACKLOG) for each in duplicates]
 
 
 def _bound(family: socket.AddressFamily, host: str, port: int, *, shared: bool) -> socket.socket:

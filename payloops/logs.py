@@ -32,7 +32,7 @@ SECRET_NAMES = re.compile(
     re.IGNORECASE,
 )
 HINTS = re.compile("k_|whsec_|eyJ|://|password=")
-"""Whatever `SECRET_TEXTS` finds has one of these. Most texts have none, which is seen ten times sooner."""
+"""Every match of `SECRET_TEXTS` contains one of these. Most texts contain none, which is found out ten times faster."""
 SECRET_TEXTS = re.compile(
     r"\b(?:sk|rk|whsec)_[A-Za-z0-9_]{8,}"  # API keys, ours and Stripe's
     r"|\beyJ[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+"  # JSON web tokens
@@ -41,20 +41,21 @@ SECRET_TEXTS = re.compile(
 )
 
 TEMPORAL_CORE = "temporalio.core"
-"""Logger of the part of Temporal's SDK that is not Python: `payloops.temporal` sends its lines there."""
-REPEATING = ("psycopg.pool", TEMPORAL_CORE)
+"""Logger for lines of Temporal's SDK core, which is not Python; `payloops.temporal` forwards them."""
+REPEATING_LOGGERS = ("psycopg.pool", TEMPORAL_CORE)
 """Loggers of libraries that try to connect several times a second, and warn each time."""
-OURS_REPEATING = frozenset(
+REPEATING_EVENTS = frozenset(
     {
         *("wakeups.reconnecting", "notifier.reconnecting", "projector.reconnecting", "sealer.reconnecting"),
         *("subscriber.interrupted", "subscriber.temporal_unavailable"),
     }
 )
-"""Lines of ours that do the same."""
+"""Events of this service that are logged as often."""
 REPEATED_SECONDS = 10.0
-LIKENESS = 60
-"""Characters of a message, from its beginning, by which it is known again."""
-MOST_REPEATED = 100
+"""How long a repeated message is suppressed."""
+COMPARED_LENGTH = 60
+"""Messages count as the same if they begin with the same characters, this many, digits aside."""
+MAX_REMEMBERED = 100
 DIGITS = re.compile("[0-9]+")
 
 LOST = Counter("payloops_log_lines_lost", "Log lines that could not be written")
@@ -70,15 +71,14 @@ def configure_logs(settings: Settings, *, process: str) -> None:
     production = settings.environment is Environment.PRODUCTION
     lines, repeated = _Lines(sys.stderr), Repeated()
 
-    def of_process(
-        _: Any, __: str, line: EventDict
-    ) -> EventDict:  # threads of libraries have no context of ours
+    # Not a context variable: threads of libraries do not have the context.
+    def add_process(_: Any, __: str, line: EventDict) -> EventDict:
         return {"process": process, **line}
 
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         merge_request,
-        of_process,
+        add_process,
         structlog.processors.add_log_level,
     ]
     rendering: list[Processor] = [
@@ -92,7 +92,7 @@ def configure_logs(settings: Settings, *, process: str) -> None:
     structlog.configure(
         processors=[repeated.drop, *shared, *rendering],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        # A line and its end at once: several processes write here, and some are killed, also where nothing is buffered.
+        # Writes a line with its line break at once, because several processes write here, and some may be killed.
         logger_factory=structlog.WriteLoggerFactory(cast("TextIO", lines)),
         cache_logger_on_first_use=True,
     )
@@ -107,21 +107,20 @@ def configure_logs(settings: Settings, *, process: str) -> None:
         )
     )
     handler.addFilter(shorten_slow_tasks)
-    handler.addFilter(repeated.is_news)
+    handler.addFilter(repeated.filter_record)
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(max(level, logging.WARNING))
 
 
 def _are_colours_wanted() -> bool:
-    """On a terminal, unless somebody said no: https://no-color.org."""
+    """Whether to colour the output: on a terminal, unless NO_COLOR is set (https://no-color.org)."""
     return sys.stderr.isatty() and not os.environ.get("NO_COLOR")
 
 
 class _Lines:
-    """Standard error. A line that a full disk does not take, or that nobody reads any more, is lost and counted.
-
-    No payment fails for it.
+    """Standard error. A line that cannot be written (full disk, closed pipe) is dropped and counted, so that no request
+    fails because of it.
     """
 
     def __init__(self, file: TextIO) -> None:
@@ -139,9 +138,10 @@ class _Lines:
 
 
 def shorten_slow_tasks(record: logging.LogRecord) -> bool:
-    """A filter: of a workflow task that an overloaded machine kept waiting, one line, as it is done again.
+    """A filter that shortens the report of a slow workflow task to one line, as a warning, because it is retried.
 
-    The SDK takes any that lasts for more than two seconds for a deadlock; its documentation calls that TMPRL1101.
+    The SDK reports every task that takes more than two seconds as a deadlock (TMPRL1101), which may also mean that the
+    machine is overloaded.
     """
     error = record.exc_info[1] if record.exc_info else None
     if error is not None and "[TMPRL1101]" in str(error):
@@ -154,39 +154,39 @@ def shorten_slow_tasks(record: logging.LogRecord) -> bool:
 
 
 class Repeated:
-    """What is said again and again while a server is away is logged once in some seconds, whatever its numbers."""
+    """Suppresses messages that are repeated while a server is down, to one every few seconds."""
 
     def __init__(self) -> None:
-        self._said: dict[tuple[str, str], float] = {}
+        self._logged_at: dict[tuple[str, str], float] = {}
 
-    def is_news(self, record: logging.LogRecord) -> bool:
-        """A filter, of what libraries say."""
-        if record.levelno > logging.WARNING or not record.name.startswith(REPEATING):
+    def filter_record(self, record: logging.LogRecord) -> bool:
+        """A logging filter, for messages of libraries."""
+        if record.levelno > logging.WARNING or not record.name.startswith(REPEATING_LOGGERS):
             return True
         return self._is_news(record.name, record.msg)
 
     def drop(self, _: Any, __: str, line: EventDict) -> EventDict:
-        """A structlog processor, of what we say ourselves."""
-        if line["event"] in OURS_REPEATING:
-            who = line.get("projection") or line.get("subscription")
-            why = line.get("error") or line.get("errors") or line.get("reason")
-            if not self._is_news(line["event"], f"{who} {why}"):
+        """A structlog processor, for events of this service."""
+        if line["event"] in REPEATING_EVENTS:
+            reader = line.get("projection") or line.get("subscription")
+            error = line.get("error") or line.get("errors") or line.get("reason")
+            if not self._is_news(line["event"], f"{reader} {error}"):
                 raise structlog.DropEvent
         return line
 
     def _is_news(self, name: str, message: object) -> bool:
-        """Whether nothing like it was logged lately."""
-        what, now = (name, DIGITS.sub("", str(message)[:LIKENESS])), time.monotonic()
-        if now - self._said.get(what, -math.inf) < REPEATED_SECONDS:
+        """Whether no similar message was logged within the last seconds."""
+        key, now = (name, DIGITS.sub("", str(message)[:COMPARED_LENGTH])), time.monotonic()
+        if now - self._logged_at.get(key, -math.inf) < REPEATED_SECONDS:
             return False
-        if len(self._said) >= MOST_REPEATED:
-            self._said.clear()
-        self._said[what] = now
+        if len(self._logged_at) >= MAX_REMEMBERED:
+            self._logged_at.clear()
+        self._logged_at[key] = now
         return True
 
 
 def mask_secrets(_: Any, __: str, line: EventDict) -> EventDict:
-    """A structlog processor: mask what must not be written down."""
+    """A structlog processor that masks secrets and card numbers."""
     return cast("EventDict", _masked_fields(line))
 
 
@@ -212,11 +212,11 @@ def _masked(value: Any) -> Any:
 
 
 SHORT = 64
-"""Characters of the texts that are remembered as harmless: names of events and routes, ids of merchants and keys."""
+"""Maximum length of texts that are cached as harmless: names of events and routes, ids of merchants and keys."""
 
 
 class _Suspect(Exception):
-    """A text may hold a secret."""
+    """A text may contain a secret."""
 
 
 def _masked_text(text: str) -> str:
@@ -232,18 +232,18 @@ def _check(text: str) -> None:
         raise _Suspect
 
 
-# What raises is not remembered: no secret is kept here.
+# Calls that raise are not cached, so no secret is kept in memory.
 _check_short = lru_cache(maxsize=2_048)(_check)
 
 
-# A client may choose it; made here, or in this form, it holds nothing.
+# A UUID contains no secret. Other correlation ids, which clients may choose, are masked.
 _PLAIN_ID = re.compile("[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}")
 
 
 def _request_writer(process: str, write: Callable[[str], None]) -> LineWriter:
-    """What writes the lines of requests as the processors would: a tenth of the work, for a line of which all is known.
+    """Writes requests' lines as the structlog processors would, in a tenth of the time.
 
-    Of its fields, a client has a say in the correlation id alone, and in the address it comes from.
+    Only two of its fields come from the client, and need masking: the correlation id and the address.
     """
 
     def write_request(level: Level, bound: Mapping[str, object], fields: dict[str, Any]) -> None:

@@ -29,25 +29,25 @@ from payloops.projections.status import projections_status
 from payloops.shared_metrics import counted
 
 SAMPLE_SECONDS = 1.0
-"""Between two looks at what has no moment at which it could be counted: lengths of queues, connections."""
+"""Between two samples of gauges, such as lengths of queues."""
 READ_SECONDS = 1.0
-"""How long a reading may take."""
+"""Timeout of a reader."""
 PROBE_SECONDS = 0.8
-"""How long a dependency may take to answer: less than the reading that tells of it."""
-REMEMBERED = 5.0
-"""Seconds for which a reading holds."""
+"""How long a dependency may take to answer: less than the reader of the probes may."""
+CACHE_SECONDS = 5.0
+"""How long the metrics of a reader are cached."""
 
 Sampler = Callable[[], None]
 Reader = Callable[[], Awaitable[Iterable[Metric]]]
 
 log = structlog.get_logger()
 
-# When each series began is of use with OpenMetrics only; here it would double the number of series.
+# The creation time of each series is of use only with OpenMetrics; here it would double the number of series.
 prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
 
 
 class Metrics:
-    """What one process answers to a scrape. Made by `open_metrics`."""
+    """The metrics of a process, for scrapes. Created by `open_metrics`."""
 
     def __init__(
         self,
@@ -58,34 +58,34 @@ class Metrics:
     ) -> None:
         """
         Args:
-            samplers: set gauges to how things stand in this process.
-            readers: by a name for the log; what they raise leaves their metrics out.
+            samplers: update gauges to the current state of this process.
+            readers: read metrics from outside, by a name for the log. If one raises, its metrics are left out.
         """
         self._samplers = samplers
-        self._readings = [_Reading(name, reader, clock=clock) for name, reader in readers.items()]
+        self._cached = [_CachedMetrics(name, reader, clock=clock) for name, reader in readers.items()]
         self._text: asyncio.Task[bytes] | None = None
 
     async def text(self) -> bytes:
-        """The metrics. Who asks while they are being put together gets the same."""
+        """The metrics in Prometheus' text format. Concurrent calls share one result."""
         if self._text is None or self._text.done():
-            self._text = asyncio.create_task(self._put_together(), name="metrics")
+            self._text = asyncio.create_task(self._collect(), name="metrics")
         return await asyncio.shield(self._text)
 
     def sample(self) -> None:
         for sampler in self._samplers:
             sampler()
 
-    async def _put_together(self) -> bytes:
+    async def _collect(self) -> bytes:
         self.sample()
-        await asyncio.gather(*(reading.renew() for reading in self._readings))
+        await asyncio.gather(*(each.refresh() for each in self._cached))
         registry = CollectorRegistry()
-        for reading in self._readings:
-            registry.register(reading)
+        for each in self._cached:
+            registry.register(each)
         return await asyncio.to_thread(lambda: generate_latest(counted()) + generate_latest(registry))
 
 
-class _Reading(Collector):
-    """The metrics of a reader, for as long as they hold."""
+class _CachedMetrics(Collector):
+    """The metrics of a reader, cached for some seconds."""
 
     def __init__(self, name: str, reader: Reader, *, clock: Callable[[], float]) -> None:
         self._name = name
@@ -94,15 +94,15 @@ class _Reading(Collector):
         self._due = clock()
         self._metrics: Sequence[Metric] = ()
 
-    async def renew(self) -> None:
+    async def refresh(self) -> None:
         if self._clock() < self._due:
             return
         try:
             self._metrics = tuple(await within(self._reader(), seconds=READ_SECONDS))
-        except Exception as error:  # noqa: BLE001  # whatever it is: one reader's trouble takes no others away
+        except Exception as error:  # noqa: BLE001  # one failing reader must not affect the others
             log.warning("metrics.not_read", reader=self._name, error=type(error).__name__)
             self._metrics = ()
-        self._due = self._clock() + REMEMBERED
+        self._due = self._clock() + CACHE_SECONDS
 
     def collect(self) -> Iterable[Metric]:
         return self._metrics
@@ -112,7 +112,7 @@ class _Reading(Collector):
 async def open_metrics(
     *, samplers: Sequence[Sampler] = (), readers: Mapping[str, Reader] | None = None
 ) -> AsyncIterator[Metrics]:
-    """The metrics of this process; sampled for as long as the context lasts."""
+    """The metrics of this process, sampled while the context lasts."""
     metrics = Metrics(samplers=samplers, readers=readers or {})
     sampling = asyncio.create_task(_keep_sampling(metrics), name="metrics sampling")
     try:
@@ -120,7 +120,7 @@ async def open_metrics(
     finally:
         sampling.cancel()
         await asyncio.gather(sampling, return_exceptions=True)
-        metrics.sample()  # what was counted since the last time
+        metrics.sample()  # hands over what was counted since the last sample
 
 
 async def _keep_sampling(metrics: Metrics) -> None:
@@ -133,10 +133,10 @@ async def _keep_sampling(metrics: Metrics) -> None:
 async def serving_metrics(
     *, host: str, port: int | None, samplers: Sequence[Sampler] = ()
 ) -> AsyncIterator[None]:
-    """Answer `/metrics` and `/health` in a process that serves nothing else.
+    """Serve `/metrics` and `/health` in a process without an API.
 
     Args:
-        port: None: nothing is listened on.
+        port: if None, nothing is served.
 
     Raises:
         PortTaken: see there.
@@ -166,7 +166,7 @@ async def serving_metrics(
 
 
 def state_readers(store: EventStore, *, probes: Mapping[str, Probe]) -> dict[str, Reader]:
-    """Readers of what stands in the database, and of who can be reached."""
+    """Readers of metrics about the state of the database, and about which dependencies can be reached."""
     return {
         "readers of the log": lambda: _log_metrics(store.pool),
         "webhooks": lambda: _webhook_metrics(store.pool),
@@ -177,11 +177,11 @@ def state_readers(store: EventStore, *, probes: Mapping[str, Probe]) -> dict[str
 async def _log_metrics(pool: AsyncConnectionPool) -> list[Metric]:
     found = await projections_status(pool)
     head = GaugeMetricFamily("payloops_log_position", "Position of the newest event")
-    position = _of_readers("position", "Position of the last event that is done")
-    lag_events = _of_readers("lag_events", "Events that are not done")
-    lag_seconds = _of_readers("lag_seconds", "Age of the oldest event that is not done")
+    position = _of_readers("position", "Position of the last event processed")
+    lag_events = _of_readers("lag_events", "Events not processed yet")
+    lag_seconds = _of_readers("lag_seconds", "Age of the oldest event not processed yet")
     parked = _of_readers("parked_events", "Events that could not be applied or forwarded")
-    active = _of_readers("active", "Whether a process works on it")
+    active = _of_readers("active", "Whether a process is active for this reader")
     for each in found:
         position.add_metric([each.name], each.position)
         lag_events.add_metric([each.name], each.lag_events)
@@ -192,27 +192,27 @@ async def _log_metrics(pool: AsyncConnectionPool) -> list[Metric]:
     return [head, position, lag_events, lag_seconds, parked, active]
 
 
-def _of_readers(name: str, what: str) -> GaugeMetricFamily:
-    return GaugeMetricFamily(f"payloops_reader_{name}", what, labels=["reader"])
+def _of_readers(name: str, description: str) -> GaugeMetricFamily:
+    return GaugeMetricFamily(f"payloops_reader_{name}", description, labels=["reader"])
 
 
 async def _webhook_metrics(pool: AsyncConnectionPool) -> list[Metric]:
     pending, oldest_seconds = await pending_webhooks(pool)
     return [
-        GaugeMetricFamily("payloops_webhooks_pending", "Webhooks that are to be delivered", value=pending),
+        GaugeMetricFamily("payloops_webhooks_pending", "Webhooks waiting to be delivered", value=pending),
         GaugeMetricFamily(
             "payloops_webhooks_pending_oldest_seconds", "Age of the oldest of them", value=oldest_seconds
         ),
         GaugeMetricFamily(
             "payloops_webhook_endpoints_switched_off",
-            "Merchants' endpoints that webhooks are not sent to any more",
+            "Merchants' webhook endpoints that are switched off",
             value=await count_switched_off(pool),
         ),
     ]
 
 
 async def _dependency_metrics(probes: Mapping[str, Probe]) -> list[Metric]:
-    up = GaugeMetricFamily("payloops_dependency_up", "Whether it answers", labels=["dependency"])
+    up = GaugeMetricFamily("payloops_dependency_up", "Whether the dependency answers", labels=["dependency"])
     for name, answers in (await ask_all(probes, seconds=PROBE_SECONDS)).items():
         up.add_metric([name], answers)
     return [up]

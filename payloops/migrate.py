@@ -1,4 +1,4 @@
-"""Bring a database's schema up to date with the migrations of this version (`payloops migrate`)."""
+"""`payloops migrate`: brings a database's schema up to date with this version's migrations."""
 
 import re
 from pathlib import Path
@@ -11,14 +11,14 @@ import payloops.migrations
 
 
 class LaterSchemaError(Exception):
-    """The database has migrations of a later version: this one has nothing to apply, and knows no way back."""
+    """The database has migrations of a later version, which this one does not know."""
 
 
 def migrate(*, database_url: str) -> list[str]:
-    """Apply what is missing and return the revisions applied, oldest first.
+    """Apply missing migrations. Returns the revisions applied, oldest first.
 
-    Each migration is one transaction, and migrators queue on an advisory lock, so that it may be run by
-    several processes at once and again after it was killed.
+    Each migration is one transaction, and an advisory lock serializes processes that migrate. So several may run at the
+    same time, and a killed one may be run again.
 
     Raises:
         LaterSchemaError: see there.
@@ -28,7 +28,7 @@ def migrate(*, database_url: str) -> list[str]:
     config.attributes["applied"] = applied
     try:
         command.upgrade(config, "head")
-    except CommandError as error:  # the only thing it can say of our own chain
+    except CommandError as error:  # the only reason for it, as our own revisions are consistent
         raise LaterSchemaError(f"the database was migrated by a later version: {error}") from error
     return applied
 

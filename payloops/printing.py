@@ -1,4 +1,4 @@
-"""Printing what others wrote: tables that fit the terminal, or JSON in the API's form."""
+"""Output of commands: tables that fit the terminal and cannot control it, or JSON as in the API."""
 
 import os
 import re
@@ -15,17 +15,17 @@ from rich.table import Table
 from rich.text import Text
 
 WIDE = 150
-"""Columns from which on there are tables; in fewer, an event or an order is a few lines."""
+"""Width in characters from which on events and orders are shown in tables; on narrower terminals, in several lines."""
 WITHOUT_TERMINAL = 200
-"""Columns, where nobody says how many there are."""
+"""Width in characters, if it is unknown."""
 
 
-_OBEYED = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
-"""What a terminal does instead of showing it: control characters, and those that turn the direction of a text."""
+_CONTROL = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+"""Control characters, except line breaks, and characters that change the direction of text."""
 
 
 class PlainConsole(Console):
-    """Shows texts as they are, whoever wrote them: there is no markup in them, and no terminal obeys them."""
+    """Prints texts literally, without markup, and with control characters replaced, because clients wrote some."""
 
     def __init__(self, *, width: int | None) -> None:
         super().__init__(width=width, highlight=False, markup=False, emoji=False)
@@ -40,21 +40,21 @@ class PlainConsole(Console):
 
 
 def _plain(text: str) -> str:
-    return _OBEYED.sub("\ufffd", text)
+    return _CONTROL.sub("\ufffd", text)
 
 
 def make_console(*, columns: int = WITHOUT_TERMINAL) -> Console:
-    """As wide as the terminal, or as COLUMNS says.
+    """A console as wide as the terminal, or as COLUMNS says.
 
     Args:
-        columns: where neither says it.
+        columns: the width if there is neither.
     """
     given = sys.stdout.isatty() or "COLUMNS" in os.environ
     return PlainConsole(width=None if given else columns)
 
 
 def plain_table(*columns: str, **options: Any) -> Table:
-    """A table whose cells are folded and never cut: ids are there to be copied."""
+    """A table whose cells are wrapped and never truncated, so that ids can be copied."""
     table = Table(
         box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold", **options
     )
@@ -64,7 +64,7 @@ def plain_table(*columns: str, **options: Any) -> Table:
 
 
 def print_json(adapter: TypeAdapter[Any], value: Any) -> None:
-    """What the API would answer."""
+    """Print a value as the API would return it."""
     sys.stdout.buffer.write(adapter.dump_json(value, by_alias=True, indent=2) + b"\n")
 
 

@@ -11,14 +11,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from payloops.projections.building import Report
 
 PLAIN_SECONDS = 2.0
-"""Between two lines of progress where there is no terminal."""
+"""Between two lines of progress, if there is no terminal."""
 SETTLING_SECONDS = 0.5
-"""Before a rate means anything."""
+"""Before a rate is shown, because it would be too inaccurate."""
 
 
 @contextmanager
 def progress() -> Iterator[Report]:
-    """Tells of the steps: a bar for each on a terminal, else a line now and then, on standard error."""
+    """Show the progress of steps on standard error: on a terminal a bar for each, otherwise an occasional line."""
     if sys.stderr.isatty():
         with _bars() as report:
             yield report
@@ -55,18 +55,18 @@ class _PlainLines:
     def __init__(self) -> None:
         self._step = ""
         self._began = (0.0, 0)
-        self._said = 0.0
-        self._whole = False
+        self._printed_at = 0.0
+        self._complete = False
 
     def __call__(self, step: str, done: int, total: int) -> None:
         now = time.monotonic()
         if step != self._step:
-            self._step, self._began, self._said, self._whole = step, (now, done), 0.0, False
-        whole = 0 < total <= done
-        if self._whole if whole else now - self._said < PLAIN_SECONDS:
+            self._step, self._began, self._printed_at, self._complete = step, (now, done), 0.0, False
+        complete = 0 < total <= done
+        if self._complete if complete else now - self._printed_at < PLAIN_SECONDS:
             return
-        self._whole = whole
-        self._said = now
+        self._complete = complete
+        self._printed_at = now
         since, first = self._began
         rate = (done - first) / (now - since) if now > since else 0.0
         left = f", {(total - done) / rate:,.0f} s left" if rate and done < total else ""

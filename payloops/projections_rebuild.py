@@ -18,20 +18,20 @@ from payloops.projections.projection import all_projections, find_projections
 from payloops.projections.verifying import Difference, Verdict, verify
 
 SUBSCRIBER_SECONDS = 10.0
-"""To wait for a subscriber, which looks four times a second."""
+"""How long to wait for a subscriber, which checks four times a second."""
 
 
 class WorkerKilledError(Exception):
-    """A process that folds ended before its time."""
+    """A worker process was killed."""
 
     def __init__(self) -> None:
-        super().__init__("a process that folds was killed; run it again, it goes on from there")
+        super().__init__("a worker process was killed; run it again, and it continues")
 
 
 async def run_rebuild(
     *, database_url: str, names: list[str], workers: int, restart: bool, as_json: bool
 ) -> None:
-    """Build tables anew beside the live ones, swap them, and say how long it took.
+    """Rebuild tables beside the live ones, swap them, and print how long it took.
 
     Raises:
         UnknownProjection, BuildUnderWay, TablesBusy, WorkerKilledError.
@@ -66,7 +66,7 @@ async def run_rebuild(
 
 
 async def run_verify(*, database_url: str, names: list[str], workers: int, as_json: bool) -> bool:
-    """Compare live tables with what the log says, and print what differs; whether all agree.
+    """Compare live tables with the log, and print the differences. Returns whether there are none.
 
     Raises:
         UnknownProjection, BuildUnderWay, VersionsDiffer, WorkerKilledError.
@@ -83,10 +83,10 @@ async def run_verify(*, database_url: str, names: list[str], workers: int, as_js
 
 
 async def run_retry_parked(*, database_url: str, names: list[str], as_json: bool) -> bool:
-    """Apply what was parked, and have subscribers forward it; whether nothing is left.
+    """Apply parked events, and have subscribers forward theirs. Returns whether nothing is left.
 
     Raises:
-        UnknownProjection: neither a projection nor a subscriber that has parked anything.
+        UnknownProjection: a name is neither a projection nor a subscriber with parked events.
     """
     known = [each.name for each in all_projections()]
     async with await connect(database_url, application_name="payloops retry-parked") as connection:

@@ -1,4 +1,4 @@
-"""`payloops projections status`: how far each projection is, as a table or as JSON."""
+"""`payloops projections status` and `list`, as a table or as JSON."""
 
 from dataclasses import asdict
 
@@ -10,15 +10,15 @@ from payloops.printing import make_console, plain_table, print_plain_json
 from payloops.projections.projection import all_projections
 from payloops.projections.status import ParkedEvent, ProjectionStatus, list_parked_events, projections_status
 
-MOST_PARKED = 100
-"""Parked events that are shown; all are counted."""
+MAX_PARKED = 100
+"""Maximum number of parked events that are listed."""
 
 
 async def show_projections_status(*, database_url: str, as_json: bool) -> None:
-    """Print position and lag in events and seconds of every projection, and the newest parked events."""
+    """Print position and lag (in events and seconds) of every reader of the log, and the newest parked events."""
     async with command_pool(database_url, application_name="payloops status") as pool:
         found = await projections_status(pool)
-        parked = await list_parked_events(pool, limit=MOST_PARKED)
+        parked = await list_parked_events(pool, limit=MAX_PARKED)
     if as_json:
         print_plain_json(
             [
@@ -31,7 +31,7 @@ async def show_projections_status(*, database_url: str, as_json: bool) -> None:
     console = make_console()
     console.print(status_table(found))
     if parked:
-        console.print("\nParked, the newest first; `payloops projections retry-parked` tries them again:")
+        console.print("\nParked, newest first; `payloops projections retry-parked` tries them again:")
         console.print(_parked_table(parked))
 
 
@@ -45,7 +45,7 @@ def _parked_table(events: list[ParkedEvent]) -> Table:
 
 
 def show_projections(*, as_json: bool) -> None:
-    """Print what this version has: each projection with its version and tables."""
+    """Print the projections of this version, with their versions and tables."""
     found = all_projections()
     if as_json:
         shown = [

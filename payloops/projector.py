@@ -19,9 +19,9 @@ log = structlog.get_logger()
 async def run_projector(settings: Settings) -> None:
     """Keep the projections up to date, and the log sealed, until SIGTERM or SIGINT.
 
-    What has begun is finished first. Starts also while PostgreSQL is down, and catches up once it is there.
+    The current batch is finished first. If PostgreSQL is down, waits until it is up.
     """
-    all_projections()  # imports them
+    all_projections()  # imports their modules before the garbage collector is tuned
     tune_garbage_collector()
     database_url, stop = settings.database_url.get_secret_value(), stop_on_signals()
     async with (

@@ -1,4 +1,4 @@
-"""`payloops webhooks`: events received from processors, and their effect."""
+"""`payloops webhooks`: shows events received from processors, and their effects."""
 
 from uuid import UUID
 
@@ -17,10 +17,10 @@ from payloops.projections.order_trail import exact_time
 
 
 class NoSuchEvent(Exception):
-    """No event of a processor has this id."""
+    """There is no processor event with this id."""
 
     def __init__(self, id: UUID) -> None:
-        super().__init__(f"no event {id}: `payloops webhooks received` shows which there are")
+        super().__init__(f"no event {id}: `payloops webhooks received` lists the events")
 
 
 async def show_received(

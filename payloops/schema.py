@@ -1,4 +1,4 @@
-"""Checking that a database has the schema of this version, without slow imports."""
+"""Checks that a database has the schema of this version, without importing the migration tools, which is slow."""
 
 from functools import cache
 from pathlib import Path
@@ -13,22 +13,22 @@ log = structlog.get_logger()
 
 
 class SchemaBehind(Exception):
-    """Migrations of this version have not been applied."""
+    """Not all migrations of this version have been applied."""
 
 
 @cache
 def newest_migration() -> str:
-    """Revisions are numbers of one length, and the beginning of their file's name."""
+    """The newest revision. Revisions are numbers with leading zeros, at the beginning of their files' names."""
     assert payloops.migrations.__file__ is not None
     files = Path(payloops.migrations.__file__).parent.glob("versions/[0-9]*.py")
     return max(file.name for file in files).partition("_")[0]
 
 
 async def require_schema(pool: AsyncConnectionPool) -> None:
-    """Return where the schema is that of this version, or of a later one, which keeps what this one needs.
+    """Check that the schema is that of this version, or of a later one, which keeps what this version needs.
 
     Raises:
-        SchemaBehind: it is older, or there is none.
+        SchemaBehind: it is older, or there is no schema.
     """
     async with pool.connection() as connection:
         try:

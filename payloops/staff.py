@@ -1,4 +1,4 @@
-"""`payloops staff`: adding, listing and removing support staff, and showing their views. Needs only the database."""
+"""`payloops staff`: adds, lists and removes support staff, and lists their views. Needs only the database."""
 
 import dataclasses
 import sys
@@ -19,15 +19,15 @@ from payloops.http.fields import Email, Password, PresentedEmail
 from payloops.printing import make_console
 
 BCRYPT_ROUNDS = 12
-"""Cost of the passwords' hashes."""
+"""Cost of password hashes."""
 
 
 class NotAcceptable(Exception):
-    """An email address or a password that no account may have; the message says which rule."""
+    """An email address or password is not allowed; the message says which rule it breaks."""
 
 
 def read_password() -> str:
-    """Asked twice on a terminal; else the first line of standard input.
+    """Prompt for a new password, twice, on a terminal; otherwise read the first line of standard input.
 
     Raises:
         NotAcceptable: shorter than 8 characters or longer than 72 bytes.
@@ -42,10 +42,11 @@ def read_password() -> str:
 
 
 async def add(*, database_url: str, email: str, name: str, password: str) -> StaffRow:
-    """Add somebody.
+    """Add a member of the staff.
 
     Raises:
-        StaffEmailTaken: see there. NotAcceptable: the email is none.
+        StaffEmailTaken: see there.
+        NotAcceptable: the email address is invalid.
     """
     email = _checked("email", TypeAdapter(Email), email)
     async with (
@@ -58,7 +59,7 @@ async def add(*, database_url: str, email: str, name: str, password: str) -> Sta
 
 
 async def remove(*, database_url: str, email: str) -> None:
-    """Remove somebody; their tokens end at once.
+    """Remove a member of the staff; their tokens become invalid at once.
 
     Raises:
         StaffNotFound: see there.
@@ -69,7 +70,7 @@ async def remove(*, database_url: str, email: str) -> None:
 
 
 async def show(*, database_url: str, as_json: bool) -> None:
-    """Print who is and was on the staff."""
+    """Print all members of the staff, including those removed."""
     async with command_pool(database_url, application_name="payloops staff") as pool:
         rows = await list_staff(pool)
     if as_json:
@@ -91,7 +92,7 @@ async def show_views(
     order_id: UUID | None,
     merchant_id: UUID | None,
 ) -> None:
-    """Print what staff looked at, newest first."""
+    """Print the views of staff, newest first."""
     email = TypeAdapter(PresentedEmail | None).validate_python(email)
     async with command_pool(database_url, application_name="payloops staff") as pool:
         views = await list_staff_views(
@@ -132,5 +133,5 @@ def _print_json(rows: list[StaffRow] | list[StaffView]) -> None:
 
 
 def _print_table(table: Table) -> None:
-    # Whole ids, also where there is no terminal to fit into.
+    # Wide enough for complete ids, if the width is unknown.
     make_console(columns=250).print(table)

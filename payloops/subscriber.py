@@ -18,11 +18,9 @@ log = structlog.get_logger()
 
 
 async def run_subscriber(settings: Settings) -> None:
-    """Forward the log to Temporal, of payments and of webhooks, until SIGTERM or SIGINT.
+    """Forward events for payments and webhooks to Temporal, until SIGTERM or SIGINT.
 
-    The batch that has begun is finished first.
-
-    Starts also while PostgreSQL or Temporal is down, and forwards once they are there.
+    The current batch is finished first. If PostgreSQL or Temporal is down, waits until it is up.
     """
     configure_logs(settings, process="subscriber")
     stop = stop_on_signals()

@@ -149,7 +149,7 @@ async def test_who_signs_a_changed_statement_anew_is_found(
     assert any(line.startswith(f"event {event['position']}, payment.captured") for line in wrong)
     said["events"][1]["recordedAt"] = "2026-01-01T00:00:00.000000Z"
     wrong = checked(signed(said, signer), keys.present.public).wrong
-    assert f"event {said['events'][1]['position']} is not what was sealed there" in wrong
+    assert f"event {said['events'][1]['position']} differs from what was sealed" in wrong
     del said["events"][1]
     wrong = checked(signed(said, signer), keys.present.public).wrong
     assert any("events are all of the order's" in line for line in wrong)
@@ -199,7 +199,7 @@ async def test_an_event_without_a_proof_of_its_own_is_not_said_to_be_sealed(
     found = checked(signed(said, keys), keys.present.public)
     without = 3 - proofs.stop
     assert found.notes == [
-        f"not sealed yet when this was made: {without} of the events, which our signature alone holds"
+        f"not sealed yet when this was exported: {without} of the events, which only our signature protects"
     ]
     assert any("of them are proven" in line for line in found.checked) == (without < 3)
     assert not any(line.startswith("3 of them") for line in found.checked)
@@ -213,7 +213,7 @@ async def test_what_is_not_sealed_yet_is_said_to_be_so(
     report = checked(bundle, keys.present.public)
     assert report.wrong == []
     assert report.notes == [
-        "not sealed yet when this was made: 1 of the events, which our signature alone holds"
+        "not sealed yet when this was exported: 1 of the events, which only our signature protects"
     ]
 
 

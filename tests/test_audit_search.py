@@ -210,7 +210,7 @@ async def test_the_command_prints_what_fits(settings: Settings, shop: dict[str, 
     assert [order["id"] for order in json.loads(out)] == [str(paid.id)]
     status, out, _ = await run_command(settings, "audit", "search", "--limit", "1")
     assert (status, "and more, older" in out) == (0, True)
-    assert await run_command(settings, "audit", "search", "nothing") == (1, "no order fits\n", "")
+    assert await run_command(settings, "audit", "search", "nothing") == (1, "no order matches\n", "")
     for wrong in (("--amount", "49.99"), ("--from", "yesterday")):
         status, out, err = await run_command(settings, "audit", "search", *wrong)
         assert (status, out, err.count("\n")) == (2, "", 1)

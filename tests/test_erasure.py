@@ -666,7 +666,7 @@ async def test_the_command_shows_asks_erases_and_says_what_it_cannot_erase(
         status, out, err = await command(settings, "erase", *whom, answer="y\n")
         assert status == 0, err
         assert "erasing: 3 of 3" in err
-        assert "Temporal's histories" in out
+        assert "Temporal's workflow histories" in out
         assert "the first events of 1 orders" in out
         status, out, _ = await command(settings, "erase", *whom, "--yes", "--json")
     report = json.loads(out)

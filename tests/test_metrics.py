@@ -26,7 +26,7 @@ from uuid_utils.compat import uuid7
 
 from payloops import metrics
 from payloops.http.app import ROUTES
-from payloops.metrics import REMEMBERED, Metrics
+from payloops.metrics import CACHE_SECONDS, Metrics
 from payloops.settings import Settings
 
 README = (Path(__file__).resolve().parent.parent / "README.md").read_text()
@@ -142,11 +142,11 @@ async def test_a_reading_is_remembered_and_forgotten_when_it_cannot_be_renewed()
         return [sample.value for sample in Scrape((await metrics.text()).decode()).samples("reading")]
 
     assert await told() == [1.0]
-    now += REMEMBERED / 2
+    now += CACHE_SECONDS / 2
     assert await told() == [1.0]
-    now += REMEMBERED
+    now += CACHE_SECONDS
     assert await told() == [2.0]
-    now += REMEMBERED
+    now += CACHE_SECONDS
     assert await told() == []
 
 

@@ -34,31 +34,32 @@ FORMAT = "payloops evidence 1"
 
 
 def canonical(value: Any) -> bytes:
-    """What is digested of a value: JSON without blanks, members in the order of their names."""
+    """The form of a value that is hashed: JSON without whitespace, members sorted by name."""
     return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
 
 
 def file_bytes(bundle: dict[str, Any]) -> bytes:
-    """A bundle as its file has it: one form for one bundle."""
+    """The content of an evidence file; the same bundle always has the same bytes."""
     return orjson.dumps(bundle, option=orjson.OPT_SORT_KEYS | orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
 
 
 async def export_evidence(
     *, database_url: str, keys: AuditKeys, order_id: UUID, path: Path | None, force: bool
 ) -> bytes:
-    """Write the evidence about an order into a file, or to standard output where the path is `-`; what was written.
+    """Write the evidence about an order to a file, or to standard output if the path is `-`. Returns its content.
 
     Args:
-        path: `evidence-<order>.json` where None.
-        force: replace a file that is there.
+        path: by default `evidence-<order>.json`.
+        force: overwrite an existing file.
 
     Raises:
-        NotFound. NotUnderstood: the file is there, or cannot be written.
+        NotFound: there is no such order.
+        NotUnderstood: the file exists, or cannot be written.
     """
     path = path or Path(f"evidence-{order_id}.json")
     printed = path == Path("-")
     if not printed and path.exists() and not force:
-        raise NotUnderstood(f"{path} is there already: give --force to replace it, or another --output")
+        raise NotUnderstood(f"{path} exists: give --force to overwrite it, or another --output")
     async with reading(database_url) as reader:
         statement = await make_statement(reader, order_id=order_id)
     bundle = signed(statement, keys)
@@ -81,7 +82,7 @@ async def export_evidence(
 
 
 def signed(statement: dict[str, Any], keys: AuditKeys) -> dict[str, Any]:
-    """The statement with its digest and our signature."""
+    """The bundle: a statement with its digest and the service's signature."""
     digest = hashlib.sha256(canonical(statement)).hexdigest()
     return {
         "format": FORMAT,
@@ -96,12 +97,12 @@ def signed(statement: dict[str, Any], keys: AuditKeys) -> dict[str, Any]:
 
 
 def signed_text(digest: str) -> bytes:
-    """What is signed of a statement."""
+    """The text that is signed: it contains the statement's digest."""
     return f"{FORMAT}\nsha256: {digest}\n".encode()
 
 
 async def make_statement(reader: EventReader, *, order_id: UUID) -> dict[str, Any]:
-    """What we say of an order.
+    """The statement about an order.
 
     Raises:
         NotFound.
@@ -144,8 +145,8 @@ async def make_statement(reader: EventReader, *, order_id: UUID) -> dict[str, An
 
 
 def _event(row: LogRow) -> dict[str, Any]:
-    """An event as it is stored; the state is JSON as text, to the byte, because it is hashed."""
-    assert row.recorded_at is not None, "the state was folded: this is a time"
+    """An event as it is stored. The state is JSON as text, because its exact bytes are hashed."""
+    assert row.recorded_at is not None, "the event was decoded, so its time is valid"
     return {
         "position": row.position,
         "streamId": str(row.stream_id),
@@ -160,7 +161,7 @@ def _event(row: LogRow) -> dict[str, Any]:
 
 
 def _proof(row: LogRow, sealed: SealedRange) -> dict[str, Any]:
-    """The way from an event's leaf to the root of its seal."""
+    """The proof that an event's leaf is included in its seal."""
     index = row.position - sealed.seal.first_position
     return {
         "position": row.position,
@@ -187,7 +188,7 @@ def _seals(sealed: Sequence[SealedRange]) -> list[dict[str, Any]]:
 
 
 async def _webhook(reader: EventReader, webhook: WebhookDelivery) -> dict[str, Any]:
-    """A webhook with its attempts. What the merchant's endpoint answered stays in the house."""
+    """A webhook with its delivery attempts, without the responses of the merchant's endpoint."""
     attempts = await list_attempts(reader.pool, webhook_id=webhook.id)
     return {
         "id": str(webhook.id),
@@ -211,6 +212,6 @@ async def _webhook(reader: EventReader, webhook: WebhookDelivery) -> dict[str, A
 
 
 def _public_address(url: str) -> str:
-    """A webhook's address without a password or a query, which may be secrets."""
+    """A webhook's URL without user name, password, query and fragment, which may be secrets."""
     parts = urlsplit(url)
     return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()

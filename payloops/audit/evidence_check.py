@@ -19,12 +19,12 @@ from payloops.printing import make_console, plain_table, print_plain_json
 
 
 class NotEvidence(Exception):
-    """The file is none that `audit export` wrote, or not as it wrote it."""
+    """The file is not an evidence file, or is malformed."""
 
 
 @dataclass(slots=True)
 class Report:
-    """What was checked, and what is wrong; nothing is where the evidence holds."""
+    """The result of checking evidence: what was checked, what is wrong (empty if the evidence holds), and remarks."""
 
     checked: list[str] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
@@ -32,10 +32,10 @@ class Report:
 
 
 def run_check(*, path: Path, public_keys: Sequence[bytes], as_json: bool) -> bool:
-    """Check a file and print what was checked; whether it holds.
+    """Check a file and print the result. Returns whether the evidence holds.
 
     Args:
-        public_keys: those of the service that are known; none: the file's own is believed.
+        public_keys: the service's, from a trusted source. Without them, the public key in the file is trusted.
 
     Raises:
         NotEvidence: see there.
@@ -67,32 +67,30 @@ def run_check(*, path: Path, public_keys: Sequence[bytes], as_json: bool) -> boo
 
 
 def check_evidence(content: bytes, *, public_keys: Sequence[bytes] = ()) -> Report:
-    """Check a file's content, all of it, so that a single changed byte is found.
+    """Check the whole content of a file: a single changed byte is detected.
 
     Raises:
-        NotEvidence: it is none.
+        NotEvidence: see there.
     """
     try:
         bundle = orjson.loads(content)
         if bundle["format"] != FORMAT:
             raise NotEvidence(f"this version checks {FORMAT!r}, not {bundle['format']!r}")
-        return _check(bundle, content, public_keys)
+        return _check_bundle(bundle, content, public_keys)
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
-        raise NotEvidence(
-            f"this is no evidence that was exported here: {type(error).__name__} {error}"
-        ) from None
+        raise NotEvidence(f"this is not an evidence file: {type(error).__name__} {error}") from None
 
 
-def _check(bundle: dict[str, Any], content: bytes, public_keys: Sequence[bytes]) -> Report:
+def _check_bundle(bundle: dict[str, Any], content: bytes, public_keys: Sequence[bytes]) -> Report:
     report = Report()
     statement = bundle["statement"]
-    _look(
+    _check(
         report,
         "the file has the form in which evidence is exported, to the byte",
         file_bytes(bundle) == content,
     )
     digest = hashlib.sha256(canonical(statement)).hexdigest()
-    _look(report, f"the statement has the digest {digest}", digest == bundle["digest"])
+    _check(report, f"the statement has the digest {digest}", digest == bundle["digest"])
     known = _check_signature(report, bundle, digest, public_keys)
     rows = [_row(event) for event in statement["events"]]
     _check_events(report, rows, statement)
@@ -100,27 +98,27 @@ def _check(bundle: dict[str, Any], content: bytes, public_keys: Sequence[bytes])
     return report
 
 
-def _look(report: Report, what: str, holds: bool) -> None:
-    (report.checked if holds else report.wrong).append(what if holds else f"not so: {what}")
+def _check(report: Report, claim: str, holds: bool) -> None:
+    (report.checked if holds else report.wrong).append(claim if holds else f"not so: {claim}")
 
 
 def _check_signature(
     report: Report, bundle: dict[str, Any], digest: str, public_keys: Sequence[bytes]
 ) -> dict[str, bytes]:
-    """Check the signature of the whole; the keys, by id, that seals may be signed with."""
+    """Check the signature of the statement. Returns the public keys that may have signed seals, by id."""
     signature = bundle["signature"]
     public = _bytes(signature["publicKey"])
     good = (
         is_signed(signed_text(digest), signature=_bytes(signature["signature"]), public=public)
         and key_id(public) == signature["key"]
     )
-    _look(report, f"it is signed by the key {signature['key']}", good)
+    _check(report, f"it is signed by the key {signature['key']}", good)
     if public_keys:
-        _look(report, "that key is one of those that you gave", public in public_keys)
+        _check(report, "that key is one of those that you gave", public in public_keys)
     else:
         report.notes.append(
-            f"whose key that is, the file cannot tell: compare {public.hex()} with what `payloops audit key`"
-            " prints, or give it with --public-key"
+            f"the file cannot prove whose key that is: compare {public.hex()} with the output of"
+            " `payloops audit key`, or give it with --public-key"
         )
     return {key_id(each): each for each in (*public_keys, public)}
 
@@ -130,13 +128,13 @@ def _check_events(report: Report, rows: Sequence[LogRow], statement: dict[str, A
     in_order = [row.version for row in rows] == list(range(1, len(rows) + 1))
     rising = all(before.position < after.position for before, after in pairwise(rows))
     of_order = {row.stream_id for row in rows} == {order_id} and statement["order"]["version"] == len(rows)
-    _look(
+    _check(
         report,
         f"its {len(rows)} events are all of the order's up to version {len(rows)}, in their order",
         in_order and rising and of_order,
     )
     broken = [row for row in rows if fault_of(row, mac_keys=()) is Fault.CONTENT]
-    _look(report, "the content of each has the hash that is stored with it", not broken)
+    _check(report, "the content of each has the hash that is stored with it", not broken)
     report.wrong += [f"event {row.position}, {row.topic}: {Fault.CONTENT}" for row in broken]
 
 
@@ -158,14 +156,14 @@ def _check_proofs(
     for each in statement["proofs"]:
         (proven if _proven(each, by_position, seals) else failed).add(each["position"])
     if proven:
-        _look(
+        _check(
             report, f"{len(proven)} of them are proven to be in the sealed log: {_ranges(seals)}", not failed
         )
-    report.wrong += [f"event {position} is not what was sealed there" for position in sorted(failed)]
-    open_ = len(by_position.keys() - proven - failed)
-    if open_:
+    report.wrong += [f"event {position} differs from what was sealed" for position in sorted(failed)]
+    unsealed = len(by_position.keys() - proven - failed)
+    if unsealed:
         report.notes.append(
-            f"not sealed yet when this was made: {open_} of the events, which our signature alone holds"
+            f"not sealed yet when this was exported: {unsealed} of the events, which only our signature protects"
         )
 
 
@@ -189,14 +187,14 @@ def _ranges(seals: Mapping[int, Seal]) -> str:
 
 
 def _bytes(text: str) -> bytes:
-    """Of hexadecimal as it is written here: `bytes.fromhex` takes capitals and spaces for the same.
+    """Parse hexadecimal, in lower case and without spaces only, so that a changed byte of the file is detected.
 
     Raises:
-        ValueError: it was written elsewhere.
+        ValueError: it is written differently.
     """
     found = bytes.fromhex(text)
     if found.hex() != text:
-        raise ValueError("hexadecimal of another form")
+        raise ValueError("hexadecimal is not in lower case, or contains spaces")
     return found
 
 
@@ -214,21 +212,21 @@ def _row(event: dict[str, Any]) -> LogRow:
     )
 
 
-def _seal(told: dict[str, Any]) -> Seal:
+def _seal(seal: dict[str, Any]) -> Seal:
     return Seal(
-        number=told["number"],
-        first_position=told["firstPosition"],
-        last_position=told["lastPosition"],
-        root=_bytes(told["root"]),
-        previous=_bytes(told["previous"]),
-        sealed_at=parse_timestamp(told["sealedAt"]),
-        key_id=told["key"],
-        signature=_bytes(told["signature"]),
+        number=seal["number"],
+        first_position=seal["firstPosition"],
+        last_position=seal["lastPosition"],
+        root=_bytes(seal["root"]),
+        previous=_bytes(seal["previous"]),
+        sealed_at=parse_timestamp(seal["sealedAt"]),
+        key_id=seal["key"],
+        signature=_bytes(seal["signature"]),
     )
 
 
 def show_keys(keys: AuditKeys, *, as_json: bool) -> None:
-    """Print the public keys, the one that signs now first."""
+    """Print the public keys, the current one first."""
     if as_json:
         print_plain_json([{"key": id, "publicKey": each.hex()} for id, each in keys.public_keys.items()])
         return

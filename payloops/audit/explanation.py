@@ -19,7 +19,7 @@ from payloops.projections.order_trail import exact_time, field_name, value_text
 
 
 async def show_explanation(*, database_url: str, order_id: UUID, as_json: bool) -> None:
-    """Print in sentences why an order stands as it does.
+    """Print an explanation of an order's state, in sentences.
 
     Raises:
         NotFound.
@@ -51,10 +51,10 @@ async def show_replay(
     """Print an order's state after each of its events.
 
     Args:
-        as_of: no further than to this version or moment.
+        as_of: stop at this version or time.
 
     Raises:
-        NotFound: also where it had no state then.
+        NotFound: there is no such order or version, or the order did not exist at that time.
     """
     facts = await _facts(database_url, order_id)
     try:

@@ -1,4 +1,4 @@
-"""Masking secrets and personal data in what processors sent, for evidence that is given to others."""
+"""Masks secrets and personal data in events received from processors, for evidence files."""
 
 import re
 from typing import Any
@@ -16,7 +16,7 @@ PERSONAL = re.compile(
 
 
 def masked_body(body: str) -> Any:
-    """A body with secrets, personal data and card numbers masked: as JSON where it is that, else as text."""
+    """A body with secrets, personal data and card numbers masked: as JSON if it is JSON, otherwise as text."""
     try:
         return _masked(orjson.loads(body))
     except orjson.JSONDecodeError:

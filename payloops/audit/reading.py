@@ -12,22 +12,22 @@ from payloops.projections.staff_orders import owner_of_order
 
 
 class NotFound(Exception):
-    """What was asked for is not there; the message says what."""
+    """The requested order or state does not exist; the message names it."""
 
 
 class NotUnderstood(Exception):
-    """An argument that means nothing; the message says how to write it."""
+    """An argument is invalid; the message says how to write it."""
 
 
 @asynccontextmanager
 async def reading(database_url: str) -> AsyncIterator[EventReader]:
-    """The log."""
+    """Connect to the log, for reading."""
     async with command_pool(database_url, application_name="payloops audit") as pool:
         yield EventReader(pool)
 
 
 async def merchant_of(store: EventReader, order_id: UUID) -> UUID:
-    """Whose order it is.
+    """The merchant of an order.
 
     Raises:
         NotFound: there is no such order.
@@ -39,7 +39,7 @@ async def merchant_of(store: EventReader, order_id: UUID) -> UUID:
 
 
 def moment_or_version(text: str) -> int | datetime:
-    """`3`, or a time; without a time zone it is UTC, as all times that are shown.
+    """Parse a version (`3`) or a time. A time without a time zone is UTC, as are all times in the output.
 
     Raises:
         NotUnderstood.
@@ -53,7 +53,7 @@ def moment_or_version(text: str) -> int | datetime:
 
 
 def moment(text: str) -> datetime:
-    """A time as ISO 8601 has it, with a blank in place of the T where that is easier; UTC where no zone is named.
+    """Parse a time in ISO 8601, also with a space instead of the T; UTC if it has no time zone.
 
     Raises:
         NotUnderstood.
@@ -61,12 +61,12 @@ def moment(text: str) -> datetime:
     try:
         parsed = datetime.fromisoformat(text.removesuffix(" UTC"))
     except ValueError:
-        raise NotUnderstood(f"{text!r} is no time: write 2027-01-31T15:40:02, in UTC") from None
+        raise NotUnderstood(f"{text!r} is not a time: write 2027-01-31T15:40:02, in UTC") from None
     return parsed.replace(tzinfo=parsed.tzinfo or UTC)
 
 
 def no_state(error: NoSuchVersion) -> NotFound:
-    """The same, as it is told."""
+    """The message for an order that has no state at a version or time."""
     as_of = (
         error.as_of
         if isinstance(error.as_of, int)

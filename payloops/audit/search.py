@@ -1,4 +1,4 @@
-"""`payloops audit search`: finding orders of all merchants by any reference that support staff have."""
+"""`payloops audit search`: finds orders of all merchants by any reference that support staff may have."""
 
 from pydantic import TypeAdapter
 from rich.table import Table
@@ -14,10 +14,10 @@ from payloops.projections.staff_orders import StaffSearch, search_orders
 
 
 async def show_found(*, database_url: str, search: StaffSearch, limit: int, as_json: bool) -> bool:
-    """Print orders that fit, newest first; whether there are any.
+    """Print matching orders, newest first. Returns whether there are any.
 
     Args:
-        limit: the most to print.
+        limit: maximum number to print.
     """
     async with reading(database_url) as store:
         rows, more = await search_orders(store, search, page=1, limit=limit)
@@ -26,14 +26,16 @@ async def show_found(*, database_url: str, search: StaffSearch, limit: int, as_j
         return bool(rows)
     console = make_console()
     if not rows:
-        console.print("no order fits")
+        console.print("no order matches")
     elif console.width >= WIDE:
         console.print(_table(rows))
     else:
         for row in rows:
             console.print(_block(row))
     if more:
-        console.print(f"and more, older than these {limit}: --limit shows them, --to goes on from a time")
+        console.print(
+            f"and more, older than these {limit}: use --limit to show more, --to to continue from a time"
+        )
     return bool(rows)
 
 

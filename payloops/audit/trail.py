@@ -1,4 +1,4 @@
-"""`payloops audit order`: an order's trail, its state as of a moment, and the differences between two moments."""
+"""`payloops audit order`: an order's trail, its state as of a version or time, and differences between two of them."""
 
 import asyncio
 import contextlib
@@ -51,16 +51,16 @@ WIDTHS = {
     "Processor reference": (0, 35),
     "Correlation id": (0, 36),
 }
-"""Of the columns, and their shares of what is left: on 200 columns, ids stand in one line."""
+"""Fixed width of each column, or its share of the rest: with 200 characters, an id fits into one line."""
 FOLLOW_SECONDS = 0.25
-"""Between two looks, however fast the log grows."""
+"""Minimum pause between reads, however fast the log grows."""
 
 
 async def show_trail(*, database_url: str, order_id: UUID, follow: bool, as_json: bool) -> None:
     """Print everything that happened to an order, oldest first.
 
     Args:
-        follow: and what happens to it from now on; JSON is then one event a line.
+        follow: go on with new events as they happen. JSON then has one event per line.
 
     Raises:
         NotFound.
@@ -81,10 +81,10 @@ async def show_trail(*, database_url: str, order_id: UUID, follow: bool, as_json
 
 
 async def show_state(*, database_url: str, order_id: UUID, as_of: int | datetime, as_json: bool) -> None:
-    """Print an order as it was at a version or a moment.
+    """Print an order as it was at a version or time.
 
     Raises:
-        NotFound: also where it had no state then.
+        NotFound: there is no such order or version, or the order did not exist at that time.
     """
     async with reading(database_url) as store:
         try:
@@ -111,10 +111,10 @@ async def show_state(*, database_url: str, order_id: UUID, as_of: int | datetime
 async def show_differences(
     *, database_url: str, order_id: UUID, between: tuple[int | datetime, int | datetime], as_json: bool
 ) -> None:
-    """Print what differs between an order at one version or moment and at another.
+    """Print the differences between two versions or times of an order.
 
     Raises:
-        NotFound: also where it had no state then.
+        NotFound: there is no such order or version, or the order did not exist at that time.
     """
     async with reading(database_url) as store:
         facts = await order_facts(store, order_id=order_id)
@@ -166,7 +166,7 @@ async def _follow(
 def _print_heading(
     console: Console, events: Sequence[OrderEvent], *, order_id: UUID, merchant_id: UUID
 ) -> None:
-    """What the order is, read off its trail, where types of events that this version does not know stand, too."""
+    """Print a summary of the order, from its trail: unlike the fold, that may contain types of events unknown here."""
     now = {name: value for event in events for name, value in event.data.items()}
     amounts = (events[0].data["amount"], now.get("amount_captured", 0), now.get("amount_refunded", 0))
     ordered, captured, refunded = (money_text(amount, now["currency"]) for amount in amounts)
@@ -176,7 +176,7 @@ def _print_heading(
 
 
 def _print_events(console: Console, events: Sequence[OrderEvent], *, after: int = 0) -> None:
-    """The events after a version, below those that were printed before."""
+    """Print the events after a version, below those printed before."""
     currency = str(events[0].data["currency"])
     if len(events) == after:
         return
@@ -188,7 +188,7 @@ def _print_events(console: Console, events: Sequence[OrderEvent], *, after: int 
 
 
 def trail_table(events: Sequence[OrderEvent], *, currency: str, width: int, header: bool = True) -> Table:
-    """The trail in columns, which are as wide as the terminal allows: tables one below the other are aligned."""
+    """The trail as a table. Column widths depend only on the terminal's, so that consecutive tables are aligned."""
     table = plain_table(show_header=header)
     shares = sum(share for _, share in WIDTHS.values())
     rest = width - 2 * len(WIDTHS) - sum(fixed for fixed, _ in WIDTHS.values())
@@ -210,7 +210,7 @@ def trail_table(events: Sequence[OrderEvent], *, currency: str, width: int, head
 
 
 def event_block(event: OrderEvent, *, currency: str) -> Text:
-    """An event in lines, for narrow terminals."""
+    """An event in several lines, for narrow terminals."""
     head = (str(event.version), exact_time(event.occurred_at), event.type, event_money(event, currency))
     block = Text("  ".join(head).rstrip(), style="bold")
     lines = [", ".join(event_details(event)), ", ".join(event_references(event))]
@@ -219,7 +219,7 @@ def event_block(event: OrderEvent, *, currency: str) -> Text:
 
 
 def differences_table(found: Sequence[Difference], *, currency: str) -> Table:
-    """A row for each field that changed; those of a payment or a transaction below its name."""
+    """A row for each field that changed; fields of a payment or transaction are below its name."""
     table = plain_table("Field", "Before", "After")
     shown = ""
     for each in found:
@@ -233,7 +233,7 @@ def differences_table(found: Sequence[Difference], *, currency: str) -> Table:
 
 
 def transactions_table(order: Order) -> Table:
-    """The movements of money, oldest first."""
+    """The order's transactions, oldest first."""
     table = plain_table("Transaction", "Attempt", "Amount", "Status", "Reference", "Error")
     for each in order.transactions.values():
         error: tuple[Any, ...] = (each.error_code, each.error_message)

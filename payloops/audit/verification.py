@@ -1,4 +1,4 @@
-"""`payloops audit verify`: checks the whole log, by several processes, and names the first event changed by hand."""
+"""`payloops audit verify`: checks the whole log with several processes, and names the first event changed by hand."""
 
 import asyncio
 import multiprocessing
@@ -29,15 +29,15 @@ from payloops.projections.building import Report
 from payloops.projections.log_truncation import order_ahead, reader_ahead
 
 SPAN_EVENTS = 25_000
-"""That a process checks at a time."""
-MOST_PROCESSES = 4
+"""Events that a process checks at a time."""
+MAX_PROCESSES = 4
 SHOWN = 10
-"""Findings after the first that are printed."""
+"""Findings to print after the first."""
 
 
 @dataclass(frozen=True, slots=True)
 class Anchor:
-    """The hash of the seal that ends at a position, as it was kept elsewhere."""
+    """The hash of the seal that ends at a position, as noted outside the database."""
 
     position: int
     hash: bytes
@@ -47,12 +47,12 @@ class Anchor:
 class Verdict:
     """
     Attributes:
-        events: how many were checked.
-        findings: the first event of each part of the log that is not as it was written, the first of all
-            first; after the events, seals.
-        newest: the newest seal, None where nothing is sealed.
-        unsealed: events after it.
-        without_mac: events that have no MAC, and from where to where.
+        events: number of events checked.
+        newest: the newest seal; None if nothing is sealed.
+        unsealed: number of events after it.
+        without_mac: number of events without a MAC.
+        first_without_mac, last_without_mac: their first and last position.
+        findings: the first event of each span that is not as it was written, in order; then seals.
     """
 
     events: int
@@ -73,12 +73,12 @@ class Verdict:
             self.last_without_mac = max(self.last_without_mac, report.last_without_mac)
 
     def holds(self, *, without_mac_until: int) -> bool:
-        """Whether nothing was changed, and nothing is without a MAC past the position up to which that is accepted."""
+        """Whether nothing was changed, and events without a MAC are only at positions up to the given one."""
         return not self.findings and self.last_without_mac <= without_mac_until
 
 
 def parse_anchor(text: str) -> Anchor:
-    """`POSITION:HASH`, as the log line `audit.sealed` and the last lines of `audit verify` have them.
+    """Parse `POSITION:HASH`, as printed by `audit verify` and logged as `audit.sealed`.
 
     Raises:
         NotUnderstood.
@@ -88,7 +88,7 @@ def parse_anchor(text: str) -> Anchor:
         return Anchor(int(position), bytes.fromhex(digest))
     except ValueError:
         raise NotUnderstood(
-            f"{text!r} is no anchor: write POSITION:HASH, as `audit verify` prints it"
+            f"{text!r} is not an anchor: write POSITION:HASH, as `audit verify` prints it"
         ) from None
 
 
@@ -101,12 +101,12 @@ async def run_verification(
     workers: int | None,
     as_json: bool,
 ) -> bool:
-    """Check the log and print what was found; whether it is as it was written.
+    """Check the log and print the result. Returns whether it is as it was written.
 
     Args:
-        anchors: seals that were noted elsewhere.
-        without_mac_until: up to here, events may be without a MAC.
-        workers: processes; as many as there are cores, up to 4, where None.
+        anchors: seals that were noted outside the database.
+        without_mac_until: accept events without a MAC up to this position.
+        workers: number of processes; by default one per core, up to 4.
     """
     with progress() as report:
         verdict = await verify_log(
@@ -129,10 +129,10 @@ async def verify_log(
     workers: int | None = None,
     span_events: int = SPAN_EVENTS,
 ) -> Verdict:
-    """Check every event there is now: by itself, in its stream, in its place, and against the seals."""
+    """Check all events in the log now: their contents, their streams, their positions, and the seals."""
     began = time.monotonic()
     async with checking_connection(database_url) as connection:
-        noted, newest = await sealer_checkpoint(connection), await last_seal(connection)
+        checkpoint, newest = await sealer_checkpoint(connection), await last_seal(connection)
         head, oldest = await log_ends(connection)
         verdict = Verdict(events=head, newest=newest, unsealed=head)
         if newest is not None:
@@ -140,19 +140,19 @@ async def verify_log(
         verdict.findings += [
             finding
             for finding in (
-                _before_the_first(oldest),
-                _seals_gone(noted, newest),
-                *[await _anchored(database_url, anchor) for anchor in anchors],
-                await _ahead(database_url, head=head),
+                _check_oldest(oldest),
+                _check_newest_seal(checkpoint, newest),
+                *[await _check_anchor(database_url, anchor) for anchor in anchors],
+                await _check_end(database_url, head=head),
             )
             if finding is not None
         ]
         streams = asyncio.create_task(_check_streams(database_url, head))
         try:
             found = spans(connection, size=span_events, upto=head)
-            processes = _processes(workers, head, span_events)
+            processes = _process_count(workers, head, span_events)
             checked = 0
-            async with aclosing(_checked(found, database_url, keys=keys, workers=processes)) as reports:
+            async with aclosing(_check_spans(found, database_url, keys=keys, workers=processes)) as reports:
                 async for each in reports:
                     verdict.add(each)
                     checked += each.span.last - each.span.first + 1
@@ -167,17 +167,17 @@ async def verify_log(
     return verdict
 
 
-def _processes(workers: int | None, events: int, span_events: int) -> int:
-    """How many are worth starting: none for what one does in the time that it takes to start others."""
+def _process_count(workers: int | None, events: int, span_events: int) -> int:
+    """How many processes to use: a short log is checked faster by this one than others can be started."""
     if events <= 4 * span_events:
         return 1
-    return workers or min(MOST_PROCESSES, os.cpu_count() or 1)
+    return workers or min(MAX_PROCESSES, os.cpu_count() or 1)
 
 
-async def _checked(
+async def _check_spans(
     found: AsyncIterator[Span], database_url: str, *, keys: AuditKeys, workers: int
 ) -> AsyncGenerator[SpanReport]:
-    """The spans as they are checked, not in their order."""
+    """Check spans in parallel. Yields their reports as they are completed."""
     mac_keys, public_keys = keys.mac_keys, keys.public_keys
     if workers == 1:
         async with checking_connection(database_url) as connection:
@@ -200,7 +200,7 @@ async def _checked(
 @contextmanager
 def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
     pool = ProcessPoolExecutor(
-        workers, mp_context=multiprocessing.get_context("spawn"), initializer=_leave_interrupts_to_the_parent
+        workers, mp_context=multiprocessing.get_context("spawn"), initializer=_ignore_interrupts
     )
     try:
         yield pool
@@ -208,8 +208,8 @@ def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
         pool.shutdown(cancel_futures=True)
 
 
-def _leave_interrupts_to_the_parent() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _ignore_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process handles Ctrl-C
 
 
 def _check_in_process(
@@ -223,7 +223,7 @@ def _check_in_process(
 
 
 def _order(finding: Finding) -> tuple[bool, int, int]:
-    """Events before seals; of one event that is found in several ways, first the one that says most."""
+    """Sort key: events before seals; findings about the same event by kind, the most specific first."""
     unsealed = finding.tampering is Tampering.UNSEALED
     return unsealed, finding.position, list(Tampering).index(finding.tampering)
 
@@ -233,20 +233,20 @@ async def _check_streams(database_url: str, upto: int) -> Finding | None:
         return await check_streams(connection, upto=upto)
 
 
-def _before_the_first(oldest: int) -> Finding | None:
+def _check_oldest(oldest: int) -> Finding | None:
     if oldest >= 1:
         return None
     return Finding(oldest, Tampering.INSERTED, None, "the log begins at 1")
 
 
-def _seals_gone(noted: int, newest: Seal | None) -> Finding | None:
+def _check_newest_seal(checkpoint: int, newest: Seal | None) -> Finding | None:
     sealed = 0 if newest is None else newest.last_position
-    if noted <= sealed:
+    if checkpoint <= sealed:
         return None
-    return Finding(sealed + 1, Tampering.UNSEALED, None, f"seals up to {noted} were made, and are gone")
+    return Finding(sealed + 1, Tampering.UNSEALED, None, f"seals up to {checkpoint} were made, and are gone")
 
 
-async def _anchored(database_url: str, anchor: Anchor) -> Finding | None:
+async def _check_anchor(database_url: str, anchor: Anchor) -> Finding | None:
     async with checking_connection(database_url) as connection:
         seal = await seal_ending_at(connection, anchor.position)
     if seal is not None and seal.hash == anchor.hash:
@@ -255,12 +255,12 @@ async def _anchored(database_url: str, anchor: Anchor) -> Finding | None:
     return Finding(anchor.position, Tampering.UNSEALED, None, f"{what}: not what the anchor says")
 
 
-async def _ahead(database_url: str, *, head: int) -> Finding | None:
-    """That others know of events past the end of the log."""
+async def _check_end(database_url: str, *, head: int) -> Finding | None:
+    """Check that no reader and no order knows of events after the end of the log."""
     async with checking_connection(database_url) as connection:
         reader, order = await reader_ahead(connection), await order_ahead(connection)
     if reader is not None:
-        known = f"the reader {reader.name} has come to {reader.position}"
+        known = f"the reader {reader.name} is at position {reader.position}"
         return Finding(head + 1, Tampering.REMOVED, None, f"{known}, and the log ends at {head}")
     if order is not None:
         known = f"the table orders has version {order.version} of order {order.order_id}"
@@ -286,8 +286,8 @@ def _print(verdict: Verdict, *, without_mac_until: int) -> None:
         accepted = "accepted" if verdict.last_without_mac <= without_mac_until else "NOT accepted"
         console.print(
             f"{verdict.without_mac:,} events have no MAC, from {verdict.first_without_mac} to"
-            f" {verdict.last_without_mac}: {accepted}. A version before there were MACs wrote them, or somebody"
-            " else did; `--without-mac-until` accepts them up to a position."
+            f" {verdict.last_without_mac}: {accepted}. They were written by a version before there were MACs, or by"
+            " hand; `--without-mac-until` accepts them up to a position."
         )
     if not verdict.findings:
         console.print("no event was edited, removed, inserted or reordered")

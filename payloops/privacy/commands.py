@@ -52,9 +52,9 @@ def privacy_show(
     from payloops.commands.refusals import OrderNotFound  # noqa: PLC0415
     from payloops.privacy.erasing import show  # noqa: PLC0415
 
-    whom = _whom(merchant_id, customer_id, email, order_id)
+    subject = _subject(merchant_id, customer_id, email, order_id)
     try:
-        run_async(show(database_url=database_url_of(data_dir), whom=whom, as_json=as_json))
+        run_async(show(database_url=database_url_of(data_dir), subject=subject, as_json=as_json))
     except (OrderNotFound, MerchantNotFound) as error:
         fail(str(error))
 
@@ -81,12 +81,12 @@ def privacy_erase(
     from payloops.events.errors import OutcomeUnknown, StoreUnavailable, VersionConflict  # noqa: PLC0415
     from payloops.privacy.erasing import NotConfirmed, erase  # noqa: PLC0415
 
-    whom = _whom(merchant_id, customer_id, email, order_id)
+    subject = _subject(merchant_id, customer_id, email, order_id)
     if as_json and not yes:
         fail("--json cannot ask for confirmation: give --yes as well", status=WRONG_SETTINGS)
     try:
         done = run_async(
-            erase(store_settings_of(data_dir), whom=whom, ask=not yes, as_json=as_json),
+            erase(store_settings_of(data_dir), subject=subject, ask=not yes, as_json=as_json),
             interrupted="a part may be erased, which cannot be undone; run it again to erase the rest",
         )
     except (OrderNotFound, MerchantNotFound) as error:
@@ -99,9 +99,10 @@ def privacy_erase(
         raise typer.Exit(1)
 
 
-def _whom(
+def _subject(
     merchant_id: UUID | None, customer_id: str | None, email: str | None, order_id: UUID | None
 ) -> "Customer | UUID":
+    """The customer, or the order, that the options name."""
     from payloops.commands.personal_keys import Customer  # noqa: PLC0415
 
     named = [name for name in (customer_id, email, order_id) if name is not None]

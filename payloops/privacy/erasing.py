@@ -1,4 +1,7 @@
-"""What `payloops privacy` does, with its output as text or as JSON."""
+"""`payloops privacy`: shows and erases personal data, with output as text or JSON.
+
+The subject of a command is a customer, or the id of one order.
+"""
 
 import asyncio
 import getpass
@@ -33,76 +36,79 @@ from payloops.settings import StoreSettings
 from payloops.wiring import open_store
 
 PROJECTION_SECONDS = 10.0
-"""How long it is waited for until the tables show it."""
+"""How long to wait until the tables show the erasure."""
 POLL_SECONDS = 0.1
 NAMES = {
-    "webhooks": "webhooks with the order in them",
-    "webhook_answers": "answers of the merchant's endpoint",
-    "processor_events": "bodies that processors sent",
-    "kept_answers": "answers kept under an idempotency key",
+    "webhooks": "webhooks that contain the order",
+    "webhook_answers": "responses of the merchant's endpoint",
+    "processor_events": "events received from processors",
+    "kept_answers": "responses stored under idempotency keys",
     "staff_searches": "searches of the staff",
 }
 STAYS = (
-    "Temporal's histories, until the namespace's retention is over",
-    "backups, archives of the write-ahead log and exports that were made before",
-    "where the merchant itself put it: customerId, externalId, URLs, reasons of refunds",
+    "Temporal's workflow histories, until the namespace's retention period ends",
+    "backups, archives of the write-ahead log, and exports made before",
+    "what the merchant put into customerId, externalId, URLs and refund reasons",
 )
-"""What no command of ours can erase."""
+"""What this command cannot erase."""
 
 
 BUILDS = "SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = ANY(%s))"
 
 
 class NotConfirmed(Exception):
-    """The answer was no."""
+    """The user did not confirm the erasure."""
 
 
-async def show(*, database_url: str, whom: Customer | UUID, as_json: bool) -> None:
-    """Print how much is held.
+async def show(*, database_url: str, subject: Customer | UUID, as_json: bool) -> None:
+    """Print how much is stored.
 
     Raises:
         OrderNotFound, MerchantNotFound: see there.
     """
     async with command_pool(database_url, application_name="payloops privacy") as pool:
-        holdings = await _find(pool, whom)
+        holdings = await _find(pool, subject)
     if as_json:
         print_plain_json(_held(holdings))
     else:
         _print_holdings(holdings)
 
 
-async def erase(settings: StoreSettings, *, whom: Customer | UUID, ask: bool, as_json: bool) -> bool:
-    """Show what is held, ask, erase it, and print what was erased and what cannot be; whether nothing is left.
+async def erase(settings: StoreSettings, *, subject: Customer | UUID, ask: bool, as_json: bool) -> bool:
+    """Show what is stored, ask for confirmation, erase it, and print what was erased and what cannot be.
+
+    Returns:
+        Whether nothing is left.
 
     Raises:
-        OrderNotFound, MerchantNotFound: see there. NotConfirmed: the answer was no. Besides: as `EventStore.append`.
+        OrderNotFound, MerchantNotFound, NotConfirmed: see there. Other exceptions as `EventStore.append`.
     """
     database_url = settings.database_url.get_secret_value()
     async with (
         command_pool(database_url, application_name="payloops privacy") as pool,
         open_store(settings, application_name="payloops privacy") as store,
     ):
-        before = await _find(pool, whom)
+        before = await _find(pool, subject)
         if not as_json:
             _print_holdings(before)
-        erased, shown, left, left_over = Erased(), True, before, False
+        erased, shown, left, unfinished_builds = Erased(), True, before, False
         if before.streams or not before.is_empty:
             if ask and not _confirmed():
                 raise NotConfirmed
-            erased = await _erase(store, whom, before)
+            erased = await _erase(store, subject, before)
             shown = await _is_shown(pool, position=erased.position)
-            left = await find_holdings(pool, whom)
-            left_over = await _builds_are_left(pool)
+            left = await find_holdings(pool, subject)
+            unfinished_builds = await _has_unfinished_builds(pool)
     if as_json:
-        stays = _stays(before) | {"unfinishedBuilds": left_over}
+        stays = _stays(before) | {"unfinishedBuilds": unfinished_builds}
         print_plain_json({"erased": _counts(erased), "shown": shown, "left": _held(left), "stays": stays})
     elif before.streams or not before.is_empty:
-        _print_outcome(before, erased, shown=shown, left=left, left_over=left_over)
+        _print_outcome(before, erased, shown=shown, left=left, unfinished_builds=unfinished_builds)
     return left.is_empty
 
 
 def _confirmed() -> bool:
-    """Ask. Signals end it at once: asyncio's handlers would wait for the answer."""
+    """Ask for confirmation. Signals end the command at once: asyncio's handlers would wait for the answer."""
     before = {
         signal.SIGINT: signal.signal(signal.SIGINT, signal.default_int_handler),
         signal.SIGTERM: signal.signal(signal.SIGTERM, signal.SIG_DFL),
@@ -117,26 +123,26 @@ def _confirmed() -> bool:
             signal.signal(number, handler)
 
 
-async def _find(pool: AsyncConnectionPool, whom: Customer | UUID) -> Holdings:
-    holdings = await find_holdings(pool, whom)
-    # An empty answer about a merchant that does not exist would be taken for one about the customer.
+async def _find(pool: AsyncConnectionPool, subject: Customer | UUID) -> Holdings:
+    holdings = await find_holdings(pool, subject)
+    # An empty result for a mistyped merchant must not look like one for the customer.
     if not holdings.streams and await find_merchant(pool, merchant_id=holdings.merchant_id) is None:
         raise MerchantNotFound(merchant_id=holdings.merchant_id)
     return holdings
 
 
-async def _erase(store: EventStore, whom: Customer | UUID, before: Holdings) -> Erased:
+async def _erase(store: EventStore, subject: Customer | UUID, before: Holdings) -> Erased:
     by = Metadata(at=utc_now(), actor=f"operator:{getpass.getuser()}", correlation_id=str(uuid7()))
     erased = Erased()
     with progress() as report:
-        async for step in erase_personal_data(store, whom, by=by):
+        async for step in erase_personal_data(store, subject, by=by):
             erased += step
             report("erasing", erased.streams, max(len(before.streams), erased.streams))
     return erased
 
 
 async def _is_shown(pool: AsyncConnectionPool, *, position: int) -> bool:
-    """Whether the tables have come to a position of the log; waits for them a while."""
+    """Wait, for a limited time, until the tables have reached a position of the log. Returns whether they have."""
     deadline = time.monotonic() + PROJECTION_SECONDS
     while True:
         status = {each.name: each.position for each in await projections_status(pool)}
@@ -147,15 +153,15 @@ async def _is_shown(pool: AsyncConnectionPool, *, position: int) -> bool:
         await asyncio.sleep(POLL_SECONDS)
 
 
-async def _builds_are_left(pool: AsyncConnectionPool) -> bool:
-    """Whether there are tables beside the live ones: they may hold what was read before the erasure."""
+async def _has_unfinished_builds(pool: AsyncConnectionPool) -> bool:
+    """Whether there are tables of a rebuild or verification, which may contain data from before the erasure."""
     async with pool.connection() as connection:
         row = await (await connection.execute(BUILDS, ([BUILD, SCRATCH],))).fetchone()
     return row is not None and bool(row[0])
 
 
 def _kind(stream: HeldStream) -> str:
-    """`orders`, of `order.created`."""
+    """The kind of a stream: `orders` for `order.created`."""
     return f"{stream.topic.partition('.')[0].replace('_', ' ')}s"
 
 
@@ -179,9 +185,9 @@ def _stays(holdings: Holdings) -> dict[str, Any]:
 
 def _print_holdings(holdings: Holdings) -> None:
     if holdings.is_empty:
-        print("Nothing is held any more: it was erased" if holdings.streams else "Nothing is held")  # noqa: T201
+        print("Nothing is stored any more: it was erased" if holdings.streams else "Nothing is stored")  # noqa: T201
         return
-    table = plain_table("held", "how many")
+    table = plain_table("stored", "how many")
     for kind, number in Counter(_kind(each) for each in holdings.streams if not each.dropped).items():
         table.add_row(kind, str(number))
     if begun := sum(each.dropped for each in holdings.streams):
@@ -190,7 +196,9 @@ def _print_holdings(holdings: Holdings) -> None:
     make_console().print(table)
 
 
-def _print_outcome(before: Holdings, erased: Erased, *, shown: bool, left: Holdings, left_over: bool) -> None:
+def _print_outcome(
+    before: Holdings, erased: Erased, *, shown: bool, left: Holdings, unfinished_builds: bool
+) -> None:
     table = plain_table("erased", "how many")
     table.add_row("orders and checkout sessions", str(erased.streams))
     _add_copies(table, erased.copies)
@@ -198,20 +206,20 @@ def _print_outcome(before: Holdings, erased: Erased, *, shown: bool, left: Holdi
     lines = [f"Not erased: {each}." for each in STAYS]
     if plain := sum(each.plain for each in before.streams):
         lines.append(
-            f"Not erased: the first events of {plain} orders, written in plain by a version before keys. "
-            "They read [erased] everywhere, but stand in the table stored_events."
+            f"Not erased: the first events of {plain} orders, written without encryption by an older version. "
+            "They are shown as [erased] everywhere, but are still in the table stored_events."
         )
-    if left_over:
+    if unfinished_builds:
         lines.append(
-            "Not erased: the tables of a rebuild or verification of projections that has not ended. "
-            "Let it end, or run it again: payloops projections rebuild."
+            "Not erased: the tables of an unfinished rebuild or verification of projections. "
+            "Let it finish, or run it again: payloops projections rebuild."
         )
     if not shown:
         lines.append(
             "The tables do not show it yet: the projection orders is behind (payloops projections status)."
         )
     if not left.is_empty:
-        lines.append("More was held meanwhile: run it again.")
+        lines.append("More was stored meanwhile: run it again.")
     print("\n".join(lines))  # noqa: T201
 
 

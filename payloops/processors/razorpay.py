@@ -1,4 +1,4 @@
-"""Asking Razorpay, through its own blocking library in a thread. https://razorpay.com/docs/api/orders/."""
+"""Looks up payments at Razorpay, with its own blocking library in a thread. https://razorpay.com/docs/api/orders/."""
 
 import asyncio
 from typing import Any
@@ -23,7 +23,7 @@ STATUSES: dict[str, ProcessorStatus] = {
     "refunded": "captured",
     "failed": "failed",
 }
-WEIGHT = {"failed": 0, "processing": 1, "authorized": 2, "captured": 3}
+RANK = {"failed": 0, "processing": 1, "authorized": 2, "captured": 3}
 FAILURES = (BadRequestError, GatewayError, ServerError, requests.RequestException, ValueError)
 
 
@@ -33,13 +33,13 @@ class RazorpayProcessor:
     def __init__(self, *, key_id: str, key_secret: str, base_url: str | None = None) -> None:
         """
         Args:
-            base_url: of the API, where it is not Razorpay's own.
+            base_url: of the API, if it is not Razorpay's own.
         """
         options = {} if base_url is None else {"base_url": base_url}
         self._client = Client(auth=(key_id, key_secret), **options)
 
     async def look_up(self, question: PaymentQuestion) -> ProcessorPayment | None:
-        """As of the port. Without a reference there is nothing that Razorpay could be asked by: no search of notes."""
+        """See `Processor`. Requires Razorpay's reference of the payment, because Razorpay cannot search by notes."""
         if question.processor_order_id is None:
             raise ReferenceNeededError(processor="razorpay")
         try:
@@ -53,8 +53,8 @@ class RazorpayProcessor:
             raise ProcessorUnreachableError(processor="razorpay", reason=type(error).__name__) from error
         if not tries:
             return None
-        # Customers may try several times to pay one order of Razorpay's: the best of it counts.
-        best = max(tries, key=lambda each: (WEIGHT[_status(each)], each["created_at"]))
+        # Customers may try several times to pay one Razorpay order: the attempt that got furthest counts.
+        best = max(tries, key=lambda each: (RANK[_status(each)], each["created_at"]))
         return ProcessorPayment(
             status=_status(best),
             processor_order_id=question.processor_order_id,

@@ -1,4 +1,4 @@
-"""Asking the sandbox, by reading its ledger."""
+"""Looks up payments at the sandbox, by reading its ledger."""
 
 import psycopg
 
@@ -11,7 +11,7 @@ from payloops.sandbox.ledger import Pool, find_charge
 
 
 class SandboxProcessor:
-    """The books of the sandbox, whatever processor it plays."""
+    """The sandbox, whichever processor it simulates."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
@@ -20,7 +20,7 @@ class SandboxProcessor:
         try:
             charge = await find_charge(self._pool, order_id=question.order_id, attempt=question.attempt)
         except psycopg.errors.UndefinedTable:
-            reason = "its books were never opened; run `payloops worker --sandbox`"
+            reason = "its ledger does not exist; run `payloops worker --sandbox`"
             raise ProcessorUnreachableError(processor="sandbox", reason=reason) from None
         if charge is None:
             return None

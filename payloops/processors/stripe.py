@@ -1,4 +1,4 @@
-"""Asking Stripe, through its own library: https://docs.stripe.com/api/payment_intents."""
+"""Looks up payments at Stripe, with its own library: https://docs.stripe.com/api/payment_intents."""
 
 from dataclasses import replace
 from typing import Any
@@ -22,11 +22,11 @@ STATUSES: dict[str, ProcessorStatus] = {
     "succeeded": "captured",
     "canceled": "cancelled",
 }
-WEIGHT = {"requires_capture": 1, "succeeded": 2}
-"""Of intents that have money."""
+RANK = {"requires_capture": 1, "succeeded": 2}
+"""Statuses of intents that hold money."""
 EXPANDED = ["latest_charge"]
-MOST_FOUND = 100
-"""Intents of one order: the most that one page of a search holds; ten where it is not told otherwise."""
+MAX_FOUND = 100
+"""Intents of one order; Stripe's maximum for a page of search results (the default is 10)."""
 
 
 class StripeProcessor:
@@ -35,7 +35,7 @@ class StripeProcessor:
     def __init__(self, *, secret_key: str, base_url: str | None = None) -> None:
         """
         Args:
-            base_url: of the API, where it is not Stripe's own.
+            base_url: of the API, if it is not Stripe's own.
         """
         self._http = AIOHTTPClient(timeout=DEADLINE)
         self._client = StripeClient(
@@ -59,11 +59,11 @@ class StripeProcessor:
             raise _unreachable(error) from error
         label = str(question.attempt)
         labelled = [i for i in intents if (i.get("metadata") or {}).get("attempt", label) == label]
-        # A payment may have been tried more than once at Stripe: the one with money in it counts.
-        best = max(labelled, key=lambda i: (WEIGHT.get(i["status"], 0), i["created"]), default=None)
+        # There may be several intents for a payment: the one that holds money counts.
+        best = max(labelled, key=lambda i: (RANK.get(i["status"], 0), i["created"]), default=None)
         if best is None:
             return None
-        certain = sum(i["status"] in WEIGHT for i in labelled) <= 1
+        certain = sum(i["status"] in RANK for i in labelled) <= 1
         return replace(
             _payment(best),
             processor_order_id=best["id"] if certain else None,
@@ -79,7 +79,7 @@ class StripeProcessor:
         found = await intents.search_async(
             {
                 "query": f"metadata['order_id']:'{question.order_id}'",
-                "limit": MOST_FOUND,
+                "limit": MAX_FOUND,
                 "expand": [f"data.{name}" for name in EXPANDED],
             }
         )
