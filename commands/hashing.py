@@ -11,7 +11,7 @@ from typing import Self, TypeVar
 
 import bcrypt
 
-from payloops.events.turns import TooManyWaiting, Turns
+from payloops.events.fair_semaphore import FairSemaphore, TooManyWaiting
 
 T = TypeVar("T")
 
@@ -48,7 +48,7 @@ class Hasher:
             max_waiting: how many may wait for a thread before `HashingOverloaded` is raised.
         """
         self._rounds = rounds
-        self._turns = Turns(places=threads, max_waiting=max_waiting)
+        self._threads = FairSemaphore(permits=threads, max_waiting=max_waiting)
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix="bcrypt", initializer=_step_back)
         self._decoy = bcrypt.hashpw(b"no secret has this hash", bcrypt.gensalt(rounds)).decode()
 
@@ -84,18 +84,18 @@ class Hasher:
 
     async def _run(self, work: Callable[[], T], account: Hashable) -> T:
         try:
-            await self._turns.take(account)
+            await self._threads.acquire(account)
         except TooManyWaiting:
             raise HashingOverloaded("too many secrets wait to be checked") from None
         loop = asyncio.get_running_loop()
         future = self._executor.submit(work)
-        # The turn lasts until the thread has finished, even if the caller stops waiting.
+        # The permit is held until the thread has finished, even if the caller stops waiting.
         future.add_done_callback(lambda _: self._finished(loop))
         return await asyncio.wrap_future(future)
 
     def _finished(self, loop: asyncio.AbstractEventLoop) -> None:
         if not loop.is_closed():
-            loop.call_soon_threadsafe(self._turns.give_back)
+            loop.call_soon_threadsafe(self._threads.release)
 
     def close(self) -> None:
         self._executor.shutdown(wait=False, cancel_futures=True)

@@ -111,7 +111,7 @@ async def _answer_read(
         call = _call(route, request, services, context, caller)
         if not route.long:
             return _to_response(call, await _run_handler(call))
-        async with services.long_reads.turn(caller.actor):
+        async with services.long_reads.hold(caller.actor):
             return _to_response(call, await _run_handler(call))
 
 

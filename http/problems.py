@@ -45,7 +45,7 @@ from payloops.events.errors import (
     StreamUnreadable,
     VersionConflict,
 )
-from payloops.events.turns import TooManyWaiting
+from payloops.events.fair_semaphore import TooManyWaiting
 from payloops.projections.order_events import EventUnreadable
 from payloops.projections.own_writes import ProjectionBehind
 

@@ -13,8 +13,8 @@ from payloops.commands.log_in import TokenGate
 from payloops.commands.tokens import Tokens
 from payloops.commands.watch_orders import OrderWatch
 from payloops.events.event_store import EventStore
+from payloops.events.fair_semaphore import FairSemaphore
 from payloops.events.timestamps import utc_now
-from payloops.events.turns import Turns
 from payloops.http.admission import Admission
 from payloops.http.rate_limits import RateLimits
 
@@ -60,7 +60,7 @@ class Services:
     cipher: Cipher
     watch: OrderWatch
     limits: RateLimits
-    long_reads: Turns
+    long_reads: FairSemaphore
     admission: Admission
     checkout_base_url: str
     probes: Mapping[str, Probe]

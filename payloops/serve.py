@@ -28,7 +28,7 @@ from payloops.commands.log_in import TokenGate
 from payloops.commands.note_key_use import KeyUses
 from payloops.commands.tokens import SESSION_AUDIENCE, STAFF_AUDIENCE, Tokens
 from payloops.commands.watch_orders import OrderWatch
-from payloops.events.turns import Turns
+from payloops.events.fair_semaphore import FairSemaphore
 from payloops.garbage_collection import tune_garbage_collector
 from payloops.housekeeping import housekeeping
 from payloops.http.admission import Admission
@@ -179,8 +179,8 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             cipher=make_cipher(settings),
             watch=watch,
             limits=limits,
-            long_reads=Turns(
-                places=settings.database_pool_size // 2,
+            long_reads=FairSemaphore(
+                permits=settings.database_pool_size // 2,
                 max_waiting=LONG_READS_WAITING,
                 seconds=LONG_READ_WAITS,
             ),
