@@ -145,6 +145,12 @@ async def test_get_merchant_webhook_url(client: Client, shop: Shop, endpoint: En
     assert await call(client, ("getMerchantWebhookUrl", asked)) == [{"url": endpoint.url, "secret": secret}]
     await shop.listen_at(None)
     assert await call(client, ("getMerchantWebhookUrl", asked)) == [{"url": None, "secret": secret}]
+    await shop.listen_at(endpoint.url)
+    endpoint.answer = lambda _: 410
+    [webhook_id] = await call(client, new_webhook(shop, await shop.order()))
+    delivery = {"webhookEventId": webhook_id, "webhookUrl": endpoint.url, "payload": PAYLOAD}
+    await call(client, ("deliverWebhook", delivery))
+    assert await call(client, ("getMerchantWebhookUrl", asked)) == [{"url": None, "secret": secret}]
     unknown = {"merchantId": str(uuid4())}
     assert await call(client, ("getMerchantWebhookUrl", unknown)) == [{"url": None, "secret": None}]
 

@@ -317,6 +317,35 @@ async def test_a_refund_is_recorded_once(
     assert unknown.value.non_retryable
 
 
+async def test_what_contradicts_the_record_is_not_reported_again_and_again(
+    store: EventStore, activities: BackendActivities, order_id: UUID, merchant_id: UUID, by: Metadata
+) -> None:
+    """More given back than there was, beside what somebody gave back in the dashboard; an attempt that never was."""
+    report = {"orderId": str(order_id), "status": "captured", "processorOrderId": "po_1"}
+    await call(activities.update_order_status, report)
+    _, refund = await refund_payment(store, order_id=order_id, merchant_id=merchant_id, amount=3_000, by=by)
+    there = ProcessorEvent(
+        processor="stripe",
+        event_id="evt_1",
+        type="refund.created",
+        outcome="refunded",
+        processor_order_id="po_1",
+        refund_reference="re_1",
+        amount=4_000,
+    )
+    await store.change(Order, order_id, lambda order: receive(order, there, by=by))
+    version = (await loaded(store, order_id)).version
+    made = {"orderId": str(order_id), "refundId": refund.id, "status": "success"}
+    for activity, given, workflow_id, type in (
+        (activities.update_refund_status, made, f"refund-{refund.id}", "ContradictsRecord"),
+        (activities.update_order_status, report, f"payment-{order_id}-9", "UnknownAttempt"),
+    ):
+        with pytest.raises(ApplicationError) as failed:
+            await call(activity, given, workflow_id=workflow_id)
+        assert (failed.value.type, failed.value.non_retryable) == (type, True)
+    assert (await loaded(store, order_id)).version == version
+
+
 async def test_a_processors_configuration_comes_with_the_merchants_own_credentials(
     store: EventStore, activities: BackendActivities, cipher: Cipher, by: Metadata
 ) -> None:

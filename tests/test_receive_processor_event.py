@@ -219,14 +219,28 @@ def test_the_fact_says_what_a_waiting_workflow_is_to_know(
     assert fact.completes is completes
 
 
-def test_razorpays_authorization_of_what_it_captures_by_itself_completes_nothing() -> None:
-    order = new_order()
-    pay(order)
+@pytest.mark.parametrize(
+    ("capture", "status", "completes"), [("automatic", "processing", None), ("manual", "authorized", True)]
+)
+def test_razorpays_authorization_completes_what_it_does_not_capture_by_itself(
+    capture: CaptureMethod, status: str, completes: bool | None
+) -> None:
+    order = pay(new_order(), capture=capture)
     order.payments[1].processor = "razorpay"
     receive(order, told("authorized", processor="razorpay"), by=BY)
-    assert order.status is OrderStatus.PROCESSING
+    assert order.status == status
     assert isinstance(order.pending_events[-2], ProcessorEventReceived)
-    assert order.pending_events[-2].completes is None
+    assert order.pending_events[-2].completes is completes
+
+
+@pytest.mark.parametrize("held", ["authorized", "captured"])
+def test_a_failure_that_is_told_late_is_not_told_to_the_workflow_of_a_payment_that_has_money(
+    held: str,
+) -> None:
+    order = report(pay(new_order(), capture="manual"), held)
+    receive(order, told("failed"), by=BY)
+    [fact] = [event for event in order.pending_events if isinstance(event, ProcessorEventReceived)]
+    assert (fact.completes, order.status) == (None, held)
 
 
 def test_the_payment_meant_is_found_by_reference_by_label_and_else_is_the_one_without_a_reference() -> None:

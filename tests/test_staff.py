@@ -23,7 +23,7 @@ from uuid_utils.compat import uuid7
 from payloops.commands.add_staff import StaffEmailTaken, add_staff
 from payloops.commands.hashing import Hasher
 from payloops.commands.remove_staff import remove_staff
-from payloops.commands.staff import StaffNotFound, StaffRow
+from payloops.commands.staff import StaffNotFound, StaffRow, list_staff
 from payloops.commands.staff_views import list_staff_views
 from payloops.commands.tokens import AUDIENCE, STAFF_AUDIENCE
 from payloops.events.timestamps import utc_now
@@ -317,7 +317,9 @@ async def test_who_is_removed_is_out_at_once_and_what_they_saw_stays(
     api: Api, desk: Desk, pool: AsyncConnectionPool
 ) -> None:
     assert (await desk.calls.get("/api/staff/orders")).status == 200
+    other = await hire(pool, "other@example.com")
     await remove_staff(pool, email=EMAIL.upper(), at=utc_now())
+    assert [each.id for each in await list_staff(pool) if each.removed_at is None] == [other.id]
     assert (await desk.calls.get("/api/staff/orders")).code == "invalid_token"
     login = {"email": EMAIL, "password": PASSWORD}
     assert (await api.anyone.post("/api/staff/login", login)).code == "invalid_credentials"

@@ -318,12 +318,15 @@ class Calls:
     url: str
     turn: int = 0
 
-    async def deliver(self, webhook_id: UUID, *, activity_id: str | None = None) -> dict[str, Any]:
+    async def deliver(
+        self, webhook_id: UUID, *, activity_id: str | None = None, run_id: str = "run"
+    ) -> dict[str, Any]:
         self.turn += 1
         environment = ActivityEnvironment()
         environment.info = dataclasses.replace(
             environment.info,
             workflow_id=f"webhook-{webhook_id}",
+            workflow_run_id=run_id,
             activity_id=activity_id or str(self.turn),
         )
         given = {"webhookEventId": str(webhook_id), "webhookUrl": self.url, "payload": PAYLOAD}
@@ -385,6 +388,8 @@ async def test_an_activity_that_runs_again_sends_nothing_again(
         assert await calls.deliver(webhook_id, activity_id="7") == first
         assert len(endpoint.received) == 1
         assert (await calls.deliver(webhook_id, activity_id="8"))["attempts"] == 2
+        # The next run of the same workflow counts its activities anew.
+        assert (await calls.deliver(webhook_id, activity_id="7", run_id="next"))["attempts"] == 3
 
 
 async def test_an_endpoint_that_is_gone_is_switched_off_also_where_that_was_the_last_thing_to_do(
