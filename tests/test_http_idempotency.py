@@ -103,6 +103,21 @@ async def test_another_request_under_the_same_key_is_refused(merchant: Merchant)
         assert (answer.status, answer.code) == (409, "idempotency_mismatch")
 
 
+async def test_a_refund_of_one_order_is_no_answer_for_another(merchant: Merchant) -> None:
+    """Under the same key and with the same body, as a merchant's mistake may have it."""
+    first, second = await merchant.order(), await merchant.order()
+    bodies = [None, {"amount": 300}]
+    for number, body in enumerate(bodies):
+        key = str(number)
+        await merchant.shop.post(f"/v1/orders/{first}/refund", body, key=key)
+        for path in (f"{second}/refund", f"{first}/pay", f"{first}/refund?a=1"):
+            answer = await merchant.shop.post(f"/v1/orders/{path}", body, key=key)
+            assert (answer.status, answer.code) in {
+                *((409, "idempotency_mismatch"), (400, "validation_error")),
+            }
+            assert "Idempotent-Replayed" not in answer.headers
+
+
 async def test_a_key_is_its_merchants_own(api: Api, merchant: Merchant) -> None:
     other = await api.merchant()
     first = await merchant.shop.post("/v1/orders", {"amount": 1}, key="one")

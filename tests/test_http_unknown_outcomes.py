@@ -130,6 +130,22 @@ async def test_a_request_that_runs_out_of_time_before_its_append_is_not_done_lat
     assert await in_the_log(store, "payment.requested") == 1
 
 
+async def test_without_a_key_nobody_is_told_to_try_again_what_may_have_been_done(
+    settings: Settings, store: EventStore, merchant: Merchant
+) -> None:
+    url = settings.database_url.get_secret_value()
+    order_id = await merchant.order()
+    async with (
+        running_api(settings.model_copy(update={"request_timeout": 1.0})) as slow,
+        await psycopg.AsyncConnection.connect(url) as blocking,
+    ):
+        shop = slow.anyone.with_headers(**merchant.shop.headers)
+        await blocking.execute(f"SELECT pg_advisory_xact_lock({log_lock.KEY})")
+        answer = await shop.post(f"/v1/orders/{order_id}/pay", BODY)
+        await blocking.rollback()
+    assert (answer.status, answer.code) == (504, "outcome_unknown")
+
+
 async def test_a_payment_whose_client_secret_cannot_be_read_is_on_record_all_the_same(
     settings: Settings, store: EventStore, merchant: Merchant, by: Metadata, monkeypatch: pytest.MonkeyPatch
 ) -> None:
