@@ -465,10 +465,28 @@ def test_several_refunds_of_ours_and_of_theirs_count_once_each_in_whatever_order
             ending: dict[str, Any] = {"error_code": None, "error_message": None, "by": BY}
             report_refund(order, refund_id, succeeded=True, processor_transaction_id=known, **ending)
         assert order.amount_refunded <= total
-    record_processor_refunds(order, order.payments[1], amount_refunded=total, by=BY)
     assert order.amount_refunded == total
     assert {status for _, status in refunds(order)} == {"success"}
     assert {each.status for each in ours} <= {TransactionStatus.SUCCESS}
+
+
+def test_a_refund_of_ours_stands_for_one_there_of_its_amount_and_for_no_second() -> None:
+    """Known by our id, or presumed to be ours: what is told beside it is money besides."""
+    order = after(told("captured"))
+    ours = request_refund(order, amount=200, reason=None, by=BY)
+    succeed_refund(order, ours.id, processor_transaction_id=None, by=BY)
+    receive(order, refunded("re_ours", 200, refund_id=ours.id), by=BY)
+    receive(order, refunded("re_1", 200), by=BY)
+    assert (order.amount_refunded, order.refundable) == (400, 600)
+    request_refund(order, amount=300, reason=None, by=BY)
+    for reference in ("re_2", "re_3"):
+        receive(order, refunded(reference, 300), by=BY)
+    assert (order.amount_refunded, order.refundable) == (700, 0)
+
+
+def test_what_was_told_of_by_a_sum_is_taken_for_a_part_of_refunds_there_once() -> None:
+    order = after(told("captured"), summed(200), refunded("re_1", 300), refunded("re_2", 200))
+    assert order.amount_refunded == 500
 
 
 def test_what_is_told_again_of_a_refund_that_was_a_part_of_a_sum_contradicts_nothing() -> None:
@@ -547,7 +565,29 @@ def test_more_refunds_than_money_are_not_recorded_and_leave_nothing_to_refund() 
     assert receive(order, refunded("re_1", 600), by=BY) == "applied"
     assert order.refundable == 0
     assert receive(order, refunded("re_2", 500), by=BY) == "contradiction"
+    [ours] = [t for t in order.transactions.values() if t.amount == 700]
+    assert receive(order, refunded("re_3", 700, refund_id=ours.id), by=BY) == "contradiction"
     assert order.amount_refunded == 600
+
+
+@pytest.mark.parametrize(("back", "left"), [(300, 200), (500, 0), (200, 300)])
+def test_what_came_back_of_a_sum_leaves_the_rest_of_it(back: int, left: int) -> None:
+    order = after(told("captured"), summed(500), came_back("re_1", back))
+    assert (order.amount_refunded, order.refundable) == (left, AMOUNT - left)
+
+
+def test_more_that_came_back_than_there_was_is_told_to_people() -> None:
+    order = after(told("captured"))
+    assert receive(order, came_back("re_1", AMOUNT + 1), by=BY) == "contradiction"
+    assert refunds(order) == []
+
+
+def test_a_refund_of_ours_is_not_free_to_be_made_again_where_another_may_have_failed() -> None:
+    """One of the same amount, which the processor told of by its own reference only."""
+    order = after(told("captured"))
+    ours = request_refund(order, amount=300, reason=None, by=BY)
+    receive(order, came_back("re_1", 300), by=BY)
+    assert (order.transactions[ours.id].status, order.refundable) == ("pending", 700)
 
 
 def test_a_refund_that_failed_there_frees_its_amount() -> None:
