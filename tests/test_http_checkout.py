@@ -288,7 +288,7 @@ async def test_a_page_that_comes_back_is_told_only_what_it_does_not_know(shoppin
 async def test_a_stream_ends_with_the_session_and_after_a_time(
     shopping: Shopping, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checkout, "BEAT_SECONDS", 0.05)
+    monkeypatch.setattr(checkout, "HEARTBEAT_SECONDS", 0.05)
     lines = await events(shopping, count=4)
     assert lines == ["id: open-0", "data: open-0", ": still here", ": still here"]
     monkeypatch.setattr(checkout, "STREAM_SECONDS", 0.2)
@@ -304,7 +304,7 @@ async def test_a_stream_ends_with_the_session_and_after_a_time(
 async def test_a_stream_notices_by_itself_that_time_has_run_out(
     shopping: Shopping, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checkout, "BEAT_SECONDS", 0.05)
+    monkeypatch.setattr(checkout, "HEARTBEAT_SECONDS", 0.05)
     following = asyncio.create_task(events(shopping, count=99))
     async with asyncio.timeout(60):
         while not shopping.api.services.watch._waiting:
