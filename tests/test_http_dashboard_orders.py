@@ -194,6 +194,22 @@ async def test_nobody_finds_anothers_orders(api: Api, merchant: Merchant) -> Non
         assert (await search(other, q=q)).json["pagination"]["total"] == 0
 
 
+async def test_nobody_finds_anothers_order_by_its_id_where_a_part_of_that_is_common(
+    store: EventStore, database_url: str, merchant_id: UUID
+) -> None:
+    """Merchants whose own ids begin as ours do."""
+    orders = [new_order(merchant_id, external_id=str(uuid7())) for _ in range(30)]
+    foreign = new_order(uuid7())
+    await append(store, *orders, foreign)
+    await project_all(database_url)
+    async with store.pool.connection() as connection:
+        await connection.execute("ANALYZE orders")
+    for order, found in ((orders[7], 1), (foreign, 0)):
+        assert rare_parts(str(order.id), common=await common_trigrams(store))
+        rows, total = await search_orders(store, merchant_id=merchant_id, page=1, limit=9, text=str(order.id))
+        assert ([row.id for row in rows], total) == ([order.id] * found, found)
+
+
 async def test_the_list_contains_what_was_just_written(merchant: Merchant) -> None:
     for number in range(1, 6):
         order_id = await merchant.order()
