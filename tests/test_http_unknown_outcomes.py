@@ -130,6 +130,29 @@ async def test_a_request_that_runs_out_of_time_before_its_append_is_not_done_lat
     assert await in_the_log(store, "payment.requested") == 1
 
 
+async def test_a_key_that_cannot_be_let_go_leaves_the_outcome_unknown(
+    settings: Settings, store: EventStore, merchant: Merchant
+) -> None:
+    """Its append may yet come through."""
+    url = settings.database_url.get_secret_value()
+    path = f"/v1/orders/{await merchant.order()}/pay"
+    async with (
+        running_api(settings.model_copy(update={"request_timeout": 2.0})) as slow,
+        await psycopg.AsyncConnection.connect(url) as blocking,
+    ):
+        shop = slow.anyone.with_headers(**merchant.shop.headers)
+        await merchant_is_known(shop)
+        await blocking.execute(f"SELECT pg_advisory_xact_lock({log_lock.KEY})")
+        paying = asyncio.create_task(shop.post(path, BODY, key="once"))
+        async with store.pool.connection() as connection, asyncio.timeout(SECONDS):
+            while not (await connection.execute("SELECT 1 FROM idempotency_keys")).rowcount:
+                await asyncio.sleep(0.01)
+            await connection.execute("ALTER TABLE idempotency_keys RENAME TO elsewhere")
+        answer = await paying
+        await blocking.rollback()
+    assert (answer.status, answer.code) == (504, "outcome_unknown")
+
+
 async def test_without_a_key_nobody_is_told_to_try_again_what_may_have_been_done(
     settings: Settings, store: EventStore, merchant: Merchant
 ) -> None:
