@@ -21,7 +21,7 @@ LEAST = 96
 STALL_SECONDS = 0.1
 """As long as no request is refused, the limit is what the process completes in this time, so that a short
 stall of the disk or the database delays requests instead of refusing them."""
-QUEUED_SECONDS = 0.025
+QUEUED_SECONDS = 0.0125
 """The same once requests are refused. More arrive than are answered then, and each one admitted waits for all
 admitted before it. A request that changes something counts twice: for its authentication, and for the rest."""
 DECAY = 0.8
