@@ -160,7 +160,7 @@ class Settings(StoreSettings, KeySettings):
         ge=1,
         description=(
             "upper limit of requests that a process works on at a time before it answers 503; below "
-            "it, the limit is what the process answers in 50 ms (reads: in 25 ms), but at least 96"
+            "it, under overload, the limit is what it answers in 25 ms (reads: in 12.5 ms), but at least 96"
         ),
     )
     request_timeout: float = Field(
