@@ -10,7 +10,6 @@ import time
 from typing import NamedTuple
 
 from multidict import CIMultiDict, CIMultiDictProxy
-from uuid_utils import uuid4
 
 from payloops.http.admission import Shed
 from payloops.http.answers import CORRELATION_HEADER, SECURITY_HEADERS, head_bytes, http_date
@@ -43,12 +42,12 @@ class Lines:
         raw: from the end of the request line to the empty line after the headers, both included.
         body_length: bytes of the body that follows.
         plain: whether the request can be answered without anything that only the usual path does.
-        correlation: whether there is an `X-Correlation-ID`.
+        correlation: the value of `X-Correlation-ID`; empty if there is none.
     """
 
     __slots__ = ("_headers", "body_length", "correlation", "plain", "raw")
 
-    def __init__(self, raw: bytes, *, body_length: int, plain: bool, correlation: bool) -> None:
+    def __init__(self, raw: bytes, *, body_length: int, plain: bool, correlation: str) -> None:
         self.raw = raw
         self.body_length = body_length
         self.plain = plain
@@ -129,24 +128,20 @@ def _read_lines(data: bytes, start: int) -> Lines | None:
             return None
         body_length = int(length[1])
     stays = b"connection" not in told or _KEPT.search(lowered) is not None
+    correlation = _CORRELATION.search(raw) if _CORRELATION_NAME in told else None
     return Lines(
         raw,
         body_length=body_length,
         plain=stays and told.isdisjoint(_ANSWERED_OTHERWISE),
-        correlation=_CORRELATION_NAME in told,
+        correlation=correlation[1].decode() if correlation else "",
     )
 
 
 def refusal(head: Head) -> bytes:
     """The same 503 as every route answers, head and body. It keeps the connection open."""
-    correlation = _correlation_of(head) if head.lines.correlation else str(uuid4()).encode()
+    correlation = fitting_correlation_id(head.lines.correlation).encode()
     date = http_date(int(time.time()))
     return _ANSWER % (_BODY_LENGTH + len(correlation), date, correlation, correlation)
-
-
-def _correlation_of(head: Head) -> bytes:
-    given = _CORRELATION.search(head.lines.raw)
-    return fitting_correlation_id(given[1].decode() if given else "").encode()
 
 
 def _answer() -> tuple[bytes, int]:
