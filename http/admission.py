@@ -1,8 +1,9 @@
 """Admission control: how many requests a process works on at a time. Any more are refused at once, with 503."""
 
+import collections
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Literal, NoReturn
 
 import structlog
@@ -63,6 +64,7 @@ class Admission:
         self._least, self._most = min(LEAST, limit), limit
         self._places = {kind: _Places(self, self._least * share) for kind, share in SHARES.items()}
         self._work = self._places["work"]
+        self._waiting: collections.Counter[Hashable] = collections.Counter()
         self._shed = 0
         self._refused = 0
         self._clock = clock
@@ -83,6 +85,27 @@ class Admission:
     def admit(self, kind: Kind) -> AbstractContextManager[None]:
         """Count a request as long as the context lasts. Entering it raises `Shed` if the limit is reached."""
         return self._places[kind]
+
+    def may_wait(self, account: Hashable) -> bool:
+        """Whether one more request of an account may wait for a payment's outcome.
+
+        Only while it has fewer waiting than there are places left. So there are places for others, however many an
+        account asks for.
+        """
+        places = self._places["wait"]
+        return self._waiting[account] < places.limit - places.taken
+
+    @contextmanager
+    def admit_waiting(self, account: Hashable) -> Iterator[None]:
+        """Count a request that waits as long as the context lasts."""
+        with self.admit("wait"):
+            self._waiting[account] += 1
+            try:
+                yield
+            finally:
+                self._waiting[account] -= 1
+                if not self._waiting[account]:
+                    del self._waiting[account]
 
     def refuse(self) -> NoReturn:
         """Refuse a request.

@@ -135,8 +135,13 @@ async def _answer(
         if route.limits:
             await _limit_address(route, request, services)
     raw = await _read(request, route) if route.model is not None or route.signed_by else b""
-    takes_long = route.streams or wait
-    with _place(route, services, "stream" if route.streams else "wait") if takes_long else place:
+    if wait and not services.admission.may_wait(caller.merchant_id):
+        wait = 0  # a preference may be ignored (RFC 7240): better a payment without its outcome than none
+    if wait:
+        place = services.admission.admit_waiting(caller.merchant_id)
+    elif route.streams:
+        place = _place(route, services, "stream")
+    with place:
         if len(raw) < LARGE_BODY:
             body, digest = _parsed(route, request, raw)
         else:

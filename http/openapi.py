@@ -185,7 +185,8 @@ HEADERS: dict[str, Json] = {
     "Prefer": {
         "name": "Prefer",
         "in": "header",
-        "description": "`wait=N` (RFC 7240): the answer waits up to N seconds, at most 30, for the processor",
+        "description": "`wait=N` (RFC 7240): the answer waits up to N seconds, at most 30, for the processor,"
+        " unless too many of the merchant's requests wait",
         "schema": {"type": "string"},
         "example": "wait=10",
     },

@@ -355,18 +355,42 @@ async def test_who_waits_for_a_payment_takes_nobodys_place(
     monkeypatch.setitem(admission.SHARES, "wait", 4)
     async with running_api(settings.model_copy(update={"max_in_flight": 2})) as api:
         merchant = await api.merchant()
-        orders = [await merchant.order() for _ in range(9)]
-        waiting = [
-            asyncio.create_task(merchant.shop.post(f"/v1/orders/{order}/pay", Prefer="wait=30"))
-            for order in orders[:8]
-        ]
-        for order in orders[:8]:
-            await merchant.order_is(order, "processing")
-        assert (await merchant.shop.post(f"/v1/orders/{orders[8]}/pay")).status == 200
-        refused = await merchant.shop.post(f"/v1/orders/{orders[8]}/pay", Prefer="wait=30")
-        assert_told_to_come_again(refused)
+        waiting = [await start_waiting(merchant) for _ in range(4)]
+        assert (await merchant.shop.get("/v1/orders")).status == 200
+        assert (await merchant.shop.post(f"/v1/orders/{await merchant.order()}/pay")).status == 200
+        assert not any(task.done() for task in waiting)
         api.services.watch.stop_waiting()
         assert {answer.status for answer in await asyncio.gather(*waiting)} == {200}
+
+
+async def test_places_to_wait_for_a_payment_are_left_to_others_and_who_gets_none_pays_without_waiting(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(admission.SHARES, "wait", 4)
+    async with running_api(settings.model_copy(update={"max_in_flight": 2})) as api:
+        greedy, *others = [await api.merchant() for _ in range(5)]
+        waiting = [await start_waiting(greedy) for _ in range(4)]  # of the eight places
+        await pay_without_waiting(greedy)
+        for other, places in zip(others, [2, 1, 1, 0], strict=True):
+            waiting += [await start_waiting(other) for _ in range(places)]
+            await pay_without_waiting(other)
+        api.services.watch.stop_waiting()
+        answers = await asyncio.gather(*waiting)
+        assert {answer.headers["Preference-Applied"] for answer in answers} == {"wait=30"}
+        assert api.services.admission.may_wait(greedy.id)
+
+
+async def start_waiting(merchant: Merchant) -> asyncio.Task[Answer]:
+    order_id = await merchant.order()
+    paying = asyncio.create_task(merchant.shop.post(f"/v1/orders/{order_id}/pay", Prefer="wait=30"))
+    await merchant.order_is(order_id, "processing")
+    return paying
+
+
+async def pay_without_waiting(merchant: Merchant) -> None:
+    paid = await merchant.shop.post(f"/v1/orders/{await merchant.order()}/pay", Prefer="wait=30")
+    assert (paid.status, paid.json["status"]) == (200, "processing")
+    assert "Preference-Applied" not in paid.headers
 
 
 def test_only_what_tells_of_the_process_is_never_turned_away() -> None:
