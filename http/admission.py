@@ -20,11 +20,13 @@ SHARES: dict[Kind, int] = {"work": 1, "wait": 32, "stream": 32}
 LEAST = 96
 """The limit on requests at work never falls below this, however slow the process is, unless `MAX_IN_FLIGHT` does."""
 STALL_SECONDS = 0.1
-"""As long as no request is refused, the limit is what the process completes in this time, so that a short
+"""As long as few requests are refused, the limit is what the process completes in this time, so that a short
 stall of the disk or the database delays requests instead of refusing them."""
 QUEUED_SECONDS = 0.0125
-"""The same once requests are refused. More arrive than are answered then, and each one admitted waits for all
-admitted before it. A request that changes something counts twice: for its authentication, and for the rest."""
+"""The same in an overload: each request admitted waits for all admitted before it. A request that changes
+something counts twice: for its authentication, and for the rest."""
+OVERLOADED_SHARE = 0.1
+"""It is an overload if at least this share of the requests was refused, and otherwise a stall that is over."""
 DECAY = 0.8
 """From one sample to the next, the rate falls to this share of itself at most, so that a short stall changes little."""
 SAMPLE_SECONDS = 0.5
@@ -139,9 +141,9 @@ class Admission:
         left, refused = self._work.left, self._refused
         self._work.left, self._refused, self._sampled_at = 0, 0, now
         # If no request was refused, all that came were answered: that does not show how many could have been.
-        kept = max(DECAY, left / (left + refused)) if refused else 1.0
-        self._rate = max(left / seconds, self._rate * kept)
-        limit = int(self._rate * (QUEUED_SECONDS if refused else STALL_SECONDS))
+        share = refused / (left + refused) if refused else 0.0
+        self._rate = max(left / seconds, self._rate * max(DECAY, 1.0 - share))
+        limit = int(self._rate * (QUEUED_SECONDS if share >= OVERLOADED_SHARE else STALL_SECONDS))
         self._work.limit = max(self._least, min(limit, self._most))
 
 

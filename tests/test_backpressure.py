@@ -300,7 +300,7 @@ def test_where_more_come_than_are_answered_there_is_room_for_those_of_a_moment()
     assert admission.LEAST < after_a_stall < 200  # many come at once
     rooms = [places.room_after(1, answered=100, turned_away=100) for _ in range(20)]
     assert rooms[-1] == admission.LEAST
-    assert places.room_after(1, answered=100_000, turned_away=1) == 300
+    assert places.room_after(1, answered=100_000, turned_away=20_000) == 300
     with contextlib.ExitStack() as taken:
         for _ in range(300):
             assert not places.admission.full
@@ -313,9 +313,10 @@ def test_where_all_are_answered_who_come_a_moment_without_answers_makes_nobody_b
     assert places.room_after(1, answered=0) == admission.LEAST
     assert places.room_after(1, answered=4_000) == 400
     assert [places.room_after(1, answered=100) for _ in range(20)][-1] == 400  # more could have been
-    # A few who were refused, of many, take little from what is known.
-    assert places.room_after(1, answered=3_000, turned_away=30) < 100
-    assert 390 <= places.room_after(1, answered=3_000) < 400
+    # A few who were refused, of many, tell of a stall: they take little from what is known.
+    assert 390 <= places.room_after(1, answered=3_000, turned_away=30) < 400
+    assert places.room_after(1, answered=3_000, turned_away=400) < 100
+    assert 300 <= places.room_after(1, answered=3_000) < 400
     assert Places(limit=3).room_after(1, answered=4_000) == 3
 
 
