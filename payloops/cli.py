@@ -2,6 +2,7 @@
 
 import os
 from contextlib import contextmanager
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Annotated
 from uuid import UUID
 
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 app = typer.Typer(
-    help="PayLoops backend: the API gateway of a payment platform.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
@@ -47,6 +47,23 @@ app.add_typer(keys, name="keys")
 webhooks = typer.Typer(help="Show webhooks received from processors, and their effect.", no_args_is_help=True)
 app.add_typer(webhooks, name="webhooks")
 app.add_typer(audit, name="audit")
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"payloops {version('payloops')}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    *,
+    show_version: Annotated[
+        bool,
+        typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True),
+    ] = False,
+) -> None:
+    """PayLoops backend: the API gateway of a payment platform."""
 
 
 @app.command()
