@@ -1,6 +1,7 @@
 """The real servers, started once per run; a database of its own for each test, dropped after it."""
 
 import itertools
+import secrets
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator
@@ -16,6 +17,7 @@ from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 from playwright.async_api import Browser
 from psycopg_pool import AsyncConnectionPool
+from pydantic import SecretStr
 from uuid_utils.compat import uuid7
 
 from payloops.commands import authenticate_api_key
@@ -24,6 +26,7 @@ from payloops.events import connections
 from payloops.events.event_store import EventStore
 from payloops.events.metadata import Metadata
 from payloops.events.timestamps import utc_now
+from payloops.http import rate_limits
 from payloops.migrate import migrate
 from payloops.settings import Environment, Settings
 from payloops.wiring import open_store
@@ -132,6 +135,18 @@ def settings(servers: EmbeddedServers, database_url: str) -> Settings:
             "rate_limits": False,  # all tests come from one address
             "log_level": "warning",
         }
+    )
+
+
+@pytest.fixture
+def limited(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """Limits that no other test counts against: they are counted under digests with the secret.
+
+    Redis is given time: what a process allows by itself would be something else.
+    """
+    monkeypatch.setattr(rate_limits, "REDIS_SECONDS", 20.0)
+    return settings.model_copy(
+        update={"rate_limits": True, "jwt_secret": SecretStr(secrets.token_urlsafe(32))}
     )
 
 

@@ -124,12 +124,10 @@ async def test_a_wrong_password_and_an_unknown_address_are_answered_alike(
 
 
 async def test_passwords_are_tried_as_often_as_over_the_api_and_together_with_it(
-    settings: Settings, pool: AsyncConnectionPool
+    limited: Settings, pool: AsyncConnectionPool
 ) -> None:
     await hire(pool)
-    async with running_api(
-        settings.model_copy(update={"rate_limits": True, "login_limit_per_account": "2/hour"})
-    ) as api:
+    async with running_api(limited.model_copy(update={"login_limit_per_account": "2/hour"})) as api:
         login = {"email": EMAIL, "password": "wrong"}
         assert (await api.anyone.post("/api/staff/login", login)).status == 401
         assert (await sign_in(api, password="wrong")).status == 401
@@ -295,13 +293,11 @@ async def test_in_a_browser_who_is_removed_is_out_with_the_next_click(
 
 
 async def test_in_a_browser_too_many_tries_are_told_so(
-    settings: Settings, pool: AsyncConnectionPool, browser: Browser
+    limited: Settings, pool: AsyncConnectionPool, browser: Browser
 ) -> None:
     await hire(pool)
     async with (
-        running_api(
-            settings.model_copy(update={"rate_limits": True, "login_limit_per_account": "1/hour"})
-        ) as api,
+        running_api(limited.model_copy(update={"login_limit_per_account": "1/hour"})) as api,
         visiting(browser, phone=True, dark=True) as visitor,
     ):
         page = await visitor.open(f"{api.url}/support")
