@@ -59,7 +59,7 @@ async def api(settings: Settings) -> AsyncIterator[Api]:
 
 async def test_who_is_refused_early_is_told_what_everybody_is_told(api: Api) -> None:
     merchant = await api.merchant()
-    sent = request(merchant, b"X-Correlation-ID: mine-1")
+    sent = request(merchant, b"X-Correlation-ID:  mine-1 ")
     async with connected(api) as (reader, writer), connected(api) as (other_reader, other):
         with api.services.admission.admit("work"):
             before = refused_early()
@@ -236,6 +236,8 @@ async def test_who_goes_away_before_he_is_asked_in_keeps_nobodys_place(api: Api)
         (b"X: a\nContent-Length: 1",),
         (b"X: a\rContent-Length: 1",),
         (b"X: \0",),
+        (b"X: \x7f",),
+        (b"X: \xff",),
         (b"Transfer-Encoding: chunked",),
         (b"transfer-encoding:chunked",),
         (b"Upgrade: websocket",),
@@ -259,6 +261,11 @@ def test_a_head_that_others_might_read_in_another_way_is_left_to_the_parser(line
         b"GET /v1/orders HTTP/1.1\r\nX: a\r\n\r\n",
         b"GET /v1/orders HTTP/1.0\r\nHost: x\r\n\r\n",
         b"PRI /v1/orders HTTP/1.1\r\nHost: x\r\n\r\n",
+        b" GET /v1/orders HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"\r\nGET /v1/orders HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET /v1/orders /v1/events HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET /v1/\xff HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET http://y/v1/orders HTTP/1.1\r\nHost: x\r\n\r\n",
     ],
 )
 def test_a_head_that_is_none_to_others_is_left_to_the_parser(head: bytes) -> None:
