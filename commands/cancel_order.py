@@ -5,7 +5,7 @@ from uuid import UUID
 
 from uuid_utils.compat import uuid7
 
-from payloops.commands.change_order import change_order, receipt_of_order
+from payloops.commands.change_order import change_order
 from payloops.commands.refusals import InvalidStatus
 from payloops.events.appender import Receipt
 from payloops.events.event_store import EventStore
@@ -38,14 +38,14 @@ async def cancel_order(
         OrderNotFound.
         InvalidStatus: captured (refund it), refunded or cancelled already, or a capture is under way.
     """
-    order, _ = await change_order(
-        store,
-        order_id=order_id,
-        merchant_id=merchant_id,
-        decide=lambda order: cancel(order, by=by),
-        receipt=receipt_of_order(receipt),
+
+    def decide(order: Order) -> Order:
+        cancel(order, by=by)
+        return order
+
+    return await change_order(
+        store, order_id=order_id, merchant_id=merchant_id, decide=decide, receipt=receipt
     )
-    return order
 
 
 def cancel(order: Order, *, by: Metadata) -> None:

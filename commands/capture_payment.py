@@ -5,7 +5,7 @@ from uuid import UUID
 
 from uuid_utils.compat import uuid7
 
-from payloops.commands.change_order import change_order, receipt_of_order
+from payloops.commands.change_order import change_order
 from payloops.commands.refusals import CaptureExceedsAuthorized, InvalidStatus
 from payloops.events.appender import Receipt
 from payloops.events.event_store import EventStore
@@ -31,14 +31,14 @@ async def capture_payment(
         OrderNotFound, CaptureExceedsAuthorized.
         InvalidStatus: the order is not authorized, or a capture or void is already under way.
     """
-    order, _ = await change_order(
-        store,
-        order_id=order_id,
-        merchant_id=merchant_id,
-        decide=lambda order: request_capture(order, amount=amount, by=by),
-        receipt=receipt_of_order(receipt),
+
+    def decide(order: Order) -> Order:
+        request_capture(order, amount=amount, by=by)
+        return order
+
+    return await change_order(
+        store, order_id=order_id, merchant_id=merchant_id, decide=decide, receipt=receipt
     )
-    return order
 
 
 def request_capture(order: Order, *, amount: int | None, by: Metadata) -> None:

@@ -10,11 +10,9 @@ from psycopg import AsyncConnection
 from psycopg.rows import TupleRow, class_row
 from psycopg_pool import AsyncConnectionPool
 
-from payloops.events.errors import VersionConflict
+from payloops.events.conflicts import retry_on_conflict
 from payloops.events.event_store import EventStore
 from payloops.events.merchants import Merchant
-
-ATTEMPTS = 5
 
 W = TypeVar("W")
 
@@ -84,17 +82,8 @@ async def change_account(
         MerchantNotFound: no such account.
         VersionConflict: the account kept changing meanwhile.
     """
-    async with store.lock(merchant_id):
-        return await _change(store, merchant_id, decide, write)
 
-
-async def _change(
-    store: EventStore,
-    merchant_id: UUID,
-    decide: Callable[[Merchant], None],
-    write: Callable[[AsyncConnection[TupleRow]], Awaitable[W]],
-) -> W | None:
-    for attempt in range(1, ATTEMPTS + 1):
+    async def change() -> W | None:
         account = await store.load(Merchant, merchant_id)
         if account is None:
             raise MerchantNotFound(merchant_id=merchant_id)
@@ -102,13 +91,10 @@ async def _change(
         events = account.collect_events()
         if not events:
             return None
-        try:
-            async with store.transaction() as connection:
-                written = await write(connection)
-                await store.append_in(connection, events)
-        except VersionConflict:
-            if attempt == ATTEMPTS:
-                raise
-        else:
-            return written
-    raise AssertionError("unreachable")
+        async with store.transaction() as connection:
+            written = await write(connection)
+            await store.append_in(connection, events)
+        return written
+
+    async with store.lock(merchant_id):
+        return await retry_on_conflict(change)

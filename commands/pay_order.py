@@ -6,7 +6,7 @@ from uuid import UUID
 
 from uuid_utils.compat import uuid7
 
-from payloops.commands.change_order import change_order, receipt_of_order
+from payloops.commands.change_order import change_order
 from payloops.commands.refusals import InvalidStatus
 from payloops.commands.route_payment import Route, enabled_processors, route_payment
 from payloops.events.appender import Receipt
@@ -41,21 +41,17 @@ async def pay_order(
     """
     enabled = await enabled_processors(store, merchant_id=merchant_id)
 
-    def decide(order: Order) -> None:
+    def decide(order: Order) -> Order:
         refuse_unless_payable(order)
         route = route_payment(
             merchant_id=merchant_id, currency=order.currency, wanted=processor, enabled=enabled
         )
         request_payment(order, route=route, payment_method=payment_method, capture=capture, by=by)
+        return order
 
-    order, _ = await change_order(
-        store,
-        order_id=order_id,
-        merchant_id=merchant_id,
-        decide=decide,
-        receipt=receipt_of_order(receipt),
+    return await change_order(
+        store, order_id=order_id, merchant_id=merchant_id, decide=decide, receipt=receipt
     )
-    return order
 
 
 def refuse_unless_payable(order: Order) -> None:

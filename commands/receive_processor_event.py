@@ -17,7 +17,7 @@ from uuid import UUID
 
 import structlog
 
-from payloops.commands.change_order import change_order, retry_on_conflict
+from payloops.commands.change_order import change_order
 from payloops.commands.processor_events import DONE, Effect, keep_processor_event, note_effect
 from payloops.commands.processor_refunds import capture_of, record_processor_refunds
 from payloops.commands.refusals import OrderNotFound
@@ -122,8 +122,11 @@ async def receive_processor_event(
     order_id = None
     if event.order_id is not None:
         try:
-            effect = await _record(
-                store, merchant_id=merchant_id, order_id=event.order_id, event=event, by=by
+            effect = await change_order(
+                store,
+                order_id=event.order_id,
+                merchant_id=merchant_id,
+                decide=lambda order: receive(order, event, by=by),
             )
             order_id = event.order_id
         except OrderNotFound:
@@ -138,20 +141,6 @@ async def receive_processor_event(
         key=event.key,
         effect=effect,
         order_id=order_id,
-    )
-    return effect
-
-
-async def _record(
-    store: EventStore, *, merchant_id: UUID, order_id: UUID, event: ProcessorEvent, by: Metadata
-) -> Effect:
-    _, effect = await retry_on_conflict(
-        lambda: change_order(
-            store,
-            order_id=order_id,
-            merchant_id=merchant_id,
-            decide=lambda order: receive(order, event, by=by),
-        )
     )
     return effect
 

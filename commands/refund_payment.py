@@ -21,9 +21,9 @@ async def refund_payment(
     amount: int | None = None,
     reason: str | None = None,
     by: Metadata,
-    receipt: Callable[[Order, Transaction], Receipt] | None = None,
-) -> tuple[Order, Transaction]:
-    """Request a refund; return the order and the refund, pending until the processor has made it.
+    receipt: Callable[[Transaction], Receipt] | None = None,
+) -> Transaction:
+    """Request a refund and return it, pending until the processor has made it.
 
     Args:
         amount: in minor units; all that can still be refunded if None. Pending refunds count as made.

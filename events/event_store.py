@@ -1,7 +1,6 @@
 """The event store: appending to streams, folding them, and reading the log in its global order."""
 
 import asyncio
-import random
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from psycopg.rows import TupleRow
 
 from payloops.events.appender import APPEND_BATCH, Appender, Receipt, batch_parameters, propose
 from payloops.events.columns import Column, uuids
+from payloops.events.conflicts import retry_on_conflict
 from payloops.events.connections import Pool
 from payloops.events.crash_points import crash_point
 from payloops.events.encoding import decode, encode
@@ -36,9 +36,6 @@ from payloops.events.wakeups import POLL_SECONDS, Notifier, Wakeups
 R = TypeVar("R")
 
 log = structlog.get_logger()
-
-MAX_DECISIONS = 5
-"""How many times a command is decided at most, if others append to its stream meanwhile."""
 
 LOAD = """
     SELECT originator_version, topic, state, personal_key FROM readable_events
@@ -299,9 +296,9 @@ class EventStore(EventReader):
         id: UUID,
         decide: Callable[[S], R],
         *,
-        receipt: Callable[[S, R], Receipt] | None = None,
-    ) -> tuple[S, R]:
-        """Load a stream, decide on it, and append the decided events.
+        receipt: Callable[[R], Receipt] | None = None,
+    ) -> R:
+        """Load a stream, decide on it, and append the decided events; return what `decide` returns.
 
         If others append to the stream meanwhile, `decide` is called again on the new state.
 
@@ -311,18 +308,16 @@ class EventStore(EventReader):
 
         Raises:
             StreamNotFound.
-            VersionConflict: after 5 decisions. Other exceptions as `append`.
+            VersionConflict: the stream kept changing. Other exceptions as `append`.
         """
 
-        async def load_and_decide() -> tuple[Sequence[Stream], tuple[S, R]]:
+        async def load_and_decide() -> tuple[Sequence[Stream], R]:
             aggregate = await self.load(stream, id)
             if aggregate is None:
                 raise StreamNotFound(id)
-            return [aggregate], (aggregate, decide(aggregate))
+            return [aggregate], decide(aggregate)
 
-        return await self.decide(
-            id, load_and_decide, receipt=None if receipt is None else lambda decided: receipt(*decided)
-        )
+        return await self.decide(id, load_and_decide, receipt=receipt)
 
     async def decide(
         self,
@@ -340,33 +335,21 @@ class EventStore(EventReader):
             receipt: the answer to store with the events, if the request has an idempotency key.
 
         Raises:
-            VersionConflict: after 5 decisions. Other exceptions as `append`.
+            VersionConflict: the streams kept changing. Other exceptions as `append`.
         """
-        async with self.lock(id):
-            return await self._decide(decide, receipt=receipt)
 
-    async def _decide(
-        self,
-        decide: Callable[[], Awaitable[tuple[Sequence[Stream], R]]],
-        *,
-        receipt: Callable[[R], Receipt] | None,
-    ) -> R:
-        for decision in range(MAX_DECISIONS):
+        async def decide_and_append() -> R:
             streams, result = await decide()
             events = [event for each in streams for event in each.collect_events()]
             answer = receipt(result) if receipt is not None else None
-            try:
-                if events:
-                    await self.append(events, receipt=answer)
-                elif answer is not None:
-                    await self.answer(answer)
-            except VersionConflict:
-                if decision == MAX_DECISIONS - 1:
-                    raise
-                await asyncio.sleep(random.uniform(0, 0.01) * 2**decision)  # noqa: S311  # jitter
-            else:
-                return result
-        raise AssertionError("unreachable")
+            if events:
+                await self.append(events, receipt=answer)
+            elif answer is not None:
+                await self.answer(answer)
+            return result
+
+        async with self.lock(id):
+            return await retry_on_conflict(decide_and_append)
 
     async def answer(self, receipt: Receipt) -> None:
         """Store the answer to a request that appends nothing."""

@@ -6,7 +6,7 @@ from uuid import UUID
 from pydantic import Field
 
 from payloops.commands.refund_payment import refund_payment as refund
-from payloops.events.orders import Order, Transaction, TransactionStatus
+from payloops.events.orders import Transaction, TransactionStatus
 from payloops.http.fields import Amount, Text, Timestamp
 from payloops.http.problems import not_found
 from payloops.http.routing import AnswerModel, Call, RequestModel, route
@@ -27,18 +27,6 @@ class RefundAnswer(AnswerModel):
     created_at: Timestamp
 
 
-def refund_answer(order: Order, transaction: Transaction) -> RefundAnswer:
-    """The response for a refund that was just requested."""
-    return RefundAnswer(
-        refund_id=UUID(transaction.id),
-        order_id=order.id,
-        amount=transaction.amount,
-        status=transaction.status,
-        reason=transaction.reason,
-        created_at=transaction.created_at,
-    )
-
-
 @route(
     "POST",
     "/v1/orders/{id}/refund",
@@ -52,18 +40,28 @@ def refund_answer(order: Order, transaction: Transaction) -> RefundAnswer:
     summary="Refund a captured order, in full or in part",
 )
 async def refund_payment(call: Call[Refund]) -> RefundAnswer:
-    order, transaction = await refund(
+    order_id = call.id()
+
+    def answer(requested: Transaction) -> RefundAnswer:
+        return RefundAnswer(
+            refund_id=UUID(requested.id),
+            order_id=order_id,
+            amount=requested.amount,
+            status=requested.status,
+            reason=requested.reason,
+            created_at=requested.created_at,
+        )
+
+    requested = await refund(
         call.services.store,
-        order_id=call.id(),
+        order_id=order_id,
         merchant_id=call.merchant_id,
         amount=call.body.amount,
         reason=call.body.reason,
         by=call.by,
-        receipt=None
-        if call.reserved is None
-        else lambda order, transaction: call.receipt(refund_answer(order, transaction)),
+        receipt=call.receipt_of(answer),
     )
-    return refund_answer(order, transaction)
+    return answer(requested)
 
 
 @route(

@@ -13,7 +13,7 @@ from psycopg.rows import class_row
 from rich.table import Table
 from rich.text import Text
 
-from payloops.commands.change_order import load_order, retry_on_conflict
+from payloops.commands.change_order import load_order
 from payloops.commands.processor_events import ProcessorEventCount, count_processor_events
 from payloops.commands.receive_processor_event import awaits_capture, is_cancelling
 from payloops.commands.refusals import OrderMovedOn
@@ -303,21 +303,17 @@ async def _record(
     by = _metadata(order, payment)
     reference = _reference_of(payment, theirs)
     if reference is not None:
-        await retry_on_conflict(
-            lambda: learn_reference(
-                store, order_id=order.id, attempt=payment.attempt, processor_order_id=reference, by=by
-            )
+        await learn_reference(
+            store, order_id=order.id, attempt=payment.attempt, processor_order_id=reference, by=by
         )
     if theirs.amount_refunded:
-        await retry_on_conflict(
-            lambda: update_refunded_amount(
-                store,
-                order_id=order.id,
-                attempt=payment.attempt,
-                amount_refunded=theirs.amount_refunded,
-                requested_before=stuck_before,
-                by=by,
-            )
+        await update_refunded_amount(
+            store,
+            order_id=order.id,
+            attempt=payment.attempt,
+            amount_refunded=theirs.amount_refunded,
+            requested_before=stuck_before,
+            by=by,
         )
 
 
@@ -333,20 +329,18 @@ async def _record_status(
     # A capture is final. Other answers may be outdated if anything was recorded since the processor was asked.
     as_of = order.version if held or status in {"failed", "expired", "cancelled"} else None
     known = payment.processor_order_id is not None
-    await retry_on_conflict(
-        lambda: update_order_status(
-            store,
-            order_id=order.id,
-            attempt=payment.attempt,
-            status=status,
-            processor_order_id=None if known else theirs.processor_order_id,
-            processor_transaction_id=theirs.processor_transaction_id,
-            amount=theirs.amount_captured if status == "captured" else None,
-            error_code=text(theirs.error_code),
-            error_message=text(theirs.error_message),
-            as_of=as_of,
-            by=_metadata(order, payment),
-        )
+    await update_order_status(
+        store,
+        order_id=order.id,
+        attempt=payment.attempt,
+        status=status,
+        processor_order_id=None if known else theirs.processor_order_id,
+        processor_transaction_id=theirs.processor_transaction_id,
+        amount=theirs.amount_captured if status == "captured" else None,
+        error_code=text(theirs.error_code),
+        error_message=text(theirs.error_message),
+        as_of=as_of,
+        by=_metadata(order, payment),
     )
 
 
@@ -364,15 +358,13 @@ def _status_to_report(order: Order, payment: Payment, theirs: ProcessorPayment) 
 
 
 async def _record_cancelled(store: EventStore, order: Order, payment: Payment) -> None:
-    await retry_on_conflict(
-        lambda: update_order_status(
-            store,
-            order_id=order.id,
-            attempt=payment.attempt,
-            status="cancelled",
-            as_of=order.version,
-            by=_metadata(order, payment),
-        )
+    await update_order_status(
+        store,
+        order_id=order.id,
+        attempt=payment.attempt,
+        status="cancelled",
+        as_of=order.version,
+        by=_metadata(order, payment),
     )
 
 

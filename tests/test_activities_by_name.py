@@ -120,9 +120,7 @@ async def test_a_payment_is_reported_refunded_and_read(client: Client, store: Ev
         *("customerId", "customerEmail", "description", "returnUrl", "cancelUrl", "amountCaptured"),
         *("amountRefunded", "attempt", "lastError", "createdAt", "updatedAt"),
     }
-    _, refund = await refund_payment(
-        store, order_id=order_id, merchant_id=shop.merchant_id, amount=1_000, by=BY
-    )
+    refund = await refund_payment(store, order_id=order_id, merchant_id=shop.merchant_id, amount=1_000, by=BY)
     success = ids | {"refundId": refund.id, "status": "success", "processorTransactionId": "re"}
     calls = [*[("updateRefundStatus", success)] * 2, ("getOrder", ids)]
     *nothing, order = await call(client, *calls, id=f"refund-{refund.id}")

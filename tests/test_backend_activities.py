@@ -306,7 +306,7 @@ async def test_a_refund_is_recorded_once(
     store: EventStore, activities: BackendActivities, order_id: UUID, merchant_id: UUID, by: Metadata
 ) -> None:
     await call(activities.update_order_status, {"orderId": str(order_id), "status": "captured"})
-    _, refund = await refund_payment(store, order_id=order_id, merchant_id=merchant_id, amount=2_000, by=by)
+    refund = await refund_payment(store, order_id=order_id, merchant_id=merchant_id, amount=2_000, by=by)
     report = {"orderId": str(order_id), "refundId": refund.id, "status": "success"}
     for _ in range(2):
         await call(activities.update_refund_status, report, workflow_id=f"refund-{refund.id}")
@@ -323,7 +323,7 @@ async def test_what_contradicts_the_record_is_not_reported_again_and_again(
     """More given back than there was, beside what somebody gave back in the dashboard; an attempt that never was."""
     report = {"orderId": str(order_id), "status": "captured", "processorOrderId": "po_1"}
     await call(activities.update_order_status, report)
-    _, refund = await refund_payment(store, order_id=order_id, merchant_id=merchant_id, amount=3_000, by=by)
+    refund = await refund_payment(store, order_id=order_id, merchant_id=merchant_id, amount=3_000, by=by)
     there = ProcessorEvent(
         processor="stripe",
         event_id="evt_1",

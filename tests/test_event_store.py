@@ -16,6 +16,7 @@ from eventsourcing.persistence import StoredEvent
 from psycopg_pool import AsyncConnectionPool
 from uuid_utils.compat import uuid7
 
+from payloops.events import conflicts
 from payloops.events.authenticity import content_hash, derive_mac_key, event_mac, is_authentic
 from payloops.events.connections import connection_pool
 from payloops.events.encoding import encode
@@ -71,8 +72,10 @@ def begun(id: UUID | None = None) -> Counter_:
     return Counter_.begin(CountingBegan, id=id or uuid7(), merchant_id=str(MERCHANT), by=by())
 
 
-def count(stream: Counter_) -> None:
+def count(stream: Counter_) -> int:
+    """Record that it counted; return the version with that."""
     stream.record(Counted, by=by())
+    return stream.version
 
 
 async def stored_versions(pool: AsyncConnectionPool) -> list[tuple[UUID, int]]:
@@ -101,10 +104,10 @@ async def _write(database_url: str, shared: list[UUID], number: int) -> list[tup
         async def on_shared(stream_id: UUID) -> None:
             for _ in range(6):
                 try:
-                    stream, _ = await store.change(Counter_, stream_id, count)
+                    version = await store.change(Counter_, stream_id, count)
                 except VersionConflict:
                     continue
-                acknowledged.append((stream_id, stream.version))
+                acknowledged.append((stream_id, version))
 
         async def on_own() -> None:
             stream = begun()
@@ -238,13 +241,39 @@ async def test_an_append_that_skips_a_version_is_refused(store: EventStore) -> N
     assert await stored_versions(store.pool) == []
 
 
-async def test_a_command_is_decided_again_on_fresh_state(store: EventStore) -> None:
+async def decided_among_others(store: EventStore, *, others: int) -> tuple[list[int], int]:
+    """Count in a stream to which others append just before, this many times; the counts decided on, and the result."""
     stream = begun()
     await store.append(collected(stream))
-    await asyncio.gather(*(store.change(Counter_, stream.id, count) for _ in range(4)))
-    folded = await store.load(Counter_, stream.id)
-    assert folded is not None
-    assert folded.count == 4
+    decided_on: list[int] = []
+
+    async def decide() -> tuple[list[Stream], int]:
+        counter, other = await counted_twice(store, stream)
+        if len(decided_on) < others:
+            await store.append(collected(other))
+        decided_on.append(counter.count - 1)
+        return [counter], counter.count
+
+    return decided_on, await store.decide(stream.id, decide)
+
+
+async def test_a_command_is_decided_again_on_fresh_state(store: EventStore) -> None:
+    assert await decided_among_others(store, others=10) == (list(range(11)), 11)
+
+
+async def test_a_command_on_a_stream_that_keeps_changing_ends(
+    store: EventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conflicts, "LONGEST_PAUSE", 0)
+    with pytest.raises(VersionConflict):
+        await decided_among_others(store, others=1_000)
+
+
+async def test_decisions_in_one_process_take_turns(store: EventStore) -> None:
+    stream = begun()
+    await store.append(collected(stream))
+    at = await asyncio.gather(*(store.change(Counter_, stream.id, count) for _ in range(100)))
+    assert sorted(at) == list(range(2, 102))
 
 
 async def test_an_append_that_the_database_cannot_store_fails_alone(store: EventStore) -> None:

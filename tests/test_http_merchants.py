@@ -9,12 +9,17 @@ from typing import Any
 
 import pytest
 from calling import PASSWORD, Answer, Api, Caller, Merchant, running_api
+from psycopg import AsyncConnection
+from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool
 
 from payloops.commands.cipher import Cipher, SealBroken
+from payloops.commands.merchants import change_account
 from payloops.commands.webhook_secrets import get_webhook_secret
 from payloops.events.event_store import EventStore
 from payloops.events.merchants import Merchant as Account
+from payloops.events.merchants import ProfileChanged
+from payloops.events.metadata import Metadata
 from payloops.events.timestamps import utc_now
 from payloops.settings import Settings
 
@@ -163,6 +168,29 @@ async def test_many_changes_at_once_meet_no_conflict(merchant: Merchant, pool: A
     )
     assert {answer.status for answer in answers} == {200}
     assert [topic for topic, _ in await facts(pool, merchant)].count("merchant.profile_changed") == 40
+
+
+async def test_an_account_that_others_change_meanwhile_is_changed_on_its_fresh_state(
+    merchant: Merchant, store: EventStore, pool: AsyncConnectionPool, by: Metadata
+) -> None:
+    attempts = 0
+
+    def decide(account: Account) -> None:
+        account.record(ProfileChanged, by=by, name="Mine", webhook_url=account.webhook_url)
+
+    async def write(_: AsyncConnection[TupleRow]) -> int:
+        nonlocal attempts
+        attempts += 1
+        if attempts <= 10:
+            account = await store.load(Account, merchant.id)
+            assert account is not None
+            account.record(ProfileChanged, by=by, name="Theirs", webhook_url=f"https://{attempts}.example")
+            await store.append(account.collect_events())
+        return attempts
+
+    assert await change_account(store, merchant_id=merchant.id, decide=decide, write=write) == 11
+    _, last = (await facts(pool, merchant))[-1]
+    assert (last["name"], last["webhook_url"]) == ("Mine", "https://10.example")
 
 
 async def test_an_address_that_no_webhook_is_sent_to_is_refused_at_once(
