@@ -34,6 +34,8 @@ from payloops.events.orders import (
 )
 
 DISCOVERED_REASON = "refunded at the processor"
+NOT_REFUNDED = "not_refunded"
+"""The error code of a refund that a sum showed, and that the processor does not have when it is asked."""
 SUCCESS, FAILED = TransactionStatus.SUCCESS, TransactionStatus.FAILED
 
 
@@ -86,6 +88,17 @@ def complete_pending_refunds(
     ):
         for refund in pending:
             refunds.succeed(refund, None)
+
+
+def reverse_refunds_beyond(order: Order, payment: Payment, *, amount_refunded: int, by: Metadata) -> None:
+    """Reverse refunds that are on record by earlier sums alone, as far as the processor's current sum has less."""
+    capture = capture_of(order, payment)
+    if capture is None:
+        return
+    refunds = _Refunds(order=order, payment=payment, capture=capture, by=by)
+    made = sum(t.amount for t in refunds.active if t.status is SUCCESS)
+    for each in refunds.take_from_sums(made - amount_refunded):
+        refunds.reverse(each, None, code=NOT_REFUNDED, message="The processor's refunds do not include it")
 
 
 def complete_refund(
@@ -180,9 +193,17 @@ class _Refunds:
         return [t for t in self.recorded if t.processor_transaction_id == reference]
 
     def match(self, reference: str, report: ProcessorRefund) -> Transaction | None:
-        """The recorded refund that a report is about for certain: by our id, or by its reference."""
+        """The recorded refund that a report is about for certain: by our id, or by its reference.
+
+        A refund that another report names by our id may have been presumed to be this report's before.
+        """
         ours = [t for t in self.recorded if t.id == report.refund_id]
-        return next(iter([*ours, *self.by_reference(reference)]), None)
+        others = [t for t in self.by_reference(reference) if not self.is_labelled(t, besides=reference)]
+        return next(iter([*ours, *others]), None)
+
+    def is_labelled(self, refund: Transaction, *, besides: str | None = None) -> bool:
+        """Whether a report names a refund by our id; one with the reference `besides` does not count."""
+        return any(r.refund_id == refund.id for reference, r in self._reports() if reference != besides)
 
     def presumed_ours(self, report: ProcessorRefund, *, failed: bool = False) -> Transaction | None:
         """A refund of ours, of the same amount and without a reference, that a report may be about.
@@ -198,12 +219,19 @@ class _Refunds:
                 and t.processor_transaction_id is None
                 and t.amount == report.amount
                 and (t.status is FAILED) == failed
+                and not self.is_labelled(t)
             ),
             None,
         )
 
-    def reported_successes(self) -> tuple[list[tuple[str, Transaction, int]], list[tuple[str, int]]]:
-        """Reports that a refund was made: those that match a recorded refund, and those of theirs not on record yet."""
+    def reported_successes(
+        self, *, besides: Transaction | None = None
+    ) -> tuple[list[tuple[str, Transaction, int]], list[tuple[str, int]]]:
+        """Reports that a refund was made: those that match a recorded refund, and those of theirs not on record yet.
+
+        Args:
+            besides: a refund of ours that was made, but is not recorded as such yet.
+        """
         matched, unmatched = [], []
         for reference, report in self._reports():
             refund = self.match(reference, report)
@@ -216,8 +244,11 @@ class _Refunds:
         ids = {refund.id for _, refund, _ in matched}
         ours = [
             t.amount
-            for t in self.active
-            if t.id not in ids and not t.discovered and t.processor_transaction_id is None
+            for t in self.recorded
+            if t.id not in ids
+            and not t.discovered
+            and t.processor_transaction_id is None
+            and (t.status is not FAILED or t is besides)
         ]
         theirs = []
         for reference, amount in unmatched:
@@ -227,17 +258,19 @@ class _Refunds:
                 theirs.append((reference, amount))
         return matched, theirs
 
-    def discovered_excess(self, *, ours_besides: int = 0) -> int:
+    def discovered_excess(self, *, besides: Transaction | None = None) -> int:
         """By how much the discovered refunds exceed all that theirs can be, by any report.
 
         Args:
-            ours_besides: amount of our refunds that were made, but are not recorded as such yet.
+            besides: a refund of ours that was made, but is not recorded as such yet.
         """
-        matched, new = self.reported_successes()
+        matched, new = self.reported_successes(besides=besides)
         theirs = sum(amount for _, refund, amount in matched if refund.discovered)
         theirs += sum(amount for _, amount in new)
-        by_sum = self.payment.processor_refunded - self.known_amount - ours_besides
-        return self.discovered_amount - max(theirs, by_sum)
+        return self.discovered_amount - max(theirs, self._theirs_by_sum(besides=besides))
+
+    def _theirs_by_sum(self, *, besides: Transaction | None) -> int:
+        return self.payment.processor_refunded - self.known_amount - (besides.amount if besides else 0)
 
     # -- recording
 
@@ -272,12 +305,27 @@ class _Refunds:
             ContradictsRecord: more would be refunded than was captured.
         """
         if refund.status is FAILED:
+            reference = reference or self._presumed_reference(refund)
             same = [t for t in self.by_reference(reference) if t.discovered and t.status is SUCCESS]
             left = refund.amount - sum(t.amount for t in same)
-            excess = self.discovered_excess(ours_besides=refund.amount) - sum(t.amount for t in same)
-            for each in [*same, *self._take_from_sums(min(left, excess))]:
-                self._reverse(each, None, code=SAME_REFUND, message=f"It is refund {refund.id}")
+            excess = self.discovered_excess(besides=refund) - sum(t.amount for t in same)
+            for each in [*same, *self.take_from_sums(min(left, excess))]:
+                self.reverse(each, None, code=SAME_REFUND, message=f"It is refund {refund.id}")
         succeed_refund(self.order, refund.id, processor_transaction_id=reference, by=self.by)
+
+    def _presumed_reference(self, refund: Transaction) -> str | None:
+        """The reference of a discovered refund that may be this one of ours, unless a sum shows both of them."""
+        beyond_sum = self.discovered_amount - self._theirs_by_sum(besides=refund)
+        if beyond_sum < refund.amount or self.is_labelled(refund):
+            return None
+        return next(
+            (
+                t.processor_transaction_id
+                for t in self.active
+                if t.discovered and t.processor_transaction_id is not None and t.amount == refund.amount
+            ),
+            None,
+        )
 
     def fail_known(self, reference: str, report: ProcessorRefund) -> None:
         """Record that a refund on record failed, or was returned."""
@@ -285,7 +333,7 @@ class _Refunds:
         if refund is None:
             return
         if refund.status is SUCCESS:
-            self._reverse(refund, reference, code=report.error_code, message=report.error_message)
+            self.reverse(refund, reference, code=report.error_code, message=report.error_message)
         elif refund.id == report.refund_id:
             fail_refund(
                 self.order,
@@ -299,9 +347,9 @@ class _Refunds:
     def reverse_from_sums(self, reference: str, report: ProcessorRefund) -> None:
         """Record that a failed refund was part of a sum, if more was discovered than theirs can be."""
         recorded = sum(t.amount for t in self.by_reference(reference) if t.status is FAILED)
-        if self.presumed_ours(report) is None:
-            for each in self._take_from_sums(min(self.discovered_excess(), report.amount - recorded)):
-                self._reverse(each, reference, code=report.error_code, message=report.error_message)
+        if self.match(reference, report) or self.presumed_ours(report) is None:
+            for each in self.take_from_sums(min(self.discovered_excess(), report.amount - recorded)):
+                self.reverse(each, reference, code=report.error_code, message=report.error_message)
 
     def discover_failed(self, reference: str, report: ProcessorRefund) -> bool:
         """Record a refund of theirs that was not on record before it failed; False if it exceeds the capture."""
@@ -312,7 +360,7 @@ class _Refunds:
         )
         if known is None and 0 < report.amount <= self.capture.amount:
             refund = self._open_discovered(report.amount)
-            self._reverse(refund, reference, code=report.error_code, message=report.error_message)
+            self.reverse(refund, reference, code=report.error_code, message=report.error_message)
         return report.amount <= self.capture.amount
 
     def discover(self, amount: int, *, reference: str | None) -> bool:
@@ -324,7 +372,7 @@ class _Refunds:
         succeed_refund(self.order, refund.id, processor_transaction_id=reference, by=self.by)
         return True
 
-    def _take_from_sums(self, amount: int) -> Iterator[Transaction]:
+    def take_from_sums(self, amount: int) -> Iterator[Transaction]:
         """Refunds discovered by sums, to be reversed for this amount; what they exceed it by is discovered anew."""
         taken = 0
         for each in sorted(self.from_sums, key=lambda t: t.amount != amount):
@@ -334,7 +382,7 @@ class _Refunds:
         if taken > amount > 0:
             self.discover(taken - amount, reference=None)
 
-    def _reverse(
+    def reverse(
         self, refund: Transaction, reference: str | None, *, code: str | None, message: str | None
     ) -> None:
         reverse_refund(

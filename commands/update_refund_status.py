@@ -10,6 +10,7 @@ from payloops.commands.processor_refunds import (
     complete_refund,
     find_reported_failure,
     record_processor_refunds,
+    reverse_refunds_beyond,
 )
 from payloops.commands.refusals import UnknownRefund
 from payloops.events.event_store import EventStore
@@ -58,12 +59,15 @@ async def update_refunded_amount(
     attempt: int,
     amount_refunded: int,
     requested_before: datetime,
+    as_of: int,
     by: Metadata,
 ) -> None:
-    """Record the refunded sum of a payment, learned by asking the processor, if it is more than on record.
+    """Record the refunded sum of a payment, learned by asking the processor.
 
     Args:
         requested_before: pending refunds requested before this are recorded as made, if the sum includes all of them.
+            What earlier sums showed beyond this one is reversed, if nothing was recorded since then.
+        as_of: version of the order when the processor was asked: if it has changed since, nothing is reversed.
 
     Raises:
         OrderNotFound.
@@ -71,6 +75,8 @@ async def update_refunded_amount(
 
     def decide(order: Order) -> None:
         payment = order.payments[attempt]
+        if order.version == as_of and order.modified_on < requested_before:
+            reverse_refunds_beyond(order, payment, amount_refunded=amount_refunded, by=by)
         record_processor_refunds(order, payment, amount_refunded=amount_refunded, by=by)
         complete_pending_refunds(
             order, payment, amount_refunded=amount_refunded, requested_before=requested_before, by=by

@@ -306,13 +306,14 @@ async def _record(
         await learn_reference(
             store, order_id=order.id, attempt=payment.attempt, processor_order_id=reference, by=by
         )
-    if theirs.amount_refunded:
+    if theirs.amount_refunded or order.amount_refunded:
         await update_refunded_amount(
             store,
             order_id=order.id,
             attempt=payment.attempt,
             amount_refunded=theirs.amount_refunded,
             requested_before=stuck_before,
+            as_of=order.version,
             by=by,
         )
 

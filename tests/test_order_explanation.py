@@ -337,7 +337,13 @@ async def test_a_refund_made_at_the_processor_is_told_to_be_one(store: EventStor
     order = captured()
     await store.append(recorded(order))
     await update_refunded_amount(
-        store, order_id=order.id, attempt=1, amount_refunded=300, requested_before=BY.at, by=BY
+        store,
+        order_id=order.id,
+        attempt=1,
+        amount_refunded=300,
+        requested_before=BY.at,
+        as_of=order.version,
+        by=BY,
     )
     loaded = await store.load(Order, order.id)
     assert loaded is not None

@@ -727,6 +727,93 @@ def test_a_refund_of_ours_that_was_reported_failed_and_discovered_counts_once_wh
     assert order.transactions[ours.id].status is TransactionStatus.SUCCESS
 
 
+@pytest.mark.parametrize("told_as", ["sum", "reference"])
+def test_a_failure_that_a_worker_takes_back_without_a_reference_leaves_each_refund_counted_once(
+    told_as: str,
+) -> None:
+    """One of ours and one of theirs, of the same amount: what the processor told of ours was taken for theirs."""
+    order = after(told("captured"))
+    ours = request_refund(order, amount=300, reason=None, by=BY)
+    ending: dict[str, Any] = {"error_code": None, "error_message": None, "by": BY}
+    report_refund(order, ours.id, succeeded=False, processor_transaction_id=None, **ending)
+    receive(order, refunded("re_theirs", 300), by=BY)
+    receive(order, summed(600) if told_as == "sum" else refunded("re_ours", 300), by=BY)
+    assert order.amount_refunded == 600
+    report_refund(order, ours.id, succeeded=True, processor_transaction_id=None, **ending)
+    assert order.amount_refunded == 600
+    assert order.transactions[ours.id].status is TransactionStatus.SUCCESS
+
+
+def test_a_refund_besides_one_whose_failure_was_taken_back_counts_where_a_sum_shows_both() -> None:
+    order = after(told("captured"))
+    ours = request_refund(order, amount=300, reason=None, by=BY)
+    ending: dict[str, Any] = {"error_code": None, "error_message": None, "by": BY}
+    report_refund(order, ours.id, succeeded=False, processor_transaction_id=None, **ending)
+    receive(order, refunded("re_1", 300), by=BY)
+    receive(order, summed(600), by=BY)
+    receive(order, refunded("re_2", 300), by=BY)
+    receive(order, summed(900), by=BY)
+    assert order.amount_refunded == 900
+    report_refund(order, ours.id, succeeded=True, processor_transaction_id=None, **ending)
+    assert order.amount_refunded == 900
+    receive(order, refunded("re_3", 300), by=BY)
+    assert order.amount_refunded == 900
+
+
+def test_a_refund_that_came_back_comes_off_the_sum_that_it_was_partly_known_by() -> None:
+    """Beside one of ours of the same amount that has no reference: it is not that one."""
+    order = after(told("captured"), summed(200))
+    ours = request_refund(order, amount=300, reason=None, by=BY)
+    receive(order, refunded("re_ours", 300), by=BY)
+    receive(order, refunded("re_theirs", 300), by=BY)
+    report_refund(
+        order,
+        ours.id,
+        succeeded=True,
+        processor_transaction_id=None,
+        error_code=None,
+        error_message=None,
+        by=BY,
+    )
+    receive(order, summed(800), by=BY)
+    assert order.amount_refunded == 800
+    receive(order, came_back("re_theirs", 300), by=BY)
+    assert order.amount_refunded == 500
+
+
+def two_of_ours(amount: int) -> tuple[Order, list[str]]:
+    """An order with two refunds of ours, of which workers reported no references; and their ids."""
+    order = after(told("captured"))
+    made = [request_refund(order, amount=amount, reason=None, by=BY) for _ in range(2)]
+    for refund in made:
+        succeed_refund(order, refund.id, processor_transaction_id=None, by=BY)
+    return order, [refund.id for refund in made]
+
+
+@pytest.mark.parametrize("named", [0, 1])
+@pytest.mark.parametrize("named_first", [True, False])
+def test_a_refund_that_came_back_is_not_one_that_the_processor_names_by_our_id(
+    named: int, named_first: bool
+) -> None:
+    order, ids = two_of_ours(100)
+    events = [refunded("re_1", 100, refund_id=ids[named]), came_back("re_2", 100)]
+    for event in events if named_first else reversed(events):
+        receive(order, event, by=BY)
+    assert (order.transactions[ids[named]].status, order.amount_refunded) == (TransactionStatus.SUCCESS, 100)
+    assert refunds(order) == [(100, "failed"), (100, "success")]
+
+
+@pytest.mark.parametrize("named", [0, 1])
+def test_two_refunds_that_came_back_are_two_though_the_second_is_the_one_that_the_first_was_taken_for(
+    named: int,
+) -> None:
+    order, ids = two_of_ours(100)
+    receive(order, came_back("re_1", 100), by=BY)
+    receive(order, came_back("re_2", 100, refund_id=ids[named]), by=BY)
+    assert refunds(order) == [(100, "failed"), (100, "failed")]
+    assert (order.amount_refunded, order.refundable) == (0, AMOUNT)
+
+
 @pytest.mark.parametrize(
     ("event", "learned"),
     [

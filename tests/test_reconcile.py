@@ -23,6 +23,7 @@ from psycopg_pool import AsyncConnectionPool
 from uuid_utils.compat import uuid7
 
 from payloops import reconcile as reconciling
+from payloops.commands.change_order import change_order
 from payloops.commands.receive_processor_event import Outcome, ProcessorEvent, receive
 from payloops.commands.update_order_status import update_order_status
 from payloops.commands.update_refund_status import update_refund_status
@@ -104,6 +105,19 @@ async def charged(
     return charge
 
 
+async def operate_refund(store: EventStore, charge: ledger.Charge, *, order_id: str, amount: int) -> None:
+    """Refund in the processor's dashboard."""
+    await ledger.operate(
+        store.pool,
+        kind="refund",
+        request_id="in the dashboard",
+        order_id=order_id,
+        processor_order_id=charge.processor_order_id,
+        amount=amount,
+        currency="USD",
+    )
+
+
 async def reconciled(
     store: EventStore, processor: Processor, *, older_than: timedelta = NOW
 ) -> dict[str, Finding]:
@@ -157,15 +171,7 @@ async def test_money_that_a_failed_payment_has_after_all_and_refunds_made_there_
     order_id = await paying(merchant, store)
     charge = await charged(store, order_id)
     await update_order_status(store, order_id=UUID(order_id), status="failed", by=by)
-    await ledger.operate(
-        store.pool,
-        kind="refund",
-        request_id="in the dashboard",
-        order_id=order_id,
-        processor_order_id=charge.processor_order_id,
-        amount=400,
-        currency="USD",
-    )
+    await operate_refund(store, charge, order_id=order_id, amount=400)
     await project_all(settings.database_url.get_secret_value())
     found = (await reconciled(store, SandboxProcessor(store.pool)))[order_id]
     assert (found.outcome, found.ours) == ("recorded", found.theirs)
@@ -213,6 +219,50 @@ async def test_refunds_whose_workflows_died_after_they_were_made_are_recorded(
     made = sum(t.amount for t in refunds if t.status == "success")
     assert (found.outcome, found.ours.refunded) == (outcome, made)
     assert made == at_the_processor or "pending" in statuses
+
+
+@pytest.mark.parametrize("recent", [False, True])
+async def test_what_a_sum_showed_and_the_sandbox_does_not_have_is_not_refunded(
+    merchant: Merchant, store: EventStore, settings: Settings, by: Metadata, recent: bool
+) -> None:
+    """A refund made there was returned, and nobody told. Of ours nothing is taken back by a sum alone."""
+    order_id = await paying(merchant, store)
+    charge = await charged(store, order_id)
+    await update_order_status(
+        store,
+        order_id=UUID(order_id),
+        status="captured",
+        processor_order_id=charge.processor_order_id,
+        by=by,
+    )
+    refund = await merchant.shop.post(f"/v1/orders/{order_id}/refund", {"amount": 200})
+    await update_refund_status(
+        store, order_id=UUID(order_id), refund_id=refund.json["refundId"], succeeded=True, by=by
+    )
+    event = ProcessorEvent(
+        processor="stripe",
+        event_id="evt_1",
+        type="charge.refunded",
+        outcome="refunded",
+        processor_order_id=charge.processor_order_id,
+        amount_refunded=700,
+    )
+    await change_order(
+        store, order_id=UUID(order_id), merchant_id=None, decide=lambda order: receive(order, event, by=by)
+    )
+    await operate_refund(store, charge, order_id=order_id, amount=300)
+    await project_all(settings.database_url.get_secret_value())
+    processor = SandboxProcessor(store.pool)
+    if recent:
+        found = (await reconciled(store, processor, older_than=DAY))[order_id]
+        assert (found.outcome, found.detail) == ("differs", "refunded: 700 here, 300 there")
+    found = (await reconciled(store, processor))[order_id]
+    assert (found.outcome, found.ours.refunded) == ("recorded", 300)
+    order = await store.load(Order, UUID(order_id))
+    assert order is not None
+    assert (order.status, order.amount_refunded, order.refundable) == ("partially_refunded", 300, 700)
+    assert order.transactions[refund.json["refundId"]].status == "success"
+    assert (await reconciled(store, processor))[order_id].outcome == "agrees"
 
 
 class Saying:
