@@ -11,9 +11,10 @@ import time
 from typing import Any
 
 import structlog
-from aiohttp import web
+from aiohttp import hdrs, web
 from aiohttp.http_exceptions import LineTooLong
 from aiohttp.web_protocol import RequestHandler
+from multidict import CIMultiDict, CIMultiDictProxy
 from prometheus_client import Counter
 
 from payloops.http.admission import Admission
@@ -33,6 +34,9 @@ KEEPALIVE = 75.0
 
 MOST_AHEAD = 64 * 1024
 """Bytes of further requests that are read while one is answered."""
+
+CONTINUE = "100-continue"
+"""The only expectation there is (RFC 9110, 10.1.1)."""
 
 DRAIN_PAUSE = 0.02
 """Seconds between two checks whether the requests in flight have finished."""
@@ -228,9 +232,12 @@ class Connection(RequestHandler):
             self._announced = False
             self._admission.announced -= 1
 
-    async def _handle_request(self, *arguments: Any) -> tuple[web.StreamResponse, bool]:
+    async def _handle_request(
+        self, request: web.BaseRequest, *arguments: Any
+    ) -> tuple[web.StreamResponse, bool]:
         self._withdraw()  # it is about to be counted as work
-        response, lost = await super()._handle_request(*arguments)
+        _ignore_expectation(request)
+        response, lost = await super()._handle_request(request, *arguments)
         if response.keep_alive and not lost:
             self._answered += 1
         return response, lost
@@ -310,6 +317,16 @@ class Connection(RequestHandler):
         correlation = correlation_id(request)
         log.error("http.escaped", exc_info=error, correlation_id=correlation)
         return _final(internal_error(), correlation=correlation)
+
+
+def _ignore_expectation(request: web.BaseRequest) -> None:
+    """Remove an `Expect` with an unknown value: where there is no route, aiohttp would refuse it before any handler."""
+    # Not by `request.headers`, which remembers its value, nor by `clone`, which encodes all headers again.
+    headers = request._headers  # noqa: SLF001
+    if headers.get(hdrs.EXPECT, CONTINUE).lower() != CONTINUE:
+        left = CIMultiDict(headers)
+        left.popall(hdrs.EXPECT)
+        request._headers = CIMultiDictProxy(left)  # noqa: SLF001
 
 
 def _remote_of(peer: Any) -> str | None:

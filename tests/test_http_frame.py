@@ -123,6 +123,20 @@ async def test_who_asks_before_sending_a_body_is_told_to_send_it(subtests: pytes
             assert b"aiohttp" not in answer
 
 
+@pytest.mark.parametrize("expectation", [b"miracles", b"\xff"])
+async def test_an_unknown_expectation_changes_no_answer(
+    api: Api, expectation: bytes, subtests: pytest.Subtests
+) -> None:
+    for line in (b"GET /nothing", b"DELETE /v1/orders", b"OPTIONS *", b"GET /health"):
+        with subtests.test(line=line):
+            head = line + b" HTTP/1.1\r\nHost: x\r\nX-Correlation-ID: mine\r\nConnection: close\r\n"
+            usual = await exchange(api, head + b"\r\n")
+            answer = await exchange(api, head + b"Expect: %s\r\n\r\n" % expectation)
+            assert answer.partition(b"\r\n")[0] == usual.partition(b"\r\n")[0]
+            assert b"X-Correlation-ID: mine" in answer
+            assert b"aiohttp" not in answer
+
+
 async def test_a_correlation_id_is_taken_where_it_fits_and_echoed(api: Api) -> None:
     answer = await api.anyone.get("/health", **{"X-Correlation-ID": "Order-7_a.b"})
     assert answer.headers["X-Correlation-ID"] == answer.json["correlationId"] == "Order-7_a.b"
