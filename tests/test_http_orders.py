@@ -343,11 +343,15 @@ async def test_capturing_and_cancelling_can_be_waited_for(
     assert again.json == answer.json
 
 
-async def test_waiting_ends_when_the_time_is_over(merchant: Merchant) -> None:
-    order_id = await merchant.order()
-    paid = await merchant.shop.post(f"/v1/orders/{order_id}/pay", Prefer="respond-async, wait=1")
+async def test_waiting_ends_when_the_time_is_over_and_does_not_count_against_the_requests_own(
+    settings: Settings, merchant: Merchant
+) -> None:
+    async with running_api(settings.model_copy(update={"request_timeout": 2.0})) as api:
+        shop = api.anyone.with_headers(**merchant.shop.headers)
+        path = f"/v1/orders/{await merchant.order()}/pay"
+        paid = await shop.post(path, Prefer="respond-async, wait=2; of=mine")
     assert (paid.status, paid.json["status"]) == (200, "processing")
-    assert paid.headers["Preference-Applied"] == "wait=1"
+    assert paid.headers["Preference-Applied"] == "wait=2"
 
 
 @pytest.mark.parametrize(
