@@ -34,6 +34,7 @@ from payloops.embedded import EmbeddedServers
 from payloops.events.event_store import EventStore
 from payloops.events.timestamps import utc_now
 from payloops.settings import Settings
+from payloops.workflows_client import endpoint_places
 from payloops.workflows_client.activities import BackendActivities
 from payloops.workflows_client.connection import connect
 from payloops.workflows_client.endpoint_places import EndpointBusy, EndpointPlaces
@@ -487,10 +488,25 @@ def test_however_many_endpoints_hang_there_is_a_place_for_another() -> None:
 
 
 def test_all_that_fail_together_leave_places_to_those_that_work() -> None:
+    places = EndpointPlaces()
+    for _ in range(2):
+        with contextlib.ExitStack() as stack:
+            assert sum(hold(stack, places, uuid7(), suspect=True) for _ in range(300)) == 200
+            assert hold(stack, places, uuid7(), suspect=False) >= 4
+
+
+def test_of_many_endpoints_those_are_remembered_to_which_something_is_under_way(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(endpoint_places, "REMEMBERED", 10)
+    places, one = EndpointPlaces(), uuid7()
     with contextlib.ExitStack() as stack:
-        places = EndpointPlaces()
-        assert sum(hold(stack, places, uuid7(), suspect=True) for _ in range(300)) == 200
-        assert hold(stack, places, uuid7(), suspect=False) >= 4
+        assert hold(stack, places, one, suspect=False) == 8
+        for _ in range(100):
+            with places.place(merchant_id=uuid7(), suspect=False):
+                pass
+        assert len(places._endpoints) <= 10
+        assert hold(stack, places, one, suspect=False) == 0
 
 
 def test_who_finds_no_place_comes_again_at_its_turn() -> None:
@@ -512,6 +528,10 @@ def test_who_finds_no_place_comes_again_at_its_turn() -> None:
         turns = [turn() for _ in range(12)]
         for number, seconds in enumerate(turns, 2):  # the first turn is of who found the last place taken
             assert seconds == pytest.approx(number * 0.5 / 8, rel=0.1)
+        with pytest.raises(EndpointBusy) as busy:  # a local activity takes nobody's turn
+            stack.enter_context(places.place(merchant_id=one, suspect=False, comes_again=False))
+        assert busy.value.seconds == 0
+        assert turn() == pytest.approx(14 * 0.5 / 8, rel=0.1)
         now += 20  # it hangs: nobody is to come soon, and none later than in five minutes
         turns = [turn() for _ in range(1_000)]
         assert turns[0] > 2
