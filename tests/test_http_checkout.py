@@ -4,6 +4,7 @@ import asyncio
 import html
 import re
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import timedelta
 from uuid import UUID
 
@@ -299,6 +300,15 @@ async def test_a_stream_ends_with_the_session_and_after_a_time(
     await shopping.pay()
     await shopping.report("captured")
     assert await events(shopping, count=99) == ["id: paid-1", "data: paid-1"]
+
+
+async def test_a_stream_lasts_longer_than_other_requests_may(
+    settings: Settings, shopping: Shopping, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkout, "STREAM_SECONDS", 0.8)
+    async with running_api(settings.model_copy(update={"request_timeout": 0.4})) as api:
+        lines = await events(replace(shopping, api=api), count=99)
+    assert lines == ["id: open-0", "data: open-0", ": still here"]
 
 
 async def test_a_stream_notices_by_itself_that_time_has_run_out(
