@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gzip
 import socket
 import threading
 import time
@@ -273,7 +274,38 @@ async def test_nobody_listening_and_unknown_names_are_told_in_words(sender: Send
         (f"http://{'a' * 64}.invalid/", "The URL is not valid"),
     ]:
         attempt = await sender.send(webhook_id="i", url=url, secrets=[], turn=1, payload={})
-        assert attempt.error == error
+        assert (attempt.error, attempt.status_code, attempt.answer) == (error, None, None)
+
+
+async def test_nothing_of_one_delivery_is_kept_for_the_next(sender: Sender) -> None:
+    """Neither its connection, though the endpoint would keep it open, nor its cookies."""
+    taken: list[list[bytes]] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        taken.append(requests := [])
+        with contextlib.suppress(asyncio.IncompleteReadError):
+            while True:
+                requests.append((await reader.readuntil(b"\r\n\r\n{}")).lower())
+                writer.write(b"HTTP/1.1 200 OK\r\nSet-Cookie: a=b\r\nContent-Length: 0\r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1") as server:
+        url = f"http://localhost:{server.sockets[0].getsockname()[1]}/"
+        for _ in range(2):
+            assert (await sender.send(webhook_id="i", url=url, secrets=[], turn=1, payload={})).delivered
+    assert [len(requests) for requests in taken] == [1, 1]
+    assert not any(b"\ncookie:" in request for requests in taken for request in requests)
+
+
+async def test_a_compressed_answer_is_neither_asked_for_nor_unpacked(
+    sender: Sender, endpoint: Endpoint
+) -> None:
+    packed = gzip.compress(b"a" * 1_000_000)
+    endpoint.answer = lambda _: web.Response(body=packed, headers={"Content-Encoding": "gzip"})
+    attempt = await sender.send(webhook_id="i", url=endpoint.url, secrets=[], turn=1, payload={})
+    assert attempt.delivered
+    assert "aaa" not in (attempt.answer or "")
+    assert "Accept-Encoding" not in endpoint.received[0].headers
 
 
 @pytest.mark.parametrize(
