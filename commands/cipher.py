@@ -20,6 +20,10 @@ NONCE_BYTES = 12
 MARK_BYTES = len(VERSION) + KEY_ID_BYTES
 
 
+REMEDY = "start with the ENCRYPTION_KEY that encrypted it, or with that key in ENCRYPTION_KEYS_OLDER"
+"""For whoever runs the service, if a value cannot be opened."""
+
+
 class SealBroken(Exception):
     """A sealed value cannot be opened: another ENCRYPTION_KEY, another row's value, or a damaged one."""
 
@@ -45,6 +49,11 @@ class Cipher:
     def mark(self) -> bytes:
         """The first bytes of every value that is sealed with the present key, and of no other."""
         return VERSION + self._current
+
+    @property
+    def marks(self) -> list[bytes]:
+        """The first bytes of every value that this can open."""
+        return [VERSION + key_id for key_id in self._ciphers]
 
     def seal(self, plain: bytes, *, identity: str) -> bytes:
         """Encrypt a value for one row.

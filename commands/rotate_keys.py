@@ -5,7 +5,7 @@ where it stopped, and a second run finds nothing to do. Each batch locks its row
 replaces at the same time is either re-encrypted before or found to use the current key already.
 """
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,10 +68,14 @@ SEALED = (
     ),
 )
 
+OF_MERCHANTS = tuple(each for each in SEALED if each.table != "client_secrets")
+"""The columns with a few values for each merchant, and none for each payment."""
+
 PATIENT = "SET LOCAL statement_timeout = '10min'"
 """For what reads a whole table and keeps nobody from it."""
 COUNT = sql.SQL("""
-    SELECT count(*) FILTER (WHERE {mark} = %(present)s), count(*) FILTER (WHERE {mark} <> %(present)s)
+    SELECT count(*) FILTER (WHERE {mark} = %(present)s), count(*) FILTER (WHERE {mark} <> %(present)s),
+           count(*) FILTER (WHERE {mark} <> ALL (%(known)s))
     FROM {table}
 """)
 FIND = sql.SQL(
@@ -85,11 +89,16 @@ PUT = sql.SQL("UPDATE {table} SET {column} = %(sealed)s WHERE ({key}) = ({values
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyUsage:
-    """How many of a column's values are sealed with the present key, and how many with another."""
+    """How many of a column's values are sealed with the present key, and how many with another.
+
+    Attributes:
+        unknown: of the latter, those that none of the cipher's keys opens.
+    """
 
     column: str
     present: int
     older: int
+    unknown: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,16 +115,19 @@ class RotatedBatch:
     unreadable: tuple[str, ...]
 
 
-async def key_usage(pool: AsyncConnectionPool, *, cipher: Cipher) -> list[KeyUsage]:
+async def key_usage(
+    pool: AsyncConnectionPool, *, cipher: Cipher, columns: Sequence[SealedColumn] = SEALED
+) -> list[KeyUsage]:
     """What each key is still needed for."""
     found = []
-    for each in SEALED:
+    for each in columns:
         async with pool.connection() as connection, connection.transaction():
             await connection.execute(PATIENT)
-            cursor = await connection.execute(COUNT.format(**_parts(each)), {"present": cipher.mark})
+            marks = {"present": cipher.mark, "known": cipher.marks}
+            cursor = await connection.execute(COUNT.format(**_parts(each)), marks)
             row = await cursor.fetchone()
         assert row is not None
-        found.append(KeyUsage(column=each.name, present=row[0], older=row[1]))
+        found.append(KeyUsage(column=each.name, present=row[0], older=row[1], unknown=row[2]))
     return found
 
 

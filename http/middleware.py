@@ -11,6 +11,7 @@ from multidict import CIMultiDict
 from uuid_utils import uuid4
 
 from payloops.commands.cards import holds_card_number
+from payloops.commands.cipher import REMEDY, SealBroken
 from payloops.http.admission import Shed
 from payloops.http.answers import CORRELATION_HEADER, SECURITY_HEADERS, Answer
 from payloops.http.html import refusal_page
@@ -85,6 +86,8 @@ def _refusal(error: Exception, request: web.Request, context: RequestContext) ->
     if problem is None:
         log.error("http.internal_error", exc_info=error)
         problem = internal_error()
+    elif isinstance(error, SealBroken):
+        log.error("http.secret_unreadable", identity=error.identity, remedy=REMEDY)
     elif isinstance(problem, Shed):
         context.shed = True
     elif problem.status >= 500:  # noqa: PLR2004  # HTTP

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from payloops.commands.cancel_order import cancel_order as cancel
 from payloops.commands.capture_payment import capture_payment as capture
+from payloops.commands.cipher import REMEDY, SealBroken
 from payloops.commands.client_secrets import ClientSecrets
 from payloops.commands.pay_order import pay_order as pay
 from payloops.commands.processors import Processor
@@ -79,7 +80,11 @@ async def with_client_secret(call: Call[Any, Any], answer: PaymentAnswer) -> Pay
     attempt = attempt_of(answer.workflow_id, order_id=str(answer.order_id))
     assert attempt is not None
     secrets = ClientSecrets(call.services.store.pool, call.services.cipher)
-    secret = await secrets.find(order_id=answer.order_id, attempt=attempt)
+    try:
+        secret = await secrets.find(order_id=answer.order_id, attempt=attempt)
+    except SealBroken as error:  # no retry helps, and the payment is recorded
+        log.error("client_secret.unreadable", identity=error.identity, remedy=REMEDY)
+        return answer
     return answer.model_copy(update={"client_secret": secret})
 
 

@@ -17,6 +17,7 @@ from payloops.commands.api_keys import ApiKeyNotFound
 from payloops.commands.authenticate_api_key import InvalidApiKey, KeyCheckUnavailable, TooManyGuesses
 from payloops.commands.authenticate_webhook import InvalidSignature, MissingSignature, NoWebhookSecret
 from payloops.commands.change_password import WrongPassword
+from payloops.commands.cipher import SealBroken
 from payloops.commands.hashing import HashingOverloaded
 from payloops.commands.idempotency import IdempotencyInProgress, IdempotencyMismatch
 from payloops.commands.issue_api_key import TooManyApiKeys
@@ -187,6 +188,7 @@ ANSWERS: dict[type[Exception], Answer] = {
     CaptureExceedsAuthorized: Answer(400, "capture_exceeds_authorized"),
     WebhookNotFound: Answer(404, "not_found", "Not found"),
     WebhooksOff: Answer(400, "invalid_status"),
+    SealBroken: Answer(503, "unavailable", BUSY),
     # These include the pool's own exceptions.
     psycopg.OperationalError: Answer(503, "unavailable", BUSY),
     psycopg.InterfaceError: Answer(503, "unavailable", BUSY),

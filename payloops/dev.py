@@ -22,6 +22,7 @@ from payloops.dev_environment import ENVIRONMENT_FILE, SECRETS_FILE, load_or_cre
 from payloops.embedded import EmbeddedServers, StartError
 from payloops.embedded.locks import choosing_ports, free_ports, port_is_free
 from payloops.embedded.servers import Part as ServerPart
+from payloops.key_check import opens_nothing
 from payloops.settings import HIGHEST_PORT, read_settings
 from payloops.supervisor import Part, Terminal, how_it_ended, stop_parts
 
@@ -94,6 +95,7 @@ def _run(options: DevOptions, *, terminal: Terminal, began: float) -> None:
             )
         environment = _environment(options, servers=servers, embedded=embedded, namespace=namespace)
         _migrate(environment["DATABASE_URL"])
+        _check_keys(environment)
         parts = _parts(environment, options=options, servers=servers)
         try:
             for each in parts:
@@ -174,6 +176,16 @@ def _migrate(database_url: str) -> None:
         raise StartError(part="migrations", why=str(error).split("\n", 1)[0]) from error
     except LaterSchemaError as error:
         raise StartError(part="migrations", why=f"{error}; --fresh drops all data") from error
+
+
+def _check_keys(environment: dict[str, str]) -> None:
+    with _as_environment(environment):
+        settings = read_settings()
+    if asyncio.run(opens_nothing(settings)):
+        raise StartError(
+            part="API",
+            why="ENCRYPTION_KEY opens nothing that is stored: start with the former one; --fresh drops all data",
+        )
 
 
 def _parts(environment: dict[str, str], *, options: DevOptions, servers: EmbeddedServers) -> list[Part]:

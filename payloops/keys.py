@@ -70,7 +70,7 @@ async def rotate(settings: KeySettings, *, as_json: bool) -> bool:
 
 
 def _print_usage(usage: list[KeyUsage]) -> None:
-    table = plain_table("column", "of ENCRYPTION_KEY", "of another key")
+    table = plain_table("column", "of ENCRYPTION_KEY", "of another key", "of no known key")
     for each in usage:
-        table.add_row(each.column, str(each.present), str(each.older))
+        table.add_row(each.column, str(each.present), str(each.older), str(each.unknown))
     make_console().print(table)

@@ -37,6 +37,7 @@ from payloops.http.connections import connection_factory, finish_requests
 from payloops.http.plain_requests import PLAIN_ROUTES
 from payloops.http.request_metrics import hand_over
 from payloops.http.services import Probe, Services
+from payloops.key_check import checking_keys
 from payloops.listening import PortTaken, accept, bind, share
 from payloops.logs import configure_logs
 from payloops.metrics import open_metrics, state_readers
@@ -138,6 +139,8 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         uses = await stack.enter_async_context(KeyUses(store.pool))
         watch = await stack.enter_async_context(OrderWatch(store))
         await stack.enter_async_context(housekeeping(store))
+        cipher = make_cipher(settings)
+        await stack.enter_async_context(checking_keys(store.pool, cipher=cipher))
         limits = await stack.enter_async_context(open_rate_limits(settings))
         temporal = await Client.connect(
             settings.temporal_address, namespace=settings.temporal_namespace, lazy=True
@@ -176,7 +179,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
                 expires_in=STAFF_SESSION,
                 audience=SESSION_AUDIENCE,
             ),
-            cipher=make_cipher(settings),
+            cipher=cipher,
             watch=watch,
             limits=limits,
             long_reads=FairSemaphore(

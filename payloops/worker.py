@@ -11,6 +11,7 @@ from psycopg_pool import AsyncConnectionPool
 from payloops.commands.cipher import Cipher
 from payloops.commands.client_secrets import ClientSecrets
 from payloops.commands.credentials import WEBHOOK_SECRET, get_processor_credentials
+from payloops.key_check import checking_keys
 from payloops.listening import bind
 from payloops.logs import configure_logs
 from payloops.metrics import serving_metrics
@@ -55,15 +56,16 @@ async def run_worker(settings: Settings, *, sandbox: bool, bank: BankOptions | N
     """
     configure_logs(settings, process="worker")
     stop = stop_on_signals()
+    cipher = make_cipher(settings)
     listener = bind(settings.host, bank.port, setting="--bank-port") if bank is not None else None
     async with (
         open_store(settings, application_name="payloops worker") as store,
         open_sender(allow_loopback=settings.webhook_allow_loopback) as sender,
         serving_metrics(host=settings.host, port=settings.metrics_port, samplers=[store.sample]),
+        checking_keys(store.pool, cipher=cipher),
     ):
         client = await connect_unless_stopped(settings, stop=stop)
         if client is not None:
-            cipher = make_cipher(settings)
             activities = BackendActivities(
                 store=store,
                 cipher=cipher,

@@ -85,14 +85,14 @@ class Dev:
         assert len(found) == 1, self.processes()
         return found[0]
 
-    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def run(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-P", "-m", "payloops", *arguments, "--data-dir", str(self.data_dir)],
             capture_output=True,
             text=True,
             timeout=120,
             check=False,
-            env=without_settings(),
+            env=without_settings() | environment,
         )
 
     def demo(self) -> dict[str, Any]:
@@ -151,6 +151,11 @@ def test_a_newcomer_s_first_hour(dev: Dev) -> None:
     assert dev.get(f"/v1/orders/{order_id}")["status"] == "partially_refunded"
     dev.demo()
     assert dev.end(signal.SIGTERM) == 0
+    assert dev.processes() == []
+
+    shown = dev.run("dev", "--port", str(dev.port), ENCRYPTION_KEY="another key, which is long enough")
+    assert (shown.returncode, len(shown.stderr.splitlines())) == (1, 1)
+    assert "ENCRYPTION_KEY opens nothing that is stored" in shown.stderr
     assert dev.processes() == []
 
 

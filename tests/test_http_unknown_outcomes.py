@@ -16,6 +16,8 @@ from psycopg import sql
 from pydantic import SecretStr
 from telling import SECONDS
 
+from payloops.commands.cipher import Cipher
+from payloops.commands.client_secrets import ClientSecrets
 from payloops.commands.update_order_status import update_order_status
 from payloops.events import appender, connections
 from payloops.events.connections import connect
@@ -188,6 +190,47 @@ async def test_a_payment_whose_client_secret_cannot_be_read_is_on_record_all_the
         paid = await paying
         await blocking.rollback()
     assert (paid.status, paid.json["status"]) == (200, "processing"), paid.raw
+
+
+async def test_a_payment_whose_client_secret_no_key_opens_is_on_record_all_the_same(
+    settings: Settings, store: EventStore, merchant: Merchant, by: Metadata
+) -> None:
+    """The service was started with another ENCRYPTION_KEY; also when the answer is replayed."""
+    order_id = await merchant.order()
+    path = f"/v1/orders/{order_id}/pay"
+    sealed = ClientSecrets(store.pool, Cipher(secret="another key, long enough to encrypt it"))
+    paying = asyncio.create_task(merchant.shop.post(path, BODY, key="once", Prefer="wait=20"))
+    await comes_to_the_log(store, "payment.requested")
+    await sealed.keep(order_id=UUID(order_id), attempt=1, secret="for the browser")
+    await update_order_status(
+        store, order_id=UUID(order_id), status="requires_action", redirect_url="https://bank.example", by=by
+    )
+    paid = await paying
+    again = await merchant.shop.post(path, BODY, key="once", Prefer="wait=20")
+    for answer in (paid, again):
+        assert answer.status == 200, answer.raw
+        assert (answer.json["status"], answer.json["clientSecret"]) == ("requires_action", None)
+
+
+async def test_what_no_key_opens_is_unavailable_and_nothing_was_done(
+    merchant: Merchant, store: EventStore
+) -> None:
+    """As a merchant's webhook secret, and an event that is signed with a secret of a processor's configuration."""
+    path = "/api/merchants/me/webhook-secret"
+    assert (await merchant.dashboard.get(path)).status == 200
+    credentials = {"secretKey": "sk", "webhookSecret": "whsec_1"}
+    configured = await merchant.dashboard.post("/api/processors/stripe", {"credentials": credentials})
+    assert configured.status == 200
+    async with store.pool.connection() as connection:
+        await connection.execute("UPDATE webhook_secrets SET secret = reverse(secret)")
+        await connection.execute("UPDATE processor_configs SET credentials = reverse(credentials)")
+    shown = await merchant.dashboard.get(path)
+    received = await merchant.shop.call(
+        "POST", f"/webhooks/stripe/{merchant.id}", {"id": "evt_1"}, headers={"Stripe-Signature": "t=1,v1=0"}
+    )
+    for answer in (shown, received):
+        assert (answer.status, answer.code) == (503, "unavailable"), answer.raw
+        assert "Retry-After" in answer.headers
 
 
 async def test_a_database_that_only_reads_turns_away_who_writes_and_is_used_again_afterwards(

@@ -13,15 +13,17 @@ from processes import run_command
 from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool
 from pydantic import SecretStr
+from structlog.testing import capture_logs
 from uuid_utils.compat import uuid7
 
 from payloops.commands import rotate_keys as rotation
 from payloops.commands.cipher import Cipher, SealBroken
 from payloops.commands.client_secrets import ClientSecrets
 from payloops.commands.credentials import get_processor_credentials, get_webhook_secrets
-from payloops.commands.rotate_keys import SEALED, KeyUsage, RotatedBatch, key_usage, rotate_keys
+from payloops.commands.rotate_keys import OF_MERCHANTS, SEALED, KeyUsage, RotatedBatch, key_usage, rotate_keys
 from payloops.commands.webhook_secrets import get_webhook_secret
 from payloops.events.timestamps import utc_now
+from payloops.key_check import check_keys, opens_nothing
 from payloops.settings import Settings, SettingsError, read_settings
 
 NEW = "a newer key of tests, long enough to encrypt"
@@ -105,6 +107,31 @@ async def test_everything_sealed_opens_with_the_new_key_alone_and_is_what_it_was
     after = await key_usage(pool, cipher=cipher)
     assert after == [KeyUsage(column=each.column, present=each.older, older=0) for each in usage]
     assert await rotate(pool, cipher) == (0, [])
+
+
+async def test_keys_that_do_not_open_what_is_stored_are_told_of_at_start(
+    settings: Settings, pool: AsyncConnectionPool, old: str, cipher: Cipher
+) -> None:
+    async def told(cipher: Cipher) -> list[object]:
+        with capture_logs() as lines:
+            await check_keys(pool, cipher=cipher)
+        assert all((line["event"], line["log_level"]) == ("encryption_key.wrong", "error") for line in lines)
+        return [(line["column"], line["unreadable"], line["of"]) for line in lines]
+
+    alone = settings.model_copy(update={"encryption_key": SecretStr(NEW)})
+    assert await told(Cipher(secret=NEW)) == []
+    assert not await opens_nothing(alone)
+    async with running_api(settings) as api:
+        await fill(api, pool, key=old)
+    assert await told(Cipher(secret=old)) == await told(cipher) == []
+    usage = await key_usage(pool, cipher=cipher, columns=OF_MERCHANTS)
+    assert await told(Cipher(secret=NEW)) == [(each.column, each.older, each.older) for each in usage]
+    assert await opens_nothing(alone)
+    assert not await opens_nothing(moved(settings))
+    async with running_api(alone) as api:  # merchants replace what is lost
+        await fill(api, pool, key=NEW)
+    assert await told(Cipher(secret=NEW)) == [(each.column, each.older, 2 * each.older) for each in usage]
+    assert not await opens_nothing(alone)
 
 
 async def test_rotation_knows_every_column_of_bytes(pool: AsyncConnectionPool) -> None:
@@ -303,7 +330,12 @@ async def test_the_command_rotates_tells_how_far_it_came_and_may_run_again(
     status, out, err = await command(settings, "status", "--json", **keys)
     assert status == 1, err
     usage = {each["column"]: each for each in json.loads(out)["columns"]}
-    assert usage["client_secrets.secret"] == {"column": "client_secrets.secret", "present": 0, "older": 300}
+    assert usage["client_secrets.secret"] == {
+        "column": "client_secrets.secret",
+        "present": 0,
+        "older": 300,
+        "unknown": 0,
+    }
     status, out, err = await command(settings, "rotate", "--json", **keys)
     assert status == 0, err
     report = json.loads(out)

@@ -1,0 +1,64 @@
+"""Finds out at start whether the encryption keys open what is stored."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import psycopg
+import structlog
+from psycopg_pool import AsyncConnectionPool
+
+from payloops.commands.cipher import REMEDY, Cipher
+from payloops.commands.rotate_keys import OF_MERCHANTS, key_usage
+from payloops.events.connections import command_pool
+from payloops.settings import KeySettings
+from payloops.wiring import make_cipher
+
+AGAIN_SECONDS = 5.0
+"""Until the next try, while the database is down."""
+
+log = structlog.get_logger()
+
+
+@asynccontextmanager
+async def checking_keys(pool: AsyncConnectionPool, *, cipher: Cipher) -> AsyncIterator[None]:
+    """Log once what the keys do not open, as soon as the database answers.
+
+    It is no reason to stop: a key may be lost, and merchants then replace what it sealed.
+    """
+    task = asyncio.create_task(check_keys(pool, cipher=cipher), name="key_check")
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def opens_nothing(settings: KeySettings) -> bool:
+    """Whether something is stored encrypted for merchants, and the keys open none of it."""
+    url = settings.database_url.get_secret_value()
+    async with command_pool(url, application_name="payloops keys") as pool:
+        usage = await key_usage(pool, cipher=make_cipher(settings), columns=OF_MERCHANTS)
+    unknown = sum(each.unknown for each in usage)
+    return unknown > 0 and unknown == sum(each.present + each.older for each in usage)
+
+
+async def check_keys(pool: AsyncConnectionPool, *, cipher: Cipher) -> None:
+    """Log what the keys do not open; tries again until the database answers."""
+    while True:
+        try:
+            usage = await key_usage(pool, cipher=cipher, columns=OF_MERCHANTS)
+        except psycopg.Error as error:
+            log.warning("encryption_key.not_checked", error=type(error).__name__)
+            await asyncio.sleep(AGAIN_SECONDS)
+            continue
+        for each in usage:
+            if each.unknown:
+                log.error(
+                    "encryption_key.wrong",
+                    column=each.column,
+                    unreadable=each.unknown,
+                    of=each.present + each.older,
+                    remedy=REMEDY,
+                )
+        return
