@@ -7,6 +7,8 @@ from typing import Any, Self
 
 import aiohttp
 
+from payloops.http.answers import CORRELATION_HEADER
+
 JSON = dict[str, Any]
 TIMEOUT = aiohttp.ClientTimeout(total=45, connect=5)
 
@@ -69,8 +71,17 @@ class Client:
         try:
             async with self._session.request(method, self.url + path, json=body, headers=headers) as response:
                 answered = await _body_of(response)
-        except (aiohttp.ClientConnectionError, aiohttp.InvalidURL, TimeoutError) as error:
+        except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError) as error:
+            raise ServiceAbsentError(url=self.url, why="that is no URL of http or https") from error
+        except (
+            aiohttp.ClientError,
+            TimeoutError,
+            ValueError,
+        ) as error:  # ValueError: of parts of URLs and headers
             raise ServiceAbsentError(url=self.url, why=str(error) or type(error).__name__) from error
+        if CORRELATION_HEADER not in response.headers:
+            why = f"what answered {response.status} there is another program"
+            raise ServiceAbsentError(url=self.url, why=why)
         if response.status >= 400:  # noqa: PLR2004
             raise AnsweredError(method=method, path=path, status=response.status, body=answered)
         return Answer(

@@ -198,3 +198,31 @@ async def test_an_interrupted_command_says_how_to_go_on_and_leaves_nothing_behin
     assert err.startswith(b"payloops: interrupted: ")
     assert err.endswith(f"{goes_on}\n".encode())
     assert await one(store, "SELECT count(*) FROM pg_namespace WHERE nspname = 'payloops_verify'") == 0
+
+
+@pytest.mark.parametrize("url", ["ftp://x", "nowhere", "http://a..example", "http://["])
+async def test_a_demonstration_at_what_is_no_url_says_so_in_one_line(url: str, settings: Settings) -> None:
+    status, out, err = await run_command(settings, "demo", "--api-key", "sk_test_x", "--url", url)
+    assert (status, out) == (1, "")
+    assert err.startswith(f"payloops: no PayLoops service answers at {url} (")
+    assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [b"Content-Type: text/html\r\nContent-Length: 2\r\n\r\nhi", b"Content-Length: 2\r\n\r\n{}", b"\r\n"],
+)
+async def test_a_demonstration_at_another_program_says_so_in_one_line(
+    answer: bytes, settings: Settings
+) -> None:
+    async def respond(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\n" + answer)
+        writer.close()
+
+    async with await asyncio.start_server(respond, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        status, out, err = await run_command(settings, "demo", "--api-key", "sk_test_x", "--url", url)
+    assert (status, out) == (1, "")
+    assert err.startswith(f"payloops: no PayLoops service answers at {url} (")
+    assert len(err.splitlines()) == 1
