@@ -131,20 +131,6 @@ class ApiKeyGate:
         self._checking: dict[str, int] = {}
         self._renewals: dict[bytes, asyncio.Task[_Verified | None]] = {}
 
-    def known(self, key: str) -> KeyOwner | None:
-        """The owner of a key that was verified recently, as in most cases; None if `authenticate` has to check it.
-
-        Raises:
-            InvalidApiKey: it has expired.
-        """
-        verified = self._verified.get(self._digest_of(key))
-        if verified is None:
-            return None
-        clock = self._clock()
-        if clock - verified.verified_at >= VERIFIED_FOR or clock - verified.read_at >= FRESH_FOR:
-            return None
-        return self._let_in(verified)
-
     async def authenticate(self, key: str) -> KeyOwner:
         """The owner of a key.
 
@@ -167,9 +153,6 @@ class ApiKeyGate:
             if verified is None:
                 self._verified.pop(digest, None)
                 raise InvalidApiKey
-        return self._let_in(verified)
-
-    def _let_in(self, verified: _Verified) -> KeyOwner:
         now = self._now()
         if verified.expires_at is not None and now >= verified.expires_at:
             raise InvalidApiKey

@@ -30,16 +30,6 @@ class Caller:
     session: StaffSession | None = None
 
 
-def known_caller(
-    request: web.Request, *, auth: Auth | None, services: Services, context: RequestContext
-) -> Caller | None:
-    """As `authenticate`, if the API key was verified recently; otherwise None, and `authenticate` has to be awaited."""
-    if auth != "api_key":
-        return None
-    owner = services.gate.known(_key(request))
-    return None if owner is None else _bind_to_log(Caller(owner.actor, owner.merchant_id), context)
-
-
 async def authenticate(
     request: web.Request, *, auth: Auth | None, services: Services, context: RequestContext
 ) -> Caller:
@@ -70,10 +60,6 @@ async def authenticate(
             caller = Caller(f"staff:{session.member.id}", staff_id=session.member.id, session=session)
         case None:
             return Caller("system")
-    return _bind_to_log(caller, context)
-
-
-def _bind_to_log(caller: Caller, context: RequestContext) -> Caller:
     context.bound["actor"] = caller.actor
     if caller.merchant_id is not None:
         context.bound["merchant_id"] = caller.merchant_id

@@ -25,7 +25,7 @@ from payloops.events.deadlines import Deadlines
 from payloops.events.errors import OutcomeUnknown
 from payloops.http.admission import Kind
 from payloops.http.answers import Answer
-from payloops.http.authentication import Caller, authenticate, known_caller
+from payloops.http.authentication import Caller, authenticate
 from payloops.http.bodies import (
     empty_query,
     fingerprint,
@@ -105,9 +105,7 @@ async def _answer_read(
 ) -> web.StreamResponse | Answer:
     """Answer a GET. It has no body to wait for, so it holds one place from authentication to the answer."""
     with place:
-        caller = known_caller(
-            request, auth=route.auth, services=services, context=context
-        ) or await authenticate(request, auth=route.auth, services=services, context=context)
+        caller = await authenticate(request, auth=route.auth, services=services, context=context)
         call = _call(route, request, services, context, caller)
         if not route.long:
             return _to_response(call, await _run_handler(call))
@@ -129,9 +127,7 @@ async def _answer(
     if route.page and route.method != "GET":
         refuse_foreign_forms(request)
     with place:
-        caller = known_caller(
-            request, auth=route.auth, services=services, context=context
-        ) or await authenticate(request, auth=route.auth, services=services, context=context)
+        caller = await authenticate(request, auth=route.auth, services=services, context=context)
         if route.limits:
             await _limit_address(route, request, services)
     raw = await _read(request, route) if route.model is not None or route.signed_by else b""
