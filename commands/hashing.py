@@ -37,7 +37,8 @@ def _step_back() -> None:
 class Hasher:
     """Hashes and checks secrets of at most 72 bytes. Accounts take turns.
 
-    Passwords and API keys each have a hasher of their own, so that a flood of logins cannot delay API keys.
+    Passwords and API keys each have a hasher of their own, so that a flood of logins cannot delay API keys. Use as an
+    async context manager, and leave it when nobody waits any more.
     """
 
     def __init__(self, *, rounds: int, threads: int = 1, max_waiting: int = 32) -> None:
@@ -97,11 +98,8 @@ class Hasher:
         if not loop.is_closed():
             loop.call_soon_threadsafe(self._threads.release)
 
-    def close(self) -> None:
-        self._executor.shutdown(wait=False, cancel_futures=True)
-
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self.close()
+        self._executor.shutdown(wait=False)
