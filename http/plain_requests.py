@@ -60,7 +60,7 @@ class PlainRoutes:
 
     def __init__(self, handlers: Iterable[tuple[Route, Handler]]) -> None:
         paths = ((route, route.path.replace("{id}", _AN_ID), handler) for route, handler in handlers)
-        self._handlers = {
+        self._handlers: dict[tuple[str, str], Handler] = {
             (route.method, path): handler
             for route, path, handler in paths
             if route.auth in ("api_key", "bearer") and not route.streams and "{" not in path

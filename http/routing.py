@@ -12,9 +12,9 @@ HTML pages are declared in the same way, by `page`: they answer with HTML, also 
 
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from types import MappingProxyType
-from typing import Annotated, Any, Generic, Literal
+from typing import Annotated, Any, Concatenate, Generic, Literal, ParamSpec
 from uuid import UUID
 
 import orjson
@@ -34,7 +34,6 @@ JSON = "application/json"
 HTML = "text/html"
 FORM = "application/x-www-form-urlencoded"
 EVENT_STREAM = "text/event-stream"
-NO_NAMES: Mapping[str, Sequence[str]] = MappingProxyType({})
 
 Auth = Literal["api_key", "bearer", "staff", "staff_session"]
 
@@ -160,7 +159,7 @@ class Call(Generic[B, Q]):
 Handler = Callable[[Call[Any, Any]], Awaitable[Any]]
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Route:
     """A route as declared.
 
@@ -191,31 +190,36 @@ class Route:
         adapter: serializes `answers`.
     """
 
-    method: str
-    path: str
-    summary: str
     handler: Handler
+    method: Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
+    path: str
+    _: KW_ONLY
+    summary: str
     auth: Auth | None
-    body: type[BaseModel] | None
-    body_required: bool
-    form: type[BaseModel] | None
-    query: type[BaseModel] | None
-    answers: Any
-    status: int
-    also: tuple[int, ...]
-    media: tuple[str, ...]
-    errors: tuple[str, ...]
-    limits: tuple[str, ...]
-    sheds: bool
-    signed_by: tuple[str, ...]
-    named: Mapping[str, Sequence[str]]
-    idempotent: bool
-    waits: bool
-    streams: int
-    long: bool
-    replays: Callable[["Call[Any, Any]", bytes], Awaitable[Any]] | None
-    page: bool
-    adapter: TypeAdapter[Any] | None
+    body: type[BaseModel] | None = None
+    body_required: bool = True
+    form: type[BaseModel] | None = None
+    query: type[BaseModel] | None = Nothing
+    answers: Any = None
+    status: int = 200
+    also: tuple[int, ...] = ()
+    media: tuple[str, ...] = (JSON,)
+    errors: tuple[str, ...] = ()
+    limits: tuple[str, ...] = ()
+    sheds: bool = True
+    signed_by: tuple[str, ...] = ()
+    named: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    idempotent: bool = False
+    waits: bool = False
+    streams: int = 0
+    long: bool = False
+    replays: Callable[["Call[Any, Any]", bytes], Awaitable[Any]] | None = None
+    page: bool = False
+    adapter: TypeAdapter[Any] | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        adapter = None if self.answers is None else TypeAdapter(self.answers)
+        object.__setattr__(self, "adapter", adapter)
 
     @property
     def model(self) -> type[BaseModel] | None:
@@ -235,64 +239,18 @@ class Route:
         return b"" if self.adapter is None else self.adapter.dump_json(answer, by_alias=True)
 
 
-def route(
-    method: Literal["GET", "POST", "PUT", "PATCH", "DELETE"],
-    path: str,
-    *,
-    summary: str,
-    auth: Auth | None,
-    body: type[BaseModel] | None = None,
-    body_required: bool = True,
-    form: type[BaseModel] | None = None,
-    query: type[BaseModel] | None = Nothing,
-    answers: Any = None,
-    status: int = 200,
-    also: tuple[int, ...] = (),
-    media: tuple[str, ...] = (JSON,),
-    errors: tuple[str, ...] = (),
-    limits: tuple[str, ...] = (),
-    sheds: bool = True,
-    signed_by: tuple[str, ...] = (),
-    named: Mapping[str, Sequence[str]] = NO_NAMES,
-    idempotent: bool = False,
-    waits: bool = False,
-    streams: int = 0,
-    long: bool = False,
-    replays: Callable[[Call[Any, Any], bytes], Awaitable[Any]] | None = None,
-    page: bool = False,
-) -> Callable[[Handler], Route]:
-    """Declare a route: the decorated handler becomes a `Route`, which documents the arguments."""
+P = ParamSpec("P")
 
-    def declare(handler: Handler) -> Route:
-        return Route(
-            method=method,
-            path=path,
-            summary=summary,
-            handler=handler,
-            auth=auth,
-            body=body,
-            body_required=body_required,
-            form=form,
-            query=query,
-            answers=answers,
-            status=status,
-            also=also,
-            media=media,
-            errors=errors,
-            limits=limits,
-            sheds=sheds,
-            signed_by=signed_by,
-            named=named,
-            idempotent=idempotent,
-            waits=waits,
-            streams=streams,
-            long=long,
-            replays=replays,
-            page=page,
-            adapter=None if answers is None else TypeAdapter(answers),
-        )
 
-    return declare
+def _decorator(declared: Callable[Concatenate[Handler, P], Route]) -> Callable[P, Callable[[Handler], Route]]:
+    def route(*args: P.args, **options: P.kwargs) -> Callable[[Handler], Route]:
+        return lambda handler: declared(handler, *args, **options)
+
+    return route
+
+
+route = _decorator(Route)
+"""Declares a route: takes what `Route` takes, and makes one of the decorated handler."""
 
 
 def page(
@@ -308,7 +266,7 @@ def page(
     errors: tuple[str, ...] = (),
     limits: tuple[str, ...] = (),
     long: bool = False,
-    named: Mapping[str, Sequence[str]] = NO_NAMES,
+    named: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> Callable[[Handler], Route]:
     """Declare a page, or the target of a page's form. Handlers return HTML as bytes (`html.rendered`).
 
