@@ -17,10 +17,10 @@ from payloops.command_line import (
     DataDir,
     database_url_of,
     fail,
-    key_settings_of,
     refuse_unusable,
     run_async,
     run_process,
+    settings_of,
     settings_of_environment,
 )
 from payloops.privacy.commands import privacy
@@ -521,8 +521,9 @@ def keys_status(*, data_dir: DataDir = DEFAULT_DATA_DIR, as_json: AsJson = False
     Exits with status 1 if older keys are still needed.
     """
     from payloops.keys import show_status  # noqa: PLC0415
+    from payloops.settings import KeySettings  # noqa: PLC0415
 
-    if not run_async(show_status(key_settings_of(data_dir), as_json=as_json)):
+    if not run_async(show_status(settings_of(KeySettings, data_dir), as_json=as_json)):
         raise typer.Exit(1)
 
 
@@ -533,9 +534,10 @@ def keys_rotate(*, data_dir: DataDir = DEFAULT_DATA_DIR, as_json: AsJson = False
     Runs beside the service, and may be interrupted and run again. Exits with status 1 if some secrets are left.
     """
     from payloops.keys import rotate  # noqa: PLC0415
+    from payloops.settings import KeySettings  # noqa: PLC0415
 
     done = run_async(
-        rotate(key_settings_of(data_dir), as_json=as_json),
+        rotate(settings_of(KeySettings, data_dir), as_json=as_json),
         interrupted="some secrets are re-encrypted; run it again for the others",
     )
     if not done:

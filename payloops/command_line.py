@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 import typer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Coroutine
 
-    from payloops.settings import AuditSettings, KeySettings, Settings, StoreSettings
+    from payloops.settings import DatabaseSettings, Settings
 
 DataDir = Annotated[
     Path,
@@ -20,6 +20,7 @@ DataDir = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 T = TypeVar("T")
+S = TypeVar("S", bound="DatabaseSettings")
 WRONG_SETTINGS = 2
 INTERRUPTED, TERMINATED = 130, 143
 """Exit statuses after Ctrl-C and SIGTERM, as shells use them."""
@@ -116,52 +117,31 @@ def refuse_unusable(database_url: str) -> None:
 
 def settings_of_environment() -> "Settings":
     from payloops.events import crash_points  # noqa: PLC0415
-    from payloops.settings import read_settings  # noqa: PLC0415
+    from payloops.settings import Settings  # noqa: PLC0415
 
-    settings = _read(read_settings)
+    settings = _read(Settings)
     if settings.crash_at is not None:
         point, passings = crash_points.parse(settings.crash_at)
         crash_points.arm(point, passings=passings)
     return settings
 
 
-def key_settings_of(data_dir: Path) -> "KeySettings":
+def settings_of(kind: "type[S]", data_dir: Path) -> "S":
     """Read them from the environment, and what is missing from the `payloops dev` of the data directory."""
-    from payloops.settings import read_key_settings  # noqa: PLC0415
-
-    return _read_with_dev(read_key_settings, data_dir, "DATABASE_URL", "ENCRYPTION_KEY")
-
-
-def audit_settings_of(data_dir: Path) -> "AuditSettings":
-    """Read them from the environment, and what is missing from the `payloops dev` of the data directory."""
-    from payloops.settings import read_audit_settings  # noqa: PLC0415
-
-    return _read_with_dev(read_audit_settings, data_dir, "DATABASE_URL", "AUDIT_KEY")
-
-
-def store_settings_of(data_dir: Path) -> "StoreSettings":
-    """Read them from the environment, and what is missing from the `payloops dev` of the data directory."""
-    from payloops.settings import read_store_settings  # noqa: PLC0415
-
-    return _read_with_dev(read_store_settings, data_dir, "DATABASE_URL", "AUDIT_KEY")
-
-
-def _read_with_dev(read: "Callable[..., T]", data_dir: Path, *names: str) -> "T":
     from payloops.dev_environment import read_environment  # noqa: PLC0415
 
     kept = read_environment(data_dir=data_dir)
-    missing = {name.lower(): kept[name] for name in names if name in kept and name not in os.environ}
-    return _read(read, **missing)
+    return _read(kind, **{name.lower(): kept[name] for name in kept if name not in os.environ})
 
 
-def _read(read: "Callable[..., T]", **overrides: str) -> "T":
+def _read(kind: "type[S]", **overrides: str) -> "S":
     """Read settings; warn of variables that look misspelled, and exit if one is missing or wrong."""
-    from payloops.settings import SettingsError, misspelled_settings  # noqa: PLC0415
+    from payloops.settings import SettingsError, misspelled_settings, read_settings_of  # noqa: PLC0415
 
     for name, setting in misspelled_settings(os.environ).items():
         warn(f"{name} is not a setting, and is ignored: did you mean {setting}?")
     try:
-        return read(**overrides)
+        return read_settings_of(kind, **overrides)
     except SettingsError as error:
         fail(str(error), status=WRONG_SETTINGS)
 

@@ -14,7 +14,15 @@ from urllib.parse import SplitResult, urlsplit
 import psycopg
 from limits import parse_many
 from psycopg.conninfo import conninfo_to_dict
-from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from redis.connection import parse_url
@@ -24,7 +32,36 @@ from payloops.events import crash_points
 HIGHEST_PORT = 65_535
 MISSPELLED_SIMILARITY = 0.85
 """Similarity of names, from 0 to 1, from which on a variable is taken for a misspelled setting."""
+
+
+def _keys_of(value: Any) -> Any:
+    if isinstance(value, str) and value.strip().startswith("["):  # a JSON array, for keys that contain commas
+        try:
+            return tuple(json.loads(value))
+        except ValueError:
+            raise ValueError("write keys with commas between them, or as a JSON array") from None
+    return _parts_of(value)
+
+
+def _parts_of(value: Any) -> Any:
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    return value
+
+
+def _rate_limit(value: str) -> str:
+    try:
+        windows = parse_many(value)
+    except ValueError:
+        raise ValueError("write limits as 10/minute; 100/hour") from None
+    if any(window.amount < 1 for window in windows):
+        raise ValueError("a limit must allow at least 1")
+    return value
+
+
 Secret32 = Annotated[SecretStr, Field(min_length=32)]
+OlderKeys = Annotated[tuple[Secret32, ...], NoDecode, BeforeValidator(_keys_of)]
+RateLimit = Annotated[str, AfterValidator(_rate_limit)]
 
 
 class Environment(StrEnum):
@@ -52,17 +89,12 @@ class KeySettings(DatabaseSettings):
     """The settings for decrypting what is encrypted in tables."""
 
     encryption_key: Secret32 = Field(description="encrypts processor credentials, 32 characters or more")
-    encryption_keys_older: Annotated[tuple[Secret32, ...], NoDecode] = Field(
+    encryption_keys_older: OlderKeys = Field(
         default=(),
         description=(
             "further keys for decrypting what was encrypted with them, comma-separated or as a JSON array"
         ),
     )
-
-    @field_validator("encryption_keys_older", mode="before")
-    @classmethod
-    def _split_encryption_keys(cls, value: Any) -> Any:
-        return _keys_of(value)
 
 
 class AuditSettings(DatabaseSettings):
@@ -74,18 +106,13 @@ class AuditSettings(DatabaseSettings):
             "detected; 32 characters or more, the same in every process, never to be lost"
         )
     )
-    audit_keys_older: Annotated[tuple[Secret32, ...], NoDecode] = Field(
+    audit_keys_older: OlderKeys = Field(
         default=(),
         description=(
             "former values of `AUDIT_KEY`, written like `ENCRYPTION_KEYS_OLDER`, for verifying what "
             "was made with them"
         ),
     )
-
-    @field_validator("audit_keys_older", mode="before")
-    @classmethod
-    def _split_audit_keys(cls, value: Any) -> Any:
-        return _keys_of(value)
 
 
 class StoreSettings(AuditSettings):
@@ -142,7 +169,7 @@ class Settings(StoreSettings, KeySettings):
     )
     host: str = Field(default="127.0.0.1", description="address the API listens on")
     port: int = Field(default=3000, ge=0, le=65_535, description="port the API listens on")
-    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+    cors_origins: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_parts_of)] = Field(
         default=(), description="origins that browsers may call from, comma-separated"
     )
     checkout_base_url: str = Field(
@@ -176,20 +203,20 @@ class Settings(StoreSettings, KeySettings):
         default=True,
         description="`false` turns off the limits on passwords and registrations: for benchmarks",
     )
-    login_limit_per_address: str = Field(
+    login_limit_per_address: RateLimit = Field(
         default="30/minute",
         description=(
             "password attempts from an address, successful ones included; several limits as "
             "`10/minute; 100/hour`"
         ),
     )
-    login_limit_per_account: str = Field(
+    login_limit_per_account: RateLimit = Field(
         default="10/5 minutes", description="password attempts for an account, from any address"
     )
-    register_limit_per_address: str = Field(
+    register_limit_per_address: RateLimit = Field(
         default="30/minute; 200/hour", description="registrations from an address"
     )
-    register_limit_per_account: str = Field(
+    register_limit_per_account: RateLimit = Field(
         default="10/hour", description="registrations of an email address, refused ones included"
     )
     trusted_proxies: int = Field(
@@ -239,27 +266,6 @@ class Settings(StoreSettings, KeySettings):
         crash_points.parse(value)
         return value
 
-    @field_validator("cors_origins", mode="before")
-    @classmethod
-    def _split(cls, value: Any) -> Any:
-        return _parts_of(value)
-
-    @field_validator(
-        "login_limit_per_address",
-        "login_limit_per_account",
-        "register_limit_per_address",
-        "register_limit_per_account",
-    )
-    @classmethod
-    def _limits(cls, value: str) -> str:
-        try:
-            windows = parse_many(value)
-        except ValueError:
-            raise ValueError("write limits as 10/minute; 100/hour") from None
-        if any(window.amount < 1 for window in windows):
-            raise ValueError("a limit must allow at least 1")
-        return value
-
     @field_validator("cors_origins")
     @classmethod
     def _origins(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
@@ -306,21 +312,6 @@ class Settings(StoreSettings, KeySettings):
         return value
 
 
-def _keys_of(value: Any) -> Any:
-    if isinstance(value, str) and value.strip().startswith("["):  # a JSON array, for keys that contain commas
-        try:
-            return tuple(json.loads(value))
-        except ValueError:
-            raise ValueError("write keys with commas between them, or as a JSON array") from None
-    return _parts_of(value)
-
-
-def _parts_of(value: Any) -> Any:
-    if isinstance(value, str):
-        return tuple(part.strip() for part in value.split(",") if part.strip())
-    return value
-
-
 def check_database_url(value: str) -> None:
     """
     Raises:
@@ -359,34 +350,20 @@ def misspelled_settings(variables: Iterable[str]) -> dict[str, str]:
     return {each: matches[0] for each, matches in sorted(similar.items()) if matches}
 
 
+S = TypeVar("S", bound=DatabaseSettings)
+
+
 def read_settings(**overrides: Any) -> Settings:
     """Read and validate the environment.
 
     Raises:
         SettingsError: one line for each variable that is missing or wrong, without its value.
     """
-    return _read(Settings, overrides)
+    return read_settings_of(Settings, **overrides)
 
 
-def read_key_settings(**overrides: Any) -> KeySettings:
-    """As `read_settings`, only those that commands about encryption keys need."""
-    return _read(KeySettings, overrides)
-
-
-def read_audit_settings(**overrides: Any) -> AuditSettings:
-    """As `read_settings`, only those that verifying the log needs."""
-    return _read(AuditSettings, overrides)
-
-
-def read_store_settings(**overrides: Any) -> StoreSettings:
-    """As `read_settings`, only those that commands need which append events."""
-    return _read(StoreSettings, overrides)
-
-
-S = TypeVar("S", bound=DatabaseSettings)
-
-
-def _read(kind: type[S], overrides: dict[str, Any]) -> S:
+def read_settings_of(kind: type[S], **overrides: Any) -> S:
+    """As `read_settings`, for a command that needs only some."""
     try:
         return kind(**overrides)
     except ValidationError as error:

@@ -13,10 +13,10 @@ from payloops.command_line import (
     WRONG_SETTINGS,
     AsJson,
     DataDir,
-    audit_settings_of,
     database_url_of,
     fail,
     run_async,
+    settings_of,
 )
 
 audit = typer.Typer(
@@ -183,9 +183,10 @@ def audit_export(
     """
     from payloops.audit.evidence import export_evidence  # noqa: PLC0415
     from payloops.audit.evidence_check import check_evidence  # noqa: PLC0415
+    from payloops.settings import AuditSettings  # noqa: PLC0415
     from payloops.wiring import make_audit_keys  # noqa: PLC0415
 
-    settings = audit_settings_of(data_dir)
+    settings = settings_of(AuditSettings, data_dir)
     content = _run(
         export_evidence(
             database_url=settings.database_url.get_secret_value(),
@@ -204,9 +205,10 @@ def audit_export(
 def audit_key(*, data_dir: DataDir = DEFAULT_DATA_DIR, as_json: AsJson = False) -> None:
     """Show the public keys with which others can check seals and evidence. Needs DATABASE_URL and AUDIT_KEY."""
     from payloops.audit.evidence_check import show_keys  # noqa: PLC0415
+    from payloops.settings import AuditSettings  # noqa: PLC0415
     from payloops.wiring import make_audit_keys  # noqa: PLC0415
 
-    show_keys(make_audit_keys(audit_settings_of(data_dir)), as_json=as_json)
+    show_keys(make_audit_keys(settings_of(AuditSettings, data_dir)), as_json=as_json)
 
 
 @audit.command("verify")
@@ -253,9 +255,10 @@ def audit_verify(
         fail("--public-key needs the FILE to check", status=WRONG_SETTINGS)
     from payloops.audit.reading import NotUnderstood  # noqa: PLC0415
     from payloops.audit.verification import parse_anchor, run_verification  # noqa: PLC0415
+    from payloops.settings import AuditSettings  # noqa: PLC0415
     from payloops.wiring import make_audit_keys  # noqa: PLC0415
 
-    settings = audit_settings_of(data_dir)
+    settings = settings_of(AuditSettings, data_dir)
     try:
         anchors = [parse_anchor(each) for each in anchor or ()]
     except NotUnderstood as error:

@@ -13,7 +13,7 @@ from payloops.command_line import (
     database_url_of,
     fail,
     run_async,
-    store_settings_of,
+    settings_of,
 )
 
 if TYPE_CHECKING:
@@ -80,13 +80,14 @@ def privacy_erase(
     from payloops.commands.refusals import OrderNotFound  # noqa: PLC0415
     from payloops.events.errors import OutcomeUnknown, StoreUnavailable, VersionConflict  # noqa: PLC0415
     from payloops.privacy.erasing import NotConfirmed, erase  # noqa: PLC0415
+    from payloops.settings import StoreSettings  # noqa: PLC0415
 
     subject = _subject(merchant_id, customer_id, email, order_id)
     if as_json and not yes:
         fail("--json cannot ask for confirmation: give --yes as well", status=WRONG_SETTINGS)
     try:
         done = run_async(
-            erase(store_settings_of(data_dir), subject=subject, ask=not yes, as_json=as_json),
+            erase(settings_of(StoreSettings, data_dir), subject=subject, ask=not yes, as_json=as_json),
             interrupted="a part may be erased, which cannot be undone; run it again to erase the rest",
         )
     except (OrderNotFound, MerchantNotFound) as error:
