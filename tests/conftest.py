@@ -13,6 +13,7 @@ from uuid import UUID
 import psycopg
 import pytest
 from browsing import NO_BROWSER, chromium, running_browser
+from calling import Api, Merchant, running_api
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 from playwright.async_api import Browser
@@ -180,6 +181,19 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
             yellow=True,
             bold=True,
         )
+
+
+@pytest.fixture
+async def api(settings: Settings) -> AsyncIterator[Api]:
+    """The API in this process. Tests that want other settings have one of their own."""
+    async with running_api(settings) as api:
+        yield api
+
+
+@pytest.fixture
+async def merchant(api: Api) -> Merchant:
+    """A merchant of that API, with both processors configured."""
+    return await api.merchant()
 
 
 @pytest.fixture

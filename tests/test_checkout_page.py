@@ -1,7 +1,6 @@
 """The checkout page in a real browser: paying, declines, other tabs, time, the keyboard, a phone."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
 
@@ -17,12 +16,6 @@ from payloops.events.timestamps import utc_now
 from payloops.settings import Settings
 
 PATIENCE = 90_000
-
-
-@pytest.fixture
-async def api(settings: Settings) -> AsyncIterator[Api]:
-    async with running_api(settings) as api:
-        yield api
 
 
 @pytest.fixture

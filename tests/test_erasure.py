@@ -5,7 +5,6 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 from uuid import UUID
@@ -13,7 +12,7 @@ from uuid import UUID
 import orjson
 import psycopg
 import pytest
-from calling import Answer, Api, Merchant, running_api
+from calling import Answer, Api, Merchant
 from eventsourcing.persistence import StoredEvent
 from processes import DOOMED, environment_of, run_command
 from projecting import eventually, project_all, projector, reached, rows
@@ -54,17 +53,6 @@ ERASED = {
 }
 EVERYTHING = Copies(webhooks=1, webhook_answers=1, processor_events=2, kept_answers=1, staff_searches=2)
 OTHER_EMAIL = "charles.babbage@example.com"
-
-
-@pytest.fixture
-async def api(settings: Settings) -> AsyncIterator[Api]:
-    async with running_api(settings) as running:
-        yield running
-
-
-@pytest.fixture
-async def merchant(api: Api) -> Merchant:
-    return await api.merchant()
 
 
 @pytest.fixture

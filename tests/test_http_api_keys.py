@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Hashable, Iterator
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from types import NoneType
@@ -33,12 +33,6 @@ from payloops.events.gathering import LOOKUPS
 from payloops.events.timestamps import timestamp_text, utc_now
 from payloops.http.admission import LEAST
 from payloops.settings import Environment, Settings
-
-
-@pytest.fixture
-async def api(settings: Settings) -> AsyncIterator[Api]:
-    async with running_api(settings) as api:
-        yield api
 
 
 async def test_a_key_is_shown_once_and_then_by_its_prefix(api: Api, pool: AsyncConnectionPool) -> None:

@@ -4,7 +4,6 @@ import asyncio
 import base64
 import json
 import threading
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any
 from uuid import uuid4
@@ -24,12 +23,6 @@ from payloops.commands.tokens import AUDIENCE, ISSUER
 from payloops.events.timestamps import utc_now
 from payloops.http.admission import LEAST
 from payloops.settings import Settings
-
-
-@pytest.fixture
-async def api(settings: Settings) -> AsyncIterator[Api]:
-    async with running_api(settings) as api:
-        yield api
 
 
 def registration(**fields: Any) -> dict[str, Any]:

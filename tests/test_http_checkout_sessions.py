@@ -32,11 +32,6 @@ async def api(settings: Settings) -> AsyncIterator[Api]:
         yield api
 
 
-@pytest.fixture
-async def merchant(api: Api) -> Merchant:
-    return await api.merchant()
-
-
 async def make(merchant: Merchant, **fields: Any) -> dict[str, Any]:
     answer = await merchant.shop.post("/v1/checkout/sessions", {**GIVEN, **fields})
     assert answer.status == 201, answer.raw

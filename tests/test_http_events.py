@@ -1,22 +1,14 @@
 """A merchant catches up with what happened: in order, without gaps, and with nothing of anybody else's."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from calling import Api, Merchant, running_api
+from calling import Api, Merchant
 from projecting import insert_raw
 from signing import Labels, Processors, merchant_with_secrets, stripe_payment
 
 from payloops.events.event_store import EventStore
-from payloops.settings import Settings
-
-
-@pytest.fixture
-async def api(settings: Settings) -> AsyncIterator[Api]:
-    async with running_api(settings) as api:
-        yield api
 
 
 async def caught_up(merchant: Merchant, *, limit: int, after: int = 0, **query: str) -> list[dict[str, Any]]:

@@ -21,12 +21,6 @@ from payloops.http.routing import Call, route
 from payloops.settings import Settings
 
 
-@pytest.fixture
-async def api(settings: Settings) -> AsyncIterator[Api]:
-    async with running_api(settings) as api:
-        yield api
-
-
 async def exchange(api: Api, sent: bytes, *, seconds: float = 60.0) -> bytes:
     """What comes back for these bytes until the connection ends."""
     reader, writer = await asyncio.open_connection("127.0.0.1", api.port)

@@ -35,11 +35,6 @@ async def api(settings: Settings) -> AsyncIterator[Api]:
         yield api
 
 
-@pytest.fixture
-async def merchant(api: Api) -> Merchant:
-    return await api.merchant()
-
-
 def name_of(each: Route) -> str:
     return f"{each.method} {each.path}"
 

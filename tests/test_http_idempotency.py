@@ -2,11 +2,10 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator
 from uuid import UUID
 
 import pytest
-from calling import Api, Merchant, running_api
+from calling import Api, Merchant
 from psycopg_pool import AsyncConnectionPool
 
 from payloops.commands.cipher import Cipher
@@ -17,17 +16,6 @@ from payloops.events.metadata import Metadata
 from payloops.http import endpoint
 from payloops.http.bodies import fingerprint
 from payloops.settings import Settings
-
-
-@pytest.fixture
-async def api(settings: Settings) -> AsyncIterator[Api]:
-    async with running_api(settings) as api:
-        yield api
-
-
-@pytest.fixture
-async def merchant(api: Api) -> Merchant:
-    return await api.merchant()
 
 
 async def count(pool: AsyncConnectionPool, topic: str) -> int:

@@ -36,17 +36,6 @@ ORDER_FIELDS = {
 }
 
 
-@pytest.fixture
-async def api(settings: Settings) -> AsyncIterator[Api]:
-    async with running_api(settings) as api:
-        yield api
-
-
-@pytest.fixture
-async def merchant(api: Api) -> Merchant:
-    return await api.merchant()
-
-
 class Processor:
     """Reports to the store as a processor's workflow does."""
 

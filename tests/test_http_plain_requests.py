@@ -107,12 +107,6 @@ def request(method: str, path: str, *headers: bytes, body: bytes | None = None) 
     return b"\r\n".join([*lines, b"", body or b""])
 
 
-@pytest.fixture
-async def api(settings: Settings) -> AsyncIterator[Api]:
-    async with running_api(settings) as api:
-        yield api
-
-
 async def test_the_answer_is_the_one_of_the_usual_way(api: Api, subtests: pytest.Subtests) -> None:
     merchant, other = await api.merchant(), await api.merchant()
     order, foreign = await merchant.order(), await other.order()

@@ -1,10 +1,9 @@
 """Processors: configured, ranked and removed; their credentials never leave, and are unreadable at rest."""
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import pytest
-from calling import Api, Merchant, running_api
+from calling import Api, Merchant
 from psycopg_pool import AsyncConnectionPool
 from uuid_utils.compat import uuid7
 
@@ -15,12 +14,6 @@ from payloops.settings import Settings
 
 STRIPE = {"secretKey": "sk_stripe_secret", "publishableKey": "pk", "webhookSecret": "whsec"}
 RAZORPAY = {"keyId": "rzp_id", "keySecret": "rzp_secret"}
-
-
-@pytest.fixture
-async def api(settings: Settings) -> AsyncIterator[Api]:
-    async with running_api(settings) as api:
-        yield api
 
 
 @pytest.fixture

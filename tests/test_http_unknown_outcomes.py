@@ -41,18 +41,6 @@ async def api_by_way_of(proxy: HoldingProxy, settings: Settings, **changes: obje
         yield api
 
 
-@pytest.fixture
-async def api(settings: Settings) -> AsyncIterator[Api]:
-    """One that always reaches its database."""
-    async with running_api(settings) as api:
-        yield api
-
-
-@pytest.fixture
-async def merchant(api: Api) -> Merchant:
-    return await api.merchant()
-
-
 async def in_the_log(store: EventStore, topic: str) -> int:
     async with store.pool.connection() as connection:
         cursor = await connection.execute("SELECT count(*) FROM stored_events WHERE topic = %s", (topic,))

@@ -1,28 +1,20 @@
 """The list of webhooks: pages, filters, totals, and nobody else's."""
 
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import urlencode
 from uuid import UUID
 
 import pytest
-from calling import Api, Merchant, running_api
+from calling import Api, Merchant
 from psycopg_pool import AsyncConnectionPool
 from uuid_utils.compat import uuid7
 
 from payloops.commands.webhook_events import LIST, OF_MERCHANT, OF_MERCHANT_WITH_STATUS
 from payloops.events.timestamps import timestamp_text
-from payloops.settings import Settings
 
 BEGIN = datetime(2026, 3, 1, tzinfo=UTC)
 STATUSES = ("pending", "delivered", "failed")
-
-
-@pytest.fixture
-async def api(settings: Settings) -> AsyncIterator[Api]:
-    async with running_api(settings) as api:
-        yield api
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import re
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import aiohttp
@@ -31,12 +30,6 @@ from payloops.settings import Settings
 
 README = (Path(__file__).resolve().parent.parent / "README.md").read_text()
 SECONDS = 60
-
-
-@pytest.fixture
-async def api(settings: Settings) -> AsyncIterator[Api]:
-    async with running_api(settings) as api:
-        yield api
 
 
 @pytest.fixture

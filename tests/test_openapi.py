@@ -2,12 +2,12 @@
 
 import json
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from calling import Api, running_api
+from calling import Api
 from jsonschema import Draft202012Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
@@ -16,16 +16,9 @@ from payloops.http.app import ROUTES
 from payloops.http.documentation import openapi_json
 from payloops.http.openapi import openapi_document
 from payloops.http.routing import Call, Nothing, route
-from payloops.settings import Settings
 
 COPY = Path(__file__).resolve().parent.parent / "docs" / "openapi.json"
 DOCUMENT: dict[str, Any] = json.loads(openapi_json(ROUTES))
-
-
-@pytest.fixture
-async def api(settings: Settings) -> AsyncIterator[Api]:
-    async with running_api(settings) as api:
-        yield api
 
 
 def operations() -> Iterator[tuple[str, str, dict[str, Any]]]:

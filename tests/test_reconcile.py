@@ -15,7 +15,7 @@ from uuid import UUID
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
-from calling import Api, Merchant, running_api
+from calling import Api, Merchant
 from masking import CARD
 from processes import environment_of
 from projecting import insert_raw, project_all
@@ -53,17 +53,6 @@ from payloops.wiring import make_cipher
 
 DAY = timedelta(days=1)
 NOW = timedelta(0)
-
-
-@pytest.fixture
-async def api(settings: Settings) -> AsyncIterator[Api]:
-    async with running_api(settings) as api:
-        yield api
-
-
-@pytest.fixture
-async def merchant(api: Api) -> Merchant:
-    return await api.merchant()
 
 
 async def paying(merchant: Merchant, store: EventStore, **fields: Any) -> str:

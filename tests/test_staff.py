@@ -5,7 +5,6 @@ import json
 import os
 import pty
 import sys
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -14,7 +13,7 @@ from uuid import uuid4
 import jwt
 import psycopg
 import pytest
-from calling import PASSWORD, Api, Caller, Merchant, running_api
+from calling import PASSWORD, Api, Caller, Merchant
 from processes import environment_of, run_command
 from projecting import project_all
 from psycopg_pool import AsyncConnectionPool
@@ -31,12 +30,6 @@ from payloops.http.app import ROUTES
 from payloops.settings import Settings
 
 EMAIL = "grace@payloops.example"
-
-
-@pytest.fixture
-async def api(settings: Settings) -> AsyncIterator[Api]:
-    async with running_api(settings) as api:
-        yield api
 
 
 async def hire(pool: AsyncConnectionPool, email: str = EMAIL) -> StaffRow:

@@ -1,14 +1,13 @@
 """What processors told is there for support, also where nothing followed from it."""
 
 import json
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
 import orjson
 import pytest
-from calling import PASSWORD, Api, Caller, Merchant, running_api
+from calling import PASSWORD, Api, Caller, Merchant
 from processes import run_command
 from psycopg_pool import AsyncConnectionPool
 from signing import Labels, Processors, merchant_with_secrets, razorpay_payment, stripe_payment
@@ -41,12 +40,6 @@ class World:
         answer = await self.desk.get(f"{PATH}{query}")
         assert answer.status == 200, answer.raw
         return [(each["type"], each["effect"], each["orderId"]) for each in answer.json["data"]]
-
-
-@pytest.fixture
-async def api(settings: Settings) -> AsyncIterator[Api]:
-    async with running_api(settings) as api:
-        yield api
 
 
 @pytest.fixture

@@ -3,12 +3,11 @@
 import random
 import re
 from collections import defaultdict
-from collections.abc import AsyncIterator
 from datetime import date, timedelta
 
 import pytest
 from browsing import fits, photograph
-from calling import Api, running_api
+from calling import Api
 from console import eventful_order, open_desk, signed_in
 from playwright.async_api import Browser
 from projecting import POISON, insert_raw, project_all, projector, random_order
@@ -30,12 +29,6 @@ from payloops.projections.projection import all_projections
 from payloops.projections.stats import DayFigures, figures_by_day
 from payloops.projections.status import ProjectionStatus
 from payloops.settings import Settings
-
-
-@pytest.fixture
-async def api(settings: Settings) -> AsyncIterator[Api]:
-    async with running_api(settings) as api:
-        yield api
 
 
 async def trouble(api: Api, settings: Settings) -> str:

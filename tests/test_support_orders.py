@@ -31,11 +31,6 @@ async def api(settings: Settings) -> AsyncIterator[Api]:
         yield api
 
 
-@pytest.fixture
-async def merchant(api: Api) -> Merchant:
-    return await api.merchant()
-
-
 def text_of(page: str) -> str:
     """What a reader sees of a page."""
     return re.sub(r"\s+", " ", unescape(re.sub(r"<[^>]+>", " ", page)))

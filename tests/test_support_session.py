@@ -1,13 +1,12 @@
 """Staff sign in to the support console, and nobody else gets in: cookies, forms, ends of sessions."""
 
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from datetime import timedelta
 from http.cookies import Morsel, SimpleCookie
 from uuid import uuid4
 
 import jwt
-import pytest
 from browsing import fits, photograph, visiting
 from calling import PASSWORD, Answer, Api, Caller, running_api
 from console import COOKIE, fill_in
@@ -23,12 +22,6 @@ from payloops.events.timestamps import utc_now
 from payloops.http.app import ROUTES
 from payloops.http.routing import SessionForm
 from payloops.settings import Environment, Settings
-
-
-@pytest.fixture
-async def api(settings: Settings) -> AsyncIterator[Api]:
-    async with running_api(settings) as api:
-        yield api
 
 
 async def send(

@@ -3,13 +3,12 @@
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator
 from datetime import timedelta
 from uuid import UUID
 
 import orjson
 import pytest
-from calling import Api, Merchant, running_api
+from calling import Merchant
 from eventsourcing.persistence import StoredEvent
 from processes import run_command
 from projecting import insert_raw, project_all, project_everything
@@ -27,17 +26,6 @@ from payloops.processors.sandbox import SandboxProcessor
 from payloops.reconcile import reconcile
 from payloops.sandbox import ledger
 from payloops.settings import Settings
-
-
-@pytest.fixture
-async def api(settings: Settings) -> AsyncIterator[Api]:
-    async with running_api(settings) as api:
-        yield api
-
-
-@pytest.fixture
-async def merchant(api: Api) -> Merchant:
-    return await api.merchant()
 
 
 async def written_by_a_later_version(

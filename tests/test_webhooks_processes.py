@@ -1,13 +1,12 @@
 """Webhooks of processors beside workflows: real processes, and a customer who had to act."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 from uuid import UUID
 
 import orjson
 import pytest
-from calling import Api, Merchant, running_api
+from calling import Api, Merchant
 from processes import becomes, charged, process
 from signing import Labels, Processors, charge_refunded, merchant_with_secrets, stripe_payment, stripe_refund
 from temporalio.client import Client, WorkflowExecutionStatus
@@ -29,12 +28,6 @@ async def client(settings: Settings) -> Client:
     return await connect(
         address=settings.temporal_address, namespace=settings.temporal_namespace, codec_key=None
     )
-
-
-@pytest.fixture
-async def api(settings: Settings) -> AsyncIterator[Api]:
-    async with running_api(settings) as api:
-        yield api
 
 
 @pytest.fixture
