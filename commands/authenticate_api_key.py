@@ -25,7 +25,7 @@ from payloops.commands.api_keys import KEY_FORM, KeyMode
 from payloops.commands.hashing import Hasher
 from payloops.commands.note_key_use import KeyUses
 from payloops.commands.verified_secrets import SecretDigest, remember
-from payloops.events.gathering import LOOKUPS, Gathering
+from payloops.events.batch_loader import LOOKUPS, BatchLoader
 from payloops.events.timestamps import utc_now
 
 VERIFIED_FOR = 600.0
@@ -237,7 +237,7 @@ class _Rows:
 
     def __init__(self, pool: AsyncConnectionPool) -> None:
         self._pool = pool
-        self._gathering = Gathering(self._read, most=LOOKUPS)
+        self._loader = BatchLoader(self._read, most=LOOKUPS)
 
     async def find(self, prefix: str) -> _Row | None:
         """The row with a prefix, read after this call; None if there is none.
@@ -247,7 +247,7 @@ class _Rows:
         """
         try:
             async with asyncio.timeout(ROW_DEADLINE):
-                return await self._gathering.find(prefix)
+                return await self._loader.find(prefix)
         except TimeoutError:
             raise KeyCheckUnavailable from None
 

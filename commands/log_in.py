@@ -9,9 +9,9 @@ from psycopg_pool import AsyncConnectionPool
 from payloops.commands.hashing import Hasher
 from payloops.commands.merchants import MerchantRow
 from payloops.commands.tokens import InvalidToken, Tokens
+from payloops.events.batch_loader import LOOKUPS
 from payloops.events.columns import uuids
 from payloops.events.connections import Pool
-from payloops.events.gathering import LOOKUPS
 from payloops.events.lookups import Lookup
 
 ACCOUNT = """

@@ -19,7 +19,7 @@ from datetime import datetime
 
 from uuid_utils.compat import uuid7
 
-from payloops.commands.end_refund import fail_refund, reverse_refund, succeed_refund
+from payloops.commands.refund_outcomes import fail_refund, reverse_refund, succeed_refund
 from payloops.commands.refusals import ContradictsRecord
 from payloops.events.metadata import Metadata
 from payloops.events.orders import (

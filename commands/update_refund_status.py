@@ -4,7 +4,6 @@ from datetime import datetime
 from uuid import UUID
 
 from payloops.commands.change_order import change_order
-from payloops.commands.end_refund import fail_refund
 from payloops.commands.processor_refunds import (
     complete_pending_refunds,
     complete_refund,
@@ -12,6 +11,7 @@ from payloops.commands.processor_refunds import (
     record_processor_refunds,
     reverse_refunds_beyond,
 )
+from payloops.commands.refund_outcomes import fail_refund
 from payloops.commands.refusals import UnknownRefund
 from payloops.events.event_store import EventStore
 from payloops.events.metadata import Metadata

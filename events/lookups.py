@@ -1,4 +1,4 @@
-"""Looks up rows by keys, in batches over all requests of a process (`payloops.events.gathering`).
+"""Looks up rows by keys, in batches over all requests of a process (`payloops.events.batch_loader`).
 
 Each look-up has a connection of its own, on which its query is prepared once (`payloops.events.statement`). While that
 connection is blocked, lost or not yet established, connections of the pool are used instead.
@@ -13,9 +13,9 @@ import psycopg
 import structlog
 from psycopg.rows import TupleRow
 
+from payloops.events.batch_loader import HELD_UP, BatchLoader, Done, K, V
 from payloops.events.columns import Column
 from payloops.events.connections import Pool, wait_to_reconnect
-from payloops.events.gathering import HELD_UP, Done, Gathering, K, V
 from payloops.events.statement import Statement
 
 NAME = "payloops look-ups"
@@ -50,7 +50,7 @@ class Lookup(Generic[K, V]):
         self._statement: Statement | None = None
         self._connecting: asyncio.Task[None] | None = None
         self._closed = False
-        self.find = Gathering(self._by_pool, most=most, held_up=HELD_UP, send=self._send).find
+        self.find = BatchLoader(self._by_pool, most=most, held_up=HELD_UP, send=self._send).find
         pool.closes(self._close)
 
     async def _by_pool(self, keys: Sequence[K]) -> Mapping[K, V]:

@@ -18,10 +18,10 @@ from uuid_utils.compat import uuid7
 
 from payloops.commands.cancel_order import cancel
 from payloops.commands.capture_payment import request_capture
-from payloops.commands.end_refund import succeed_refund
 from payloops.commands.erase_personal_data import erase
 from payloops.commands.pay_order import request_payment
 from payloops.commands.receive_processor_event import Outcome, ProcessorEvent, receive
+from payloops.commands.refund_outcomes import succeed_refund
 from payloops.commands.refund_payment import request_refund
 from payloops.commands.refusals import (
     CaptureExceedsAuthorized,

@@ -18,9 +18,9 @@ from uuid_utils.compat import uuid7
 
 from payloops.commands.cancel_order import cancel
 from payloops.commands.capture_payment import request_capture
-from payloops.commands.end_refund import succeed_refund
 from payloops.commands.pay_order import request_payment
 from payloops.commands.receive_processor_event import ProcessorEvent, receive_processor_event
+from payloops.commands.refund_outcomes import succeed_refund
 from payloops.commands.refund_payment import request_refund
 from payloops.commands.route_payment import Route
 from payloops.events.event_store import EventStore

@@ -29,7 +29,7 @@ from payloops.commands.authenticate_api_key import (
 )
 from payloops.commands.hashing import Hasher, HashingOverloaded
 from payloops.commands.note_key_use import KeyUses
-from payloops.events.gathering import LOOKUPS
+from payloops.events.batch_loader import LOOKUPS
 from payloops.events.timestamps import timestamp_text, utc_now
 from payloops.http.admission import LEAST
 from payloops.settings import Environment, Settings

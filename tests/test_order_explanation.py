@@ -13,10 +13,10 @@ from projecting import random_order, recorded
 
 from payloops.commands.cancel_order import cancel
 from payloops.commands.capture_payment import request_capture
-from payloops.commands.end_refund import fail_refund, succeed_refund
 from payloops.commands.erase_personal_data import erase
 from payloops.commands.pay_order import request_payment
 from payloops.commands.receive_processor_event import ProcessorEvent, receive
+from payloops.commands.refund_outcomes import fail_refund, succeed_refund
 from payloops.commands.refund_payment import request_refund
 from payloops.commands.route_payment import EnabledProcessor, Route, route_payment
 from payloops.commands.update_refund_status import update_refunded_amount

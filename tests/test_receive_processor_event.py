@@ -17,9 +17,9 @@ from uuid_utils.compat import uuid7
 
 from payloops.commands.cancel_order import cancel
 from payloops.commands.capture_payment import request_capture
-from payloops.commands.end_refund import fail_refund, succeed_refund
 from payloops.commands.processor_refunds import complete_pending_refunds, record_processor_refunds
 from payloops.commands.receive_processor_event import Outcome, ProcessorEvent, receive
+from payloops.commands.refund_outcomes import fail_refund, succeed_refund
 from payloops.commands.refund_payment import request_refund
 from payloops.commands.update_order_status import (
     report_authorized,

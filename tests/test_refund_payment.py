@@ -6,7 +6,7 @@ from uuid import UUID
 import pytest
 from ordering import AMOUNT, BY, facts, new_order, pay, report
 
-from payloops.commands.end_refund import fail_refund, succeed_refund
+from payloops.commands.refund_outcomes import fail_refund, succeed_refund
 from payloops.commands.refund_payment import refund_payment, request_refund
 from payloops.commands.refusals import ContradictsRecord, InvalidStatus, RefundExceedsCaptured, UnknownRefund
 from payloops.commands.update_order_status import report_captured, report_reference

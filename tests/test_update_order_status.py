@@ -9,8 +9,8 @@ from uuid_utils.compat import uuid7
 from payloops.commands.cancel_order import cancel
 from payloops.commands.capture_payment import request_capture
 from payloops.commands.create_order import create_order
-from payloops.commands.end_refund import succeed_refund
 from payloops.commands.pay_order import request_payment
+from payloops.commands.refund_outcomes import succeed_refund
 from payloops.commands.refund_payment import request_refund
 from payloops.commands.refusals import OrderNotFound, UnknownAttempt
 from payloops.commands.route_payment import Route

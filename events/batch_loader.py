@@ -25,7 +25,7 @@ class _Blocked(Exception):
     """The batch's query does not return: the caller has to query by itself."""
 
 
-class Gathering(Generic[K, V]):
+class BatchLoader(Generic[K, V]):
     """Runs one query at a time for all callers. A call during a query waits for the next one, because the rows that the
     current query returns may be older than the call.
 
