@@ -266,7 +266,7 @@ def _explained(failure: Exception) -> str:
     while cause is not None:
         if isinstance(cause, AddressRefused):
             return str(cause)
-        cause = cause.__cause__ or getattr(cause, "os_error", None)
+        cause = cause.__cause__
     match failure:
         case aiohttp.ClientConnectorCertificateError():
             return "The certificate is not valid for this host"
