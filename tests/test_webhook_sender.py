@@ -18,6 +18,7 @@ from receiving import Endpoint, Received, receiving, sdk_accepts
 from standardwebhooks import Webhook, WebhookVerificationError
 
 from payloops.commands.webhook_secrets import make_secret
+from payloops.workflows_client import webhook_sender
 from payloops.workflows_client.webhook_sender import Sender, open_sender
 
 PAYLOAD: dict[str, Any] = {
@@ -227,8 +228,6 @@ async def raw_server(answer: bytes, *, drip: bytes = b"") -> asyncio.Server:
         (b"HTTP/1.1 200 OK\r\nX-Long: " + b"a" * 10_000_000 + b"\r\n\r\n", b"", None),
         (b"not http at all\r\n\r\n", b"", None),
         (b"", b"", None),
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n", b"a", 200),
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc", b"", 200),
         (b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 4\r\n\r\nbomb", b"", 200),
         (b"HTTP/1.1 500 No\r\nTransfer-Encoding: chunked\r\n\r\nzz", b"", None),
     ],
@@ -244,6 +243,28 @@ async def test_an_endpoint_that_misbehaves_ends_by_the_deadline(
         )
     assert attempt.status_code == status
     assert attempt.delivered is (status == 200)
+    server.close()
+
+
+@pytest.mark.parametrize(
+    ("answer", "drip", "kept"),
+    [
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc", b"", "abc"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\nabc", b"a" * 1_000, "abc" + "a" * 1_021),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\nabc", b"a", None),  # what came in time
+    ],
+)
+async def test_whose_answer_does_not_end_is_delivered_to_and_the_beginning_is_kept(
+    sender: Sender, monkeypatch: pytest.MonkeyPatch, answer: bytes, drip: bytes, kept: str | None
+) -> None:
+    monkeypatch.setattr(webhook_sender, "BODY_SECONDS", 0.3 if kept is None else 20.0)
+    server = await raw_server(answer, drip=drip)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+    attempt = await sender.send(webhook_id="i", url=url, secrets=[], turn=1, payload={})
+    assert attempt.delivered
+    assert attempt.answer is not None
+    assert attempt.answer == kept or (kept is None and attempt.answer.startswith("abc"))
+    assert kept is not None or len(attempt.answer) < 1_024
     server.close()
 
 
