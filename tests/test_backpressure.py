@@ -454,6 +454,8 @@ async def test_a_queue_of_appends_that_stands_turns_away_who_waits_and_takes_nob
             assert not sent.done()
         assert (await sent).status == 201
         assert (await create(merchant)).status == 201
+        log = [each.stored.topic for each in await api.services.store.read(after=0, limit=100)]
+        assert log.count("order.created") == 2  # none of the others after all
 
 
 REQUEST = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
