@@ -336,6 +336,7 @@ async def test_a_body_that_drips_is_refused(api: Api, monkeypatch: pytest.Monkey
     head = b"POST /api/auth/login HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
     answer = await exchange(api, head + b"Content-Length: 100\r\n\r\n{")
     assert answer.startswith(b"HTTP/1.1 408")
+    assert b"\r\nConnection: close\r\n" in answer
 
 
 async def test_each_request_is_one_line_in_the_log_with_its_ids_and_nothing_the_client_wrote(
