@@ -11,15 +11,18 @@ from multidict import MultiDict
 
 from payloops.http.bodies import (
     MAX_DEPTH,
+    MAX_ERRORS,
     check_each_value,
     fingerprint,
     is_plain_object,
     parse_body,
+    parse_form,
     parse_query,
 )
 from payloops.http.orders import NewOrder, OrderQuery
 from payloops.http.payments import Payment
 from payloops.http.problems import Problem
+from payloops.http.support_session import SignIn
 
 
 def refused(raw: bytes, model: Any = NewOrder) -> set[str]:
@@ -51,6 +54,14 @@ def test_an_amount_may_reach_its_limits(amount: int) -> None:
     assert parse_body(NewOrder, b'{"amount": %d}' % amount).amount == amount
 
 
+CARD = "4242424242424242"
+WRITTEN_CARDS = (
+    CARD,
+    "".join(f"%{ord(digit):x}" for digit in CARD),
+    "".join(f"\\u{ord(digit):04x}" for digit in CARD),
+    "".join(chr(ord(digit) + 0xFEE0) for digit in CARD),
+    "4242%2D4242%2D4242%2D4242",
+)
 UNASKABLE = (b"\\n", b"\\u007f", b"\\u0085", b"\\ufffd", "\x9b".encode())
 """What no query can ask for."""
 
@@ -65,6 +76,7 @@ UNASKABLE = (b"\\n", b"\\u007f", b"\\u0085", b"\\ufffd", "\x9b".encode())
         (b'{"amount": 1, "metadata": {"a": -1e18}}', "metadata.a"),
         (b'{"amount": 1, "metadata": {"a": %s}}' % (b"9" * 5_000), "metadata.a"),
         (b'{"amount": 1, "metadata": %s1%s}' % (b'{"a":' * 40, b"}" * 40), "metadata"),
+        (b'{"amount": 1, "metadata": {"a": %s1%s}}' % (b"[" * 40, b"]" * 40), "metadata"),
         (b'{"amount": 1, "metadata": {"a": %s%s}}' % (b"[" * 100_000, b"]" * 100_000), "metadata"),
         (b'{"amount": 1, "description": "a\\u0000b"}', "description"),
         (b'{"amount": 1, "metadata": {"a\\u0000": 1}}', "metadata.a?"),
@@ -88,6 +100,8 @@ UNASKABLE = (b"\\n", b"\\u007f", b"\\u0085", b"\\ufffd", "\x9b".encode())
         (b'{"amount": 1, "returnUrl": "https://user:pass@example.com"}', "returnUrl"),
         (b'{"amount": 1, "returnUrl": "https://:pass@example.com"}', "returnUrl"),
         (b'{"amount": 1, "cancelUrl": "/relative"}', "cancelUrl"),
+        *((b'{"amount": 1, "description": "%s"}' % card.encode(), "description") for card in WRITTEN_CARDS),
+        (b'{"amount": 1, "metadata": {"pan": [%s]}}' % CARD.encode(), "metadata.pan.0"),
         (b'{"amount": 1, "metadata": []}', "metadata"),
         (b'{"currency": "USD"}', "amount"),
         (b'{"amount": 1, "description": "%s"}' % (b"x" * 1_001), "description"),
@@ -134,6 +148,9 @@ def test_limits_may_be_reached() -> None:
 def test_nesting_may_reach_its_limit() -> None:
     levels = MAX_DEPTH - 1
     parse_body(NewOrder, b'{"amount": 1, "metadata": %s1%s}' % (b'{"a":' * levels, b"}" * levels))
+    parse_body(NewOrder, b'{"amount": 1, "metadata": {"a": [%s]}}' % b",".join([b"[]"] * 100))
+    levels += 1
+    assert refused(b'{"amount": 1, "metadata": %s1%s}' % (b'{"a":' * levels, b"}" * levels)) == {"metadata"}
 
 
 def test_brackets_inside_of_text_are_no_nesting() -> None:
@@ -210,9 +227,6 @@ written_json = st.recursive(
 )
 
 
-CARD = "4242424242424242"
-
-
 @settings(max_examples=1_000)
 @given(written_json)
 @example('{"a": 1, "a": 1}')
@@ -222,9 +236,10 @@ CARD = "4242424242424242"
 @example('{"a": "\\u0000"}')
 @example(f'{{"a": {CARD}}}')
 @example(f'{{"a": "{CARD[:8]} {CARD[8:]}"}}')
-@example(f'{{"a": "{"".join(f"%{ord(digit):x}" for digit in CARD)}"}}')
-@example(f'{{"a": "{"".join(f"{chr(92)}u{ord(digit):04x}" for digit in CARD)}"}}')
-@example(f'{{"a": "{"".join(chr(ord(digit) + 0xFEE0) for digit in CARD)}"}}')
+@example(f'{{"a": "{WRITTEN_CARDS[1]}"}}')
+@example(f'{{"a": "{WRITTEN_CARDS[2]}"}}')
+@example(f'{{"a": "{WRITTEN_CARDS[3]}"}}')
+@example(f'{{"a": "{WRITTEN_CARDS[4]}"}}')
 def test_what_is_let_through_at_a_glance_stands_a_closer_look(text: str) -> None:
     raw = text.encode(errors="surrogatepass")
     if is_plain_object(raw):
@@ -256,15 +271,26 @@ def test_a_number_too_small_to_be_told_from_zero_is_taken(number: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "number", ["4.242424242424242e15", "4242424242424242.00", "42424242424242420e-1", "6205500000000000004.0"]
+    "number",
+    [
+        *("4.242424242424242e15", "4242424242424242.00", "42424242424242420e-1", "-4242424242424242.0"),
+        *("4222222222222.0", "620550000000000009.0", "6205500000000000004.0"),
+    ],
 )
 def test_a_card_number_is_refused_however_json_writes_a_number(number: str) -> None:
     assert refused(b'{"amount": 1, "metadata": {"pan": %s}}' % number.encode()) == {"metadata.pan"}
 
 
 def test_numbers_that_are_no_cards_are_left_alone() -> None:
-    body = b'{"amount": 1, "metadata": {"at": [52.52000659999999, 13.404953999999975], "n": 4.5e-300, "z": 9e17}}'
-    assert parse_body(NewOrder, body).metadata is not None
+    numbers = b"[52.52000659999999, 13.404953999999975, 4.5e-300, 9e17, 4242424242424242.5]"
+    assert parse_body(NewOrder, b'{"amount": 1, "metadata": {"at": %s}}' % numbers).metadata is not None
+
+
+def test_a_whole_number_has_at_most_eighteen_digits() -> None:
+    check_each_value(b'{"a": %d, "b": -%d}' % (10**18 - 1, 10**18 - 1))
+    for number in (10**18, -(10**18)):
+        with pytest.raises(Problem):
+            check_each_value(b'{"a": %d}' % number)
 
 
 def test_a_card_number_as_a_name_is_hidden() -> None:
@@ -319,6 +345,9 @@ def test_whatever_bytes_are_sent_fit_or_are_refused(raw: bytes) -> None:
         ([("externalId", "\ufffd")], "externalId"),
         ([("externalId", "a\nb")], "externalId"),
         ([("externalId", "\x9b")], "externalId"),
+        ([("a\0", "b")], "a?"),
+        ([("externalId", "4242424242424242")], "externalId"),
+        ([("4242424242424242", "a")], "(hidden)"),
     ],
 )
 def test_a_query_that_does_not_fit_is_refused_by_the_name_of_its_parameter(
@@ -327,6 +356,45 @@ def test_a_query_that_does_not_fit_is_refused_by_the_name_of_its_parameter(
     with pytest.raises(Problem) as refusal:
         parse_query(OrderQuery, MultiDict(query))
     assert {error.field for error in refusal.value.errors or ()} == {field}
+
+
+@pytest.mark.parametrize(
+    ("raw", "field"),
+    [
+        (b"email=a&password=b&password=b", "password"),
+        (b"email=a&password=%00", "password"),
+        (b"email=a&password=4242424242424242", "password"),
+        (b"email=a&password=b&next=", "next"),
+        (b"email=a&password", "body"),
+        (b"email=a&password=\xff", "body"),
+        (b"&".join(b"a%d=b" % number for number in range(101)), "body"),
+    ],
+)
+def test_a_form_that_does_not_fit_is_refused_by_the_name_of_its_field(raw: bytes, field: str) -> None:
+    with pytest.raises(Problem) as refusal:
+        parse_form(SignIn, raw)
+    assert {error.field for error in refusal.value.errors or ()} == {field}
+
+
+def test_of_many_fields_that_do_not_fit_only_so_many_are_named() -> None:
+    many = {f"field{number}": "\0" for number in range(100)}
+    with pytest.raises(Problem) as refusal:
+        parse_body(NewOrder, json.dumps(many).encode())
+    assert len(refusal.value.errors or ()) == MAX_ERRORS
+    with pytest.raises(Problem) as refusal:
+        parse_query(OrderQuery, MultiDict(many))
+    assert len(refusal.value.errors or ()) == MAX_ERRORS
+    with pytest.raises(Problem) as refusal:
+        parse_body(NewOrder, json.dumps(dict.fromkeys(many, 1)).encode())
+    assert len(refusal.value.errors or ()) == MAX_ERRORS
+
+
+def test_of_a_long_name_only_the_beginning_is_told() -> None:
+    assert refused(b'{"amount": 1, "%s": 1}' % (b"x" * 1_000)) == {"x" * 64}
+    levels = 10
+    deep = b'{"amount": 1, "metadata": %s"\\u0000"%s}' % (b'{"%s":' % (b"x" * 64) * levels, b"}" * levels)
+    [name] = refused(deep)
+    assert len(name) == 200
 
 
 def test_an_id_in_a_query_that_is_none_is_refused_without_repeating_any_of_it() -> None:
@@ -362,4 +430,5 @@ def test_spacing_and_order_of_keys_make_no_other_request() -> None:
     assert fingerprint("POST", "/v1/orders", b'{"currency":"USD","amount":1}') == one
     assert fingerprint("POST", "/v1/orders", b'{"currency":"USD","amount":2}') != one
     assert fingerprint("POST", "/v1/orders/x", b'{"currency":"USD","amount":1}') != one
-    assert fingerprint("POST", "/v1/x", b"") == fingerprint("POST", "/v1/x", b"{}")
+    for nothing in (b"", b" \r\n"):
+        assert fingerprint("POST", "/v1/x", nothing) == fingerprint("POST", "/v1/x", b"{}")
