@@ -5,7 +5,7 @@ from uuid import UUID
 
 from pydantic import Field, StringConstraints
 
-from payloops.commands.api_keys import ApiKeyRow, list_api_keys
+from payloops.commands.api_keys import list_api_keys
 from payloops.commands.issue_api_key import issue_api_key as issue
 from payloops.commands.revoke_api_key import revoke_api_key as revoke
 from payloops.http.fields import Moment, Timestamp
@@ -48,17 +48,7 @@ class IssuedApiKeyAnswer(AnswerModel):
 )
 async def read_api_keys(call: Call[None]) -> list[ListedApiKey]:
     rows = await list_api_keys(call.services.store.pool, merchant_id=call.merchant_id)
-    return [
-        ListedApiKey(
-            id=row.id,
-            name=row.name,
-            prefix=row.prefix,
-            last_used_at=row.last_used_at,
-            expires_at=row.expires_at,
-            created_at=row.created_at,
-        )
-        for row in rows
-    ]
+    return [ListedApiKey.model_validate(row) for row in rows]
 
 
 @route(
@@ -84,7 +74,7 @@ async def issue_api_key(call: Call[NewApiKey]) -> IssuedApiKeyAnswer:
         keys=call.services.key_hasher,
         by=call.by,
     )
-    return IssuedApiKeyAnswer(api_key=_answer(issued.row), secret=issued.secret)
+    return IssuedApiKeyAnswer(api_key=ApiKeyAnswer.model_validate(issued.row), secret=issued.secret)
 
 
 @route(
@@ -97,9 +87,3 @@ async def issue_api_key(call: Call[NewApiKey]) -> IssuedApiKeyAnswer:
 )
 async def revoke_api_key(call: Call[None]) -> None:
     await revoke(call.services.store, merchant_id=call.merchant_id, api_key_id=call.id(), by=call.by)
-
-
-def _answer(row: ApiKeyRow) -> ApiKeyAnswer:
-    return ApiKeyAnswer(
-        id=row.id, name=row.name, prefix=row.prefix, expires_at=row.expires_at, created_at=row.created_at
-    )

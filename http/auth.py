@@ -55,18 +55,6 @@ class TokenAnswer(AnswerModel):
     token: str
 
 
-def merchant_answer(row: MerchantRow) -> MerchantAnswer:
-    """A merchant as the dashboard sees it."""
-    return MerchantAnswer(
-        id=row.id,
-        name=row.name,
-        email=row.email,
-        webhook_url=row.webhook_url,
-        created_at=row.created_at,
-        updated_at=row.updated_at,
-    )
-
-
 @route(
     "POST",
     "/api/auth/register",
@@ -112,7 +100,7 @@ async def log_in(call: Call[Login]) -> SessionAnswer:
 
 def _session(call: Call[Registration] | Call[Login], merchant: MerchantRow) -> SessionAnswer:
     token = call.services.tokens.issue(merchant, now=call.by.at)
-    return SessionAnswer(token=token, merchant=merchant_answer(merchant))
+    return SessionAnswer(token=token, merchant=MerchantAnswer.model_validate(merchant))
 
 
 @route(

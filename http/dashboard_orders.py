@@ -10,7 +10,7 @@ from payloops.http.fields import Currency, End, Moment
 from payloops.http.order_history import OrderAsOf, TrailQuery, read_trail
 from payloops.http.orders import OrderAnswer, OrderEventAnswer, plain_order
 from payloops.http.pages import PageQuery, Pagination, pagination
-from payloops.http.payments import TransactionAnswer, transaction_answer
+from payloops.http.payments import TransactionAnswer
 from payloops.http.problems import not_found
 from payloops.http.routing import AnswerModel, Call, route
 from payloops.projections.order_search import search_orders
@@ -92,7 +92,7 @@ async def read_dashboard_transactions(call: Call[None]) -> list[TransactionAnswe
     rows = await list_transactions(call.services.store, order_id=call.id(), merchant_id=call.merchant_id)
     if rows is None:
         raise not_found()
-    return [transaction_answer(row) for row in rows]
+    return [TransactionAnswer.model_validate(row) for row in rows]
 
 
 @route(

@@ -10,8 +10,8 @@ from payloops.commands.merchants import MerchantNotFound, find_merchant
 from payloops.commands.public_addresses import is_allowed
 from payloops.commands.rotate_webhook_secret import rotate_webhook_secret as rotate
 from payloops.commands.webhook_endpoints import WebhookEndpoint, find_webhook_endpoint
-from payloops.commands.webhook_secrets import WebhookSecret, get_webhook_secret
-from payloops.http.auth import MerchantAnswer, MerchantName, merchant_answer
+from payloops.commands.webhook_secrets import get_webhook_secret
+from payloops.http.auth import MerchantAnswer, MerchantName
 from payloops.http.fields import AbsentOnly, Timestamp, Url
 from payloops.http.problems import FieldError, validation_error
 from payloops.http.routing import AnswerModel, Call, Nothing, RequestModel, route
@@ -62,15 +62,6 @@ def endpoint_answer(endpoint: WebhookEndpoint) -> WebhookEndpointAnswer:
     )
 
 
-def secret_answer(secret: WebhookSecret) -> WebhookSecretAnswer:
-    """A merchant's webhook secrets as the dashboard shows them."""
-    return WebhookSecretAnswer(
-        secret=secret.secret,
-        previous_secret=secret.previous_secret,
-        previous_expires_at=secret.previous_expires_at,
-    )
-
-
 def has_private_address(url: str, *, allow_loopback: bool) -> bool:
     """Whether a URL's host is an IP address, in whatever notation, to which no webhook is ever sent.
 
@@ -95,7 +86,7 @@ async def read_profile(call: Call[None]) -> MerchantAnswer:
     merchant = await find_merchant(call.services.store.pool, merchant_id=call.merchant_id)
     if merchant is None:
         raise MerchantNotFound(merchant_id=call.merchant_id)
-    return merchant_answer(merchant)
+    return MerchantAnswer.model_validate(merchant)
 
 
 @route(
@@ -119,7 +110,7 @@ async def set_profile(call: Call[ProfileChanges]) -> MerchantAnswer:
         webhook_url=body.webhook_url if "webhook_url" in body.model_fields_set else UNCHANGED,
         by=call.by,
     )
-    return merchant_answer(merchant)
+    return MerchantAnswer.model_validate(merchant)
 
 
 @route(
@@ -145,7 +136,7 @@ async def read_webhook_endpoint(call: Call[None]) -> WebhookEndpointAnswer:
 )
 async def read_webhook_secret(call: Call[None]) -> WebhookSecretAnswer:
     services = call.services
-    return secret_answer(
+    return WebhookSecretAnswer.model_validate(
         await get_webhook_secret(
             services.store.pool, merchant_id=call.merchant_id, cipher=services.cipher, now=call.by.at
         )
@@ -162,7 +153,7 @@ async def read_webhook_secret(call: Call[None]) -> WebhookSecretAnswer:
     summary="Replace the webhook secret; for 24 hours the previous one signs as well",
 )
 async def rotate_webhook_secret(call: Call[Nothing]) -> WebhookSecretAnswer:
-    return secret_answer(
+    return WebhookSecretAnswer.model_validate(
         await rotate(
             call.services.store, merchant_id=call.merchant_id, cipher=call.services.cipher, by=call.by
         )

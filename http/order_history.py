@@ -11,11 +11,11 @@ from payloops.events.orders import Order, OrderStatus
 from payloops.events.timestamps import timestamp_text
 from payloops.http.fields import Moment, QueryNumber, Timestamp
 from payloops.http.orders import OrderAnswer, OrderEventAnswer, event_answer, order_answer
-from payloops.http.payments import TransactionAnswer, transaction_answer
+from payloops.http.payments import TransactionAnswer
 from payloops.http.problems import FieldError, not_found, validation_error
 from payloops.http.routing import AnswerModel, RequestModel
 from payloops.projections.order_events import order_events
-from payloops.projections.order_explanation import OrderExplanation, explain_order
+from payloops.projections.order_explanation import explain_order
 from payloops.projections.order_history import NoSuchVersion, get_order_as_of, order_facts
 from payloops.projections.orders import row_from_order
 from payloops.projections.transactions import rows_from_order
@@ -70,7 +70,7 @@ def order_as_of(order: Order) -> OrderAsOf:
     return OrderAsOf(
         **dict(order_answer(row_from_order(order))),
         version=order.version,
-        transactions=[transaction_answer(row) for row in rows_from_order(order)],
+        transactions=[TransactionAnswer.model_validate(row) for row in rows_from_order(order)],
     )
 
 
@@ -85,20 +85,6 @@ class OrderExplanationAnswer(AnswerModel):
     history: list[str]
     pending: list[str]
     next: Annotated[list[str], Field(description="What the merchant can do now")]
-
-
-def explanation_answer(explanation: OrderExplanation) -> OrderExplanationAnswer:
-    """The response for an explanation."""
-    return OrderExplanationAnswer(
-        order_id=explanation.order_id,
-        version=explanation.version,
-        status=explanation.status,
-        as_of=explanation.as_of,
-        state=explanation.state,
-        history=explanation.history,
-        pending=explanation.pending,
-        next=explanation.next,
-    )
 
 
 async def read_trail(
@@ -137,4 +123,4 @@ async def read_explanation(
     facts = await order_facts(store, order_id=order_id, merchant_id=merchant_id)
     if facts is None:
         raise not_found()
-    return explanation_answer(explain_order(facts, now=now))
+    return OrderExplanationAnswer.model_validate(explain_order(facts, now=now))

@@ -20,7 +20,7 @@ from payloops.http.orders import OrderAnswer, answer_from
 from payloops.http.problems import not_found
 from payloops.http.routing import AnswerModel, Call, Nothing, RequestModel, route
 from payloops.http.waiting import answer_after
-from payloops.projections.transactions import TransactionRow, list_transactions
+from payloops.projections.transactions import list_transactions
 
 log = structlog.get_logger()
 
@@ -216,21 +216,6 @@ class TransactionAnswer(AnswerModel):
     created_at: Timestamp
 
 
-def transaction_answer(row: TransactionRow) -> TransactionAnswer:
-    """The response for a transaction."""
-    return TransactionAnswer(
-        id=row.id,
-        order_id=row.order_id,
-        type=TransactionType(row.type),
-        amount=row.amount,
-        status=TransactionStatus(row.status),
-        processor_transaction_id=row.processor_transaction_id,
-        error_code=row.error_code,
-        error_message=row.error_message,
-        created_at=row.created_at,
-    )
-
-
 @route(
     "GET",
     "/v1/orders/{id}/transactions",
@@ -243,4 +228,4 @@ async def read_transactions(call: Call[None]) -> list[TransactionAnswer]:
     rows = await list_transactions(call.services.store, order_id=call.id(), merchant_id=call.merchant_id)
     if rows is None:
         raise not_found()
-    return [transaction_answer(row) for row in rows]
+    return [TransactionAnswer.model_validate(row) for row in rows]

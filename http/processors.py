@@ -6,7 +6,7 @@ from uuid import UUID
 from pydantic import AfterValidator, Field, JsonValue, StringConstraints, ValidationError, WithJsonSchema
 
 from payloops.commands.configure_processor import adjust_processor, configure_processor
-from payloops.commands.processors import ProcessorConfig, ProcessorUnknown, list_processors
+from payloops.commands.processors import ProcessorUnknown, list_processors
 from payloops.commands.remove_processor import remove_processor as remove
 from payloops.http.bodies import field_errors
 from payloops.http.fields import AbsentOnly, Timestamp
@@ -87,19 +87,6 @@ class ProcessorAnswer(AnswerModel):
     updated_at: Timestamp
 
 
-def processor_answer(config: ProcessorConfig) -> ProcessorAnswer:
-    """The response for a processor, without its credentials."""
-    return ProcessorAnswer(
-        id=config.id,
-        processor=config.processor,
-        enabled=config.enabled,
-        priority=config.priority,
-        test_mode=config.test_mode,
-        created_at=config.created_at,
-        updated_at=config.updated_at,
-    )
-
-
 @route(
     "GET",
     "/api/processors",
@@ -109,7 +96,7 @@ def processor_answer(config: ProcessorConfig) -> ProcessorAnswer:
 )
 async def read_processors(call: Call[None]) -> list[ProcessorAnswer]:
     configs = await list_processors(call.services.store.pool, merchant_id=call.merchant_id)
-    return [processor_answer(config) for config in configs]
+    return [ProcessorAnswer.model_validate(config) for config in configs]
 
 
 @route(
@@ -159,7 +146,7 @@ async def _configure(
         cipher=call.services.cipher,
         by=call.by,
     )
-    return processor_answer(config)
+    return ProcessorAnswer.model_validate(config)
 
 
 @route(
@@ -182,7 +169,7 @@ async def change_processor(call: Call[ProcessorChanges]) -> ProcessorAnswer:
         test_mode=call.body.test_mode,
         by=call.by,
     )
-    return processor_answer(config)
+    return ProcessorAnswer.model_validate(config)
 
 
 @route(

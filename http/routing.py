@@ -55,9 +55,13 @@ class RequestModel(BaseModel):
 
 
 class AnswerModel(BaseModel):
-    """Base of response bodies: camelCase; a field without a value is null, never absent."""
+    """Base of response bodies: camelCase; a field without a value is null, never absent.
+
+    `model_validate` makes one of any object that has attributes of the same names.
+    """
 
     model_config = ConfigDict(
+        from_attributes=True,
         alias_generator=to_camel,
         validate_by_name=True,
         validate_by_alias=False,

@@ -19,7 +19,7 @@ from payloops.http.order_history import (
     read_trail,
 )
 from payloops.http.orders import OrderAnswer, OrderEventAnswer, order_answer
-from payloops.http.payments import TransactionAnswer, transaction_answer
+from payloops.http.payments import TransactionAnswer
 from payloops.http.problems import not_found
 from payloops.http.routing import AnswerModel, Call, RequestModel, route
 from payloops.projections.orders import OrderRow, get_order
@@ -154,7 +154,7 @@ async def read_staff_transactions(call: Call[None]) -> list[TransactionAnswer]:
     rows = await list_transactions(call.services.store, order_id=call.id(), merchant_id=owner)
     if rows is None:
         raise not_found()
-    return [transaction_answer(row) for row in rows]
+    return [TransactionAnswer.model_validate(row) for row in rows]
 
 
 @route(
@@ -198,4 +198,4 @@ async def _owner(call: Call[None, Any]) -> UUID:
 
 def staff_order_answer(row: OrderRow) -> StaffOrderAnswer:
     """The response for an order, for staff."""
-    return StaffOrderAnswer(**order_answer(row).model_dump(by_alias=False), merchant_id=row.merchant_id)
+    return StaffOrderAnswer(**dict(order_answer(row)), merchant_id=row.merchant_id)

@@ -73,7 +73,7 @@ async def read_processor_events(call: Call[None, ProcessorEventQuery]) -> Proces
     call.viewed_merchant, call.viewed_order = query.merchant_id, query.order_id
     rows, has_more = await list_processor_events(call.services.store.pool, **query.model_dump())
     return ProcessorEventList(
-        data=[processor_event_answer(row) for row in rows],
+        data=[ProcessorEventAnswer.model_validate(row) for row in rows],
         page=query.page,
         limit=query.limit,
         has_more=has_more,
@@ -96,9 +96,5 @@ async def read_processor_event(call: Call[None]) -> WholeProcessorEventAnswer:
     return whole_processor_event_answer(*found)
 
 
-def processor_event_answer(row: ProcessorEventRow) -> ProcessorEventAnswer:
-    return ProcessorEventAnswer.model_validate(row, from_attributes=True)
-
-
 def whole_processor_event_answer(row: ProcessorEventRow, body: str) -> WholeProcessorEventAnswer:
-    return WholeProcessorEventAnswer(**processor_event_answer(row).model_dump(by_alias=False), body=body)
+    return WholeProcessorEventAnswer(**dict(ProcessorEventAnswer.model_validate(row)), body=body)

@@ -5,7 +5,7 @@ from uuid import UUID
 
 from payloops.commands.retry_webhook import retry_webhook
 from payloops.commands.webhook_deliveries import RecordedAttempt, find_webhook, list_attempts
-from payloops.commands.webhook_events import WebhookEventRow, WebhookStatus, list_webhook_events
+from payloops.commands.webhook_events import WebhookStatus, list_webhook_events
 from payloops.http.fields import Timestamp
 from payloops.http.pages import PageQuery, Pagination, pagination
 from payloops.http.routing import AnswerModel, Call, Nothing, route
@@ -31,20 +31,6 @@ class WebhookPage(AnswerModel):
     pagination: Pagination
 
 
-def webhook_answer(row: WebhookEventRow) -> WebhookAnswer:
-    """The response for a webhook, in lists."""
-    return WebhookAnswer(
-        id=row.id,
-        order_id=row.order_id,
-        event_type=row.event_type,
-        status=row.status,
-        attempts=row.attempts,
-        last_attempt_at=row.last_attempt_at,
-        delivered_at=row.delivered_at,
-        created_at=row.created_at,
-    )
-
-
 @route(
     "GET",
     "/api/webhooks",
@@ -63,7 +49,8 @@ async def read_webhooks(call: Call[None, WebhookQuery]) -> WebhookPage:
         status=call.query.status,
     )
     return WebhookPage(
-        data=[webhook_answer(row) for row in rows], pagination=pagination(call.query, total=total)
+        data=[WebhookAnswer.model_validate(row) for row in rows],
+        pagination=pagination(call.query, total=total),
     )
 
 

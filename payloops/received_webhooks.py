@@ -9,7 +9,6 @@ from payloops.events.connections import command_pool
 from payloops.http.staff_processor_events import (
     ProcessorEventAnswer,
     WholeProcessorEventAnswer,
-    processor_event_answer,
     whole_processor_event_answer,
 )
 from payloops.printing import make_console, plain_table, print_json
@@ -43,7 +42,7 @@ async def show_received(
             merchant_id=merchant_id,
             limit=limit,
         )
-    answers = [processor_event_answer(row) for row in rows]
+    answers = [ProcessorEventAnswer.model_validate(row) for row in rows]
     if as_json:
         print_json(TypeAdapter(list[ProcessorEventAnswer]), answers)
         return

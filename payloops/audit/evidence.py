@@ -26,7 +26,7 @@ from payloops.events.log_rows import LogRow, rows_of_stream
 from payloops.events.merkle import merkle_proof
 from payloops.events.seals import AuditKeys, SealedRange, seal_of
 from payloops.events.timestamps import timestamp_text, utc_now
-from payloops.http.order_history import OrderAsOf, explanation_answer, order_as_of
+from payloops.http.order_history import OrderAsOf, OrderExplanationAnswer, order_as_of
 from payloops.projections.order_explanation import explain_order
 from payloops.projections.order_history import fold, order_facts
 
@@ -116,7 +116,7 @@ async def make_statement(reader: EventReader, *, order_id: UUID) -> dict[str, An
         rows = (await rows_of_stream(connection, order_id))[: len(facts)]
         sealed = [(row, await seal_of(connection, position=row.position)) for row in rows]
     as_of = TypeAdapter(OrderAsOf).dump_python(order_as_of(order), mode="json", by_alias=True)
-    explanation = explanation_answer(explain_order(facts, now=now))
+    explanation = OrderExplanationAnswer.model_validate(explain_order(facts, now=now))
     return {
         "madeAt": timestamp_text(now),
         "merchantId": order.merchant_id,

@@ -11,7 +11,7 @@ from payloops.audit.reading import NotFound, no_state, reading
 from payloops.audit.trail import differences_table
 from payloops.events.stream import StreamEvent, topic_of
 from payloops.events.timestamps import timestamp_text, utc_now
-from payloops.http.order_history import OrderExplanationAnswer, explanation_answer
+from payloops.http.order_history import OrderExplanationAnswer
 from payloops.printing import make_console, print_json, print_plain_json
 from payloops.projections.order_explanation import explain_order
 from payloops.projections.order_history import NoSuchVersion, facts_as_of, order_facts, replay
@@ -26,7 +26,7 @@ async def show_explanation(*, database_url: str, order_id: UUID, as_json: bool) 
     """
     explanation = explain_order(await _facts(database_url, order_id), now=utc_now())
     if as_json:
-        print_json(TypeAdapter(OrderExplanationAnswer), explanation_answer(explanation))
+        print_json(TypeAdapter(OrderExplanationAnswer), OrderExplanationAnswer.model_validate(explanation))
         return
     console = make_console()
     console.print(explanation.state, style="bold")
