@@ -1,4 +1,4 @@
-"""bcrypt, off the event loop, in a bounded number of threads with a bounded queue."""
+"""bcrypt, off the event loop, in a thread with a bounded queue."""
 
 import asyncio
 import contextlib
@@ -41,16 +41,15 @@ class Hasher:
     async context manager, and leave it when nobody waits any more.
     """
 
-    def __init__(self, *, rounds: int, threads: int = 1, max_waiting: int = 32) -> None:
+    def __init__(self, *, rounds: int, max_waiting: int = 32) -> None:
         """
         Args:
             rounds: bcrypt's cost: each step doubles the time, 12 takes about a quarter of a second.
-            threads: how many hashes are computed at a time.
-            max_waiting: how many may wait for a thread before `HashingOverloaded` is raised.
+            max_waiting: how many may wait for the thread before `HashingOverloaded` is raised.
         """
         self._rounds = rounds
-        self._threads = FairSemaphore(permits=threads, max_waiting=max_waiting)
-        self._executor = ThreadPoolExecutor(threads, thread_name_prefix="bcrypt", initializer=_step_back)
+        self._turns = FairSemaphore(permits=1, max_waiting=max_waiting)
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="bcrypt", initializer=_step_back)
         self._decoy = bcrypt.hashpw(b"no secret has this hash", bcrypt.gensalt(rounds)).decode()
 
     async def hash(self, secret: str, *, account: Hashable = None) -> str:
@@ -85,7 +84,7 @@ class Hasher:
 
     async def _run(self, work: Callable[[], T], account: Hashable) -> T:
         try:
-            await self._threads.acquire(account)
+            await self._turns.acquire(account)
         except TooManyWaiting:
             raise HashingOverloaded("too many secrets wait to be checked") from None
         loop = asyncio.get_running_loop()
@@ -96,7 +95,7 @@ class Hasher:
 
     def _finished(self, loop: asyncio.AbstractEventLoop) -> None:
         if not loop.is_closed():
-            loop.call_soon_threadsafe(self._threads.release)
+            loop.call_soon_threadsafe(self._turns.release)
 
     async def __aenter__(self) -> Self:
         return self

@@ -59,11 +59,6 @@ READ_STREAM = """
     FROM readable_events
     WHERE originator_id = %s ORDER BY originator_version
 """
-READ_TOPICS = """
-    SELECT notification_id, recorded_at, personal_key, originator_id, originator_version, topic, state
-    FROM readable_events
-    WHERE notification_id > %s AND topic = ANY(%s) ORDER BY notification_id LIMIT %s
-"""
 HEAD = "SELECT coalesce(max(notification_id), 0) FROM stored_events"
 APPEND_ONE = (
     f"SELECT head, moved FROM {APPEND_BATCH},"  # noqa: S608  # the text of the call
@@ -130,15 +125,10 @@ class EventReader:
         async with self.pool.connection() as connection:
             return await (await connection.execute(LOAD, (id, up_to_version, up_to_version))).fetchall()
 
-    async def read(
-        self, *, after: int, limit: int, topics: Sequence[str] | None = None
-    ) -> list[RecordedEvent]:
+    async def read(self, *, after: int, limit: int) -> list[RecordedEvent]:
         """Events after a position, in order. Once a reader has seen position n, no smaller position appears later."""
         async with self.pool.connection() as connection:
-            if topics is None:
-                cursor = await connection.execute(READ, (after, limit))
-            else:
-                cursor = await connection.execute(READ_TOPICS, (after, list(topics), limit))
+            cursor = await connection.execute(READ, (after, limit))
             return [_recorded(row) for row in await cursor.fetchall()]
 
     async def read_stream(self, id: UUID) -> list[RecordedEvent]:

@@ -61,8 +61,7 @@ class RateLimits:
         limits: Mapping[str, Limit],
         redis: ConnectionPool,
         secret: str,
-        enabled: bool = True,
-        clock: Callable[[], float] = time.monotonic,
+        enabled: bool,
     ) -> None:
         """
         Args:
@@ -73,7 +72,6 @@ class RateLimits:
         """
         self._limits = limits
         self._enabled = enabled
-        self._clock = clock
         self._digest_key = hashlib.sha256(b"payloops rate limits" + secret.encode()).digest()
         storage = RedisStorage(
             "async+redis://",
@@ -82,7 +80,7 @@ class RateLimits:
             connection_pool=redis,  # type: ignore[arg-type]  # documented, but not in its type
         )
         self._shared = MovingWindowRateLimiter(storage)
-        self._local = LocalWindows(clock=clock)
+        self._local = LocalWindows(clock=time.monotonic)
         self._redis_paused_until = -math.inf
 
     async def try_from_address(self, name: str, address: str) -> None:
@@ -118,12 +116,12 @@ class RateLimits:
 
     async def _wait(self, items: Sequence[RateLimitItem], key: Sequence[str]) -> float | None:
         """None if this attempt is allowed, otherwise seconds until the next one is."""
-        if self._clock() >= self._redis_paused_until:
+        if time.monotonic() >= self._redis_paused_until:
             try:
                 async with asyncio.timeout(REDIS_SECONDS):
                     return await self._shared_wait(items, key)
             except (RedisError, OSError, TimeoutError) as error:
-                self._redis_paused_until = self._clock() + REDIS_PAUSE
+                self._redis_paused_until = time.monotonic() + REDIS_PAUSE
                 log.warning("rate_limits.redis_down", error=type(error).__name__)
         return self._local.wait(items, key)
 

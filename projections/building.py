@@ -5,8 +5,7 @@ well, over a connection with that schema first in its search path. They are buil
 interrupted and resumed:
 
 1. Fill: several processes read the log up to a position, stream by stream, in chunks. Each row belongs to one stream,
-so
-   the rows of a chunk are final: they are copied in the transaction that marks the chunk as done.
+   so the rows of a chunk are final: they are copied in the transaction that marks the chunk as done.
 2. Index them like the live tables, and count the totals.
 3. Catch up with what was appended meanwhile, by the projector's batches.
 4. Swap: one transaction catches up with the position of the live tables, and replaces them.

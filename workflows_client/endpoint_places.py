@@ -66,15 +66,11 @@ class EndpointPlaces:
         self,
         *,
         deliveries: int = DELIVERIES,
-        suspects: int = SUSPECTS,
         per_endpoint: int = PER_ENDPOINT,
-        per_suspect: int = PER_SUSPECT,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._deliveries = deliveries
-        self._suspects = suspects
         self._per_endpoint = per_endpoint
-        self._per_suspect = per_suspect
         self._clock = clock
         self._numbers = count()
         self._endpoints: dict[UUID, _Endpoint] = {}
@@ -87,8 +83,7 @@ class EndpointPlaces:
 
         Args:
             suspect: whether the endpoint failed when it was last tried. It then gets fewer places, out of those that
-            all
-                failing endpoints share: however many fail, places are left for working ones.
+                all failing endpoints share: however many fail, places are left for working ones.
             comes_again: whether a delivery that finds no place is given a turn to retry.
 
         Raises:
@@ -98,8 +93,8 @@ class EndpointPlaces:
         endpoint = self._endpoint(merchant_id)
         free = self._deliveries - self._taken
         if suspect:
-            free = min(free, self._suspects - self._suspected)
-        most = min(self._per_suspect if suspect else self._per_endpoint, max(1, free // SHARE))
+            free = min(free, SUSPECTS - self._suspected)
+        most = min(PER_SUSPECT if suspect else self._per_endpoint, max(1, free // SHARE))
         if free <= 0 or len(endpoint.began) >= most:
             turn = _turn(endpoint, places=max(1, most), now=now) if comes_again else 0.0
             raise EndpointBusy(merchant_id=merchant_id, seconds=turn)

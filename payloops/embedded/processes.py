@@ -18,6 +18,7 @@ from payloops.embedded.errors import StartError
 Identity = Literal["same", "namespace"] | tuple[int, int]
 
 LOG_LIMIT = 10 * 1024 * 1024  # bytes; a longer log is rotated at the next start
+RUN_SECONDS = 30.0  # for a short program
 LEFTOVERS_END_SECONDS = 5.0  # before they are killed; Temporal was seen to take 2.6
 LEFTOVERS_KILLED_SECONDS = 10.0
 
@@ -128,7 +129,7 @@ def launch_command(*, options: Mapping[str, object], command: Sequence[str | Pat
 
 
 def run_to_end(
-    *, part: str, command: Sequence[str | Path], identity: Identity = "same", seconds: float = 30.0
+    *, part: str, command: Sequence[str | Path], identity: Identity = "same"
 ) -> subprocess.CompletedProcess[str]:
     """Run a short program with an identity, and capture its output.
 
@@ -148,14 +149,14 @@ def run_to_end(
             text=True,
             errors="replace",
             check=False,
-            timeout=seconds,
+            timeout=RUN_SECONDS,
             stdin=subprocess.DEVNULL,
             cwd="/",
             pass_fds=() if reader < 0 else (reader,),
         )
     except subprocess.TimeoutExpired:
         raise StartError(
-            part=part, why=f"{Path(command[0]).name} did not end within {seconds:.0f} s"
+            part=part, why=f"{Path(command[0]).name} did not end within {RUN_SECONDS:.0f} s"
         ) from None
     finally:
         for descriptor in (reader, writer):
