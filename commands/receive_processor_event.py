@@ -1,6 +1,6 @@
 """Applies an event that a processor sent by webhook about a payment or refund, once its signature is verified.
 
-Events arrive late, twice, and in any order. What an event says is recorded in the order's stream, and its
+Events arrive late, twice, and in any order. What an event says that is new is recorded in the order's stream, and its
 consequences in the same append, so that each event takes effect once. Rules beyond those of `update_order_status`
 make the result independent of the order of arrival:
 - an event that ranks below one received earlier for the same payment changes nothing:
@@ -20,7 +20,7 @@ import structlog
 from payloops.commands.change_order import change_order
 from payloops.commands.processor_events import DONE, Effect, keep_processor_event, note_effect
 from payloops.commands.processor_refunds import capture_of, record_processor_refunds
-from payloops.commands.refusals import OrderNotFound
+from payloops.commands.refusals import OrderNotFound, TooManyProcessorEvents
 from payloops.commands.update_order_status import (
     fail_payment,
     report_action_required,
@@ -47,6 +47,8 @@ Outcome = Literal[
     "requires_action", "failed", "authorized", "cancelled", "captured", "refunded", "refund_failed"
 ]
 
+MAX_RECORDED = 1_000
+"""Keys of processors' events that an order has at most: far more than a payment and its refunds ever cause."""
 RANK = {"requires_action": 0, "failed": 0, "authorized": 1, "cancelled": 2, "captured": 3}
 
 log = structlog.get_logger()
@@ -102,6 +104,9 @@ async def receive_processor_event(
         merchant_id: whose webhook secret it is signed with: only this merchant's orders are considered.
         body: as it arrived, without card numbers.
 
+    Raises:
+        TooManyProcessorEvents: it is stored, and not processed.
+
     Returns:
         Its effect, of this delivery or of an earlier one.
     """
@@ -131,6 +136,9 @@ async def receive_processor_event(
             order_id = event.order_id
         except OrderNotFound:
             pass
+        except TooManyProcessorEvents:
+            log.warning("processor_event.refused", order_id=str(event.order_id), event_id=event.event_id)
+            raise
     if effect in {"unknown_order", "contradiction", "unmatched"}:
         log.warning("processor_event.without_effect", effect=effect, type=event.type, event_id=event.event_id)
     crash_point("processor_event.recorded")
@@ -146,7 +154,12 @@ async def receive_processor_event(
 
 
 def receive(order: Order, event: ProcessorEvent, *, by: Metadata) -> Effect:
-    """Record an event on its order, and what follows from it; nothing if the order has the event already."""
+    """Record an event on its order, and what follows from it; nothing if the order has the event already, or if it says
+    of the payment only what is remembered from earlier ones.
+
+    Raises:
+        TooManyProcessorEvents: so that a stream, which is folded anew for each event, does not grow without end.
+    """
     keys = [processor_event_key(event.processor, id) for id in (event.event_id, event.body_hash) if id]
     if event.outcome is None:
         return "unhandled"
@@ -154,10 +167,16 @@ def receive(order: Order, event: ProcessorEvent, *, by: Metadata) -> Effect:
         if key in order.processor_events:
             return cast("Effect", order.processor_events[key])
     payment = _find_payment(order, event)
+    effect, completes, is_news = (
+        ("unmatched", None, True) if payment is None else _try_on_copy(order, payment, event, by=by)
+    )
+    if not is_news:
+        return effect
+    if len(order.processor_events) >= MAX_RECORDED:
+        raise TooManyProcessorEvents(order.id)
     if payment is None:
-        _record_event(order, event, attempt=None, effect="unmatched", by=by)
-        return "unmatched"
-    effect, completes = _try_on_copy(order, payment, event, by=by)
+        _record_event(order, event, attempt=None, effect=effect, by=by)
+        return effect
     _record_event(order, event, attempt=payment.attempt, effect=effect, completes=completes, by=by)
     if effect != "contradiction":
         _record_consequences(order, payment, event, by=by)
@@ -166,17 +185,22 @@ def receive(order: Order, event: ProcessorEvent, *, by: Metadata) -> Effect:
 
 def _try_on_copy(
     order: Order, payment: Payment, event: ProcessorEvent, *, by: Metadata
-) -> tuple[Effect, bool | None]:
-    """The event's effect, and what it tells a waiting workflow. Its fact carries both, and precedes what follows."""
+) -> tuple[Effect, bool | None, bool]:
+    """The event's effect, what it tells a waiting workflow, and whether it says anything that is not remembered yet.
+
+    Its fact carries the first two, and precedes what follows.
+    """
     if not _is_plausible(order, payment, event):
-        return "contradiction", None
+        return "contradiction", None, True
     trial = copy.deepcopy(order)
-    payment = trial.payments[payment.attempt]
-    _record_event(trial, event, attempt=payment.attempt, effect="applied", by=by)
+    tried = trial.payments[payment.attempt]
+    _record_event(trial, event, attempt=tried.attempt, effect="applied", by=by)
+    is_news = (tried, trial.processor_refunds) != (payment, order.processor_refunds)
     version = trial.version
-    if not _record_consequences(trial, payment, event, by=by):
-        return "contradiction", None
-    return ("applied" if trial.version > version else "none"), _completes(payment, event)
+    if not _record_consequences(trial, tried, event, by=by):
+        return "contradiction", None, True
+    effect: Effect = "applied" if trial.version > version else "none"
+    return effect, _completes(tried, event), is_news or effect == "applied"
 
 
 def _find_payment(order: Order, event: ProcessorEvent) -> Payment | None:

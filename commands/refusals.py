@@ -89,6 +89,14 @@ class UnknownAttempt(Exception):
         super().__init__(f"order {order_id} has no payment attempt {attempt}")
 
 
+class TooManyProcessorEvents(Exception):
+    """The order has had so many events of its processors that no more are recorded: `payloops reconcile` asks them."""
+
+    def __init__(self, order_id: UUID) -> None:
+        super().__init__("Order has more processor events than any payment causes; no more are recorded")
+        self.order_id = order_id
+
+
 class OrderMovedOn(Exception):
     """The order changed while its processor was asked, so the answer may be outdated; nothing was recorded."""
 

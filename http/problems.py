@@ -32,6 +32,7 @@ from payloops.commands.refusals import (
     NoProcessor,
     OrderNotFound,
     RefundExceedsCaptured,
+    TooManyProcessorEvents,
     WayToPayNotOffered,
 )
 from payloops.commands.register_merchant import EmailTaken
@@ -184,6 +185,7 @@ ANSWERS: dict[type[Exception], Answer] = {
     InvalidStatus: Answer(400, "invalid_status"),
     NoProcessor: Answer(400, "no_processor"),
     InvalidProcessor: Answer(400, "invalid_processor"),
+    TooManyProcessorEvents: Answer(400, "invalid_status"),
     RefundExceedsCaptured: Answer(400, "refund_exceeds_captured"),
     CaptureExceedsAuthorized: Answer(400, "capture_exceeds_authorized"),
     WebhookNotFound: Answer(404, "not_found", "Not found"),

@@ -33,7 +33,7 @@ from payloops.projections.daily_volume import find_order_by_reference
 STRIPE_SIGNATURE = "Stripe-Signature"
 RAZORPAY_SIGNATURE = "X-Razorpay-Signature"
 RAZORPAY_EVENT_ID = "X-Razorpay-Event-Id"
-REFUSALS = ("missing_signature", "invalid_signature", "no_config")
+REFUSALS = ("missing_signature", "invalid_signature", "no_config", "invalid_status")
 MAX_EVENT_ID = 255
 OTHER_TYPE = "other"
 """Metric label of types that are not handled: processors have hundreds of types, and add new ones."""

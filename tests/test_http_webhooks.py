@@ -28,6 +28,7 @@ from signing import (
 )
 from uuid_utils.compat import uuid7
 
+from payloops.commands import receive_processor_event
 from payloops.commands.authenticate_webhook import is_signed_by_stripe
 from payloops.commands.processor_events import count_processor_events, note_effect
 from payloops.events.timestamps import utc_now
@@ -356,8 +357,29 @@ async def test_many_events_of_one_order_at_once_are_all_kept(
     assert {answer.status for answer in answers} == {200}
     order = await order_of(merchant, labels)
     assert (order["status"], order["amountCaptured"]) == ("captured", 1_000)
-    assert (await trail(merchant, labels)).count("order.processor_event_received") == 20
-    assert len(await kept(pool)) == 20
+    # Of each kind, the first says something that is not remembered yet.
+    assert (await trail(merchant, labels)).count("order.processor_event_received") == 4
+    events = await kept(pool)
+    assert len(events) == 20
+    assert {(effect, order_id) for _, effect, order_id, _ in events} == {
+        ("applied", order["id"]),
+        ("none", order["id"]),
+    }
+
+
+async def test_an_order_takes_no_more_events_than_any_payment_causes(
+    merchant: Merchant, processors: Processors, pool: AsyncConnectionPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The processor is told so, and sends it again; it is kept, and seen by the staff."""
+    monkeypatch.setattr(receive_processor_event, "MAX_RECORDED", 2)
+    labels = await paying(merchant)
+    for kind in ("requires_action", "payment_failed"):
+        assert (await processors.stripe(stripe_payment(kind, labels))).status == 200
+    refused = await processors.stripe(stripe_payment("succeeded", labels))
+    assert (refused.status, refused.code) == (400, "invalid_status")
+    assert (await processors.stripe(stripe_payment("payment_failed", labels))).status == 200
+    assert [effect for _, effect, _, _ in await kept(pool)] == ["applied", "applied", "received", "none"]
+    assert (await order_of(merchant, labels))["status"] == "failed"
 
 
 async def test_an_event_of_razorpay_counts_once_per_id_and_once_per_body(
