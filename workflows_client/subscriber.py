@@ -279,14 +279,41 @@ async def _forward_or_park(leader: _Leader, recorded: RecordedEvent) -> None:
         return
     if forwarding is None:
         return
+    try:
+        outcome = await _forward_until_answered(leader, recorded, forwarding, correlation_id=correlation_id)
+    except RPCError as error:
+        await _park(leader, recorded, error)
+        return
+    crash_point("subscriber.forwarded")
+    FORWARDED.labels(leader.subscription.name, forwarding.target, outcome.removeprefix("workflow.")).inc()
+    left = await _left_undone(leader, recorded, forwarding) if outcome == GONE else None
+    if left is not None:
+        await _park(leader, recorded, left)
+        return
+    log.info(
+        outcome,
+        workflow_id=forwarding.workflow_id,
+        position=recorded.position,
+        correlation_id=correlation_id,
+    )
+
+
+async def _forward_until_answered(
+    leader: _Leader, recorded: RecordedEvent, forwarding: Forwarding, *, correlation_id: str
+) -> str:
+    """As `forward`, again until Temporal is available.
+
+    Raises:
+        RPCError: Temporal will never accept it.
+        _StoppedError: asked to stop before Temporal answered.
+    """
     failures = 0
     while True:
         try:
-            outcome = await forward(forwarding, client=leader.client, correlation_id=correlation_id)
+            return await forward(forwarding, client=leader.client, correlation_id=correlation_id)
         except (RPCError, RuntimeError) as error:  # RuntimeError: what the SDK raises without a connection
             if isinstance(error, RPCError) and error.status is UNFORWARDABLE:
-                await _park(leader, recorded, error)
-                return
+                raise
             UNAVAILABLE.labels(leader.subscription.name).inc()
             pause = pause_seconds(attempt=failures, longest=LONGEST_RETRY_SECONDS)
             log.warning(
@@ -300,22 +327,6 @@ async def _forward_or_park(leader: _Leader, recorded: RecordedEvent) -> None:
             if leader.stop.is_set():
                 raise _StoppedError from error
             failures += 1
-        else:
-            crash_point("subscriber.forwarded")
-            FORWARDED.labels(
-                leader.subscription.name, forwarding.target, outcome.removeprefix("workflow.")
-            ).inc()
-            left = await _left_undone(leader, recorded, forwarding) if outcome == GONE else None
-            if left is not None:
-                await _park(leader, recorded, left)
-                return
-            log.info(
-                outcome,
-                workflow_id=forwarding.workflow_id,
-                position=recorded.position,
-                correlation_id=correlation_id,
-            )
-            return
 
 
 async def _left_undone(leader: _Leader, recorded: RecordedEvent, forwarding: Forwarding) -> Exception | None:
