@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, cast
 from uuid import UUID
@@ -11,6 +11,7 @@ from uuid import UUID
 from temporalio.client import Client
 from uuid_utils.compat import uuid7
 
+from payloops.commands.capture_payment import capture_payment
 from payloops.commands.change_profile import change_profile
 from payloops.commands.cipher import Cipher
 from payloops.commands.client_secrets import ClientSecrets
@@ -46,28 +47,21 @@ BY = Metadata(at=utc_now(), actor="system", correlation_id="test")
 
 
 @dataclass
-class Shop:
-    """A merchant, its orders and its webhooks."""
+class Orders:
+    """What a merchant and its processors do to orders, without HTTP."""
 
     store: EventStore
     merchant_id: UUID
+    by: Metadata = field(default_factory=lambda: BY)
 
-    async def listen_at(self, url: str | None) -> None:
-        await change_profile(self.store, merchant_id=self.merchant_id, webhook_url=url, by=BY)
-
-    async def secret(self) -> WebhookSecret:
-        return await get_webhook_secret(
-            self.store.pool, merchant_id=self.merchant_id, cipher=CIPHER, now=utc_now()
-        )
-
-    async def order(self, **details: Any) -> UUID:
+    async def create(self, **details: Any) -> UUID:
         created = await create_order(
             self.store,
             order_id=uuid7(),
             merchant_id=self.merchant_id,
             amount=AMOUNT,
             currency="USD",
-            by=BY,
+            by=self.by,
             **details,
         )
         return created.originator_id
@@ -76,11 +70,11 @@ class Shop:
         route = Route(processor="stripe", reason="test")
         payment: dict[str, Any] = {"route": route, "payment_method": None, "capture": "automatic"}
         await self.store.change(
-            Order, order_id, lambda order: request_payment(order, **payment | details, by=BY)
+            Order, order_id, lambda order: request_payment(order, **payment | details, by=self.by)
         )
 
     async def paid(self, **details: Any) -> UUID:
-        order_id = await self.order()
+        order_id = await self.create()
         await self.pay(order_id, **details)
         return order_id
 
@@ -92,7 +86,32 @@ class Shop:
             processor_order_id=f"po_{order_id}",
             processor_transaction_id=f"pt_{order_id}",
             **details,
-            by=BY,
+            by=self.by,
+        )
+
+    async def authorized(self) -> UUID:
+        order_id = await self.paid(capture="manual")
+        await self.report(order_id, "authorized")
+        return order_id
+
+    async def captured_without_reference(self) -> UUID:
+        """An order whose capture was asked for, and whose payment's reference the processor never told."""
+        order_id = await self.paid(capture="manual")
+        await update_order_status(self.store, order_id=order_id, status="authorized", by=self.by)
+        await capture_payment(self.store, order_id=order_id, merchant_id=self.merchant_id, by=self.by)
+        return order_id
+
+
+@dataclass
+class Shop(Orders):
+    """A merchant, its orders and its webhooks."""
+
+    async def listen_at(self, url: str | None) -> None:
+        await change_profile(self.store, merchant_id=self.merchant_id, webhook_url=url, by=BY)
+
+    async def secret(self) -> WebhookSecret:
+        return await get_webhook_secret(
+            self.store.pool, merchant_id=self.merchant_id, cipher=CIPHER, now=utc_now()
         )
 
     async def queued(self) -> list[tuple[UUID, str]]:

@@ -145,7 +145,7 @@ async def test_get_merchant_webhook_url(client: Client, shop: Shop, endpoint: En
     assert await call(client, ("getMerchantWebhookUrl", asked)) == [{"url": None, "secret": secret}]
     await shop.listen_at(endpoint.url)
     endpoint.answer = lambda _: 410
-    [webhook_id] = await call(client, new_webhook(shop, await shop.order()))
+    [webhook_id] = await call(client, new_webhook(shop, await shop.create()))
     delivery = {"webhookEventId": webhook_id, "webhookUrl": endpoint.url, "payload": PAYLOAD}
     await call(client, ("deliverWebhook", delivery))
     assert await call(client, ("getMerchantWebhookUrl", asked)) == [{"url": None, "secret": secret}]
@@ -166,7 +166,7 @@ def new_webhook(shop: Shop, order_id: UUID, **changed: Any) -> tuple[str, dict[s
 async def test_a_webhook_of_theirs_is_made_once_and_delivered_once(
     client: Client, shop: Shop, endpoint: Endpoint
 ) -> None:
-    order_id = await shop.order()
+    order_id = await shop.create()
     made = new_webhook(shop, order_id)
     first, again, other = await call(client, made, made, new_webhook(shop, order_id, payload={"b": 1}))
     assert first == again != other
@@ -198,7 +198,7 @@ async def test_a_webhook_of_theirs_is_made_once_and_delivered_once(
 async def test_a_secret_that_is_not_named_is_looked_up_and_one_that_is_signs_too(
     client: Client, shop: Shop, endpoint: Endpoint
 ) -> None:
-    order_id = await shop.order()
+    order_id = await shop.create()
     for number, named in enumerate((None, "their own secret")):
         [webhook_id] = await call(client, new_webhook(shop, order_id, payload={"n": number}))
         asked = {"webhookEventId": webhook_id, "webhookUrl": endpoint.url, "payload": {"n": number}}
@@ -214,7 +214,7 @@ async def test_a_secret_that_is_not_named_is_looked_up_and_one_that_is_signs_too
 async def test_what_was_erased_of_an_order_is_told_no_more(
     client: Client, shop: Shop, endpoint: Endpoint
 ) -> None:
-    order_id = await shop.order(customer_email="ada@example.com")
+    order_id = await shop.create(customer_email="ada@example.com")
     payload = {"data": {"customerEmail": "ada@example.com", "description": None}, "n": 1}
     [before] = await call(client, new_webhook(shop, order_id, payload=payload))
     async for _ in erase_personal_data(shop.store, order_id, by=BY):
@@ -231,7 +231,7 @@ async def test_a_failed_delivery_is_a_result_and_no_error(
     client: Client, shop: Shop, endpoint: Endpoint
 ) -> None:
     endpoint.answer = lambda _: 503
-    [webhook_id] = await call(client, new_webhook(shop, await shop.order()))
+    [webhook_id] = await call(client, new_webhook(shop, await shop.create()))
     asked = {"webhookEventId": webhook_id, "webhookUrl": endpoint.url, "payload": PAYLOAD}
     for attempts in (1, 2):
         [result] = await call(client, ("deliverWebhook", asked))

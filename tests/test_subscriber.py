@@ -14,13 +14,12 @@ import structlog
 from eventsourcing.persistence import StoredEvent
 from ordering import BY, new_order, pay, report
 from projecting import project_all
+from telling import AMOUNT, Orders
 from temporalio.client import Client, WorkflowHandle
 from temporalio.service import RPCError
-from uuid_utils.compat import uuid7
 
 from payloops.commands.cancel_order import cancel, cancel_order, request_void
 from payloops.commands.capture_payment import capture_payment, request_capture
-from payloops.commands.create_order import create_order
 from payloops.commands.pay_order import request_payment
 from payloops.commands.receive_processor_event import Outcome, ProcessorEvent, receive
 from payloops.commands.refund_payment import refund_payment, request_refund
@@ -56,7 +55,6 @@ from payloops.workflows_client.payment_subscription import (
 )
 from payloops.workflows_client.subscriber import Subscription, forward, run_subscriber
 
-AMOUNT = 5_000
 SECONDS = 60
 
 
@@ -72,63 +70,8 @@ async def client(servers: EmbeddedServers, temporal_namespace: str) -> Client:
 
 
 @pytest.fixture
-def orders(store: EventStore, merchant_id: UUID, by: Metadata) -> "Orders":
+def orders(store: EventStore, merchant_id: UUID, by: Metadata) -> Orders:
     return Orders(store, merchant_id, by)
-
-
-class Orders:
-    """What merchants and processors do to orders, without HTTP."""
-
-    def __init__(self, store: EventStore, merchant_id: UUID, by: Metadata) -> None:
-        self.store = store
-        self.merchant_id = merchant_id
-        self.by = by
-
-    async def create(self, **details: Any) -> UUID:
-        created = await create_order(
-            self.store,
-            order_id=uuid7(),
-            merchant_id=self.merchant_id,
-            amount=AMOUNT,
-            currency="USD",
-            by=self.by,
-            **details,
-        )
-        return created.originator_id
-
-    async def pay(self, order_id: UUID, **details: Any) -> None:
-        route = Route(processor="stripe", reason="test")
-        payment: dict[str, Any] = {"route": route, "payment_method": None, "capture": "automatic"}
-        await self.store.change(
-            Order, order_id, lambda order: request_payment(order, **payment | details, by=self.by)
-        )
-
-    async def paid(self, **details: Any) -> UUID:
-        order_id = await self.create()
-        await self.pay(order_id, **details)
-        return order_id
-
-    async def report(self, order_id: UUID, status: str) -> None:
-        await update_order_status(
-            self.store,
-            order_id=order_id,
-            status=status,
-            processor_order_id=f"po_{order_id}",
-            processor_transaction_id=f"pt_{order_id}",
-            by=self.by,
-        )
-
-    async def authorized(self) -> UUID:
-        order_id = await self.paid(capture="manual")
-        await self.report(order_id, "authorized")
-        return order_id
-
-    async def captured_without_reference(self) -> UUID:
-        """An order whose capture was asked for, and whose payment's reference the processor never told."""
-        order_id = await self.paid(capture="manual")
-        await update_order_status(self.store, order_id=order_id, status="authorized", by=self.by)
-        await capture_payment(self.store, order_id=order_id, merchant_id=self.merchant_id, by=self.by)
-        return order_id
 
 
 @contextlib.asynccontextmanager

@@ -56,7 +56,7 @@ async def shop(store: EventStore, endpoint: Endpoint, by: Metadata) -> Shop:
 
 
 async def paid(shop: Shop, by: Metadata) -> UUID:
-    order_id = await shop.order()
+    order_id = await shop.create()
     await pay_order(shop.store, order_id=order_id, merchant_id=shop.merchant_id, payment_method=None, by=by)
     return order_id
 

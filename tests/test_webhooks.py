@@ -75,7 +75,7 @@ async def every_story(shop: Shop) -> dict[UUID, list[str]]:
     await shop.report(voided, "authorized")
     await cancel_order(store, order_id=voided, merchant_id=merchant_id, by=BY)
     await shop.report(voided, "cancelled")
-    cancelled, stopped = await shop.order(), await shop.paid()
+    cancelled, stopped = await shop.create(), await shop.paid()
     await cancel_order(store, order_id=cancelled, merchant_id=merchant_id, by=BY)
     await shop.report(stopped, "cancelled")
     return {
