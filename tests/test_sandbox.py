@@ -544,6 +544,29 @@ async def test_workers_that_start_together_open_the_books_once(pool: ledger.Pool
     assert await ledger.find_charge(pool, order_id="none", attempt=1) is None
 
 
+async def test_books_of_an_earlier_version_keep_what_they_say_of_notifications(pool: ledger.Pool) -> None:
+    charge, _ = await ledger.charge(
+        pool,
+        order_id="an order",
+        attempt=1,
+        processor="stripe",
+        amount=1_000,
+        currency="USD",
+        token="tok_3ds",
+        manual_capture=False,
+    )
+    await ledger.record_notification(pool, processor_order_id=charge.processor_order_id, arrived=True)
+    before = await ledger.find_charge(pool, order_id="an order", attempt=1)
+    async with pool.connection() as connection:
+        await connection.execute("ALTER TABLE sandbox.charges RENAME notified_at TO told_at")
+        await connection.execute("ALTER TABLE sandbox.charges RENAME notifications TO tellings")
+    await ledger.create_schema(pool)
+    after = await ledger.find_charge(pool, order_id="an order", attempt=1)
+    assert after is not None
+    assert after == before
+    assert (after.notified_at is not None, after.notifications) == (True, 1)
+
+
 async def test_with_a_codec_key_a_workflows_history_holds_no_credentials(
     pool: ledger.Pool, temporal_address: str, temporal_namespace: str
 ) -> None:
