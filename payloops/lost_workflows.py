@@ -26,7 +26,8 @@ from payloops.workflows_client.subscriber import WorkflowGoneError
 
 UNKNOWN_THERE = "the processor knows nothing of it: payloops reconcile has it forwarded again"
 REFERENCE_MISSING = (
-    "its reference there is not certain: do this in its dashboard, and its event will end it here"
+    "the processor's reference of the payment is not certain: do it in the processor's dashboard; its webhook then"
+    " completes it here"
 )
 
 
@@ -63,8 +64,10 @@ async def restart_workflows(
         for each in requests:
             if not cancelling or each.stored.originator_version not in parked:
                 await forward_again(connection, subscriber=READER, event=each, why=UNKNOWN_THERE)
+    if not requests or not undone:
+        return None
     topics = ", ".join(each.stored.topic for each in requests)
-    return f"{topics}: not there, its workflow is started where it is gone" if requests and undone else None
+    return f"{topics}: unknown to the processor; the workflow is started again if it is gone"
 
 
 def _undone(order: Order, payment: Payment, theirs: ProcessorPayment | None) -> set[str]:

@@ -64,8 +64,12 @@ TO_LOOK_AT = """
        OR id = ANY (ARRAY(SELECT originator_id FROM parked_events WHERE reader = %(reader)s))
 """
 
-ATTEMPT_UNKNOWN = "found by the order alone: it may be another attempt's, look it up in its dashboard"
-TO_CANCEL = "to be cancelled, and its workflow is gone: cancel it at the processor, and ask again"
+ATTEMPT_UNKNOWN = (
+    "matched by the order alone, so it may be another attempt: look it up in the processor's dashboard"
+)
+TO_CANCEL = (
+    "a cancellation was requested, but its workflow is gone: cancel it at the processor, then run this again"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -263,7 +267,7 @@ async def _settle_unknown(
     if is_unheard_of(payment) and await is_stranded(store, order, payment, before=stuck_before):
         await _record_cancelled(store, order, payment)
         order = await load_order(store, order_id=order.id)
-        detail = "was to be cancelled, and never reached the processor"
+        detail = "cancelled as requested: it never reached the processor"
         return _finding(order, order.payments[payment.attempt], "recorded", theirs=None, detail=detail)
     restarted = await restart_workflows(store, order, payment, None, before=stuck_before)
     return _finding(order, payment, "unknown", theirs=None, detail=restarted)
@@ -475,8 +479,8 @@ def _print_findings(findings: list[Finding], received: list[ProcessorEventCount]
     counts = {name: sum(e.outcome == name for e in findings) for name in ("agrees", "waits", "recorded")}
     left = sum(each.outcome in NEEDS_ATTENTION for each in findings)
     console.print(
-        f"{len(findings)} payments: {counts['agrees']} agree, {counts['waits']} wait at the processor too,"
-        f" {counts['recorded']} recorded, {left} to look at"
+        f"{len(findings)} payments: {counts['agrees']} agree, {counts['waits']} pending at the processor too,"
+        f" {counts['recorded']} recorded, {left} need attention"
     )
     for count in received:
         if count.effect in {"received", "unknown_order", "unmatched", "contradiction"}:
