@@ -19,6 +19,9 @@ from hypothesis import settings as hypothesis_settings
 from playwright.async_api import Browser
 from psycopg_pool import AsyncConnectionPool
 from pydantic import SecretStr
+from receiving import Endpoint, receiving
+from telling import Shop, open_shop
+from temporalio.client import Client
 from uuid_utils.compat import uuid7
 
 from payloops.commands import authenticate_api_key
@@ -31,6 +34,7 @@ from payloops.http import rate_limits
 from payloops.migrate import migrate
 from payloops.settings import Environment, Settings
 from payloops.wiring import open_store
+from payloops.workflows_client.connection import connect
 
 NAMESPACES = [f"test-{number:02}" for number in range(40)]
 """Temporal namespaces, made when the server starts: a test that runs workers takes one for itself."""
@@ -194,6 +198,25 @@ async def api(settings: Settings) -> AsyncIterator[Api]:
 async def merchant(api: Api) -> Merchant:
     """A merchant of that API, with both processors configured."""
     return await api.merchant()
+
+
+@pytest.fixture
+async def client(servers: EmbeddedServers, temporal_namespace: str) -> Client:
+    """A client of Temporal."""
+    return await connect(address=servers.temporal_address, namespace=temporal_namespace, codec_key=None)
+
+
+@pytest.fixture
+async def endpoint() -> AsyncIterator[Endpoint]:
+    """A merchant's endpoint for webhooks."""
+    async with receiving() as opened:
+        yield opened
+
+
+@pytest.fixture
+async def shop(store: EventStore, endpoint: Endpoint) -> Shop:
+    """A merchant whose webhooks go there."""
+    return await open_shop(store, url=endpoint.url)
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ from uuid import UUID, uuid4
 
 import foreign
 import pytest
-from receiving import Endpoint, receiving, sdk_accepts
+from receiving import Endpoint, sdk_accepts
 from standardwebhooks import Webhook
-from telling import AMOUNT, BY, CIPHER, Shop, delivering, open_shop
+from telling import AMOUNT, BY, CIPHER, Shop, delivering
 from temporalio.client import Client, WorkflowFailureError
 from temporalio.exceptions import ActivityError, ApplicationError
 from temporalio.worker import Worker
@@ -44,17 +44,6 @@ async def client(
         Worker(client, task_queue="stripe-payments", workflows=[foreign.ForeignWorkflow]),
     ):
         yield client
-
-
-@pytest.fixture
-async def endpoint() -> AsyncIterator[Endpoint]:
-    async with receiving() as opened:
-        yield opened
-
-
-@pytest.fixture
-async def shop(store: EventStore, endpoint: Endpoint) -> Shop:
-    return await open_shop(store, url=endpoint.url)
 
 
 async def call(client: Client, *calls: tuple[str, dict[str, Any]], id: str | None = None) -> list[Any]:

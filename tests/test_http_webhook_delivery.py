@@ -5,7 +5,7 @@ from uuid import UUID
 
 import pytest
 from calling import Api, Merchant, running_api
-from receiving import Endpoint, receiving
+from receiving import Endpoint
 from telling import Shop, caught_up, delivering, subscribing
 from uuid_utils.compat import uuid7
 
@@ -19,12 +19,6 @@ from payloops.workflows_client.connection import connect
 async def api(settings: Settings) -> AsyncIterator[Api]:
     async with running_api(settings.model_copy(update={"webhook_allow_loopback": True})) as api:
         yield api
-
-
-@pytest.fixture
-async def endpoint() -> AsyncIterator[Endpoint]:
-    async with receiving() as opened:
-        yield opened
 
 
 @pytest.fixture

@@ -65,11 +65,6 @@ def temporal_namespace(namespaces: Iterator[str]) -> str:
 
 
 @pytest.fixture
-async def client(servers: EmbeddedServers, temporal_namespace: str) -> Client:
-    return await connect(address=servers.temporal_address, namespace=temporal_namespace, codec_key=None)
-
-
-@pytest.fixture
 def orders(store: EventStore, merchant_id: UUID, by: Metadata) -> Orders:
     return Orders(store, merchant_id, by)
 

@@ -53,17 +53,6 @@ SCHEDULE = [
 
 
 @pytest.fixture
-async def endpoint() -> AsyncIterator[Endpoint]:
-    async with receiving() as opened:
-        yield opened
-
-
-@pytest.fixture
-async def shop(store: EventStore, endpoint: Endpoint) -> Shop:
-    return await open_shop(store, url=endpoint.url)
-
-
-@pytest.fixture
 async def skipping() -> AsyncIterator[Client]:
     """A Temporal that skips time while nothing happens."""
     async with await WorkflowEnvironment.start_time_skipping(

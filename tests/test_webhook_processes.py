@@ -1,13 +1,13 @@
 """Webhooks by the service's own processes: subscriber and worker as they are run, and killed."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from uuid import UUID
 
 import pytest
 from processes import becomes, process
 from pydantic import SecretStr
-from receiving import Endpoint, HeldBack, canaries, receiving
+from receiving import Endpoint, HeldBack, canaries
 from telling import CIPHER, Shop, open_shop
 
 from payloops.commands.configure_processor import configure_processor
@@ -30,12 +30,6 @@ def settings(settings: Settings, namespaces: Iterator[str]) -> Settings:
             "webhook_allow_loopback": True,
         }
     )
-
-
-@pytest.fixture
-async def endpoint() -> AsyncIterator[Endpoint]:
-    async with receiving() as opened:
-        yield opened
 
 
 @pytest.fixture

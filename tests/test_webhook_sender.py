@@ -14,7 +14,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 from masking import WRITINGS, shows_card
-from receiving import Endpoint, Received, receiving, sdk_accepts
+from receiving import Endpoint, Received, sdk_accepts
 from standardwebhooks import Webhook, WebhookVerificationError
 
 from payloops.commands.webhook_secrets import make_secret
@@ -26,12 +26,6 @@ PAYLOAD: dict[str, Any] = {
     "type": "payment.captured",
     "data": {"metadata": {"é": "\u2028 \\ </script>"}},
 }
-
-
-@pytest.fixture
-async def endpoint() -> AsyncIterator[Endpoint]:
-    async with receiving() as opened:
-        yield opened
 
 
 @pytest.fixture

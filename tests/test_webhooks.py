@@ -1,7 +1,7 @@
 """What merchants are told: once for each event that calls for it, as of that event."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 from uuid import UUID
@@ -10,7 +10,7 @@ import pytest
 import structlog
 from ordering import new_order, pay, report
 from projecting import recorded
-from receiving import Endpoint, receiving, sdk_accepts
+from receiving import Endpoint, sdk_accepts
 from standardwebhooks import Webhook
 from telling import BY, Shop, caught_up, delivering, open_shop, subscribing
 from temporalio.client import Client
@@ -22,7 +22,6 @@ from payloops.commands.refund_payment import refund_payment
 from payloops.commands.retry_webhook import WebhooksOff, retry_webhook
 from payloops.commands.update_refund_status import update_refund_status
 from payloops.commands.webhook_deliveries import WebhookNotFound
-from payloops.embedded import EmbeddedServers
 from payloops.events.event_store import EventStore
 from payloops.events.orders import Order
 from payloops.events.stream import topic_of
@@ -30,7 +29,6 @@ from payloops.events.timestamps import timestamp_text, utc_now
 from payloops.projections.orders import row_from_order
 from payloops.settings import Settings
 from payloops.workflows_client.activities import order_json
-from payloops.workflows_client.connection import connect
 from payloops.workflows_client.webhook_subscription import READER, event_type_of
 
 
@@ -38,22 +36,6 @@ from payloops.workflows_client.webhook_subscription import READER, event_type_of
 def temporal_namespace(namespaces: Iterator[str]) -> str:
     """One for all of these tests: webhooks of their own keep them apart."""
     return next(namespaces)
-
-
-@pytest.fixture
-async def client(servers: EmbeddedServers, temporal_namespace: str) -> Client:
-    return await connect(address=servers.temporal_address, namespace=temporal_namespace, codec_key=None)
-
-
-@pytest.fixture
-async def endpoint() -> AsyncIterator[Endpoint]:
-    async with receiving() as opened:
-        yield opened
-
-
-@pytest.fixture
-async def shop(store: EventStore, endpoint: Endpoint) -> Shop:
-    return await open_shop(store, url=endpoint.url)
 
 
 async def every_story(shop: Shop) -> dict[UUID, list[str]]:
