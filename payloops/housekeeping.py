@@ -2,8 +2,6 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 import psycopg
 import structlog
@@ -20,18 +18,8 @@ EVERY_SECONDS = 300.0
 log = structlog.get_logger()
 
 
-@asynccontextmanager
-async def housekeeping(store: EventStore, *, every_seconds: float = EVERY_SECONDS) -> AsyncIterator[None]:
-    """Clean up periodically while the context lasts."""
-    task = asyncio.create_task(_run(store, every_seconds), name="housekeeping")
-    try:
-        yield
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-
-
-async def _run(store: EventStore, every_seconds: float) -> None:
+async def keep_house(store: EventStore, *, every_seconds: float = EVERY_SECONDS) -> None:
+    """Clean up periodically, without end."""
     while True:
         await asyncio.sleep(every_seconds * random.uniform(0.5, 1.5))  # noqa: S311  # jitter
         try:

@@ -1,8 +1,6 @@
 """Finds out at start whether the encryption keys open what is stored."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 import psycopg
 import structlog
@@ -20,20 +18,6 @@ AGAIN_SECONDS = 5.0
 log = structlog.get_logger()
 
 
-@asynccontextmanager
-async def checking_keys(pool: AsyncConnectionPool, *, cipher: Cipher) -> AsyncIterator[None]:
-    """Log once what the keys do not open, as soon as the database answers.
-
-    It is no reason to stop: a key may be lost, and merchants then replace what it sealed.
-    """
-    task = asyncio.create_task(check_keys(pool, cipher=cipher), name="key_check")
-    try:
-        yield
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-
-
 async def opens_nothing(settings: KeySettings) -> bool:
     """Whether something is stored encrypted for merchants, and the keys open none of it."""
     url = settings.database_url.get_secret_value()
@@ -44,7 +28,10 @@ async def opens_nothing(settings: KeySettings) -> bool:
 
 
 async def check_keys(pool: AsyncConnectionPool, *, cipher: Cipher) -> None:
-    """Log what the keys do not open; tries again until the database answers."""
+    """Log once what the keys do not open, as soon as the database answers.
+
+    It is no reason to stop: a key may be lost, and merchants then replace what it sealed.
+    """
     while True:
         try:
             usage = await key_usage(pool, cipher=cipher, columns=OF_MERCHANTS)

@@ -21,6 +21,7 @@ from psycopg_pool import AsyncConnectionPool
 
 from payloops.commands.webhook_endpoints import count_switched_off
 from payloops.commands.webhook_events import pending_webhooks
+from payloops.events.background import in_background
 from payloops.events.event_store import EventStore
 from payloops.http.service import METRICS_TYPE, ask_all, within
 from payloops.http.services import Probe
@@ -114,12 +115,10 @@ async def open_metrics(
 ) -> AsyncIterator[Metrics]:
     """The metrics of this process, sampled while the context lasts."""
     metrics = Metrics(samplers=samplers, readers=readers or {})
-    sampling = asyncio.create_task(_keep_sampling(metrics), name="metrics sampling")
     try:
-        yield metrics
+        async with in_background(_keep_sampling(metrics), name="metrics sampling"):
+            yield metrics
     finally:
-        sampling.cancel()
-        await asyncio.gather(sampling, return_exceptions=True)
         metrics.sample()  # hands over what was counted since the last sample
 
 

@@ -28,16 +28,17 @@ from payloops.commands.log_in import TokenGate
 from payloops.commands.note_key_use import KeyUses
 from payloops.commands.tokens import SESSION_AUDIENCE, STAFF_AUDIENCE, Tokens
 from payloops.commands.watch_orders import OrderWatch
+from payloops.events.background import in_background
 from payloops.events.fair_semaphore import FairSemaphore
 from payloops.garbage_collection import tune_garbage_collector
-from payloops.housekeeping import housekeeping
+from payloops.housekeeping import keep_house
 from payloops.http.admission import Admission
 from payloops.http.app import create_app
 from payloops.http.connections import connection_factory, finish_requests
 from payloops.http.plain_requests import PLAIN_ROUTES
 from payloops.http.request_metrics import hand_over
 from payloops.http.services import Probe, Services
-from payloops.key_check import checking_keys
+from payloops.key_check import check_keys
 from payloops.listening import PortTaken, accept, bind, share
 from payloops.logs import configure_logs
 from payloops.metrics import open_metrics, state_readers
@@ -138,9 +139,11 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         keys = await stack.enter_async_context(Hasher(rounds=settings.bcrypt_rounds))
         uses = await stack.enter_async_context(KeyUses(store.pool))
         watch = await stack.enter_async_context(OrderWatch(store))
-        await stack.enter_async_context(housekeeping(store))
+        await stack.enter_async_context(in_background(keep_house(store), name="housekeeping"))
         cipher = make_cipher(settings)
-        await stack.enter_async_context(checking_keys(store.pool, cipher=cipher))
+        await stack.enter_async_context(
+            in_background(check_keys(store.pool, cipher=cipher), name="key_check")
+        )
         limits = await stack.enter_async_context(open_rate_limits(settings))
         temporal = await Client.connect(
             settings.temporal_address, namespace=settings.temporal_namespace, lazy=True

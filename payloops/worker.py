@@ -11,7 +11,8 @@ from psycopg_pool import AsyncConnectionPool
 from payloops.commands.cipher import Cipher
 from payloops.commands.client_secrets import ClientSecrets
 from payloops.commands.credentials import WEBHOOK_SECRET, get_processor_credentials
-from payloops.key_check import checking_keys
+from payloops.events.background import in_background
+from payloops.key_check import check_keys
 from payloops.listening import bind
 from payloops.logs import configure_logs
 from payloops.metrics import serving_metrics
@@ -62,7 +63,7 @@ async def run_worker(settings: Settings, *, sandbox: bool, bank: BankOptions | N
         open_store(settings, application_name="payloops worker") as store,
         open_sender(allow_loopback=settings.webhook_allow_loopback) as sender,
         serving_metrics(host=settings.host, port=settings.metrics_port, samplers=[store.sample]),
-        checking_keys(store.pool, cipher=cipher),
+        in_background(check_keys(store.pool, cipher=cipher), name="key_check"),
     ):
         client = await connect_unless_stopped(settings, stop=stop)
         if client is not None:

@@ -16,10 +16,11 @@ from payloops.commands.idempotency import (
     delete_expired,
     reserve,
 )
+from payloops.events.background import in_background
 from payloops.events.errors import ReceiptConflict
 from payloops.events.event_store import EventStore
 from payloops.events.metadata import Metadata
-from payloops.housekeeping import housekeeping
+from payloops.housekeeping import keep_house
 
 
 async def take(pool: AsyncConnectionPool, merchant_id: UUID, *, fingerprint: bytes = b"f") -> Reserved:
@@ -205,7 +206,7 @@ async def test_old_keys_are_deleted_while_the_service_runs(
 ) -> None:
     await create(store, merchant_id, by, await take(store.pool, merchant_id))
     await age(store.pool, "created_at", "25 hours")
-    async with housekeeping(store, every_seconds=0.05), asyncio.timeout(60):
+    async with in_background(keep_house(store, every_seconds=0.05), name="housekeeping"), asyncio.timeout(60):
         while await count(store.pool) > 0:
             await asyncio.sleep(0.01)
 
