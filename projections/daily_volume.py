@@ -4,7 +4,7 @@ Their row types, how events change them, and what a payment counts for. `project
 """
 
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -194,26 +194,6 @@ async def find_order_by_reference(
     return found[0][0] if len(found) == 1 else None
 
 
-@dataclass(frozen=True, slots=True)
-class DailyVolumeRow:
-    """A row of `daily_volume`: the payments of a merchant, currency, processor and status on one day in UTC.
-
-    Attributes:
-        begun: payments begun on that day that have this status now.
-        captured: payments captured on that day; their status is `captured`.
-        volume: their captured amounts, before refunds, in the currency's minor unit.
-    """
-
-    merchant_id: UUID
-    day: date
-    currency: str
-    processor: str
-    status: str
-    begun: int
-    captured: int
-    volume: int
-
-
 DAILY_VOLUME = Totals(
     name="daily_volume",
     of=PAYMENTS,
@@ -227,6 +207,9 @@ DAILY_VOLUME = Totals(
         FROM r WHERE captured_at IS NOT NULL
     """,
 )
+"""The payments of a merchant, currency, processor and status on each day in UTC: `begun`, those begun on it that have
+this status now; `captured`, those captured on it, whose status is `captured`; and `volume`, their captured amounts
+before refunds, in the currency's minor unit."""
 
 PROJECTION = Projection(
     name=CHECKPOINT, families=frozenset({"payment"}), tables=(PAYMENTS,), totals=(DAILY_VOLUME,), version=2
