@@ -59,7 +59,7 @@ async def update_refunded_amount(
     attempt: int,
     amount_refunded: int,
     requested_before: datetime,
-    as_of: int,
+    as_of: int | None,
     by: Metadata,
 ) -> None:
     """Record the refunded sum of a payment, learned by asking the processor.
@@ -67,7 +67,8 @@ async def update_refunded_amount(
     Args:
         requested_before: pending refunds requested before this are recorded as made, if the sum includes all of them.
             What earlier sums showed beyond this one is reversed, if nothing was recorded since then.
-        as_of: version of the order when the processor was asked: if it has changed since, nothing is reversed.
+        as_of: version of the order when the processor was asked: if it has changed since, nothing is reversed. None if
+            the sum may be another charge's: then nothing is, either.
 
     Raises:
         OrderNotFound.

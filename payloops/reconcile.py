@@ -311,13 +311,14 @@ async def _record(
             store, order_id=order.id, attempt=payment.attempt, processor_order_id=reference, by=by
         )
     if theirs.amount_refunded or order.amount_refunded:
+        same_charge = payment.has_reference(theirs.processor_transaction_id)
         await update_refunded_amount(
             store,
             order_id=order.id,
             attempt=payment.attempt,
             amount_refunded=theirs.amount_refunded,
             requested_before=stuck_before,
-            as_of=order.version,
+            as_of=order.version if same_charge else None,
             by=by,
         )
 

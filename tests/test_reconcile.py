@@ -222,6 +222,7 @@ async def test_what_a_sum_showed_and_the_sandbox_does_not_have_is_not_refunded(
         order_id=UUID(order_id),
         status="captured",
         processor_order_id=charge.processor_order_id,
+        processor_transaction_id=charge.processor_transaction_id,
         by=by,
     )
     refund = await merchant.shop.post(f"/v1/orders/{order_id}/refund", {"amount": 200})
@@ -242,6 +243,8 @@ async def test_what_a_sum_showed_and_the_sandbox_does_not_have_is_not_refunded(
     await operate_refund(store, charge, order_id=order_id, amount=300)
     await project_all(settings.database_url.get_secret_value())
     processor = SandboxProcessor(store.pool)
+    another = says("captured", processor_transaction_id="ch_2", amount_refunded=300)
+    assert (await reconciled(store, another))[order_id].outcome == "differs"
     if recent:
         found = (await reconciled(store, processor, older_than=DAY))[order_id]
         assert (found.outcome, found.detail) == ("differs", "refunded: 700 here, 300 there")
