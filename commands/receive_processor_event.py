@@ -66,7 +66,7 @@ class ProcessorEvent:
         attempt: ours, if the payment is labelled with it.
         outcome: what it means; None if events of this type are not handled.
         processor_order_id, processor_transaction_id: the payment's references at the processor.
-        amount: captured or refunded by this.
+        amount: captured or refunded by this; of Razorpay also of a payment that was authorized or failed.
         amount_refunded: of the whole payment so far, if it says so.
         refund_reference: the processor's, of the refund. refund_id: ours, if the refund is labelled with it.
     """
@@ -272,11 +272,24 @@ def _is_plausible(order: Order, payment: Payment, event: ProcessorEvent) -> bool
     if event.outcome == "captured" and event.amount is not None:
         capture = capture_of(order, payment)
         if capture is None:
-            return 0 < event.amount <= payment.amount
+            return 0 < event.amount <= payment.amount and _is_amount_of_razorpay(order, payment, event)
         return event.amount == capture.amount and not _is_another_charge(payment, event)
+    if event.outcome in {"authorized", "failed"}:
+        return _is_amount_of_razorpay(order, payment, event)
     if event.outcome == "refunded" and event.amount is not None:
         return all(refund.amount == event.amount for refund in _requested_refunds(order, event))
     return True
+
+
+def _is_amount_of_razorpay(order: Order, payment: Payment, event: ProcessorEvent) -> bool:
+    """Whether an amount can be that of this payment at Razorpay, which captures what was authorized, no less; True of
+    any other processor.
+
+    The notes of a payment come from the customer's browser (https://razorpay.com/docs/payments/payment-gateway), so
+    they may name the order of a dearer thing than was paid for.
+    """
+    requested = {t.amount for t in order.pending(payment.attempt, TransactionType.CAPTURE)}
+    return event.processor != "razorpay" or event.amount in {payment.amount, *requested}
 
 
 def _requested_refunds(order: Order, event: ProcessorEvent) -> list[Transaction]:

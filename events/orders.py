@@ -363,7 +363,7 @@ class ProcessorEventReceived(OrderFact):
             or of a refund (`refunded`, `refund_failed`).
         attempt: the payment that it is about; None if that is none of the order's, or not certain.
         processor_order_id, processor_transaction_id: the payment's references, as the event has them.
-        amount: of the capture or refund, in minor units.
+        amount: of the capture or refund, in minor units; of Razorpay's payments in any case.
         amount_refunded: of the whole payment, so far.
         refund_reference: the processor's, of a refund.
         refund_id: ours, where the processor passes it on.

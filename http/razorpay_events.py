@@ -48,7 +48,7 @@ def _payment(kind: str, payment: Any) -> ProcessorEvent:
         outcome=outcome,
         processor_order_id=reference(member(payment, "order_id")),
         processor_transaction_id=reference(member(payment, "id")),
-        amount=amount(member(payment, "amount")) if outcome == "captured" else None,
+        amount=amount(member(payment, "amount")),
         currency=text(member(payment, "currency")),
         error_code=text(member(payment, "error_code")) if outcome == "failed" else None,
         error_message=text(member(payment, "error_description")) if outcome == "failed" else None,

@@ -118,6 +118,28 @@ async def test_what_razorpay_says_by_a_right_signature_becomes_the_orders_truth(
     assert (await order_of(merchant, labels))["status"] == "captured"
 
 
+@pytest.mark.parametrize("kind", ["captured", "authorized", "failed"])
+@pytest.mark.parametrize("failed_before", [False, True])
+async def test_a_cheaper_payment_at_razorpay_pays_no_order_that_its_notes_name(
+    merchant: Merchant, processors: Processors, pool: AsyncConnectionPool, kind: str, failed_before: bool
+) -> None:
+    """The customer's browser writes the notes; a failed try may even have given the order its reference."""
+    labels = await paying(merchant, "razorpay", capture="manual")
+    if failed_before:
+        assert (await processors.razorpay(razorpay_payment("failed", labels))).status == 200
+    before = await order_of(merchant, labels)
+    cheap = razorpay_payment(
+        kind, labels, amount=100, order_id="order_2", id="pay_2", notes={**labels.json, "attempt": "1"}
+    )
+    assert (await processors.razorpay(cheap)).status == 200
+    order = await order_of(merchant, labels)
+    assert (order["status"], order["amountCaptured"]) == (before["status"], 0)
+    assert order["processorOrderId"] == before["processorOrderId"]
+    assert (await kept(pool))[-1][1] == "contradiction"
+    assert (await processors.razorpay(razorpay_payment(kind, labels))).status == 200
+    assert (await order_of(merchant, labels))["status"] == kind
+
+
 async def test_a_wrong_signature_appends_nothing(
     subtests: pytest.Subtests, api: Api, merchant: Merchant, pool: AsyncConnectionPool
 ) -> None:

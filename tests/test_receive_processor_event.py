@@ -263,7 +263,7 @@ def test_razorpays_authorization_completes_what_it_does_not_capture_by_itself(
 ) -> None:
     order = pay(new_order(), capture=capture)
     order.payments[1].processor = "razorpay"
-    receive(order, told("authorized", processor="razorpay"), by=BY)
+    receive(order, told("authorized", processor="razorpay", amount=AMOUNT), by=BY)
     assert order.status == status
     assert isinstance(order.pending_events[-2], ProcessorEventReceived)
     assert order.pending_events[-2].completes is completes
