@@ -5,7 +5,9 @@ import threading
 from uuid import UUID
 
 import pytest
+from aiohttp.test_utils import make_mocked_request
 from calling import Api, Merchant
+from multidict import CIMultiDict
 from psycopg_pool import AsyncConnectionPool
 
 from payloops.commands.cipher import Cipher
@@ -15,6 +17,7 @@ from payloops.events.event_store import EventStore
 from payloops.events.metadata import Metadata
 from payloops.http import endpoint
 from payloops.http.bodies import fingerprint
+from payloops.http.problems import Problem
 from payloops.settings import Settings
 
 
@@ -143,6 +146,13 @@ async def test_a_key_that_does_not_fit_is_refused(subtests: pytest.Subtests, mer
         with subtests.test(key=key):
             answer = await merchant.shop.post("/v1/orders", {"amount": 1}, key=key)
             assert answer.fields == {"Idempotency-Key"}
+
+
+def test_two_keys_are_none() -> None:
+    headers = CIMultiDict([("Idempotency-Key", "one"), ("Idempotency-Key", "one")])
+    with pytest.raises(Problem) as refusal:
+        endpoint._idempotency_key(make_mocked_request("POST", "/v1/orders", headers=headers))
+    assert [error.field for error in refusal.value.errors or ()] == ["Idempotency-Key"]
 
 
 async def test_a_key_may_be_any_printable_text(merchant: Merchant) -> None:

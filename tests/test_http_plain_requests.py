@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 
 import pytest
@@ -12,8 +12,9 @@ from aiohttp import web
 from calling import Api, Merchant, running_api
 from uuid_utils.compat import uuid7
 
+from payloops.http import connections
 from payloops.http.app import ROUTES, create_app
-from payloops.http.connections import MOST_AHEAD, connection_factory
+from payloops.http.connections import MOST_AHEAD, connection_factory, finish_requests
 from payloops.http.early_refusals import Head
 from payloops.http.endpoint import endpoint
 from payloops.http.middleware import frame
@@ -41,9 +42,10 @@ class Noted(PlainRoutes):
 class Server:
     """The API once more, over a listener of its own."""
 
-    def __init__(self, port: int, routes: Noted) -> None:
+    def __init__(self, port: int, routes: Noted, http: web.Server) -> None:
         self.port = port
         self.routes = routes
+        self.http = http
 
     @asynccontextmanager
     async def connected(self) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
@@ -79,7 +81,7 @@ async def serving(api: Api, *routes: Route) -> AsyncIterator[Server]:
     listener = bind("127.0.0.1", 0)
     port = listener.getsockname()[1]
     server = await asyncio.get_running_loop().create_server(factory, sock=listener)
-    yield Server(port, plain)
+    yield Server(port, plain, runner.server)
     server.close()
     await runner.cleanup()
 
@@ -313,6 +315,58 @@ async def test_a_place_is_kept_from_the_moment_it_arrives(settings: Settings) ->
             )
             assert [each.result()[0] for each in done] == [503]
             held.let.set()
+
+
+@pytest.mark.parametrize(("room", "status"), [(1, 200), (0, 503)])
+async def test_a_connection_may_be_idle_for_longer_than_a_head_may_take(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, room: int, status: int
+) -> None:
+    """After an answer as after a refusal."""
+    monkeypatch.setattr(connections, "HEAD_DEADLINE", 0.3)
+    async with (
+        running_api(settings.model_copy(update={"max_in_flight": 1})) as api,
+        AsyncExitStack() as stack,
+    ):
+        merchant = await api.merchant()
+        sent = request("GET", f"/v1/orders/{await merchant.order()}", key_of(merchant))
+        for _ in range(1 - room):
+            stack.enter_context(api.services.admission.admit("work"))
+        async with serving(api) as server, server.connected() as (reader, writer):
+            for _ in range(2):
+                writer.write(sent)
+                assert (await answer(reader))[0] == status
+                await asyncio.sleep(0.5)
+            writer.write(sent[:20])
+            assert await reader.read() == b""
+
+
+async def test_a_connection_that_is_idle_for_too_long_ends_and_none_that_is_in_use(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "KEEPALIVE", 1.0)
+    merchant, held = await api.merchant(), Held()
+    async with serving(api, held.route) as server, server.connected() as (reader, writer):
+        writer.write(request("GET", f"/v1/orders/{await merchant.order()}", key_of(merchant)))
+        assert (await answer(reader))[0] == 200
+        writer.write(request("GET", "/v1/held", key_of(merchant)))
+        await held.begun.wait()
+        await asyncio.sleep(1.2)
+        held.let.set()
+        assert (await answer(reader))[0] == 200
+        assert await reader.read() == b""
+
+
+async def test_a_process_that_ends_waits_until_it_is_answered(api: Api) -> None:
+    merchant, held = await api.merchant(), Held()
+    async with serving(api, held.route) as server, server.connected() as (reader, writer):
+        writer.write(request("GET", "/v1/held", key_of(merchant)))
+        await held.begun.wait()
+        finishing = asyncio.create_task(finish_requests(server.http, seconds=60))
+        await asyncio.sleep(0.1)
+        assert not finishing.done()
+        held.let.set()
+        assert (await answer(reader))[0] == 200
+        await finishing
 
 
 async def test_a_connection_ends_with_the_answer_once_the_process_is_to_end(api: Api) -> None:
