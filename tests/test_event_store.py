@@ -13,10 +13,11 @@ import log_lock
 import psycopg
 import pytest
 from eventsourcing.persistence import StoredEvent
+from holding import holding_proxy
 from psycopg_pool import AsyncConnectionPool
 from uuid_utils.compat import uuid7
 
-from payloops.events import conflicts
+from payloops.events import appender, conflicts
 from payloops.events.authenticity import content_hash, derive_mac_key, event_mac, is_authentic
 from payloops.events.connections import connection_pool
 from payloops.events.encoding import encode
@@ -457,6 +458,40 @@ async def test_an_append_whose_connection_was_ended_before_it_committed_is_repor
     await store.append(collected(begun()))  # and the next goes through
 
 
+@pytest.mark.usefixtures("lock_is_waited_for")
+async def test_an_append_that_is_reported_as_not_done_is_not_done_later(
+    store: EventStore, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PostgreSQL would go on with it, although nobody waits for the answer any more."""
+    monkeypatch.setattr(appender, "SEND_SECONDS", 1.0)
+    url = settings.database_url.get_secret_value()
+    async with (
+        EventStore(url, store.pool, mac_key=MAC_KEY, patience=PATIENCE) as impatient,
+        await psycopg.AsyncConnection.connect(url) as blocker,
+    ):
+        await blocker.execute(log_lock.TAKE)
+        with pytest.raises(StoreUnavailable):
+            await impatient.append(collected(begun()))
+        await blocker.rollback()
+    assert await store.append(collected(begun())) == 1
+
+
+async def test_an_answer_that_does_not_come_is_looked_for_in_the_log(
+    store: EventStore, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(appender, "SEND_SECONDS", 1.0)
+    async with (
+        asyncio.timeout(PATIENCE),
+        holding_proxy(settings.database_url.get_secret_value()) as proxy,
+        EventStore(proxy.url, store.pool, mac_key=MAC_KEY, patience=PATIENCE) as waiting,
+    ):
+        proxy.hold = CountingBegan.TOPIC.encode()
+        append = asyncio.create_task(waiting.append(collected(begun())))
+        await proxy.held.wait()
+        proxy.hold = None
+        assert await append == 1
+
+
 async def test_an_append_goes_through_whose_connection_was_ended_while_it_was_idle(store: EventStore) -> None:
     await store.append(collected(begun()))
     statement = store._appender._statement
@@ -516,6 +551,14 @@ async def test_beside_others_a_process_writes_all_that_waits_at_once(
         await other.append(collected(begun()))
     await store.append(collected(begun()))
     assert await transactions_of_64(store) == 1
+
+
+async def test_only_so_many_events_are_written_at_once(
+    store: EventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(appender, "MAX_BATCH_EVENTS", 8)
+    await store.append(collected(begun()))
+    assert await transactions_of_64(store) == 8
 
 
 async def test_more_appends_than_may_wait_are_turned_away_at_once(settings: Settings) -> None:
