@@ -372,6 +372,21 @@ async def test_a_connection_that_is_idle_for_too_long_ends_and_none_that_is_in_u
         assert await reader.read() == b""
 
 
+async def test_who_took_an_answer_in_time_is_not_cut_off_later(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "WRITE_DEADLINE", 0.1)
+    merchant = await api.merchant()
+    async with serving(api) as server, server.connected() as (reader, writer):
+        for _ in range(2):
+            writer.write(request("GET", "/v1/orders", key_of(merchant)))
+            assert (await answer(reader))[0] == 200
+            [connection] = server.http.connections
+            connection.pause_writing()
+            connection.resume_writing()
+            await asyncio.sleep(0.2)
+
+
 async def test_a_process_that_ends_waits_until_it_is_answered(api: Api) -> None:
     merchant, held = await api.merchant(), Held()
     async with serving(api, held.route) as server, server.connected() as (reader, writer):
