@@ -173,6 +173,15 @@ def test_where_a_request_comes_from(forwarded: tuple[str, ...], proxies: int, ad
     assert client_address(request, trusted_proxies=proxies) == address
 
 
+@pytest.mark.parametrize(("forwarded", "proxies"), [((), 0), ((), 1), (("unknown",), 1)])
+def test_all_addresses_of_a_network_count_together_without_proxies_too(
+    forwarded: tuple[str, ...], proxies: int
+) -> None:
+    headers = CIMultiDict([("X-Forwarded-For", each) for each in forwarded])
+    request = make_mocked_request("GET", "/", headers=headers).clone(remote="2001:db8:1:2::9")
+    assert client_address(request, trusted_proxies=proxies) == "2001:db8:1:2::/64"
+
+
 async def test_processes_count_together(limited: Settings) -> None:
     configured = limited.model_copy(update={"login_limit_per_account": "2/minute"})
     async with running_api(configured) as one, running_api(configured) as two:
@@ -272,6 +281,25 @@ def test_windows_of_ones_own_move_and_are_bounded(monkeypatch: pytest.MonkeyPatc
     for who in "bcdefg":
         windows.wait(limit, (who,))
     assert len(windows._tries) == 3
+
+
+def test_each_of_several_limits_has_a_window_of_its_own() -> None:
+    now = 1_000.0
+    windows = LocalWindows(clock=lambda: now)
+    limits = parse_many("8/minute; 12/hour; 3/day")  # of which a process allows 2, 3 and, at the least, 1
+    assert [windows.wait(limits[:2], ("a",)) for _ in range(3)] == [None, None, 60.0]
+    now += 60
+    assert [windows.wait(limits[:2], ("a",)) for _ in range(2)] == [None, 3_540.0]
+    assert [windows.wait(limits[2:], ("a",)) for _ in range(2)] == [None, 86_400.0]
+
+
+def test_of_many_windows_those_used_last_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rate_limits, "MAX_WINDOWS", 3)
+    windows = LocalWindows(clock=lambda: 0.0)
+    limit = parse_many("4/minute")
+    for who in "abcad":
+        windows.wait(limit, (who,))
+    assert windows.wait(limit, ("a",)) == 60.0
 
 
 async def test_limits_can_be_switched_off(settings: Settings) -> None:
