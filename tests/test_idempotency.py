@@ -133,6 +133,8 @@ async def test_a_request_that_was_overtaken_neither_lets_go_of_the_key_nor_chang
     store: EventStore, merchant_id: UUID, by: Metadata
 ) -> None:
     slow, heir = await overtaken(store.pool, merchant_id)
+    with pytest.raises(IdempotencyInProgress):  # the new owner has a lease of its own
+        await take(store.pool, merchant_id)
     assert not await slow.release(store.pool)
     await store.answer(slow.receipt(400, b"no"))
     await create(store, merchant_id, by, heir)
