@@ -2,6 +2,7 @@
 
 import os
 from contextlib import contextmanager
+from datetime import timedelta
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Annotated
 from uuid import UUID
@@ -295,12 +296,9 @@ def reconcile(
     taken from the `payloops dev` of the data directory.
     """
     from payloops.dev_environment import read_environment  # noqa: PLC0415
-    from payloops.reconcile import duration, run_reconcile  # noqa: PLC0415
+    from payloops.reconcile import run_reconcile  # noqa: PLC0415
 
-    try:
-        times = {"older_than": duration(older_than), "since": duration(since)}
-    except ValueError as error:
-        fail(str(error), status=WRONG_SETTINGS)
+    times = {"older_than": _duration("--older-than", older_than), "since": _duration("--since", since)}
     for name, value in read_environment(data_dir=data_dir).items():
         os.environ.setdefault(name, value)
     settings = settings_of_environment()
@@ -310,6 +308,15 @@ def reconcile(
     )
     if not agrees:
         raise typer.Exit(1)
+
+
+def _duration(option: str, text: str) -> timedelta:
+    from payloops.reconcile import duration  # noqa: PLC0415
+
+    try:
+        return duration(text)
+    except ValueError as error:
+        fail(f"{option}: {error}", status=WRONG_SETTINGS)
 
 
 @projections.command("status")

@@ -211,6 +211,7 @@ async def test_the_command_prints_what_fits(settings: Settings, shop: dict[str, 
     status, out, _ = await run_command(settings, "audit", "search", "--limit", "1")
     assert (status, "and more, older" in out) == (0, True)
     assert await run_command(settings, "audit", "search", "nothing") == (1, "no order matches\n", "")
-    for wrong in (("--amount", "49.99"), ("--from", "yesterday")):
+    reversed_times = ("--from", "2026-11-24", "--to", "2026-11-23")
+    for wrong in (("--amount", "49.99"), ("--from", "yesterday"), reversed_times):
         status, out, err = await run_command(settings, "audit", "search", *wrong)
         assert (status, out, err.count("\n")) == (2, "", 1)

@@ -226,3 +226,10 @@ async def test_a_demonstration_at_another_program_says_so_in_one_line(
     assert (status, out) == (1, "")
     assert err.startswith(f"payloops: no PayLoops service answers at {url} (")
     assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("option", ["--older-than", "--since"])
+async def test_a_duration_that_is_none_is_refused_with_its_option(settings: Settings, option: str) -> None:
+    status, out, err = await run_command(settings, "reconcile", option, "soon")
+    assert (status, out) == (2, "")
+    assert err == f"payloops: {option}: 'soon' is no duration: write 90s, 10m, 24h or 7d\n"

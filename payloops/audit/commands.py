@@ -126,6 +126,8 @@ def audit_search(
         )
     except (NotUnderstood, ValueError) as error:
         fail(str(error), status=WRONG_SETTINGS)
+    if search.created_from and search.created_to and search.created_from >= search.created_to:
+        fail("--from must be before --to", status=WRONG_SETTINGS)
     work = show_found(database_url=database_url_of(data_dir), search=search, limit=limit, as_json=as_json)
     if not _run(work):
         raise typer.Exit(1)
