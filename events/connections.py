@@ -60,7 +60,7 @@ class TooManyConnections(psycopg.OperationalError):
     def __init__(self) -> None:
         super().__init__(
             "PostgreSQL has no connection left: lower DATABASE_POOL_SIZE, run fewer processes, or raise"
-            ' max_connections ("Connections to PostgreSQL" in README.md has the sum)'
+            ' max_connections ("Connections to PostgreSQL" in docs/operating.md has the sum)'
         )
 
 

@@ -1,6 +1,6 @@
 """Settings: read from the environment once, in the composition root, and passed on as values.
 
-README.md lists them with the same descriptions; tests/test_docs.py compares.
+docs/operating.md lists them with the same descriptions; tests/test_docs.py compares.
 """
 
 import json
@@ -252,7 +252,7 @@ class Settings(StoreSettings, KeySettings):
         default=None,
         description=(
             "for tests: `<point>:<n>` makes the process kill itself there "
-            "([docs/faults.md](docs/faults.md)); refused unless `ENVIRONMENT` is `development`"
+            "([docs/faults.md](faults.md)); refused unless `ENVIRONMENT` is `development`"
         ),
     )
 

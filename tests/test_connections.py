@@ -82,7 +82,7 @@ COUNT = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database(
 
 
 async def test_a_process_of_the_api_takes_its_pool_and_seven_more(settings: Settings) -> None:
-    """So that README's sum of connections is right: four processes and the others fit into PostgreSQL's hundred."""
+    """The sum of connections in docs/operating.md is right: four processes and the others fit into a hundred."""
     database_url = settings.database_url.get_secret_value()
     async with running_api(settings) as api, await connect(database_url, application_name="test") as counting:
         merchant = await api.merchant()

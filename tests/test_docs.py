@@ -1,4 +1,4 @@
-"""What a reader would check in the README is true."""
+"""What a reader would check in README.md and docs/operating.md is true."""
 
 import re
 import subprocess
@@ -16,6 +16,7 @@ from payloops.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
+OPERATING = (ROOT / "docs/operating.md").read_text()
 
 
 @pytest.mark.parametrize("route", ROUTES, ids=lambda route: f"{route.method} {route.path}")
@@ -23,8 +24,8 @@ def test_the_readme_names_every_route(route: Route) -> None:
     assert f"`{route.method} {route.path}`" in README
 
 
-def test_the_readme_names_every_setting_with_its_default_and_description() -> None:
-    found = re.findall(r"^\| `([A-Z_]+)` \| ([^|]+) \| ([^|]+) \|$", README, re.MULTILINE)
+def test_the_docs_name_every_setting_with_its_default_and_description() -> None:
+    found = re.findall(r"^\| `([A-Z_]+)` \| ([^|]+) \| ([^|]+) \|$", OPERATING, re.MULTILINE)
     rows = {name: (default, description) for name, default, description in found}
     assert set(rows) == {name.upper() for name in Settings.model_fields}
     for name, field in Settings.model_fields.items():
@@ -49,9 +50,9 @@ def _as_written(default: object) -> str:
             return str(default)
 
 
-def test_the_readme_names_every_command() -> None:
+def test_the_docs_name_every_command() -> None:
     commands = get_command(app).commands  # type: ignore[attr-defined]
-    missing = {name for name in commands if f"payloops {name}" not in README}
+    missing = {name for name in commands if f"payloops {name}" not in README + OPERATING}
     assert missing == set()
 
 

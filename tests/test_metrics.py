@@ -28,7 +28,7 @@ from payloops.http.app import ROUTES
 from payloops.metrics import CACHE_SECONDS, Metrics
 from payloops.settings import Settings
 
-README = (Path(__file__).resolve().parent.parent / "README.md").read_text()
+OPERATING = (Path(__file__).resolve().parent.parent / "docs/operating.md").read_text()
 SECONDS = 60
 
 
@@ -169,7 +169,7 @@ async def test_the_readme_names_every_metric(api: Api) -> None:
         for each in told.families
         if each.name != "payloops_reading"
     }
-    assert {name for name in names if f"`{name.removeprefix('payloops_')}`" not in README} == set()
+    assert {name for name in names if f"`{name.removeprefix('payloops_')}`" not in OPERATING} == set()
 
 
 async def test_whichever_process_is_asked_answers_for_all_also_for_those_that_were_killed(
