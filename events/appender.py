@@ -309,6 +309,7 @@ class Appender:
             if not self._queue:
                 self._woken = self._loop.create_future()
                 await self._woken
+            await self._wait_for_more()
             batch = self._gather()
             try:
                 if batch:
@@ -317,6 +318,19 @@ class Appender:
                 log.exception("appender.batch_failed")
                 for append in batch:
                     append.fail(error)
+
+    async def _wait_for_more(self) -> None:
+        """Wait while each turn of the event loop brings further appends, and the batch takes more.
+
+        The callers of a batch append again one after the other, as their requests arrive. If the first were sent at
+        once, the others would wait for its commit. A lone caller's append is sent at once.
+        """
+        if self._last_batch <= 1:
+            return
+        waiting, limit = 0, self._batch_limit()
+        while waiting < len(self._queue) < limit:
+            waiting = len(self._queue)
+            await asyncio.sleep(0)
 
     def _gather(self) -> list[_Append]:
         batch: list[_Append] = []

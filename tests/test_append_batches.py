@@ -8,6 +8,7 @@ from uuid import UUID
 
 import pytest
 from eventsourcing.persistence import StoredEvent
+from projecting import one
 from uuid_utils.compat import uuid7
 
 from payloops.events.appender import Receipt
@@ -25,6 +26,7 @@ RESERVED = """
 EVENTS = (
     "SELECT notification_id, originator_id, originator_version FROM stored_events ORDER BY notification_id"
 )
+TRANSACTIONS = "SELECT count(DISTINCT xid) FROM stored_events WHERE notification_id = ANY(%s)"
 ANSWERS = "SELECT key FROM idempotency_keys WHERE response_status IS NOT NULL"
 KEYS = "SELECT originator_id FROM personal_keys"
 
@@ -129,3 +131,24 @@ async def test_a_batch_does_what_its_appends_would_do_one_by_one(store: EventSto
             assert {row[0] for row in await (await connection.execute(ANSWERS)).fetchall()} == model.answers
             assert {row[0] for row in await (await connection.execute(KEYS)).fetchall()} == model.keys
     assert len(model.events) > BATCHES
+
+
+async def test_appends_in_successive_turns_of_the_loop_share_a_batch_and_a_lone_one_waits_for_none(
+    store: EventStore,
+) -> None:
+    async def append_after(turns: int) -> int:
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        append = Append({uuid7(): range(1, 2)}, None, overtaken=False)
+        position = await outcome_of(store, append)
+        assert isinstance(position, int)
+        return position
+
+    async def transactions_of(positions: Iterable[int]) -> object:
+        return await one(store, TRANSACTIONS, list(positions))
+
+    alone = await asyncio.gather(append_after(0), append_after(1))
+    assert await transactions_of(alone) == 2
+    await asyncio.gather(*(append_after(0) for _ in range(2)))
+    several = await asyncio.gather(*(append_after(turns) for turns in range(8)))
+    assert await transactions_of(several) == 1
