@@ -285,8 +285,8 @@ def _is_amount_of_razorpay(order: Order, payment: Payment, event: ProcessorEvent
     """Whether an amount can be that of this payment at Razorpay, which captures what was authorized, no less; True of
     any other processor.
 
-    The notes of a payment come from the customer's browser (https://razorpay.com/docs/payments/payment-gateway), so
-    they may name the order of a dearer thing than was paid for.
+    The notes of a payment, which name the order, may come from the customer's browser: of a dearer thing than was paid
+    for.
     """
     requested = {t.amount for t in order.pending(payment.attempt, TransactionType.CAPTURE)}
     return event.processor != "razorpay" or event.amount in {payment.amount, *requested}
