@@ -716,10 +716,10 @@ async def test_a_capture_is_forwarded_once_the_reference_of_its_payment_is_known
         [(_, why)] = await parked(store)
         assert "payloops reconcile asks it" in why
         books.known[order_id] = replace(known(order_id, "authorized"), processor_order_id=None)
-        assert (await look()).startswith("unknown: its reference there is not certain")
+        assert (await look()).startswith("unknown: the processor's reference of the payment is not certain")
         assert await parked(store) == [("payment.capture_requested", why)]
         books.known[order_id] = replace(known(order_id, "authorized"), processor_transaction_id=None)
-        assert (await look()).startswith("unknown: payment.capture_requested: not there")
+        assert (await look()).startswith("unknown: payment.capture_requested: unknown to the processor")
         capture = await started(client, f"capture-{order_id}")
         assert capture["input"]["processorOrderId"] == f"po_{order_id}"
         await until_nothing_is_parked(store)
