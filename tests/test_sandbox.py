@@ -22,7 +22,6 @@ from payloops.embedded import EmbeddedServers
 from payloops.events.event_store import EventStore
 from payloops.sandbox import ledger, workflows
 from payloops.sandbox.activities import SLOW_SECONDS, SandboxActivities
-from payloops.sandbox.merchant_notifier import open_notifier
 from payloops.sandbox.messages import ChargeAnswer, ChargeRequest
 from payloops.sandbox.worker import sandbox_worker
 from payloops.workflows_client.connection import connect
@@ -543,43 +542,6 @@ async def test_workers_that_start_together_open_the_books_once(pool: ledger.Pool
         await connection.execute("DROP SCHEMA sandbox CASCADE")
     await asyncio.gather(*(ledger.create_schema(pool) for _ in range(4)))
     assert await ledger.find_charge(pool, order_id="none", attempt=1) is None
-
-
-async def test_books_of_an_earlier_version_keep_what_they_say_of_notifications(pool: ledger.Pool) -> None:
-    charge, _ = await ledger.charge(
-        pool,
-        order_id="an order",
-        attempt=1,
-        processor="stripe",
-        amount=1_000,
-        currency="USD",
-        token="tok_3ds",
-        manual_capture=False,
-    )
-    await ledger.record_notification(pool, processor_order_id=charge.processor_order_id, arrived=True)
-    before = await ledger.find_charge(pool, order_id="an order", attempt=1)
-    async with pool.connection() as connection:
-        await connection.execute("ALTER TABLE sandbox.charges RENAME notified_at TO told_at")
-        await connection.execute("ALTER TABLE sandbox.charges RENAME notifications TO tellings")
-    await notifies_for_a_moment(pool)  # a worker begins with this while it brings the books up to date
-    await ledger.create_schema(pool)
-    after = await ledger.find_charge(pool, order_id="an order", attempt=1)
-    assert after is not None
-    assert after == before
-    assert (after.notified_at is not None, after.notifications) == (True, 1)
-
-
-async def notifies_for_a_moment(pool: ledger.Pool) -> None:
-    async def nothing(merchant_id: uuid.UUID, processor: str) -> None:
-        return None
-
-    stop = asyncio.Event()
-    async with open_notifier(pool=pool, url="http://127.0.0.1:1", webhook_secret=nothing) as notifier:
-        running = asyncio.create_task(notifier.run(stop=stop))
-        done, _ = await asyncio.wait({running}, timeout=0.5)
-        stop.set()
-        await running
-    assert not done
 
 
 async def test_with_a_codec_key_a_workflows_history_holds_no_credentials(

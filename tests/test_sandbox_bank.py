@@ -232,12 +232,12 @@ async def test_retrying_ends_after_so_many_attempts(street: Street, monkeypatch:
     stop = asyncio.Event()
     task = asyncio.create_task(street.notifier.run(stop=stop))
     async with asyncio.timeout(20):
-        while (await street.of(path)).notifications < 3:
+        while (await street.of(path)).tellings < 3:
             await asyncio.sleep(0.02)
     stop.set()
     await task
     assert await ledger.unreported_decisions(street.pool, max_attempts=3, limit=1) == []
-    assert ((await street.of(path)).notifications, (await street.of(path)).notified_at) == (3, None)
+    assert ((await street.of(path)).tellings, (await street.of(path)).told_at) == (3, None)
 
 
 async def test_without_a_webhook_secret_nobody_is_told_and_the_page_says_so(street: Street) -> None:

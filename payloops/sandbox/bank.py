@@ -66,7 +66,7 @@ class Bank:
             charge=charge,
             shop=await self._shop(charge),
             path=request.path,
-            known=charge.decided_at is None or charge.notified_at is not None,
+            known=charge.decided_at is None or charge.told_at is not None,
         )
         return web.Response(
             body=body.encode(), content_type="text/html", charset="utf-8", headers=html.PAGE_HEADERS
@@ -91,7 +91,7 @@ class Bank:
             processor_transaction_id=None,
             at_bank=True,
         )
-        if decided.decided_at is not None and decided.notified_at is None:
+        if decided.decided_at is not None and decided.told_at is None:
             await self.notifier.notify(decided)
         return web.Response(status=303, headers={hdrs.LOCATION: request.path})
 

@@ -71,23 +71,16 @@ CREATE TABLE IF NOT EXISTS sandbox.operations (
 )
 """,
     """
-DO $$ BEGIN
-    ALTER TABLE sandbox.charges RENAME COLUMN told_at TO notified_at;
-    ALTER TABLE sandbox.charges RENAME COLUMN tellings TO notifications;
-EXCEPTION WHEN undefined_column THEN NULL;
-END $$
-""",
-    """
 ALTER TABLE sandbox.charges
     ADD COLUMN IF NOT EXISTS merchant_id text,
     ADD COLUMN IF NOT EXISTS return_url text,
     ADD COLUMN IF NOT EXISTS decided_at timestamptz,
-    ADD COLUMN IF NOT EXISTS notified_at timestamptz,
-    ADD COLUMN IF NOT EXISTS notifications integer NOT NULL DEFAULT 0
+    ADD COLUMN IF NOT EXISTS told_at timestamptz,
+    ADD COLUMN IF NOT EXISTS tellings integer NOT NULL DEFAULT 0
 """,
     """
 CREATE INDEX IF NOT EXISTS charges_untold ON sandbox.charges (decided_at)
-    WHERE decided_at IS NOT NULL AND notified_at IS NULL
+    WHERE decided_at IS NOT NULL AND told_at IS NULL
 """,
 )
 NO_BANK_URL = "https://sandbox.payloops.invalid"
@@ -101,8 +94,8 @@ class Charge:
     Attributes:
         return_url: where the customer comes from and is sent back to.
         decided_at: when the customer decided at the bank. Other outcomes are reported by the workflow.
-        notified_at: when the merchant was notified of the decision by webhook.
-        notifications: number of attempts to notify the merchant.
+        told_at: when the merchant was notified of the decision by webhook.
+        tellings: number of attempts to notify the merchant.
     """
 
     order_id: str
@@ -124,8 +117,8 @@ class Charge:
     merchant_id: str | None
     return_url: str | None
     decided_at: datetime | None
-    notified_at: datetime | None
-    notifications: int
+    told_at: datetime | None
+    tellings: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -252,7 +245,7 @@ async def unreported_decisions(pool: Pool, *, max_attempts: int, limit: int) -> 
     async with _cursor(pool, Charge) as cursor:
         await cursor.execute(
             """SELECT * FROM sandbox.charges
-               WHERE decided_at IS NOT NULL AND notified_at IS NULL AND notifications < %s
+               WHERE decided_at IS NOT NULL AND told_at IS NULL AND tellings < %s
                ORDER BY decided_at LIMIT %s""",
             (max_attempts, limit),
         )
@@ -263,8 +256,8 @@ async def record_notification(pool: Pool, *, processor_order_id: str, arrived: b
     """Record an attempt to notify a merchant."""
     async with pool.connection() as connection:
         await connection.execute(
-            """UPDATE sandbox.charges SET notifications = notifications + 1,
-                   notified_at = CASE WHEN %s THEN coalesce(notified_at, now()) ELSE notified_at END
+            """UPDATE sandbox.charges SET tellings = tellings + 1,
+                   told_at = CASE WHEN %s THEN coalesce(told_at, now()) ELSE told_at END
                WHERE processor_order_id = %s""",
             (arrived, processor_order_id),
         )

@@ -83,8 +83,7 @@ class MerchantNotifier:
     async def run(self, *, stop: asyncio.Event) -> None:
         """Retry what has not arrived, until `stop` is set."""
         while not stop.is_set():
-            # The schema does not exist yet, or is that of an earlier version.
-            with contextlib.suppress(psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn):
+            with contextlib.suppress(psycopg.errors.UndefinedTable):  # the schema does not exist yet
                 await self._retry()
             await sleep_unless_stopped(PAUSE_SECONDS * random.uniform(0.5, 1.5), stop=stop)  # noqa: S311  # jitter
 
