@@ -40,6 +40,8 @@ MAX_BATCH_APPENDS = 256
 MAX_BATCH_EVENTS = 2_000
 MIN_HALF_APPENDS = 32
 """The least that halving leaves in a batch: smaller ones would cost PostgreSQL more than the process gains."""
+SMALL_BATCH_APPENDS = 16
+"""A batch of as many is sent without waiting for more of them, which would keep PostgreSQL idle."""
 SEND_SECONDS = 8.0
 """How long a sent batch may take: more than PostgreSQL's own statement_timeout, which normally ends it first."""
 EXPIRIES = 20
@@ -320,15 +322,15 @@ class Appender:
                     append.fail(error)
 
     async def _wait_for_more(self) -> None:
-        """Wait while each turn of the event loop brings further appends, and the batch takes more.
+        """Wait while each turn of the event loop brings further appends, and the batch is still small.
 
         The callers of a batch append again one after the other, as their requests arrive. If the first were sent at
         once, the others would wait for its commit. A lone caller's append is sent at once.
         """
         if self._last_batch <= 1:
             return
-        waiting, limit = 0, self._batch_limit()
-        while waiting < len(self._queue) < limit:
+        waiting = 0
+        while waiting < len(self._queue) < SMALL_BATCH_APPENDS:
             waiting = len(self._queue)
             await asyncio.sleep(0)
 
