@@ -174,11 +174,9 @@ def receive(order: Order, event: ProcessorEvent, *, by: Metadata) -> Effect:
         return effect
     if len(order.processor_events) >= MAX_RECORDED:
         raise TooManyProcessorEvents(order.id)
-    if payment is None:
-        _record_event(order, event, attempt=None, effect=effect, by=by)
-        return effect
-    _record_event(order, event, attempt=payment.attempt, effect=effect, completes=completes, by=by)
-    if effect != "contradiction":
+    attempt = None if payment is None else payment.attempt
+    _record_event(order, event, attempt=attempt, effect=effect, completes=completes, by=by)
+    if payment is not None and effect != "contradiction":
         _record_consequences(order, payment, event, by=by)
     return effect
 
