@@ -320,7 +320,7 @@ class Connection(RequestHandler):
 
 
 def _ignore_expectation(request: web.BaseRequest) -> None:
-    """Remove an `Expect` with an unknown value: where there is no route, aiohttp would refuse it before any handler."""
+    """Remove an `Expect` with an unknown value, which is to be ignored: aiohttp refuses it where there is no route."""
     # Not by `request.headers`, which remembers its value, nor by `clone`, which encodes all headers again.
     headers = request._headers  # noqa: SLF001
     if headers.get(hdrs.EXPECT, CONTINUE).lower() != CONTINUE:

@@ -326,9 +326,8 @@ async def _replay(call: Call[Any, Any], replay: Replay) -> web.Response:
 
 
 async def expect(request: web.Request) -> None:
-    """Answer `Expect: 100-continue`, unless the body will be refused. Other expectations are ignored (RFC 9110)."""
-    asks = request.headers.get("Expect", "").lower() == "100-continue" and request.version >= HttpVersion11
-    if asks and not _announces_too_much(request):
+    """Answer `Expect: 100-continue`, unless the body will be refused. Connections remove any other expectation."""
+    if request.version >= HttpVersion11 and not _announces_too_much(request):
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         request.writer.output_size = 0  # these bytes are not part of the answer
 
