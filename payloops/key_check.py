@@ -1,19 +1,14 @@
 """Finds out at start whether the encryption keys open what is stored."""
 
-import asyncio
-
 import psycopg
 import structlog
 from psycopg_pool import AsyncConnectionPool
 
 from payloops.commands.cipher import REMEDY, Cipher
 from payloops.commands.rotate_keys import OF_MERCHANTS, key_usage
-from payloops.events.connections import command_pool
+from payloops.events.connections import command_pool, wait_to_reconnect
 from payloops.settings import KeySettings
 from payloops.wiring import make_cipher
-
-AGAIN_SECONDS = 5.0
-"""Until the next try, while the database is down."""
 
 log = structlog.get_logger()
 
@@ -37,7 +32,7 @@ async def check_keys(pool: AsyncConnectionPool, *, cipher: Cipher) -> None:
             usage = await key_usage(pool, cipher=cipher, columns=OF_MERCHANTS)
         except psycopg.Error as error:
             log.warning("encryption_key.not_checked", error=type(error).__name__)
-            await asyncio.sleep(AGAIN_SECONDS)
+            await wait_to_reconnect()
             continue
         for each in usage:
             if each.unknown:
