@@ -73,11 +73,7 @@ class Client:
                 answered = await _body_of(response)
         except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError) as error:
             raise ServiceAbsentError(url=self.url, why="that is no URL of http or https") from error
-        except (
-            aiohttp.ClientError,
-            TimeoutError,
-            ValueError,
-        ) as error:  # ValueError: of parts of URLs and headers
+        except (aiohttp.ClientError, TimeoutError, ValueError) as error:  # ValueError: a part of the URL
             raise ServiceAbsentError(url=self.url, why=str(error) or type(error).__name__) from error
         if CORRELATION_HEADER not in response.headers:
             why = f"what answered {response.status} there is another program"
