@@ -19,7 +19,7 @@ def main() -> None:
         # If they are closed (None), the next file opened would get their descriptor, and be written to.
         sys.stdout = sys.stdout or os.fdopen(_devnull(), "w")
         sys.stderr = sys.stderr or os.fdopen(_devnull(), "w")
-        from payloops.cli import app  # noqa: PLC0415  # imports much, so it is imported where Ctrl-C is handled
+        from payloops.cli.app import app  # noqa: PLC0415  # imports much, so it is imported where Ctrl-C is handled
 
         try:
             app()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
-from payloops.cli import app
+from payloops.cli.app import app
 
 ROOT = Path(__file__).resolve().parent.parent
 OPERATING = (ROOT / "docs/operating.md").read_text()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
-from payloops.cli import app
+from payloops.cli.app import app
 from payloops.http.app import ROUTES
 from payloops.http.routing import Route
 from payloops.settings import Settings

@@ -20,7 +20,7 @@ from evolution import (
 from processes import environment_of
 from typer.testing import CliRunner
 
-from payloops.cli import app
+from payloops.cli.app import app
 from payloops.events.event_types import fact_types
 from payloops.events.orders import OrderCreated
 from payloops.events.personal_data import DROPPED

@@ -1,20 +1,12 @@
-"""The commands of `payloops privacy`. Each imports what it runs, so that `--help` is quick."""
+"""The commands of `payloops privacy`."""
 
 from typing import TYPE_CHECKING, Annotated
 from uuid import UUID
 
 import typer
 
-from payloops.command_line import (
-    DEFAULT_DATA_DIR,
-    WRONG_SETTINGS,
-    AsJson,
-    DataDir,
-    database_url_of,
-    fail,
-    run_async,
-    settings_of,
-)
+from payloops.cli.options import DEFAULT_DATA_DIR, AsJson, DataDir
+from payloops.cli.running import WRONG_SETTINGS, database_url_of, fail, run_async, settings_of
 
 if TYPE_CHECKING:
     from payloops.commands.personal_keys import Customer

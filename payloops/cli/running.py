@@ -1,9 +1,9 @@
-"""Shared by all commands: options, settings, and errors reported in one line."""
+"""How commands run: with which settings, and with errors reported in one line."""
 
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import typer
 
@@ -12,13 +12,6 @@ if TYPE_CHECKING:
 
     from payloops.settings import DatabaseSettings, Settings
 
-DataDir = Annotated[
-    Path,
-    typer.Option(
-        "--data-dir", envvar="PAYLOOPS_DATA_DIR", help="Where the embedded servers keep their data."
-    ),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 T = TypeVar("T")
 S = TypeVar("S", bound="DatabaseSettings")
 WRONG_SETTINGS = 2
@@ -28,7 +21,6 @@ DATABASE_DOWN = "the database does not answer"
 HOW_TO_NAME_IT = (
     "set DATABASE_URL to its address; without it, the database of a running `payloops dev` is used"
 )
-DEFAULT_DATA_DIR = Path(".payloops")
 
 
 def run_async(work: "Coroutine[Any, Any, T]", *, interrupted: str | None = None) -> "T":

@@ -1,4 +1,4 @@
-"""The commands of `payloops audit`. Each imports what it runs, so that `--help` is quick."""
+"""The commands of `payloops audit`."""
 
 from collections.abc import Coroutine
 from datetime import datetime
@@ -8,16 +8,8 @@ from uuid import UUID
 
 import typer
 
-from payloops.command_line import (
-    DEFAULT_DATA_DIR,
-    WRONG_SETTINGS,
-    AsJson,
-    DataDir,
-    database_url_of,
-    fail,
-    run_async,
-    settings_of,
-)
+from payloops.cli.options import DEFAULT_DATA_DIR, AsJson, DataDir
+from payloops.cli.running import WRONG_SETTINGS, database_url_of, fail, run_async, settings_of
 
 audit = typer.Typer(
     help="Show what happened to orders, and check that nobody has tampered with the log.",
