@@ -22,7 +22,8 @@ from uuid_utils.compat import uuid7
 from payloops.commands.add_staff import add_staff
 from payloops.events.timestamps import utc_now
 from payloops.http.app import ROUTES
-from payloops.http.openapi import Json, openapi_document
+from payloops.http.json_schemas import Json
+from payloops.http.openapi import openapi_document
 from payloops.http.routing import Auth, Call, RequestModel, Route, route
 from payloops.settings import Settings
 
