@@ -207,9 +207,13 @@ def _operation(route: Route, routes: Sequence[Route], schemas: Schemas) -> Json:
 def _tag(route: Route) -> str:
     if route.page:
         return "Pages"
-    if route.auth == "staff" or route.path.startswith("/staff"):
-        return "Support"
-    starts = {"/v1/": "Merchants", "/api/": "Dashboard", "/webhooks": "Webhooks", "/checkout": "Pages"}
+    starts = {
+        "/v1/": "Merchants",
+        "/api/staff/": "Support",
+        "/api/": "Dashboard",
+        "/webhooks": "Webhooks",
+        "/checkout": "Pages",
+    }
     return next((tag for start, tag in starts.items() if route.path.startswith(start)), "Service")
 
 
