@@ -36,7 +36,8 @@ from payloops.events.connections import connection_pool
 from payloops.events.event_store import EventStore
 from payloops.migrate import migrate
 from payloops.projections import order_search, staff_orders
-from payloops.projections.orders import UnknownCursor, get_order, list_orders
+from payloops.projections.order_list import UnknownCursor, list_orders
+from payloops.projections.orders import get_order
 from payloops.projections.staff_orders import StaffSearch
 from payloops.projections.stats import payment_figures
 

@@ -27,7 +27,8 @@ from payloops.http.fields import (
 from payloops.http.problems import FieldError, not_found
 from payloops.http.routing import AnswerModel, Call, RequestModel, route
 from payloops.projections.order_events import OrderEvent, order_events
-from payloops.projections.orders import OrderRow, UnknownCursor, get_order, list_orders, row_from_order
+from payloops.projections.order_list import UnknownCursor, list_orders
+from payloops.projections.orders import OrderRow, get_order, row_from_order
 
 DEFAULT_CURRENCY = "USD"
 PENDING = OrderStatus.PENDING.value

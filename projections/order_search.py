@@ -10,16 +10,8 @@ from uuid import UUID
 from psycopg import sql
 
 from payloops.events.event_store import EventStore
-from payloops.projections.orders import (
-    CHECKPOINT,
-    COUNTS_SINCE,
-    MOST_LISTED,
-    NEWEST_FIRST,
-    ORDER_COUNTS,
-    PAGE,
-    OrderRow,
-    planned_once,
-)
+from payloops.projections.order_list import MOST_LISTED, NEWEST_FIRST, PAGE, planned_once
+from payloops.projections.orders import CHECKPOINT, COUNTS_SINCE, ORDER_COUNTS, OrderRow
 from payloops.projections.own_writes import WRITTEN_AND_REACHED, read_own_writes
 from payloops.projections.patches import columns_of
 from payloops.projections.rare_parts import common_trigrams, rare_parts

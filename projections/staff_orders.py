@@ -9,7 +9,8 @@ from uuid import UUID
 from psycopg import sql
 
 from payloops.events.event_store import EventReader
-from payloops.projections.orders import MOST_LISTED, OrderRow
+from payloops.projections.order_list import MOST_LISTED
+from payloops.projections.orders import OrderRow
 from payloops.projections.patches import columns_of
 
 OWNER = """

@@ -20,7 +20,7 @@ from payloops.processors.port import Processor, ProcessorUnreachableError
 from payloops.projections import order_search, staff_orders
 from payloops.projections.daily_volume import find_order_by_reference
 from payloops.projections.order_events import merchant_events, order_events
-from payloops.projections.orders import list_orders
+from payloops.projections.order_list import list_orders
 from payloops.projections.staff_orders import StaffSearch
 from payloops.projections.stats import figures_by_day, payment_figures
 from payloops.projections.transactions import list_transactions

@@ -21,7 +21,8 @@ from payloops.events.metadata import Metadata
 from payloops.events.orders import Order
 from payloops.projections import own_writes
 from payloops.projections.order_events import order_events
-from payloops.projections.orders import OrderRow, UnknownCursor, get_order, list_orders, row_from_order
+from payloops.projections.order_list import UnknownCursor, list_orders
+from payloops.projections.orders import OrderRow, get_order, row_from_order
 from payloops.projections.transactions import list_refunds, list_transactions, rows_from_order
 
 

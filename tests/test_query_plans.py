@@ -14,9 +14,9 @@ from payloops.events.event_store import EventStore
 from payloops.events.timestamps import utc_now
 from payloops.projections import staff_orders
 from payloops.projections.batches import project_batch
+from payloops.projections.order_list import UnknownCursor, list_orders
 from payloops.projections.order_search import search_orders
 from payloops.projections.orders import PROJECTION as ORDERS
-from payloops.projections.orders import UnknownCursor, list_orders
 from payloops.projections.projector import projecting
 from payloops.projections.staff_orders import StaffSearch
 from payloops.projections.stats import payment_figures
