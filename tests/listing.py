@@ -24,7 +24,7 @@ from payloops.projections.order_list import list_orders
 from payloops.projections.staff_orders import StaffSearch
 from payloops.projections.stats import figures_by_day, payment_figures
 from payloops.projections.transactions import list_transactions
-from payloops.reconcile import reconcile
+from payloops.reconcile.payments import reconcile
 
 GROWING = {
     *("stored_events", "personal_keys", "seals", "idempotency_keys", "client_secrets"),

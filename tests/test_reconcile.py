@@ -22,7 +22,7 @@ from projecting import insert_raw, project_all
 from psycopg_pool import AsyncConnectionPool
 from uuid_utils.compat import uuid7
 
-from payloops import reconcile as reconciling
+from payloops.cli.options import duration
 from payloops.commands.change_order import change_order
 from payloops.commands.receive_processor_event import Outcome, ProcessorEvent, receive
 from payloops.commands.update_order_status import update_order_status
@@ -46,7 +46,8 @@ from payloops.processors.razorpay import RazorpayProcessor
 from payloops.processors.sandbox import SandboxProcessor
 from payloops.processors.stripe import StripeProcessor
 from payloops.projections.parked import forward_again
-from payloops.reconcile import Finding, duration, reconcile
+from payloops.reconcile.findings import Finding
+from payloops.reconcile.payments import reconcile, run_reconcile
 from payloops.sandbox import ledger
 from payloops.settings import Settings
 from payloops.wiring import make_cipher
@@ -1180,9 +1181,7 @@ async def test_the_command_says_that_not_all_agrees_where_somebody_has_to_look(
     await project_all(settings.database_url.get_secret_value())
     if trouble == "unreadable":
         await insert_raw(store, merchant.id, topic="payment.teleported", state=b"{}", stream=UUID(order_id))
-    assert not await reconciling.run_reconcile(
-        settings, older_than=NOW, since=DAY, sandbox=True, as_json=True
-    )
+    assert not await run_reconcile(settings, older_than=NOW, since=DAY, sandbox=True, as_json=True)
     assert f'"outcome": "{trouble}"' in capsys.readouterr().out
 
 

@@ -18,6 +18,7 @@ from telling import AMOUNT, Orders
 from temporalio.client import Client, WorkflowHandle
 from temporalio.service import RPCError
 
+from payloops.cli.options import duration
 from payloops.commands.cancel_order import cancel, cancel_order, request_void
 from payloops.commands.capture_payment import capture_payment, request_capture
 from payloops.commands.pay_order import request_payment
@@ -40,7 +41,7 @@ from payloops.events.stream import StreamEvent, topic_of
 from payloops.events.timestamps import utc_now
 from payloops.processors.port import PaymentQuestion, ProcessorPayment
 from payloops.projections.parked import forward_again, parked_at_subscribers, retry_forwarding
-from payloops.reconcile import duration, reconcile
+from payloops.reconcile.payments import reconcile
 from payloops.settings import Settings
 from payloops.workflows_client import subscriber
 from payloops.workflows_client.connection import connect

@@ -23,7 +23,7 @@ from payloops.events.metadata import Metadata
 from payloops.events.orders import Order
 from payloops.events.timestamps import utc_now
 from payloops.processors.sandbox import SandboxProcessor
-from payloops.reconcile import reconcile
+from payloops.reconcile.payments import reconcile
 from payloops.sandbox import ledger
 from payloops.settings import Settings
 

@@ -10,7 +10,7 @@ import typer
 from payloops.cli.audit import audit
 from payloops.cli.events import events
 from payloops.cli.keys import keys
-from payloops.cli.options import DEFAULT_DATA_DIR, DataDir
+from payloops.cli.options import DEFAULT_DATA_DIR, AsJson, DataDir, duration
 from payloops.cli.privacy import privacy
 from payloops.cli.projections import projections
 from payloops.cli.running import (
@@ -277,7 +277,7 @@ def reconcile(
         bool, typer.Option("--sandbox", help="Ask the sandbox instead of Stripe and Razorpay.")
     ] = False,
     data_dir: DataDir = DEFAULT_DATA_DIR,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Ask the processors about payments, record what they answer, and report what does not agree.
 
@@ -285,7 +285,7 @@ def reconcile(
     taken from the `payloops dev` of the data directory.
     """
     from payloops.dev_environment import read_environment  # noqa: PLC0415
-    from payloops.reconcile import run_reconcile  # noqa: PLC0415
+    from payloops.reconcile.payments import run_reconcile  # noqa: PLC0415
 
     times = {"older_than": _duration("--older-than", older_than), "since": _duration("--since", since)}
     for name, value in read_environment(data_dir=data_dir).items():
@@ -300,8 +300,6 @@ def reconcile(
 
 
 def _duration(option: str, text: str) -> timedelta:
-    from payloops.reconcile import duration  # noqa: PLC0415
-
     try:
         return duration(text)
     except ValueError as error:

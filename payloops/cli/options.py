@@ -1,5 +1,7 @@
 """Options that many commands have."""
 
+import re
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
 
@@ -13,3 +15,16 @@ DataDir = Annotated[
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+
+
+def duration(text: str) -> timedelta:
+    """`10m`, `24h`, `90s` or `7d`.
+
+    Raises:
+        ValueError.
+    """
+    form = re.fullmatch(r"([0-9]{1,6})([smhd])", text)
+    if form is None:
+        raise ValueError(f"{text!r} is no duration: write 90s, 10m, 24h or 7d")
+    return timedelta(**{UNITS[form[2]]: int(form[1])})

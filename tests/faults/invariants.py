@@ -25,6 +25,7 @@ from temporalio.service import RPCError
 
 from faults.journal import TOPICS, Command
 from faults.world import POISON, World
+from payloops.cli.options import duration
 from payloops.events.authenticity import content_hash, derive_mac_key, event_mac
 from payloops.events.checkout_sessions import CheckoutOrderPlaced, CheckoutSession, SessionStatus
 from payloops.events.encoding import decode
@@ -43,7 +44,7 @@ from payloops.projections.patches import columns_of
 from payloops.projections.projection import all_projections
 from payloops.projections.status import projections_status
 from payloops.projections.verifying import verify
-from payloops.reconcile import duration, reconcile
+from payloops.reconcile.payments import reconcile
 from payloops.sandbox.ledger import Charge
 from payloops.workflows_client import payment_subscription, webhook_subscription
 from payloops.workflows_client.forwardings import StartWorkflow

@@ -1,0 +1,1 @@
+"""`payloops reconcile`: asking processors what became of payments, and recording what they answer."""

@@ -1,0 +1,116 @@
+"""What `payloops reconcile` found of each payment, and how it is printed."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from rich.table import Table
+from rich.text import Text
+
+from payloops.commands.processor_events import ProcessorEventCount
+from payloops.events.orders import Order, Payment, TransactionStatus, TransactionType
+from payloops.printing import make_console
+from payloops.processors.port import ProcessorPayment
+
+Outcome = Literal["agrees", "waits", "recorded", "differs", "unknown", "unreachable", "unreadable", "busy"]
+"""`waits`: the processor has not finished either. `unknown`: the processor does not know the payment, or nothing of
+what was requested for it; its workflows are restarted (`lost_workflows`). `unreadable`: this version of the code cannot
+read the order's events. `busy`: nothing was recorded, because the order changed while its processor was asked, kept
+changing, or the log accepted nothing."""
+NEEDS_ATTENTION = {"differs", "unknown", "unreachable", "unreadable", "busy"}
+COLOURS = {"agrees": "green", "waits": "dim", "recorded": "cyan"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """The state of a payment, here or at the processor. Amounts in minor units."""
+
+    status: str
+    captured: int
+    refunded: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """The result for one payment. `theirs`: None if the processor told nothing."""
+
+    order_id: str
+    merchant_id: str
+    attempt: int
+    processor: str
+    currency: str
+    outcome: Outcome
+    ours: Standing
+    theirs: Standing | None
+    detail: str | None
+
+
+def finding_of(
+    order: Order, payment: Payment, outcome: Outcome, *, theirs: ProcessorPayment | None, detail: str | None
+) -> Finding:
+    return Finding(
+        order_id=str(order.id),
+        merchant_id=order.merchant_id,
+        attempt=payment.attempt,
+        processor=payment.processor,
+        currency=order.currency,
+        outcome=outcome,
+        ours=standing_of(order, payment),
+        theirs=None
+        if theirs is None
+        else Standing(status=theirs.status, captured=theirs.amount_captured, refunded=theirs.amount_refunded),
+        detail=detail,
+    )
+
+
+def standing_of(order: Order, payment: Payment) -> Standing:
+    return Standing(
+        status=payment.status.value,
+        captured=order.total(payment, TransactionType.CAPTURE, TransactionStatus.SUCCESS),
+        refunded=order.total(payment, TransactionType.REFUND, TransactionStatus.SUCCESS),
+    )
+
+
+def difference_of(order: Order, payment: Payment, theirs: ProcessorPayment) -> str | None:
+    """What does not agree after recording; a refund that is pending here may have been made there already."""
+    ours = standing_of(order, payment)
+    if ours.captured != theirs.amount_captured:
+        return f"captured: {ours.captured} here, {theirs.amount_captured} there"
+    pending = order.total(payment, TransactionType.REFUND, TransactionStatus.PENDING)
+    if not ours.refunded <= theirs.amount_refunded <= ours.refunded + pending:
+        return f"refunded: {ours.refunded} here, {theirs.amount_refunded} there"
+    statuses = {payment.status, theirs.status}
+    if "authorized" in statuses and statuses & {"failed", "cancelled"}:
+        return f"{payment.status} here, {theirs.status} there"
+    return None
+
+
+def print_findings(findings: list[Finding], received: list[ProcessorEventCount]) -> None:
+    console = make_console()
+    told = [each for each in findings if each.outcome != "agrees"]
+    if told:
+        table = Table("Order", "Attempt", "Processor", "Outcome", "Here", "There", "")
+        for each in told:
+            colour = COLOURS.get(each.outcome, "red")
+            table.add_row(
+                each.order_id,
+                str(each.attempt),
+                each.processor,
+                Text(each.outcome, style=colour),
+                _standing_text(each.ours, each.currency),
+                _standing_text(each.theirs, each.currency) if each.theirs is not None else "-",
+                each.detail or "",
+            )
+        console.print(table)
+    counts = {name: sum(e.outcome == name for e in findings) for name in ("agrees", "waits", "recorded")}
+    left = sum(each.outcome in NEEDS_ATTENTION for each in findings)
+    console.print(
+        f"{len(findings)} payments: {counts['agrees']} agree, {counts['waits']} pending at the processor too,"
+        f" {counts['recorded']} recorded, {left} need attention"
+    )
+    for count in received:
+        if count.effect in {"received", "unknown_order", "unmatched", "contradiction"}:
+            console.print(f"{count.events} events of {count.processor} without effect: {count.effect}")
+
+
+def _standing_text(standing: Standing, currency: str) -> str:
+    return f"{standing.status} {standing.captured}/{standing.refunded} {currency}"
