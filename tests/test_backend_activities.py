@@ -1,6 +1,8 @@
 """What workflows may call back: each activity is a command, run once or twice, from workers of any kind."""
 
+import asyncio
 import dataclasses
+import secrets
 from collections.abc import AsyncIterator
 from functools import partial
 from typing import Any
@@ -8,6 +10,7 @@ from uuid import UUID
 
 import pytest
 from masking import CARD, shows_card
+from projecting import project_all
 from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
 from uuid_utils.compat import uuid7
@@ -27,9 +30,10 @@ from payloops.commands.route_payment import Route
 from payloops.commands.workflow_ids import payment_workflow_id
 from payloops.events.event_store import EventStore
 from payloops.events.metadata import Metadata
-from payloops.events.orders import Order, TransactionType
+from payloops.events.orders import Order, RefundFailed, TransactionType
 from payloops.http.orders import order_answer
 from payloops.projections.orders import row_from_order
+from payloops.settings import Settings
 from payloops.workflows_client.activities import BackendActivities
 from payloops.workflows_client.webhook_sender import open_sender
 
@@ -265,6 +269,88 @@ async def test_a_card_number_in_a_processors_message_is_not_recorded_nor_a_part_
     assert not any(shows_card(event.stored.state) for event in events)
 
 
+@pytest.mark.parametrize(
+    ("code", "message", "recorded"),
+    [
+        (400, {"description": "No."}, ("400", '{"description": "No."}')),
+        (f"odd {CARD}", True, (f"odd {'*' * 16}", "true")),
+        ("long " * 1_000, "", (("long " * 200), None)),
+        ("", None, (None, None)),
+        (None, "No.", (None, "No.")),
+    ],
+)
+async def test_whatever_a_worker_passes_on_as_an_error_is_recorded_as_text(
+    store: EventStore,
+    activities: BackendActivities,
+    order_id: UUID,
+    merchant_id: UUID,
+    by: Metadata,
+    code: Any,
+    message: Any,
+    recorded: tuple[str | None, str | None],
+) -> None:
+    """It is in the report that ends a payment: without it, the order would wait for ever."""
+    error = {"orderId": str(order_id), "status": "failed", "errorCode": code, "errorMessage": message}
+    await call(activities.update_order_status, error)
+    order = await loaded(store, order_id)
+    assert order.status == "failed"
+    found = order.last_error
+    assert found is not None
+    assert (found.code, found.message) == recorded
+    await pay(store, order_id, by)
+    await call(activities.update_order_status, {"orderId": str(order_id), "status": "captured"})
+    refund = await refund_payment(store, order_id=order_id, merchant_id=merchant_id, by=by)
+    await call(activities.update_refund_status, error | {"refundId": refund.id})
+    failed = (await store.read(after=0, limit=10))[-1].event
+    assert isinstance(failed, RefundFailed)
+    assert (failed.error_code, failed.error_message) == recorded
+
+
+async def test_references_that_no_processor_makes_are_recorded_in_a_form_that_can_be_searched(
+    store: EventStore, settings: Settings, activities: BackendActivities, order_id: UUID
+) -> None:
+    long = secrets.token_urlsafe(5_000)
+    report = {"orderId": str(order_id), "processorOrderId": 17, "processorTransactionId": long}
+    for status in ("authorized", "captured"):
+        await call(activities.update_order_status, report | {"status": status})
+    await project_all(settings.database_url.get_secret_value())
+    async with store.pool.connection() as connection:
+        found = await connection.execute(
+            "SELECT processor_order_id, processor_transaction_id, t.status, o.status"
+            " FROM orders o JOIN transactions t ON t.order_id = o.id WHERE type = 'capture'"
+        )
+        assert await found.fetchall() == [("17", long[:500], "success", "captured")]
+
+
+async def test_two_charges_without_references_are_two_charges(
+    store: EventStore, activities: BackendActivities, order_id: UUID, by: Metadata
+) -> None:
+    """An empty reference is none: the second charge is not taken for the first, and is given back."""
+    report = {"orderId": str(order_id), "processorOrderId": "", "processorTransactionId": ""}
+    first, second = f"payment-{order_id}", f"payment-{order_id}-2"
+    await call(activities.update_order_status, report | {"status": "failed"}, workflow_id=first)
+    await pay(store, order_id, by)
+    for workflow_id in (second, first):
+        await call(activities.update_order_status, report | {"status": "captured"}, workflow_id=workflow_id)
+    order = await loaded(store, order_id)
+    assert order.amount_captured == 10_000
+    assert [refund.amount for refund in order.pending(1, TransactionType.REFUND)] == [5_000]
+    assert order.payments[1].processor_order_id is None
+
+
+async def test_reports_that_come_late_twice_and_together_change_nothing(
+    store: EventStore, activities: BackendActivities, order_id: UUID
+) -> None:
+    """Captured before the customer was said to be needed, and failed after it; each of them five times at once."""
+    workflow_id = f"payment-{order_id}"
+    for status in ("captured", "requires_action", "processing", "authorized", "failed", "cancelled"):
+        report = {"orderId": str(order_id), "status": status, "redirectUrl": "https://bank.example"}
+        calls = (call(activities.update_order_status, report, workflow_id=workflow_id) for _ in range(5))
+        assert await asyncio.gather(*calls) == [None] * 5
+    order = await loaded(store, order_id)
+    assert (order.status, order.version, order.amount_captured) == ("captured", 3, 5_000)
+
+
 async def test_a_client_secret_is_kept_beside_the_log_and_not_in_it(
     store: EventStore, activities: BackendActivities, client_secrets: ClientSecrets, order_id: UUID
 ) -> None:
@@ -290,6 +376,7 @@ async def test_a_client_secret_is_kept_beside_the_log_and_not_in_it(
         {"status": "rich"},
         {"status": None},
         {"orderId": "01900000-0000-7000-8000-00000000dead"},
+        {"clientSecret": ["hidden"]},
     ],
 )
 async def test_what_can_never_succeed_is_not_tried_again(
@@ -300,6 +387,17 @@ async def test_what_can_never_succeed_is_not_tried_again(
         await call(activities.update_order_status, report | change)
     assert failed.value.non_retryable
     assert "hidden" not in str(failed.value)
+
+
+@pytest.mark.parametrize("given", ["hidden", ["hidden"], 5, None, {"clientSecret": "hidden"}])
+async def test_an_argument_that_is_no_object_or_lacks_what_is_needed_is_not_tried_again(
+    activities: BackendActivities, given: Any
+) -> None:
+    for activity in activities.all():
+        with pytest.raises(ApplicationError) as failed:
+            await call(activity, given)
+        assert (failed.value.type, failed.value.non_retryable) == ("InvalidInput", True)
+        assert "hidden" not in str(failed.value)
 
 
 async def test_a_refund_is_recorded_once(

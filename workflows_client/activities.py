@@ -6,6 +6,8 @@ retried by Temporal.
 """
 
 import hashlib
+import json
+import math
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -57,27 +59,62 @@ from payloops.workflows_client.webhook_sender import Sender
 
 REFUSALS = (OrderNotFound, UnknownAttempt, UnknownRefund, ContradictsRecord, WebhookNotFound)
 LONGEST_MESSAGE = 1_000
+LONGEST_REFERENCE = 500
+"""A much longer one would not fit into the indexes. Stripe's have up to 255 characters."""
+LONGEST_INTEGER = 63
+"""Bits. A larger number becomes a float."""
 GRACE_SECONDS = 5.0
 QUEUED_BY_WORKFLOWS = UUID("3f0c7d6e-52a4-5e0b-9d0e-6f6b8f2f4c11")
 """Namespace of the ids of webhooks that workflows queue."""
 
 
 def _storable(value: Any) -> Any:
-    """Text that PostgreSQL can store: an odd message of a processor must not keep its report from being recorded."""
-    if not isinstance(value, str):
-        return value
-    return value.replace("\0", "").encode(errors="replace").decode()
+    """The value as PostgreSQL can store it: an odd text must not keep a report from being recorded.
+
+    Raises:
+        ValueError: a number that JSON does not have.
+    """
+    match value:
+        case str():
+            return value.replace("\0", "").encode(errors="replace").decode()
+        case dict():
+            return {_storable(name): _storable(each) for name, each in value.items()}
+        case list():
+            return [_storable(each) for each in value]
+        case int() if value.bit_length() > LONGEST_INTEGER:  # JavaScript writes a large number like this
+            return _storable(float(str(value)))
+        case float() if not math.isfinite(value):
+            raise ValueError("not a finite number")
+        case _:
+            return value
+
+
+def _none_if_empty(value: Any) -> Any:
+    return None if value == "" else value
+
+
+def _written(value: Any) -> Any:
+    """The code or message of an error as text, whatever a worker passes on as such."""
+    return value if value is None or isinstance(value, str) else json.dumps(value)
 
 
 Text = Annotated[str, BeforeValidator(_storable)]
+OptionalText = Annotated[Text | None, BeforeValidator(_none_if_empty)]
+Reference = Annotated[OptionalText, AfterValidator(lambda text: text and text[:LONGEST_REFERENCE])]
 Message = Annotated[Text, AfterValidator(lambda text: mask_card_numbers(text)[:LONGEST_MESSAGE])]
+ErrorText = Annotated[Message | None, BeforeValidator(_none_if_empty), BeforeValidator(_written)]
+Payload = Annotated[dict[str, Any], BeforeValidator(_storable)]
 
 
 class Input(BaseModel):
     """The argument of an activity. Workers may send further fields, which are ignored."""
 
     model_config = ConfigDict(
-        alias_generator=to_camel, extra="ignore", frozen=True, hide_input_in_errors=True
+        alias_generator=to_camel,
+        coerce_numbers_to_str=True,
+        extra="ignore",
+        frozen=True,
+        hide_input_in_errors=True,
     )
 
 
@@ -93,21 +130,21 @@ class OrderInput(Input):
 class OrderStatusInput(Input):
     order_id: UUID
     status: Literal["processing", "requires_action", "authorized", "captured", "failed", "cancelled"]
-    processor_order_id: Text | None = None
-    processor_transaction_id: Text | None = None
-    redirect_url: Text | None = None
-    client_secret: Text | None = None
-    error_code: Text | None = None
-    error_message: Message | None = None
+    processor_order_id: Reference = None
+    processor_transaction_id: Reference = None
+    redirect_url: OptionalText = None
+    client_secret: OptionalText = None
+    error_code: ErrorText = None
+    error_message: ErrorText = None
 
 
 class RefundStatusInput(Input):
     order_id: UUID
     refund_id: UUID
     status: Literal["success", "failed"]
-    processor_transaction_id: Text | None = None
-    error_code: Text | None = None
-    error_message: Message | None = None
+    processor_transaction_id: Reference = None
+    error_code: ErrorText = None
+    error_message: ErrorText = None
 
 
 class MerchantInput(Input):
@@ -118,7 +155,7 @@ class NewWebhookInput(Input):
     merchant_id: UUID
     order_id: UUID
     event_type: Text = Field(min_length=1, max_length=255)
-    payload: dict[str, Any]
+    payload: Payload
 
 
 class DeliveryInput(Input):
@@ -126,7 +163,7 @@ class DeliveryInput(Input):
 
     webhook_event_id: UUID
     webhook_url: Text
-    webhook_secret: Text | None = None
+    webhook_secret: OptionalText = None
 
 
 class WebhookInput(Input):
@@ -186,7 +223,7 @@ class BackendActivities:
         ]
 
     @activity.defn(name="getProcessorConfig")
-    async def get_processor_config(self, given: dict[str, Any]) -> dict[str, Any] | None:
+    async def get_processor_config(self, given: Any) -> dict[str, Any] | None:
         """The merchant's credentials at a processor; Temporal's copy is encrypted if TEMPORAL_CODEC_KEY is set."""
         request = _parsed(ProcessorConfigInput, given)
         config = await get_processor_credentials(
@@ -205,7 +242,7 @@ class BackendActivities:
         }
 
     @activity.defn(name="updateOrderStatus")
-    async def update_order_status(self, given: dict[str, Any]) -> None:
+    async def update_order_status(self, given: Any) -> None:
         report = _parsed(OrderStatusInput, given)
         workflow_id, order_id = _workflow_id(), str(report.order_id)
         crash_point("order_status.reported")
@@ -221,7 +258,7 @@ class BackendActivities:
         crash_point("order_status.recorded")
 
     @activity.defn(name="updateRefundStatus")
-    async def update_refund_status(self, given: dict[str, Any]) -> None:
+    async def update_refund_status(self, given: Any) -> None:
         report = _parsed(RefundStatusInput, given)
         crash_point("refund_status.reported")
         with _refusals_are_final():
@@ -238,12 +275,12 @@ class BackendActivities:
         crash_point("refund_status.recorded")
 
     @activity.defn(name="getOrder")
-    async def get_order(self, given: dict[str, Any]) -> dict[str, Any] | None:
+    async def get_order(self, given: Any) -> dict[str, Any] | None:
         order = await self._store.load(Order, _parsed(OrderInput, given).order_id)
         return None if order is None else order_json(row_from_order(order))
 
     @activity.defn(name="getMerchantWebhookUrl")
-    async def get_merchant_webhook_url(self, given: dict[str, Any]) -> dict[str, str | None]:
+    async def get_merchant_webhook_url(self, given: Any) -> dict[str, str | None]:
         """The URL that webhooks are sent to, None if none are sent, and the secret that signs them."""
         request = _parsed(MerchantInput, given)
         endpoint = await find_webhook_endpoint(self._store.pool, merchant_id=request.merchant_id)
@@ -253,7 +290,7 @@ class BackendActivities:
         return {"url": endpoint.url_in_use, "secret": secret}
 
     @activity.defn(name="createWebhookEvent")
-    async def create_webhook_event(self, given: dict[str, Any]) -> str:
+    async def create_webhook_event(self, given: Any) -> str:
         """Queue a webhook of a workflow; `deliverWebhook` sends it.
 
         Its id is derived from the workflow's id and the content, so that a repeated call queues nothing new.
@@ -274,7 +311,7 @@ class BackendActivities:
         return str(webhook_id)
 
     @activity.defn(name="deliverWebhook")
-    async def deliver_webhook(self, given: dict[str, Any]) -> dict[str, Any]:
+    async def deliver_webhook(self, given: Any) -> dict[str, Any]:
         """Send a webhook once, unless it was delivered before; return the result.
 
         Raises:
@@ -293,7 +330,7 @@ class BackendActivities:
         return await self._send(delivery, endpoint, url=request.webhook_url, secret=request.webhook_secret)
 
     @activity.defn(name="attemptDelivery")
-    async def attempt_delivery(self, given: dict[str, Any]) -> dict[str, Any]:
+    async def attempt_delivery(self, given: Any) -> dict[str, Any]:
         """As `deliverWebhook`, for `WebhookDeliveryWorkflow`: to the merchant's present URL.
 
         A member `over` in the result means that there will be no further attempt.
@@ -376,7 +413,7 @@ class BackendActivities:
         return _delivery_result(recorded)
 
     @activity.defn(name="failWebhook")
-    async def fail_webhook(self, given: dict[str, Any]) -> None:
+    async def fail_webhook(self, given: Any) -> None:
         """Record that the retry schedule of `WebhookDeliveryWorkflow` is over."""
         request = _parsed(FailedWebhookInput, given)
         await fail_webhook(
@@ -491,7 +528,7 @@ def _workflow_id() -> str:
     return activity.info().workflow_id or ""
 
 
-def _parsed(model: type[I], given: dict[str, Any]) -> I:
+def _parsed(model: type[I], given: Any) -> I:
     try:
         return model.model_validate(given)
     except ValidationError as error:
