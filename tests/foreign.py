@@ -16,10 +16,10 @@ class ForeignWorkflow:
         return [
             await workflow.execute_activity(
                 name,
-                argument,
+                args=arguments,
                 task_queue="backend-operations",
                 start_to_close_timeout=timedelta(seconds=60),
                 retry_policy=RetryPolicy(maximum_attempts=2),
             )
-            for name, argument in calls
+            for name, *arguments in calls
         ]

@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import AsyncIterator, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -46,7 +47,7 @@ async def client(
         yield client
 
 
-async def call(client: Client, *calls: tuple[str, dict[str, Any]], id: str | None = None) -> list[Any]:
+async def call(client: Client, *calls: tuple[Any, ...], id: str | None = None) -> list[Any]:
     """What a workflow of theirs gets for these calls."""
     handle = await client.start_workflow(
         "ForeignWorkflow",
@@ -57,9 +58,9 @@ async def call(client: Client, *calls: tuple[str, dict[str, Any]], id: str | Non
     return list(await handle.result())
 
 
-async def refused(client: Client, name: str, argument: dict[str, Any]) -> ApplicationError:
+async def refused(client: Client, name: str, *arguments: Any) -> ApplicationError:
     with pytest.raises(WorkflowFailureError) as failed:
-        await call(client, (name, argument))
+        await call(client, (name, *arguments))
     assert isinstance(failed.value.cause, ActivityError)
     cause = failed.value.cause.cause
     assert isinstance(cause, ApplicationError)
@@ -76,22 +77,26 @@ def test_the_foreign_worker_imports_nothing_of_ours() -> None:
     assert imported == {"datetime", "typing", "temporalio", "temporalio.common"}
 
 
-async def test_get_processor_config(client: Client, store: EventStore, shop: Shop) -> None:
-    asked = {"merchantId": str(shop.merchant_id), "processor": "stripe"}
-    assert await call(client, ("getProcessorConfig", asked)) == [None]
+async def configure(store: EventStore, shop: Shop) -> None:
     await configure_processor(
         store,
         merchant_id=shop.merchant_id,
         processor="stripe",
-        credentials={"secretKey": "sk"},
+        credentials={"secretKey": "sk_of_the_shop"},
         enabled=True,
         priority=1,
         test_mode=True,
         cipher=CIPHER,
         by=BY,
     )
+
+
+async def test_get_processor_config(client: Client, store: EventStore, shop: Shop) -> None:
+    asked = {"merchantId": str(shop.merchant_id), "processor": "stripe"}
+    assert await call(client, ("getProcessorConfig", asked)) == [None]
+    await configure(store, shop)
     [config] = await call(client, ("getProcessorConfig", asked))
-    assert config == asked | {"testMode": True, "credentials": {"secretKey": "sk"}}
+    assert config == asked | {"testMode": True, "credentials": {"secretKey": "sk_of_the_shop"}}
 
 
 async def test_a_payment_is_reported_refunded_and_read(client: Client, store: EventStore, shop: Shop) -> None:
@@ -216,6 +221,29 @@ async def test_what_was_erased_of_an_order_is_told_no_more(
         assert endpoint.received[-1].json == erased
 
 
+@pytest.mark.parametrize(
+    ("payload", "sent"),
+    [
+        ({"cut \ud83d": ["off \ud83d", {"n": 2**53}]}, {"cut ?": ["off ?", {"n": 2**53}]}),
+        (
+            {"nul": "\0", "large": [2**63 - 1, -(2**63), 1e300]},
+            {"nul": "", "large": [2**63 - 1, -(2**63), 1e300]},
+        ),
+        ({"larger": [2**64, -(2**69)]}, {"larger": [float(2**64), -float(2**69)]}),
+        ({}, {}),
+    ],
+)
+async def test_whatever_text_and_numbers_are_in_a_webhook_of_theirs_it_is_made_and_delivered(
+    client: Client, shop: Shop, endpoint: Endpoint, payload: dict[str, Any], sent: dict[str, Any]
+) -> None:
+    """JavaScript cuts a text in the middle of a character, and writes 2**69 with all its digits."""
+    [webhook_id] = await call(client, new_webhook(shop, await shop.create(), payload=payload))
+    asked = {"webhookEventId": webhook_id, "webhookUrl": endpoint.url, "payload": payload}
+    [result] = await call(client, ("deliverWebhook", asked))
+    assert result["success"]
+    assert endpoint.received[-1].json == sent
+
+
 async def test_a_failed_delivery_is_a_result_and_no_error(
     client: Client, shop: Shop, endpoint: Endpoint
 ) -> None:
@@ -239,21 +267,66 @@ async def test_a_failed_delivery_is_a_result_and_no_error(
 
 
 @pytest.mark.parametrize(
-    ("name", "argument", "type"),
+    ("name", "arguments", "type"),
     [
-        ("updateOrderStatus", {"orderId": str(uuid4()), "status": "captured"}, "OrderNotFound"),
-        ("updateOrderStatus", {"status": "captured"}, "InvalidInput"),
-        ("getMerchantWebhookUrl", {}, "InvalidInput"),
-        ("createWebhookEvent", {"merchantId": str(uuid4())}, "InvalidInput"),
+        ("updateOrderStatus", [{"orderId": str(uuid4()), "status": "captured"}], "OrderNotFound"),
+        ("updateOrderStatus", [{"status": "captured"}], "InvalidInput"),
+        ("updateOrderStatus", [str(uuid4()), "captured"], "InvalidInput"),
+        ("getOrder", [str(uuid4())], "InvalidInput"),
+        ("getOrder", [], "InvalidInput"),
+        ("getMerchantWebhookUrl", [{}], "InvalidInput"),
+        ("createWebhookEvent", [{"merchantId": str(uuid4())}], "InvalidInput"),
         (
             "deliverWebhook",
-            {"webhookEventId": str(uuid4()), "webhookUrl": "http://127.0.0.1/", "payload": {}},
+            [{"webhookEventId": str(uuid4()), "webhookUrl": "http://127.0.0.1/", "payload": {}}],
             "WebhookNotFound",
         ),
     ],
 )
 async def test_what_can_never_succeed_fails_at_once(
-    client: Client, name: str, argument: dict[str, Any], type: str
+    client: Client, name: str, arguments: list[Any], type: str
 ) -> None:
-    error = await refused(client, name, argument)
+    error = await refused(client, name, *arguments)
     assert (error.type, error.non_retryable) == (type, True)
+
+
+async def test_what_the_database_refuses_is_tried_again_and_quotes_nothing(
+    client: Client, store: EventStore, shop: Shop, endpoint: Endpoint, caplog: pytest.LogCaptureFixture
+) -> None:
+    """PostgreSQL's details quote the row. Failures are readable in histories, and are logged."""
+    async with store.pool.connection() as connection:
+        await connection.execute("ALTER TABLE webhook_events ADD CHECK (event_type = 'none')")
+    name, argument = new_webhook(shop, await shop.create(), payload={"email": "ada@example.com"})
+    error = await refused(client, name, argument)
+    assert (error.type, error.non_retryable, error.cause) == ("DatabaseFailed", False, None)
+    recorded = str(error.failure)
+    for text in (recorded, caplog.text):
+        assert "CheckViolation: new row for relation" in text
+        assert "queue_webhook.py" in text
+        assert "ada@example.com" not in text
+
+
+async def test_with_a_codec_key_no_argument_nor_result_is_read_in_a_history(
+    servers: EmbeddedServers, temporal_namespace: str, store: EventStore, shop: Shop, endpoint: Endpoint
+) -> None:
+    await configure(store, shop)
+    order_id = await shop.create(customer_email="ada@example.com")
+    connected = partial(connect, address=servers.temporal_address, namespace=temporal_namespace)
+    client = await connected(codec_key="a codec key of thirty-two characters")
+    asked = {"merchantId": str(shop.merchant_id)}
+    async with (
+        delivering(store, client),
+        Worker(client, task_queue="stripe-payments", workflows=[foreign.ForeignWorkflow]),
+    ):
+        id = f"theirs-{uuid4()}"
+        calls = [("getOrder", {"orderId": str(order_id)}), ("getMerchantWebhookUrl", asked)]
+        config, order, target = await call(
+            client, ("getProcessorConfig", asked | {"processor": "stripe"}), *calls, id=id
+        )
+    plain = [config["credentials"]["secretKey"], order["customerEmail"], target["secret"], target["url"]]
+    assert plain == ["sk_of_the_shop", "ada@example.com", (await shop.secret()).secret, endpoint.url]
+    other = await connected(codec_key=None)
+    history = await other.get_workflow_handle(id).fetch_history()
+    written = b"".join(event.SerializeToString() for event in history.events)
+    assert written.count(b"binary/encrypted") >= 8
+    assert not [text for text in plain if text.encode() in written]

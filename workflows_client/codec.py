@@ -4,6 +4,8 @@ A payload becomes another one: `encoding: binary/encrypted`, the id of the key b
 random 96-bit nonce followed by the AES-256-GCM ciphertext of the whole original payload, its metadata
 included. The key id is authenticated too. As nonces are random, one key is good for 2^32 payloads
 (NIST SP 800-38D, 8.3).
+
+Messages of failures stay readable, for whoever operates it: `worker.py` keeps what they could quote out of them.
 """
 
 import os

@@ -2,10 +2,14 @@
 
 import asyncio
 from datetime import timedelta
+from typing import Any
 
+import psycopg
 from temporalio.client import Client
-from temporalio.worker import Worker
+from temporalio.exceptions import ApplicationError
+from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, Interceptor, Worker
 
+from payloops.events.connections import one_line
 from payloops.workflows_client.activities import BackendActivities
 from payloops.workflows_client.connection import POLLS, RUNNER, keep_serving
 from payloops.workflows_client.webhook_delivery import WebhookDeliveryWorkflow
@@ -14,6 +18,32 @@ TASK_QUEUE = "backend-operations"
 GRACE = timedelta(seconds=10)
 ACTIVITIES = 500
 """At once. More than webhooks may be under way (`endpoint_places.py`), so that payments always find a slot."""
+
+
+class Failures(Interceptor):
+    """How activities fail, beside what each raises itself."""
+
+    def intercept_activity(self, next: ActivityInboundInterceptor) -> ActivityInboundInterceptor:
+        return _Failures(next)
+
+
+class _Failures(ActivityInboundInterceptor):
+    async def execute_activity(self, input: ExecuteActivityInput) -> Any:
+        """
+        Raises:
+            ApplicationError: without a retry: not called with one argument. With a retry: the database failed. Its
+                details, which quote rows, are left out: failures are readable in histories, also with a codec key.
+        """
+        if len(input.args) != 1:
+            raise ApplicationError(
+                "one argument is needed, an object", type="InvalidInput", non_retryable=True
+            )
+        try:
+            return await super().execute_activity(input)
+        except psycopg.Error as error:
+            raise ApplicationError(one_line(error), type="DatabaseFailed").with_traceback(
+                error.__traceback__
+            ) from None
 
 
 async def serve_backend(*, client: Client, activities: BackendActivities, stop: asyncio.Event) -> None:
@@ -35,6 +65,7 @@ def backend_worker(
         task_queue=TASK_QUEUE,
         workflows=[WebhookDeliveryWorkflow],
         activities=activities.all(),
+        interceptors=[Failures()],
         max_concurrent_activities=slots,
         # A webhook that is being sent holds one of each.
         max_concurrent_workflow_tasks=ACTIVITIES,
