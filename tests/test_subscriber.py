@@ -200,15 +200,18 @@ async def test_captures_voids_and_refunds_start_theirs(
 ) -> None:
     async with subscribing(store, settings, client):
         captured, voided = await orders.authorized(), await orders.authorized()
-        await capture_payment(store, order_id=captured, merchant_id=merchant_id, amount=3_000, by=by)
-        await cancel_order(store, order_id=voided, merchant_id=merchant_id, by=by)
+        asks = [replace(by, correlation_id=f"of the {kind}") for kind in ("capture", "void", "refund")]
+        await capture_payment(store, order_id=captured, merchant_id=merchant_id, amount=3_000, by=asks[0])
+        await cancel_order(store, order_id=voided, merchant_id=merchant_id, by=asks[1])
         capture = await started(client, f"capture-{captured}")
         void = await started(client, f"void-{voided}")
         await orders.report(captured, "captured")
         refund = await refund_payment(
-            store, order_id=captured, merchant_id=merchant_id, amount=1_000, reason="broken", by=by
+            store, order_id=captured, merchant_id=merchant_id, amount=1_000, reason="broken", by=asks[2]
         )
         refunded = await started(client, f"refund-{refund.id}")
+    memos = [each["memo"] for each in (capture, void, refunded)]
+    assert memos == [{"correlationId": each.correlation_id} for each in asks]
     expected = {"merchantId": str(merchant_id), "currency": "USD"}
     ids = {"orderId": str(captured), "processorOrderId": f"po_{captured}"}
     assert (capture["workflow"], capture["queue"]) == ("CaptureWorkflow", "stripe-payments")
@@ -282,6 +285,15 @@ def test_whatever_is_asked_for_again_is_started_anew_at_the_processor_that_has_t
         (f"refund-{refund.id}", "razorpay-payments"),
     ]
     assert {each.input["processorOrderId"] for each in starts[2:]} == {"order_1"}
+    assert starts[-1].input == {
+        "refundId": refund.id,
+        "orderId": str(order.id),
+        "merchantId": order.merchant_id,
+        "transactionId": refund.refunds,
+        "processorOrderId": "order_1",
+        "amount": order.amount,
+        "currency": "USD",
+    }
 
 
 NOTHING: dict[str, Any] = {"processor_order_id": None, "processor_transaction_id": None}
@@ -294,13 +306,14 @@ def told(outcome: Outcome, **fields: Any) -> ProcessorEvent:
 def test_a_workflow_hears_what_became_of_its_own_attempt_and_not_that_it_goes_on() -> None:
     order = pay(report(pay(new_order()), "failed"))
     cancel(order, by=BY)
-    for event in (told("requires_action"), told("captured", attempt=1), told("failed", attempt=2)):
+    captured = told("captured", attempt=1, processor_transaction_id="pt_1")
+    for event in (told("requires_action"), captured, told("failed", attempt=2)):
         receive(order, event, by=BY)
     signals = [each for each in forwarded(order) if isinstance(each, SignalWorkflow)]
     first, second = f"payment-{order.id}", f"payment-{order.id}-2"
     assert [(each.workflow_id, each.signal, each.argument) for each in signals] == [
         (second, "cancelPayment", None),
-        (first, "completePayment", {"success": True}),
+        (first, "completePayment", {"success": True, "processorTransactionId": "pt_1"}),
         (second, "completePayment", {"success": False}),
     ]
 
@@ -645,7 +658,7 @@ async def test_what_was_parked_is_forwarded_once_it_can_be_and_somebody_asks(
         await caught_up(store)
         assert await exists(client, f"payment-{order_id}") is False
         assert await ask() == (1, 0, 0)
-        await started(client, f"payment-{order_id}")
+        assert (await started(client, f"payment-{order_id}"))["memo"] == {"correlationId": "test"}
     assert await parked(store) == []
 
 

@@ -16,20 +16,21 @@ from telling import BY, Shop, caught_up, delivering, open_shop, subscribing
 from temporalio.client import Client
 from temporalio.service import RPCError
 
-from payloops.commands.cancel_order import cancel_order
+from payloops.commands.cancel_order import cancel, cancel_order, request_void
 from payloops.commands.receive_processor_event import ProcessorEvent, receive_processor_event
-from payloops.commands.refund_payment import refund_payment
+from payloops.commands.refund_outcomes import fail_refund, succeed_refund
+from payloops.commands.refund_payment import refund_payment, request_refund
 from payloops.commands.retry_webhook import WebhooksOff, retry_webhook
 from payloops.commands.update_refund_status import update_refund_status
 from payloops.commands.webhook_deliveries import WebhookNotFound
 from payloops.events.event_store import EventStore
-from payloops.events.orders import Order
+from payloops.events.orders import Order, TransactionType
 from payloops.events.stream import topic_of
 from payloops.events.timestamps import timestamp_text, utc_now
 from payloops.projections.orders import row_from_order
 from payloops.settings import Settings
 from payloops.workflows_client.activities import order_json
-from payloops.workflows_client.webhook_subscription import READER, event_type_of
+from payloops.workflows_client.webhook_subscription import READER, details_of, event_type_of, webhook_id_of
 
 
 @pytest.fixture(scope="module")
@@ -117,19 +118,86 @@ async def _is_as_the_contract_has_it(store: EventStore, body: dict[str, Any]) ->
     }
 
 
-async def test_what_is_special_to_each_event(
-    store: EventStore, settings: Settings, client: Client, shop: Shop
-) -> None:
-    await every_story(shop)
-    async with subscribing(store, settings, client):
-        await caught_up(store)
-    told = [await shop.webhook(webhook_id) for webhook_id, _ in await shop.queued()]
-    details = {each.event_type: each.payload["payload"] for each in told}
-    assert details["payment.requires_action"] == {"attempt": 1, "redirectUrl": "https://bank.example"}
-    assert details["payment.captured"]["amountCaptured"] == 5_000
-    assert details["payment.failed"]["errorCode"] == "declined"
-    assert details["refund.failed"]["errorCode"] == "odd"
-    assert (details["refund.processed"]["amount"], details["refund.processed"]["reason"]) == (1_000, "broken")
+def test_a_webhook_has_the_same_id_in_every_version_of_this_code() -> None:
+    """By it receivers recognize repetitions, and Temporal a workflow that was started before."""
+    order = UUID("01900000-0000-7000-8000-000000000001")
+    [created] = recorded(new_order())
+    fact = replace(created, originator_id=order, originator_version=2)
+    assert webhook_id_of(fact) == UUID("70031211-06e2-5ccd-8306-7de12dd7ebb1")
+
+
+def told(order: Order) -> list[tuple[str, dict[str, Any]]]:
+    """What is told of an order: the types, and what is special to each."""
+    facts = [(event_type_of(fact), fact) for fact in recorded(order)]
+    return [(type, details_of(fact, order=order)) for type, fact in facts if type is not None]
+
+
+def test_all_that_is_special_to_each_event() -> None:
+    captured = report(report(pay(new_order()), "requires_action"), "captured")
+    for amount, reason in ((300, "broken"), (200, None)):
+        refund = request_refund(captured, amount=amount, reason=reason, by=BY)
+        reference = f"re_{amount}"
+        if reason is None:
+            fail_refund(
+                captured,
+                refund.id,
+                processor_transaction_id=reference,
+                error_code="no",
+                error_message="No.",
+                by=BY,
+            )
+        else:
+            succeed_refund(captured, refund.id, processor_transaction_id=reference, by=BY)
+    [succeeded, failed] = [t for t in captured.transactions.values() if t.type is TransactionType.REFUND]
+    attempt, processor = {"attempt": 1}, {"processorTransactionId": "pt_1"}
+    first, *_ = captured.transactions
+    assert told(captured) == [
+        ("payment.processing", attempt | {"transactionId": first, "capture": "automatic", "amount": 1_000}),
+        ("payment.requires_action", attempt | {"redirectUrl": "https://bank.example"}),
+        (
+            "payment.captured",
+            attempt | processor | {"transactionId": first, "amount": 1_000, "amountCaptured": 1_000},
+        ),
+        (
+            "refund.processed",
+            {
+                "refundId": succeeded.id,
+                "amount": 300,
+                "amountRefunded": 300,
+                "reason": "broken",
+                "processorTransactionId": "re_300",
+            },
+        ),
+        (
+            "refund.failed",
+            {"refundId": failed.id, "amount": 200, "reason": None, "errorCode": "no", "errorMessage": "No."},
+        ),
+    ]
+
+
+@pytest.mark.parametrize("status", ["failed", "cancelled"])
+def test_all_that_is_special_to_a_payment_that_ends_without_money(status: str) -> None:
+    error = {"errorCode": "card_declined", "errorMessage": "The card was declined"}
+    details = {"failed": error | {"processorTransactionId": "pt_1"}, "cancelled": {}}
+    assert told(report(pay(new_order()), status))[1:] == [
+        (f"payment.{status}", {"attempt": 1} | details[status])
+    ]
+    cancelled = new_order()
+    cancel(cancelled, by=BY)
+    assert told(cancelled) == [("payment.cancelled", {})]
+
+
+def test_all_that_is_special_to_an_authorization_and_its_void() -> None:
+    order = report(pay(new_order(), capture="manual"), "authorized")
+    request_void(order, order.payments[1], by=BY)
+    report(order, "cancelled")
+    kinds = (TransactionType.AUTHORIZATION, TransactionType.VOID)
+    [held, void] = [t.id for kind in kinds for t in order.transactions.values() if t.type is kind]
+    shared = {"attempt": 1, "amount": 1_000}
+    assert told(order)[1:] == [
+        ("payment.authorized", shared | {"transactionId": held, "processorTransactionId": "pt_1"}),
+        ("payment.cancelled", shared | {"transactionId": void}),
+    ]
 
 
 async def test_a_refund_that_came_back_is_told_to_have_failed(
@@ -316,8 +384,18 @@ async def test_a_manual_retry_begins_anew_in_a_workflow_of_its_own(
         await retry_webhook(store, webhook_id=webhook_id, merchant_id=shop.merchant_id, by=BY)
         webhook = await shop.becomes(webhook_id, "delivered")
         assert (webhook.attempts, webhook.retries) == (2, 1)
-        memo = await (await client.get_workflow_handle(f"webhook-{webhook_id}-1").describe()).memo()
-        assert memo == {"correlationId": "test"}
+        for suffix in ("", "-1"):
+            handle = client.get_workflow_handle(f"webhook-{webhook_id}{suffix}")
+            assert await (await handle.describe()).memo() == {"correlationId": "test"}
+            started = (await handle.fetch_history()).events[0].workflow_execution_started_event_attributes
+            assert await client.data_converter.decode(started.input.payloads) == [
+                {
+                    "webhookEventId": str(webhook_id),
+                    "merchantId": str(shop.merchant_id),
+                    "webhookUrl": endpoint.url,
+                    "payload": webhook.payload,
+                }
+            ]
         # Delivered, and wanted once more.
         await retry_webhook(store, webhook_id=webhook_id, merchant_id=shop.merchant_id, by=BY)
         await endpoint.has(3)
