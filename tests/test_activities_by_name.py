@@ -1,6 +1,7 @@
 """The activities of `backend-operations`, for a worker that knows nothing but their names and shapes."""
 
 import ast
+import math
 from collections.abc import AsyncIterator, Iterator
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,15 @@ from payloops.events.orders import Order
 from payloops.events.timestamps import parse_timestamp, utc_now
 from payloops.workflows_client.connection import connect
 
+NOBODYS = {"merchantId": str(uuid4()), "orderId": str(uuid4()), "eventType": "t", "payload": {}}
+UNFIT: list[dict[str, Any]] = [
+    {"eventType": ""},
+    {"eventType": "t" * 256},
+    {"payload": None},
+    {"payload": [{}]},
+    {"payload": {"n": math.inf}},
+    {"payload": {"n": 10**400}},
+]
 PAYLOAD = {"id": "of theirs", "type": "invoice.sent", "nested": {"a": [1, None, "ü"]}}
 
 
@@ -162,8 +172,11 @@ async def test_a_webhook_of_theirs_is_made_once_and_delivered_once(
 ) -> None:
     order_id = await shop.create()
     made = new_webhook(shop, order_id)
-    first, again, other = await call(client, made, made, new_webhook(shop, order_id, payload={"b": 1}))
-    assert first == again != other
+    reordered = made[0], dict(reversed(made[1].items())) | {"payload": dict(reversed(PAYLOAD.items()))}
+    first, again, other, third = await call(
+        client, made, reordered, new_webhook(shop, order_id, payload={"b": 1}), made
+    )
+    assert first == again == third != other
     assert await call(client, made) != [first]  # another workflow tells it anew
     webhook = await shop.webhook(UUID(first))
     assert (webhook.event_type, webhook.payload, webhook.status) == ("invoice.sent", PAYLOAD, "pending")
@@ -193,7 +206,7 @@ async def test_a_secret_that_is_not_named_is_looked_up_and_one_that_is_signs_too
     client: Client, shop: Shop, endpoint: Endpoint
 ) -> None:
     order_id = await shop.create()
-    for number, named in enumerate((None, "their own secret")):
+    for number, named in enumerate((None, "", "their own secret")):
         [webhook_id] = await call(client, new_webhook(shop, order_id, payload={"n": number}))
         asked = {"webhookEventId": webhook_id, "webhookUrl": endpoint.url, "payload": {"n": number}}
         await call(client, ("deliverWebhook", asked if named is None else asked | {"webhookSecret": named}))
@@ -276,6 +289,7 @@ async def test_a_failed_delivery_is_a_result_and_no_error(
         ("getOrder", [], "InvalidInput"),
         ("getMerchantWebhookUrl", [{}], "InvalidInput"),
         ("createWebhookEvent", [{"merchantId": str(uuid4())}], "InvalidInput"),
+        *(("createWebhookEvent", [NOBODYS | each], "InvalidInput") for each in UNFIT),
         (
             "deliverWebhook",
             [{"webhookEventId": str(uuid4()), "webhookUrl": "http://127.0.0.1/", "payload": {}}],

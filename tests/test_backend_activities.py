@@ -9,6 +9,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from calling import Merchant
 from masking import CARD, shows_card
 from projecting import project_all
 from temporalio.exceptions import ApplicationError
@@ -405,11 +406,18 @@ async def test_a_refund_is_recorded_once(
 ) -> None:
     await call(activities.update_order_status, {"orderId": str(order_id), "status": "captured"})
     refund = await refund_payment(store, order_id=order_id, merchant_id=merchant_id, amount=2_000, by=by)
-    report = {"orderId": str(order_id), "refundId": refund.id, "status": "success"}
-    for _ in range(2):
-        await call(activities.update_refund_status, report, workflow_id=f"refund-{refund.id}")
+    report = {
+        "orderId": str(order_id),
+        "refundId": refund.id,
+        "status": "success",
+        "processorTransactionId": "re_1",
+    }
+    for status in ("success", "success", "failed"):
+        again = report | {"status": status}
+        assert await call(activities.update_refund_status, again, workflow_id=f"refund-{refund.id}") is None
     order = await loaded(store, order_id)
     assert (order.status, order.amount_refunded) == ("partially_refunded", 2_000)
+    assert order.transactions[refund.id].processor_transaction_id == "re_1"
     with pytest.raises(ApplicationError) as unknown:
         await call(activities.update_refund_status, report | {"refundId": str(uuid7())})
     assert unknown.value.non_retryable
@@ -489,3 +497,24 @@ async def test_an_order_is_given_as_the_http_api_gives_it(
             mode="json", by_alias=True
         )
     assert await call(activities.get_order, {"orderId": str(uuid7())}) is None
+
+
+async def test_an_order_with_all_its_details_is_given_as_it_is_read_over_http(
+    activities: BackendActivities, merchant: Merchant
+) -> None:
+    order_id = await merchant.order(
+        amount=99_999_999_999,
+        currency="jpy",
+        externalId="order-1",
+        customerId="ada",
+        customerEmail="ada@example.com",
+        description="é \u2028",
+        metadata={"z": 1, "a": [None, {"é": 1.5}], "large": 2**53 + 1},
+        returnUrl="https://shop.example/back",
+        cancelUrl="https://shop.example/cart",
+    )
+    read = (await merchant.shop.get(f"/v1/orders/{order_id}")).json
+    assert [name for name, value in read.items() if value is None] == [
+        *("processor", "processorOrderId", "lastError")
+    ]
+    assert await call(activities.get_order, {"orderId": order_id}) == read

@@ -429,6 +429,26 @@ async def test_an_attempt_is_known_before_its_first_byte_also_where_nobody_saw_i
     ]
 
 
+async def test_two_runs_of_one_attempt_at_once_have_one_result(
+    store: EventStore, shop: Shop, endpoint: Endpoint
+) -> None:
+    """Temporal took the first for dead, and it was not. Both were sent, and both are on record."""
+    endpoint.answer = answer = HeldBack()
+    async with backend(store) as activities:
+        calls = Calls(activities, shop, endpoint.url)
+        webhook_id = await queue(shop)
+        runs = []
+        for count in (1, 2):
+            runs.append(asyncio.create_task(calls.deliver(webhook_id, activity_id="7")))
+            await endpoint.has(count)
+        answer.give()
+        first, second = await asyncio.gather(*runs)
+        assert first == second == await calls.deliver(webhook_id, activity_id="7")
+    assert (first["success"], first["attempts"]) == (True, 2)
+    assert [each.attempt.error for each in await shop.attempts(webhook_id)] == [INTERRUPTED, None]
+    assert len(endpoint.received) == 2
+
+
 async def test_a_worker_that_stops_in_the_middle_leaves_the_delivery_to_another(
     store: EventStore, servers: EmbeddedServers, temporal_namespace: str, shop: Shop, endpoint: Endpoint
 ) -> None:
