@@ -23,7 +23,7 @@ import filled_log
 import psycopg
 from process_usage import server_of
 
-from payloops.client import Client
+from payloops.dev.client import Client
 from payloops.embedded import EmbeddedServers
 from payloops.embedded.locks import free_ports
 from payloops.migrate import migrate

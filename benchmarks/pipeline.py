@@ -32,10 +32,10 @@ from aiohttp import web
 from process_usage import children, cpu_seconds, run
 from temporalio.client import Client as Temporal
 
-from payloops.client import Client
 from payloops.commands.workflow_ids import payment_workflow_id
-from payloops.demo_merchant import DemoMerchant, read_demo_merchant
-from payloops.dev_environment import read_environment
+from payloops.dev.client import Client
+from payloops.dev.demo_merchant import DemoMerchant, read_demo_merchant
+from payloops.dev.environment import read_environment
 from payloops.embedded.locks import choosing_ports, free_ports
 from payloops.events.connections import Pool, connection_pool
 from payloops.projections.status import projections_status

@@ -19,8 +19,8 @@ from typing import Any
 import aiohttp
 import psycopg
 
-from payloops.demo_merchant import read_demo_merchant
-from payloops.dev_environment import read_environment
+from payloops.dev.demo_merchant import read_demo_merchant
+from payloops.dev.environment import read_environment
 from payloops.events.connections import STATEMENT_TIMEOUT
 
 LIMIT = 100.0

@@ -28,7 +28,7 @@ from typing import Any
 
 import aiohttp
 
-from payloops.demo_merchant import DemoMerchant, read_demo_merchant
+from payloops.dev.demo_merchant import DemoMerchant, read_demo_merchant
 
 ALPHABET = string.ascii_letters + string.digits
 SECRET_LENGTH = 32

@@ -81,7 +81,7 @@ def dev(
 
     Where DATABASE_URL, REDIS_URL or TEMPORAL_ADDRESS is set, that server is used instead of an embedded one.
     """
-    from payloops.dev import DevOptions, run_dev  # noqa: PLC0415
+    from payloops.dev.running import DevOptions, run_dev  # noqa: PLC0415
     from payloops.embedded import StartError  # noqa: PLC0415
     from payloops.settings import SettingsError  # noqa: PLC0415
 
@@ -123,9 +123,9 @@ def demo(
 
     from rich.console import Console  # noqa: PLC0415
 
-    from payloops.client import AnsweredError, ServiceAbsentError  # noqa: PLC0415
-    from payloops.demo import DemoStuckError, run_demo  # noqa: PLC0415
-    from payloops.demo_merchant import read_demo_merchant  # noqa: PLC0415
+    from payloops.dev.client import AnsweredError, ServiceAbsentError  # noqa: PLC0415
+    from payloops.dev.demo import DemoStuckError, run_demo  # noqa: PLC0415
+    from payloops.dev.demo_merchant import read_demo_merchant  # noqa: PLC0415
 
     kept = read_demo_merchant(data_dir=data_dir)
     key = api_key or (kept.api_key if kept else None)
@@ -284,7 +284,7 @@ def reconcile(
     Exits with status 1 if something is left for people to look at. Settings that are not in the environment are
     taken from the `payloops dev` of the data directory.
     """
-    from payloops.dev_environment import read_environment  # noqa: PLC0415
+    from payloops.dev.environment import read_environment  # noqa: PLC0415
     from payloops.reconcile.payments import run_reconcile  # noqa: PLC0415
 
     times = {"older_than": _duration("--older-than", older_than), "since": _duration("--since", since)}

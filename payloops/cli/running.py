@@ -84,7 +84,7 @@ def run_process(work: "Coroutine[Any, Any, None]") -> None:
 
 def database_url_of(data_dir: Path) -> str:
     """Read DATABASE_URL from the environment, or else from the data directory of a `payloops dev`."""
-    from payloops.dev_environment import read_environment  # noqa: PLC0415
+    from payloops.dev.environment import read_environment  # noqa: PLC0415
 
     database_url = os.environ.get("DATABASE_URL") or read_environment(data_dir=data_dir).get("DATABASE_URL")
     if not database_url:
@@ -120,7 +120,7 @@ def settings_of_environment() -> "Settings":
 
 def settings_of(kind: "type[S]", data_dir: Path) -> "S":
     """Read them from the environment, and what is missing from the `payloops dev` of the data directory."""
-    from payloops.dev_environment import read_environment  # noqa: PLC0415
+    from payloops.dev.environment import read_environment  # noqa: PLC0415
 
     kept = read_environment(data_dir=data_dir)
     return _read(kind, **{name.lower(): kept[name] for name in kept if name not in os.environ})

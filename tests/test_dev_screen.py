@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from payloops.dev.log_tail import shortened
 from payloops.embedded.processes import start_time
-from payloops.supervisor import shortened
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_a_request_is_shown_in_short() -> None:
 PARENT = """
 import os, sys, time
 from pathlib import Path
-from payloops.supervisor import Part
+from payloops.dev.parts import Part
 
 part = Part(
     name="worker", arguments=["worker"], environment=dict(os.environ), log=Path(sys.argv[1]), chatty=False,

@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from payloops.client import JSON, Answer, Client
+from payloops.dev.client import JSON, Answer, Client
 from payloops.events.money import money_text
 
 AMOUNT, REFUND = 4999, 1500  # minor units: 49.99 and 15.00

@@ -5,7 +5,7 @@ import secrets
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from payloops.client import AnsweredError, Client
+from payloops.dev.client import AnsweredError, Client
 from payloops.embedded.files import write_private
 
 FILE_NAME = "demo-merchant.json"

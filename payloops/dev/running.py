@@ -13,18 +13,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from payloops.client import AnsweredError, ServiceAbsentError
-from payloops.demo_merchant import FILE_NAME as DEMO_MERCHANT_FILE
-from payloops.demo_merchant import DemoMerchant, ensure_demo_merchant
-from payloops.demo_staff import FILE_NAME as DEMO_STAFF_FILE
-from payloops.demo_staff import DemoStaff, ensure_demo_staff
-from payloops.dev_environment import ENVIRONMENT_FILE, SECRETS_FILE, load_or_create_secrets, write_environment
+from payloops.dev.client import AnsweredError, ServiceAbsentError
+from payloops.dev.demo_merchant import FILE_NAME as DEMO_MERCHANT_FILE
+from payloops.dev.demo_merchant import DemoMerchant, ensure_demo_merchant
+from payloops.dev.demo_staff import FILE_NAME as DEMO_STAFF_FILE
+from payloops.dev.demo_staff import DemoStaff, ensure_demo_staff
+from payloops.dev.environment import ENVIRONMENT_FILE, SECRETS_FILE, load_or_create_secrets, write_environment
+from payloops.dev.parts import Part, how_it_ended, stop_parts
+from payloops.dev.screen import Terminal, show_screen
 from payloops.embedded import EmbeddedServers, StartError
 from payloops.embedded.locks import choosing_ports, free_ports, port_is_free
 from payloops.embedded.servers import Part as ServerPart
 from payloops.key_check import opens_nothing
 from payloops.settings import HIGHEST_PORT, read_settings
-from payloops.supervisor import Part, Terminal, how_it_ended, stop_parts
 
 EXTERNAL: dict[ServerPart, str] = {
     "postgres": "DATABASE_URL",
@@ -72,17 +73,7 @@ def _run(options: DevOptions, *, terminal: Terminal, began: float) -> None:
         )
     namespace = os.environ.get("TEMPORAL_NAMESPACE", "loop")
     embedded = [part for part, name in EXTERNAL.items() if not os.environ.get(name)]
-    servers = EmbeddedServers(
-        data_dir=options.data_dir,
-        temporal_namespaces=[namespace],
-        fresh=options.fresh,
-        also_fresh=[SECRETS_FILE, ENVIRONMENT_FILE, DEMO_MERCHANT_FILE, DEMO_STAFF_FILE],
-        parts=embedded,
-        temporal_ui=True,
-        postgres_port=options.postgres_port,
-        temporal_port=options.temporal_port,
-        temporal_ui_port=options.temporal_ui_port,
-    )
+    servers = _servers(options, namespace=namespace, embedded=embedded)
     named = ", ".join(each.capitalize().replace("Postgres", "PostgreSQL") for each in embedded)
     terminal.say(f"[dim]Starting {named or 'on your own servers'} …[/]")
     # Slow to import: done while the servers start.
@@ -105,11 +96,25 @@ def _run(options: DevOptions, *, terminal: Terminal, began: float) -> None:
             merchant = _demo_merchant(url=url, data_dir=servers.data_dir)
             staff = _demo_staff(servers)
             seconds = time.monotonic() - began
-            _show_screen(terminal, servers=servers, merchant=merchant, staff=staff, seconds=seconds)
+            show_screen(terminal, servers=servers, merchant=merchant, staff=staff, seconds=seconds)
             parent = os.getppid() if options.stop_with_parent else None
             _keep_running(parts, servers=servers, terminal=terminal, parent=parent)
         finally:
             _stop(parts, terminal=terminal)
+
+
+def _servers(options: DevOptions, *, namespace: str, embedded: list[ServerPart]) -> EmbeddedServers:
+    return EmbeddedServers(
+        data_dir=options.data_dir,
+        temporal_namespaces=[namespace],
+        fresh=options.fresh,
+        also_fresh=[SECRETS_FILE, ENVIRONMENT_FILE, DEMO_MERCHANT_FILE, DEMO_STAFF_FILE],
+        parts=embedded,
+        temporal_ui=True,
+        postgres_port=options.postgres_port,
+        temporal_port=options.temporal_port,
+        temporal_ui_port=options.temporal_ui_port,
+    )
 
 
 def _environment(
@@ -301,52 +306,3 @@ def interruptible() -> Iterator[None]:
     finally:
         for name, handler in zip(names, before, strict=True):
             signal.signal(name, handler)
-
-
-def _show_screen(
-    terminal: Terminal,
-    *,
-    servers: EmbeddedServers,
-    merchant: DemoMerchant,
-    staff: DemoStaff | None,
-    seconds: float,
-) -> None:
-    """Print how to use the service, on one screen. Commands are printed unstyled and unwrapped, to be pasted."""
-    terminal.say(f"\n[bold green]PayLoops is ready[/] [dim]after {seconds:.1f} s[/]\n")
-    rows = {
-        "API": merchant.url,
-        "Reference": f"{merchant.url}/docs" if _exists(f"{merchant.url}/docs") else None,
-        "Temporal": servers.temporal_ui_url if "temporal" in servers.parts else None,
-        "API key": merchant.api_key,
-        "Sign-in": f"{merchant.email}  {merchant.password}",
-        "Support": f"{merchant.url}/support  {staff.email}  {staff.password}" if staff else None,
-        "Data, logs": str(servers.data_dir),
-    }
-    for name, value in rows.items():
-        if value is not None:
-            terminal.say(f"  [bold]{name:<11}[/]{value}")
-    terminal.say("\nPaste this into another terminal (or run [bold]payloops demo[/] there):\n")
-    terminal.bare(curl_lines(url=merchant.url, api_key=merchant.api_key))
-    terminal.say("\n[dim]Ctrl-C stops everything. Requests, and what goes wrong, appear below.[/]\n")
-
-
-def curl_lines(*, url: str, api_key: str) -> str:
-    """Shell commands for an order and a checkout session. `sed` takes the order's id, the response's only `id`."""
-    return f"""\
-API={url}
-KEY="X-API-Key: {api_key}"
-ORDER=$(curl -sS -H "$KEY" $API/v1/orders --json '{{"amount": 4999, "currency": "USD"}}' | sed 's/.*"id": *"\\([^"]*\\)".*/\\1/')
-curl -sS -H "$KEY" -H "Prefer: wait=10" $API/v1/orders/$ORDER/pay --json '{{"paymentMethod": {{"type": "card", "token": "tok_visa"}}}}'; echo
-curl -sS -H "$KEY" $API/v1/orders/$ORDER/refund --json '{{"amount": 1500, "reason": "One coffee was cold"}}'; echo
-curl -sS -H "$KEY" $API/v1/orders/$ORDER; echo
-curl -sS -H "$KEY" $API/v1/orders/$ORDER/events; echo
-# A page to pay at: open its url in a browser.
-curl -sS -H "$KEY" $API/v1/checkout/sessions --json "{{\\"amount\\": 4999, \\"successUrl\\": \\"$API/docs\\", \\"cancelUrl\\": \\"$API/docs\\"}}"; echo"""  # noqa: E501
-
-
-def _exists(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=5):  # noqa: S310 our own
-            return True
-    except OSError:
-        return False
