@@ -17,7 +17,7 @@ import orjson
 from pydantic import TypeAdapter
 
 from payloops.audit.masking import masked_body
-from payloops.audit.reading import NotFound, NotUnderstood, reading
+from payloops.audit.reading import NotUnderstood, facts_of, reading
 from payloops.commands.processor_events import processor_events_of_order
 from payloops.commands.webhook_deliveries import WebhookDelivery, list_attempts, list_webhooks_of_order
 from payloops.embedded.files import write_private
@@ -28,7 +28,7 @@ from payloops.events.seals import AuditKeys, SealedRange, seal_of
 from payloops.events.timestamps import timestamp_text, utc_now
 from payloops.http.order_history import OrderAsOf, OrderExplanationAnswer, order_as_of
 from payloops.projections.order_explanation import explain_order
-from payloops.projections.order_history import fold, order_facts
+from payloops.projections.order_history import fold
 
 FORMAT = "payloops evidence 1"
 
@@ -107,9 +107,7 @@ async def make_statement(reader: EventReader, *, order_id: UUID) -> dict[str, An
     Raises:
         NotFound.
     """
-    facts = await order_facts(reader, order_id=order_id)
-    if facts is None:
-        raise NotFound(f"no order {order_id}")
+    facts = await facts_of(reader, order_id)
     order = fold(facts)
     now = utc_now()
     async with reader.pool.connection() as connection:

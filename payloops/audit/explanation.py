@@ -7,14 +7,14 @@ from uuid import UUID
 from pydantic import TypeAdapter
 from rich.table import Table
 
-from payloops.audit.reading import NotFound, no_state, reading
+from payloops.audit.reading import facts_of, facts_up_to, reading
 from payloops.audit.trail import differences_table
 from payloops.events.stream import StreamEvent, topic_of
 from payloops.events.timestamps import timestamp_text, utc_now
 from payloops.http.order_history import OrderExplanationAnswer
 from payloops.printing import make_console, print_json, print_plain_json
 from payloops.projections.order_explanation import explain_order
-from payloops.projections.order_history import NoSuchVersion, facts_as_of, order_facts, replay
+from payloops.projections.order_history import replay
 from payloops.projections.order_trail import exact_time, field_name, value_text
 
 
@@ -57,10 +57,7 @@ async def show_replay(
         NotFound: there is no such order or version, or the order did not exist at that time.
     """
     facts = await _facts(database_url, order_id)
-    try:
-        steps = list(replay(facts if as_of is None else facts_as_of(facts, as_of)))
-    except NoSuchVersion as error:
-        raise no_state(error) from None
+    steps = list(replay(facts if as_of is None else facts_up_to(facts, as_of)))
     if as_json:
         print_plain_json(
             [
@@ -98,7 +95,4 @@ async def show_replay(
 
 async def _facts(database_url: str, order_id: UUID) -> list[StreamEvent]:
     async with reading(database_url) as store:
-        facts = await order_facts(store, order_id=order_id)
-    if facts is None:
-        raise NotFound(f"no order {order_id}")
-    return facts
+        return await facts_of(store, order_id)

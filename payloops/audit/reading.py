@@ -1,13 +1,15 @@
 """Shared by the commands of `payloops audit`: connecting, finding an order, and parsing versions and times."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from uuid import UUID
 
 from payloops.events.connections import command_pool
 from payloops.events.event_store import EventReader
-from payloops.projections.order_history import NoSuchVersion
+from payloops.events.stream import StreamEvent
+from payloops.projections.order_history import NoSuchVersion, facts_as_of, order_facts
+from payloops.projections.order_trail import exact_time
 from payloops.projections.staff_orders import owner_of_order
 
 
@@ -38,6 +40,31 @@ async def merchant_of(store: EventReader, order_id: UUID) -> UUID:
     return owner
 
 
+async def facts_of(store: EventReader, order_id: UUID) -> list[StreamEvent]:
+    """All facts of an order, oldest first.
+
+    Raises:
+        NotFound: there is no such order.
+    """
+    facts = await order_facts(store, order_id=order_id)
+    if facts is None:
+        raise NotFound(f"no order {order_id}")
+    return facts
+
+
+def facts_up_to(facts: Sequence[StreamEvent], as_of: int | datetime) -> Sequence[StreamEvent]:
+    """The facts of an order up to a version or time.
+
+    Raises:
+        NotFound: it has no such version, or did not exist at that time.
+    """
+    try:
+        return facts_as_of(facts, as_of)
+    except NoSuchVersion as error:
+        lacking = f"version {as_of}" if isinstance(as_of, int) else f"state at {exact_time(as_of)} UTC"
+        raise NotFound(f"order {error.order_id} has no {lacking}") from None
+
+
 def moment_or_version(text: str) -> int | datetime:
     """Parse a version (`3`) or a time. A time without a time zone is UTC, as are all times in the output.
 
@@ -63,14 +90,3 @@ def moment(text: str) -> datetime:
     except ValueError:
         raise NotUnderstood(f"{text!r} is not a time: write 2027-01-31T15:40:02, in UTC") from None
     return parsed.replace(tzinfo=parsed.tzinfo or UTC)
-
-
-def no_state(error: NoSuchVersion) -> NotFound:
-    """The message for an order that has no state at a version or time."""
-    as_of = (
-        error.as_of
-        if isinstance(error.as_of, int)
-        else f"{error.as_of.astimezone(UTC):%Y-%m-%d %H:%M:%S.%f} UTC"
-    )
-    what = "version" if isinstance(error.as_of, int) else "state at"
-    return NotFound(f"order {error.order_id} has no {what} {as_of}")

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from payloops.audit.reading import NotFound, merchant_of, no_state, reading
+from payloops.audit.reading import facts_of, facts_up_to, merchant_of, reading
 from payloops.events.event_store import EventReader
 from payloops.events.money import money_text
 from payloops.events.orders import Order, OrderStatus
@@ -24,12 +24,8 @@ from payloops.printing import WIDE, make_console, plain_table, print_json, print
 from payloops.projections.order_events import OrderEvent, order_events
 from payloops.projections.order_history import (
     Difference,
-    NoSuchVersion,
     differences,
-    facts_as_of,
     fold,
-    get_order_as_of,
-    order_facts,
     order_state,
 )
 from payloops.projections.order_trail import (
@@ -87,12 +83,8 @@ async def show_state(*, database_url: str, order_id: UUID, as_of: int | datetime
         NotFound: there is no such order or version, or the order did not exist at that time.
     """
     async with reading(database_url) as store:
-        try:
-            order = await get_order_as_of(store, order_id=order_id, as_of=as_of)
-        except NoSuchVersion as error:
-            raise no_state(error) from None
-    if order is None:
-        raise NotFound(f"no order {order_id}")
+        facts = await facts_of(store, order_id)
+    order = fold(facts_up_to(facts, as_of))
     if as_json:
         print_json(TypeAdapter(OrderAsOf), order_as_of(order))
         return
@@ -117,13 +109,8 @@ async def show_differences(
         NotFound: there is no such order or version, or the order did not exist at that time.
     """
     async with reading(database_url) as store:
-        facts = await order_facts(store, order_id=order_id)
-    if facts is None:
-        raise NotFound(f"no order {order_id}")
-    try:
-        before, after = (fold(facts_as_of(facts, as_of)) for as_of in between)
-    except NoSuchVersion as error:
-        raise no_state(error) from None
+        facts = await facts_of(store, order_id)
+    before, after = (fold(facts_up_to(facts, as_of)) for as_of in between)
     found = differences(order_state(before), order_state(after))
     if as_json:
         print_plain_json([asdict(each) | {"field": field_name(each.field)} for each in found])
