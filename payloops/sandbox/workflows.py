@@ -7,7 +7,7 @@ Workflow code must be deterministic: this module imports little, and reads no cl
 """
 
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from temporalio import workflow
 from temporalio.common import RetryPolicy
@@ -25,6 +25,7 @@ from payloops.sandbox.messages import (
     RefundInput,
 )
 
+T = TypeVar("T")
 BACKEND_QUEUE = "backend-operations"
 ACTION_WAIT = timedelta(minutes=15)
 SOON = RetryPolicy(initial_interval=timedelta(milliseconds=200), maximum_interval=timedelta(seconds=30))
@@ -125,20 +126,13 @@ class PaymentWorkflow:
             workflow.logger.info("payment.action_timed_out")
         if self._completion is None:
             return await _cancel_charge(request)
-        completed: ChargeAnswer = await workflow.execute_activity(
-            "sandboxCompleteAction",
-            ActionRequest(
-                orderId=request["orderId"],
-                attempt=request["attempt"],
-                success=self._completion["success"],
-                processorTransactionId=self._completion.get("processorTransactionId"),
-            ),
-            result_type=ChargeAnswer,
-            start_to_close_timeout=timedelta(seconds=30),
-            schedule_to_close_timeout=timedelta(hours=1),
-            retry_policy=SOON,
+        decision = ActionRequest(
+            orderId=request["orderId"],
+            attempt=request["attempt"],
+            success=self._completion["success"],
+            processorTransactionId=self._completion.get("processorTransactionId"),
         )
-        return completed
+        return await _ask("sandboxCompleteAction", decision, result_type=ChargeAnswer)
 
     async def _report_charge(self, order_id: str, charge: ChargeAnswer) -> str:
         ids = {"processorOrderId": charge["processorOrderId"]}
@@ -213,44 +207,35 @@ def attempt_of(workflow_id: str, *, order_id: str) -> int:
 
 
 async def _find_charge(request: ChargeRequest) -> ChargeAnswer | None:
-    found: ChargeAnswer | None = await workflow.execute_activity(
-        "sandboxFindCharge",
-        request,
-        result_type=ChargeAnswer | None,  # type: ignore[arg-type]  # declared for classes, but works with unions
-        start_to_close_timeout=timedelta(seconds=30),
-        schedule_to_close_timeout=timedelta(hours=1),
-        retry_policy=SOON,
-    )
-    return found
+    # `result_type` is declared for classes, but works with unions.
+    return await _ask("sandboxFindCharge", request, result_type=ChargeAnswer | None)  # type: ignore[arg-type]
 
 
 async def _cancel_charge(request: ChargeRequest) -> ChargeAnswer:
     """Cancel the charge at the processor. If it is too late for that, the answer says so."""
-    cancelled: ChargeAnswer = await workflow.execute_activity(
-        "sandboxCancelCharge",
-        request,
-        result_type=ChargeAnswer,
-        start_to_close_timeout=timedelta(seconds=30),
-        schedule_to_close_timeout=timedelta(hours=1),
-        retry_policy=SOON,
-    )
-    return cancelled
+    return await _ask("sandboxCancelCharge", request, result_type=ChargeAnswer)
 
 
 async def _operate(
     activity_name: str, operation: OperationInput | RefundInput, *, request_id: str
 ) -> OperationAnswer:
-    """Request an operation until there is an answer: repeating the same request id returns an answer that was lost."""
-    answer: OperationAnswer = await workflow.execute_activity(
+    """Request an operation: repeating the same request id returns an answer that was lost."""
+    request = OperationRequest(
+        requestId=request_id,
+        orderId=operation["orderId"],
+        processorOrderId=operation["processorOrderId"],
+        amount=operation["amount"],
+        currency=operation["currency"],
+    )
+    return await _ask(activity_name, request, result_type=OperationAnswer)
+
+
+async def _ask(activity_name: str, request: Any, *, result_type: type[T]) -> T:
+    """Call the processor until it answers, for up to an hour."""
+    answer: T = await workflow.execute_activity(
         activity_name,
-        OperationRequest(
-            requestId=request_id,
-            orderId=operation["orderId"],
-            processorOrderId=operation["processorOrderId"],
-            amount=operation["amount"],
-            currency=operation["currency"],
-        ),
-        result_type=OperationAnswer,
+        request,
+        result_type=result_type,
         start_to_close_timeout=timedelta(seconds=30),
         schedule_to_close_timeout=timedelta(hours=1),
         retry_policy=SOON,
