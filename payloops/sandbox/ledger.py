@@ -376,30 +376,20 @@ async def operate(
         await operations.execute("SELECT * FROM sandbox.operations WHERE request_id = %s", (request_id,))
         earlier = await operations.fetchone()
         if earlier is not None:
-            if (earlier.kind, earlier.processor_order_id, earlier.amount) != (
-                kind,
-                processor_order_id,
-                amount,
-            ):
+            same = (kind, processor_order_id, amount)
+            if (earlier.kind, earlier.processor_order_id, earlier.amount) != same:
                 raise IdempotencyMismatchError(key=request_id)
             return earlier
         refusal = refusal_of(charge, kind=kind, amount=amount, currency=currency)
         if refusal is None:
             await connection.execute(EFFECTS[kind], {"charge": processor_order_id, "amount": amount})
         code, message = refusal or (None, None)
+        transaction_id = None if refusal else _transaction_id()
         await operations.execute(
             """INSERT INTO sandbox.operations (request_id, kind, processor_order_id, amount,
                    processor_transaction_id, error_code, error_message)
                VALUES (%s, %s, %s, %s, %s, %s, %s) RETURNING *""",
-            (
-                request_id,
-                kind,
-                processor_order_id,
-                amount,
-                None if refusal else _transaction_id(),
-                code,
-                message,
-            ),
+            (request_id, kind, processor_order_id, amount, transaction_id, code, message),
         )
         operation = await operations.fetchone()
     assert operation is not None
