@@ -204,17 +204,14 @@ async def _check_sealed(
                 report.note_without_mac(due)
             elif fault is not None:
                 # A leaf contains the content's hash, not the content, so it does not show when that was edited.
-                since = "; this was so already when it was sealed"
-                if fault is Fault.CONTENT:
-                    since = ", which is as it was sealed"
-                detail = f"{fault}{since}"
-                return Finding(due, Tampering.EDITED, event_text(row), detail)
+                since = ", which is as it was sealed"
+                if fault is not Fault.CONTENT:
+                    since = "; this was so already when it was sealed"
+                return Finding(due, Tampering.EDITED, event_text(row), f"{fault}{since}")
             due += 1
-    return (
-        await _explain(connection, due, first=first, leaves=leaves, mac_keys=mac_keys)
-        if due <= last
-        else None
-    )
+    if due > last:
+        return None
+    return await _explain(connection, due, first=first, leaves=leaves, mac_keys=mac_keys)
 
 
 async def _explain(
@@ -230,33 +227,49 @@ async def _explain(
     start, end = min(sealed_at.values()), max(sealed_at.values())
     async with _rows(connection, start, end) as found:
         rows = [row async for row, _ in found]
-    sealed = leaves[position - first]
     there = next((row for row in rows if row.position == position), None)
-    moved = next((row for row in rows if row_leaf(row, position=position) == sealed), None)
+    moved = next((row for row in rows if row_leaf(row, position=position) == leaves[position - first]), None)
     if there is None:
-        if moved is not None:
-            detail = f"it was sealed at position {position}, and is at {moved.position} now"
-            return Finding(position, Tampering.REORDERED, event_text(moved), detail)
         following = next((row.position for row in rows if row.position > position), end + 1)
-        more = f", and {following - position - 1} after it" if following > position + 1 else ""
-        return Finding(position, Tampering.REMOVED, None, f"it was sealed, and is gone{more}")
-    event = event_text(there)
+        return _vacated(position, moved=moved, following=following)
     came_from = next(
         (n for n in range(start, end + 1) if sealed_at.get(row_leaf(there, position=n)) == n), None
     )
     if came_from is None:
-        fault = fault_of(there, mac_keys=mac_keys)
-        if moved is not None:
-            detail = f"the event sealed at this position, {event_text(moved)}, is at {moved.position} now"
-            return Finding(position, Tampering.INSERTED, event, f"{fault}; {detail}" if fault else detail)
-        detail = str(fault) if fault else "its content is authentic, but its position or time was changed"
-        return Finding(position, Tampering.EDITED, event, f"it differs from what was sealed: {detail}")
-    if moved is None:
-        detail = (
-            f"it was sealed, and is gone: {event}, which was sealed at {came_from}, is at its position now"
-        )
-        return Finding(position, Tampering.REMOVED, None, detail)
-    return Finding(position, Tampering.REORDERED, event, f"it was sealed at position {came_from}")
+        return _never_sealed(there, moved=moved, fault=fault_of(there, mac_keys=mac_keys))
+    event = event_text(there)
+    if moved is not None:
+        return Finding(position, Tampering.REORDERED, event, f"it was sealed at position {came_from}")
+    detail = f"it was sealed, and is gone: {event}, which was sealed at {came_from}, is at its position now"
+    return Finding(position, Tampering.REMOVED, None, detail)
+
+
+def _vacated(position: int, *, moved: LogRow | None, following: int) -> Finding:
+    """No event is at a position that was sealed.
+
+    Args:
+        moved: the event that was sealed there, if it is at another position now.
+        following: the next position with an event.
+    """
+    if moved is not None:
+        detail = f"it was sealed at position {position}, and is at {moved.position} now"
+        return Finding(position, Tampering.REORDERED, event_text(moved), detail)
+    more = f", and {following - position - 1} after it" if following > position + 1 else ""
+    return Finding(position, Tampering.REMOVED, None, f"it was sealed, and is gone{more}")
+
+
+def _never_sealed(row: LogRow, *, moved: LogRow | None, fault: Fault | None) -> Finding:
+    """An event is at a position that was sealed, and was itself not sealed as it is now.
+
+    Args:
+        moved: the event that was sealed there, if it is at another position now.
+    """
+    position, event = row.position, event_text(row)
+    if moved is not None:
+        detail = f"the event sealed at this position, {event_text(moved)}, is at {moved.position} now"
+        return Finding(position, Tampering.INSERTED, event, f"{fault}; {detail}" if fault else detail)
+    detail = str(fault) if fault else "its content is authentic, but its position or time was changed"
+    return Finding(position, Tampering.EDITED, event, f"it differs from what was sealed: {detail}")
 
 
 async def _sealed_positions(
@@ -352,16 +365,11 @@ def _broken_link(
     if seal.number != number + 1:
         return Finding(due, Tampering.UNSEALED, None, f"seal {number + 1} is missing")
     if seal.previous != previous:
-        return Finding(
-            due,
-            Tampering.UNSEALED,
-            None,
-            f"seal {seal.number} does not continue the chain: it or {number} was changed",
-        )
+        detail = f"seal {seal.number} does not continue the chain: it or {number} was changed"
+        return Finding(due, Tampering.UNSEALED, None, detail)
     if seal.first_position > due:
-        gone = (
-            f"events {due} to {seal.first_position - 1} were missing already when seal {seal.number} was made"
-        )
+        until = seal.first_position - 1
+        gone = f"events {due} to {until} were missing already when seal {seal.number} was made"
         return Finding(due, Tampering.REMOVED, None, gone)
     public = public_keys.get(seal.key_id)
     wrong = None
