@@ -17,7 +17,8 @@ from processes import process, run_command
 from projecting import append, eventually, new_order, project_all
 from pydantic import SecretStr
 
-from payloops.audit.verification import Anchor, Verdict, verify_log
+from payloops.audit.verdict import Verdict
+from payloops.audit.verification import Anchor, verify_log
 from payloops.events import sealer
 from payloops.events.authenticity import content_hash
 from payloops.events.connections import connect
