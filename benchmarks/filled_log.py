@@ -23,10 +23,10 @@ from uuid_utils.compat import uuid7
 
 from payloops.commands.capture_payment import request_capture
 from payloops.commands.pay_order import request_payment
+from payloops.commands.payment_outcomes import report_authorized, report_captured, report_failed
 from payloops.commands.refund_outcomes import succeed_refund
 from payloops.commands.refund_payment import request_refund
 from payloops.commands.route_payment import Route
-from payloops.commands.update_order_status import report_authorized, report_captured, report_failed
 from payloops.events.authenticity import content_hash
 from payloops.events.encoding import encode, open_state
 from payloops.events.metadata import Metadata

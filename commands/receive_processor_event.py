@@ -1,7 +1,7 @@
 """Applies an event that a processor sent by webhook about a payment or refund, once its signature is verified.
 
 Events arrive late, twice, and in any order. What an event says that is new is recorded in the order's stream, and its
-consequences in the same append, so that each event takes effect once. Rules beyond those of `update_order_status`
+consequences in the same append, so that each event takes effect once. Rules beyond those of `payment_outcomes`
 make the result independent of the order of arrival:
 - an event that ranks below one received earlier for the same payment changes nothing:
   captured > cancelled > authorized > failed, requires_action;
@@ -18,10 +18,7 @@ from uuid import UUID
 import structlog
 
 from payloops.commands.change_order import change_order
-from payloops.commands.processor_events import DONE, Effect, keep_processor_event, note_effect
-from payloops.commands.processor_refunds import capture_of, record_processor_refunds
-from payloops.commands.refusals import OrderNotFound, TooManyProcessorEvents
-from payloops.commands.update_order_status import (
+from payloops.commands.payment_outcomes import (
     fail_payment,
     report_action_required,
     report_authorized,
@@ -30,6 +27,9 @@ from payloops.commands.update_order_status import (
     report_processing,
     report_reference,
 )
+from payloops.commands.processor_events import DONE, Effect, keep_processor_event, note_effect
+from payloops.commands.processor_refunds import capture_of, record_processor_refunds
+from payloops.commands.refusals import OrderNotFound, TooManyProcessorEvents
 from payloops.events.crash_points import crash_point
 from payloops.events.event_store import EventStore
 from payloops.events.metadata import Metadata

@@ -1,48 +1,26 @@
-"""Applies what a processor reports about a payment: through a workflow's activity, by webhook, or when asked.
+"""Applies what a processor reports about a payment: through a workflow's activity, or when asked.
 
-Reports arrive late, twice and out of order. The rules:
-- a repeated or outdated report changes nothing;
-- a capture always wins: a payment that had failed or was cancelled becomes captured when the processor says so, and
-  a captured one never goes back;
-- money taken twice is returned: if two attempts of one order were captured, the later one is refunded at once;
-- a charge counts once, however many attempts it is reported for.
+What follows from a report: `payment_outcomes`.
 """
 
 from uuid import UUID
 
-from uuid_utils.compat import uuid7
-
-from payloops.commands.cancel_order import request_void
 from payloops.commands.change_order import change_order, load_order
 from payloops.commands.client_secrets import ClientSecrets
-from payloops.commands.processor_refunds import record_processor_refunds
-from payloops.commands.refund_payment import refund_from
+from payloops.commands.payment_outcomes import (
+    fail_payment,
+    report_action_required,
+    report_authorized,
+    report_cancelled,
+    report_captured,
+    report_failed,
+    report_processing,
+    report_reference,
+)
 from payloops.commands.refusals import OrderMovedOn, UnknownAttempt
 from payloops.events.event_store import EventStore
 from payloops.events.metadata import Metadata
-from payloops.events.orders import (
-    Order,
-    OrderCancelled,
-    OrderStatus,
-    Payment,
-    PaymentActionRequired,
-    PaymentAuthorized,
-    PaymentCancelled,
-    PaymentCancelRequested,
-    PaymentCaptured,
-    PaymentCaptureFailed,
-    PaymentFailed,
-    PaymentProcessing,
-    PaymentReferenceFound,
-    PaymentStatus,
-    PaymentVoided,
-    PaymentVoidFailed,
-    Transaction,
-    TransactionStatus,
-    TransactionType,
-)
-
-DUPLICATE_REASON = "duplicate payment"
+from payloops.events.orders import Order, Payment, Transaction, TransactionType
 
 
 async def update_order_status(
@@ -123,6 +101,21 @@ async def update_order_status(
     await change_order(store, order_id=order_id, merchant_id=None, decide=decide)
 
 
+async def learn_reference(
+    store: EventStore, *, order_id: UUID, attempt: int, processor_order_id: str, by: Metadata
+) -> None:
+    """Record a processor's reference of a payment, learned by asking the processor.
+
+    Raises:
+        OrderNotFound.
+    """
+
+    def decide(order: Order) -> None:
+        report_reference(order, order.payments[attempt], processor_order_id=processor_order_id, by=by)
+
+    await change_order(store, order_id=order_id, merchant_id=None, decide=decide)
+
+
 def _refuse_outdated(order: Order, *, as_of: int | None) -> None:
     if as_of not in (None, order.version):
         raise OrderMovedOn(order.id)
@@ -145,37 +138,6 @@ def _reported_on(
         processor_transaction_id=processor_transaction_id,
     )
     return payment, requested
-
-
-async def learn_reference(
-    store: EventStore, *, order_id: UUID, attempt: int, processor_order_id: str, by: Metadata
-) -> None:
-    """Record a processor's reference of a payment, learned by asking the processor.
-
-    Raises:
-        OrderNotFound.
-    """
-
-    def decide(order: Order) -> None:
-        report_reference(order, order.payments[attempt], processor_order_id=processor_order_id, by=by)
-
-    await change_order(store, order_id=order_id, merchant_id=None, decide=decide)
-
-
-def report_reference(order: Order, payment: Payment, *, processor_order_id: str, by: Metadata) -> None:
-    """Record the reference of an authorized or captured payment that has none, unless it is another payment's."""
-    if (
-        payment.status in {PaymentStatus.AUTHORIZED, PaymentStatus.CAPTURED}
-        and payment.processor_order_id is None
-        and not any(each.has_reference(processor_order_id) for each in order.other_payments(payment))
-    ):
-        order.record(
-            PaymentReferenceFound,
-            by=by,
-            status=order.status.value,
-            attempt=payment.attempt,
-            processor_order_id=processor_order_id,
-        )
 
 
 def find_payment(
@@ -205,315 +167,3 @@ def find_payment(
     if order.payment is None:
         raise UnknownAttempt(order.id, 1)
     return order.payment
-
-
-def report_processing(
-    order: Order, payment: Payment, *, processor_order_id: str | None, by: Metadata
-) -> None:
-    """The processor has the payment. This is news if its reference is new, or the customer has acted."""
-    news = payment.status is PaymentStatus.REQUIRES_ACTION or processor_order_id not in (
-        None,
-        payment.processor_order_id,
-    )
-    if payment.is_open and news:
-        order.record(
-            PaymentProcessing,
-            by=by,
-            status=_order_status(order, payment, OrderStatus.PROCESSING),
-            attempt=payment.attempt,
-            processor_order_id=processor_order_id,
-        )
-
-
-def report_action_required(
-    order: Order,
-    payment: Payment,
-    *,
-    processor_order_id: str | None,
-    redirect_url: str | None,
-    by: Metadata,
-) -> None:
-    """The customer has to act. A repeated report is news only if it brings another address."""
-    repeated = payment.status is PaymentStatus.REQUIRES_ACTION and redirect_url in (
-        None,
-        payment.redirect_url,
-    )
-    if payment.is_open and not repeated:
-        order.record(
-            PaymentActionRequired,
-            by=by,
-            status=_order_status(order, payment, OrderStatus.REQUIRES_ACTION),
-            attempt=payment.attempt,
-            processor_order_id=processor_order_id,
-            redirect_url=redirect_url,
-        )
-
-
-def report_authorized(
-    order: Order,
-    payment: Payment,
-    *,
-    processor_order_id: str | None,
-    processor_transaction_id: str | None,
-    by: Metadata,
-) -> None:
-    """The processor holds the money. Accepted also for a payment that was reported as failed before.
-
-    An authorization that nobody wants any more (the order was cancelled, or paid by another attempt) is voided. The
-    report is ignored if the processor's own event, which was faster, already said that the payment was cancelled.
-    """
-    is_news = payment.is_open or payment.status is PaymentStatus.FAILED
-    if not is_news or "cancelled" in payment.processor_outcomes:
-        return
-    wanted = _affects_order_status(order, payment) and order.status is not OrderStatus.CANCELLED
-    order.record(
-        PaymentAuthorized,
-        by=by,
-        status=(OrderStatus.AUTHORIZED if wanted else order.status).value,
-        attempt=payment.attempt,
-        transaction_id=_pending_or_new_id(order, payment, TransactionType.AUTHORIZATION),
-        amount=payment.amount,
-        processor_order_id=processor_order_id,
-        processor_transaction_id=processor_transaction_id,
-    )
-    if not wanted or payment.cancel_requested:
-        request_void(order, payment, by=by)
-
-
-def report_captured(
-    order: Order,
-    payment: Payment,
-    *,
-    processor_order_id: str | None,
-    processor_transaction_id: str | None,
-    captured: int | None = None,
-    requested: Transaction | None = None,
-    by: Metadata,
-) -> None:
-    """The processor captured the money: accepted in every state but captured.
-
-    Args:
-        captured: how much, if the processor says; otherwise the requested amount is recorded.
-        requested: the capture or void that is reported on, if it is one.
-    """
-    if payment.status is PaymentStatus.CAPTURED:
-        return
-    if _is_charge_of_another_attempt(order, payment, processor_transaction_id):
-        fail_payment(
-            order,
-            payment,
-            processor_order_id=None,
-            processor_transaction_id=None,
-            error_code="same_charge",
-            error_message="The charge is that of another attempt",
-            by=by,
-        )
-        return
-    duplicate = order.amount_captured > 0
-    capture_id = _pending_or_new_id(order, payment, TransactionType.CAPTURE)
-    amount = _requested_amount(order, payment, requested) if captured is None else captured
-    total = order.amount_captured + amount
-    authorizations = order.pending(payment.attempt, TransactionType.AUTHORIZATION)
-    order.record(
-        PaymentCaptured,
-        by=by,
-        status=(OrderStatus.CAPTURED if order.amount_refunded == 0 else OrderStatus.PARTIALLY_REFUNDED).value,
-        attempt=payment.attempt,
-        transaction_id=capture_id,
-        amount=amount,
-        amount_captured=total,
-        processor=payment.processor,
-        processor_order_id=processor_order_id,
-        processor_transaction_id=processor_transaction_id,
-        authorizes=authorizations[0].id if authorizations else None,
-        closes=[void.id for void in order.pending(payment.attempt, TransactionType.VOID)],
-    )
-    if duplicate:
-        refund_from(order, order.transactions[capture_id], amount=amount, reason=DUPLICATE_REASON, by=by)
-    latest = order.payment
-    if latest is not None and latest is not payment:
-        _stop_attempt(order, latest, by=by)
-    record_processor_refunds(order, payment, amount_refunded=payment.processor_refunded, by=by)
-
-
-def _requested_amount(order: Order, payment: Payment, requested: Transaction | None) -> int:
-    """The amount of the capture that is reported on; else of the payment's latest capture request, which may have been
-    reported as refused; else of the payment.
-    """
-    if requested is not None and requested.type is TransactionType.CAPTURE:
-        return requested.amount
-    requests = [
-        order.transactions[id]
-        for (kind, _), id in order.operations.items()
-        if kind is TransactionType.CAPTURE
-    ]
-    return next((t.amount for t in reversed(requests) if t.attempt == payment.attempt), payment.amount)
-
-
-def _is_charge_of_another_attempt(order: Order, payment: Payment, charge: str | None) -> bool:
-    """Whether another attempt is on record as captured by the charge with this reference."""
-    return charge is not None and any(
-        other.status is PaymentStatus.CAPTURED
-        and (other.processor, other.processor_transaction_id) == (payment.processor, charge)
-        for other in order.payments.values()
-    )
-
-
-def report_failed(
-    order: Order,
-    payment: Payment,
-    *,
-    processor_order_id: str | None,
-    processor_transaction_id: str | None,
-    error_code: str | None,
-    error_message: str | None,
-    requested: Transaction | None = None,
-    by_own_workflow: bool = False,
-    by: Metadata,
-) -> None:
-    """The processor refused a payment, or the capture or void of an authorized one, which then stays authorized.
-
-    A payment that fails after the merchant asked to cancel it leaves the order cancelled.
-
-    Args:
-        requested: the capture or void that is reported on, if it is one.
-        by_own_workflow: whether the payment's own workflow reports this. It may merely have stopped waiting for the
-            customer, so it is ignored if the processor's own event said that it holds the money, or if a capture or
-            void is under way.
-    """
-    operation = _pending_operation(order, payment)
-    if by_own_workflow and ("authorized" in payment.processor_outcomes or operation is not None):
-        return
-    refused = requested or operation
-    if refused is not None:
-        _record_refusal(order, refused, error_code=error_code, error_message=error_message, by=by)
-        return
-    fail_payment(
-        order,
-        payment,
-        processor_order_id=processor_order_id,
-        processor_transaction_id=processor_transaction_id,
-        error_code=error_code,
-        error_message=error_message,
-        by=by,
-    )
-
-
-def _pending_operation(order: Order, payment: Payment) -> Transaction | None:
-    """The capture or void of an authorized payment that is under way, if there is one."""
-    if payment.status is not PaymentStatus.AUTHORIZED:
-        return None
-    kind = TransactionType.CAPTURE if payment.capture_pending else TransactionType.VOID
-    return next(iter(order.pending(payment.attempt, kind)), None)
-
-
-def _record_refusal(
-    order: Order,
-    requested: Transaction,
-    *,
-    error_code: str | None,
-    error_message: str | None,
-    by: Metadata,
-) -> None:
-    """Record that the processor refused a capture or void, unless that has ended already."""
-    if requested.status is not TransactionStatus.PENDING:
-        return
-    order.record(
-        PaymentCaptureFailed if requested.type is TransactionType.CAPTURE else PaymentVoidFailed,
-        by=by,
-        status=order.status.value,
-        attempt=requested.attempt,
-        transaction_id=requested.id,
-        error_code=error_code,
-        error_message=error_message,
-    )
-
-
-def fail_payment(
-    order: Order,
-    payment: Payment,
-    *,
-    processor_order_id: str | None,
-    processor_transaction_id: str | None,
-    error_code: str | None,
-    error_message: str | None,
-    by: Metadata,
-) -> None:
-    """End an attempt without money; its authorization, and whatever was requested under it, end too."""
-    if not payment.is_under_way:
-        return
-    order.record(
-        PaymentFailed,
-        by=by,
-        status=_order_status(order, payment, OrderStatus.FAILED),
-        attempt=payment.attempt,
-        processor_order_id=processor_order_id,
-        processor_transaction_id=processor_transaction_id,
-        error_code=error_code,
-        error_message=error_message,
-        closes=_pending_ids(order, payment),
-    )
-    if payment.cancel_requested and order.status is OrderStatus.FAILED:
-        order.record(OrderCancelled, by=by, status=OrderStatus.CANCELLED.value)
-
-
-def report_cancelled(
-    order: Order, payment: Payment, *, processor_transaction_id: str | None, by: Metadata
-) -> None:
-    """The processor stopped a payment or released an authorization."""
-    status = _order_status(order, payment, OrderStatus.CANCELLED)
-    if payment.status is PaymentStatus.AUTHORIZED:
-        void_id = _pending_or_new_id(order, payment, TransactionType.VOID)
-        order.record(
-            PaymentVoided,
-            by=by,
-            status=status,
-            attempt=payment.attempt,
-            transaction_id=void_id,
-            amount=payment.amount,
-            processor_order_id=payment.processor_order_id,
-            processor_transaction_id=processor_transaction_id,
-            closes=[id for id in _pending_ids(order, payment) if id != void_id],
-        )
-    elif payment.is_open:
-        order.record(
-            PaymentCancelled,
-            by=by,
-            status=status,
-            attempt=payment.attempt,
-            closes=_pending_ids(order, payment),
-        )
-
-
-def _affects_order_status(order: Order, payment: Payment) -> bool:
-    """Whether the order's status follows this payment: only the latest one, and none once money was captured."""
-    return payment is order.payment and order.amount_captured == 0
-
-
-def _order_status(order: Order, payment: Payment, status: OrderStatus) -> str:
-    """The order's status once the payment has this one."""
-    return (status if _affects_order_status(order, payment) else order.status).value
-
-
-def _pending_ids(order: Order, payment: Payment) -> list[str]:
-    """Ids of all pending transactions of a payment but refunds."""
-    return [
-        t.id
-        for t in order.pending(
-            payment.attempt, TransactionType.AUTHORIZATION, TransactionType.CAPTURE, TransactionType.VOID
-        )
-    ]
-
-
-def _pending_or_new_id(order: Order, payment: Payment, kind: TransactionType) -> str:
-    """Id of the payment's pending transaction of a type, else a new id."""
-    opened = order.pending(payment.attempt, kind)
-    return opened[0].id if opened else str(uuid7())
-
-
-def _stop_attempt(order: Order, payment: Payment, *, by: Metadata) -> None:
-    """Another attempt was captured: have this one voided or cancelled."""
-    if payment.status is PaymentStatus.AUTHORIZED:
-        request_void(order, payment, by=by)
-    elif payment.is_open and not payment.cancel_requested:
-        order.record(PaymentCancelRequested, by=by, status=order.status.value, attempt=payment.attempt)

@@ -5,8 +5,7 @@ from uuid import UUID
 from uuid_utils.compat import uuid7
 
 from payloops.commands.pay_order import request_payment
-from payloops.commands.route_payment import Route
-from payloops.commands.update_order_status import (
+from payloops.commands.payment_outcomes import (
     report_action_required,
     report_authorized,
     report_cancelled,
@@ -14,6 +13,7 @@ from payloops.commands.update_order_status import (
     report_failed,
     report_processing,
 )
+from payloops.commands.route_payment import Route
 from payloops.events.metadata import Metadata
 from payloops.events.orders import CaptureMethod, Order, Transaction
 from payloops.events.stream import topic_of

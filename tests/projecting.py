@@ -20,6 +20,14 @@ from payloops.commands.cancel_order import cancel
 from payloops.commands.capture_payment import request_capture
 from payloops.commands.erase_personal_data import erase
 from payloops.commands.pay_order import request_payment
+from payloops.commands.payment_outcomes import (
+    report_action_required,
+    report_authorized,
+    report_cancelled,
+    report_captured,
+    report_failed,
+    report_processing,
+)
 from payloops.commands.receive_processor_event import Outcome, ProcessorEvent, receive
 from payloops.commands.refund_outcomes import succeed_refund
 from payloops.commands.refund_payment import request_refund
@@ -30,14 +38,6 @@ from payloops.commands.refusals import (
     RefundExceedsCaptured,
 )
 from payloops.commands.route_payment import Route
-from payloops.commands.update_order_status import (
-    report_action_required,
-    report_authorized,
-    report_cancelled,
-    report_captured,
-    report_failed,
-    report_processing,
-)
 from payloops.events.connections import connect
 from payloops.events.errors import StoreUnavailable
 from payloops.events.event_store import EventStore

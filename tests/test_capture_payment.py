@@ -5,8 +5,8 @@ from ordering import AMOUNT, BY, facts, new_order, pay, report, transactions
 
 from payloops.commands.cancel_order import cancel
 from payloops.commands.capture_payment import request_capture
+from payloops.commands.payment_outcomes import fail_payment
 from payloops.commands.refusals import CaptureExceedsAuthorized, InvalidStatus
-from payloops.commands.update_order_status import fail_payment
 from payloops.events.orders import Order, OrderStatus, PaymentCaptureRequested
 
 

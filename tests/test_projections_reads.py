@@ -13,9 +13,9 @@ from uuid_utils.compat import uuid7
 
 from payloops.commands.cancel_order import cancel
 from payloops.commands.pay_order import request_payment
+from payloops.commands.payment_outcomes import report_captured
 from payloops.commands.refund_payment import request_refund
 from payloops.commands.route_payment import Route
-from payloops.commands.update_order_status import report_captured
 from payloops.events.event_store import EventStore
 from payloops.events.metadata import Metadata
 from payloops.events.orders import Order

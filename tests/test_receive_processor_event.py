@@ -18,17 +18,17 @@ from uuid_utils.compat import uuid7
 from payloops.commands import receive_processor_event
 from payloops.commands.cancel_order import cancel
 from payloops.commands.capture_payment import request_capture
-from payloops.commands.processor_refunds import complete_pending_refunds, record_processor_refunds
-from payloops.commands.receive_processor_event import Outcome, ProcessorEvent, receive
-from payloops.commands.refund_outcomes import fail_refund, succeed_refund
-from payloops.commands.refund_payment import request_refund
-from payloops.commands.refusals import TooManyProcessorEvents
-from payloops.commands.update_order_status import (
+from payloops.commands.payment_outcomes import (
     report_authorized,
     report_captured,
     report_failed,
     report_processing,
 )
+from payloops.commands.processor_refunds import complete_pending_refunds, record_processor_refunds
+from payloops.commands.receive_processor_event import Outcome, ProcessorEvent, receive
+from payloops.commands.refund_outcomes import fail_refund, succeed_refund
+from payloops.commands.refund_payment import request_refund
+from payloops.commands.refusals import TooManyProcessorEvents
 from payloops.commands.update_refund_status import report_refund
 from payloops.events.orders import (
     CaptureMethod,

@@ -6,10 +6,10 @@ from uuid import UUID
 import pytest
 from ordering import AMOUNT, BY, facts, new_order, pay, report
 
+from payloops.commands.payment_outcomes import report_captured, report_reference
 from payloops.commands.refund_outcomes import fail_refund, succeed_refund
 from payloops.commands.refund_payment import refund_payment, request_refund
 from payloops.commands.refusals import ContradictsRecord, InvalidStatus, RefundExceedsCaptured, UnknownRefund
-from payloops.commands.update_order_status import report_captured, report_reference
 from payloops.commands.update_refund_status import update_refund_status
 from payloops.events.event_store import EventStore
 from payloops.events.metadata import Metadata

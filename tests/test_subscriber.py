@@ -22,15 +22,11 @@ from payloops.cli.options import duration
 from payloops.commands.cancel_order import cancel, cancel_order, request_void
 from payloops.commands.capture_payment import capture_payment, request_capture
 from payloops.commands.pay_order import request_payment
+from payloops.commands.payment_outcomes import report_authorized, report_captured, report_failed
 from payloops.commands.receive_processor_event import Outcome, ProcessorEvent, receive
 from payloops.commands.refund_payment import refund_payment, request_refund
 from payloops.commands.route_payment import Route
-from payloops.commands.update_order_status import (
-    report_authorized,
-    report_captured,
-    report_failed,
-    update_order_status,
-)
+from payloops.commands.update_order_status import update_order_status
 from payloops.commands.update_refund_status import update_refund_status
 from payloops.commands.workflow_ids import attempt_of, payment_workflow_id
 from payloops.embedded import EmbeddedServers

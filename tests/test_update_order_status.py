@@ -10,17 +10,12 @@ from payloops.commands.cancel_order import cancel
 from payloops.commands.capture_payment import request_capture
 from payloops.commands.create_order import create_order
 from payloops.commands.pay_order import request_payment
+from payloops.commands.payment_outcomes import report_action_required, report_captured, report_processing
 from payloops.commands.refund_outcomes import succeed_refund
 from payloops.commands.refund_payment import request_refund
 from payloops.commands.refusals import OrderNotFound, UnknownAttempt
 from payloops.commands.route_payment import Route
-from payloops.commands.update_order_status import (
-    find_payment,
-    report_action_required,
-    report_captured,
-    report_processing,
-    update_order_status,
-)
+from payloops.commands.update_order_status import find_payment, update_order_status
 from payloops.events.event_store import EventStore
 from payloops.events.metadata import Metadata
 from payloops.events.orders import Order, OrderStatus, PaymentVoidRequested
