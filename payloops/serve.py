@@ -42,6 +42,7 @@ from payloops.key_check import check_keys
 from payloops.listening import PortTaken, accept, bind, share
 from payloops.logs import configure_logs
 from payloops.metrics import open_metrics, state_readers
+from payloops.restarts import Restarts
 from payloops.schema import require_schema
 from payloops.settings import Environment, Settings
 from payloops.shared_metrics import release_slot, use_slot
@@ -50,8 +51,6 @@ from payloops.wiring import make_cipher, open_rate_limits, open_store
 
 FINISH_SECONDS = 20.0
 """How long requests in flight have to finish once the listener is closed."""
-FIRST_PAUSE, LONGEST_PAUSE = 0.5, 15.0
-"""Seconds before a worker that died is started again: after the first death, and at most."""
 LONG_READS_WAITING = 64
 """How many of `Services.long_reads` may wait: fewer than the requests that a process always handles at a time."""
 LONG_READ_WAITS = 2.0
@@ -59,8 +58,8 @@ LONG_READ_WAITS = 2.0
 STAFF_SESSION = 8 * 3600
 """Lifetime of staff tokens and of staff sessions, in seconds: a working day."""
 PR_SET_PDEATHSIG = 1
-SETTLED = 30.0
-"""Seconds of running after which a worker's earlier deaths no longer count."""
+POLL_SECONDS = 0.5
+"""Between two looks at whether a worker is due to start again."""
 
 DEATHS = Counter("payloops_api_workers_died", "Processes of the API that died and were replaced")
 
@@ -218,15 +217,13 @@ class _Worker:
         self._settings = settings
         self._number = number
         self._socket = bound
-        self._deaths = 0
-        self._began = 0.0
-        self._due = 0.0
+        self._restarts = Restarts()
         self.pid: int | None = None
 
     def start_if_due(self, *, now: float) -> None:
-        if self.pid is not None or now < self._due:
+        if self.pid is not None or not self._restarts.is_due(now=now):
             return
-        self._began = now
+        self._restarts.began(now=now)
         parent = os.getpid()
         self.pid = os.fork()
         if self.pid == 0:
@@ -246,9 +243,7 @@ class _Worker:
     def died(self, *, status: int, now: float) -> None:
         release_slot(self._number)
         DEATHS.inc()
-        self._deaths = 1 if now - self._began > SETTLED else self._deaths + 1
-        pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (self._deaths - 1))
-        self._due = now + pause
+        pause = self._restarts.died(now=now)
         log.error("api.worker_died", pid=self.pid, status=os.waitstatus_to_exitcode(status), again_in=pause)
         self.pid = None
 
@@ -278,7 +273,7 @@ def _supervise(settings: Settings, bound: socket.socket, *, workers: int) -> Non
     while received not in (signal.SIGTERM, signal.SIGINT):
         for worker in processes:
             worker.start_if_due(now=time.monotonic())
-        info = signal.sigtimedwait(WATCHED, FIRST_PAUSE)
+        info = signal.sigtimedwait(WATCHED, POLL_SECONDS)
         received = info.si_signo if info is not None else 0
         _reap(processes)
     log.info("api.stopping", workers=workers)
@@ -286,7 +281,7 @@ def _supervise(settings: Settings, bound: socket.socket, *, workers: int) -> Non
         worker.send(signal.SIGTERM)
     deadline = time.monotonic() + settings.shutdown_grace + FINISH_SECONDS * 2
     while any(worker.pid is not None for worker in processes) and time.monotonic() < deadline:
-        signal.sigtimedwait(WATCHED, FIRST_PAUSE)
+        signal.sigtimedwait(WATCHED, POLL_SECONDS)
         _reap(processes, expected=True)
     for worker in processes:
         worker.send(signal.SIGKILL)

@@ -8,9 +8,8 @@ from pathlib import Path
 
 from payloops.dev.log_tail import LogTail
 from payloops.embedded.processes import Child
+from payloops.restarts import Restarts
 
-FIRST_PAUSE, LONGEST_PAUSE = 0.5, 15.0  # seconds before a part that died is started again
-SETTLED = 30.0  # seconds of running after which a part's earlier deaths are forgotten
 STOP_SECONDS = 20.0
 
 
@@ -33,12 +32,10 @@ class Part:
         self._arguments = arguments
         self._environment = environment
         self._started = started
-        self._deaths = 0
-        self._began = 0.0
-        self._due = 0.0
+        self._restarts = Restarts()
 
     def start(self) -> None:
-        self._began = time.monotonic()
+        self._restarts.began(now=time.monotonic())
         self.child = Child(
             name=self.name,
             command=[sys.executable, "-P", "-m", "payloops", *self._arguments],
@@ -54,17 +51,13 @@ class Part:
         """Start it again if that is due. If it has just died, returns a line that says so."""
         now = time.monotonic()
         if self.child is None:
-            if now >= self._due:
+            if self._restarts.is_due(now=now):
                 self.start()
             return None
         status = self.child.exit_status()
         if status is None:
-            if self._deaths and now - self._began > SETTLED:
-                self._deaths = 0
             return None
-        pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2**self._deaths)
-        self._deaths += 1
-        self._due = now + pause
+        pause = self._restarts.died(now=now)
         self.child = None
         return f"{self.name} {how_it_ended(status)}; starting it again in {pause:g} s (log: {self.log.path})"
 
