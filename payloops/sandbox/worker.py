@@ -9,6 +9,7 @@ import structlog
 from temporalio.client import Client
 from temporalio.worker import Worker
 
+from payloops.commands.processors import PROCESSORS
 from payloops.sandbox import ledger
 from payloops.sandbox.activities import SandboxActivities
 from payloops.sandbox.workflows import WORKFLOWS
@@ -20,7 +21,6 @@ from payloops.workflows_client.connection import (
     sleep_unless_stopped,
 )
 
-PROCESSORS = ("stripe", "razorpay")
 GRACE = timedelta(seconds=10)
 
 log = structlog.get_logger(__name__)
