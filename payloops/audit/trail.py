@@ -5,7 +5,6 @@ import contextlib
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime
-from typing import Any
 from uuid import UUID
 
 from pydantic import TypeAdapter
@@ -223,13 +222,12 @@ def transactions_table(order: Order) -> Table:
     """The order's transactions, oldest first."""
     table = plain_table("Transaction", "Attempt", "Amount", "Status", "Reference", "Error")
     for each in order.transactions.values():
-        error: tuple[Any, ...] = (each.error_code, each.error_message)
         table.add_row(
             f"{each.type.value}\n{each.id}",
             str(each.attempt),
             money_text(each.amount, order.currency),
             each.status.value,
             each.processor_transaction_id or "",
-            ": ".join(part for part in error if part),
+            ": ".join(part for part in (each.error_code, each.error_message) if part),
         )
     return table

@@ -2,7 +2,7 @@
 
 import json
 import secrets
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from payloops.dev.client import AnsweredError, Client
@@ -56,7 +56,7 @@ async def ensure_demo_merchant(*, url: str, data_dir: Path) -> DemoMerchant:
     """
     kept = read_demo_merchant(data_dir=data_dir)
     if kept is not None and await _key_works(kept, url=url):
-        merchant = DemoMerchant(url=url, email=kept.email, password=kept.password, api_key=kept.api_key)
+        merchant = replace(kept, url=url)
     else:
         merchant = await _create(url=url)
     write_private(data_dir / FILE_NAME, json.dumps(asdict(merchant), indent=2))
