@@ -1,4 +1,4 @@
-"""`payloops privacy`: shows and erases personal data, with output as text or JSON.
+"""`payloops privacy`: shows and erases personal data of merchants' customers, with output as text or JSON.
 
 The subject of a command is a customer, or the id of one order.
 """

@@ -1,1 +1,0 @@
-"""`payloops privacy`: showing and erasing personal data of merchants' customers. For operators."""
