@@ -5,7 +5,7 @@ from uuid import UUID
 
 from uuid_utils.compat import uuid7
 
-from payloops.commands.change_order import change_order
+from payloops.commands.change_order import change_order, refuse_endless
 from payloops.commands.refusals import InvalidStatus
 from payloops.events.appender import Receipt
 from payloops.events.event_store import EventStore
@@ -36,7 +36,8 @@ async def cancel_order(
 
     Raises:
         OrderNotFound.
-        InvalidStatus: captured (refund it), refunded or cancelled already, or a capture is under way.
+        InvalidStatus: captured (refund it), refunded or cancelled already, a capture is under way, or the processor
+            refused MAX_REQUESTS times to release the authorization.
     """
 
     def decide(order: Order) -> Order:
@@ -68,6 +69,9 @@ def cancel(order: Order, *, by: Metadata) -> None:
             assert payment is not None
             if payment.capture_pending:
                 raise InvalidStatus(order.id, order.status, "Order is authorized and a capture is under way")
+            if not order.pending(payment.attempt, TransactionType.VOID):
+                remedy = f"release the authorization in {payment.processor}'s dashboard"
+                refuse_endless(order, requested=order.voids_requested, to="cancel", remedy=remedy)
             request_void(order, payment, by=by)
         case OrderStatus.CANCELLED:
             raise InvalidStatus(order.id, order.status, "Order is cancelled already")

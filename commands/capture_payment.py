@@ -5,7 +5,7 @@ from uuid import UUID
 
 from uuid_utils.compat import uuid7
 
-from payloops.commands.change_order import change_order
+from payloops.commands.change_order import change_order, refuse_endless
 from payloops.commands.refusals import CaptureExceedsAuthorized, InvalidStatus
 from payloops.events.appender import Receipt
 from payloops.events.event_store import EventStore
@@ -29,7 +29,7 @@ async def capture_payment(
 
     Raises:
         OrderNotFound, CaptureExceedsAuthorized.
-        InvalidStatus: the order is not authorized, or a capture or void is already under way.
+        InvalidStatus: the order is not authorized, a capture or void is already under way, or MAX_REQUESTS failed.
     """
 
     def decide(order: Order) -> Order:
@@ -58,6 +58,9 @@ def request_capture(order: Order, *, amount: int | None, by: Metadata) -> None:
         raise InvalidStatus(order.id, order.status, "Order is authorized and a capture is already under way")
     if amount is not None and amount > payment.amount:
         raise CaptureExceedsAuthorized(order.id, amount, payment.amount)
+    refuse_endless(
+        order, requested=order.captures_requested, to="capture", remedy="cancel it, and create a new order"
+    )
     # An automatic payment that the processor only authorized has a pending capture already.
     opened = order.pending(payment.attempt, TransactionType.CAPTURE)
     order.record(

@@ -4,13 +4,17 @@ from collections.abc import Callable
 from typing import TypeVar
 from uuid import UUID
 
-from payloops.commands.refusals import OrderNotFound
+from payloops.commands.refusals import InvalidStatus, OrderNotFound
 from payloops.events.appender import Receipt
 from payloops.events.errors import StreamNotFound
 from payloops.events.event_store import EventStore
 from payloops.events.orders import Order
 
 R = TypeVar("R")
+
+MAX_REQUESTS = 200
+"""Requests of one kind (to pay, capture, cancel or refund) that an order takes: each request folds the order's whole
+stream, so if all may fail and be made again, it must not grow without end."""
 
 
 async def change_order(
@@ -51,3 +55,22 @@ async def load_order(store: EventStore, *, order_id: UUID) -> Order:
     if order is None:
         raise OrderNotFound(order_id)
     return order
+
+
+def refuse_endless(order: Order, *, requested: int, to: str, remedy: str) -> None:
+    """Refuse one more request than an order takes.
+
+    Args:
+        requested: how many there were.
+        to: what for: `pay`.
+        remedy: what the merchant can do in its place.
+
+    Raises:
+        InvalidStatus: there were MAX_REQUESTS.
+    """
+    if requested >= MAX_REQUESTS:
+        raise InvalidStatus(
+            order.id,
+            order.status,
+            f"Order is {order.status}, and takes no more than {MAX_REQUESTS} requests to {to} it: {remedy}",
+        )

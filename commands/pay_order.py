@@ -6,7 +6,7 @@ from uuid import UUID
 
 from uuid_utils.compat import uuid7
 
-from payloops.commands.change_order import change_order
+from payloops.commands.change_order import change_order, refuse_endless
 from payloops.commands.refusals import InvalidStatus
 from payloops.commands.route_payment import Route, enabled_processors, route_payment
 from payloops.events.appender import Receipt
@@ -36,8 +36,8 @@ async def pay_order(
 
     Raises:
         OrderNotFound, NoProcessor, InvalidProcessor.
-        InvalidStatus: the order is neither pending nor failed. While the outcome of a payment is unknown, the order is
-            `processing`, so that it is not paid twice.
+        InvalidStatus: the order is neither pending nor failed, or was tried MAX_REQUESTS times. While the outcome of a
+            payment is unknown, the order is `processing`, so that it is not paid twice.
     """
     enabled = await enabled_processors(store, merchant_id=merchant_id)
 
@@ -59,6 +59,7 @@ def refuse_unless_payable(order: Order) -> None:
         raise InvalidStatus(
             order.id, order.status, f"Order is {order.status}; it can be paid when pending or failed"
         )
+    refuse_endless(order, requested=order.attempt, to="pay", remedy="create a new order")
 
 
 def request_payment(
@@ -72,7 +73,7 @@ def request_payment(
     """Record the next attempt to pay an order.
 
     Raises:
-        InvalidStatus: the order is neither pending nor failed.
+        InvalidStatus: the order is neither pending nor failed, or was tried MAX_REQUESTS times.
     """
     refuse_unless_payable(order)
     order.record(

@@ -5,7 +5,7 @@ from uuid import UUID
 
 from uuid_utils.compat import uuid7
 
-from payloops.commands.change_order import change_order
+from payloops.commands.change_order import change_order, refuse_endless
 from payloops.commands.refusals import InvalidStatus, RefundExceedsCaptured
 from payloops.events.appender import Receipt
 from payloops.events.event_store import EventStore
@@ -30,7 +30,8 @@ async def refund_payment(
 
     Raises:
         OrderNotFound, RefundExceedsCaptured.
-        InvalidStatus: nothing was captured; or another refund is waiting for the processor's reference of the payment.
+        InvalidStatus: nothing was captured; another refund is waiting for the processor's reference of the payment;
+            or MAX_REQUESTS were requested.
     """
     return await change_order(
         store,
@@ -60,6 +61,15 @@ def request_refund(order: Order, *, amount: int | None, reason: str | None, by: 
     if payment.processor_order_id is None and order.pending(payment.attempt, TransactionType.REFUND):
         why = f"a refund is waiting for {payment.processor}'s reference of the payment, which was never reported"
         raise InvalidStatus(order.id, order.status, f"Order is {order.status}, and {why}")
+    requested = [
+        t for t in order.transactions.values() if t.type is TransactionType.REFUND and not t.discovered
+    ]
+    refuse_endless(
+        order,
+        requested=len(requested),
+        to="refund",
+        remedy=f"refund the rest in {payment.processor}'s dashboard",
+    )
     return refund_from(order, source, amount=wanted, reason=reason, by=by)
 
 

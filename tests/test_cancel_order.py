@@ -5,6 +5,7 @@ from ordering import AMOUNT, BY, facts, new_order, pay, report, transactions
 
 from payloops.commands.cancel_order import cancel
 from payloops.commands.capture_payment import request_capture
+from payloops.commands.change_order import MAX_REQUESTS
 from payloops.commands.refusals import InvalidStatus
 from payloops.events.orders import Order, OrderStatus
 
@@ -69,6 +70,17 @@ def test_a_refused_void_leaves_the_authorization_to_be_voided_again() -> None:
     assert order.status is OrderStatus.AUTHORIZED
     cancel(order, by=BY)
     assert order.voids_requested == 2
+
+
+def test_an_authorization_that_is_never_released_is_not_asked_for_without_end() -> None:
+    order = report(pay(new_order(), capture="manual"), "authorized")
+    for _ in range(MAX_REQUESTS):
+        cancel(order, by=BY)
+        cancel(order, by=BY)  # has no effect while the first is under way
+        report(order, "failed")
+    with pytest.raises(InvalidStatus, match="release the authorization in stripe's dashboard"):
+        cancel(order, by=BY)
+    request_capture(order, amount=None, by=BY)
 
 
 @pytest.mark.parametrize("reports", [["captured"], ["cancelled"]])

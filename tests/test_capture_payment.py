@@ -5,6 +5,7 @@ from ordering import AMOUNT, BY, facts, new_order, pay, report, transactions
 
 from payloops.commands.cancel_order import cancel
 from payloops.commands.capture_payment import request_capture
+from payloops.commands.change_order import MAX_REQUESTS
 from payloops.commands.payment_outcomes import fail_payment
 from payloops.commands.refusals import CaptureExceedsAuthorized, InvalidStatus
 from payloops.events.orders import Order, OrderStatus, PaymentCaptureRequested
@@ -47,6 +48,16 @@ def test_a_second_capture_waits_for_the_first() -> None:
     request_capture(order, amount=400, by=BY)
     with pytest.raises(InvalidStatus, match="already under way"):
         request_capture(order, amount=400, by=BY)
+
+
+def test_captures_that_are_refused_again_and_again_end_with_the_offer_of_a_new_order() -> None:
+    order = authorized()
+    for _ in range(MAX_REQUESTS):
+        request_capture(order, amount=400, by=BY)
+        report(order, "failed")
+    with pytest.raises(InvalidStatus, match="cancel it, and create a new order"):
+        request_capture(order, amount=400, by=BY)
+    cancel(order, by=BY)
 
 
 def test_a_refused_capture_leaves_the_authorization_to_be_captured_again() -> None:

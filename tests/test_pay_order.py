@@ -7,6 +7,7 @@ import pytest
 from ordering import AMOUNT, BY, facts, new_order, pay, report, transactions
 from uuid_utils.compat import uuid7
 
+from payloops.commands.change_order import MAX_REQUESTS
 from payloops.commands.create_order import create_order
 from payloops.commands.pay_order import pay_order
 from payloops.commands.refusals import InvalidProcessor, InvalidStatus, NoProcessor, OrderNotFound
@@ -72,6 +73,18 @@ def test_an_order_is_payable_only_when_pending_or_failed(reports: list[str]) -> 
         report(order, status)
     version = order.version
     with pytest.raises(InvalidStatus, match=f"Order is {order.status}"):
+        pay(order)
+    assert facts(order, after=version) == []
+
+
+def test_an_order_that_fails_again_and_again_is_not_paid_without_end() -> None:
+    order = new_order()
+    for _ in range(MAX_REQUESTS):
+        report(pay(order), "failed")
+    version = order.version
+    with pytest.raises(
+        InvalidStatus, match=r"Order is failed, and takes no more than 200 .* create a new order"
+    ):
         pay(order)
     assert facts(order, after=version) == []
 

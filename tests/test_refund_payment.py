@@ -6,6 +6,7 @@ from uuid import UUID
 import pytest
 from ordering import AMOUNT, BY, facts, new_order, pay, report
 
+from payloops.commands.change_order import MAX_REQUESTS
 from payloops.commands.payment_outcomes import report_captured, report_reference
 from payloops.commands.refund_outcomes import fail_refund, succeed_refund
 from payloops.commands.refund_payment import refund_payment, request_refund
@@ -52,6 +53,14 @@ def test_pending_refunds_count_against_what_is_left_and_failed_ones_do_not() -> 
     refund(order, AMOUNT)
     with pytest.raises(RefundExceedsCaptured):
         refund(order)
+
+
+def test_refunds_are_not_requested_without_end() -> None:
+    order = captured()
+    for number in range(MAX_REQUESTS):
+        (succeed if number % 2 else fail)(order, refund(order, 1))
+    with pytest.raises(InvalidStatus, match=r"Order is partially_refunded, .* refund the rest in stripe's"):
+        refund(order, 1)
 
 
 def test_a_second_refund_is_refused_while_the_first_waits_for_the_reference_of_the_payment() -> None:
