@@ -74,7 +74,8 @@ OF_MERCHANTS = tuple(each for each in SEALED if each.table != "client_secrets")
 PATIENT = "SET LOCAL statement_timeout = '10min'"
 """For what reads a whole table and keeps nobody from it."""
 COUNT = sql.SQL("""
-    SELECT count(*) FILTER (WHERE {mark} = %(present)s), count(*) FILTER (WHERE {mark} <> %(present)s),
+    SELECT count(*) FILTER (WHERE {mark} = %(present)s),
+           count(*) FILTER (WHERE {mark} <> %(present)s AND {mark} = ANY (%(known)s)),
            count(*) FILTER (WHERE {mark} <> ALL (%(known)s))
     FROM {table}
 """)
@@ -89,16 +90,21 @@ PUT = sql.SQL("UPDATE {table} SET {column} = %(sealed)s WHERE ({key}) = ({values
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyUsage:
-    """How many of a column's values are sealed with the present key, and how many with another.
-
-    Attributes:
-        unknown: of the latter, those that none of the cipher's keys opens.
-    """
+    """How many of a column's values the present key opens, how many an older one, and how many none."""
 
     column: str
     present: int
     older: int
     unknown: int = 0
+
+    @property
+    def left(self) -> int:
+        """How many are not sealed with the present key."""
+        return self.older + self.unknown
+
+    @property
+    def total(self) -> int:
+        return self.present + self.left
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

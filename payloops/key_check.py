@@ -19,7 +19,7 @@ async def opens_nothing(settings: KeySettings) -> bool:
     async with command_pool(url, application_name="payloops keys") as pool:
         usage = await key_usage(pool, cipher=make_cipher(settings), columns=OF_MERCHANTS)
     unknown = sum(each.unknown for each in usage)
-    return unknown > 0 and unknown == sum(each.present + each.older for each in usage)
+    return unknown > 0 and unknown == sum(each.total for each in usage)
 
 
 async def check_keys(pool: AsyncConnectionPool, *, cipher: Cipher) -> None:
@@ -40,7 +40,7 @@ async def check_keys(pool: AsyncConnectionPool, *, cipher: Cipher) -> None:
                     "encryption_key.wrong",
                     column=each.column,
                     unreadable=each.unknown,
-                    of=each.present + each.older,
+                    of=each.total,
                     remedy=REMEDY,
                 )
         return

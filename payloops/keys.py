@@ -21,14 +21,14 @@ def _pool(settings: KeySettings) -> AbstractAsyncContextManager[AsyncConnectionP
 
 
 async def show_status(settings: KeySettings, *, as_json: bool) -> bool:
-    """Print how many values each column has of which key. Returns whether older keys are no longer needed."""
+    """Print how many values each column has of which key. Returns whether all are of ENCRYPTION_KEY."""
     async with _pool(settings) as pool:
         usage = await key_usage(pool, cipher=make_cipher(settings))
     if as_json:
         print_plain_json({"columns": [asdict(each) for each in usage]})
     else:
         _print_usage(usage)
-    return not any(each.older for each in usage)
+    return not any(each.left for each in usage)
 
 
 async def rotate(settings: KeySettings, *, as_json: bool) -> bool:
@@ -41,16 +41,16 @@ async def rotate(settings: KeySettings, *, as_json: bool) -> bool:
     unreadable: list[str] = []
     async with _pool(settings) as pool:
         before = await key_usage(pool, cipher=cipher)
-        older = {each.column: each.older for each in before}
-        done = dict.fromkeys(older, 0)
+        left = {each.column: each.left for each in before}
+        done = dict.fromkeys(left, 0)
         with progress() as report:
             async for batch in rotate_keys(pool, cipher=cipher):
                 rotated[batch.column] = rotated.get(batch.column, 0) + batch.rotated
                 unreadable += batch.unreadable
                 done[batch.column] += batch.rotated + len(batch.unreadable)
-                report(batch.column, done[batch.column], max(older[batch.column], done[batch.column]))
+                report(batch.column, done[batch.column], max(left[batch.column], done[batch.column]))
         after = await key_usage(pool, cipher=cipher)
-    all_done = not any(each.older for each in after)
+    all_done = not any(each.left for each in after)
     if as_json:
         print_plain_json(
             {
@@ -70,7 +70,7 @@ async def rotate(settings: KeySettings, *, as_json: bool) -> bool:
 
 
 def _print_usage(usage: list[KeyUsage]) -> None:
-    table = plain_table("column", "of ENCRYPTION_KEY", "of another key", "of no known key")
+    table = plain_table("column", "of ENCRYPTION_KEY", "of an older key", "of no known key")
     for each in usage:
         table.add_row(each.column, str(each.present), str(each.older), str(each.unknown))
     make_console().print(table)

@@ -125,6 +125,7 @@ async def test_keys_that_do_not_open_what_is_stored_are_told_of_at_start(
         await fill(api, pool, key=old)
     assert await told(Cipher(secret=old)) == await told(cipher) == []
     usage = await key_usage(pool, cipher=cipher, columns=OF_MERCHANTS)
+    assert all(each.older and not each.unknown for each in usage)
     assert await told(Cipher(secret=NEW)) == [(each.column, each.older, each.older) for each in usage]
     assert await opens_nothing(alone)
     assert not await opens_nothing(moved(settings))
@@ -358,6 +359,10 @@ async def test_the_command_says_what_it_cannot_open(
     status, out, _ = await command(settings, "rotate", **keys)
     assert status == 1
     assert f"no key opens what is sealed for client_secrets:{order}:1" in out
+    status, out, err = await command(settings, "status", "--json", **keys)
+    assert status == 1, err
+    [shown] = [each for each in json.loads(out)["columns"] if each["column"] == "client_secrets.secret"]
+    assert (shown["present"], shown["older"], shown["unknown"]) == (0, 0, 2)
     keys["ENCRYPTION_KEYS_OLDER"] = "short"
     status, out, err = await command(settings, "rotate", **keys)
     assert (status, out) == (2, "")

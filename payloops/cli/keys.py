@@ -10,9 +10,9 @@ keys = typer.Typer(help="Rotate the key that encrypts secrets in the database.",
 
 @keys.command("status")
 def keys_status(*, data_dir: DataDir = DEFAULT_DATA_DIR, as_json: AsJson = False) -> None:
-    """Count the secrets encrypted with ENCRYPTION_KEY and with older keys.
+    """Count the secrets encrypted with ENCRYPTION_KEY, with older keys, and with none of them.
 
-    Exits with status 1 if older keys are still needed.
+    Exits with status 1 if some are not encrypted with ENCRYPTION_KEY.
     """
     from payloops.keys import show_status  # noqa: PLC0415
     from payloops.settings import KeySettings  # noqa: PLC0415
