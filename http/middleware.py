@@ -20,6 +20,8 @@ from payloops.http.request_context import CONTEXT, RequestContext, begin_request
 from payloops.http.request_metrics import NO_ROUTE, count_answer
 from payloops.http.services import Services
 
+_FOR_PEOPLE = re.compile("/(?:support|checkout)(?:/|$)")
+"""Paths that only browsers ask for: where there is no such route, the answer is a page, too."""
 _CORRELATION_FORM = re.compile("[A-Za-z0-9._-]{1,128}")
 
 CORS_METHODS = "GET, POST, PUT, PATCH, DELETE"
@@ -93,7 +95,7 @@ def _refusal(error: Exception, request: web.Request, context: RequestContext) ->
     elif problem.status >= 500:  # noqa: PLR2004  # HTTP
         cause = error.__cause__ or error
         log.warning("http.unavailable", error=type(cause).__name__)
-    if context.page:
+    if context.page or (context.route is None and _FOR_PEOPLE.match(request.path)):
         return refusal_page(problem, request, correlation_id=context.correlation_id)
     return problem.response(correlation_id=context.correlation_id)
 

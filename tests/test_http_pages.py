@@ -85,6 +85,27 @@ async def test_refusals_are_pages_that_say_what_to_do_and_nothing_of_the_inside(
             assert ("Retry-After" in answer.headers) == (status in (429, 503))
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/support/nowhere", 404),
+        ("GET", "/support/", 404),
+        ("GET", "/support/orders/%2e%2e/x", 404),
+        ("GET", "/checkout/1/2", 404),
+        ("POST", "/support", 405),
+    ],
+)
+async def test_where_only_people_go_there_is_a_page_also_where_there_is_none(
+    api: Api, method: str, path: str, status: int
+) -> None:
+    answer = await api.anyone.call(method, path)
+    assert (answer.status, is_page(answer)) == (status, True)
+    assert answer.headers["Content-Security-Policy"].startswith("default-src 'none';")
+    assert not is_page(
+        await api.anyone.call(method, path.replace("/support", "/supporter").replace("check", ""))
+    )
+
+
 async def test_what_a_form_holds_that_does_not_fit_is_named_and_not_repeated(api: Api) -> None:
     for form, field in (
         (b"", "wish"),
