@@ -319,6 +319,9 @@ async def test_the_commands_export_and_check(
     assert err.splitlines()[0] == "payloops: this evidence does NOT hold:"
     assert "order.created: its content does not fit its content hash" in err
     status, out, err = await run_command(nowhere, "audit", "verify", str(tmp_path / "none.json"))
+    assert (status, out, err) == (2, "", f"payloops: {tmp_path / 'none.json'}: No such file or directory\n")
+    (tmp_path / "other.json").write_text("{}")
+    status, out, err = await run_command(nowhere, "audit", "verify", str(tmp_path / "other.json"))
     assert (status, out, err.count("\n")) == (1, "", 1)
     unknown = str(uuid4())
     assert await run_command(settings, "audit", "export", unknown) == (

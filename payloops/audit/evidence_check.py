@@ -38,12 +38,10 @@ def run_check(*, path: Path, public_keys: Sequence[bytes], as_json: bool) -> boo
         public_keys: the service's, from a trusted source. Without them, the public key in the file is trusted.
 
     Raises:
+        OSError: it cannot be read.
         NotEvidence: see there.
     """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise NotEvidence(f"{path}: {error.strerror}") from None
+    content = path.read_bytes()
     report = check_evidence(content, public_keys=public_keys)
     if as_json:
         print_plain_json(

@@ -237,8 +237,9 @@ def audit_verify(
 ) -> None:
     """Check that nobody changed the log by hand; with FILE, check that evidence file.
 
-    If an event was edited, removed, inserted or reordered, names the first one and exits with status 1. May run
-    while the service does. Needs DATABASE_URL and AUDIT_KEY, or a running `payloops dev`; with FILE, neither.
+    If an event was edited, removed, inserted or reordered, names the first one and exits with status 1; so it does
+    if FILE is not evidence, or does not hold. Exits with status 2 if FILE cannot be read. May run while the service
+    does. Needs DATABASE_URL and AUDIT_KEY, or a running `payloops dev`; with FILE, neither.
     """
     if file is not None:
         if anchor:
@@ -281,6 +282,8 @@ def _verify_file(path: Path, public_keys: list[str], *, as_json: bool) -> None:
         fail("--public-key: must be hexadecimal, as `payloops audit key` prints it", status=WRONG_SETTINGS)
     try:
         holds = run_check(path=path, public_keys=known, as_json=as_json)
+    except OSError as error:
+        fail(f"{path}: {error.strerror}", status=WRONG_SETTINGS)
     except NotEvidence as error:
         fail(str(error))
     if not holds:
