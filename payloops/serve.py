@@ -87,9 +87,17 @@ def run(settings: Settings, *, workers: int = 1) -> None:
             _supervise(settings, listener, workers=workers)
 
 
-async def _serve(settings: Settings, listener: socket.socket) -> None:
+async def _serve(settings: Settings, listener: socket.socket, *, checks_keys: bool = True) -> None:
+    """
+    Args:
+        checks_keys: whether this process reads all secrets of merchants, to log what the encryption keys do not open.
+    """
     stop = stop_on_signals()
-    async with serving(settings, listener):
+    async with AsyncExitStack() as stack:
+        services = await stack.enter_async_context(serving(settings, listener))
+        if checks_keys:
+            checking = check_keys(services.store.pool, cipher=services.cipher)
+            await stack.enter_async_context(in_background(checking, name="key_check"))
         await stop.wait()
         log.info("api.stopping")
     log.info("api.stopped")
@@ -139,10 +147,6 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         uses = await stack.enter_async_context(KeyUses(store.pool))
         watch = await stack.enter_async_context(OrderWatch(store))
         await stack.enter_async_context(in_background(keep_house(store), name="housekeeping"))
-        cipher = make_cipher(settings)
-        await stack.enter_async_context(
-            in_background(check_keys(store.pool, cipher=cipher), name="key_check")
-        )
         limits = await stack.enter_async_context(open_rate_limits(settings))
         temporal = await Client.connect(
             settings.temporal_address, namespace=settings.temporal_namespace, lazy=True
@@ -181,7 +185,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
                 expires_in=STAFF_SESSION,
                 audience=SESSION_AUDIENCE,
             ),
-            cipher=cipher,
+            cipher=make_cipher(settings),
             watch=watch,
             limits=limits,
             long_reads=FairSemaphore(
@@ -233,7 +237,8 @@ class _Worker:
                 use_slot(self._number)
                 uuid_utils.reseed_rng()
                 signal.pthread_sigmask(signal.SIG_UNBLOCK, WATCHED)
-                uvloop.run(_serve(self._settings, share(self._socket)))
+                checks_keys = self._number == 1
+                uvloop.run(_serve(self._settings, share(self._socket), checks_keys=checks_keys))
                 status = 0
             except BaseException:
                 log.exception("api.worker_failed")

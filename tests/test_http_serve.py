@@ -9,7 +9,8 @@ import time
 from pathlib import Path
 
 import pytest
-from calling import PASSWORD, Answer, Caller
+from calling import PASSWORD, Answer, Caller, running_api
+from pydantic import SecretStr
 from serving import PATIENCE, call_often, caller, server
 
 from payloops.settings import Settings
@@ -101,6 +102,25 @@ async def test_workers_share_the_port_and_are_replaced_when_they_die(
         assert await running.ended() == 0
         assert refuses(url)
         assert not any(alive(line["pid"]) for line in running.lines("api.listening"))
+
+
+async def test_one_of_several_workers_tells_what_the_keys_do_not_open(
+    settings: Settings, tmp_path: Path
+) -> None:
+    async with running_api(settings) as api:
+        merchant = await api.merchant()
+        assert (await merchant.dashboard.get("/api/merchants/me/webhook-secret")).status == 200
+    lost = settings.model_copy(update={"encryption_key": SecretStr("another key, which is long enough")})
+    with server(lost, tmp_path / "log", workers=3) as running:
+        url = await running.listening(workers=3)
+        async with asyncio.timeout(PATIENCE):
+            while not running.lines("encryption_key.wrong"):
+                await asyncio.sleep(0.05)
+        await call_often(url)
+        running.process.send_signal(signal.SIGTERM)
+        assert await running.ended() == 0
+        told = [line["column"] for line in running.lines("encryption_key.wrong")]
+        assert sorted(told) == ["processor_configs.credentials", "webhook_secrets.secret"]
 
 
 async def test_workers_do_not_outlive_a_killed_parent(settings: Settings, tmp_path: Path) -> None:
