@@ -12,7 +12,7 @@ from typing import Any
 
 import structlog
 from aiohttp import hdrs, web
-from aiohttp.http_exceptions import LineTooLong
+from aiohttp.http_exceptions import LineTooLong, TransferEncodingError
 from aiohttp.web_protocol import RequestHandler
 from multidict import CIMultiDict, CIMultiDictProxy
 from prometheus_client import Counter
@@ -37,6 +37,12 @@ MOST_AHEAD = 64 * 1024
 
 CONTINUE = "100-continue"
 """The only expectation there is (RFC 9110, 10.1.1)."""
+
+FAULTS: dict[type, str] = {
+    LineTooLong: "Has a line of more than 8,190 bytes",
+    TransferEncodingError: "Has a Transfer-Encoding other than chunked",
+}
+"""What is wrong with a request, by the error, where more is to be said than that it is not valid HTTP."""
 
 DRAIN_PAUSE = 0.02
 """Seconds between two checks whether the requests in flight have finished."""
@@ -233,14 +239,19 @@ class Connection(RequestHandler):
             self._admission.announced -= 1
 
     async def _handle_request(
-        self, request: web.BaseRequest, *arguments: Any
+        self, request: web.BaseRequest, start_time: float | None, request_handler: Any
     ) -> tuple[web.StreamResponse, bool]:
         self._withdraw()  # it is about to be counted as work
         _ignore_expectation(request)
-        response, lost = await super()._handle_request(request, *arguments)
+        if _is_coded(request):
+            request_handler = self._refuse_coding
+        response, lost = await super()._handle_request(request, start_time, request_handler)
         if response.keep_alive and not lost:
             self._answered += 1
         return response, lost
+
+    async def _refuse_coding(self, request: web.BaseRequest) -> web.StreamResponse:
+        return self.handle_error(request, 400, TransferEncodingError("other codings than chunked"))
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._withdraw()
@@ -297,9 +308,7 @@ class Connection(RequestHandler):
         else:
             MALFORMED.inc()
             log.info("http.malformed", status=status, error=type(exc).__name__, remote=request.remote)
-            too_long = isinstance(exc, LineTooLong)
-            fault = "Has a line of more than 8,190 bytes" if too_long else "Is not valid HTTP"
-            problem = validation_error(FieldError("request", fault))
+            problem = validation_error(FieldError("request", FAULTS.get(type(exc), "Is not valid HTTP")))
             response = _final(problem, correlation=correlation_id(request))
         if request.writer.output_size > 0:
             raise ConnectionError("a part of another answer is sent already")
@@ -327,6 +336,15 @@ def _ignore_expectation(request: web.BaseRequest) -> None:
         left = CIMultiDict(headers)
         left.popall(hdrs.EXPECT)
         request._headers = CIMultiDictProxy(left)  # noqa: SLF001
+
+
+def _is_coded(request: web.BaseRequest) -> bool:
+    """Whether the body has another transfer coding than `chunked`: aiohttp would pass it on as it is, still coded."""
+    # Not by `request.headers`: see above.
+    codings = request._headers.get(hdrs.TRANSFER_ENCODING)  # noqa: SLF001
+    return codings is not None and [
+        each.strip(" \t").lower() for each in codings.split(",") if each.strip()
+    ] != ["chunked"]
 
 
 def _remote_of(peer: Any) -> str | None:

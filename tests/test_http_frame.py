@@ -94,6 +94,26 @@ async def test_what_is_not_http_is_answered_with_a_problem(subtests: pytest.Subt
             assert json.loads(body)["code"] == "validation_error"
 
 
+@pytest.mark.parametrize("line", [b"POST /api/auth/login", b"GET /health", b"GET /nowhere", b"GET /support"])
+@pytest.mark.parametrize("codings", [b"gzip, chunked", b"GZIP,chunked", b"identity, chunked", b"x ,chunked"])
+async def test_a_transfer_coding_that_is_not_understood_is_refused(
+    api: Api, line: bytes, codings: bytes
+) -> None:
+    head = line + b" HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: " + codings
+    answer = await exchange(api, head + b"\r\nConnection: close\r\n\r\n2\r\n{}\r\n0\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b"Has a Transfer-Encoding other than chunked" in answer
+
+
+async def test_chunked_is_understood_however_it_is_written(api: Api) -> None:
+    for codings in (b"chunked", b"Chunked", b", chunked "):
+        head = b"POST /api/auth/login HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nConnection: close\r\n"
+        answer = await exchange(
+            api, head + b"Transfer-Encoding: " + codings + b"\r\n\r\n2\r\n{}\r\n0\r\n\r\n"
+        )
+        assert b'"field":"email"' in answer
+
+
 @pytest.mark.parametrize(
     "sent",
     [
