@@ -10,6 +10,8 @@ from psycopg_pool import AsyncConnectionPool
 
 Processor = Literal["stripe", "razorpay"]
 PROCESSORS: tuple[str, ...] = get_args(Processor)
+CAPTURES_BY_ITSELF: frozenset[str] = frozenset({"razorpay"})
+"""Processors that capture an automatic payment without being asked, and always the whole amount that was authorized."""
 
 
 class ProcessorUnknown(Exception):

@@ -29,6 +29,7 @@ from payloops.commands.payment_outcomes import (
 )
 from payloops.commands.processor_events import DONE, Effect, keep_processor_event, note_effect
 from payloops.commands.processor_refunds import capture_of, record_processor_refunds
+from payloops.commands.processors import CAPTURES_BY_ITSELF
 from payloops.commands.refusals import OrderNotFound, TooManyProcessorEvents
 from payloops.events.crash_points import crash_point
 from payloops.events.event_store import EventStore
@@ -270,24 +271,24 @@ def _is_plausible(order: Order, payment: Payment, event: ProcessorEvent) -> bool
     if event.outcome == "captured" and event.amount is not None:
         capture = capture_of(order, payment)
         if capture is None:
-            return 0 < event.amount <= payment.amount and _is_amount_of_razorpay(order, payment, event)
+            return 0 < event.amount <= payment.amount and _is_whole_amount(order, payment, event)
         return event.amount == capture.amount and not _is_another_charge(payment, event)
     if event.outcome in {"authorized", "failed"}:
-        return _is_amount_of_razorpay(order, payment, event)
+        return _is_whole_amount(order, payment, event)
     if event.outcome == "refunded" and event.amount is not None:
         return all(refund.amount == event.amount for refund in _requested_refunds(order, event))
     return True
 
 
-def _is_amount_of_razorpay(order: Order, payment: Payment, event: ProcessorEvent) -> bool:
-    """Whether an amount can be that of this payment at Razorpay, which captures what was authorized, no less; True of
+def _is_whole_amount(order: Order, payment: Payment, event: ProcessorEvent) -> bool:
+    """Whether an amount can be that of this payment, at a processor that captures no less than was authorized; True of
     any other processor.
 
-    The notes of a payment, which name the order, may come from the customer's browser: of a dearer thing than was paid
-    for.
+    At such a one, what names the order (Razorpay's notes) may come from the customer's browser: the order of a dearer
+    thing than was paid for.
     """
     requested = {t.amount for t in order.pending(payment.attempt, TransactionType.CAPTURE)}
-    return event.processor != "razorpay" or event.amount in {payment.amount, *requested}
+    return event.processor not in CAPTURES_BY_ITSELF or event.amount in {payment.amount, *requested}
 
 
 def _requested_refunds(order: Order, event: ProcessorEvent) -> list[Transaction]:
@@ -377,8 +378,8 @@ def _record_outcome(order: Order, payment: Payment, event: ProcessorEvent, *, by
 
 
 def awaits_capture(payment: Payment) -> bool:
-    """Whether the payment stays authorized until it is captured. Razorpay captures automatic payments by itself."""
-    return payment.capture == "manual" or payment.processor != "razorpay"
+    """Whether the payment stays authorized until it is captured, and is not captured by its processor itself."""
+    return payment.capture == "manual" or payment.processor not in CAPTURES_BY_ITSELF
 
 
 def is_cancelling(order: Order, payment: Payment) -> bool:
