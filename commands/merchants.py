@@ -84,7 +84,7 @@ async def change_account(
     """
 
     async def change() -> W | None:
-        account = await store.load(Merchant, merchant_id)
+        account = await store.load_on(Merchant, merchant_id)
         if account is None:
             raise MerchantNotFound(merchant_id=merchant_id)
         decide(account)

@@ -1,6 +1,7 @@
 """The event store: appending to streams, folding them, and reading the log in its global order."""
 
 import asyncio
+import copy
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -42,6 +43,11 @@ LOAD = """
     WHERE originator_id = %s AND (%s::bigint IS NULL OR originator_version <= %s)
     ORDER BY originator_version
 """
+LOAD_ON = """
+    SELECT originator_version, topic, state, personal_key FROM readable_events
+    WHERE originator_id = %s AND originator_version >= %s
+    ORDER BY originator_version
+"""
 # The subquery hides the number of ids from the planner, which would otherwise plan anew for each number.
 LOAD_SEVERAL = """
     SELECT e.originator_id, e.originator_version, e.topic, e.state, e.personal_key
@@ -49,6 +55,8 @@ LOAD_SEVERAL = """
     ORDER BY e.originator_id, e.originator_version
 """
 STREAMS_PER_QUERY = 32
+MOST_KEPT = 1_000
+"""Streams that a process keeps folded for `load_on`; the least recently used is dropped first."""
 READ = """
     SELECT notification_id, recorded_at, personal_key, originator_id, originator_version, topic, state
     FROM readable_events
@@ -102,24 +110,8 @@ class EventReader:
         Raises:
             StreamUnreadable: see there.
         """
-        rows = await self._rows_of(id, up_to_version)
-        aggregate: Any = None
-        for version, topic, state, personal_key in rows:
-            stored = StoredEvent(originator_id=id, originator_version=version, topic=topic, state=state)
-            try:
-                aggregate = decode(stored, personal_key=personal_key).mutate(aggregate)
-            except Exception as error:
-                log.error(
-                    "stream.unreadable",
-                    stream_id=str(id),
-                    version=version,
-                    topic=topic,
-                    error=type(error).__name__,
-                )
-                raise StreamUnreadable(id, version=version, topic=topic) from error
-        if aggregate is not None and not isinstance(aggregate, stream):
-            return None
-        return aggregate
+        aggregate = _folded(id, await self._rows_of(id, up_to_version))
+        return aggregate if isinstance(aggregate, stream) else None
 
     async def _rows_of(self, id: UUID, up_to_version: int | None) -> Sequence[TupleRow]:
         async with self.pool.connection() as connection:
@@ -189,6 +181,7 @@ class EventStore(EventReader):
             notify=self._notifier.notify,
         )
         self._loads = Lookup(pool, LOAD_SEVERAL, column=uuids, read=_by_stream, most=STREAMS_PER_QUERY)
+        self._kept: dict[UUID, Stream] = {}
         self._locks: WeakValueDictionary[UUID, asyncio.Lock] = WeakValueDictionary()
         # If the listener lost its connection, so did the pool: its idle connections are replaced before they are used.
         self._wakeups = Wakeups(database_url, reconnected=pool.check)
@@ -214,6 +207,29 @@ class EventStore(EventReader):
         if up_to_version is not None:
             return await super()._rows_of(id, up_to_version)
         return await self._loads.find(id) or ()
+
+    async def load_on(self, stream: type[S], id: UUID) -> S | None:
+        """As `load`, but folds only what was appended since this process last called it: for streams that grow as long
+        as somebody goes on changing things, while what they fold to stays small.
+
+        Raises:
+            StreamUnreadable: see there.
+        """
+        kept = self._kept.pop(id, None)
+        rows: Sequence[TupleRow] = ()
+        if kept is not None:
+            async with self.pool.connection() as connection:
+                rows = await (await connection.execute(LOAD_ON, (id, kept.version))).fetchall()
+        if kept is not None and rows and rows[0][0] == kept.version:
+            aggregate = _folded(id, rows[1:], begin=kept)
+        else:  # the first time, or the database was set back
+            aggregate = _folded(id, await self._rows_of(id, None))
+        if not isinstance(aggregate, stream):
+            return None
+        self._kept[id] = copy.deepcopy(aggregate)  # the caller records events on the other
+        if len(self._kept) > MOST_KEPT:
+            del self._kept[next(iter(self._kept))]
+        return aggregate
 
     async def append(self, events: Sequence[StreamEvent], *, receipt: Receipt | None = None) -> int:
         """Append the events of one command, all or none, in one round trip; returns the position of the last.
@@ -351,6 +367,25 @@ class EventStore(EventReader):
     def wakeups(self, *, poll_seconds: float = POLL_SECONDS) -> AsyncGenerator[None]:
         """Yields now, then whenever the log may have grown, and at least every `poll_seconds`."""
         return self._wakeups.ticks(poll_seconds=poll_seconds)
+
+
+def _folded(id: UUID, rows: Sequence[TupleRow], *, begin: Stream | None = None) -> Stream | None:
+    """What a stream's rows fold to, on top of `begin`."""
+    aggregate: Any = begin
+    for version, topic, state, personal_key in rows:
+        stored = StoredEvent(originator_id=id, originator_version=version, topic=topic, state=state)
+        try:
+            aggregate = decode(stored, personal_key=personal_key).mutate(aggregate)
+        except Exception as error:
+            log.error(
+                "stream.unreadable",
+                stream_id=str(id),
+                version=version,
+                topic=topic,
+                error=type(error).__name__,
+            )
+            raise StreamUnreadable(id, version=version, topic=topic) from error
+    return cast("Stream | None", aggregate)
 
 
 def _by_stream(rows: Sequence[TupleRow]) -> dict[UUID, list[TupleRow]]:

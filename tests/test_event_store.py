@@ -6,7 +6,7 @@ import multiprocessing
 from collections import Counter
 from collections.abc import AsyncGenerator
 from concurrent.futures import ProcessPoolExecutor
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 from uuid import UUID
 
 import log_lock
@@ -17,7 +17,7 @@ from holding import holding_proxy
 from psycopg_pool import AsyncConnectionPool
 from uuid_utils.compat import uuid7
 
-from payloops.events import appender, conflicts
+from payloops.events import appender, conflicts, event_store
 from payloops.events.authenticity import content_hash, derive_mac_key, event_mac, is_authentic
 from payloops.events.connections import connection_pool
 from payloops.events.encoding import encode
@@ -35,9 +35,12 @@ class CountingBegan(StreamCreated):
 
 class Counted(StreamEvent):
     TOPIC = "test.counted"
+    folded: ClassVar[int] = 0
+    """How often any was applied."""
 
     def apply(self, aggregate: "Counter_") -> None:
         aggregate.count += 1
+        Counted.folded += 1
 
 
 @stream_topic("test.counter")
@@ -170,6 +173,54 @@ async def test_with_eight_writing_processes_nobody_misses_or_repeats_an_event(
         seen = await reader
         assert [event.position for event in seen] == list(range(1, len(in_log) + 1))
         assert [(e.stored.originator_id, e.stored.originator_version) for e in seen] == in_log
+
+
+# -- folding on
+
+
+async def counted_by_loading_on(store: EventStore, id: UUID) -> tuple[int, int]:
+    """The stream's count, and how many events were folded to find it."""
+    before = Counted.folded
+    found = await store.load_on(Counter_, id)
+    assert found is not None
+    folded = Counted.folded - before
+    count(found)  # and never appended: what is kept does not have it
+    return found.count - 1, folded
+
+
+async def test_what_was_folded_before_is_not_folded_again(
+    store: EventStore, settings: Settings, pool: AsyncConnectionPool
+) -> None:
+    stream = begun()
+    for _ in range(20):
+        count(stream)
+    await store.append(collected(stream))
+    assert await counted_by_loading_on(store, stream.id) == (20, 20)
+    assert await counted_by_loading_on(store, stream.id) == (20, 0)
+    for _ in range(3):
+        count(stream)
+    await store.append(collected(stream))
+    assert await counted_by_loading_on(store, stream.id) == (23, 3)
+    async with pool.connection() as connection:  # as after a restored backup
+        await connection.execute("ALTER TABLE stored_events DISABLE TRIGGER USER")
+        await connection.execute(
+            "DELETE FROM stored_events WHERE originator_id = %s AND originator_version > 11", (stream.id,)
+        )
+    assert await counted_by_loading_on(store, stream.id) == (10, 10)
+    assert await store.load_on(Counter_, uuid7()) is None
+
+
+async def test_no_more_streams_are_kept_folded_than_a_process_has_room_for(
+    store: EventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(event_store, "MOST_KEPT", 2)
+    streams = [begun() for _ in range(3)]
+    for stream in streams:
+        count(stream)
+        await store.append(collected(stream))
+        await store.load_on(Counter_, stream.id)
+    assert await counted_by_loading_on(store, streams[2].id) == (1, 0)
+    assert await counted_by_loading_on(store, streams[0].id) == (1, 1)
 
 
 # -- conflicts
