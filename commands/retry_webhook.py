@@ -19,6 +19,20 @@ BEGIN_ANEW = """
 """
 
 
+MAX_RETRIES = 100
+"""Of one webhook: each schedule that begins anew adds attempts to what is stored and shown of it."""
+
+
+class TooManyRetries(Exception):
+    """The webhook's schedule began anew as often as it may."""
+
+    def __init__(self, *, webhook_id: UUID) -> None:
+        super().__init__(
+            f"A webhook is sent again at most {MAX_RETRIES} times: read what it tells of with GET /v1/events"
+        )
+        self.webhook_id = webhook_id
+
+
 class WebhooksOff(Exception):
     """The merchant has no endpoint, or it was switched off."""
 
@@ -37,9 +51,12 @@ async def retry_webhook(store: EventStore, *, webhook_id: UUID, merchant_id: UUI
     Raises:
         WebhookNotFound: unknown, or another merchant's.
         WebhooksOff: there is nowhere to send it.
+        TooManyRetries: see there.
         VersionConflict: somebody else began it anew at the same time.
     """
     webhook = await find_webhook(store.pool, webhook_id=webhook_id, merchant_id=merchant_id)
+    if webhook.retries >= MAX_RETRIES:
+        raise TooManyRetries(webhook_id=webhook_id)
     endpoint = await find_webhook_endpoint(store.pool, merchant_id=merchant_id)
     if endpoint is None or endpoint.url_in_use is None:
         raise WebhooksOff(merchant_id=merchant_id, reason=endpoint.off_reason if endpoint else None)

@@ -36,7 +36,7 @@ from payloops.commands.refusals import (
     WayToPayNotOffered,
 )
 from payloops.commands.register_merchant import EmailTaken
-from payloops.commands.retry_webhook import WebhooksOff
+from payloops.commands.retry_webhook import TooManyRetries, WebhooksOff
 from payloops.commands.tokens import InvalidToken
 from payloops.commands.webhook_deliveries import WebhookNotFound
 from payloops.events.errors import (
@@ -190,6 +190,7 @@ ANSWERS: dict[type[Exception], Answer] = {
     CaptureExceedsAuthorized: Answer(400, "capture_exceeds_authorized"),
     WebhookNotFound: Answer(404, "not_found", "Not found"),
     WebhooksOff: Answer(400, "invalid_status"),
+    TooManyRetries: Answer(400, "invalid_status"),
     SealBroken: Answer(503, "unavailable", BUSY),
     # These include the pool's own exceptions.
     psycopg.OperationalError: Answer(503, "unavailable", BUSY),

@@ -9,6 +9,7 @@ from receiving import Endpoint
 from telling import Shop, caught_up, delivering, subscribing
 from uuid_utils.compat import uuid7
 
+from payloops.commands.retry_webhook import MAX_RETRIES
 from payloops.embedded import EmbeddedServers
 from payloops.events.event_store import EventStore
 from payloops.settings import Settings
@@ -103,6 +104,12 @@ async def test_a_webhook_is_seen_with_its_attempts_and_sent_again(
     assert (shown["status"], shown["deliveredAt"]) == ("delivered", shown["attempts"][1]["attemptedAt"])
     listed = (await merchant.dashboard.get("/api/webhooks")).json["data"]
     assert [(each["id"], each["attempts"]) for each in listed] == [(str(webhook_id), 2)]
+
+    async with store.pool.connection() as connection:
+        await connection.execute("UPDATE webhook_events SET retries = %s", (MAX_RETRIES,))
+    refused = await merchant.dashboard.post(f"{path}/retry")
+    assert (refused.status, refused.code) == (400, "invalid_status")
+    assert "GET /v1/events" in refused.json["message"]
 
 
 @pytest.mark.usefixtures("served")
