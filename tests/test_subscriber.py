@@ -26,7 +26,7 @@ from payloops.commands.payment_outcomes import report_authorized, report_capture
 from payloops.commands.receive_processor_event import Outcome, ProcessorEvent, receive
 from payloops.commands.refund_payment import refund_payment, request_refund
 from payloops.commands.route_payment import Route
-from payloops.commands.update_order_status import update_order_status
+from payloops.commands.update_order_status import learn_reference, update_order_status
 from payloops.commands.update_refund_status import update_refund_status
 from payloops.commands.workflow_ids import attempt_of, payment_workflow_id
 from payloops.embedded import EmbeddedServers
@@ -733,6 +733,24 @@ async def test_a_capture_is_forwarded_once_the_reference_of_its_payment_is_known
         capture = await started(client, f"capture-{order_id}")
         assert capture["input"]["processorOrderId"] == f"po_{order_id}"
         await until_nothing_is_parked(store)
+
+
+async def test_a_charge_is_given_back_under_its_own_reference_though_it_became_known_later(
+    store: EventStore, orders: Orders, by: Metadata
+) -> None:
+    """The second attempt was captured, then the first, which is refunded: nobody knew its reference then."""
+    order_id = await orders.paid()
+    for status, attempt in (("failed", 1), ("captured", 2), ("captured", 1)):
+        if attempt == 2:
+            await orders.pay(order_id)
+            await orders.report(order_id, status, attempt=attempt)
+        else:
+            await update_order_status(store, order_id=order_id, status=status, attempt=attempt, by=by)
+    await learn_reference(store, order_id=order_id, attempt=1, processor_order_id="po_first", by=by)
+    [refund] = [e for e in await store.read_stream(order_id) if e.stored.topic == "refund.requested"]
+    start = await payment_subscription(store).plan(refund)
+    assert isinstance(start, StartWorkflow)
+    assert start.input["processorOrderId"] == "po_first"
 
 
 async def until_nothing_is_parked(store: EventStore) -> None:

@@ -4,21 +4,29 @@ import asyncio
 import contextlib
 import gzip
 import socket
+import ssl
 import threading
 import time
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 from masking import WRITINGS, shows_card
 from receiving import Endpoint, Received, sdk_accepts
 from standardwebhooks import Webhook, WebhookVerificationError
 
 from payloops.commands.webhook_secrets import make_secret
 from payloops.workflows_client import webhook_sender
+from payloops.workflows_client.webhook_delivery import ACTIVITY_TIMEOUT
 from payloops.workflows_client.webhook_sender import Sender, open_sender
 
 PAYLOAD: dict[str, Any] = {
@@ -291,6 +299,45 @@ async def test_nobody_listening_and_unknown_names_are_told_in_words(sender: Send
     ]:
         attempt = await sender.send(webhook_id="i", url=url, secrets=[], turn=1, payload={})
         assert (attempt.error, attempt.status_code, attempt.answer) == (error, None, None)
+
+
+async def test_a_certificate_that_nobody_vouches_for_is_not_accepted(sender: Sender, tmp_path: Path) -> None:
+    file = tmp_path / "certificate.pem"
+    file.write_bytes(self_signed("localhost"))
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(file)
+    received = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        received.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", ssl=context) as server:
+        url = f"https://localhost:{server.sockets[0].getsockname()[1]}/"
+        attempt = await sender.send(webhook_id="i", url=url, secrets=[], turn=1, payload={})
+    assert (attempt.error, received) == ("The certificate is not valid for this host", [])
+
+
+def self_signed(host: str) -> bytes:
+    """A certificate and its key."""
+    key, now = ec.generate_private_key(ec.SECP256R1()), datetime.now(UTC)
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host)])
+    certificate = (
+        x509.CertificateBuilder(issuer_name=name, subject_name=name, public_key=key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(host)]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    written = Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
+    return certificate.public_bytes(Encoding.PEM) + key.private_bytes(*written)
+
+
+async def test_an_endpoint_has_the_thirty_seconds_of_the_contract_and_its_activity_more() -> None:
+    async with open_sender(allow_loopback=True) as sender:
+        assert sender._deadline == 30
+    assert timedelta(seconds=30) < ACTIVITY_TIMEOUT
 
 
 async def test_nothing_of_one_delivery_is_kept_for_the_next(sender: Sender) -> None:
