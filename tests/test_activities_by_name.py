@@ -172,11 +172,8 @@ async def test_a_webhook_of_theirs_is_made_once_and_delivered_once(
 ) -> None:
     order_id = await shop.create()
     made = new_webhook(shop, order_id)
-    reordered = made[0], dict(reversed(made[1].items())) | {"payload": dict(reversed(PAYLOAD.items()))}
-    first, again, other, third = await call(
-        client, made, reordered, new_webhook(shop, order_id, payload={"b": 1}), made
-    )
-    assert first == again == third != other
+    first, again, other = await call(client, made, made, new_webhook(shop, order_id, payload={"b": 1}))
+    assert first == again != other
     assert await call(client, made) != [first]  # another workflow tells it anew
     webhook = await shop.webhook(UUID(first))
     assert (webhook.event_type, webhook.payload, webhook.status) == ("invoice.sent", PAYLOAD, "pending")

@@ -486,6 +486,17 @@ async def test_a_processors_configuration_comes_with_the_merchants_own_credentia
             assert await call(activities.get_processor_config, asked) == expected
 
 
+async def test_a_webhook_of_a_workflow_has_the_same_id_in_every_version_of_this_code(
+    activities: BackendActivities,
+) -> None:
+    """Also where its members come in another order: the call is repeated, and nothing is queued twice."""
+    id = "01900000-0000-7000-8000-000000000001"
+    given = {"merchantId": id, "orderId": id, "eventType": "t", "payload": {"b": [1, 0.5, "é"], "a": {}}}
+    for payload in (given["payload"], {"a": {}, "b": [1, 0.5, "é"]}):
+        made = await call(activities.create_webhook_event, given | {"payload": payload}, workflow_id="theirs")
+        assert made == "8c749b17-2791-5f45-95e2-11c5c85d5153"
+
+
 async def test_an_order_is_given_as_the_http_api_gives_it(
     store: EventStore, activities: BackendActivities, order_id: UUID
 ) -> None:

@@ -306,6 +306,7 @@ class Calls:
     activities: BackendActivities
     shop: Shop
     url: str
+    local: bool = False
     turn: int = 0
 
     async def deliver(
@@ -318,6 +319,7 @@ class Calls:
             workflow_id=f"webhook-{webhook_id}",
             workflow_run_id=run_id,
             activity_id=activity_id or str(self.turn),
+            is_local=self.local,
         )
         given = {"webhookEventId": str(webhook_id), "webhookUrl": self.url, "payload": PAYLOAD}
         result: dict[str, Any] = await environment.run(self.activities.deliver_webhook, given)
@@ -550,16 +552,35 @@ def test_who_finds_no_place_comes_again_at_its_turn() -> None:
         assert hold(stack, places, one, suspect=False) == 8
 
 
+@pytest.mark.parametrize("local", [False, True])
 async def test_without_a_place_the_delivery_comes_again_later(
-    store: EventStore, shop: Shop, endpoint: Endpoint
+    store: EventStore, shop: Shop, endpoint: Endpoint, *, local: bool
 ) -> None:
+    """A local activity is scheduled instead, at once, and is then given a turn."""
     async with backend(store, places=EndpointPlaces(per_endpoint=0)) as activities:
         with pytest.raises(ApplicationError) as busy:
-            await Calls(activities, shop, endpoint.url).deliver(await queue(shop))
+            await Calls(activities, shop, endpoint.url, local=local).deliver(await queue(shop))
     assert busy.value.type == "EndpointBusy"
     assert not busy.value.non_retryable
     assert busy.value.next_retry_delay is not None
+    assert (busy.value.next_retry_delay > timedelta(0)) is not local
     assert endpoint.received == []
+
+
+async def test_an_endpoint_that_failed_last_time_gets_fewer_places(
+    store: EventStore, shop: Shop, endpoint: Endpoint
+) -> None:
+    endpoint.answer = lambda _: 500
+    async with backend(store) as activities:
+        calls = Calls(activities, shop, endpoint.url)
+        await calls.deliver(await queue(shop))
+        endpoint.answer = answer = HeldBack()
+        sending = [asyncio.create_task(calls.deliver(await queue(shop))) for _ in range(2)]
+        await endpoint.has(3)
+        with pytest.raises(ApplicationError, match="too many webhooks"):
+            await calls.deliver(await queue(shop))
+        answer.give()
+        assert [each["success"] for each in await asyncio.gather(*sending)] == [True, True]
 
 
 async def test_endpoints_that_hang_delay_no_one_elses_webhooks(
