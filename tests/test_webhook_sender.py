@@ -270,6 +270,17 @@ async def test_whose_answer_does_not_end_is_delivered_to_and_the_beginning_is_ke
     server.close()
 
 
+async def test_whose_answers_body_outlasts_the_deadline_is_delivered_to(
+    hasty: Sender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(webhook_sender, "BODY_SECONDS", 20.0)
+    server = await raw_server(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n", drip=b"a")
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+    attempt = await hasty.send(webhook_id="i", url=url, secrets=[], turn=1, payload={})
+    assert (attempt.status_code, attempt.error) == (200, None)
+    server.close()
+
+
 async def test_of_informational_answers_only_so_many_are_taken(sender: Sender) -> None:
     """aiohttp waits for the answer after them, and each takes time of whom else is sent to."""
     taken = asyncio.get_running_loop().create_future()
@@ -336,7 +347,7 @@ def self_signed(host: str) -> bytes:
 
 async def test_an_endpoint_has_the_thirty_seconds_of_the_contract_and_its_activity_more() -> None:
     async with open_sender(allow_loopback=True) as sender:
-        assert sender._deadline == 30
+        assert sender._deadline == sender._session.timeout.total == 30
     assert timedelta(seconds=30) < ACTIVITY_TIMEOUT
 
 
