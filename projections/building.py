@@ -231,9 +231,12 @@ class Build:
                 while left:
                     await left.pop()(connection)
 
-        async with asyncio.TaskGroup() as group:
-            for _ in range(self.workers):
-                group.create_task(work())
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(self.workers):
+                    group.create_task(work())
+        except ExceptionGroup as errors:
+            raise errors.exceptions[0] from None  # one is enough: it will be tried again
 
     def _index_statement(self, table: str, name: str, definition: str, constraint: str | None) -> bytes:
         of = sql.Identifier(self.plan.schema, table).as_bytes(None)
