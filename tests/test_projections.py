@@ -1,5 +1,6 @@
 """The tables say what the streams say: for every path, delivered twice, and beside events that cannot be applied."""
 
+import asyncio
 import dataclasses
 import random
 from uuid import UUID
@@ -11,7 +12,9 @@ from projecting import (
     append,
     append_interleaved,
     checkpoint,
+    eventually,
     insert_raw,
+    locked,
     new_order,
     one,
     project_all,
@@ -19,14 +22,17 @@ from projecting import (
     recorded,
     rows,
 )
+from psycopg.errors import LockNotAvailable
 
 from payloops.commands.cancel_order import cancel
 from payloops.commands.pay_order import request_payment
 from payloops.commands.route_payment import Route
+from payloops.events.connections import connect
 from payloops.events.event_store import EventStore
 from payloops.events.metadata import Metadata
 from payloops.events.orders import Order, OrderCreated, OrderFact
-from payloops.projections.orders import OrderRow, get_order, row_from_order
+from payloops.projections.batches import project_batch
+from payloops.projections.orders import PROJECTION, OrderRow, get_order, row_from_order
 from payloops.projections.patches import column_names
 from payloops.projections.status import projections_status
 from payloops.projections.transactions import TransactionRow, list_transactions, rows_from_order
@@ -188,3 +194,63 @@ async def test_personal_data_is_not_copied_into_errors(
     [(error,)] = await rows(store, "SELECT error FROM parked_events")
     assert "null value" in error
     assert "secret@example.com" not in error
+
+
+async def project_behind(
+    store: EventStore, database_url: str, *meanwhile: str, projectors: int = 1
+) -> list[int]:
+    """What batches return that have read the log, and find the checkpoint held by one who executes statements."""
+    waiting = """
+        SELECT count(*) FROM pg_stat_activity
+        WHERE datname = current_database() AND application_name = 'behind' AND wait_event_type = 'Lock'
+    """
+
+    async def batch() -> int:
+        async with await connect(database_url, application_name="behind") as connection:
+            return await project_batch(connection, PROJECTION)
+
+    async def all_wait() -> bool:
+        return await one(store, waiting) == projectors
+
+    async with await connect(database_url, application_name="test") as holding, holding.transaction():
+        await holding.execute("SELECT 1 FROM checkpoints WHERE name = 'orders' FOR UPDATE")
+        batches = [asyncio.create_task(batch()) for _ in range(projectors)]
+        await eventually(all_wait)
+        for statement in meanwhile:
+            await holding.execute(statement.encode())
+    return await asyncio.gather(*batches)
+
+
+async def test_of_two_projectors_that_have_read_the_same_events_one_applies_them(
+    store: EventStore, database_url: str, merchant_id: UUID
+) -> None:
+    await append(store, *(new_order(merchant_id) for _ in range(3)))
+    assert sorted(await project_behind(store, database_url, projectors=2)) == [0, 3]
+    assert await checkpoint(store) == 3
+
+
+async def test_a_batch_that_a_newer_version_has_overtaken_leaves_its_tables_alone(
+    store: EventStore, database_url: str, merchant_id: UUID
+) -> None:
+    await append(store, new_order(merchant_id))
+    newer = "UPDATE checkpoints SET version = version + 1 WHERE name = 'orders'"
+    assert await project_behind(store, database_url, newer) == [0]
+    assert await one(store, "SELECT count(*) FROM orders") == 0
+
+
+async def test_trouble_with_the_database_parks_nothing_while_an_event_to_park_is_looked_for(
+    store: EventStore, database_url: str, merchant_id: UUID, by: Metadata
+) -> None:
+    hurt, paid = new_order(merchant_id), new_order(merchant_id)
+    pay(paid, by=by)
+    await append(store, hurt, paid)
+    poison = POISON["a number that no column holds"]
+    position = await insert_raw(store, merchant_id, topic="payment.requested", state=poison, stream=hurt.id)
+    async with await connect(database_url, application_name="test") as connection:
+        async with locked(database_url, "transactions"):
+            await connection.execute("SET lock_timeout = '50ms'")
+            with pytest.raises(LockNotAvailable):
+                await project_batch(connection, PROJECTION)
+        assert await one(store, "SELECT count(*) FROM orders") == 0
+        assert await project_batch(connection, PROJECTION) == position
+    assert await rows(store, "SELECT position FROM parked_events") == [(position,)]

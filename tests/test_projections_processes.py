@@ -27,6 +27,7 @@ from payloops.embedded import EmbeddedServers
 from payloops.events.errors import OutcomeUnknown, StoreUnavailable
 from payloops.events.event_store import EventStore
 from payloops.events.orders import Order
+from payloops.projections.batches import BATCH_EVENTS
 from payloops.projections.orders import OrderRow, row_from_order
 from payloops.projections.patches import column_names
 from payloops.projections.projection import all_projections
@@ -251,6 +252,25 @@ async def test_sigterm_ends_a_projector_after_its_batch(
         if process.returncode is None:
             process.kill()
             await process.wait()
+
+
+async def test_a_projector_far_behind_that_is_asked_to_end_does_so_after_its_batch(
+    store: EventStore, database_url: str, merchant_id: UUID
+) -> None:
+    far = 3 * BATCH_EVENTS
+    passed_over = """
+        INSERT INTO stored_events (originator_id, originator_version, topic, state, notification_id, merchant_id,
+                                   content_hash)
+        SELECT gen_random_uuid(), 1, 'something.new', '', n, %s, '' FROM generate_series(1, %s) n
+    """
+    async with projector(database_url) as stop:
+        await eventually(lambda: _connected(store, 1))
+        async with store.pool.connection() as connection, connection.transaction():
+            await connection.execute("SELECT 1 FROM checkpoints WHERE name = 'orders' FOR UPDATE")
+            await one(store, f"{passed_over} RETURNING 1", merchant_id, far)
+            await eventually(lambda: _projector_waits(store))
+            stop.set()
+    assert await checkpoint(store) == BATCH_EVENTS
 
 
 async def test_projecting_takes_no_http() -> None:
