@@ -11,8 +11,9 @@ from calling import Api, Merchant, running_api
 from masking import CARD
 from prometheus_client import REGISTRY
 
+from payloops.http import connections
 from payloops.http.admission import Admission
-from payloops.http.app import ROUTES
+from payloops.http.app import ROUTES, create_app
 from payloops.http.connections import Connection, connection_factory
 from payloops.http.early_refusals import read_head
 from payloops.http.request_metrics import hand_over
@@ -91,6 +92,81 @@ async def test_who_was_refused_early_is_served_over_the_same_connection_later(ap
             await asyncio.sleep(0.05)
             writer.write(sent[-5:])
             assert (await answer(reader))[0] == 201
+
+
+async def test_a_refusal_keeps_a_connection_open_for_as_long_as_any_answer(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    merchant = await api.merchant()
+    monkeypatch.setattr(connections, "HEAD_DEADLINE", 1.0)
+    monkeypatch.setattr(connections, "KEEPALIVE", 2.5)
+    async with connected(api) as (reader, writer):
+        for _ in range(2):
+            with api.services.admission.admit("work"):
+                before = refused_early()
+                writer.write(request(merchant))
+                assert (await answer(reader))[0] == 503
+                assert refused_early() == before + 1
+            await asyncio.sleep(1.5)
+        writer.write(request(merchant))
+        assert (await answer(reader))[0] == 201
+
+
+async def test_who_was_refused_early_and_does_not_come_back_is_not_waited_for(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    merchant = await api.merchant()
+    monkeypatch.setattr(connections, "KEEPALIVE", 0.3)
+    async with connected(api) as (reader, writer):
+        with api.services.admission.admit("work"):
+            before = refused_early()
+            writer.write(request(merchant))
+            assert (await answer(reader))[0] == 503
+            assert refused_early() == before + 1
+        async with asyncio.timeout(9):
+            assert await reader.read() == b""
+
+
+async def test_who_does_not_read_his_refusals_is_cut_off_and_fills_no_memory(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel is told to hold little for him, so that it soon comes to the process."""
+    sent = request(await api.merchant())
+    monkeypatch.setattr(connections, "WRITE_DEADLINE", 2.0)
+    admission, loop = api.services.admission, asyncio.get_running_loop()
+    runner = web.AppRunner(create_app(api.services), access_log=None)
+    await runner.setup()
+    assert runner.server is not None
+    with bind("127.0.0.1", 0) as listener, socket.socket() as client:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4_096)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        client.setblocking(False)
+        await loop.create_server(connection_factory(runner.server, admission=admission), sock=listener)
+        await loop.sock_connect(client, listener.getsockname())
+        while not runner.server.connections:
+            await asyncio.sleep(0)
+        [connection] = runner.server.connections
+        most, before = 0, refused_early()
+
+        async def send() -> None:
+            nonlocal most
+            while True:
+                await loop.sock_sendall(client, sent)
+                for _ in range(20):  # in which he is refused, before he sends the next one
+                    await asyncio.sleep(0)
+                if connection.transport is not None:
+                    most = max(most, connection.transport.get_write_buffer_size())
+
+        with admission.admit("work"), pytest.raises(ConnectionError):
+            await asyncio.wait_for(send(), 20)
+        assert refused_early() > before + 50
+        assert 64 * 1024 < most < 72 * 1024  # asyncio's limit, and an answer or two
+        assert admission.announced == 0
+        async with asyncio.timeout(20):
+            while runner.server.connections:
+                await asyncio.sleep(0.01)
+    await runner.cleanup()
 
 
 async def test_each_of_several_requests_sent_ahead_has_its_answer_while_nobody_can_be_taken_in(
