@@ -6,6 +6,7 @@ from datetime import timedelta
 from uuid import UUID
 
 import pytest
+from projecting import eventually
 from shopping import begun_session
 from uuid_utils.compat import uuid7
 
@@ -17,11 +18,13 @@ from payloops.commands.route_payment import EnabledProcessor, ways_to_pay
 from payloops.commands.settle_checkout_session import MAX_ATTEMPTS, Checkout, settle_checkout_session
 from payloops.commands.settle_checkout_sessions import settle_checkout_sessions
 from payloops.commands.update_order_status import update_order_status
+from payloops.events.background import in_background
 from payloops.events.checkout_sessions import CheckoutSessionCompleted, CheckoutSessionExpired, SessionStatus
 from payloops.events.event_store import EventStore
 from payloops.events.metadata import Metadata
 from payloops.events.orders import OrderStatus
 from payloops.events.timestamps import utc_now
+from payloops.housekeeping import keep_house
 from payloops.settings import Settings
 
 STRIPE, RAZORPAY = EnabledProcessor("stripe", 50, test_mode=True), EnabledProcessor("razorpay", 10)
@@ -267,6 +270,18 @@ async def test_housekeeping_records_what_nobody_looked_at(shop: Shop) -> None:
         ("checkout_session.expired", untouched),
     ]
     assert await settle_checkout_sessions(shop.store, now=utc_now() + LIFE) == 1  # still under way
+
+
+async def test_a_session_that_nobody_looks_at_ends_while_the_service_runs(shop: Shop) -> None:
+    paid = await shop.session()
+    await shop.pay(paid)
+    await shop.report(paid, "captured")
+
+    async def settled() -> bool:
+        return await ended(shop) == [("checkout_session.completed", paid)]
+
+    async with in_background(keep_house(shop.store, every_seconds=0.05), name="housekeeping"):
+        await eventually(settled)
 
 
 async def test_unsettled_sessions_are_found_in_batches(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,11 +16,9 @@ from payloops.commands.idempotency import (
     delete_expired,
     reserve,
 )
-from payloops.events.background import in_background
 from payloops.events.errors import ReceiptConflict
 from payloops.events.event_store import EventStore
 from payloops.events.metadata import Metadata
-from payloops.housekeeping import keep_house
 
 
 async def take(pool: AsyncConnectionPool, merchant_id: UUID, *, fingerprint: bytes = b"f") -> Reserved:
@@ -201,20 +199,3 @@ async def test_a_key_that_is_used_again_after_its_day_is_as_good_as_new(
     again = await reserve(store.pool, merchant_id=merchant_id, key="key", fingerprint=b"other")
     assert again == Replay(status=201, body=b"made")
     assert await delete_expired(store.pool) == 0
-
-
-async def test_old_keys_are_deleted_while_the_service_runs(
-    store: EventStore, merchant_id: UUID, by: Metadata
-) -> None:
-    await create(store, merchant_id, by, await take(store.pool, merchant_id))
-    await age(store.pool, "created_at", "25 hours")
-    async with in_background(keep_house(store, every_seconds=0.05), name="housekeeping"), asyncio.timeout(60):
-        while await count(store.pool) > 0:
-            await asyncio.sleep(0.01)
-
-
-async def count(pool: AsyncConnectionPool) -> int:
-    async with pool.connection() as connection:
-        row = await (await connection.execute("SELECT count(*) FROM idempotency_keys")).fetchone()
-    assert row is not None
-    return int(row[0])
