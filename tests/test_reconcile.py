@@ -433,6 +433,24 @@ async def test_a_payment_to_be_cancelled_is_over_only_where_nobody_can_have_made
     assert row == (retry or outcome == "recorded",)
 
 
+async def test_a_payment_to_be_cancelled_that_may_still_be_begun_is_not_over(
+    merchant: Merchant, store: EventStore, settings: Settings
+) -> None:
+    """Its request waits to be forwarded again: its processor would charge."""
+    order_id = await paying(merchant, store)
+    assert (await merchant.shop.post(f"/v1/orders/{order_id}/cancel", {})).status == 200
+    await project_all(settings.database_url.get_secret_value())
+    async with store.pool.connection() as connection:
+        for each in (await store.read_stream(UUID(order_id)))[-2:]:
+            await forward_again(connection, subscriber="temporal", event=each, why="WorkflowGoneError: x")
+        await connection.execute(
+            "UPDATE parked_events SET retry = false, parked_at = parked_at - interval '1m'"
+        )
+    found = (await reconciled(store, Saying(None)))[order_id]
+    assert (found.outcome, await status_of(store, order_id)) == ("unknown", "processing")
+    assert await forwarded_again(store) == ["payment.requested", "payment.cancel_requested"]
+
+
 async def forwarded_again(store: EventStore) -> list[str]:
     async with store.pool.connection() as connection:
         cursor = await connection.execute("SELECT topic FROM parked_events WHERE reader = 'temporal'")
