@@ -104,6 +104,22 @@ async def test_an_address_opens_so_many_accounts(limited: Settings) -> None:
     assert 59 - (time.monotonic() - began) <= int(answers[2].headers["Retry-After"]) <= 61
 
 
+async def test_who_has_used_up_several_limits_is_told_to_wait_for_the_last(limited: Settings) -> None:
+    windows = {"login_limit_per_account": "1/minute; 1/hour"}
+    async with running_api(limited.model_copy(update=windows)) as api:
+        assert (await try_password(api, "a@example.com")).status == 401
+        assert int((await try_password(api, "a@example.com")).headers["Retry-After"]) > 60
+
+
+async def test_what_is_limited_alike_is_counted_by_itself(limited: Settings) -> None:
+    async with running_api(limited.model_copy(update={"login_limit_per_address": "1/minute"})) as api:
+        merchant = await api.merchant(processors=False)
+        assert (await try_password(api, merchant.email)).status == 401
+        assert (await try_password(api, merchant.email)).status == 429
+        body = {"currentPassword": WRONG, "newPassword": "another password"}
+        assert (await merchant.dashboard.post("/api/auth/password", body)).status == 401
+
+
 async def test_a_password_change_is_limited_for_the_account_that_is_logged_in(limited: Settings) -> None:
     async with running_api(limited.model_copy(update={"login_limit_per_account": "2/minute"})) as api:
         one, two = await api.merchant(processors=False), await api.merchant(processors=False)
@@ -255,6 +271,7 @@ async def test_a_redis_that_is_silent_is_asked_by_few(
             failures = [line for line in lines if line["event"] == "rate_limits.redis_down"]
             assert (asked, len(failures)) == (1, len(connections))
             assert len(connections) < 5
+            assert api.services.limits._redis_paused_until < time.monotonic() + rate_limits.REDIS_PAUSE
 
 
 async def test_redis_is_asked_again_after_a_while(limited: Settings) -> None:
