@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from payloops.dev.log_tail import shortened
-from payloops.embedded.processes import start_time
+from payloops.dev.log_tail import LogTail, shortened
+from payloops.dev.parts import Part, stop_parts
+from payloops.embedded.processes import Child, start_time
 
 
 @pytest.mark.parametrize(
@@ -45,6 +46,75 @@ def test_a_request_is_shown_in_short() -> None:
         " milliseconds=4.4 process=api remote=127.0.0.1 route=/health status=200"
     )
     assert shortened(line, name="api") == "16:44:05 api        GET /health → 200 in 4.4 ms"
+
+
+WARNING = "2026-11-23T16:44:05Z [warning  ] temporal.unavailable\n"
+INFO = "2026-11-23T16:44:05Z [info     ] worker.started\n"
+SHOWN = ("16:44:05 worker     temporal.unavailable", "yellow")
+
+
+def test_what_matters_in_a_log_is_shown_whole_and_once(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    tail = LogTail(name="worker", path=log, chatty=False)
+    assert tail.lines() == []  # it does not exist yet
+
+    def written(text: str) -> list[tuple[str, str]]:
+        with log.open("a") as file:
+            file.write(text)
+        return tail.lines()
+
+    assert written(f"{INFO}of no interest\n{WARNING}Trace") == [SHOWN]
+    assert written("back: of the warning\n") == [("worker     Traceback: of the warning", "")]
+    assert written(INFO) == []
+    with log.open("a") as file:
+        file.write(WARNING)  # the last before it died
+    tail.from_offset(log.stat().st_size)
+    assert written(WARNING + "half a l") == [SHOWN, SHOWN]
+    log.write_text(WARNING)
+    tail.from_offset(0)
+    assert tail.lines() == [SHOWN]
+
+
+def test_a_part_that_dies_is_started_again_after_growing_pauses(tmp_path: Path) -> None:
+    started: list[float] = []
+    part = Part(
+        name="worker",
+        arguments=["no-such-command"],
+        environment=dict(os.environ),
+        log=tmp_path / "log",
+        chatty=False,
+        started=lambda _: started.append(time.monotonic()),
+    )
+    part.start()
+    said: list[str] = []
+    deadline = time.monotonic() + 120
+    while len(said) < 3:
+        assert time.monotonic() < deadline
+        died = part.watch()
+        if died is not None:
+            said.append(died.partition(" (log")[0])
+        time.sleep(0.01)
+    assert said == [
+        f"worker ended with status 2; starting it again in {pause} s" for pause in ("0.5", "1", "2")
+    ]
+    assert started[1] - started[0] > 0.5
+    assert started[2] - started[1] > 1
+
+
+def test_a_part_that_does_not_stop_in_time_is_killed(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    deaf = (
+        "import signal as s, time; s.signal(s.SIGTERM, s.SIG_IGN); print('deaf', flush=True); time.sleep(600)"
+    )
+    part = Part(name="worker", arguments=[], environment={}, log=log, chatty=False, started=lambda _: None)
+    child = Child(name="worker", command=[sys.executable, "-c", deaf], log=log, death_signal=signal.SIGKILL)
+    part.child = child
+    deadline = time.monotonic() + 120
+    while "deaf" not in log.read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    stop_parts([part], seconds=0.1)
+    assert child.exit_status() == -signal.SIGKILL
 
 
 PARENT = """
