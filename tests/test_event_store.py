@@ -703,3 +703,21 @@ async def test_streams_that_are_loaded_at_the_same_time_share_a_query(store: Eve
         *((stream.id, number) for number, stream in enumerate(streams)),
         None,
     ]
+
+
+async def test_decisions_on_a_stream_are_made_one_at_a_time_and_no_lock_is_kept(store: EventStore) -> None:
+    deciding = most = 0
+
+    async def decide() -> tuple[list[Stream], None]:
+        nonlocal deciding, most
+        deciding += 1
+        most = max(most, deciding)
+        await asyncio.sleep(0)
+        deciding -= 1
+        return [], None
+
+    for _ in range(3):
+        id = uuid7()
+        await asyncio.gather(*(store.decide(id, decide) for _ in range(3)))
+    assert most == 1
+    assert not store._locks
