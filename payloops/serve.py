@@ -229,7 +229,11 @@ class _Worker:
             return
         self._restarts.began(now=now)
         parent = os.getpid()
-        self.pid = os.fork()
+        try:
+            self.pid = os.fork()
+        except OSError as error:  # no memory, or too many processes: the other workers go on
+            log.error("api.worker_not_started", error=str(error), again_in=self._restarts.died(now=now))
+            return
         if self.pid == 0:
             status = 1
             try:
