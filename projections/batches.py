@@ -171,7 +171,7 @@ async def _apply_batch(
     """
     if not batch.changes and not batch.parked:
         return [] if (await connection.execute(*move)).rowcount else None
-    parked = batch.parked.copy()
+    parked = batch.parked
     async with connection.transaction():
         if not (await connection.execute(*move)).rowcount:
             return None

@@ -270,7 +270,7 @@ class Build:
         while applied := await project_batch(self.connection, projection, upto=upto):
             row = await self._one("SELECT position FROM checkpoints WHERE name = %s", projection.name)
             self.report("catching up", row[0], max(row[0], await self._head()))
-            if applied < BATCH_EVENTS and upto == END_OF_LOG:
+            if applied < BATCH_EVENTS:
                 return  # events may be appended faster than they can all be applied
 
     async def swap(self, projection: Projection) -> None:
@@ -289,7 +289,6 @@ class Build:
                 await asyncio.sleep(SWAP_PAUSE * (0.5 + random.random()))  # noqa: S311  # jitter
             else:
                 crash_point("build.swapped")
-                self.unswapped.remove(projection)
                 self.report("swap", 1, 1)
                 return
         raise TablesBusy(projection.name)
@@ -399,7 +398,7 @@ async def open_build(
         if row is None or not row[0]:
             raise BuildUnderWay
         fingerprint = await _fingerprint(connection, projections)
-        found = None if restart else await _interrupted(connection, schema, fingerprint)
+        found = None if restart else await _interrupted(connection, schema, projections, fingerprint)
         if found is None:
             found = await _create(connection, schema, projections, fingerprint, upto)
             crash_point("build.begun")
@@ -432,9 +431,14 @@ async def _fingerprint(connection: Connection, projections: Sequence[Projection]
     return hashlib.sha256(json.dumps([of, found]).encode()).hexdigest()
 
 
-async def _interrupted(connection: Connection, schema: str, fingerprint: str) -> int | None:
-    """The position that an interrupted build of the same tables fills up to; None if there is none."""
-    if not await _exists(connection, schema, "build"):
+async def _interrupted(
+    connection: Connection, schema: str, projections: Sequence[Projection], fingerprint: str
+) -> int | None:
+    """The position that an interrupted build of the same tables fills up to; None if there is none, or nothing is left
+    of it to be done.
+    """
+    tables = [each.table_names[0] for each in projections]
+    if not any([await _exists(connection, schema, table) for table in tables]):
         return None
     row = await (
         await connection.execute("SELECT upto FROM build WHERE fingerprint = %s", (fingerprint,))
@@ -525,7 +529,7 @@ async def rebuild(
         chunk_events=chunk_events,
     ) as build:
         await build.run()
-        for projection in list(build.unswapped):
+        for projection in build.unswapped:
             await build.swap(projection)
         await drop_build(database_url=database_url)
         return Rebuilt(position=build.plan.upto, resumed=build.resumed)

@@ -212,13 +212,18 @@ async def test_a_rebuild_interrupted_between_two_swaps_goes_on_with_the_tables_t
         if (at, done) == ("swap", 1):
             raise Interrupted
 
+    async def interrupted_rebuild() -> None:
+        await rebuild(database_url=database_url, projections=all_projections(), report=interrupt, workers=1)
+
     for _ in all_projections():
         with pytest.raises(Interrupted):
-            await rebuild(
-                database_url=database_url, projections=all_projections(), report=interrupt, workers=1
-            )
+            await interrupted_rebuild()
+        assert await agrees(database_url)
+    assert await one(store, "SELECT count(*) FROM pg_tables WHERE schemaname = 'payloops_build'") == 4
+    # All is done but the end: who rebuilds again later has another reason.
+    await one(store, "UPDATE orders SET amount = 1 RETURNING 1")
     built = await rebuild(database_url=database_url, projections=all_projections(), report=silent, workers=1)
-    assert built.resumed
+    assert not built.resumed
     assert await agrees(database_url)
 
 
