@@ -451,6 +451,19 @@ async def test_a_payment_to_be_cancelled_that_may_still_be_begun_is_not_over(
     assert await forwarded_again(store) == ["payment.requested", "payment.cancel_requested"]
 
 
+async def test_a_cancellation_that_came_too_late_is_not_signalled_again(
+    merchant: Merchant, store: EventStore, settings: Settings, by: Metadata
+) -> None:
+    order_id = await paying(merchant, store)
+    assert (await merchant.shop.post(f"/v1/orders/{order_id}/cancel", {})).status == 200
+    await update_order_status(
+        store, order_id=UUID(order_id), status="authorized", processor_order_id="pi_1", by=by
+    )
+    await project_all(settings.database_url.get_secret_value())
+    assert (await reconciled(store, says("authorized")))[order_id].outcome == "unknown"
+    assert await forwarded_again(store) == ["payment.void_requested"]
+
+
 async def forwarded_again(store: EventStore) -> list[str]:
     async with store.pool.connection() as connection:
         cursor = await connection.execute("SELECT topic FROM parked_events WHERE reader = 'temporal'")
