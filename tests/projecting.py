@@ -300,13 +300,21 @@ async def rows(store: EventStore, query: str, *arguments: object) -> list[TupleR
 REQUESTED = {
     "timestamp": "2026-11-23T15:40:00Z",
     "merchant_id": "0192e4a0-0000-7000-8000-000000000000",
+    "actor": "system",
+    "correlation_id": "test",
+    "causation_id": None,
     "status": "processing",
     "attempt": 1,
     "transaction_id": "0192e4a0-0000-7000-8000-000000000001",
     "processor": "stripe",
+    "routing": "test",
     "capture": "manual",
     "amount": 1,
+    "currency": "USD",
+    "return_url": None,
+    "payment_method": None,
 }
+"""A payment's request with all of its fields, so that what is wrong with it below is what is refused."""
 POISON = {
     "no JSON": b"{",
     "a field missing": orjson.dumps({"timestamp": "2026-11-23T15:40:00Z", "status": "processing"}),

@@ -244,7 +244,7 @@ async def test_trouble_with_the_database_parks_nothing_while_an_event_to_park_is
     hurt, paid = new_order(merchant_id), new_order(merchant_id)
     pay(paid, by=by)
     await append(store, hurt, paid)
-    poison = POISON["a number that no column holds"]
+    poison = POISON["a character that text cannot hold"]
     position = await insert_raw(store, merchant_id, topic="payment.requested", state=poison, stream=hurt.id)
     async with await connect(database_url, application_name="test") as connection:
         async with locked(database_url, "transactions"):
