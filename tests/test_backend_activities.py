@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 from uuid import UUID
 
+import psycopg
 import pytest
 from calling import Merchant
 from masking import CARD, shows_card
@@ -399,6 +400,20 @@ async def test_an_argument_that_is_no_object_or_lacks_what_is_needed_is_not_trie
             await call(activity, given)
         assert (failed.value.type, failed.value.non_retryable) == ("InvalidInput", True)
         assert "hidden" not in str(failed.value)
+
+
+async def test_what_is_reported_while_the_database_fails_is_reported_again(
+    store: EventStore, activities: BackendActivities, order_id: UUID
+) -> None:
+    report = {"orderId": str(order_id), "status": "captured"}
+    async with store.pool.connection() as connection:
+        await connection.execute("ALTER TABLE stored_events RENAME TO away")
+    with pytest.raises(psycopg.Error):  # no refusal, which would be final
+        await call(activities.update_order_status, report)
+    async with store.pool.connection() as connection:
+        await connection.execute("ALTER TABLE away RENAME TO stored_events")
+    await call(activities.update_order_status, report)
+    assert (await loaded(store, order_id)).status == "captured"
 
 
 async def test_a_refund_is_recorded_once(
