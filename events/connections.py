@@ -3,6 +3,7 @@
 import asyncio
 import random
 import re
+import traceback
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from contextvars import copy_context
@@ -89,13 +90,16 @@ def connection_options(application_name: str) -> dict[str, object]:
 
 
 class _Connection(psycopg.AsyncConnection[TupleRow]):
-    """A psycopg connection whose error says what to do if PostgreSQL accepts no more connections."""
+    """A psycopg connection that closes its socket if it is not established, and says what to do if none is left."""
 
     @classmethod
     async def connect(cls, conninfo: str = "", **options: Any) -> Self:
         try:
             return await super().connect(conninfo, **options)
-        except psycopg.OperationalError as error:
+        except BaseException as error:
+            # psycopg leaves the socket to the garbage collector, in the frames of this traceback. PostgreSQL would
+            # keep a slot for it for a minute: after a stall of the server, none would be left for others.
+            traceback.clear_frames(error.__traceback__)
             if NO_CONNECTION_LEFT.search(str(error)):
                 raise TooManyConnections from None
             raise

@@ -1,6 +1,7 @@
 """Connections to PostgreSQL: what is said where there is none left, and how many a process takes."""
 
 import asyncio
+import gc
 import re
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -12,6 +13,7 @@ from processes import run_command
 from psycopg.rows import TupleRow
 
 from payloops.embedded import EmbeddedServers, postgres
+from payloops.events import connections
 from payloops.events.connections import TooManyConnections, connect, connection_pool
 from payloops.settings import Settings
 
@@ -106,6 +108,27 @@ async def test_a_process_of_the_api_takes_its_pool_and_seven_more(settings: Sett
 async def _count(connection: psycopg.AsyncConnection[TupleRow]) -> int:
     [[number]] = await (await connection.execute(COUNT)).fetchall()
     return int(number)
+
+
+async def test_a_connection_that_is_given_up_is_closed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that stalls has those who gave up in its queue, and would keep a slot for each until it hears of it."""
+    monkeypatch.setattr(connections, "CONNECT_TIMEOUT", 2)
+    closed = asyncio.Event()
+
+    async def stay_silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        closed.set()
+        writer.close()
+
+    gc.disable()
+    try:
+        async with await asyncio.start_server(stay_silent, "127.0.0.1", 0) as server, asyncio.timeout(20):
+            port = server.sockets[0].getsockname()[1]
+            with pytest.raises(psycopg.errors.ConnectionTimeout):
+                await connect(f"postgresql://payloops@127.0.0.1:{port}/payloops", application_name="test")
+            await closed.wait()
+    finally:
+        gc.enable()
 
 
 async def test_who_is_cancelled_while_connections_are_looked_at_is_cancelled(database_url: str) -> None:
