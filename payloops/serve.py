@@ -38,7 +38,6 @@ from payloops.http.connections import connection_factory, finish_requests
 from payloops.http.plain_requests import PLAIN_ROUTES
 from payloops.http.request_metrics import hand_over
 from payloops.http.services import Probe, Services
-from payloops.key_check import check_keys
 from payloops.listening import PortTaken, accept, bind, share
 from payloops.logs import configure_logs
 from payloops.metrics import open_metrics, state_readers
@@ -46,6 +45,7 @@ from payloops.restarts import Restarts
 from payloops.schema import require_schema
 from payloops.settings import Environment, Settings
 from payloops.shared_metrics import release_slot, use_slot
+from payloops.start_checks import check_at_start
 from payloops.stopping import stop_on_signals
 from payloops.wiring import make_cipher, open_rate_limits, open_store
 
@@ -87,17 +87,17 @@ def run(settings: Settings, *, workers: int = 1) -> None:
             _supervise(settings, listener, workers=workers)
 
 
-async def _serve(settings: Settings, listener: socket.socket, *, checks_keys: bool = True) -> None:
+async def _serve(settings: Settings, listener: socket.socket, *, checks: bool = True) -> None:
     """
     Args:
-        checks_keys: whether this process reads all secrets of merchants, to log what the encryption keys do not open.
+        checks: whether this process checks PostgreSQL's settings, and by reading all secrets of merchants the keys.
     """
     stop = stop_on_signals()
     async with AsyncExitStack() as stack:
         services = await stack.enter_async_context(serving(settings, listener))
-        if checks_keys:
-            checking = check_keys(services.store.pool, cipher=services.cipher)
-            await stack.enter_async_context(in_background(checking, name="key_check"))
+        if checks:
+            checking = check_at_start(services.store.pool, cipher=services.cipher)
+            await stack.enter_async_context(in_background(checking, name="start_checks"))
         await stop.wait()
         log.info("api.stopping")
     log.info("api.stopped")
@@ -241,8 +241,8 @@ class _Worker:
                 use_slot(self._number)
                 uuid_utils.reseed_rng()
                 signal.pthread_sigmask(signal.SIG_UNBLOCK, WATCHED)
-                checks_keys = self._number == 1
-                uvloop.run(_serve(self._settings, share(self._socket), checks_keys=checks_keys))
+                checks = self._number == 1
+                uvloop.run(_serve(self._settings, share(self._socket), checks=checks))
                 status = 0
             except BaseException:
                 log.exception("api.worker_failed")

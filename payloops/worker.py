@@ -12,12 +12,12 @@ from payloops.commands.cipher import Cipher
 from payloops.commands.client_secrets import ClientSecrets
 from payloops.commands.credentials import WEBHOOK_SECRET, get_processor_credentials
 from payloops.events.background import in_background
-from payloops.key_check import check_keys
 from payloops.listening import bind
 from payloops.logs import configure_logs
 from payloops.metrics import serving_metrics
 from payloops.sandbox.worker import serve_sandbox
 from payloops.settings import Settings
+from payloops.start_checks import check_at_start
 from payloops.stopping import stop_on_signals
 from payloops.temporal import connect_unless_stopped
 from payloops.wiring import make_cipher, open_store
@@ -63,7 +63,7 @@ async def run_worker(settings: Settings, *, sandbox: bool, bank: BankOptions | N
         open_store(settings, application_name="payloops worker") as store,
         open_sender(allow_loopback=settings.webhook_allow_loopback) as sender,
         serving_metrics(host=settings.host, port=settings.metrics_port, samplers=[store.sample]),
-        in_background(check_keys(store.pool, cipher=cipher), name="key_check"),
+        in_background(check_at_start(store.pool, cipher=cipher), name="start_checks"),
     ):
         client = await connect_unless_stopped(settings, stop=stop)
         if client is not None:

@@ -23,8 +23,8 @@ from payloops.commands.credentials import get_processor_credentials, get_webhook
 from payloops.commands.rotate_keys import OF_MERCHANTS, SEALED, KeyUsage, RotatedBatch, key_usage, rotate_keys
 from payloops.commands.webhook_secrets import get_webhook_secret
 from payloops.events.timestamps import utc_now
-from payloops.key_check import check_keys, opens_nothing
 from payloops.settings import Settings, SettingsError, read_settings
+from payloops.start_checks import check_at_start, opens_nothing
 
 NEW = "a newer key of tests, long enough to encrypt"
 
@@ -109,14 +109,26 @@ async def test_everything_sealed_opens_with_the_new_key_alone_and_is_what_it_was
     assert await rotate(pool, cipher) == (0, [])
 
 
+async def test_settings_by_which_the_database_may_lose_what_it_confirmed_are_told_of_at_start(
+    pool: AsyncConnectionPool, cipher: Cipher
+) -> None:
+    """The servers of tests have all of them."""
+    with capture_logs() as lines:
+        await check_at_start(pool, cipher=cipher)
+    [line] = lines
+    assert (line["event"], line["log_level"]) == ("database.not_durable", "error")
+    assert line["settings"] == ["fsync", "full_page_writes", "synchronous_commit"]
+
+
 async def test_keys_that_do_not_open_what_is_stored_are_told_of_at_start(
     settings: Settings, pool: AsyncConnectionPool, old: str, cipher: Cipher
 ) -> None:
     async def told(cipher: Cipher) -> list[object]:
         with capture_logs() as lines:
-            await check_keys(pool, cipher=cipher)
-        assert all((line["event"], line["log_level"]) == ("encryption_key.wrong", "error") for line in lines)
-        return [(line["column"], line["unreadable"], line["of"]) for line in lines]
+            await check_at_start(pool, cipher=cipher)
+        assert {line["log_level"] for line in lines} == {"error"}
+        wrong = [line for line in lines if line["event"] == "encryption_key.wrong"]
+        return [(line["column"], line["unreadable"], line["of"]) for line in wrong]
 
     alone = settings.model_copy(update={"encryption_key": SecretStr(NEW)})
     assert await told(Cipher(secret=NEW)) == []

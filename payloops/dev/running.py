@@ -24,8 +24,8 @@ from payloops.dev.screen import Terminal, show_screen
 from payloops.embedded import EmbeddedServers, StartError
 from payloops.embedded.locks import choosing_ports, free_ports, port_is_free
 from payloops.embedded.servers import Part as ServerPart
-from payloops.key_check import opens_nothing
 from payloops.settings import HIGHEST_PORT, read_settings
+from payloops.start_checks import opens_nothing
 
 EXTERNAL: dict[ServerPart, str] = {
     "postgres": "DATABASE_URL",

@@ -1,4 +1,4 @@
-"""Finds out at start whether the encryption keys open what is stored."""
+"""Finds out at start whether PostgreSQL keeps what it confirms, and whether the encryption keys open what is stored."""
 
 import psycopg
 import structlog
@@ -9,6 +9,11 @@ from payloops.commands.rotate_keys import OF_MERCHANTS, key_usage
 from payloops.events.connections import command_pool, wait_to_reconnect
 from payloops.settings import KeySettings
 from payloops.wiring import make_cipher
+
+UNSAFE_SETTINGS = """
+    SELECT name FROM pg_settings
+    WHERE name IN ('fsync', 'full_page_writes', 'synchronous_commit') AND setting = 'off' ORDER BY name
+"""
 
 log = structlog.get_logger()
 
@@ -22,18 +27,22 @@ async def opens_nothing(settings: KeySettings) -> bool:
     return unknown > 0 and unknown == sum(each.total for each in usage)
 
 
-async def check_keys(pool: AsyncConnectionPool, *, cipher: Cipher) -> None:
-    """Log once what the keys do not open, as soon as the database answers.
+async def check_at_start(pool: AsyncConnectionPool, *, cipher: Cipher) -> None:
+    """Log once which settings let PostgreSQL lose data, and what the keys do not open, as soon as the database answers.
 
-    It is no reason to stop: a key may be lost, and merchants then replace what it sealed.
+    Neither is a reason to stop: a database may hold what nobody would miss, and a key may be lost, in which case
+    merchants replace what it sealed.
     """
     while True:
         try:
+            unsafe = await _unsafe_settings(pool)
             usage = await key_usage(pool, cipher=cipher, columns=OF_MERCHANTS)
         except psycopg.Error as error:
-            log.warning("encryption_key.not_checked", error=type(error).__name__)
+            log.warning("start.not_checked", error=type(error).__name__)
             await wait_to_reconnect()
             continue
+        if unsafe:
+            log.error("database.not_durable", settings=unsafe, remedy="switch them on in PostgreSQL")
         for each in usage:
             if each.unknown:
                 log.error(
@@ -44,3 +53,9 @@ async def check_keys(pool: AsyncConnectionPool, *, cipher: Cipher) -> None:
                     remedy=REMEDY,
                 )
         return
+
+
+async def _unsafe_settings(pool: AsyncConnectionPool) -> list[str]:
+    """The settings by which PostgreSQL may lose in a crash what it confirmed as committed."""
+    async with pool.connection() as connection:
+        return [name for [name] in await (await connection.execute(UNSAFE_SETTINGS)).fetchall()]
