@@ -19,7 +19,7 @@ import argparse
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import repeat
+from itertools import pairwise, repeat
 from statistics import median
 from typing import Any
 
@@ -35,7 +35,10 @@ CREATED, UNAVAILABLE = 201, 503
 PROMPTLY = 0.1
 """Seconds within which a request has to be refused."""
 RECOVERED_FACTOR = 2.0
-"""In a second that counts as recovered, no answer takes longer than this multiple of the former p99."""
+"""In a second that is as before, no order takes longer than this multiple of the former p99."""
+RECOVERED_SECONDS = 10
+"""The service has recovered when this many seconds in a row are as before: single ones are late without an overload
+as well, when the disk is slow to sync."""
 SOAK_PARTS = 60
 SOAK_WARM_UP = 10
 """Parts before memory is compared: caches and pools fill up in them."""
@@ -161,9 +164,15 @@ def refused_or_late(done: load.Load, *, before: load.Load) -> list[int]:
 
 
 def recovered_after(bad: list[int], *, seconds: float) -> int | None:
-    """Seconds after which all orders are created in time; None if there are none."""
-    after = max(bad, default=-1) + 1
-    return after if after < int(seconds) else None
+    """Seconds after which it is as before for `RECOVERED_SECONDS`; None if that is never the case."""
+    return next(
+        (
+            earlier + 1
+            for earlier, later in pairwise([-1, *bad, int(seconds)])
+            if later - earlier > RECOVERED_SECONDS
+        ),
+        None,
+    )
 
 
 def soak(pid: int, port: int, request: bytes, *, rate: float, seconds: float) -> dict[str, Any]:
