@@ -13,6 +13,10 @@ PROCESSORS: tuple[str, ...] = get_args(Processor)
 CAPTURES_BY_ITSELF: frozenset[str] = frozenset({"razorpay"})
 """Processors that capture an automatic payment without being asked, and always the whole amount that was authorized."""
 
+LONGEST_REFERENCE = 500
+"""Characters of a processor's reference that are recorded: a much longer one would not fit into the indexes. Stripe's
+have up to 255."""
+
 
 class ProcessorUnknown(Exception):
     """The platform has no processor of this name."""

@@ -3,6 +3,7 @@
 from typing import Any
 
 from payloops.commands.cards import mask_card_numbers
+from payloops.commands.processors import LONGEST_REFERENCE
 
 MAX_TEXT = 1_000
 UNREADABLE_AMOUNT = 10**15
@@ -27,7 +28,8 @@ def text(value: Any) -> str | None:
 
 def reference(value: Any) -> str | None:
     """An id; if the processor expanded it to the whole object, that object's id."""
-    return text(member(value, "id") if isinstance(value, dict) else value)
+    id = text(member(value, "id") if isinstance(value, dict) else value)
+    return id and id[:LONGEST_REFERENCE]
 
 
 def amount(value: Any) -> int | None:

@@ -29,7 +29,7 @@ def stripe_labels(event: Any) -> dict[str, Any]:
 
 def stripe_event(event: dict[str, Any]) -> ProcessorEvent | None:
     """Translate an event; None if it is not an event of Stripe."""
-    event_id, kind = text(event.get("id")), text(event.get("type"))
+    event_id, kind = reference(event.get("id")), text(event.get("type"))
     subject = member(event, "data", "object")
     if event_id is None or kind is None or not isinstance(subject, dict):
         return None

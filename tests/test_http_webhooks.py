@@ -1,6 +1,7 @@
 """Webhooks of processors: who may send them, what is kept, and that each has its effect once."""
 
 import asyncio
+import random
 import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -402,6 +403,20 @@ async def test_an_order_takes_no_more_events_than_any_payment_causes(
     assert (await processors.stripe(stripe_payment("payment_failed", labels))).status == 200
     assert [effect for _, effect, _, _ in await kept(pool)] == ["applied", "applied", "received", "none"]
     assert (await order_of(merchant, labels))["status"] == "failed"
+
+
+async def test_references_that_no_processor_makes_keep_no_order_out_of_the_lists(
+    merchant: Merchant, processors: Processors, settings: Settings
+) -> None:
+    labels = await paying(merchant)
+    event = stripe_payment("succeeded", labels)
+    long = "".join(random.Random(1).choices([chr(each) for each in range(0x4E00, 0x9FFF)], k=2_000))
+    event["id"] = event["data"]["object"]["id"] = event["data"]["object"]["latest_charge"] = long
+    assert (await processors.stripe(event)).status == 200
+    assert (await processors.stripe(event)).status == 200
+    await project_everything(settings.database_url.get_secret_value())
+    [order] = (await merchant.shop.get("/v1/orders")).json["data"]
+    assert (order["status"], order["processorOrderId"]) == ("captured", long[:500])
 
 
 async def test_an_event_of_razorpay_counts_once_per_id_and_once_per_body(

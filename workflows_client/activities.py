@@ -28,6 +28,7 @@ from payloops.commands.cipher import Cipher
 from payloops.commands.client_secrets import ClientSecrets
 from payloops.commands.credentials import get_processor_credentials
 from payloops.commands.fail_webhook import fail_webhook
+from payloops.commands.processors import LONGEST_REFERENCE
 from payloops.commands.queue_webhook import queue_webhook
 from payloops.commands.record_webhook_attempt import (
     judge_endpoint,
@@ -59,8 +60,6 @@ from payloops.workflows_client.webhook_sender import Sender
 
 REFUSALS = (OrderNotFound, UnknownAttempt, UnknownRefund, ContradictsRecord, WebhookNotFound)
 LONGEST_MESSAGE = 1_000
-LONGEST_REFERENCE = 500
-"""A much longer one would not fit into the indexes. Stripe's have up to 255 characters."""
 LONGEST_INTEGER = 63
 """Bits. A larger number becomes a float."""
 GRACE_SECONDS = 5.0
