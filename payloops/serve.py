@@ -1,22 +1,15 @@
 """The API's processes: `payloops serve`."""
 
 import asyncio
-import contextlib
-import ctypes
 import os
-import signal
 import socket
-import sys
-import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from urllib.parse import quote
 
 import structlog
-import uuid_utils
 import uvloop
 from aiohttp import web
-from prometheus_client import Counter
 from redis.asyncio import Redis
 from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest
 from temporalio.client import Client
@@ -41,10 +34,9 @@ from payloops.http.services import Probe, Services
 from payloops.listening import PortTaken, accept, bind, share
 from payloops.logs import configure_logs
 from payloops.metrics import open_metrics, state_readers
-from payloops.restarts import Restarts
+from payloops.prefork import keep_running
 from payloops.schema import require_schema
 from payloops.settings import Environment, Settings
-from payloops.shared_metrics import release_slot, use_slot
 from payloops.start_checks import check_at_start
 from payloops.stopping import stop_on_signals
 from payloops.wiring import make_cipher, open_rate_limits, open_store
@@ -57,11 +49,6 @@ LONG_READ_WAITS = 2.0
 """How long one of them may wait, in seconds."""
 STAFF_SESSION = 8 * 3600
 """Lifetime of staff tokens and of staff sessions, in seconds: a working day."""
-PR_SET_PDEATHSIG = 1
-POLL_SECONDS = 0.5
-"""Between two looks at whether a worker is due to start again."""
-
-DEATHS = Counter("payloops_api_workers_died", "Processes of the API that died and were replaced")
 
 log = structlog.get_logger()
 
@@ -84,7 +71,11 @@ def run(settings: Settings, *, workers: int = 1) -> None:
         if workers == 1:
             uvloop.run(_serve(settings, listener))
         else:
-            _supervise(settings, listener, workers=workers)
+            keep_running(
+                lambda number: uvloop.run(_serve(settings, share(listener), checks=number == 1)),
+                processes=workers,
+                finish_seconds=settings.shutdown_grace + FINISH_SECONDS * 2,
+            )
 
 
 async def _serve(settings: Settings, listener: socket.socket, *, checks: bool = True) -> None:
@@ -212,103 +203,3 @@ def _workflow_url(settings: Settings) -> str | None:
         return None
     namespace = quote(settings.temporal_namespace, safe="")
     return f"{settings.temporal_ui_url.rstrip('/')}/namespaces/{namespace}/workflows/"
-
-
-class _Worker:
-    """One of several processes that serve the API, as seen by the supervising process."""
-
-    def __init__(self, settings: Settings, bound: socket.socket, *, number: int) -> None:
-        self._settings = settings
-        self._number = number
-        self._socket = bound
-        self._restarts = Restarts()
-        self.pid: int | None = None
-
-    def start_if_due(self, *, now: float) -> None:
-        if self.pid is not None or not self._restarts.is_due(now=now):
-            return
-        self._restarts.began(now=now)
-        parent = os.getpid()
-        try:
-            self.pid = os.fork()
-        except OSError as error:  # no memory, or too many processes: the other workers go on
-            log.error("api.worker_not_started", error=str(error), again_in=self._restarts.died(now=now))
-            return
-        if self.pid == 0:
-            status = 1
-            try:
-                _die_with(parent)
-                use_slot(self._number)
-                uuid_utils.reseed_rng()
-                signal.pthread_sigmask(signal.SIG_UNBLOCK, WATCHED)
-                checks = self._number == 1
-                uvloop.run(_serve(self._settings, share(self._socket), checks=checks))
-                status = 0
-            except BaseException:
-                log.exception("api.worker_failed")
-            finally:
-                os._exit(status)
-
-    def died(self, *, status: int, now: float) -> None:
-        release_slot(self._number)
-        DEATHS.inc()
-        pause = self._restarts.died(now=now)
-        log.error("api.worker_died", pid=self.pid, status=os.waitstatus_to_exitcode(status), again_in=pause)
-        self.pid = None
-
-    def send(self, number: signal.Signals) -> None:
-        if self.pid is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self.pid, number)
-
-
-def _die_with(parent: int) -> None:
-    """On Linux, have the kernel send this process SIGTERM when the parent dies, for whatever reason."""
-    if sys.platform != "linux":
-        return
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != parent:
-        os.kill(os.getpid(), signal.SIGTERM)
-
-
-WATCHED = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}
-
-
-def _supervise(settings: Settings, bound: socket.socket, *, workers: int) -> None:
-    """Keep the workers running until SIGTERM or SIGINT; then pass SIGTERM on, and wait for them to finish."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, WATCHED)
-    processes = [_Worker(settings, bound, number=number) for number in range(1, workers + 1)]
-    received = 0
-    while received not in (signal.SIGTERM, signal.SIGINT):
-        for worker in processes:
-            worker.start_if_due(now=time.monotonic())
-        info = signal.sigtimedwait(WATCHED, POLL_SECONDS)
-        received = info.si_signo if info is not None else 0
-        _reap(processes)
-    log.info("api.stopping", workers=workers)
-    for worker in processes:
-        worker.send(signal.SIGTERM)
-    deadline = time.monotonic() + settings.shutdown_grace + FINISH_SECONDS * 2
-    while any(worker.pid is not None for worker in processes) and time.monotonic() < deadline:
-        signal.sigtimedwait(WATCHED, POLL_SECONDS)
-        _reap(processes, expected=True)
-    for worker in processes:
-        worker.send(signal.SIGKILL)
-    log.info("api.stopped", workers=workers)
-
-
-def _reap(workers: list[_Worker], *, expected: bool = False) -> None:
-    """Collect the exit statuses of workers that have ended. `expected`: they were told to stop."""
-    while True:
-        try:
-            pid, status = os.waitpid(-1, os.WNOHANG)
-        except ChildProcessError:
-            return
-        if pid == 0:
-            return
-        for worker in workers:
-            if worker.pid == pid:
-                if expected:
-                    worker.pid = None
-                else:
-                    worker.died(status=status, now=time.monotonic())

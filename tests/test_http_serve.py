@@ -13,7 +13,7 @@ from calling import PASSWORD, Answer, Caller, running_api
 from pydantic import SecretStr
 from serving import PATIENCE, call_often, caller, server
 
-from payloops.serve import _Worker
+from payloops.prefork import _Worker
 from payloops.settings import Settings
 
 
@@ -124,9 +124,7 @@ async def test_one_of_several_workers_tells_what_the_keys_do_not_open(
         assert sorted(told) == ["processor_configs.credentials", "webhook_secrets.secret"]
 
 
-def test_a_worker_that_cannot_be_started_is_tried_again_later(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_worker_that_cannot_be_started_is_tried_again_later(monkeypatch: pytest.MonkeyPatch) -> None:
     tried = []
 
     def fork() -> int:
@@ -134,10 +132,9 @@ def test_a_worker_that_cannot_be_started_is_tried_again_later(
         raise BlockingIOError("Resource temporarily unavailable")
 
     monkeypatch.setattr(os, "fork", fork)
-    with socket.socket() as bound:
-        worker = _Worker(settings, bound, number=1)
-        for now in (1_000, 1_000.4, 1_000.6, 1_001.5, 1_001.7):
-            worker.start_if_due(now=now)
+    worker = _Worker(lambda number: None, number=1)
+    for now in (1_000, 1_000.4, 1_000.6, 1_001.5, 1_001.7):
+        worker.start_if_due(now=now)
     assert worker.pid is None
     assert len(tried) == 3
 
