@@ -14,13 +14,14 @@ from payloops.events.stream import StreamEvent
 from payloops.http.fields import QueryNumber
 from payloops.http.problems import FieldError, Problem, not_found, validation_error
 from payloops.http.routing import Call, Nothing, page
+from payloops.http.staff import owner_of
 from payloops.http.support import SupportQuery, support_page
 from payloops.http.support_timeline import moment_of, timeline_entry, workflows_of
 from payloops.projections.order_events import OrderEvent, order_events
 from payloops.projections.order_explanation import explain_order
 from payloops.projections.order_history import fold, order_facts, replay
 from payloops.projections.orders import row_from_order
-from payloops.projections.staff_orders import StaffSearch, owner_of_order, search_orders
+from payloops.projections.staff_orders import StaffSearch, search_orders
 from payloops.projections.transactions import rows_from_order
 
 PER_PAGE = 25
@@ -74,10 +75,7 @@ class MomentQuery(SupportQuery):
 )
 async def read_support_order(call: Call[None, MomentQuery]) -> bytes:
     store = call.services.store
-    owner = await owner_of_order(store, order_id=call.id())
-    if owner is None:
-        raise not_found()
-    call.viewed_merchant, call.viewed_order = owner, call.id()
+    owner = await owner_of(call)
     facts, events = await _history(store, order_id=call.id(), merchant_id=owner)
     order = fold(facts)
     timeline = [timeline_entry(event, currency=order.currency) for event in events]

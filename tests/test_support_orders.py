@@ -141,7 +141,7 @@ async def test_each_look_is_on_record(api: Api, merchant: Merchant, pool: AsyncC
     assert {view.route for view in views} == {"GET /support/orders/{id}"}
     assert [(view.order_id, view.merchant_id, view.query) for view in reversed(views)] == [
         (UUID(order), merchant.id, {"version": 1}),
-        (None, None, {"id": unknown}),
+        (UUID(unknown), None, None),
         (None, None, None),
     ]
     async with pool.connection() as connection:
