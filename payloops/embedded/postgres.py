@@ -48,8 +48,6 @@ NOT_DURABLE = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": 
 class Postgres:
     """Call `prepare`, then `launch` on a port, then `wait_ready`; `stop` at any time."""
 
-    part = PART
-
     def __init__(self, *, data_dir: Path, durable: bool) -> None:
         self.child: Child | None = None
         self.port = 0
@@ -131,17 +129,16 @@ class Postgres:
             self._fail_if_ended()
             raise StartError(part=PART, why=f"it runs, but refuses us: {error}") from error
 
-    def stop(self) -> bool:
-        """Shut down in fast mode: clients are disconnected, what is committed is kept. False if it had to be killed."""
+    def stop(self) -> None:
+        """Shut down in fast mode: clients are disconnected, what is committed is kept."""
         self._kill_initdb()
         if self.child is None:
-            return True
+            return
         self.child.send(signal.SIGINT)
-        ended = self.child.wait(seconds=10)
-        if not ended:  # immediate mode also ends its child processes, which SIGKILL would not
-            ended = self.child.stop(signal.SIGQUIT, seconds=5)
+        if not self.child.wait(seconds=10):
+            # Immediate mode also ends its child processes, which SIGKILL would not.
+            self.child.stop(signal.SIGQUIT, seconds=5)
         self.child = None
-        return ended
 
     def kill(self) -> None:
         """Shut down in immediate mode, for a cluster that is not used again."""

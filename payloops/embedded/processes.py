@@ -95,13 +95,11 @@ class Child:
         """Send a signal; does nothing if it has ended."""
         self._process.send_signal(number)
 
-    def stop(self, number: signal.Signals, *, seconds: float) -> bool:
-        """Send it a signal to end; after that time kill it and its children. Returns whether it ended by itself."""
+    def stop(self, number: signal.Signals, *, seconds: float) -> None:
+        """Send it a signal to end; after that time kill it and its children."""
         self.send(number)
-        if self.wait(seconds=seconds):
-            return True
-        self.kill()
-        return False
+        if not self.wait(seconds=seconds):
+            self.kill()
 
     def kill(self) -> None:
         if self._process.poll() is None:
@@ -122,6 +120,24 @@ class Child:
         if self._alive is not None:
             os.close(self._alive)
             self._alive = None
+
+
+class Server:
+    """A server that runs as a child process, and ends at SIGTERM."""
+
+    def __init__(self) -> None:
+        self.child: Child | None = None
+
+    def stop(self) -> None:
+        """Shut down, so that nothing is lost; after ten seconds it is killed."""
+        if self.child is not None:
+            self.child.stop(signal.SIGTERM, seconds=10)
+            self.child = None
+
+    def kill(self) -> None:
+        if self.child is not None:
+            self.child.kill()
+            self.child = None
 
 
 def launch_command(*, options: Mapping[str, object], command: Sequence[str | Path]) -> list[str]:

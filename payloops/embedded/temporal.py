@@ -13,7 +13,7 @@ from pathlib import Path
 
 from payloops.embedded.binaries import find_temporal
 from payloops.embedded.errors import PortTakenError, StartError
-from payloops.embedded.processes import Child, run_to_end
+from payloops.embedded.processes import Child, Server, run_to_end
 
 PART = "Temporal"
 
@@ -39,13 +39,11 @@ SETTINGS = {
 """Its dynamic configuration."""
 
 
-class Temporal:
+class Temporal(Server):
     """Call `prepare`, then `launch` on its ports, then `wait_ready`; `stop` at any time."""
 
-    part = PART
-
     def __init__(self, *, data_dir: Path, namespaces: Sequence[str], durable: bool) -> None:
-        self.child: Child | None = None
+        super().__init__()
         self.port = 0
         self.ui_port: int | None = None
         self.put_aside: Path | None = None
@@ -149,19 +147,6 @@ class Temporal:
             else:
                 return
             await asyncio.sleep(0.02)
-
-    def stop(self) -> bool:
-        """Shut down. False if it had to be killed."""
-        if self.child is None:
-            return True
-        ended = self.child.stop(signal.SIGTERM, seconds=10)
-        self.child = None
-        return ended
-
-    def kill(self) -> None:
-        if self.child is not None:
-            self.child.kill()
-            self.child = None
 
     @property
     def _database(self) -> Path:

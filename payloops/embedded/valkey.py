@@ -10,19 +10,17 @@ from pathlib import Path
 
 from payloops.embedded.binaries import find_valkey
 from payloops.embedded.errors import StartError
-from payloops.embedded.processes import Child
+from payloops.embedded.processes import Child, Server
 
 PART = "Valkey"
 LONGEST_SOCKET_PATH = 96  # bytes; the kernel takes 107, macOS 103
 
 
-class Valkey:
+class Valkey(Server):
     """Call `prepare`, then `launch`, then `wait_ready`; `stop` at any time."""
 
-    part = PART
-
     def __init__(self, *, data_dir: Path) -> None:
-        self.child: Child | None = None
+        super().__init__()
         self._folder = data_dir / "valkey"
         self._log = data_dir / "logs/valkey.log"
         self._run = data_dir / "run"
@@ -78,19 +76,6 @@ class Valkey:
             if time.monotonic() > deadline:
                 raise StartError(part=PART, why=f"not ready in time; see {self._log}")
             time.sleep(0.01)
-
-    def stop(self) -> bool:
-        """Shut down; the append-only file is flushed. False if it had to be killed."""
-        if self.child is None:
-            return True
-        ended = self.child.stop(signal.SIGTERM, seconds=10)
-        self.child = None
-        return ended
-
-    def kill(self) -> None:
-        if self.child is not None:
-            self.child.kill()
-            self.child = None
 
     def remove_socket(self) -> None:
         if self._socket.name and self._socket.parent != self._run:
