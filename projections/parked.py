@@ -51,7 +51,6 @@ OF_STREAM = """
     SELECT originator_version, topic, error, parked_at, retry FROM parked_events
     WHERE reader = %s AND originator_id = %s ORDER BY position
 """
-STREAMS_AT_SUBSCRIBER = "SELECT DISTINCT originator_id FROM parked_events WHERE reader = %s"
 ASK = "UPDATE parked_events SET retry = true WHERE reader = %s"
 COUNT = "SELECT count(*), count(*) FILTER (WHERE retry) FROM parked_events WHERE reader = %s"
 
@@ -90,13 +89,6 @@ async def parked_of(
     async with connection.cursor(row_factory=class_row(Parked)) as cursor:
         await cursor.execute(OF_STREAM, (subscriber, stream))
         return {each.originator_version: each for each in await cursor.fetchall()}
-
-
-async def streams_with_parked(connection: psycopg.AsyncConnection[TupleRow], *, subscriber: str) -> set[UUID]:
-    """The streams with events that a subscriber parked."""
-    return {
-        row[0] for row in await (await connection.execute(STREAMS_AT_SUBSCRIBER, (subscriber,))).fetchall()
-    }
 
 
 async def parked_at_subscribers(

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 from uuid import UUID
 
+import psycopg
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
@@ -565,28 +566,50 @@ async def test_of_two_that_have_money_there_none_is_said_to_be_another_attempts(
 
 
 class Failing(EventStore):
-    """A store that says of one order's changes that what became of them is unknown."""
+    """A store that fails at one order's changes."""
 
     failing: UUID
+    error: Exception
 
     async def change(self, stream: type[S], id: UUID, decide: Any, **options: Any) -> Any:
         if id == self.failing:
-            raise OutcomeUnknown
+            raise self.error
         return await super().change(stream, id, decide, **options)
 
 
+@pytest.mark.parametrize("error", [OutcomeUnknown(), psycopg.OperationalError("the connection is lost")])
 async def test_trouble_with_one_order_keeps_none_of_the_others_from_being_recorded(
-    merchant: Merchant, store: EventStore, settings: Settings
+    merchant: Merchant, store: EventStore, settings: Settings, error: Exception
 ) -> None:
     orders = [await paying(merchant, store) for _ in range(3)]
     url = settings.database_url.get_secret_value()
     await project_all(url)
     mac_key = derive_mac_key(settings.audit_key.get_secret_value())
     async with Failing(url, store.pool, mac_key=mac_key) as failing:
-        failing.failing = UUID(orders[0])
+        failing.failing, failing.error = UUID(orders[0]), error
         found = await reconciled(failing, says("captured"))
     assert [found[each].outcome for each in orders] == ["busy", "recorded", "recorded"]
     assert [await status_of(store, each) for each in orders] == ["processing", "captured", "captured"]
+
+
+async def test_what_was_recorded_is_told_where_the_database_fails_afterwards(
+    merchant: Merchant, store: EventStore, settings: Settings
+) -> None:
+    order_id = await paying(merchant, store)
+    await project_all(settings.database_url.get_secret_value())
+
+    async def find(_: UUID, __: str) -> Processor:
+        async with store.pool.connection() as connection:
+            await connection.execute("ALTER TABLE parked_events RENAME TO elsewhere")
+        return says("captured")
+
+    recorded, busy = await reconcile(store, find=find, older_than=NOW, since=DAY, now=utc_now())
+    assert [(each.order_id, each.outcome) for each in (recorded, busy)] == [
+        (order_id, "recorded"),
+        (order_id, "busy"),
+    ]
+    assert busy.detail is not None
+    assert busy.detail.startswith("UndefinedTable")
 
 
 async def test_a_card_number_in_what_a_processor_says_is_not_recorded(

@@ -14,8 +14,8 @@ from payloops.processors.port import ProcessorPayment
 Outcome = Literal["agrees", "waits", "recorded", "differs", "unknown", "unreachable", "unreadable", "busy"]
 """`waits`: the processor has not finished either. `unknown`: the processor does not know the payment, or nothing of
 what was requested for it; its workflows are restarted (`lost_workflows`). `unreadable`: this version of the code cannot
-read the order's events. `busy`: nothing was recorded, because the order changed while its processor was asked, kept
-changing, or the log accepted nothing."""
+read the order's events. `busy`: nothing is certain to be recorded, because the order changed while its processor was
+asked, kept changing, or the log or the database failed."""
 NEEDS_ATTENTION = {"differs", "unknown", "unreachable", "unreadable", "busy"}
 COLOURS = {"agrees": "green", "waits": "dim", "recorded": "cyan"}
 

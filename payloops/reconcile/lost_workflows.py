@@ -121,6 +121,8 @@ async def clear_parked(store: EventStore, order_id: UUID) -> None:
     """Have an order's parked events forwarded that have nothing left to do: that unparks them."""
     async with store.pool.connection() as connection:
         parked = await parked_of(connection, subscriber=READER, stream=order_id)
+        if not parked:
+            return
         order = await load_order(store, order_id=order_id)
         for each in await store.read_stream(order_id):
             if each.stored.originator_version in parked and _has_ended(order, each.event):

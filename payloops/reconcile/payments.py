@@ -7,12 +7,13 @@ from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
+import psycopg
 from psycopg.rows import class_row
 
 from payloops.commands.change_order import load_order
 from payloops.commands.processor_events import count_processor_events
 from payloops.commands.refusals import OrderMovedOn
-from payloops.events.connections import reach
+from payloops.events.connections import one_line, reach
 from payloops.events.errors import OutcomeUnknown, StoreUnavailable, StreamUnreadable, VersionConflict
 from payloops.events.event_store import EventStore
 from payloops.events.orders import Order, Payment, PaymentStatus
@@ -25,7 +26,6 @@ from payloops.processors.port import (
     ProcessorUnreachableError,
     ReferenceNeededError,
 )
-from payloops.projections.parked import streams_with_parked
 from payloops.reconcile.findings import (
     NEEDS_ATTENTION,
     Finding,
@@ -90,8 +90,8 @@ async def run_reconcile(
             open_store(settings, application_name="payloops reconcile") as store,
             open_processors(store.pool, cipher=make_cipher(settings), sandbox=sandbox) as find,
         ):
-            findings = await reconcile(store, find=find, older_than=older_than, since=since, now=utc_now())
             received = await count_processor_events(store.pool)
+            findings = await reconcile(store, find=find, older_than=older_than, since=since, now=utc_now())
     if as_json:
         report = {"payments": [asdict(each) for each in findings], "events": [asdict(e) for e in received]}
         print_plain_json(report)
@@ -103,26 +103,35 @@ async def run_reconcile(
 async def reconcile(
     store: EventStore, *, find: FindProcessor, older_than: timedelta, since: timedelta, now: datetime
 ) -> list[Finding]:
-    """Ask about payments, record what the processors say, and return what was found, by order and attempt."""
+    """Ask about payments, record what the processors say, and return what was found, by order and attempt.
+
+    Trouble with an order, also with the database, is a finding, and the others go on: what was recorded is told.
+    """
     places = asyncio.Semaphore(AT_ONCE)
     stuck_before = now - older_than
 
     async def of_order(row: _Row) -> list[Finding]:
+        findings: list[Finding] = []
         async with places:
             try:
                 order = await load_order(store, order_id=row.id)
-                return [
-                    await _reconcile_payment(store, row.id, n, find=find, stuck_before=stuck_before)
-                    for n in _attempts_to_ask_about(order)
-                ]
+                for n in _attempts_to_ask_about(order):
+                    findings.append(
+                        await _reconcile_payment(store, row.id, n, find=find, stuck_before=stuck_before)
+                    )
+                await clear_parked(store, row.id)
             except StreamUnreadable as error:
-                return [_finding_of_row(row, "unreadable", str(error))]
-            except (OrderMovedOn, VersionConflict, StoreUnavailable, OutcomeUnknown) as error:
-                return [_finding_of_row(row, "busy", str(error) or "whether it was recorded is not known")]
+                findings.append(_finding_of_row(row, "unreadable", str(error)))
+            except OutcomeUnknown:
+                findings.append(_finding_of_row(row, "busy", "whether it was recorded is not known"))
+            except (OrderMovedOn, VersionConflict, StoreUnavailable) as error:
+                findings.append(_finding_of_row(row, "busy", str(error)))
+            except psycopg.Error as error:
+                findings.append(_finding_of_row(row, "busy", one_line(error)))
+        return findings
 
     rows = await _orders_to_look_at(store, stuck_before=stuck_before, changed_since=now - since)
     found = await asyncio.gather(*(of_order(row) for row in rows))
-    await _clear_parked(store, rows)
     return [finding for findings in found for finding in findings]
 
 
@@ -136,15 +145,6 @@ async def _orders_to_look_at(
     ):
         await cursor.execute(TO_LOOK_AT, arguments)
         return sorted(await cursor.fetchall(), key=lambda row: row.id)
-
-
-async def _clear_parked(store: EventStore, rows: list[_Row]) -> None:
-    async with store.pool.connection() as connection:
-        parked = await streams_with_parked(connection, subscriber=READER)
-    for row in rows:
-        if row.id in parked:
-            with contextlib.suppress(StreamUnreadable):
-                await clear_parked(store, row.id)
 
 
 def _attempts_to_ask_about(order: Order) -> list[int]:
