@@ -134,7 +134,7 @@ async def read_staff_orders(call: Call[None, StaffOrderQuery]) -> StaffOrderList
     summary="Read any merchant's order",
 )
 async def read_staff_order(call: Call[None]) -> StaffOrderAnswer:
-    owner = await owner_of(call)
+    owner = await read_owner(call)
     row = await get_order(call.services.store, order_id=call.id(), merchant_id=owner)
     if row is None:
         raise not_found()
@@ -150,7 +150,7 @@ async def read_staff_order(call: Call[None]) -> StaffOrderAnswer:
     summary="List the transactions of any merchant's order, newest first",
 )
 async def read_staff_transactions(call: Call[None]) -> list[TransactionAnswer]:
-    owner = await owner_of(call)
+    owner = await read_owner(call)
     rows = await list_transactions(call.services.store, order_id=call.id(), merchant_id=owner)
     if rows is None:
         raise not_found()
@@ -167,7 +167,7 @@ async def read_staff_transactions(call: Call[None]) -> list[TransactionAnswer]:
     summary="Read the audit trail of any merchant's order, oldest first; with asOf the order as it was then",
 )
 async def read_staff_order_events(call: Call[None, TrailQuery]) -> list[OrderEventAnswer] | OrderAsOf:
-    owner = await owner_of(call)
+    owner = await read_owner(call)
     return await read_trail(
         call.services.store, order_id=call.id(), merchant_id=owner, as_of=call.query.as_of
     )
@@ -182,11 +182,11 @@ async def read_staff_order_events(call: Call[None, TrailQuery]) -> list[OrderEve
     summary="Explain how any merchant's order got into its current state, and what is pending",
 )
 async def read_staff_order_explanation(call: Call[None]) -> OrderExplanationAnswer:
-    owner = await owner_of(call)
+    owner = await read_owner(call)
     return await read_explanation(call.services.store, order_id=call.id(), merchant_id=owner, now=call.by.at)
 
 
-async def owner_of(call: Call[None, Any]) -> UUID:
+async def read_owner(call: Call[None, Any]) -> UUID:
     """The merchant whose order the path names."""
     call.viewed_order = call.id()  # recorded even if there is no such order
     owner = await owner_of_order(call.services.store, order_id=call.viewed_order)

@@ -14,7 +14,7 @@ from payloops.events.stream import StreamEvent
 from payloops.http.fields import QueryNumber
 from payloops.http.problems import FieldError, Problem, not_found, validation_error
 from payloops.http.routing import Call, Nothing, page
-from payloops.http.staff import owner_of
+from payloops.http.staff import read_owner
 from payloops.http.support import SupportQuery, support_page
 from payloops.http.support_timeline import moment_of, timeline_entry, workflows_of
 from payloops.projections.order_events import OrderEvent, order_events
@@ -75,7 +75,7 @@ class MomentQuery(SupportQuery):
 )
 async def read_support_order(call: Call[None, MomentQuery]) -> bytes:
     store = call.services.store
-    owner = await owner_of(call)
+    owner = await read_owner(call)
     facts, events = await _history(store, order_id=call.id(), merchant_id=owner)
     order = fold(facts)
     timeline = [timeline_entry(event, currency=order.currency) for event in events]

@@ -116,9 +116,8 @@ async def reconcile(
             try:
                 order = await load_order(store, order_id=row.id)
                 for n in _attempts_to_ask_about(order):
-                    findings.append(
-                        await _reconcile_payment(store, row.id, n, find=find, stuck_before=stuck_before)
-                    )
+                    finding = await _reconcile_payment(store, row.id, n, find=find, stuck_before=stuck_before)
+                    findings.append(finding)
                 await clear_parked(store, row.id)
             except StreamUnreadable as error:
                 findings.append(_finding_of_row(row, "unreadable", str(error)))
