@@ -181,7 +181,7 @@ class EventStore(EventReader):
             notify=self._notifier.notify,
         )
         self._loads = Lookup(pool, LOAD_SEVERAL, column=uuids, read=_by_stream, most=STREAMS_PER_QUERY)
-        self._kept: dict[UUID, Stream] = {}
+        self._kept: dict[UUID, tuple[Stream, TupleRow]] = {}  # each with the row of its last event
         self._locks: WeakValueDictionary[UUID, asyncio.Lock] = WeakValueDictionary()
         # If the listener lost its connection, so did the pool: its idle connections are replaced before they are used.
         self._wakeups = Wakeups(database_url, reconnected=pool.check)
@@ -215,18 +215,20 @@ class EventStore(EventReader):
         Raises:
             StreamUnreadable: see there.
         """
-        kept = self._kept.pop(id, None)
+        kept, last = self._kept.pop(id, (None, None))
         rows: Sequence[TupleRow] = ()
         if kept is not None:
             async with self.pool.connection() as connection:
                 rows = await (await connection.execute(LOAD_ON, (id, kept.version))).fetchall()
-        if kept is not None and rows and rows[0][0] == kept.version:
+        if rows and rows[0] == last:
             aggregate = _folded(id, rows[1:], begin=kept)
-        else:  # the first time, or the database was set back
-            aggregate = _folded(id, await self._rows_of(id, None))
+        else:  # the first time, or the database was set back, and may have gone on differently since
+            rows = await self._rows_of(id, None)
+            aggregate = _folded(id, rows)
         if not isinstance(aggregate, stream):
             return None
-        self._kept[id] = copy.deepcopy(aggregate)  # the caller records events on the other
+        # A copy, because the caller records events on the other.
+        self._kept[id] = copy.deepcopy(aggregate), rows[-1]
         if len(self._kept) > MOST_KEPT:
             del self._kept[next(iter(self._kept))]
         return aggregate
