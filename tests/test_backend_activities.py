@@ -324,11 +324,12 @@ async def test_references_that_no_processor_makes_are_recorded_in_a_form_that_ca
         assert await found.fetchall() == [("17", long[:500], "success", "captured")]
 
 
+@pytest.mark.parametrize("none", ["", "\0"])
 async def test_two_charges_without_references_are_two_charges(
-    store: EventStore, activities: BackendActivities, order_id: UUID, by: Metadata
+    store: EventStore, activities: BackendActivities, order_id: UUID, by: Metadata, none: str
 ) -> None:
     """An empty reference is none: the second charge is not taken for the first, and is given back."""
-    report = {"orderId": str(order_id), "processorOrderId": "", "processorTransactionId": ""}
+    report = {"orderId": str(order_id), "processorOrderId": none, "processorTransactionId": none}
     first, second = f"payment-{order_id}", f"payment-{order_id}-2"
     await call(activities.update_order_status, report | {"status": "failed"}, workflow_id=first)
     await pay(store, order_id, by)

@@ -98,10 +98,10 @@ def _written(value: Any) -> Any:
 
 
 Text = Annotated[str, BeforeValidator(_storable)]
-OptionalText = Annotated[Text | None, BeforeValidator(_none_if_empty)]
+OptionalText = Annotated[Text | None, AfterValidator(_none_if_empty)]
 Reference = Annotated[OptionalText, AfterValidator(lambda text: text and text[:LONGEST_REFERENCE])]
 Message = Annotated[Text, AfterValidator(lambda text: mask_card_numbers(text)[:LONGEST_MESSAGE])]
-ErrorText = Annotated[Message | None, BeforeValidator(_none_if_empty), BeforeValidator(_written)]
+ErrorText = Annotated[Message | None, AfterValidator(_none_if_empty), BeforeValidator(_written)]
 Payload = Annotated[dict[str, Any], BeforeValidator(_storable)]
 
 
