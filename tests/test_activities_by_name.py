@@ -246,7 +246,7 @@ async def test_what_was_erased_of_an_order_is_told_no_more(
         ({}, {}),
     ],
 )
-async def test_whatever_text_and_numbers_are_in_a_webhook_of_theirs_it_is_made_and_delivered(
+async def test_a_webhook_of_a_workflow_is_delivered_whatever_text_and_numbers_are_in_it(
     client: Client, shop: Shop, endpoint: Endpoint, payload: dict[str, Any], sent: dict[str, Any]
 ) -> None:
     """JavaScript cuts a text in the middle of a character, and writes 2**69 with all its digits."""

@@ -111,7 +111,7 @@ async def _count(connection: psycopg.AsyncConnection[TupleRow]) -> int:
 
 
 async def test_a_connection_that_is_given_up_is_closed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server that stalls has those who gave up in its queue, and would keep a slot for each until it hears of it."""
+    """A stalled server keeps a slot for each client in its queue, until the socket of one that gave up is closed."""
     monkeypatch.setattr(connections, "CONNECT_TIMEOUT", 2)
     closed = asyncio.Event()
 

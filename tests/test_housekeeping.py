@@ -19,7 +19,7 @@ from payloops.housekeeping import keep_house
 async def test_old_keys_and_sessions_of_staff_are_deleted_while_the_service_runs(
     store: EventStore, merchant_id: UUID
 ) -> None:
-    """Those of today stay."""
+    """Those that have not expired stay."""
     for key in ("old", "new"):
         await reserve(store.pool, merchant_id=merchant_id, key=key, fingerprint=b"f")
     async with store.pool.connection() as connection:
@@ -54,7 +54,7 @@ async def test_old_keys_and_sessions_of_staff_are_deleted_while_the_service_runs
     ],
     ids=repr,
 )
-async def test_after_trouble_it_goes_on(
+async def test_housekeeping_goes_on_after_trouble(
     store: EventStore, monkeypatch: pytest.MonkeyPatch, trouble: Exception
 ) -> None:
     troubles = [trouble]
@@ -71,6 +71,6 @@ async def test_after_trouble_it_goes_on(
         await asyncio.wait_for(settled.wait(), 60)
 
 
-async def test_each_process_of_the_api_does_it(api: Api) -> None:
+async def test_housekeeping_runs_in_each_process_of_the_api(api: Api) -> None:
     assert api.services
     assert "housekeeping" in {task.get_name() for task in asyncio.all_tasks()}

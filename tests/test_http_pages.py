@@ -95,7 +95,7 @@ async def test_refusals_are_pages_that_say_what_to_do_and_nothing_of_the_inside(
         ("POST", "/support", 405),
     ],
 )
-async def test_where_only_people_go_there_is_a_page_also_where_there_is_none(
+async def test_where_only_browsers_ask_a_path_without_a_route_is_answered_with_a_page(
     api: Api, method: str, path: str, status: int
 ) -> None:
     answer = await api.anyone.call(method, path)

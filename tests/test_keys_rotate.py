@@ -109,17 +109,6 @@ async def test_everything_sealed_opens_with_the_new_key_alone_and_is_what_it_was
     assert await rotate(pool, cipher) == (0, [])
 
 
-async def test_settings_by_which_the_database_may_lose_what_it_confirmed_are_told_of_at_start(
-    pool: AsyncConnectionPool, cipher: Cipher
-) -> None:
-    """The servers of tests have all of them."""
-    with capture_logs() as lines:
-        await check_at_start(pool, cipher=cipher)
-    [line] = lines
-    assert (line["event"], line["log_level"]) == ("database.not_durable", "error")
-    assert line["settings"] == ["fsync", "full_page_writes", "synchronous_commit"]
-
-
 async def test_keys_that_do_not_open_what_is_stored_are_told_of_at_start(
     settings: Settings, pool: AsyncConnectionPool, old: str, cipher: Cipher
 ) -> None:

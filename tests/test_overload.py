@@ -112,7 +112,7 @@ async def test_a_refusal_keeps_a_connection_open_for_as_long_as_any_answer(
         assert (await answer(reader))[0] == 201
 
 
-async def test_who_was_refused_early_and_does_not_come_back_is_not_waited_for(
+async def test_a_connection_that_stays_silent_after_an_early_refusal_is_closed(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     merchant = await api.merchant()
@@ -127,10 +127,10 @@ async def test_who_was_refused_early_and_does_not_come_back_is_not_waited_for(
             assert await reader.read() == b""
 
 
-async def test_who_does_not_read_his_refusals_is_cut_off_and_fills_no_memory(
+async def test_a_client_that_does_not_read_refusals_is_disconnected_and_fills_no_memory(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The kernel is told to hold little for him, so that it soon comes to the process."""
+    """The kernel is told to buffer little for it, so that the process soon has to."""
     sent = request(await api.merchant())
     monkeypatch.setattr(connections, "WRITE_DEADLINE", 2.0)
     admission, loop = api.services.admission, asyncio.get_running_loop()
@@ -153,7 +153,7 @@ async def test_who_does_not_read_his_refusals_is_cut_off_and_fills_no_memory(
             nonlocal most
             while True:
                 await loop.sock_sendall(client, sent)
-                for _ in range(20):  # in which he is refused, before he sends the next one
+                for _ in range(20):  # in which it is refused, before it sends the next one
                     await asyncio.sleep(0)
                 if connection.transport is not None:
                     most = max(most, connection.transport.get_write_buffer_size())

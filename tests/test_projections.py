@@ -199,7 +199,7 @@ async def test_personal_data_is_not_copied_into_errors(
 async def project_behind(
     store: EventStore, database_url: str, *meanwhile: str, projectors: int = 1
 ) -> list[int]:
-    """What batches return that have read the log, and find the checkpoint held by one who executes statements."""
+    """What batches return that have read the log, and wait for the checkpoint while its holder executes statements."""
     waiting = """
         SELECT count(*) FROM pg_stat_activity
         WHERE datname = current_database() AND application_name = 'behind' AND wait_event_type = 'Lock'

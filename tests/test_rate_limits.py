@@ -104,14 +104,14 @@ async def test_an_address_opens_so_many_accounts(limited: Settings) -> None:
     assert 59 - (time.monotonic() - began) <= int(answers[2].headers["Retry-After"]) <= 61
 
 
-async def test_who_has_used_up_several_limits_is_told_to_wait_for_the_last(limited: Settings) -> None:
+async def test_of_several_exceeded_limits_the_longest_wait_is_told(limited: Settings) -> None:
     windows = {"login_limit_per_account": "1/minute; 1/hour"}
     async with running_api(limited.model_copy(update=windows)) as api:
         assert (await try_password(api, "a@example.com")).status == 401
         assert int((await try_password(api, "a@example.com")).headers["Retry-After"]) > 60
 
 
-async def test_what_is_limited_alike_is_counted_by_itself(limited: Settings) -> None:
+async def test_limits_that_are_alike_are_counted_apart(limited: Settings) -> None:
     async with running_api(limited.model_copy(update={"login_limit_per_address": "1/minute"})) as api:
         merchant = await api.merchant(processors=False)
         assert (await try_password(api, merchant.email)).status == 401

@@ -592,7 +592,7 @@ async def test_trouble_with_one_order_keeps_none_of_the_others_from_being_record
     assert [await status_of(store, each) for each in orders] == ["processing", "captured", "captured"]
 
 
-async def test_what_was_recorded_is_told_where_the_database_fails_afterwards(
+async def test_what_was_recorded_is_reported_although_the_database_fails_afterwards(
     merchant: Merchant, store: EventStore, settings: Settings
 ) -> None:
     order_id = await paying(merchant, store)

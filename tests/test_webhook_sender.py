@@ -270,7 +270,7 @@ async def test_whose_answer_does_not_end_is_delivered_to_and_the_beginning_is_ke
     server.close()
 
 
-async def test_whose_answers_body_outlasts_the_deadline_is_delivered_to(
+async def test_an_answer_counts_though_its_body_outlasts_the_deadline(
     hasty: Sender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(webhook_sender, "BODY_SECONDS", 20.0)

@@ -1,4 +1,4 @@
-"""The screen of `payloops dev`: what it makes of the lines that its processes write."""
+"""Keeping the processes of `payloops dev` running: started again when they die, and never left behind."""
 
 import os
 import signal
@@ -7,72 +7,8 @@ import sys
 import time
 from pathlib import Path
 
-import pytest
-
-from payloops.dev.log_tail import LogTail, shortened
 from payloops.dev.parts import Part, stop_parts
 from payloops.embedded.processes import Child, start_time
-
-
-@pytest.mark.parametrize(
-    ("line", "shown"),
-    [
-        (
-            "2026-11-23T16:44:05.123456Z [warning  ] temporal.unavailable         address=h:1 process=worker",
-            "16:44:05 worker     temporal.unavailable address=h:1",
-        ),
-        (
-            "2026-11-23T16:44:05.123456Z [warning  ] error connecting in 'payloops api': refused process=worker",
-            "16:44:05 worker     error connecting in 'payloops api': refused",
-        ),
-        (
-            "2026-11-23 16:44:05 [error    ] connect to host=db failed    process=worker reason='no such host'",
-            "16:44:05 worker     connect to host=db failed reason=no such host",
-        ),
-        (
-            "2026-11-23T16:44:05Z [error    ] Task exception was never retrieved",
-            "16:44:05 worker     Task exception was never retrieved",
-        ),
-        ("Traceback (most recent call last):", "worker     Traceback (most recent call last):"),
-    ],
-)
-def test_a_line_is_shown_whole(line: str, shown: str) -> None:
-    assert shortened(line, name="worker") == shown
-
-
-def test_a_request_is_shown_in_short() -> None:
-    line = (
-        "2026-11-23T16:44:05Z [info     ] http.request                   correlation_id=1 method=GET"
-        " milliseconds=4.4 process=api remote=127.0.0.1 route=/health status=200"
-    )
-    assert shortened(line, name="api") == "16:44:05 api        GET /health → 200 in 4.4 ms"
-
-
-WARNING = "2026-11-23T16:44:05Z [warning  ] temporal.unavailable\n"
-INFO = "2026-11-23T16:44:05Z [info     ] worker.started\n"
-SHOWN = ("16:44:05 worker     temporal.unavailable", "yellow")
-
-
-def test_what_matters_in_a_log_is_shown_whole_and_once(tmp_path: Path) -> None:
-    log = tmp_path / "log"
-    tail = LogTail(name="worker", path=log, chatty=False)
-    assert tail.lines() == []  # it does not exist yet
-
-    def written(text: str) -> list[tuple[str, str]]:
-        with log.open("a") as file:
-            file.write(text)
-        return tail.lines()
-
-    assert written(f"{INFO}of no interest\n{WARNING}Trace") == [SHOWN]
-    assert written("back: of the warning\n") == [("worker     Traceback: of the warning", "")]
-    assert written(INFO) == []
-    with log.open("a") as file:
-        file.write(WARNING)  # the last before it died
-    tail.from_offset(log.stat().st_size)
-    assert written(WARNING + "half a l") == [SHOWN, SHOWN]
-    log.write_text(WARNING)
-    tail.from_offset(0)
-    assert tail.lines() == [SHOWN]
 
 
 def test_a_part_that_dies_is_started_again_after_growing_pauses(tmp_path: Path) -> None:
