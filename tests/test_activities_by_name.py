@@ -1,6 +1,7 @@
 """The activities of `backend-operations`, for a worker that knows nothing but their names and shapes."""
 
 import ast
+import json
 import math
 from collections.abc import AsyncIterator, Iterator
 from functools import partial
@@ -34,6 +35,7 @@ UNFIT: list[dict[str, Any]] = [
     {"payload": [{}]},
     {"payload": {"n": math.inf}},
     {"payload": {"n": 10**400}},
+    {"payload": json.loads('{"a":' * 300 + "1" + "}" * 300)},
 ]
 PAYLOAD = {"id": "of theirs", "type": "invoice.sent", "nested": {"a": [1, None, "ü"]}}
 

@@ -62,6 +62,8 @@ REFUSALS = (OrderNotFound, UnknownAttempt, UnknownRefund, ContradictsRecord, Web
 LONGEST_MESSAGE = 1_000
 LONGEST_INTEGER = 63
 """Bits. A larger number becomes a float."""
+MAX_DEPTH = 200
+"""Objects and lists within each other in a webhook's payload: a little less than can be written as JSON."""
 GRACE_SECONDS = 5.0
 QUEUED_BY_WORKFLOWS = UUID("3f0c7d6e-52a4-5e0b-9d0e-6f6b8f2f4c11")
 """Namespace of the ids of webhooks that workflows queue."""
@@ -71,15 +73,21 @@ def _storable(value: Any) -> Any:
     """The value as PostgreSQL can store it: an odd text must not keep a report from being recorded.
 
     Raises:
-        ValueError: a number that JSON does not have.
+        ValueError: a number that JSON does not have, or nested too deep.
     """
+    return _storable_within(value, MAX_DEPTH)
+
+
+def _storable_within(value: Any, depth: int) -> Any:
     match value:
         case str():
             return value.replace("\0", "").encode(errors="replace").decode()
+        case dict() | list() if depth == 0:
+            raise ValueError("nested too deep")
         case dict():
-            return {_storable(name): _storable(each) for name, each in value.items()}
+            return {_storable(name): _storable_within(each, depth - 1) for name, each in value.items()}
         case list():
-            return [_storable(each) for each in value]
+            return [_storable_within(each, depth - 1) for each in value]
         case int() if value.bit_length() > LONGEST_INTEGER:  # JavaScript writes a large number like this
             return _storable(float(str(value)))
         case float() if not math.isfinite(value):
