@@ -48,7 +48,7 @@ from payloops.processors.sandbox import SandboxProcessor
 from payloops.processors.stripe import StripeProcessor
 from payloops.projections.parked import forward_again
 from payloops.reconcile.findings import Finding
-from payloops.reconcile.payments import reconcile, run_reconcile
+from payloops.reconcile.payments import AT_ONCE, NOT_ASKED, reconcile, run_reconcile
 from payloops.sandbox import ledger
 from payloops.settings import Settings
 from payloops.wiring import make_cipher
@@ -610,6 +610,28 @@ async def test_what_was_recorded_is_reported_although_the_database_fails_afterwa
     ]
     assert busy.detail is not None
     assert busy.detail.startswith("UndefinedTable")
+
+
+async def test_once_the_database_is_away_no_further_orders_are_asked_about(
+    merchant: Merchant, store: EventStore, settings: Settings
+) -> None:
+    for _ in range(AT_ONCE + 2):
+        await paying(merchant, store)
+    await project_all(settings.database_url.get_secret_value())
+    asked: list[int] = []
+    held: list[psycopg.AsyncConnection[Any]] = []
+
+    async def find(*_: object) -> Processor:
+        asked.append(1)
+        while len(held) < store.pool.max_size:
+            held.append(await store.pool.getconn())
+        return says("captured")
+
+    found = await reconcile(store, find=find, older_than=NOW, since=DAY, now=utc_now())
+    for connection in held:
+        await store.pool.putconn(connection)
+    assert len(asked) <= AT_ONCE
+    assert [each.detail for each in found[-2:]] == [NOT_ASKED] * 2
 
 
 async def test_a_card_number_in_what_a_processor_says_is_not_recorded(

@@ -9,6 +9,7 @@ from uuid import UUID
 
 import psycopg
 from psycopg.rows import class_row
+from psycopg_pool import PoolTimeout
 
 from payloops.commands.change_order import load_order
 from payloops.commands.processor_events import count_processor_events
@@ -51,6 +52,7 @@ TO_LOOK_AT = """
        OR id = ANY (ARRAY(SELECT originator_id FROM parked_events WHERE reader = %(reader)s))
 """
 
+NOT_ASKED = "not asked about, because the database does not answer: run this again"
 ATTEMPT_UNKNOWN = (
     "matched by the order alone, so it may be another attempt: look it up in the processor's dashboard"
 )
@@ -105,14 +107,19 @@ async def reconcile(
 ) -> list[Finding]:
     """Ask about payments, record what the processors say, and return what was found, by order and attempt.
 
-    Trouble with an order, also with the database, is a finding, and the others go on: what was recorded is told.
+    Trouble with an order, also with the database, is a finding, and the others go on: what was recorded is told. Once
+    the database gives no connection any more, no further orders are asked about.
     """
     places = asyncio.Semaphore(AT_ONCE)
     stuck_before = now - older_than
+    away = False
 
     async def of_order(row: _Row) -> list[Finding]:
+        nonlocal away
         findings: list[Finding] = []
         async with places:
+            if away:
+                return [_finding_of_row(row, "busy", NOT_ASKED)]
             try:
                 order = await load_order(store, order_id=row.id)
                 for n in _attempts_to_ask_about(order):
@@ -126,6 +133,7 @@ async def reconcile(
             except (OrderMovedOn, VersionConflict, StoreUnavailable) as error:
                 findings.append(_finding_of_row(row, "busy", str(error)))
             except psycopg.Error as error:
+                away = away or isinstance(error, PoolTimeout)
                 findings.append(_finding_of_row(row, "busy", one_line(error)))
         return findings
 
