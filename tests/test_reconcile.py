@@ -212,6 +212,16 @@ async def test_refunds_whose_workflows_died_after_they_were_made_are_recorded(
     assert made == at_the_processor or "pending" in statuses
 
 
+async def test_a_refund_that_a_sum_showed_and_that_came_back_whole_is_not_refunded(
+    merchant: Merchant, store: EventStore, settings: Settings, by: Metadata
+) -> None:
+    references = {"processor_order_id": "pi_1", "processor_transaction_id": "ch_1"}
+    order_id = await reported(merchant, store, settings, by, status="captured", **references)
+    for there in (300, 0):
+        found = (await reconciled(store, says("captured", amount_refunded=there)))[order_id]
+        assert (found.outcome, found.ours.refunded) == ("recorded", there)
+
+
 @pytest.mark.parametrize("recent", [False, True])
 async def test_what_a_sum_showed_and_the_sandbox_does_not_have_is_not_refunded(
     merchant: Merchant, store: EventStore, settings: Settings, by: Metadata, recent: bool
@@ -499,6 +509,14 @@ async def test_the_reference_of_a_captured_payment_is_learned_where_it_is_the_sa
     order = await store.load(Order, UUID(order_id))
     assert order is not None
     assert order.payments[1].processor_order_id == learned
+
+
+async def test_money_that_the_processor_has_beyond_the_record_is_shown(
+    merchant: Merchant, store: EventStore, settings: Settings, by: Metadata
+) -> None:
+    order_id = await reported(merchant, store, settings, by, status="captured", amount=600)
+    found = (await reconciled(store, says("captured")))[order_id]
+    assert (found.outcome, found.detail) == ("differs", "captured: 600 here, 1000 there")
 
 
 async def test_a_refund_of_which_the_processor_has_nothing_is_shown(
@@ -874,14 +892,15 @@ async def test_a_payment_that_is_made_again_meanwhile_keeps_what_its_processor_h
     assert (found.outcome, order.status, voids(order)) == ("busy", "processing", [])
 
 
-@pytest.mark.parametrize("answer", ["failed", None])
+@pytest.mark.parametrize("answer", ["failed", "cancelled", None])
 async def test_an_answer_that_was_overtaken_ends_no_payment(
     merchant: Merchant, store: EventStore, settings: Settings, by: Metadata, answer: str | None
 ) -> None:
     """The customer's second card was accepted after the first was declined, or the charge arrived just now."""
     order_id = await paying(merchant, store, capture="manual")
-    if answer is None:
+    if answer != "failed":
         assert (await merchant.shop.post(f"/v1/orders/{order_id}/cancel", {})).status == 200
+    if answer is None:
         [_, _, asked] = await store.read_stream(UUID(order_id))
         async with store.pool.connection() as connection:
             await forward_again(connection, subscriber="temporal", event=asked, why="WorkflowGoneError: …")
@@ -899,7 +918,24 @@ async def test_an_answer_that_was_overtaken_ends_no_payment(
     assert (found.outcome, await status_of(store, order_id)) == ("busy", "authorized")
     order = await store.load(Order, UUID(order_id))
     assert order is not None
-    assert [t.status for t in order.transactions.values()] == ["success", *(["pending"] * (answer is None))]
+    voids = [] if answer == "failed" else ["pending"]
+    assert [t.status for t in order.transactions.values()] == ["success", *voids]
+
+
+async def test_an_answer_from_before_a_capture_was_asked_for_ends_no_authorization(
+    merchant: Merchant, store: EventStore, settings: Settings, by: Metadata
+) -> None:
+    order_id = await paying(merchant, store, capture="manual")
+    await update_order_status(store, order_id=UUID(order_id), status="authorized", by=by)
+    await project_all(settings.database_url.get_secret_value())
+
+    async def capture() -> None:
+        assert (await merchant.shop.post(f"/v1/orders/{order_id}/capture", {})).status == 200
+
+    said = says("failed").answer
+    assert isinstance(said, ProcessorPayment)
+    found = (await reconciled(store, Overtaken(said, capture)))[order_id]
+    assert (found.outcome, await status_of(store, order_id)) == ("busy", "authorized")
 
 
 @pytest.mark.parametrize(
