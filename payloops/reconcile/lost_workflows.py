@@ -21,7 +21,7 @@ from payloops.events.orders import (
 from payloops.events.stream import StreamEvent, topic_of
 from payloops.processors.port import ProcessorPayment
 from payloops.projections.parked import forward_again, parked_of
-from payloops.workflows_client.payment_subscription import READER, TOPICS, is_done, transaction_of
+from payloops.workflows_client.payment_subscription import READER, is_done, transaction_of
 from payloops.workflows_client.subscriber import WorkflowGoneError
 
 UNKNOWN_THERE = "the processor knows nothing of it: payloops reconcile has it forwarded again"
@@ -52,8 +52,7 @@ async def restart_workflows(
     requests = [
         each
         for each in await store.read_stream(order.id)
-        if each.stored.topic in TOPICS
-        and (transaction_of(each.event) in undone or (cancelling and _is_cancellation(each.event, payment)))
+        if (transaction_of(each.event) in undone or (cancelling and _is_cancellation(each.event, payment)))
         and not is_done(order, each.event)
         and each.event.timestamp < before
     ]
