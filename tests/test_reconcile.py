@@ -29,7 +29,7 @@ from payloops.commands.receive_processor_event import Outcome, ProcessorEvent, r
 from payloops.commands.update_order_status import update_order_status
 from payloops.commands.update_refund_status import update_refund_status
 from payloops.events.authenticity import derive_mac_key
-from payloops.events.errors import OutcomeUnknown
+from payloops.events.errors import OutcomeUnknown, StoreUnavailable
 from payloops.events.event_store import EventStore
 from payloops.events.metadata import Metadata
 from payloops.events.orders import Order, TransactionType
@@ -595,7 +595,9 @@ class Failing(EventStore):
         return await super().change(stream, id, decide, **options)
 
 
-@pytest.mark.parametrize("error", [OutcomeUnknown(), psycopg.OperationalError("the connection is lost")])
+@pytest.mark.parametrize(
+    "error", [OutcomeUnknown(), StoreUnavailable(), psycopg.OperationalError("the connection is lost")]
+)
 async def test_trouble_with_one_order_keeps_none_of_the_others_from_being_recorded(
     merchant: Merchant, store: EventStore, settings: Settings, error: Exception
 ) -> None:
