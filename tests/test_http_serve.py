@@ -5,8 +5,10 @@ import json
 import os
 import signal
 import socket
+import sys
 import time
 from pathlib import Path
+from subprocess import PIPE, Popen
 
 import pytest
 from calling import PASSWORD, Answer, Caller, running_api
@@ -148,6 +150,34 @@ async def test_workers_do_not_outlive_a_killed_parent(settings: Settings, tmp_pa
         while any(alive(pid) for pid in pids):
             assert time.monotonic() < deadline
             await asyncio.sleep(0.05)
+
+
+HANGING = """
+import os, signal, time
+from payloops.prefork import keep_running
+
+def serve(number):
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    os.write(1, f"{os.getpid()}\\n".encode())
+    time.sleep(120)
+
+keep_running(serve, processes=2, finish_seconds=0.1)
+"""
+
+
+def test_workers_that_do_not_end_are_killed() -> None:
+    with Popen([sys.executable, "-c", HANGING], stdout=PIPE) as parent:
+        assert parent.stdout is not None
+        pids = [int(parent.stdout.readline()) for _ in range(2)]
+        try:
+            parent.send_signal(signal.SIGTERM)
+            assert parent.wait(PATIENCE) == 0
+            deadline = time.monotonic() + PATIENCE
+            while any(alive(pid) for pid in pids):
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+        finally:
+            parent.kill()
 
 
 @pytest.mark.parametrize(("others", "workers"), [(1, 2), (2, 1)])
