@@ -56,7 +56,7 @@ async def _record_status(
         status=status,
         processor_order_id=None if known else theirs.processor_order_id,
         processor_transaction_id=theirs.processor_transaction_id,
-        amount=theirs.amount_captured if status == "captured" else None,
+        amount=theirs.amount_captured,
         error_code=text(theirs.error_code),
         error_message=text(theirs.error_message),
         as_of=as_of,
