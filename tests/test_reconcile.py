@@ -486,6 +486,7 @@ async def forwarded_again(store: EventStore) -> list[str]:
     [
         (None, "captured", "pi_1"),
         ("ch_1", "captured", "pi_1"),
+        ("pi_1", "captured", "pi_1"),
         ("ch_other", "captured", None),
         (None, "failed", None),
     ],
@@ -509,6 +510,16 @@ async def test_the_reference_of_a_captured_payment_is_learned_where_it_is_the_sa
     order = await store.load(Order, UUID(order_id))
     assert order is not None
     assert order.payments[1].processor_order_id == learned
+
+
+async def test_a_capture_that_was_asked_for_just_now_needs_nobody_though_its_reference_is_not_known(
+    merchant: Merchant, store: EventStore, settings: Settings, by: Metadata
+) -> None:
+    order_id = await reported(merchant, store, settings, by, status="authorized")
+    assert (await merchant.shop.post(f"/v1/orders/{order_id}/capture", {})).status == 200
+    processor = says("authorized", processor_order_id=None)
+    assert (await reconciled(store, processor, older_than=DAY))[order_id].outcome == "agrees"
+    assert (await reconciled(store, processor))[order_id].outcome == "unknown"
 
 
 async def test_money_that_the_processor_has_beyond_the_record_is_shown(
