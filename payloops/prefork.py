@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable
 
 import structlog
-import uuid_utils
 from prometheus_client import Counter
 
 from payloops.restarts import Restarts
@@ -77,7 +76,6 @@ class _Worker:
             try:
                 _die_with(parent)
                 use_slot(self._number)
-                uuid_utils.reseed_rng()
                 signal.pthread_sigmask(signal.SIG_UNBLOCK, WATCHED)
                 self._serve(self._number)
                 status = 0
