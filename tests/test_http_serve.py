@@ -43,11 +43,12 @@ async def readiness(anyone: Caller, status: str) -> Answer:
     return answer
 
 
+@pytest.mark.parametrize("workers", [1, 2])
 async def test_asked_to_end_it_is_first_not_ready_then_closed_and_finishes_what_it_began(
-    settings: Settings, tmp_path: Path
+    settings: Settings, tmp_path: Path, workers: int
 ) -> None:
-    with server(settings, tmp_path / "log", grace=4) as running:
-        url = await running.listening()
+    with server(settings, tmp_path / "log", grace=4, workers=workers) as running:
+        url = await running.listening(workers=workers)
         async with caller(url) as anyone:
             await readiness(anyone, "ready")
             host, port = url.removeprefix("http://").split(":")
@@ -166,12 +167,13 @@ keep_running(serve, processes=2, finish_seconds=0.1)
 """
 
 
-def test_workers_that_do_not_end_are_killed() -> None:
+@pytest.mark.parametrize("asked", [signal.SIGTERM, signal.SIGINT])
+def test_workers_that_do_not_end_are_killed(asked: signal.Signals) -> None:
     with Popen([sys.executable, "-c", HANGING], stdout=PIPE) as parent:
         assert parent.stdout is not None
         pids = [int(parent.stdout.readline()) for _ in range(2)]
         try:
-            parent.send_signal(signal.SIGTERM)
+            parent.send_signal(asked)
             assert parent.wait(PATIENCE) == 0
             deadline = time.monotonic() + PATIENCE
             while any(alive(pid) for pid in pids):
