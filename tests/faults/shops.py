@@ -9,6 +9,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
+from string import ascii_lowercase
 from typing import Any
 from urllib.parse import urlencode
 from uuid import UUID
@@ -36,6 +37,11 @@ AFTERWARDS = 1.0
 UNAUTHORIZED = 401
 PATIENCE = 60.0
 """Seconds that a client keeps asking: more than a dead owner holds an idempotency key."""
+
+
+def new_id(kind: str) -> str:
+    """Of letters alone: one with many digits may look like a card number, and would be replaced by the service."""
+    return f"{kind}-{''.join(secrets.choice(ascii_lowercase) for _ in range(16))}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +111,7 @@ class Shop:
 
     def new_command(self, kind: str, *, order_id: str | None = None, keyed: bool = True) -> Command:
         """A command that is going to be asked for."""
-        command = Command(kind=kind, order_id=order_id, key=f"key-{secrets.token_hex(8)}" if keyed else None)
+        command = Command(kind=kind, order_id=order_id, key=new_id("key") if keyed else None)
         self.world.journal.commands.append(command)
         return command
 
@@ -143,7 +149,7 @@ class Shop:
         method: str = "POST",
     ) -> Try:
         """Ask for a command once more."""
-        tried = Try(correlation_id=f"try-{secrets.token_hex(8)}")
+        tried = Try(correlation_id=new_id("try"))
         command.tries.append(tried)
         headers = (
             {"X-API-Key": self.key} if path.startswith("/v1") else {"Authorization": f"Bearer {self.token}"}
