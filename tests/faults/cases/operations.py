@@ -99,6 +99,8 @@ BUILD_POINTS: tuple[CrashPoint, ...] = (
     "build.swapped",
 )
 """In the order in which a rebuild passes them: one that goes on does not pass those before."""
+SWAPS_BEFORE_THE_LAST = len(all_projections()) - 1
+"""After the last one, nothing is left to go on with."""
 
 
 async def rebuilds(world: World) -> None:
@@ -106,7 +108,7 @@ async def rebuilds(world: World) -> None:
     await asyncio.sleep(world.chance.uniform(1.0, 4.0))
     for place in sorted(world.chance.sample(range(len(BUILD_POINTS)), 2)):
         point = BUILD_POINTS[place]
-        passings = world.chance.randint(1, len(all_projections())) if point == "build.swapped" else 1
+        passings = world.chance.randint(1, SWAPS_BEFORE_THE_LAST) if point == "build.swapped" else 1
         await world.run("projections", "rebuild", crash_at=(point, passings))
         await asyncio.sleep(world.chance.uniform(0.0, 1.5))
     ended = await world.run("projections", "rebuild", kill_after=world.chance.uniform(1.0, 4.0))
