@@ -51,7 +51,7 @@ from payloops.reconcile.findings import Finding
 from payloops.reconcile.payments import AT_ONCE, NOT_ASKED, reconcile, run_reconcile
 from payloops.sandbox import ledger
 from payloops.settings import Settings
-from payloops.wiring import make_cipher
+from payloops.wiring import make_cipher, open_store
 
 DAY = timedelta(days=1)
 NOW = timedelta(0)
@@ -473,6 +473,23 @@ async def test_a_cancellation_that_came_too_late_is_not_signalled_again(
     await project_all(settings.database_url.get_secret_value())
     assert (await reconciled(store, says("authorized")))[order_id].outcome == "unknown"
     assert await forwarded_again(store) == ["payment.void_requested"]
+
+
+async def test_an_order_with_parked_events_takes_one_connection_at_a_time(
+    merchant: Merchant, store: EventStore, settings: Settings, by: Metadata
+) -> None:
+    """Orders are reconciled side by side: if each held one while it waits for another, none would go on."""
+    order_id = await reported(merchant, store, settings, by, status="captured")
+    requested = (await store.read_stream(UUID(order_id)))[1]
+    async with store.pool.connection() as connection:
+        await forward_again(connection, subscriber="temporal", event=requested, why="x")
+        await connection.execute("UPDATE parked_events SET retry = false")
+    small = settings.model_copy(update={"database_pool_size": 1})
+    async with open_store(small, application_name="test") as one:
+        assert (await reconciled(one, says("captured")))[order_id].outcome == "agrees"
+        async with one.pool.connection() as connection:
+            rows = await (await connection.execute("SELECT topic, retry FROM parked_events")).fetchall()
+    assert rows == [("payment.requested", True)]
 
 
 async def forwarded_again(store: EventStore) -> list[str]:

@@ -20,7 +20,7 @@ from payloops.events.orders import (
 )
 from payloops.events.stream import StreamEvent, topic_of
 from payloops.processors.port import ProcessorPayment
-from payloops.projections.parked import forward_again, parked_of
+from payloops.projections.parked import Parked, forward_again, parked_of
 from payloops.workflows_client.payment_subscription import READER, is_done, transaction_of
 from payloops.workflows_client.subscriber import WorkflowGoneError
 
@@ -100,8 +100,7 @@ async def is_stranded(store: EventStore, order: Order, payment: Payment, *, befo
     """
     if not payment.is_open or not payment.cancel_requested:
         return False
-    async with store.pool.connection() as connection:
-        parked = await parked_of(connection, subscriber=READER, stream=order.id)
+    parked = await _parked_of(store, order.id)
     if any(each.topic == topic_of(PaymentRequested) for each in parked.values()):
         return False
     versions = [
@@ -118,14 +117,25 @@ async def is_stranded(store: EventStore, order: Order, payment: Payment, *, befo
 
 async def clear_parked(store: EventStore, order_id: UUID) -> None:
     """Have an order's parked events forwarded that have nothing left to do: that unparks them."""
+    parked = await _parked_of(store, order_id)
+    if not parked:
+        return
+    order = await load_order(store, order_id=order_id)
+    over = [
+        each
+        for each in await store.read_stream(order_id)
+        if each.stored.originator_version in parked and _has_ended(order, each.event)
+    ]
+    # Only now: orders are reconciled side by side, and each that held a connection while it reads needs two.
     async with store.pool.connection() as connection:
-        parked = await parked_of(connection, subscriber=READER, stream=order_id)
-        if not parked:
-            return
-        order = await load_order(store, order_id=order_id)
-        for each in await store.read_stream(order_id):
-            if each.stored.originator_version in parked and _has_ended(order, each.event):
-                await forward_again(connection, subscriber=READER, event=each, why="it is over")
+        for each in over:
+            await forward_again(connection, subscriber=READER, event=each, why="it is over")
+
+
+async def _parked_of(store: EventStore, order_id: UUID) -> dict[int, Parked]:
+    """The order's events that the subscriber has parked, by version."""
+    async with store.pool.connection() as connection:
+        return await parked_of(connection, subscriber=READER, stream=order_id)
 
 
 def _is_cancellation(fact: StreamEvent, payment: Payment) -> bool:
