@@ -398,14 +398,13 @@ async def open_build(
         if row is None or not row[0]:
             raise BuildUnderWay
         fingerprint = await _fingerprint(connection, projections)
-        found = None if restart else await _interrupted(connection, schema, projections, fingerprint)
+        unswapped = [] if restart else await _unswapped(connection, schema, projections)
+        found = await _interrupted(connection, fingerprint) if unswapped else None
+        resumed = found is not None
         if found is None:
             found = await _create(connection, schema, projections, fingerprint, upto)
             crash_point("build.begun")
-            resumed = False
-        else:
-            resumed = True
-        unswapped = [each for each in projections if await _exists(connection, schema, each.table_names[0])]
+            unswapped = list(projections)
         yield Build(
             plan=Plan(database_url=database_url, schema=schema, projections=tuple(projections), upto=found),
             connection=connection,
@@ -431,15 +430,15 @@ async def _fingerprint(connection: Connection, projections: Sequence[Projection]
     return hashlib.sha256(json.dumps([of, found]).encode()).hexdigest()
 
 
-async def _interrupted(
-    connection: Connection, schema: str, projections: Sequence[Projection], fingerprint: str
-) -> int | None:
-    """The position that an interrupted build of the same tables fills up to; None if there is none, or nothing is left
-    of it to be done.
-    """
-    tables = [each.table_names[0] for each in projections]
-    if not any([await _exists(connection, schema, table) for table in tables]):
-        return None
+async def _unswapped(
+    connection: Connection, schema: str, projections: Sequence[Projection]
+) -> list[Projection]:
+    """The projections that a build has tables of, which were not swapped yet."""
+    return [each for each in projections if await _exists(connection, schema, each.table_names[0])]
+
+
+async def _interrupted(connection: Connection, fingerprint: str) -> int | None:
+    """The position that an interrupted build of the same tables fills up to; None if it is one of others."""
     row = await (
         await connection.execute("SELECT upto FROM build WHERE fingerprint = %s", (fingerprint,))
     ).fetchone()
