@@ -30,7 +30,7 @@ from payloops.commands.route_payment import Route
 from payloops.events.authenticity import content_hash
 from payloops.events.encoding import encode, open_state
 from payloops.events.metadata import Metadata
-from payloops.events.orders import CaptureMethod, Order, OrderCreated
+from payloops.events.orders import CaptureMethod, Failure, Order, OrderCreated
 from payloops.events.personal_data import PersonalKey, new_key, seal
 from payloops.events.stream import StreamEvent
 from payloops.events.timestamps import timestamp_text
@@ -122,8 +122,7 @@ def _life(
             order.payments[1],
             processor_order_id="pi_1",
             processor_transaction_id=None,
-            error_code="card_declined",
-            error_message="Your card was declined.",
+            failure=Failure("card_declined", "Your card was declined."),
             by=by("workflow:1"),
         )
     if paid:

@@ -15,6 +15,7 @@ from payloops.commands.processor_refunds import record_processor_refunds
 from payloops.commands.refund_payment import refund_from
 from payloops.events.metadata import Metadata
 from payloops.events.orders import (
+    Failure,
     Order,
     OrderCancelled,
     OrderStatus,
@@ -37,6 +38,7 @@ from payloops.events.orders import (
 )
 
 DUPLICATE_REASON = "duplicate payment"
+SAME_CHARGE = Failure("same_charge", "The charge is that of another attempt")
 
 
 def report_reference(order: Order, payment: Payment, *, processor_order_id: str, by: Metadata) -> None:
@@ -152,8 +154,7 @@ def report_captured(
             payment,
             processor_order_id=None,
             processor_transaction_id=None,
-            error_code="same_charge",
-            error_message="The charge is that of another attempt",
+            failure=SAME_CHARGE,
             by=by,
         )
         return
@@ -213,8 +214,7 @@ def report_failed(
     *,
     processor_order_id: str | None,
     processor_transaction_id: str | None,
-    error_code: str | None,
-    error_message: str | None,
+    failure: Failure,
     requested: Transaction | None = None,
     by_own_workflow: bool = False,
     by: Metadata,
@@ -234,15 +234,14 @@ def report_failed(
         return
     refused = requested or operation
     if refused is not None:
-        _record_refusal(order, refused, error_code=error_code, error_message=error_message, by=by)
+        _record_refusal(order, refused, failure, by=by)
         return
     fail_payment(
         order,
         payment,
         processor_order_id=processor_order_id,
         processor_transaction_id=processor_transaction_id,
-        error_code=error_code,
-        error_message=error_message,
+        failure=failure,
         by=by,
     )
 
@@ -255,14 +254,7 @@ def _pending_operation(order: Order, payment: Payment) -> Transaction | None:
     return next(iter(order.pending(payment.attempt, kind)), None)
 
 
-def _record_refusal(
-    order: Order,
-    requested: Transaction,
-    *,
-    error_code: str | None,
-    error_message: str | None,
-    by: Metadata,
-) -> None:
+def _record_refusal(order: Order, requested: Transaction, failure: Failure, *, by: Metadata) -> None:
     """Record that the processor refused a capture or void, unless that has ended already."""
     if requested.status is not TransactionStatus.PENDING:
         return
@@ -272,8 +264,8 @@ def _record_refusal(
         status=order.status.value,
         attempt=requested.attempt,
         transaction_id=requested.id,
-        error_code=error_code,
-        error_message=error_message,
+        error_code=failure.code,
+        error_message=failure.message,
     )
 
 
@@ -283,8 +275,7 @@ def fail_payment(
     *,
     processor_order_id: str | None,
     processor_transaction_id: str | None,
-    error_code: str | None,
-    error_message: str | None,
+    failure: Failure,
     by: Metadata,
 ) -> None:
     """End an attempt without money; its authorization, and whatever was requested under it, end too."""
@@ -297,8 +288,8 @@ def fail_payment(
         attempt=payment.attempt,
         processor_order_id=processor_order_id,
         processor_transaction_id=processor_transaction_id,
-        error_code=error_code,
-        error_message=error_message,
+        error_code=failure.code,
+        error_message=failure.message,
         closes=_pending_ids(order, payment),
     )
     if payment.cancel_requested and order.status is OrderStatus.FAILED:

@@ -24,6 +24,7 @@ from payloops.commands.refusals import ContradictsRecord
 from payloops.events.metadata import Metadata
 from payloops.events.orders import (
     SAME_REFUND,
+    Failure,
     Order,
     Payment,
     ProcessorRefund,
@@ -34,8 +35,8 @@ from payloops.events.orders import (
 )
 
 DISCOVERED_REASON = "refunded at the processor"
-NOT_REFUNDED = "not_refunded"
-"""The error code of a refund that a sum showed, and that the processor does not have when it is asked."""
+NOT_REFUNDED = Failure("not_refunded", "The processor's refunds do not include it")
+"""The failure of a refund that a sum showed, and that the processor does not have when it is asked."""
 SUCCESS, FAILED = TransactionStatus.SUCCESS, TransactionStatus.FAILED
 
 
@@ -98,7 +99,7 @@ def reverse_refunds_beyond(order: Order, payment: Payment, *, amount_refunded: i
     refunds = _Refunds(order=order, payment=payment, capture=capture, by=by)
     made = sum(t.amount for t in refunds.active if t.status is SUCCESS)
     for each in refunds.take_from_sums(made - amount_refunded):
-        refunds.reverse(each, None, code=NOT_REFUNDED, message="The processor's refunds do not include it")
+        refunds.reverse(each, None, NOT_REFUNDED)
 
 
 def complete_refund(
@@ -310,7 +311,7 @@ class _Refunds:
             left = refund.amount - sum(t.amount for t in same)
             excess = self.discovered_excess(besides=refund) - sum(t.amount for t in same)
             for each in [*same, *self.take_from_sums(min(left, excess))]:
-                self.reverse(each, None, code=SAME_REFUND, message=f"It is refund {refund.id}")
+                self.reverse(each, None, Failure(SAME_REFUND, f"It is refund {refund.id}"))
         succeed_refund(self.order, refund.id, processor_transaction_id=reference, by=self.by)
 
     def _presumed_reference(self, refund: Transaction) -> str | None:
@@ -333,14 +334,13 @@ class _Refunds:
         if refund is None:
             return
         if refund.status is SUCCESS:
-            self.reverse(refund, reference, code=report.error_code, message=report.error_message)
+            self.reverse(refund, reference, Failure.of(report))
         elif refund.id == report.refund_id:
             fail_refund(
                 self.order,
                 refund.id,
                 processor_transaction_id=reference,
-                error_code=report.error_code,
-                error_message=report.error_message,
+                failure=Failure.of(report),
                 by=self.by,
             )
 
@@ -349,7 +349,7 @@ class _Refunds:
         recorded = sum(t.amount for t in self.by_reference(reference) if t.status is FAILED)
         if self.match(reference, report) or self.presumed_ours(report) is None:
             for each in self.take_from_sums(min(self.discovered_excess(), report.amount - recorded)):
-                self.reverse(each, reference, code=report.error_code, message=report.error_message)
+                self.reverse(each, reference, Failure.of(report))
 
     def discover_failed(self, reference: str, report: ProcessorRefund) -> bool:
         """Record a refund of theirs that was not on record before it failed; False if it exceeds the capture."""
@@ -360,7 +360,7 @@ class _Refunds:
         )
         if known is None and 0 < report.amount <= self.capture.amount:
             refund = self._open_discovered(report.amount)
-            self.reverse(refund, reference, code=report.error_code, message=report.error_message)
+            self.reverse(refund, reference, Failure.of(report))
         return report.amount <= self.capture.amount
 
     def discover(self, amount: int, *, reference: str | None) -> bool:
@@ -382,17 +382,8 @@ class _Refunds:
         if taken > amount > 0:
             self.discover(taken - amount, reference=None)
 
-    def reverse(
-        self, refund: Transaction, reference: str | None, *, code: str | None, message: str | None
-    ) -> None:
-        reverse_refund(
-            self.order,
-            refund.id,
-            processor_transaction_id=reference,
-            error_code=code,
-            error_message=message,
-            by=self.by,
-        )
+    def reverse(self, refund: Transaction, reference: str | None, failure: Failure) -> None:
+        reverse_refund(self.order, refund.id, processor_transaction_id=reference, failure=failure, by=self.by)
 
     def _open_discovered(self, amount: int) -> Transaction:
         refund_id = str(uuid7())

@@ -35,6 +35,8 @@ from payloops.events.crash_points import crash_point
 from payloops.events.event_store import EventStore
 from payloops.events.metadata import Metadata
 from payloops.events.orders import (
+    NO_REASON,
+    Failure,
     Order,
     Payment,
     PaymentStatus,
@@ -87,8 +89,7 @@ class ProcessorEvent:
     amount_refunded: int | None = None
     refund_reference: str | None = None
     refund_id: str | None = None
-    error_code: str | None = None
-    error_message: str | None = None
+    failure: Failure = NO_REASON
 
     @property
     def key(self) -> str:
@@ -254,8 +255,8 @@ def _record_event(
         amount_refunded=event.amount_refunded,
         refund_reference=event.refund_reference,
         refund_id=event.refund_id,
-        error_code=event.error_code,
-        error_message=event.error_message,
+        error_code=event.failure.code,
+        error_message=event.failure.message,
         completes=completes,
         effect=effect,
     )
@@ -372,8 +373,7 @@ def _record_outcome(order: Order, payment: Payment, event: ProcessorEvent, *, by
         case "cancelled" | "failed":
             # A failure is outdated once the payment is authorized; a cancellation ends that, too.
             if event.outcome == "cancelled" or payment.is_open:
-                errors = {"error_code": event.error_code, "error_message": event.error_message}
-                fail_payment(order, payment, **references, **errors, by=by)
+                fail_payment(order, payment, **references, failure=event.failure, by=by)
     return True
 
 

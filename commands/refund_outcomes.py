@@ -3,6 +3,7 @@
 from payloops.commands.refusals import ContradictsRecord
 from payloops.events.metadata import Metadata
 from payloops.events.orders import (
+    Failure,
     Order,
     OrderStatus,
     RefundFailed,
@@ -45,8 +46,7 @@ def fail_refund(
     refund_id: str,
     *,
     processor_transaction_id: str | None,
-    error_code: str | None,
-    error_message: str | None,
+    failure: Failure,
     by: Metadata,
 ) -> None:
     """Record that the processor refused a refund. It has no effect on one that was made: see `reverse_refund`."""
@@ -60,8 +60,8 @@ def fail_refund(
         refund_id=refund_id,
         attempt=refund.attempt,
         processor_transaction_id=processor_transaction_id,
-        error_code=error_code,
-        error_message=error_message,
+        error_code=failure.code,
+        error_message=failure.message,
     )
 
 
@@ -70,8 +70,7 @@ def reverse_refund(
     refund_id: str,
     *,
     processor_transaction_id: str | None,
-    error_code: str | None,
-    error_message: str | None,
+    failure: Failure,
     by: Metadata,
 ) -> None:
     """Record that a refund was returned: the customer does not have the money, and it may be refunded again.
@@ -92,8 +91,8 @@ def reverse_refund(
         amount=refund.amount,
         amount_refunded=refunded,
         processor_transaction_id=processor_transaction_id,
-        error_code=error_code,
-        error_message=error_message,
+        error_code=failure.code,
+        error_message=failure.message,
     )
 
 

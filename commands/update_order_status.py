@@ -20,7 +20,7 @@ from payloops.commands.payment_outcomes import (
 from payloops.commands.refusals import OrderMovedOn, UnknownAttempt
 from payloops.events.event_store import EventStore
 from payloops.events.metadata import Metadata
-from payloops.events.orders import Order, Payment, Transaction, TransactionType
+from payloops.events.orders import NO_REASON, Failure, Order, Payment, Transaction, TransactionType
 
 
 async def update_order_status(
@@ -36,8 +36,7 @@ async def update_order_status(
     client_secret: str | None = None,
     client_secrets: ClientSecrets | None = None,
     amount: int | None = None,
-    error_code: str | None = None,
-    error_message: str | None = None,
+    failure: Failure = NO_REASON,
     as_of: int | None = None,
     by: Metadata,
 ) -> None:
@@ -60,7 +59,6 @@ async def update_order_status(
         "processor_order_id": processor_order_id,
         "processor_transaction_id": processor_transaction_id,
     }
-    error = {"error_code": error_code, "error_message": error_message}
 
     def decide(order: Order) -> None:
         _refuse_outdated(order, as_of=as_of)
@@ -84,10 +82,16 @@ async def update_order_status(
             case "failed":
                 own = attempt is not None and operation is None and as_of is None
                 report_failed(
-                    order, payment, **references, **error, requested=requested, by_own_workflow=own, by=caused
+                    order,
+                    payment,
+                    **references,
+                    failure=failure,
+                    requested=requested,
+                    by_own_workflow=own,
+                    by=caused,
                 )
             case "expired":
-                fail_payment(order, payment, **references, **error, by=caused)
+                fail_payment(order, payment, **references, failure=failure, by=caused)
             case "cancelled":
                 report_cancelled(order, payment, processor_transaction_id=processor_transaction_id, by=caused)
             case _:

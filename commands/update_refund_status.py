@@ -15,7 +15,7 @@ from payloops.commands.refund_outcomes import fail_refund
 from payloops.commands.refusals import UnknownRefund
 from payloops.events.event_store import EventStore
 from payloops.events.metadata import Metadata
-from payloops.events.orders import Order, TransactionType
+from payloops.events.orders import NO_REASON, Failure, Order, TransactionType
 
 
 async def update_refund_status(
@@ -25,8 +25,7 @@ async def update_refund_status(
     refund_id: str,
     succeeded: bool,
     processor_transaction_id: str | None = None,
-    error_code: str | None = None,
-    error_message: str | None = None,
+    failure: Failure = NO_REASON,
     by: Metadata,
 ) -> None:
     """Record what a workflow reports about the outcome of a refund. A repeated report has no effect.
@@ -44,8 +43,7 @@ async def update_refund_status(
             refund_id,
             succeeded=succeeded,
             processor_transaction_id=processor_transaction_id,
-            error_code=error_code,
-            error_message=error_message,
+            failure=failure,
             by=refund.cause.apply_to(by),
         )
 
@@ -92,8 +90,7 @@ def report_refund(
     *,
     succeeded: bool,
     processor_transaction_id: str | None,
-    error_code: str | None,
-    error_message: str | None,
+    failure: Failure,
     by: Metadata,
 ) -> None:
     """Record what a workflow reports about a refund, unless the processor's own event said that it failed.
@@ -101,16 +98,15 @@ def report_refund(
     Raises:
         ContradictsRecord: more would be refunded than was captured.
     """
-    failure = find_reported_failure(order, refund_id, reference=processor_transaction_id)
-    if succeeded and failure is None:
+    reported = find_reported_failure(order, refund_id, reference=processor_transaction_id)
+    if succeeded and reported is None:
         complete_refund(order, refund_id, processor_transaction_id=processor_transaction_id, by=by)
     else:
         fail_refund(
             order,
             refund_id,
             processor_transaction_id=processor_transaction_id,
-            error_code=error_code if failure is None else failure.error_code,
-            error_message=error_message if failure is None else failure.error_message,
+            failure=failure if reported is None else Failure.of(reported),
             by=by,
         )
     payment = order.payments[order.transactions[refund_id].attempt]

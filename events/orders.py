@@ -56,10 +56,26 @@ class TransactionStatus(StrEnum):
 
 CaptureMethod = Literal["automatic", "manual"]
 
-# The errors with which a payment's pending transactions end (`closes`).
-CLOSED_BY_CAPTURE = {"error_code": "already_captured", "error_message": "The payment was captured already"}
-CLOSED_BY_VOID = {"error_code": "cancelled", "error_message": "The authorization was voided"}
-CLOSED_BY_CANCELLATION = {"error_code": "cancelled", "error_message": "The payment was cancelled"}
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why something failed, mostly as the processor says it; both are None where it gives no reason."""
+
+    code: str | None = None
+    message: str | None = None
+
+    @classmethod
+    def of(cls, fact: Any) -> Self:
+        """The failure that something tells of by its `error_code` and `error_message`."""
+        return cls(fact.error_code, fact.error_message)
+
+
+NO_REASON = Failure()
+
+# How a payment's pending transactions end (`closes`).
+CLOSED_BY_CAPTURE = Failure("already_captured", "The payment was captured already")
+CLOSED_BY_VOID = Failure("cancelled", "The authorization was voided")
+CLOSED_BY_CANCELLATION = Failure("cancelled", "The payment was cancelled")
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,10 +127,10 @@ class Transaction:
         self.processor_transaction_id = processor_transaction_id or self.processor_transaction_id
         self.error_code = self.error_message = None
 
-    def fail(self, *, error_code: str | None, error_message: str | None) -> None:
+    def fail(self, failure: Failure) -> None:
         self.status = TransactionStatus.FAILED
-        self.error_code = error_code
-        self.error_message = error_message
+        self.error_code = failure.code
+        self.error_message = failure.message
 
 
 @dataclass(slots=True, kw_only=True)
@@ -459,7 +475,7 @@ class PaymentCaptured(OrderFact):
         order.settle_transaction(self.transaction_id, TransactionType.CAPTURE, self)
         if self.authorizes is not None:
             order.transactions[self.authorizes].succeed(processor_transaction_id=None)
-        order.fail_transactions(self.closes, **CLOSED_BY_CAPTURE)
+        order.fail_transactions(self.closes, CLOSED_BY_CAPTURE)
 
 
 class PaymentCaptureFailed(OrderFact):
@@ -513,7 +529,7 @@ class PaymentVoided(OrderFact):
     def fold(self, order: "Order") -> None:
         order.payments[self.attempt].status = PaymentStatus.CANCELLED
         order.settle_transaction(self.transaction_id, TransactionType.VOID, self)
-        order.fail_transactions(self.closes, **CLOSED_BY_VOID)
+        order.fail_transactions(self.closes, CLOSED_BY_VOID)
 
 
 class PaymentVoidFailed(OrderFact):
@@ -547,8 +563,8 @@ class PaymentFailed(OrderFact):
     def fold(self, order: "Order") -> None:
         order.learn_references(self).status = PaymentStatus.FAILED
         if order.status is OrderStatus.FAILED:
-            order.last_error = LastError(code=self.error_code, message=self.error_message)
-        order.fail_transactions(self.closes, error_code=self.error_code, error_message=self.error_message)
+            order.last_error = Failure.of(self)
+        order.fail_transactions(self.closes, Failure.of(self))
 
 
 class PaymentCancelRequested(OrderFact):
@@ -576,7 +592,7 @@ class PaymentCancelled(OrderFact):
 
     def fold(self, order: "Order") -> None:
         order.payments[self.attempt].status = PaymentStatus.CANCELLED
-        order.fail_transactions(self.closes, **CLOSED_BY_CANCELLATION)
+        order.fail_transactions(self.closes, CLOSED_BY_CANCELLATION)
 
 
 class RefundRequested(OrderFact):
@@ -691,12 +707,6 @@ class RefundReversed(OrderFact):
         order.fail_transaction(self.refund_id, self)
 
 
-@dataclass(slots=True, frozen=True, kw_only=True)
-class LastError:
-    code: str | None
-    message: str | None
-
-
 @stream_topic("order")
 class Order(Stream):
     """An order as its facts leave it. Attributes are named as in the HTTP contract, in snake case."""
@@ -734,7 +744,7 @@ class Order(Stream):
         self.processor_order_id: str | None = None
         self.amount_captured = 0
         self.amount_refunded = 0
-        self.last_error: LastError | None = None
+        self.last_error: Failure | None = None
         self.captures_requested = 0
         self.voids_requested = 0
         self.operations: dict[tuple[TransactionType, int], str] = {}
@@ -835,13 +845,13 @@ class Order(Stream):
         self.open_transaction(id, kind, fact).succeed(processor_transaction_id=fact.processor_transaction_id)
 
     def fail_transaction(self, id: str, fact: Any) -> None:
-        self.transactions[id].fail(error_code=fact.error_code, error_message=fact.error_message)
-        self.last_error = LastError(code=fact.error_code, message=fact.error_message)
+        self.last_error = Failure.of(fact)
+        self.transactions[id].fail(self.last_error)
 
-    def fail_transactions(self, ids: list[str], *, error_code: str | None, error_message: str | None) -> None:
+    def fail_transactions(self, ids: list[str], failure: Failure) -> None:
         for id in ids:
             transaction = self.transactions[id]
-            transaction.fail(error_code=error_code, error_message=error_message)
+            transaction.fail(failure)
             if transaction.type is TransactionType.CAPTURE:
                 self.payments[transaction.attempt].capture_pending = False
 

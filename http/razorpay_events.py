@@ -3,6 +3,7 @@
 from typing import Any
 
 from payloops.commands.receive_processor_event import Outcome, ProcessorEvent
+from payloops.events.orders import NO_REASON, Failure
 from payloops.http.processor_payloads import amount, member, reference, text
 
 PAYMENT_OUTCOMES: dict[str, Outcome] = {
@@ -41,6 +42,9 @@ def razorpay_event(event: dict[str, Any]) -> ProcessorEvent | None:
 
 def _payment(kind: str, payment: Any) -> ProcessorEvent:
     outcome = PAYMENT_OUTCOMES[kind]
+    failure = NO_REASON
+    if outcome == "failed":
+        failure = Failure(text(member(payment, "error_code")), text(member(payment, "error_description")))
     return ProcessorEvent(
         processor="razorpay",
         event_id="",
@@ -50,8 +54,7 @@ def _payment(kind: str, payment: Any) -> ProcessorEvent:
         processor_transaction_id=reference(member(payment, "id")),
         amount=amount(member(payment, "amount")),
         currency=text(member(payment, "currency")),
-        error_code=text(member(payment, "error_code")) if outcome == "failed" else None,
-        error_message=text(member(payment, "error_description")) if outcome == "failed" else None,
+        failure=failure,
     )
 
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 from payloops.commands.receive_processor_event import Outcome, ProcessorEvent
+from payloops.events.orders import NO_REASON, Failure
 from payloops.http.processor_payloads import amount, member, reference, text
 
 PAYMENT_OUTCOMES: dict[str, Outcome] = {
@@ -47,10 +48,12 @@ def _payment(event_id: str, kind: str, intent: dict[str, Any]) -> ProcessorEvent
     outcome: Outcome | None = PAYMENT_OUTCOMES[kind]
     if outcome == "authorized" and not amount(intent.get("amount_capturable")):
         outcome = None  # this event is also sent when nothing is left to capture
-    error = member(intent, "last_payment_error")
-    code, message = text(member(error, "code")), text(member(error, "message"))
+    failure = NO_REASON
     if outcome == "cancelled":
-        code, message = "payment_cancelled", text(intent.get("cancellation_reason"))
+        failure = Failure("payment_cancelled", text(intent.get("cancellation_reason")))
+    elif outcome == "failed":
+        error = member(intent, "last_payment_error")
+        failure = Failure(text(member(error, "code")), text(member(error, "message")))
     return ProcessorEvent(
         processor="stripe",
         event_id=event_id,
@@ -61,8 +64,7 @@ def _payment(event_id: str, kind: str, intent: dict[str, Any]) -> ProcessorEvent
         redirect_url=text(member(intent, "next_action", "redirect_to_url", "url")),
         amount=amount(intent.get("amount_received")) if outcome == "captured" else None,
         currency=text(intent.get("currency")),
-        error_code=code if outcome in {"failed", "cancelled"} else None,
-        error_message=message if outcome in {"failed", "cancelled"} else None,
+        failure=failure,
     )
 
 
@@ -92,5 +94,5 @@ def _refund(event_id: str, refund: dict[str, Any]) -> ProcessorEvent:
         currency=text(refund.get("currency")),
         refund_reference=reference(refund.get("id")),
         refund_id=text(member(refund, "metadata", "refund_id")),
-        error_code=text(refund.get("failure_reason")),
+        failure=Failure(text(refund.get("failure_reason"))),
     )

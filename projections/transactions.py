@@ -12,6 +12,7 @@ from payloops.events.orders import (
     CLOSED_BY_CANCELLATION,
     CLOSED_BY_CAPTURE,
     CLOSED_BY_VOID,
+    Failure,
     Order,
     PaymentAuthorized,
     PaymentCancelled,
@@ -83,15 +84,15 @@ def _captured(fact: PaymentCaptured, rows: Rows) -> None:
     _settle(fact.transaction_id, CAPTURE, fact, rows)
     if fact.authorizes is not None:
         _row(fact.authorizes, rows)["status"] = SUCCESS
-    _close(rows, fact.closes, **CLOSED_BY_CAPTURE)
+    _close(fact.closes, CLOSED_BY_CAPTURE, rows)
 
 
 def _payment_failed(fact: PaymentFailed, rows: Rows) -> None:
-    _close(rows, fact.closes, error_code=fact.error_code, error_message=fact.error_message)
+    _close(fact.closes, Failure.of(fact), rows)
 
 
 def _cancelled(fact: PaymentCancelled, rows: Rows) -> None:
-    _close(rows, fact.closes, **CLOSED_BY_CANCELLATION)
+    _close(fact.closes, CLOSED_BY_CANCELLATION, rows)
 
 
 def _void_requested(fact: PaymentVoidRequested, rows: Rows) -> None:
@@ -100,11 +101,11 @@ def _void_requested(fact: PaymentVoidRequested, rows: Rows) -> None:
 
 def _voided(fact: PaymentVoided, rows: Rows) -> None:
     _settle(fact.transaction_id, VOID, fact, rows)
-    _close(rows, fact.closes, **CLOSED_BY_VOID)
+    _close(fact.closes, CLOSED_BY_VOID, rows)
 
 
 def _refused(fact: PaymentCaptureFailed | PaymentVoidFailed, rows: Rows) -> None:
-    _fail(fact.transaction_id, fact.error_code, fact.error_message, rows)
+    _fail(fact.transaction_id, Failure.of(fact), rows)
 
 
 def _refund_opened(fact: RefundRequested | RefundDiscovered, rows: Rows) -> None:
@@ -118,11 +119,11 @@ def _refunded(fact: RefundSucceeded, rows: Rows) -> None:
 
 
 def _refund_failed(fact: RefundFailed, rows: Rows) -> None:
-    _fail(fact.refund_id, fact.error_code, fact.error_message, rows)
+    _fail(fact.refund_id, Failure.of(fact), rows)
 
 
 def _refund_reversed(fact: RefundReversed, rows: Rows) -> None:
-    row = _fail(fact.refund_id, fact.error_code, fact.error_message, rows)
+    row = _fail(fact.refund_id, Failure.of(fact), rows)
     if fact.processor_transaction_id is not None:
         row["processor_transaction_id"] = fact.processor_transaction_id
 
@@ -158,17 +159,17 @@ def _settle(id: str, kind: str, fact: Any, rows: Rows) -> None:
         row["processor_transaction_id"] = fact.processor_transaction_id
 
 
-def _fail(id: str, error_code: str | None, error_message: str | None, rows: Rows) -> Values:
+def _fail(id: str, failure: Failure, rows: Rows) -> Values:
     row = _row(id, rows)
     row["status"] = FAILED
-    row["error_code"] = error_code
-    row["error_message"] = error_message
+    row["error_code"] = failure.code
+    row["error_message"] = failure.message
     return row
 
 
-def _close(rows: Rows, ids: list[str], *, error_code: str | None, error_message: str | None) -> None:
+def _close(ids: list[str], failure: Failure, rows: Rows) -> None:
     for id in ids:
-        _fail(id, error_code, error_message, rows)
+        _fail(id, failure, rows)
 
 
 HANDLERS: dict[type[StreamEvent], Handler] = {

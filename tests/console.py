@@ -22,6 +22,7 @@ from payloops.commands.update_order_status import update_order_status
 from payloops.commands.update_refund_status import update_refund_status
 from payloops.commands.webhook_deliveries import WebhookAttempt, find_webhook
 from payloops.events.metadata import Metadata
+from payloops.events.orders import Failure
 from payloops.events.timestamps import utc_now
 
 COOKIE = "payloops-staff"
@@ -98,8 +99,7 @@ async def _paid(api: Api, merchant: Merchant, order_id: UUID) -> None:
         order_id=order_id,
         status="failed",
         processor_order_id="pi_3QK1",
-        error_code="card_declined",
-        error_message="The card was declined.",
+        failure=Failure("card_declined", "The card was declined."),
         by=by_workflow(order_id),
     )
     assert (await merchant.shop.post(f"/v1/orders/{order_id}/pay", pay)).status == 200

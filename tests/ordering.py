@@ -15,7 +15,7 @@ from payloops.commands.payment_outcomes import (
 )
 from payloops.commands.route_payment import Route
 from payloops.events.metadata import Metadata
-from payloops.events.orders import CaptureMethod, Order, Transaction
+from payloops.events.orders import CaptureMethod, Failure, Order, Transaction
 from payloops.events.stream import topic_of
 from payloops.events.timestamps import utc_now
 
@@ -84,8 +84,7 @@ def report(
                 payment,
                 processor_order_id=order_reference,
                 processor_transaction_id=transaction_reference,
-                error_code="card_declined",
-                error_message="The card was declined",
+                failure=Failure("card_declined", "The card was declined"),
                 requested=asked,
                 by=BY,
             )

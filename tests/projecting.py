@@ -29,7 +29,7 @@ from payloops.commands.payment_outcomes import (
     report_processing,
 )
 from payloops.commands.receive_processor_event import Outcome, ProcessorEvent, receive
-from payloops.commands.refund_outcomes import succeed_refund
+from payloops.commands.refund_outcomes import fail_refund, succeed_refund
 from payloops.commands.refund_payment import request_refund
 from payloops.commands.refusals import (
     CaptureExceedsAuthorized,
@@ -42,7 +42,7 @@ from payloops.events.connections import connect
 from payloops.events.errors import StoreUnavailable
 from payloops.events.event_store import EventStore
 from payloops.events.metadata import Metadata
-from payloops.events.orders import Order, Payment, RefundFailed, TransactionType
+from payloops.events.orders import Failure, Order, Payment, TransactionType
 from payloops.events.stream import StreamEvent
 from payloops.events.timestamps import utc_now
 from payloops.projections import own_writes
@@ -113,20 +113,12 @@ class References(TypedDict):
     processor_transaction_id: str | None
 
 
-class Error(TypedDict):
-    error_code: str | None
-    error_message: str | None
-
-
 def _step(chance: random.Random, order: Order, by: Metadata) -> None:  # noqa: C901  # one per command
     references = References(
         processor_order_id=chance.choice([None, "pi_1", "pi_2"]),
         processor_transaction_id=chance.choice([None, "ch_1", "ch_2"]),
     )
-    error = Error(
-        error_code=chance.choice([None, "card_declined"]),
-        error_message=chance.choice([None, "Your card was declined"]),
-    )
+    failure = Failure(chance.choice([None, "card_declined"]), chance.choice([None, "Your card was declined"]))
     payment = chance.choice([*order.payments.values(), order.payment])
     refunds = [t.id for t in order.transactions.values() if t.type is TransactionType.REFUND]
     match chance.randrange(15 if payment else 1):
@@ -153,7 +145,7 @@ def _step(chance: random.Random, order: Order, by: Metadata) -> None:  # noqa: C
         case 4 | 5 if payment:
             report_captured(order, payment, **references, by=by)
         case 6 if payment:
-            report_failed(order, payment, **references, **error, by=by)
+            report_failed(order, payment, **references, failure=failure, by=by)
         case 7 if payment:
             report_cancelled(
                 order, payment, processor_transaction_id=references["processor_transaction_id"], by=by
@@ -172,16 +164,8 @@ def _step(chance: random.Random, order: Order, by: Metadata) -> None:  # noqa: C
                 succeed_refund(
                     order, refund.id, processor_transaction_id=references["processor_transaction_id"], by=by
                 )
-            elif refund.status == "pending":
-                order.record(
-                    RefundFailed,
-                    by=by,
-                    status=order.status.value,
-                    refund_id=refund.id,
-                    attempt=refund.attempt,
-                    processor_transaction_id=None,
-                    **error,
-                )
+            else:
+                fail_refund(order, refund.id, processor_transaction_id=None, failure=failure, by=by)
         case 12 | 13 if payment:
             _tell(chance, order, payment, references, by)
         case 14:

@@ -8,7 +8,7 @@ from payloops.commands.capture_payment import request_capture
 from payloops.commands.change_order import MAX_REQUESTS
 from payloops.commands.payment_outcomes import fail_payment
 from payloops.commands.refusals import CaptureExceedsAuthorized, InvalidStatus
-from payloops.events.orders import Order, OrderStatus, PaymentCaptureRequested
+from payloops.events.orders import Failure, Order, OrderStatus, PaymentCaptureRequested
 
 
 def authorized() -> Order:
@@ -80,8 +80,7 @@ def test_a_capture_that_ended_with_its_payment_does_not_stand_in_the_way_of_anot
         order.payments[1],
         processor_order_id=None,
         processor_transaction_id=None,
-        error_code="expired",
-        error_message=None,
+        failure=Failure("expired"),
         by=BY,
     )
     assert transactions(order)[-1] == ("capture", "failed", 400)

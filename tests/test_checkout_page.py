@@ -12,6 +12,7 @@ from shopping import SHOP, Shopping, go_shopping
 
 from payloops.commands.create_checkout_session import LIFE
 from payloops.events.event_store import EventStore
+from payloops.events.orders import Failure
 from payloops.events.timestamps import utc_now
 from payloops.settings import Settings
 
@@ -60,7 +61,7 @@ async def test_after_a_decline_the_customer_is_told_why_and_tries_again(
         await page.get_by_label("What should happen?").select_option("tok_chargeDeclined")
         await press_pay(page)
         await shows(page, "Confirming your payment")
-        await shopping.report("failed", error_code="card_declined", error_message="Declined")
+        await shopping.report("failed", failure=Failure("card_declined", "Declined"))
         alert = page.get_by_role("alert")
         await expect(alert).to_contain_text("Your card was declined.", timeout=PATIENCE)
         await photograph(page, "checkout-declined")

@@ -15,7 +15,7 @@ from uuid_utils.compat import uuid7
 from payloops.commands.create_checkout_session import LIFE
 from payloops.commands.settle_checkout_session import MAX_ATTEMPTS
 from payloops.events.event_store import EventStore
-from payloops.events.orders import PaymentRequested
+from payloops.events.orders import Failure, PaymentRequested
 from payloops.events.timestamps import utc_now
 from payloops.http import admission, checkout
 from payloops.http.checkout import TEST_TOKENS, with_session_id
@@ -142,7 +142,7 @@ async def test_paying_leads_back_to_the_page_which_shows_how_it_stands(shopping:
     return_url = (await shopping.order()).return_url
     assert return_url is not None
     assert return_url.endswith(shopping.path)
-    await shopping.report("failed", error_code="card_declined", error_message="do_not_honor: internal")
+    await shopping.report("failed", failure=Failure("card_declined", "do_not_honor: internal"))
     page = await look(shopping)
     assert "Your card was declined. Nothing was charged." in text_of(page)
     assert "internal" not in text_of(page)

@@ -21,7 +21,7 @@ from payloops.commands.refund_payment import request_refund
 from payloops.commands.route_payment import EnabledProcessor, Route, route_payment
 from payloops.commands.update_refund_status import update_refunded_amount
 from payloops.events.event_store import EventStore
-from payloops.events.orders import Order, OrderStatus, PaymentStatus, TransactionStatus
+from payloops.events.orders import Failure, Order, OrderStatus, PaymentStatus, TransactionStatus
 from payloops.projections.order_explanation import OrderExplanation, duration_text, explain_order
 
 
@@ -71,7 +71,7 @@ def came_back() -> Order:
         outcome="refund_failed",
         amount=300,
         refund_reference="re_1",
-        error_code="expired_or_canceled_card",
+        failure=Failure("expired_or_canceled_card"),
     )
     receive(order, event, by=BY)
     return order
@@ -87,8 +87,7 @@ def refunded(amount: int | None, *, succeeds: bool = True) -> Order:
             order,
             refund.id,
             processor_transaction_id="re_1",
-            error_code="insufficient_funds",
-            error_message="No funds.",
+            failure=Failure("insufficient_funds", "No funds."),
             by=BY,
         )
     return order

@@ -19,6 +19,7 @@ from payloops.commands.refusals import (
 from payloops.commands.update_refund_status import report_refund
 from payloops.events.orders import (
     CaptureMethod,
+    Failure,
     OrderStatus,
     PaymentStatus,
     TransactionStatus,
@@ -145,8 +146,7 @@ class OrderMachine(RuleBasedStateMachine):
                     refund_id,
                     succeeded=succeeded,
                     processor_transaction_id=f"re_{refund_id}" if succeeded else None,
-                    error_code="no",
-                    error_message=None,
+                    failure=Failure("no"),
                     by=BY,
                 )
                 if succeeded and refund_id not in self.back:

@@ -31,7 +31,9 @@ from payloops.commands.refund_payment import request_refund
 from payloops.commands.refusals import TooManyProcessorEvents
 from payloops.commands.update_refund_status import report_refund
 from payloops.events.orders import (
+    NO_REASON,
     CaptureMethod,
+    Failure,
     Order,
     OrderStatus,
     PaymentStatus,
@@ -67,7 +69,7 @@ def summed(total: int) -> ProcessorEvent:
 
 
 def came_back(reference: str, amount: int, **fields: Any) -> ProcessorEvent:
-    known = {"refund_reference": reference, "amount": amount, "error_code": "expired_or_canceled_card"}
+    known = {"refund_reference": reference, "amount": amount, "failure": Failure("expired_or_canceled_card")}
     return told("refund_failed", event_id=f"evt_failed_{reference}", **(known | fields))
 
 
@@ -304,8 +306,7 @@ def test_the_end_of_an_earlier_attempt_that_is_told_late_does_not_end_the_one_un
     """Workers need not report references nor label payments: nobody knows whose end it is."""
     order = pay(new_order())
     nameless: dict[str, Any] = {"processor_order_id": None, "processor_transaction_id": None}
-    reason: dict[str, Any] = {"error_code": "card_declined", "error_message": None}
-    report_failed(order, order.payments[1], **nameless, **reason, by=BY)
+    report_failed(order, order.payments[1], **nameless, failure=Failure("card_declined"), by=BY)
     pay(order)
     assert receive(order, told(outcome), by=BY) == "unmatched"
     assert order.status == "processing"
@@ -319,7 +320,7 @@ def test_an_earlier_attempt_that_the_processor_has_cancelled_leaves_the_money_th
     """Else the order could be paid once more."""
     order = pay(new_order())
     nameless: dict[str, Any] = {"processor_order_id": None, "processor_transaction_id": None}
-    report_failed(order, order.payments[1], **nameless, error_code="lost", error_message=None, by=BY)
+    report_failed(order, order.payments[1], **nameless, failure=Failure("lost"), by=BY)
     pay(order, capture="manual")
     report_authorized(order, order.payments[2], **nameless, by=BY)
     assert receive(order, told("cancelled"), by=BY) == "unmatched"
@@ -330,7 +331,7 @@ def test_a_capture_names_the_payment_that_it_is_taken_to_be_of() -> None:
     """Without its reference it could not be refunded."""
     order = pay(new_order())
     nameless: dict[str, Any] = {"processor_order_id": None, "processor_transaction_id": None}
-    report_failed(order, order.payments[1], **nameless, error_code="lost", error_message=None, by=BY)
+    report_failed(order, order.payments[1], **nameless, failure=Failure("lost"), by=BY)
     receive(pay(order), told("captured"), by=BY)
     assert (order.payments[2].status, order.payments[2].processor_order_id) == ("captured", "po_1")
 
@@ -347,7 +348,7 @@ def test_two_charges_are_two_though_no_worker_reported_a_reference() -> None:
     """The first was reported as failed, and was made; its customer gets one of them back."""
     order = pay(new_order())
     nameless: dict[str, Any] = {"processor_order_id": None, "processor_transaction_id": None}
-    report_failed(order, order.payments[1], **nameless, error_code="lost", error_message=None, by=BY)
+    report_failed(order, order.payments[1], **nameless, failure=Failure("lost"), by=BY)
     report_captured(pay(order), order.payments[2], **nameless, by=BY)
     for number in (1, 2, 1, 2):
         charge = {"processor_order_id": f"po_{number}", "processor_transaction_id": f"pt_{number}"}
@@ -359,7 +360,7 @@ def test_a_charge_is_one_though_an_earlier_attempts_authorization_was_taken_for_
     """Else the only charge would be given back as a duplicate."""
     order = pay(new_order(), capture="manual")
     nameless: dict[str, Any] = {"processor_order_id": None, "processor_transaction_id": None}
-    report_failed(order, order.payments[1], **nameless, error_code="lost", error_message=None, by=BY)
+    report_failed(order, order.payments[1], **nameless, failure=Failure("lost"), by=BY)
     pay(order, capture="manual")
     for number in (1, 2):
         names = {"processor_order_id": f"po_{number}", "processor_transaction_id": f"pt_{number}"}
@@ -375,7 +376,7 @@ def test_a_refund_is_that_of_the_charge_whose_capture_was_told_under_its_referen
     """The worker knows the payment by another reference than the events do, and nobody that of an earlier attempt."""
     order = pay(new_order())
     nameless: dict[str, Any] = {"processor_order_id": None, "processor_transaction_id": None}
-    report_failed(order, order.payments[1], **nameless, error_code="lost", error_message=None, by=BY)
+    report_failed(order, order.payments[1], **nameless, failure=Failure("lost"), by=BY)
     named: dict[str, Any] = nameless | {"processor_order_id": "of the worker"}
     report_captured(pay(order), order.payments[2], **named, by=BY)
     assert receive(order, told("captured", attempt=2), by=BY) == "none"
@@ -498,8 +499,9 @@ def test_several_refunds_of_ours_and_of_theirs_count_once_each_in_whatever_order
             assert receive(order, step, by=BY) != "contradiction"
         else:
             refund_id, known = step
-            ending: dict[str, Any] = {"error_code": None, "error_message": None, "by": BY}
-            report_refund(order, refund_id, succeeded=True, processor_transaction_id=known, **ending)
+            report_refund(
+                order, refund_id, succeeded=True, processor_transaction_id=known, failure=NO_REASON, by=BY
+            )
         assert order.amount_refunded <= total
     assert order.amount_refunded == total
     assert {status for _, status in refunds(order)} == {"success"}
@@ -540,8 +542,9 @@ def test_a_refund_of_ours_that_failed_for_good_is_never_said_to_have_been_made(l
     ours = request_refund(order, amount=300, reason=None, by=BY)
     receive(order, came_back("re_1", 300, refund_id=ours.id if labelled else None), by=BY)
     reference = None if labelled else "re_1"
-    ending: dict[str, Any] = {"error_code": None, "error_message": None, "by": BY}
-    report_refund(order, ours.id, succeeded=True, processor_transaction_id=reference, **ending)
+    report_refund(
+        order, ours.id, succeeded=True, processor_transaction_id=reference, failure=NO_REASON, by=BY
+    )
     assert (order.transactions[ours.id].status, "refund.succeeded" in facts(order)) == ("failed", False)
 
 
@@ -550,7 +553,7 @@ def test_a_refund_there_that_was_taken_for_ours_comes_out_when_ours_fails() -> N
     ours = request_refund(order, amount=300, reason=None, by=BY)
     receive(order, refunded("re_theirs", 300), by=BY)
     assert order.amount_refunded == 0
-    fail_refund(order, ours.id, processor_transaction_id=None, error_code="no", error_message=None, by=BY)
+    fail_refund(order, ours.id, processor_transaction_id=None, failure=Failure("no"), by=BY)
     record_processor_refunds(order, order.payments[1], amount_refunded=None, by=BY)
     assert refunds(order) == [(300, "failed"), (300, "success")]
 
@@ -629,7 +632,9 @@ def test_a_refund_of_ours_is_not_free_to_be_made_again_where_another_may_have_fa
 def test_a_refund_that_failed_there_frees_its_amount() -> None:
     order = after(told("captured"))
     ours = request_refund(order, amount=None, reason=None, by=BY)
-    failed = told("refund_failed", refund_reference="re_1", refund_id=ours.id, amount=AMOUNT, error_code="no")
+    failed = told(
+        "refund_failed", refund_reference="re_1", refund_id=ours.id, amount=AMOUNT, failure=Failure("no")
+    )
     receive(order, failed, by=BY)
     assert order.transactions[ours.id].status is TransactionStatus.FAILED
     assert order.refundable == AMOUNT
@@ -717,8 +722,7 @@ def test_a_refund_of_ours_that_came_back_has_failed_whatever_our_workflow_report
             ours.id,
             succeeded=reported,
             processor_transaction_id="re_ours" if referenced else None,
-            error_code=None,
-            error_message=None,
+            failure=NO_REASON,
             by=BY,
         )
     # A failure that is reported without a reference may be another refund's than the one told of.
@@ -742,8 +746,7 @@ def test_a_refund_of_ours_that_was_reported_failed_and_discovered_counts_once_wh
     """A worker gave up on a refund that the processor had made."""
     order = after(told("captured"))
     ours = request_refund(order, amount=300, reason=None, by=BY)
-    ending: dict[str, Any] = {"error_code": None, "error_message": None, "by": BY}
-    report_refund(order, ours.id, succeeded=False, processor_transaction_id=None, **ending)
+    report_refund(order, ours.id, succeeded=False, processor_transaction_id=None, failure=NO_REASON, by=BY)
     if told_as in {"reference", "both"}:
         receive(order, refunded("re_ours", 300), by=BY)
     if told_as in {"sum", "both"}:
@@ -752,7 +755,9 @@ def test_a_refund_of_ours_that_was_reported_failed_and_discovered_counts_once_wh
     if known_by == "label":
         receive(order, replace(refunded("re_ours", 300, refund_id=ours.id), event_id="labelled"), by=BY)
     else:
-        report_refund(order, ours.id, succeeded=True, processor_transaction_id="re_ours", **ending)
+        report_refund(
+            order, ours.id, succeeded=True, processor_transaction_id="re_ours", failure=NO_REASON, by=BY
+        )
     assert order.amount_refunded == 300
     assert refunds(order) == [(300, "failed"), (300, "success")]
     assert order.transactions[ours.id].status is TransactionStatus.SUCCESS
@@ -765,12 +770,11 @@ def test_a_failure_that_a_worker_takes_back_without_a_reference_leaves_each_refu
     """One of ours and one of theirs, of the same amount: what the processor told of ours was taken for theirs."""
     order = after(told("captured"))
     ours = request_refund(order, amount=300, reason=None, by=BY)
-    ending: dict[str, Any] = {"error_code": None, "error_message": None, "by": BY}
-    report_refund(order, ours.id, succeeded=False, processor_transaction_id=None, **ending)
+    report_refund(order, ours.id, succeeded=False, processor_transaction_id=None, failure=NO_REASON, by=BY)
     receive(order, refunded("re_theirs", 300), by=BY)
     receive(order, summed(600) if told_as == "sum" else refunded("re_ours", 300), by=BY)
     assert order.amount_refunded == 600
-    report_refund(order, ours.id, succeeded=True, processor_transaction_id=None, **ending)
+    report_refund(order, ours.id, succeeded=True, processor_transaction_id=None, failure=NO_REASON, by=BY)
     assert order.amount_refunded == 600
     assert order.transactions[ours.id].status is TransactionStatus.SUCCESS
 
@@ -778,14 +782,13 @@ def test_a_failure_that_a_worker_takes_back_without_a_reference_leaves_each_refu
 def test_a_refund_besides_one_whose_failure_was_taken_back_counts_where_a_sum_shows_both() -> None:
     order = after(told("captured"))
     ours = request_refund(order, amount=300, reason=None, by=BY)
-    ending: dict[str, Any] = {"error_code": None, "error_message": None, "by": BY}
-    report_refund(order, ours.id, succeeded=False, processor_transaction_id=None, **ending)
+    report_refund(order, ours.id, succeeded=False, processor_transaction_id=None, failure=NO_REASON, by=BY)
     receive(order, refunded("re_1", 300), by=BY)
     receive(order, summed(600), by=BY)
     receive(order, refunded("re_2", 300), by=BY)
     receive(order, summed(900), by=BY)
     assert order.amount_refunded == 900
-    report_refund(order, ours.id, succeeded=True, processor_transaction_id=None, **ending)
+    report_refund(order, ours.id, succeeded=True, processor_transaction_id=None, failure=NO_REASON, by=BY)
     assert order.amount_refunded == 900
     receive(order, refunded("re_3", 300), by=BY)
     assert order.amount_refunded == 900
@@ -802,8 +805,7 @@ def test_a_refund_that_came_back_comes_off_the_sum_that_it_was_partly_known_by()
         ours.id,
         succeeded=True,
         processor_transaction_id=None,
-        error_code=None,
-        error_message=None,
+        failure=NO_REASON,
         by=BY,
     )
     receive(order, summed(800), by=BY)

@@ -32,7 +32,7 @@ from payloops.events.authenticity import derive_mac_key
 from payloops.events.errors import OutcomeUnknown, StoreUnavailable
 from payloops.events.event_store import EventStore
 from payloops.events.metadata import Metadata
-from payloops.events.orders import Order, TransactionType
+from payloops.events.orders import Failure, Order, TransactionType
 from payloops.events.stream import S
 from payloops.events.timestamps import utc_now
 from payloops.processors import opening
@@ -687,7 +687,7 @@ async def test_a_card_number_in_what_a_processor_says_is_not_recorded(
 ) -> None:
     order_id = await paying(merchant, store)
     await project_all(settings.database_url.get_secret_value())
-    said = says("failed", error_code=f"{CARD}\0", error_message=f"{CARD} was declined\0")
+    said = says("failed", failure=Failure(f"{CARD}\0", f"{CARD} was declined\0"))
     assert (await reconciled(store, said))[order_id].outcome == "recorded"
     order = await store.load(Order, UUID(order_id))
     assert order is not None
@@ -816,7 +816,7 @@ async def failed_attempts(
             attempt=attempt,
             status="failed",
             processor_order_id=reference,
-            error_code="timeout",
+            failure=Failure("timeout"),
             by=by,
         )
     return order_id
@@ -1155,7 +1155,7 @@ async def test_stripe_is_asked_by_reference() -> None:
     assert failed is not None
     assert authorized is not None
     assert (cancelled.status, cancelled.amount_captured) == ("cancelled", 0)
-    assert (failed.status, failed.error_code, failed.error_message) == ("failed", "card_declined", "No")
+    assert (failed.status, failed.failure) == ("failed", Failure("card_declined", "No"))
     assert (authorized.status, authorized.processor_transaction_id) == ("authorized", "ch_2")
 
 
@@ -1266,7 +1266,7 @@ async def test_razorpay_is_asked_by_its_order() -> None:
     assert (captured.status, captured.processor_transaction_id) == ("captured", "pay_2")
     assert (captured.amount_captured, captured.amount_refunded, captured.currency) == (1_000, 300, "INR")
     assert failed is not None
-    assert (failed.status, failed.error_code, failed.error_message) == ("failed", "BAD", "No")
+    assert (failed.status, failed.failure) == ("failed", Failure("BAD", "No"))
     assert nothing is None
 
 

@@ -14,7 +14,7 @@ from payloops.commands.refusals import ContradictsRecord, InvalidStatus, RefundE
 from payloops.commands.update_refund_status import update_refund_status
 from payloops.events.event_store import EventStore
 from payloops.events.metadata import Metadata
-from payloops.events.orders import Order, OrderStatus
+from payloops.events.orders import Failure, Order, OrderStatus
 
 
 def captured() -> Order:
@@ -30,7 +30,7 @@ def succeed(order: Order, refund_id: str) -> None:
 
 
 def fail(order: Order, refund_id: str) -> None:
-    fail_refund(order, refund_id, processor_transaction_id=None, error_code="no", error_message=None, by=BY)
+    fail_refund(order, refund_id, processor_transaction_id=None, failure=Failure("no"), by=BY)
 
 
 def test_a_partly_and_then_fully_refunded_order_says_so() -> None:

@@ -147,7 +147,7 @@ async def test_a_refusal_is_told_as_razorpay_would(street: Street) -> None:
     assert told.headers["X-Razorpay-Event-Id"]
     event = razorpay_event(told.json)
     assert event is not None
-    assert (event.type, event.outcome, event.error_code) == (
+    assert (event.type, event.outcome, event.failure.code) == (
         *("payment.failed", "failed", "authentication_failed"),
     )
     assert razorpay_labels(told.json)["order_id"] == (await street.of(path)).order_id

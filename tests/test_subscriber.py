@@ -32,7 +32,7 @@ from payloops.commands.workflow_ids import attempt_of, payment_workflow_id
 from payloops.embedded import EmbeddedServers
 from payloops.events.event_store import EventStore, RecordedEvent
 from payloops.events.metadata import Metadata
-from payloops.events.orders import Order, PaymentRequested, TransactionType
+from payloops.events.orders import Failure, Order, PaymentRequested, TransactionType
 from payloops.events.stream import StreamEvent, topic_of
 from payloops.events.timestamps import utc_now
 from payloops.processors.port import PaymentQuestion, ProcessorPayment
@@ -265,9 +265,7 @@ def test_whatever_is_asked_for_again_is_started_anew_at_the_processor_that_has_t
         else:
             request_capture(order, amount=None, by=BY)
         [asked] = order.pending(2, kind)
-        report_failed(
-            order, payment, **NOTHING, error_code="busy", error_message=None, requested=asked, by=BY
-        )
+        report_failed(order, payment, **NOTHING, failure=Failure("busy"), requested=asked, by=BY)
     report_captured(order, payment, **NOTHING, by=BY)
     refund = request_refund(order, amount=None, reason=None, by=BY)
     with pytest.raises(ProcessorReferenceMissingError):

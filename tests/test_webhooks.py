@@ -24,7 +24,7 @@ from payloops.commands.retry_webhook import WebhooksOff, retry_webhook
 from payloops.commands.update_refund_status import update_refund_status
 from payloops.commands.webhook_deliveries import WebhookNotFound
 from payloops.events.event_store import EventStore
-from payloops.events.orders import Order, TransactionType
+from payloops.events.orders import Failure, Order, TransactionType
 from payloops.events.stream import topic_of
 from payloops.events.timestamps import timestamp_text, utc_now
 from payloops.projections.orders import row_from_order
@@ -50,10 +50,10 @@ async def every_story(shop: Shop) -> dict[UUID, list[str]]:
             store, order_id=captured, merchant_id=merchant_id, amount=1_000, reason="broken", by=BY
         )
         await update_refund_status(
-            store, order_id=captured, refund_id=refund.id, succeeded=succeeded, error_code="odd", by=BY
+            store, order_id=captured, refund_id=refund.id, succeeded=succeeded, failure=Failure("odd"), by=BY
         )
     failed = await shop.paid()
-    await shop.report(failed, "failed", error_code="declined", error_message="No.")
+    await shop.report(failed, "failed", failure=Failure("declined", "No."))
     voided = await shop.paid(capture="manual")
     await shop.report(voided, "authorized")
     await cancel_order(store, order_id=voided, merchant_id=merchant_id, by=BY)
@@ -142,8 +142,7 @@ def test_all_that_is_special_to_each_event() -> None:
                 captured,
                 refund.id,
                 processor_transaction_id=reference,
-                error_code="no",
-                error_message="No.",
+                failure=Failure("no", "No."),
                 by=BY,
             )
         else:
@@ -219,7 +218,9 @@ async def test_a_refund_that_came_back_is_told_to_have_failed(
         refund_reference="re_1",
         refund_id=refund.id,
     )
-    back = replace(told, event_id="evt_2", outcome="refund_failed", error_code="expired_or_canceled_card")
+    back = replace(
+        told, event_id="evt_2", outcome="refund_failed", failure=Failure("expired_or_canceled_card")
+    )
     for event in (told, back):
         await receive_processor_event(store, merchant_id=shop.merchant_id, event=event, body="{}", by=BY)
     async with subscribing(store, settings, client):

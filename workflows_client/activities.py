@@ -50,7 +50,7 @@ from payloops.commands.workflow_ids import attempt_of, number_of, operation_of
 from payloops.events.crash_points import crash_point
 from payloops.events.event_store import EventStore
 from payloops.events.metadata import Metadata
-from payloops.events.orders import Order
+from payloops.events.orders import Failure, Order
 from payloops.events.timestamps import timestamp_text, utc_now
 from payloops.projections.orders import OrderRow, row_from_order
 from payloops.workflows_client.endpoint_places import EndpointBusy, EndpointPlaces
@@ -256,7 +256,8 @@ class BackendActivities:
         with _refusals_are_final():
             await update_order_status(
                 self._store,
-                **report.model_dump(),
+                **report.model_dump(exclude={"error_code", "error_message"}),
+                failure=Failure.of(report),
                 attempt=attempt_of(workflow_id, order_id=order_id),
                 operation=operation_of(workflow_id, order_id=order_id),
                 client_secrets=self._client_secrets,
@@ -275,8 +276,7 @@ class BackendActivities:
                 refund_id=str(report.refund_id),
                 succeeded=report.status == "success",
                 processor_transaction_id=report.processor_transaction_id,
-                error_code=report.error_code,
-                error_message=report.error_message,
+                failure=Failure.of(report),
                 by=self._by(),
             )
         crash_point("refund_status.recorded")

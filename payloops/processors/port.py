@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from payloops.events.orders import NO_REASON, Failure
+
 ProcessorStatus = Literal["processing", "requires_action", "authorized", "captured", "failed", "cancelled"]
 
 DEADLINE = 10.0
@@ -57,8 +59,7 @@ class ProcessorPayment:
     currency: str
     amount_captured: int
     amount_refunded: int
-    error_code: str | None = None
-    error_message: str | None = None
+    failure: Failure = NO_REASON
     attempt_known: bool = True
 
 

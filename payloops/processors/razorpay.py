@@ -7,6 +7,7 @@ import requests
 from razorpay import Client  # type: ignore[import-untyped]
 from razorpay.errors import BadRequestError, GatewayError, ServerError  # type: ignore[import-untyped]
 
+from payloops.events.orders import Failure
 from payloops.processors.port import (
     DEADLINE,
     PaymentQuestion,
@@ -62,8 +63,7 @@ class RazorpayProcessor:
             currency=best["currency"],
             amount_captured=best["amount"] if _status(best) == "captured" else 0,
             amount_refunded=best.get("amount_refunded") or 0,
-            error_code=best.get("error_code"),
-            error_message=best.get("error_description"),
+            failure=Failure(best.get("error_code"), best.get("error_description")),
         )
 
     def _payments(self, reference: str) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 import psycopg
 
+from payloops.events.orders import Failure
 from payloops.processors.port import (
     PaymentQuestion,
     ProcessorPayment,
@@ -31,6 +32,5 @@ class SandboxProcessor:
             currency=charge.currency,
             amount_captured=charge.amount_captured,
             amount_refunded=charge.amount_refunded,
-            error_code=charge.error_code,
-            error_message=charge.error_message,
+            failure=Failure.of(charge),
         )

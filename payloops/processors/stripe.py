@@ -5,6 +5,7 @@ from typing import Any
 
 from stripe import AIOHTTPClient, InvalidRequestError, StripeClient, StripeError
 
+from payloops.events.orders import Failure
 from payloops.processors.port import (
     DEADLINE,
     PaymentQuestion,
@@ -101,8 +102,7 @@ def _payment(intent: dict[str, Any]) -> ProcessorPayment:
         currency=intent["currency"].upper(),
         amount_captured=intent["amount_received"] if status == "captured" else 0,
         amount_refunded=charge.get("amount_refunded") or 0,
-        error_code=(error or {}).get("code"),
-        error_message=(error or {}).get("message"),
+        failure=Failure((error or {}).get("code"), (error or {}).get("message")),
     )
 
 

@@ -7,7 +7,7 @@ from payloops.commands.update_order_status import learn_reference, update_order_
 from payloops.commands.update_refund_status import update_refunded_amount
 from payloops.events.event_store import EventStore
 from payloops.events.metadata import Metadata
-from payloops.events.orders import Order, Payment, PaymentStatus
+from payloops.events.orders import Failure, Order, Payment, PaymentStatus
 from payloops.events.timestamps import utc_now
 from payloops.http.processor_payloads import text
 from payloops.processors.port import ProcessorPayment
@@ -57,8 +57,7 @@ async def _record_status(
         processor_order_id=None if known else theirs.processor_order_id,
         processor_transaction_id=theirs.processor_transaction_id,
         amount=theirs.amount_captured,
-        error_code=text(theirs.error_code),
-        error_message=text(theirs.error_message),
+        failure=Failure(text(theirs.failure.code), text(theirs.failure.message)),
         as_of=as_of,
         by=_metadata(order, payment),
     )
