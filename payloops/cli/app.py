@@ -9,11 +9,7 @@ import typer
 
 from payloops.cli.audit import audit
 from payloops.cli.events import events
-from payloops.cli.keys import keys
-from payloops.cli.options import DEFAULT_DATA_DIR, AsJson, DataDir, duration
-from payloops.cli.privacy import privacy
-from payloops.cli.projections import projections
-from payloops.cli.running import (
+from payloops.cli.execution import (
     DATABASE_DOWN,
     WRONG_SETTINGS,
     fail,
@@ -22,6 +18,10 @@ from payloops.cli.running import (
     run_process,
     settings_of_environment,
 )
+from payloops.cli.keys import keys
+from payloops.cli.options import DEFAULT_DATA_DIR, AsJson, DataDir, duration
+from payloops.cli.privacy import privacy
+from payloops.cli.projections import projections
 from payloops.cli.staff import staff
 from payloops.cli.webhooks import webhooks
 
@@ -81,7 +81,7 @@ def dev(
 
     Where DATABASE_URL, REDIS_URL or TEMPORAL_ADDRESS is set, that server is used instead of an embedded one.
     """
-    from payloops.dev.running import DevOptions, run_dev  # noqa: PLC0415
+    from payloops.dev.service import DevOptions, run_dev  # noqa: PLC0415
     from payloops.embedded import StartError  # noqa: PLC0415
     from payloops.settings import SettingsError  # noqa: PLC0415
 

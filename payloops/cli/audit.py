@@ -8,8 +8,8 @@ from uuid import UUID
 
 import typer
 
+from payloops.cli.execution import WRONG_SETTINGS, database_url_of, fail, run_async, settings_of
 from payloops.cli.options import DEFAULT_DATA_DIR, AsJson, DataDir
-from payloops.cli.running import WRONG_SETTINGS, database_url_of, fail, run_async, settings_of
 
 audit = typer.Typer(
     help="Show what happened to orders, and check that nobody has tampered with the log.",

@@ -2,8 +2,8 @@
 
 import typer
 
+from payloops.cli.execution import database_url_of, run_async
 from payloops.cli.options import DEFAULT_DATA_DIR, AsJson, DataDir
-from payloops.cli.running import database_url_of, run_async
 
 events = typer.Typer(help="Inspect the event log.", no_args_is_help=True)
 

@@ -2,8 +2,8 @@
 
 import typer
 
+from payloops.cli.execution import run_async, settings_of
 from payloops.cli.options import DEFAULT_DATA_DIR, AsJson, DataDir
-from payloops.cli.running import run_async, settings_of
 
 keys = typer.Typer(help="Rotate the key that encrypts secrets in the database.", no_args_is_help=True)
 

@@ -5,8 +5,8 @@ from uuid import UUID
 
 import typer
 
+from payloops.cli.execution import WRONG_SETTINGS, database_url_of, fail, run_async, settings_of
 from payloops.cli.options import DEFAULT_DATA_DIR, AsJson, DataDir
-from payloops.cli.running import WRONG_SETTINGS, database_url_of, fail, run_async, settings_of
 
 if TYPE_CHECKING:
     from payloops.commands.personal_keys import Customer

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from payloops.cli.execution import WRONG_SETTINGS, database_url_of, fail, run_async
 from payloops.cli.options import DEFAULT_DATA_DIR, AsJson, DataDir
-from payloops.cli.running import WRONG_SETTINGS, database_url_of, fail, run_async
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

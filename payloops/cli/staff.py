@@ -5,8 +5,8 @@ from uuid import UUID
 
 import typer
 
+from payloops.cli.execution import database_url_of, fail, run_async
 from payloops.cli.options import DEFAULT_DATA_DIR, AsJson, DataDir
-from payloops.cli.running import database_url_of, fail, run_async
 
 staff = typer.Typer(help="Manage support staff, who can read every merchant's orders.", no_args_is_help=True)
 

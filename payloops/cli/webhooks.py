@@ -5,8 +5,8 @@ from uuid import UUID
 
 import typer
 
+from payloops.cli.execution import WRONG_SETTINGS, database_url_of, fail, run_async
 from payloops.cli.options import DEFAULT_DATA_DIR, AsJson, DataDir
-from payloops.cli.running import WRONG_SETTINGS, database_url_of, fail, run_async
 
 webhooks = typer.Typer(help="Show webhooks received from processors, and their effect.", no_args_is_help=True)
 
