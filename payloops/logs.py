@@ -41,7 +41,7 @@ SECRET_TEXTS = re.compile(
 )
 
 TEMPORAL_CORE = "temporalio.core"
-"""Logger for lines of Temporal's SDK core, which is not Python; `payloops.temporal` forwards them."""
+"""Logger for lines of Temporal's SDK core, which is not Python; `daemons/temporal_client.py` forwards them."""
 REPEATING_LOGGERS = ("psycopg.pool", TEMPORAL_CORE)
 """Loggers of libraries that try to connect several times a second, and warn each time."""
 REPEATING_EVENTS = frozenset(

@@ -14,13 +14,13 @@ import orjson
 from aiohttp import web
 from multidict import CIMultiDictProxy
 
+from payloops.daemons.api import serving
+from payloops.daemons.listening import bind
 from payloops.http.app import create_app
 from payloops.http.connections import connection_factory
 from payloops.http.endpoint import endpoint
 from payloops.http.routing import Route
 from payloops.http.services import Services
-from payloops.listening import bind
-from payloops.serve import serving
 from payloops.settings import Settings
 
 PASSWORD = "correct horse battery"

@@ -18,13 +18,13 @@ from payloops.commands.route_payment import EnabledProcessor, ways_to_pay
 from payloops.commands.settle_checkout_session import MAX_ATTEMPTS, Checkout, settle_checkout_session
 from payloops.commands.settle_checkout_sessions import settle_checkout_sessions
 from payloops.commands.update_order_status import update_order_status
+from payloops.daemons.housekeeping import keep_house
 from payloops.events.background import in_background
 from payloops.events.checkout_sessions import CheckoutSessionCompleted, CheckoutSessionExpired, SessionStatus
 from payloops.events.event_store import EventStore
 from payloops.events.metadata import Metadata
 from payloops.events.orders import OrderStatus
 from payloops.events.timestamps import utc_now
-from payloops.housekeeping import keep_house
 from payloops.settings import Settings
 
 STRIPE, RAZORPAY = EnabledProcessor("stripe", 50, test_mode=True), EnabledProcessor("razorpay", 10)

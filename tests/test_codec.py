@@ -8,8 +8,8 @@ from structlog.testing import capture_logs
 from temporalio.api.common.v1 import Payload
 from temporalio.converter import DataConverter
 
+from payloops.daemons.temporal_client import connect_unless_stopped
 from payloops.settings import Settings
-from payloops.temporal import connect_unless_stopped
 from payloops.workflows_client.codec import EncryptionCodec, UndecryptablePayloadError
 from payloops.workflows_client.connection import data_converter
 

@@ -12,9 +12,9 @@ import pytest
 from processes import environment_of, run_command
 from projecting import append, eventually, locked, new_order, one, project_everything, rows
 
+from payloops.daemons.schema_check import newest_migration
 from payloops.embedded import EmbeddedServers
 from payloops.events.event_store import EventStore
-from payloops.schema import newest_migration
 from payloops.settings import Settings
 
 ORDER = "019ab3c8-8f4c-7cc1-b7c1-1f0a5d9e2b64"

@@ -8,12 +8,12 @@ import pytest
 from calling import Api
 from projecting import eventually, one
 
-from payloops import housekeeping
 from payloops.commands.idempotency import reserve
+from payloops.daemons import housekeeping
+from payloops.daemons.housekeeping import keep_house
 from payloops.events.background import in_background
 from payloops.events.errors import OutcomeUnknown, StoreUnavailable, VersionConflict
 from payloops.events.event_store import EventStore
-from payloops.housekeeping import keep_house
 
 
 async def test_old_keys_and_sessions_of_staff_are_deleted_while_the_service_runs(

@@ -12,6 +12,7 @@ from aiohttp import web
 from calling import Api, Merchant, running_api
 from uuid_utils.compat import uuid7
 
+from payloops.daemons.listening import bind
 from payloops.http import connections
 from payloops.http.app import ROUTES, create_app
 from payloops.http.connections import MOST_AHEAD, connection_factory, finish_requests
@@ -20,7 +21,6 @@ from payloops.http.endpoint import endpoint
 from payloops.http.middleware import frame
 from payloops.http.plain_requests import Handler, PlainRoutes
 from payloops.http.routing import Call, Route, route
-from payloops.listening import bind
 from payloops.settings import Settings
 
 ORDER = b'{"amount": 4999, "metadata": {"cart": "7"}, "externalId": "%s"}'

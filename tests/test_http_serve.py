@@ -15,7 +15,7 @@ from calling import PASSWORD, Answer, Caller, running_api
 from pydantic import SecretStr
 from serving import PATIENCE, call_often, caller, server
 
-from payloops.prefork import _Worker
+from payloops.daemons.prefork import _Worker
 from payloops.settings import Settings
 
 
@@ -156,7 +156,7 @@ async def test_workers_do_not_outlive_a_killed_parent(settings: Settings, tmp_pa
 
 HANGING = """
 import os, signal, time
-from payloops.prefork import keep_running
+from payloops.daemons.prefork import keep_running
 
 def serve(number):
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -22,9 +22,9 @@ from payloops.commands.client_secrets import ClientSecrets
 from payloops.commands.credentials import get_processor_credentials, get_webhook_secrets
 from payloops.commands.rotate_keys import OF_MERCHANTS, SEALED, KeyUsage, RotatedBatch, key_usage, rotate_keys
 from payloops.commands.webhook_secrets import get_webhook_secret
+from payloops.daemons.start_checks import check_at_start, opens_nothing
 from payloops.events.timestamps import utc_now
 from payloops.settings import Settings, SettingsError, read_settings
-from payloops.start_checks import check_at_start, opens_nothing
 
 NEW = "a newer key of tests, long enough to encrypt"
 

@@ -23,9 +23,9 @@ from serving import call_often, caller, server
 from signing import Labels, Processors, merchant_with_secrets, stripe_payment
 from uuid_utils.compat import uuid7
 
-from payloops import metrics
+from payloops.daemons import metrics
+from payloops.daemons.metrics import CACHE_SECONDS, Metrics
 from payloops.http.app import ROUTES
-from payloops.metrics import CACHE_SECONDS, Metrics
 from payloops.settings import Settings
 
 OPERATING = (Path(__file__).resolve().parent.parent / "docs/operating.md").read_text()

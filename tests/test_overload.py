@@ -11,13 +11,13 @@ from calling import Api, Merchant, running_api
 from masking import CARD
 from prometheus_client import REGISTRY
 
+from payloops.daemons.listening import ACCEPTED_AT_ONCE, accept, bind
 from payloops.http import connections
 from payloops.http.admission import Admission
 from payloops.http.app import ROUTES, create_app
 from payloops.http.connections import Connection, connection_factory
 from payloops.http.early_refusals import read_head
 from payloops.http.request_metrics import hand_over
-from payloops.listening import ACCEPTED_AT_ONCE, accept, bind
 from payloops.settings import Settings
 
 BODY = b'{"amount": 1}'

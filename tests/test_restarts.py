@@ -1,6 +1,6 @@
 """How soon a process that dies is started again."""
 
-from payloops.restarts import LONGEST_PAUSE, SETTLED, Restarts
+from payloops.daemons.restarts import LONGEST_PAUSE, SETTLED, Restarts
 
 
 def test_pauses_grow_with_each_death_up_to_the_longest_however_many_there_are() -> None:

@@ -3,8 +3,8 @@
 from psycopg_pool import AsyncConnectionPool
 from structlog.testing import capture_logs
 
+from payloops.daemons.start_checks import check_at_start
 from payloops.settings import Settings
-from payloops.start_checks import check_at_start
 from payloops.wiring import make_cipher
 
 

@@ -157,10 +157,10 @@ def serve(
     settings = settings_of_environment()
     from contextlib import nullcontext  # noqa: PLC0415
 
-    from payloops.shared_metrics import share_metrics  # noqa: PLC0415
+    from payloops.daemons.shared_metrics import share_metrics  # noqa: PLC0415
 
     with share_metrics() if workers > 1 else nullcontext():
-        from payloops.serve import run  # noqa: PLC0415
+        from payloops.daemons.api import run  # noqa: PLC0415
 
         run(settings, workers=workers)
 
@@ -172,8 +172,8 @@ def projector() -> None:
     Any number may run: for each projection one is active, and the others stand by.
     """
     settings = settings_of_environment()
+    from payloops.daemons.projector import run_projector  # noqa: PLC0415
     from payloops.logs import configure_logs  # noqa: PLC0415
-    from payloops.projector import run_projector  # noqa: PLC0415
 
     configure_logs(settings, process="projector")
     run_process(run_projector(settings))
@@ -186,8 +186,8 @@ def subscriber() -> None:
     Any number may run: one is active for payments and one for webhooks, and the others stand by.
     """
     settings = settings_of_environment()
-    from payloops.stopping import exit_now  # noqa: PLC0415
-    from payloops.subscriber import run_subscriber  # noqa: PLC0415
+    from payloops.daemons.stopping import exit_now  # noqa: PLC0415
+    from payloops.daemons.subscriber import run_subscriber  # noqa: PLC0415
 
     run_process(run_subscriber(settings))
     exit_now()
@@ -218,8 +218,8 @@ def worker(
 ) -> None:
     """Run the activities that Temporal workflows call, and deliver webhooks to merchants."""
     settings = settings_of_environment()
-    from payloops.stopping import exit_now  # noqa: PLC0415
-    from payloops.worker import BankOptions, run_worker  # noqa: PLC0415
+    from payloops.daemons.stopping import exit_now  # noqa: PLC0415
+    from payloops.daemons.worker import BankOptions, run_worker  # noqa: PLC0415
 
     bank = None
     if bank_port is not None:

@@ -14,6 +14,6 @@ def events_types(*, data_dir: DataDir = DEFAULT_DATA_DIR, as_json: AsJson = Fals
 
     Needs only DATABASE_URL, or a running `payloops dev`.
     """
-    from payloops.event_types import show_event_types  # noqa: PLC0415
+    from payloops.operating.events import show_event_types  # noqa: PLC0415
 
     run_async(show_event_types(database_url=database_url_of(data_dir), as_json=as_json))

@@ -74,7 +74,7 @@ def run_process(work: "Coroutine[Any, Any, None]") -> None:
     """Run a process of the service until it stops."""
     import asyncio  # noqa: PLC0415
 
-    from payloops.listening import PortTaken  # noqa: PLC0415
+    from payloops.daemons.listening import PortTaken  # noqa: PLC0415
 
     try:
         asyncio.run(work)

@@ -14,7 +14,7 @@ def keys_status(*, data_dir: DataDir = DEFAULT_DATA_DIR, as_json: AsJson = False
 
     Exits with status 1 if some are not encrypted with ENCRYPTION_KEY.
     """
-    from payloops.keys import show_status  # noqa: PLC0415
+    from payloops.operating.keys import show_status  # noqa: PLC0415
     from payloops.settings import KeySettings  # noqa: PLC0415
 
     if not run_async(show_status(settings_of(KeySettings, data_dir), as_json=as_json)):
@@ -27,7 +27,7 @@ def keys_rotate(*, data_dir: DataDir = DEFAULT_DATA_DIR, as_json: AsJson = False
 
     Runs beside the service, and may be interrupted and run again. Exits with status 1 if some secrets are left.
     """
-    from payloops.keys import rotate  # noqa: PLC0415
+    from payloops.operating.keys import rotate  # noqa: PLC0415
     from payloops.settings import KeySettings  # noqa: PLC0415
 
     done = run_async(

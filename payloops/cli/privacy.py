@@ -42,7 +42,7 @@ def privacy_show(
     """
     from payloops.commands.merchants import MerchantNotFound  # noqa: PLC0415
     from payloops.commands.refusals import OrderNotFound  # noqa: PLC0415
-    from payloops.privacy import show  # noqa: PLC0415
+    from payloops.operating.privacy import show  # noqa: PLC0415
 
     subject = _subject(merchant_id, customer_id, email, order_id)
     try:
@@ -71,7 +71,7 @@ def privacy_erase(
     from payloops.commands.merchants import MerchantNotFound  # noqa: PLC0415
     from payloops.commands.refusals import OrderNotFound  # noqa: PLC0415
     from payloops.events.errors import OutcomeUnknown, StoreUnavailable, VersionConflict  # noqa: PLC0415
-    from payloops.privacy import NotConfirmed, erase  # noqa: PLC0415
+    from payloops.operating.privacy import NotConfirmed, erase  # noqa: PLC0415
     from payloops.settings import StoreSettings  # noqa: PLC0415
 
     subject = _subject(merchant_id, customer_id, email, order_id)

@@ -34,7 +34,7 @@ def projections_status(
 
     Needs only DATABASE_URL, or a running `payloops dev`.
     """
-    from payloops.projections_status import show_projections_status  # noqa: PLC0415
+    from payloops.operating.projections import show_projections_status  # noqa: PLC0415
 
     run_async(show_projections_status(database_url=database_url_of(data_dir), as_json=as_json))
 
@@ -42,7 +42,7 @@ def projections_status(
 @projections.command("list")
 def projections_list(*, as_json: AsJson = False) -> None:
     """List the projections of this version of the code, their versions and tables. Needs no database."""
-    from payloops.projections_status import show_projections  # noqa: PLC0415
+    from payloops.operating.projections import show_projections  # noqa: PLC0415
 
     show_projections(as_json=as_json)
 
@@ -64,7 +64,7 @@ def projections_rebuild(
     events has no side effects: no webhook is sent, no workflow started, no processor called.
     Needs only DATABASE_URL, or a running `payloops dev`.
     """
-    from payloops.projections_rebuild import run_rebuild  # noqa: PLC0415
+    from payloops.operating.projections import run_rebuild  # noqa: PLC0415
 
     with _projection_errors():
         run_async(
@@ -92,7 +92,7 @@ def projections_verify(
     Builds a second copy of the tables to compare with, and does not change the live ones. Needs only DATABASE_URL,
     or a running `payloops dev`.
     """
-    from payloops.projections_rebuild import run_verify  # noqa: PLC0415
+    from payloops.operating.projections import run_verify  # noqa: PLC0415
 
     with _projection_errors():
         agrees = run_async(
@@ -117,7 +117,7 @@ def projections_retry_parked(
     A parked event is one that a projection could not apply, or a subscriber could not forward. Exits with status 1
     if some are still parked afterwards. Needs only DATABASE_URL, or a running `payloops dev`.
     """
-    from payloops.projections_rebuild import run_retry_parked  # noqa: PLC0415
+    from payloops.operating.projections import run_retry_parked  # noqa: PLC0415
 
     with _projection_errors():
         done = run_async(
@@ -130,10 +130,10 @@ def projections_retry_parked(
 
 @contextmanager
 def _projection_errors() -> "Iterator[None]":
+    from payloops.operating.projections import WorkerKilledError  # noqa: PLC0415
     from payloops.projections.building import BuildUnderWay, TablesBusy  # noqa: PLC0415
     from payloops.projections.projection import UnknownProjection  # noqa: PLC0415
     from payloops.projections.verifying import VersionsDiffer  # noqa: PLC0415
-    from payloops.projections_rebuild import WorkerKilledError  # noqa: PLC0415
 
     try:
         yield

@@ -23,7 +23,7 @@ def staff_add(
     Needs only DATABASE_URL, or a running `payloops dev`.
     """
     from payloops.commands.add_staff import StaffEmailTaken  # noqa: PLC0415
-    from payloops.staff import NotAcceptable, add, read_password  # noqa: PLC0415
+    from payloops.operating.staff import NotAcceptable, add, read_password  # noqa: PLC0415
 
     database_url = database_url_of(data_dir)
     try:
@@ -36,7 +36,7 @@ def staff_add(
 @staff.command("list")
 def staff_list(*, data_dir: DataDir = DEFAULT_DATA_DIR, as_json: AsJson = False) -> None:
     """List present and former members."""
-    from payloops.staff import show  # noqa: PLC0415
+    from payloops.operating.staff import show  # noqa: PLC0415
 
     run_async(show(database_url=database_url_of(data_dir), as_json=as_json))
 
@@ -49,7 +49,7 @@ def staff_remove(
 ) -> None:
     """Remove a member and revoke their tokens at once. The record of what they viewed is kept."""
     from payloops.commands.staff import StaffNotFound  # noqa: PLC0415
-    from payloops.staff import remove  # noqa: PLC0415
+    from payloops.operating.staff import remove  # noqa: PLC0415
 
     try:
         run_async(remove(database_url=database_url_of(data_dir), email=email))
@@ -73,7 +73,7 @@ def staff_views(
     as_json: AsJson = False,
 ) -> None:
     """Show what staff viewed, newest first."""
-    from payloops.staff import show_views  # noqa: PLC0415
+    from payloops.operating.staff import show_views  # noqa: PLC0415
 
     run_async(
         show_views(

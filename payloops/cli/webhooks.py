@@ -40,7 +40,7 @@ def webhooks_received(
     """
     from payloops.commands.processor_events import EFFECTS  # noqa: PLC0415
     from payloops.commands.processors import PROCESSORS  # noqa: PLC0415
-    from payloops.received_webhooks import show_received  # noqa: PLC0415
+    from payloops.operating.webhooks import show_received  # noqa: PLC0415
 
     for option, given, known in (("--effect", effect, EFFECTS), ("--processor", processor, PROCESSORS)):
         if given is not None and given not in known:
@@ -66,7 +66,7 @@ def webhooks_show(
     as_json: AsJson = False,
 ) -> None:
     """Show an event as the processor sent it, with card numbers and secrets removed."""
-    from payloops.received_webhooks import NoSuchEvent, show_event  # noqa: PLC0415
+    from payloops.operating.webhooks import NoSuchEvent, show_event  # noqa: PLC0415
 
     try:
         run_async(show_event(database_url=database_url_of(data_dir), id=id, as_json=as_json))

@@ -8,7 +8,7 @@ from pathlib import Path
 from payloops.commands.staff import list_staff
 from payloops.embedded.files import write_private
 from payloops.events.connections import command_pool
-from payloops.staff import add
+from payloops.operating.staff import add
 
 FILE_NAME = "demo-staff.json"
 

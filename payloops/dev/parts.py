@@ -6,9 +6,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from payloops.daemons.restarts import Restarts
 from payloops.dev.log_tail import LogTail
 from payloops.embedded.processes import Child
-from payloops.restarts import Restarts
 
 STOP_SECONDS = 20.0
 

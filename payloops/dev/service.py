@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from payloops.daemons.start_checks import opens_nothing
 from payloops.dev.client import AnsweredError, ServiceAbsentError
 from payloops.dev.demo_merchant import FILE_NAME as DEMO_MERCHANT_FILE
 from payloops.dev.demo_merchant import DemoMerchant, ensure_demo_merchant
@@ -25,7 +26,6 @@ from payloops.embedded import EmbeddedServers, StartError
 from payloops.embedded.locks import choosing_ports, free_ports, port_is_free
 from payloops.embedded.servers import Part as ServerPart
 from payloops.settings import HIGHEST_PORT, read_settings
-from payloops.start_checks import opens_nothing
 
 EXTERNAL: dict[ServerPart, str] = {
     "postgres": "DATABASE_URL",

@@ -21,13 +21,13 @@ from psycopg_pool import AsyncConnectionPool
 
 from payloops.commands.webhook_endpoints import count_switched_off
 from payloops.commands.webhook_events import pending_webhooks
+from payloops.daemons.listening import bind
+from payloops.daemons.shared_metrics import counted
 from payloops.events.background import in_background
 from payloops.events.event_store import EventStore
 from payloops.http.service import METRICS_TYPE, ask_all, within
 from payloops.http.services import Probe
-from payloops.listening import bind
 from payloops.projections.status import projections_status
-from payloops.shared_metrics import counted
 
 SAMPLE_SECONDS = 1.0
 """Between two samples of gauges, such as lengths of queues."""

@@ -11,8 +11,8 @@ from collections.abc import Callable
 import structlog
 from prometheus_client import Counter
 
-from payloops.restarts import Restarts
-from payloops.shared_metrics import release_slot, use_slot
+from payloops.daemons.restarts import Restarts
+from payloops.daemons.shared_metrics import release_slot, use_slot
 
 PR_SET_PDEATHSIG = 1
 POLL_SECONDS = 0.5

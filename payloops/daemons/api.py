@@ -21,24 +21,24 @@ from payloops.commands.log_in import TokenGate
 from payloops.commands.note_key_use import KeyUses
 from payloops.commands.tokens import SESSION_AUDIENCE, STAFF_AUDIENCE, Tokens
 from payloops.commands.watch_orders import OrderWatch
+from payloops.daemons.garbage_collection import tune_garbage_collector
+from payloops.daemons.housekeeping import keep_house
+from payloops.daemons.listening import PortTaken, accept, bind, share
+from payloops.daemons.metrics import open_metrics, state_readers
+from payloops.daemons.prefork import keep_running
+from payloops.daemons.schema_check import require_schema
+from payloops.daemons.start_checks import check_at_start
+from payloops.daemons.stopping import stop_on_signals
 from payloops.events.background import in_background
 from payloops.events.fair_semaphore import FairSemaphore
-from payloops.garbage_collection import tune_garbage_collector
-from payloops.housekeeping import keep_house
 from payloops.http.admission import Admission
 from payloops.http.app import create_app
 from payloops.http.connections import connection_factory, finish_requests
 from payloops.http.plain_requests import PLAIN_ROUTES
 from payloops.http.request_metrics import hand_over
 from payloops.http.services import Probe, Services
-from payloops.listening import PortTaken, accept, bind, share
 from payloops.logs import configure_logs
-from payloops.metrics import open_metrics, state_readers
-from payloops.prefork import keep_running
-from payloops.schema import require_schema
 from payloops.settings import Environment, Settings
-from payloops.start_checks import check_at_start
-from payloops.stopping import stop_on_signals
 from payloops.wiring import make_cipher, open_rate_limits, open_store
 
 FINISH_SECONDS = 20.0

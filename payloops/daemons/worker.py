@@ -11,15 +11,15 @@ from psycopg_pool import AsyncConnectionPool
 from payloops.commands.cipher import Cipher
 from payloops.commands.client_secrets import ClientSecrets
 from payloops.commands.credentials import WEBHOOK_SECRET, get_processor_credentials
+from payloops.daemons.listening import bind
+from payloops.daemons.metrics import serving_metrics
+from payloops.daemons.start_checks import check_at_start
+from payloops.daemons.stopping import stop_on_signals
+from payloops.daemons.temporal_client import connect_unless_stopped
 from payloops.events.background import in_background
-from payloops.listening import bind
 from payloops.logs import configure_logs
-from payloops.metrics import serving_metrics
 from payloops.sandbox.worker import serve_sandbox
 from payloops.settings import Settings
-from payloops.start_checks import check_at_start
-from payloops.stopping import stop_on_signals
-from payloops.temporal import connect_unless_stopped
 from payloops.wiring import make_cipher, open_store
 from payloops.workflows_client.activities import BackendActivities
 from payloops.workflows_client.webhook_sender import open_sender

@@ -4,11 +4,11 @@ import asyncio
 
 import structlog
 
+from payloops.daemons.metrics import serving_metrics
+from payloops.daemons.stopping import stop_on_signals
+from payloops.daemons.temporal_client import connect_unless_stopped
 from payloops.logs import configure_logs
-from payloops.metrics import serving_metrics
 from payloops.settings import Settings
-from payloops.stopping import stop_on_signals
-from payloops.temporal import connect_unless_stopped
 from payloops.wiring import open_store
 from payloops.workflows_client import subscriber
 from payloops.workflows_client.payment_subscription import payment_subscription

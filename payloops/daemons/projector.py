@@ -4,13 +4,13 @@ import asyncio
 
 import structlog
 
+from payloops.daemons.garbage_collection import tune_garbage_collector
+from payloops.daemons.metrics import serving_metrics
+from payloops.daemons.stopping import stop_on_signals
 from payloops.events.sealer import run_sealer
-from payloops.garbage_collection import tune_garbage_collector
-from payloops.metrics import serving_metrics
 from payloops.projections.projection import all_projections
 from payloops.projections.projector import run_projections
 from payloops.settings import Settings
-from payloops.stopping import stop_on_signals
 from payloops.wiring import make_audit_keys
 
 log = structlog.get_logger()

@@ -1,0 +1,1 @@
+"""What the commands of the operator do and print: `payloops events`, `keys`, `privacy`, `projections`, `staff`, …"""
