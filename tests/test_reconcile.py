@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import os
+import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
@@ -1327,13 +1328,43 @@ async def test_the_command_says_that_not_all_agrees_where_somebody_has_to_look(
     assert f'"outcome": "{trouble}"' in capsys.readouterr().out
 
 
-async def run(settings: Settings, *arguments: str) -> tuple[int, str, str]:
-    child = await asyncio.create_subprocess_exec(
+@pytest.mark.parametrize("told", [signal.SIGINT, signal.SIGTERM])
+async def test_the_command_tells_what_it_has_found_where_it_is_interrupted(
+    merchant: Merchant, store: EventStore, settings: Settings, told: signal.Signals
+) -> None:
+    unreadable = await paying(merchant, store)
+    await charged(store, await paying(merchant, store))
+    await project_all(settings.database_url.get_secret_value())
+    await insert_raw(store, merchant.id, topic="payment.teleported", state=b"{}", stream=UUID(unreadable))
+    async with store.pool.connection() as connection, connection.transaction():
+        await connection.execute("LOCK TABLE sandbox.charges")
+        child = await begin(settings, "--sandbox", "--json", "--older-than", "0s")
+        async with asyncio.timeout(120):
+            while await (await connection.execute(LOOKED_UP)).fetchone() is None:
+                await asyncio.sleep(0.05)
+        child.send_signal(told)
+        output, errors = await asyncio.wait_for(child.communicate(), 120)
+    assert child.returncode == 128 + told
+    found = [(each["order_id"], each["outcome"]) for each in json.loads(output)["payments"]]
+    assert found == [(unreadable, "unreadable")]
+    assert b"payloops: interrupted: " in errors
+
+
+LOOKED_UP = "SELECT FROM pg_locks WHERE NOT granted AND relation = 'sandbox.charges'::regclass"
+
+
+async def begin(settings: Settings, *arguments: str) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "payloops", "reconcile", *arguments),
         env=os.environ | environment_of(settings),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # as a terminal starts it
     )
+
+
+async def run(settings: Settings, *arguments: str) -> tuple[int, str, str]:
+    child = await begin(settings, *arguments)
     output, errors = await asyncio.wait_for(child.communicate(), 120)
     assert child.returncode is not None
     return child.returncode, output.decode(), errors.decode()

@@ -12,7 +12,7 @@ from psycopg.rows import class_row
 from psycopg_pool import PoolTimeout
 
 from payloops.commands.change_order import load_order
-from payloops.commands.processor_events import count_processor_events
+from payloops.commands.processor_events import ProcessorEventCount, count_processor_events
 from payloops.commands.refusals import OrderMovedOn
 from payloops.events.connections import one_line, reach
 from payloops.events.errors import OutcomeUnknown, StoreUnavailable, StreamUnreadable, VersionConflict
@@ -78,7 +78,8 @@ class _Row:
 async def run_reconcile(
     settings: Settings, *, older_than: timedelta, since: timedelta, sandbox: bool, as_json: bool
 ) -> bool:
-    """Reconcile and print the findings; False if something is left for people to look at.
+    """Reconcile and print the findings, also those made until it is cancelled; False if something is left for people to
+    look at.
 
     Args:
         older_than: asks about payments that have been under way for longer than this,
@@ -86,40 +87,62 @@ async def run_reconcile(
         sandbox: asks the sandbox instead of Stripe and Razorpay.
     """
     await reach(settings.database_url.get_secret_value(), application_name="payloops reconcile")
-    # Razorpay's library prints to stdout, which is for the report alone.
-    with contextlib.redirect_stdout(sys.stderr):
-        async with (
-            open_store(settings, application_name="payloops reconcile") as store,
-            open_processors(store.pool, cipher=make_cipher(settings), sandbox=sandbox) as find,
-        ):
-            received = await count_processor_events(store.pool)
-            findings = await reconcile(store, find=find, older_than=older_than, since=since, now=utc_now())
+    received: list[ProcessorEventCount] = []
+    findings: list[Finding] = []
+    try:
+        # Razorpay's library prints to stdout, which is for the report alone.
+        with contextlib.redirect_stdout(sys.stderr):
+            async with (
+                open_store(settings, application_name="payloops reconcile") as store,
+                open_processors(store.pool, cipher=make_cipher(settings), sandbox=sandbox) as find,
+            ):
+                received += await count_processor_events(store.pool)
+                await reconcile(
+                    store, find=find, older_than=older_than, since=since, now=utc_now(), findings=findings
+                )
+    except asyncio.CancelledError:
+        _print(findings, received, as_json=as_json)
+        raise
+    _print(findings, received, as_json=as_json)
+    return not any(each.outcome in NEEDS_ATTENTION for each in findings)
+
+
+def _print(findings: list[Finding], received: list[ProcessorEventCount], *, as_json: bool) -> None:
     if as_json:
         report = {"payments": [asdict(each) for each in findings], "events": [asdict(e) for e in received]}
         print_plain_json(report)
     else:
         print_findings(findings, received)
-    return not any(each.outcome in NEEDS_ATTENTION for each in findings)
 
 
 async def reconcile(
-    store: EventStore, *, find: FindProcessor, older_than: timedelta, since: timedelta, now: datetime
+    store: EventStore,
+    *,
+    find: FindProcessor,
+    older_than: timedelta,
+    since: timedelta,
+    now: datetime,
+    findings: list[Finding] | None = None,
 ) -> list[Finding]:
     """Ask about payments, record what the processors say, and return what was found, by order and attempt.
 
     Trouble with an order, also with the database, is a finding, and the others go on: what was recorded is told. Once
     the database gives no connection any more, no further orders are asked about.
+
+    Args:
+        findings: receives each at once, for a caller that is cancelled.
     """
     places = asyncio.Semaphore(AT_ONCE)
     stuck_before = now - older_than
     away = False
+    findings = [] if findings is None else findings
 
-    async def of_order(row: _Row) -> list[Finding]:
+    async def of_order(row: _Row) -> None:
         nonlocal away
-        findings: list[Finding] = []
         async with places:
             if away:
-                return [_finding_of_row(row, "busy", NOT_ASKED)]
+                findings.append(_finding_of_row(row, "busy", NOT_ASKED))
+                return
             try:
                 order = await load_order(store, order_id=row.id)
                 for n in _attempts_to_ask_about(order):
@@ -135,11 +158,13 @@ async def reconcile(
             except psycopg.Error as error:
                 away = away or isinstance(error, PoolTimeout)
                 findings.append(_finding_of_row(row, "busy", one_line(error)))
-        return findings
 
     rows = await _orders_to_look_at(store, stuck_before=stuck_before, changed_since=now - since)
-    found = await asyncio.gather(*(of_order(row) for row in rows))
-    return [finding for findings in found for finding in findings]
+    try:
+        await asyncio.gather(*(of_order(row) for row in rows))
+    finally:
+        findings.sort(key=lambda each: each.order_id)  # those of one order stay as they were made
+    return findings
 
 
 async def _orders_to_look_at(
