@@ -45,14 +45,17 @@ async def change_order(
         raise OrderNotFound(order_id) from None
 
 
-async def load_order(store: EventStore, *, order_id: UUID) -> Order:
+async def load_order(store: EventStore, *, order_id: UUID, merchant_id: UUID | None = None) -> Order:
     """The order as of now.
 
+    Args:
+        merchant_id: whose order it must be; None if that does not matter.
+
     Raises:
-        OrderNotFound: no such order.
+        OrderNotFound: no such order, or another merchant's.
     """
     order = await store.load(Order, order_id)
-    if order is None:
+    if order is None or merchant_id not in (None, UUID(order.merchant_id)):
         raise OrderNotFound(order_id)
     return order
 

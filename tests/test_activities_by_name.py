@@ -292,6 +292,7 @@ async def test_a_failed_delivery_is_a_result_and_no_error(
         ("getMerchantWebhookUrl", [{}], "InvalidInput"),
         ("createWebhookEvent", [{"merchantId": str(uuid4())}], "InvalidInput"),
         *(("createWebhookEvent", [NOBODYS | each], "InvalidInput") for each in UNFIT),
+        ("createWebhookEvent", [NOBODYS], "OrderNotFound"),
         (
             "deliverWebhook",
             [{"webhookEventId": str(uuid4()), "webhookUrl": "http://127.0.0.1/", "payload": {}}],
@@ -304,6 +305,14 @@ async def test_what_can_never_succeed_fails_at_once(
 ) -> None:
     error = await refused(client, name, *arguments)
     assert (error.type, error.non_retryable) == (type, True)
+
+
+async def test_a_webhook_about_another_merchants_order_is_not_queued(client: Client, shop: Shop) -> None:
+    name, argument = new_webhook(shop, await shop.create(), merchantId=str(uuid4()))
+    error = await refused(client, name, argument)
+    assert (error.type, error.non_retryable) == ("OrderNotFound", True)
+    async with shop.store.pool.connection() as connection:
+        assert not await (await connection.execute("SELECT FROM webhook_events")).fetchall()
 
 
 async def test_what_the_database_refuses_is_tried_again_and_quotes_nothing(

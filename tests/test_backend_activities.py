@@ -503,10 +503,11 @@ async def test_a_processors_configuration_comes_with_the_merchants_own_credentia
 
 
 async def test_a_webhook_of_a_workflow_has_the_same_id_in_every_version_of_this_code(
-    activities: BackendActivities,
+    activities: BackendActivities, store: EventStore, by: Metadata
 ) -> None:
     """Also where its members come in another order: the call is repeated, and nothing is queued twice."""
     id = "01900000-0000-7000-8000-000000000001"
+    await create_order(store, order_id=UUID(id), merchant_id=UUID(id), amount=5_000, currency="USD", by=by)
     given = {"merchantId": id, "orderId": id, "eventType": "t", "payload": {"b": [1, 0.5, "é"], "a": {}}}
     for payload in (given["payload"], {"a": {}, "b": [1, 0.5, "é"]}):
         made = await call(activities.create_webhook_event, given | {"payload": payload}, workflow_id="theirs")

@@ -24,6 +24,7 @@ from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
 from payloops.commands.begin_webhook_attempt import begin_webhook_attempt
 from payloops.commands.cards import mask_card_numbers
+from payloops.commands.change_order import load_order
 from payloops.commands.cipher import Cipher
 from payloops.commands.client_secrets import ClientSecrets
 from payloops.commands.credentials import get_processor_credentials
@@ -298,11 +299,13 @@ class BackendActivities:
 
     @activity.defn(name="createWebhookEvent")
     async def create_webhook_event(self, given: Any) -> str:
-        """Queue a webhook of a workflow; `deliverWebhook` sends it.
+        """Queue a webhook of a workflow about the merchant's own order; `deliverWebhook` sends it.
 
         Its id is derived from the workflow's id and the content, so that a repeated call queues nothing new.
         """
         request = _parsed(NewWebhookInput, given)
+        with _refusals_are_final():
+            await load_order(self._store, order_id=request.order_id, merchant_id=request.merchant_id)
         content = orjson.dumps(request.model_dump(mode="json"), option=orjson.OPT_SORT_KEYS)
         webhook_id = uuid5(QUEUED_BY_WORKFLOWS, f"{_workflow_id()} {hashlib.sha256(content).hexdigest()}")
         await queue_webhook(
