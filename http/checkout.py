@@ -26,7 +26,7 @@ from payloops.http.checkout_sessions import session_url
 from payloops.http.fields import QueryNumber
 from payloops.http.html import rendered, see_other
 from payloops.http.routing import EVENT_STREAM, Call, RequestModel, page, route
-from payloops.http.streams import stream_versions
+from payloops.http.server_sent_events import stream_versions
 
 STREAM_SECONDS = 50
 """How long a page is notified of changes before its browser has to reconnect."""

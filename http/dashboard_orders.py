@@ -9,7 +9,7 @@ from payloops.events.orders import OrderStatus
 from payloops.http.fields import Currency, End, Moment
 from payloops.http.order_history import OrderAsOf, TrailQuery, read_trail
 from payloops.http.orders import OrderAnswer, OrderEventAnswer, plain_order
-from payloops.http.pages import PageQuery, Pagination, pagination
+from payloops.http.pagination import PageQuery, Pagination, pagination
 from payloops.http.payments import TransactionAnswer
 from payloops.http.problems import not_found
 from payloops.http.routing import AnswerModel, Call, route

@@ -11,7 +11,7 @@ from payloops.commands.public_addresses import is_allowed
 from payloops.commands.rotate_webhook_secret import rotate_webhook_secret as rotate
 from payloops.commands.webhook_endpoints import WebhookEndpoint, find_webhook_endpoint
 from payloops.commands.webhook_secrets import get_webhook_secret
-from payloops.http.auth import MerchantAnswer, MerchantName
+from payloops.http.accounts import MerchantAnswer, MerchantName
 from payloops.http.fields import AbsentOnly, Timestamp, Url
 from payloops.http.problems import FieldError, validation_error
 from payloops.http.routing import AnswerModel, Call, Nothing, RequestModel, route

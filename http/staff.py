@@ -9,7 +9,7 @@ from uuid import UUID
 from pydantic import Field, StringConstraints
 
 from payloops.commands.log_in_staff import log_in_staff as check_password
-from payloops.http.auth import PresentedPassword
+from payloops.http.accounts import PresentedPassword
 from payloops.http.fields import Currency, End, Moment, PresentedEmail, QueryAmount, QueryNumber
 from payloops.http.order_history import (
     OrderAsOf,

@@ -9,7 +9,7 @@ from pydantic import Field, StringConstraints
 from payloops.commands.log_in import InvalidCredentials
 from payloops.commands.log_in_staff import log_in_staff
 from payloops.commands.staff_sessions import end_staff_session
-from payloops.http.auth import PresentedPassword
+from payloops.http.accounts import PresentedPassword
 from payloops.http.authentication import is_https, session_cookie
 from payloops.http.fields import PresentedEmail
 from payloops.http.html import SUPPORT, rendered, see_other

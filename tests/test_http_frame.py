@@ -14,7 +14,7 @@ from structlog.typing import EventDict
 from uuid_utils.compat import uuid7
 
 from payloops.events.event_store import EventStore
-from payloops.http import connections, endpoint, service
+from payloops.http import connections, endpoint, health
 from payloops.http.app import ROUTES
 from payloops.http.request_context import merge_request
 from payloops.http.routing import Call, route
@@ -407,7 +407,7 @@ async def test_head_is_answered_like_get_without_a_body(api: Api) -> None:
 
 
 async def test_ready_names_each_dependency(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(service, "PROBE_SECONDS", 20.0)
+    monkeypatch.setattr(health, "PROBE_SECONDS", 20.0)
     answer = await api.anyone.get("/ready")
     assert answer.status == 200
     assert answer.json["dependencies"] == {"postgres": "up", "redis": "up", "temporal": "up"}
@@ -425,11 +425,11 @@ async def test_ready_names_each_dependency(api: Api, monkeypatch: pytest.MonkeyP
 async def test_ready_says_which_dependency_is_down(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, name: str, setting: str, value: str
 ) -> None:
-    monkeypatch.setattr(service, "PROBE_SECONDS", 20.0)
+    monkeypatch.setattr(health, "PROBE_SECONDS", 20.0)
     broken = Settings.model_validate({**settings.model_dump(), "database_patience": 2.0, setting: value})
     async with running_api(broken) as api:
-        ready, health = await api.anyone.get("/ready"), await api.anyone.get("/health")
-    assert (ready.status, ready.json["status"], health.status) == (503, "unavailable", 200)
+        ready, alive = await api.anyone.get("/ready"), await api.anyone.get("/health")
+    assert (ready.status, ready.json["status"], alive.status) == (503, "unavailable", 200)
     down = {each for each, state in ready.json["dependencies"].items() if state == "down"}
     assert down == {name}
 
@@ -438,7 +438,7 @@ async def test_ready_says_which_dependency_is_down(
 async def test_ready_says_whether_the_database_has_the_schema_of_this_version_or_a_later_one(
     settings: Settings, store: EventStore, monkeypatch: pytest.MonkeyPatch, applied: str | None, status: int
 ) -> None:
-    monkeypatch.setattr(service, "PROBE_SECONDS", 20.0)
+    monkeypatch.setattr(health, "PROBE_SECONDS", 20.0)
     async with store.pool.connection() as connection:
         if applied is None:
             await connection.execute("DROP TABLE alembic_version")
@@ -459,9 +459,9 @@ async def test_a_dependency_that_hangs_is_down_when_its_time_is_over_however_lon
             await over.wait()
 
     async with asyncio.timeout(60):
-        assert await service.ask_all({"postgres": hangs}, seconds=0.01) == {"postgres": False}
+        assert await health.ask_all({"postgres": hangs}, seconds=0.01) == {"postgres": False}
         with pytest.raises(TimeoutError):
-            await service.within(hangs(), seconds=0.01)
+            await health.within(hangs(), seconds=0.01)
     assert not over.is_set()
     over.set()
 

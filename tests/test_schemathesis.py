@@ -19,7 +19,7 @@ from calling import PASSWORD, Api, running_api
 from ordering import new_order, pay, report
 from projecting import append, projector
 from shopping import go_shopping
-from test_http_webhook_events import told
+from test_http_merchant_webhooks import told
 
 from payloops.commands.add_staff import add_staff
 from payloops.commands.processor_events import keep_processor_event, list_processor_events

@@ -16,7 +16,7 @@ import pytest
 from calling import PASSWORD, Answer, Api, Caller, Merchant, running_api
 from projecting import project_everything
 from psycopg_pool import AsyncConnectionPool
-from test_http_webhook_events import told
+from test_http_merchant_webhooks import told
 from uuid_utils.compat import uuid7
 
 from payloops.commands.add_staff import add_staff

@@ -25,7 +25,7 @@ from payloops.daemons.listening import bind
 from payloops.daemons.shared_metrics import counted
 from payloops.events.background import in_background
 from payloops.events.event_store import EventStore
-from payloops.http.service import METRICS_TYPE, ask_all, within
+from payloops.http.health import METRICS_TYPE, ask_all, within
 from payloops.http.services import Probe
 from payloops.projections.status import projections_status
 

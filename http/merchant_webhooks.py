@@ -7,7 +7,7 @@ from payloops.commands.retry_webhook import retry_webhook
 from payloops.commands.webhook_deliveries import RecordedAttempt, find_webhook, list_attempts
 from payloops.commands.webhook_events import WebhookStatus, list_webhook_events
 from payloops.http.fields import Timestamp
-from payloops.http.pages import PageQuery, Pagination, pagination
+from payloops.http.pagination import PageQuery, Pagination, pagination
 from payloops.http.routing import AnswerModel, Call, Nothing, route
 
 
