@@ -14,6 +14,7 @@ import contextlib
 import os
 import random
 from collections.abc import AsyncIterator, Sequence
+from concurrent.futures.process import BrokenProcessPool
 
 import psycopg
 import structlog
@@ -33,7 +34,7 @@ GATHER_SECONDS = 0.02
 """Pause after a batch: under load, a batch of many events costs little more than a batch of one. The first event after
 an idle time is not delayed."""
 BACKOFF_SECONDS = (0.1, 2.0)
-"""Pause before retrying after an error of the database: at first, and at most."""
+"""Pause before retrying after an error of the database, or the death of a build's process: at first, and at most."""
 
 log = structlog.get_logger()
 
@@ -63,7 +64,7 @@ async def run_projections(
 
 
 async def _keep_up(projection: Projection, database_url: str, wakeups: Wakeups, stop: asyncio.Event) -> None:
-    """Stand by, become active, follow the log; start over whenever the database fails."""
+    """Stand by, become active, follow the log; start over whenever the database fails, or a process of a build dies."""
     failures = 0
     while not stop.is_set():
         try:
@@ -84,7 +85,7 @@ async def _keep_up(projection: Projection, database_url: str, wakeups: Wakeups, 
                             break
                         if stop.is_set():
                             break
-        except (psycopg.Error, OSError) as error:
+        except (psycopg.Error, OSError, BrokenProcessPool) as error:
             first, most = BACKOFF_SECONDS
             pause = min(first * 2**failures, most) * (0.5 + random.random() / 2)  # noqa: S311  # jitter
             failures = min(failures + 1, 10)

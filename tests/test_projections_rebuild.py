@@ -1,6 +1,7 @@
 """Tables are built anew beside those that serve, and nobody notices: whatever is interrupted, killed or in the way."""
 
 import asyncio
+import multiprocessing
 import random
 import signal
 import sys
@@ -23,6 +24,7 @@ from projecting import (
     append_interleaved,
     eventually,
     insert_raw,
+    locked,
     new_order,
     one,
     projector,
@@ -643,6 +645,38 @@ async def test_a_new_version_waits_until_it_can_build_and_take_over(
                 await eventually(waits)
             await eventually(taken_over)
             stop.set()
+
+
+async def test_a_projector_whose_building_process_is_killed_goes_on_by_itself(
+    store: EventStore, database_url: str, merchant_id: UUID
+) -> None:
+    old, new = two_versions()
+    await append(store, new_order(merchant_id, description="a table"))
+    await project_everything(database_url, old)
+    stop = asyncio.Event()
+
+    async def reads() -> bool:
+        return bool(await rows(store, WAITING_FOR_KEYS))
+
+    async def goes_on() -> bool:
+        return any(each["event"] == "projector.reconnecting" for each in lines)
+
+    async def taken_over() -> bool:
+        return await one(store, "SELECT description FROM orders") == "A TABLE"
+
+    with structlog.testing.capture_logs() as lines:
+        async with asyncio.TaskGroup() as group:
+            async with locked(database_url, "personal_keys"):
+                group.create_task(run_projections(database_url=database_url, stop=stop, projections=[new]))
+                await eventually(reads)
+                for process in multiprocessing.active_children():
+                    process.kill()
+                await eventually(goes_on)
+            await eventually(taken_over)
+            stop.set()
+
+
+WAITING_FOR_KEYS = "SELECT FROM pg_locks WHERE NOT granted AND relation = 'personal_keys'::regclass"
 
 
 async def test_a_projector_that_is_asked_to_end_does_so_while_it_builds(
