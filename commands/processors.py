@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, get_args
-from uuid import UUID
+from uuid import UUID, uuid5
 
 from psycopg.rows import class_row
 from psycopg_pool import AsyncConnectionPool
@@ -14,8 +14,19 @@ CAPTURES_BY_ITSELF: frozenset[str] = frozenset({"razorpay"})
 """Processors that capture an automatic payment without being asked, and always the whole amount that was authorized."""
 
 LONGEST_REFERENCE = 500
-"""Characters of a processor's reference that are recorded: a much longer one would not fit into the indexes. Stripe's
-have up to 255."""
+"""Characters. Stripe's have up to 255."""
+CUT = UUID("0a1c2b52-6f0e-5f3e-8d59-51a0c2f7a9b4")
+"""Namespace of the ends of references that are longer."""
+
+
+def recorded_reference(reference: str) -> str:
+    """A processor's reference as it is recorded. If it is too long, which would not fit into the indexes, its end is
+    replaced by a hash of the whole, so that different ones stay different.
+    """
+    if len(reference) <= LONGEST_REFERENCE:
+        return reference
+    digest = str(uuid5(CUT, reference))  # a UUID is never taken for a card number
+    return f"{reference[: LONGEST_REFERENCE - len(digest)]}{digest}"
 
 
 class ProcessorUnknown(Exception):

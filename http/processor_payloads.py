@@ -3,7 +3,7 @@
 from typing import Any
 
 from payloops.commands.cards import mask_card_numbers
-from payloops.commands.processors import LONGEST_REFERENCE
+from payloops.commands.processors import recorded_reference
 
 MAX_TEXT = 1_000
 UNREADABLE_AMOUNT = 10**15
@@ -23,13 +23,18 @@ def member(value: Any, *path: str) -> Any:
 def text(value: Any) -> str | None:
     """A text that may be stored: without NUL and card numbers, truncated; None if it is empty, or not a text."""
     # Masked before it is truncated: a part of a card number would not be recognized.
-    return mask_card_numbers(value.replace("\0", ""))[:MAX_TEXT] or None if isinstance(value, str) else None
+    whole = _storable(value)
+    return whole and whole[:MAX_TEXT]
+
+
+def _storable(value: Any) -> str | None:
+    return mask_card_numbers(value.replace("\0", "")) or None if isinstance(value, str) else None
 
 
 def reference(value: Any) -> str | None:
     """An id; if the processor expanded it to the whole object, that object's id."""
-    id = text(member(value, "id") if isinstance(value, dict) else value)
-    return id and id[:LONGEST_REFERENCE]
+    id = _storable(member(value, "id") if isinstance(value, dict) else value)
+    return id and recorded_reference(id)
 
 
 def amount(value: Any) -> int | None:

@@ -25,6 +25,7 @@ from payloops.commands.configure_processor import configure_processor
 from payloops.commands.create_order import create_order
 from payloops.commands.hashing import Hasher
 from payloops.commands.pay_order import request_payment
+from payloops.commands.processors import recorded_reference
 from payloops.commands.receive_processor_event import ProcessorEvent, receive
 from payloops.commands.refund_payment import refund_payment
 from payloops.commands.register_merchant import register_merchant
@@ -321,7 +322,15 @@ async def test_references_that_no_processor_makes_are_recorded_in_a_form_that_ca
             "SELECT processor_order_id, processor_transaction_id, t.status, o.status"
             " FROM orders o JOIN transactions t ON t.order_id = o.id WHERE type = 'capture'"
         )
-        assert await found.fetchall() == [("17", long[:500], "success", "captured")]
+        assert await found.fetchall() == [("17", recorded_reference(long), "success", "captured")]
+
+
+def test_references_that_are_too_long_are_cut_to_the_same_form_in_every_version_of_this_code() -> None:
+    """Others that begin with the same 500 characters are others."""
+    assert recorded_reference("x" * 500) == "x" * 500
+    cut = recorded_reference("x" * 501)
+    assert cut == "x" * 464 + "5b3bbe90-557d-5fdc-91c0-9120f5563e00"
+    assert len({cut, recorded_reference("x" * 502), recorded_reference("x" * 500 + "y")}) == 3
 
 
 @pytest.mark.parametrize("none", ["", "\0"])

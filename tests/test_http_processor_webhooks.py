@@ -32,6 +32,7 @@ from uuid_utils.compat import uuid7
 from payloops.commands import receive_processor_event
 from payloops.commands.authenticate_webhook import is_signed_by_stripe
 from payloops.commands.processor_events import count_processor_events, note_effect
+from payloops.commands.processors import recorded_reference
 from payloops.events.timestamps import utc_now
 from payloops.settings import Settings
 
@@ -416,7 +417,23 @@ async def test_references_that_no_processor_makes_keep_no_order_out_of_the_lists
     assert (await processors.stripe(event)).status == 200
     await project_everything(settings.database_url.get_secret_value())
     [order] = (await merchant.shop.get("/v1/orders")).json["data"]
-    assert (order["status"], order["processorOrderId"]) == ("captured", long[:500])
+    assert (order["status"], order["processorOrderId"]) == ("captured", recorded_reference(long))
+
+
+async def test_charges_whose_long_references_differ_only_at_their_ends_are_two(
+    merchant: Merchant, processors: Processors
+) -> None:
+    labels = await paying(merchant)
+    for number, kind in enumerate(("payment_failed", "succeeded")):
+        if number:
+            paid = await merchant.shop.post(f"/v1/orders/{labels.order_id}/pay", {"processor": "stripe"})
+            assert paid.status == 200
+        event = stripe_payment(kind, labels)
+        event["data"]["object"]["id"] = "pi_" + "x" * 1_000 + str(number)
+        assert (await processors.stripe(event)).status == 200
+    assert (await order_of(merchant, labels))["status"] == "captured"
+    listed = (await merchant.shop.get(f"/v1/orders/{labels.order_id}/transactions")).json
+    assert [each["status"] for each in listed] == ["success", "failed"]
 
 
 async def test_an_event_of_razorpay_counts_once_per_id_and_once_per_body(

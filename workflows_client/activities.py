@@ -29,7 +29,7 @@ from payloops.commands.cipher import Cipher
 from payloops.commands.client_secrets import ClientSecrets
 from payloops.commands.credentials import get_processor_credentials
 from payloops.commands.fail_webhook import fail_webhook
-from payloops.commands.processors import LONGEST_REFERENCE
+from payloops.commands.processors import recorded_reference
 from payloops.commands.queue_webhook import queue_webhook
 from payloops.commands.record_webhook_attempt import (
     judge_endpoint,
@@ -108,7 +108,7 @@ def _written(value: Any) -> Any:
 
 Text = Annotated[str, BeforeValidator(_storable)]
 OptionalText = Annotated[Text | None, AfterValidator(_none_if_empty)]
-Reference = Annotated[OptionalText, AfterValidator(lambda text: text and text[:LONGEST_REFERENCE])]
+Reference = Annotated[OptionalText, AfterValidator(lambda text: text and recorded_reference(text))]
 Message = Annotated[Text, AfterValidator(lambda text: mask_card_numbers(text)[:LONGEST_MESSAGE])]
 ErrorText = Annotated[Message | None, AfterValidator(_none_if_empty), BeforeValidator(_written)]
 Payload = Annotated[dict[str, Any], BeforeValidator(_storable)]
