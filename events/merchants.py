@@ -104,30 +104,28 @@ class ApiKeyRevoked(StreamEvent):
         aggregate.api_keys.discard(self.api_key_id)
 
 
-class ProcessorConfigured(StreamEvent):
+class ProcessorSet(StreamEvent):
+    """How a processor is used from here on."""
+
+    processor: str
+    enabled: bool
+    priority: int
+    test_mode: bool
+
+    def apply(self, aggregate: "Merchant") -> None:
+        aggregate.processors[self.processor] = ProcessorChoice(self.enabled, self.priority, self.test_mode)
+
+
+class ProcessorConfigured(ProcessorSet):
     """Created or replaced, with new credentials."""
 
     TOPIC = "processor.configured"
-    processor: str
-    enabled: bool
-    priority: int
-    test_mode: bool
-
-    def apply(self, aggregate: "Merchant") -> None:
-        aggregate.processors[self.processor] = ProcessorChoice(self.enabled, self.priority, self.test_mode)
 
 
-class ProcessorAdjusted(StreamEvent):
+class ProcessorAdjusted(ProcessorSet):
     """Settings changed, with the same credentials."""
 
     TOPIC = "processor.adjusted"
-    processor: str
-    enabled: bool
-    priority: int
-    test_mode: bool
-
-    def apply(self, aggregate: "Merchant") -> None:
-        aggregate.processors[self.processor] = ProcessorChoice(self.enabled, self.priority, self.test_mode)
 
 
 class ProcessorRemoved(StreamEvent):

@@ -86,10 +86,9 @@ class Postgres:
         if self._initdb is not None:
             self._finish_initdb(deadline=deadline)
         self.port = port
-        version = int((self._cluster / "PG_VERSION").read_text(encoding="ascii"))
         settings = {
             **TUNING,
-            **(FROM_18 if version >= 18 else {}),  # noqa: PLR2004
+            **(FROM_18 if self._cluster_version() >= 18 else {}),  # noqa: PLR2004
             **({} if self._durable else NOT_DURABLE),
             "listen_addresses": "127.0.0.1",
             "port": str(port),
@@ -167,8 +166,7 @@ class Postgres:
             return
         owner = self._link.stat().st_uid if self._link.exists() else None
         if owner in (None, 0):
-            tried = run_to_end(part=PART, command=[self._bin / "postgres", "--version"], identity="namespace")
-            if tried.returncode == 0:
+            if self._print_version("namespace").returncode == 0:
                 self._identity = "namespace"
                 return
             uid, gid = _nobody()
@@ -176,7 +174,7 @@ class Postgres:
             uid, gid = owner or 0, self._link.stat().st_gid
         self._identity = (uid, gid)
         self._bin = _reachable_programs(self._bin)
-        tried = run_to_end(part=PART, command=[self._bin / "postgres", "--version"], identity=self._identity)
+        tried = self._print_version(self._identity)
         if tried.returncode != 0:
             raise StartError(part=PART, why=f"cannot run as another user than root: {tried.stderr}")
         if owner is None or owner == 0:
@@ -230,11 +228,8 @@ class Postgres:
 
     def _locale(self) -> list[str]:
         """Locale options for initdb. From PostgreSQL 17 on, a builtin provider sorts the same on all systems."""
-        shown = run_to_end(
-            part=PART, command=[self._bin / "postgres", "--version"], identity=self._identity
-        ).stdout
-        version = re.search(r"\) (\d+)", shown)
-        if version is None or int(version[1]) >= 17:  # noqa: PLR2004
+        version = self._program_version()
+        if version is None or version >= 17:  # noqa: PLR2004
             return ["--locale-provider=builtin", "--locale=C.UTF-8"]
         return ["--locale=C.UTF-8" if sys.platform == "linux" else "--locale=C"]
 
@@ -257,15 +252,26 @@ class Postgres:
         return self._cluster.with_name("postgres.new")
 
     def _check_version(self) -> None:
-        made_by = (self._cluster / "PG_VERSION").read_text(encoding="ascii").strip()
-        shown = run_to_end(part=PART, command=[self._bin / "postgres", "--version"], identity=self._identity)
-        version = re.search(r"\) (\d+)", shown.stdout)
-        if version and version[1] != made_by:
+        made_by, version = self._cluster_version(), self._program_version()
+        if version not in (None, made_by):
             raise StartError(
                 part=PART,
-                why=f"{self._link} was made by version {made_by} and the server is {version[1]}: "
+                why=f"{self._link} was made by version {made_by} and the server is {version}: "
                 "point PAYLOOPS_POSTGRES_BIN to the older one, or drop the data with --fresh",
             )
+
+    def _cluster_version(self) -> int:
+        """The major version that made the cluster."""
+        return int((self._cluster / "PG_VERSION").read_text(encoding="ascii"))
+
+    def _program_version(self) -> int | None:
+        """The major version of the programs; None if it cannot be read from what they print."""
+        printed = self._print_version(self._identity)
+        version = re.search(r"\) (\d+)", printed.stdout)
+        return None if version is None else int(version[1])
+
+    def _print_version(self, identity: Identity) -> "subprocess.CompletedProcess[str]":
+        return run_to_end(part=PART, command=[self._bin / "postgres", "--version"], identity=identity)
 
     def _clear_stale_pid_file(self) -> None:
         """Remove the pid file of a killed server: if another process has the pid now, PostgreSQL would not start."""
