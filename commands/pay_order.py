@@ -55,6 +55,10 @@ async def pay_order(
 
 
 def refuse_unless_payable(order: Order) -> None:
+    """
+    Raises:
+        InvalidStatus: it is neither pending nor failed, or was attempted too often.
+    """
     if order.status not in PAYABLE:
         raise InvalidStatus(
             order.id, order.status, f"Order is {order.status}; it can be paid when pending or failed"

@@ -41,7 +41,6 @@ class WebhookSecret:
 
 
 def make_secret() -> str:
-    """A new secret."""
     return PREFIX + base64.b64encode(secrets.token_bytes(SECRET_BYTES)).decode()
 
 

@@ -123,6 +123,7 @@ class Transaction:
     """Of a refund: it was not requested here, but reported by the processor."""
 
     def succeed(self, *, processor_transaction_id: str | None) -> None:
+        """Accepted also after a failure. A reference that is known is kept where none is given."""
         self.status = TransactionStatus.SUCCESS
         self.processor_transaction_id = processor_transaction_id or self.processor_transaction_id
         self.error_code = self.error_message = None
@@ -828,6 +829,7 @@ class Order(Stream):
         return payment
 
     def open_transaction(self, id: str, kind: TransactionType, fact: Any) -> Transaction:
+        """The transaction that a fact opens, or that was opened before; with the fact's amount in either case."""
         transaction = self.transactions.get(id)
         if transaction is None:
             transaction = self.transactions[id] = Transaction(
@@ -842,13 +844,16 @@ class Order(Stream):
         return transaction
 
     def settle_transaction(self, id: str, kind: TransactionType, fact: Any) -> None:
+        """Note that a transaction succeeded, which need not have been requested here."""
         self.open_transaction(id, kind, fact).succeed(processor_transaction_id=fact.processor_transaction_id)
 
     def fail_transaction(self, id: str, fact: Any) -> None:
+        """Note that a transaction failed for the reason that a fact gives, which is the order's last error then."""
         self.last_error = Failure.of(fact)
         self.transactions[id].fail(self.last_error)
 
     def fail_transactions(self, ids: list[str], failure: Failure) -> None:
+        """End pending transactions. The order's last error stays as it is."""
         for id in ids:
             transaction = self.transactions[id]
             transaction.fail(failure)

@@ -100,6 +100,7 @@ class AuditKey:
         self.id = key_id(self.public)
 
     def sign(self, statement: bytes) -> bytes:
+        """The signature by Ed25519: `is_signed` verifies it."""
         return self._private.sign(statement)
 
 
@@ -112,6 +113,7 @@ class AuditKeys:
 
     @classmethod
     def derive(cls, audit_key: str, *, older: Sequence[str] = ()) -> "AuditKeys":
+        """The keys of AUDIT_KEY, and of those of AUDIT_KEYS_OLDER."""
         return cls(AuditKey(audit_key), tuple(AuditKey(each) for each in older))
 
     @property

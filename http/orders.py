@@ -74,7 +74,6 @@ class OrderAnswer(AnswerModel):
 
 
 def order_answer(row: OrderRow) -> OrderAnswer:
-    """The response for an order."""
     failed = row.last_error_code is not None or row.last_error_message is not None
     return OrderAnswer(
         id=row.id,

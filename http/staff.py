@@ -197,5 +197,4 @@ async def read_owner(call: Call[None, Any]) -> UUID:
 
 
 def staff_order_answer(row: OrderRow) -> StaffOrderAnswer:
-    """The response for an order, for staff."""
     return StaffOrderAnswer(**dict(order_answer(row)), merchant_id=row.merchant_id)

@@ -69,6 +69,7 @@ def print_json(adapter: TypeAdapter[Any], value: Any) -> None:
 
 
 def print_plain_json(value: Any) -> None:
+    """Print a value that is no answer of the API; what JSON does not know is printed as text."""
     sys.stdout.buffer.write(
         orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE, default=str)
     )

@@ -99,6 +99,8 @@ Parked = list[tuple[LoggedEvent, Exception]]
 
 @dataclass(slots=True)
 class Batch:
+    """What the events of a batch change, and those among them that cannot be applied."""
+
     changes: list[Change] = field(default_factory=list)
     parked: Parked = field(default_factory=list)
 

@@ -417,7 +417,6 @@ async def open_build(
 
 
 async def drop_build(*, database_url: str, schema: LiteralString = BUILD) -> None:
-    """Drop the schema of a build."""
     async with await connect(database_url, application_name="payloops build") as connection:
         await connection.execute(sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(sql.Identifier(schema)))
 

@@ -46,6 +46,12 @@ REMOVE_EMPTY = "DELETE FROM {table} WHERE {empty}"
 
 @cache
 def statement(totals: Totals, *, sign: LiteralString, all_rows: bool) -> bytes:
+    """The statement that adds the contributions of rows to their sums.
+
+    Args:
+        sign: `-` subtracts them instead.
+        all_rows: of all rows, to an empty table of sums; otherwise of those whose ids are its parameter.
+    """
     comma = sql.SQL(", ")
     table = sql.Identifier(totals.name)
     keys = comma.join(map(sql.Identifier, totals.keys))
@@ -115,6 +121,7 @@ async def write(
 
 @cache
 def write_statement(table: Table, totals: tuple[Totals, ...]) -> bytes:
+    """`upsert_statement` with the sums over the rows; it takes the same parameters."""
     if not totals:
         return upsert_statement(table)
     query = sql.SQL(WRITE).format(

@@ -202,7 +202,6 @@ async def merchant(api: Api) -> Merchant:
 
 @pytest.fixture
 async def client(servers: EmbeddedServers, temporal_namespace: str) -> Client:
-    """A client of Temporal."""
     return await connect(address=servers.temporal_address, namespace=temporal_namespace, codec_key=None)
 
 

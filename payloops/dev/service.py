@@ -40,6 +40,8 @@ POLL_SECONDS = 0.1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DevOptions:
+    """The options of `payloops dev`. Of ports that are None, those of the last run are used, or any free ones."""
+
     data_dir: Path
     fresh: bool
     host: str

@@ -141,6 +141,7 @@ class Server:
 
 
 def launch_command(*, options: Mapping[str, object], command: Sequence[str | Path]) -> list[str]:
+    """The command that runs another by way of `launch`, which says what the options are."""
     return [sys.executable, "-I", "-S", str(launch.__file__), json.dumps(options), "--", *map(str, command)]
 
 

@@ -63,6 +63,7 @@ def finding_of(
 
 
 def standing_of(order: Order, payment: Payment) -> Standing:
+    """The state of a payment here: pending captures and refunds do not count."""
     return Standing(
         status=payment.status.value,
         captured=order.total(payment, TransactionType.CAPTURE, TransactionStatus.SUCCESS),
