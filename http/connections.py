@@ -6,20 +6,29 @@ by itself, to what is not valid HTTP, becomes problem+json like every other erro
 """
 
 import asyncio
+import re
 import socket
 import time
+from functools import partial
 from typing import Any
 
 import structlog
-from aiohttp import hdrs, web
-from aiohttp.http_exceptions import LineTooLong, TransferEncodingError
-from aiohttp.web_protocol import RequestHandler
+from aiohttp import HttpVersion10, HttpVersion11, hdrs, web
+from aiohttp.http_exceptions import (
+    BadHttpMessage,
+    BadStatusLine,
+    InvalidURLError,
+    LineTooLong,
+    TransferEncodingError,
+)
+from aiohttp.http_parser import RawRequestMessage
+from aiohttp.web_protocol import ERROR, RequestHandler
 from multidict import CIMultiDict, CIMultiDictProxy
 from prometheus_client import Counter
 
 from payloops.http.admission import Admission
 from payloops.http.answers import CORRELATION_HEADER, SECURITY_HEADERS
-from payloops.http.early_refusals import Head, read_head, refusal
+from payloops.http.early_refusals import HOST, Head, read_head, refusal
 from payloops.http.middleware import correlation_id
 from payloops.http.plain_requests import Handler, PlainRequest, PlainRoutes, answer_bytes
 from payloops.http.problems import FieldError, Problem, internal_error, validation_error
@@ -38,7 +47,18 @@ MOST_AHEAD = 64 * 1024
 CONTINUE = "100-continue"
 """The only expectation there is (RFC 9110, 10.1.1)."""
 
+VERSIONS = (HttpVersion10, HttpVersion11)
+_HOST = re.compile(HOST, re.IGNORECASE | re.ASCII)
+
+
+class InvalidHost(BadHttpMessage):
+    """The `Host` header names no host (RFC 9112, 3.2)."""
+
+
 FAULTS: dict[type, str] = {
+    BadStatusLine: "Has a request line that does not end in HTTP/1.0 or HTTP/1.1",
+    InvalidHost: "Has a Host header that names no host",
+    InvalidURLError: "Has a target that is no path, nor a URL with a host",
     LineTooLong: "Has a line of more than 8,190 bytes",
     TransferEncodingError: "Has a Transfer-Encoding other than chunked",
 }
@@ -64,6 +84,8 @@ class Connection(RequestHandler):
             "_head",
             "_head_timer",
             "_ahead",
+            "_factory",
+            "_fault",
             "_remaining",
             "_plain",
             "_remote",
@@ -87,6 +109,8 @@ class Connection(RequestHandler):
             lingering_time=2.0,
             auto_decompress=False,  # compressed bodies are refused, not unpacked
         )
+        self._factory, self._request_factory = self._request_factory, self._make_request
+        self._fault: BadHttpMessage | None = None  # of the current request, if aiohttp cannot represent it
         self._admission = admission
         self._plain = plain
         self._answering: asyncio.Task[None] | None = None  # of a plain request
@@ -238,20 +262,31 @@ class Connection(RequestHandler):
             self._announced = False
             self._admission.announced -= 1
 
+    def _make_request(self, message: RawRequestMessage, *others: Any) -> web.BaseRequest:
+        assert self._factory is not None
+        self._fault = None
+        try:
+            return self._factory(message, *others)
+        except ValueError:
+            # A host in the target that is no IDNA. Nobody would answer, nor ever close the connection.
+            self._fault = InvalidURLError("not a host")
+            return self._factory(ERROR, *others)
+
     async def _handle_request(
         self, request: web.BaseRequest, start_time: float | None, request_handler: Any
     ) -> tuple[web.StreamResponse, bool]:
         self._withdraw()  # it is about to be counted as work
         _ignore_expectation(request)
-        if _is_coded(request):
-            request_handler = self._refuse_coding
+        fault = self._fault or _fault_of(request)
+        if fault is not None:
+            request_handler = partial(self._refuse_request, fault=fault)
         response, lost = await super()._handle_request(request, start_time, request_handler)
         if response.keep_alive and not lost:
             self._answered += 1
         return response, lost
 
-    async def _refuse_coding(self, request: web.BaseRequest) -> web.StreamResponse:
-        return self.handle_error(request, 400, TransferEncodingError("other codings than chunked"))
+    async def _refuse_request(self, request: web.BaseRequest, *, fault: BadHttpMessage) -> web.StreamResponse:
+        return self.handle_error(request, 400, fault)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._withdraw()
@@ -310,6 +345,7 @@ class Connection(RequestHandler):
             log.info("http.malformed", status=status, error=type(exc).__name__, remote=request.remote)
             problem = validation_error(FieldError("request", FAULTS.get(type(exc), "Is not valid HTTP")))
             response = _final(problem, correlation=correlation_id(request))
+            request._version = HttpVersion11  # noqa: SLF001  # the answer's, whatever the request's
         if request.writer.output_size > 0:
             raise ConnectionError("a part of another answer is sent already")
         return response
@@ -338,13 +374,20 @@ def _ignore_expectation(request: web.BaseRequest) -> None:
         request._headers = CIMultiDictProxy(left)  # noqa: SLF001
 
 
-def _is_coded(request: web.BaseRequest) -> bool:
-    """Whether the body has another transfer coding than `chunked`: aiohttp would pass it on as it is, still coded."""
-    # Not by `request.headers`: see above.
-    codings = request._headers.get(hdrs.TRANSFER_ENCODING)  # noqa: SLF001
-    return codings is not None and [
-        each.strip(" \t").lower() for each in codings.split(",") if each.strip()
-    ] != ["chunked"]
+def _fault_of(request: web.BaseRequest) -> BadHttpMessage | None:
+    """What is wrong with a request that aiohttp accepts."""
+    # Not by `request.headers` and `request.version`, which remember their values.
+    headers, version = request._headers, request._version  # noqa: SLF001
+    if version not in VERSIONS:
+        return BadStatusLine("another version")
+    host = headers.get(hdrs.HOST)
+    if host is not None and _HOST.fullmatch(host) is None:
+        return InvalidHost("no host")
+    # aiohttp would pass on a body with another transfer coding than `chunked` as it is, still coded.
+    codings = headers.get(hdrs.TRANSFER_ENCODING, "chunked").split(",")
+    if [each.strip(" \t").lower() for each in codings if each.strip()] != ["chunked"]:
+        return TransferEncodingError("other codings than chunked")
+    return None
 
 
 def _remote_of(peer: Any) -> str | None:

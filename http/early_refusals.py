@@ -21,6 +21,9 @@ _REQUEST = re.compile(rb"(GET|POST|PUT|PATCH|DELETE|HEAD|OPTIONS) (/[!-~]*) HTTP
 _LINES = re.compile(rb"\r\n(?:[A-Za-z0-9_-]+:[\x20-\x7e]*\r\n)*\r\n")
 _NAME = re.compile(rb"\n([^:\r]+)")
 _LENGTH = re.compile(rb"\ncontent-length: *([0-9]{1,9})\r")
+HOST = r"(?:[a-z0-9._~-]+|\[[0-9a-f:.]+\])(?::[0-9]{0,5})?"
+"""A host, and perhaps a port, as the header `Host` has them, in lower case."""
+_NAMED = re.compile(rb"\nhost: *%b *\r" % HOST.encode())
 _KEPT = re.compile(rb"\nconnection: ?keep-alive\r")
 _FRAMED_OTHERWISE = frozenset({b"transfer-encoding", b"upgrade", b"expect", b"sec-websocket-key1"})
 _ANSWERED_OTHERWISE = frozenset({b"origin", b"prefer", b"proxy-connection"})
@@ -117,7 +120,7 @@ def _read_lines(data: bytes, start: int) -> Lines | None:
     names = _NAME.findall(lowered)
     told = frozenset(names)
     # Of a header that is there twice, some parsers take the first value, some the last, some both.
-    if len(told) < len(names) or len(names) > _MOST_LINES or b"host" not in told:
+    if len(told) < len(names) or len(names) > _MOST_LINES or _NAMED.search(lowered) is None:
         return None
     if not told.isdisjoint(_FRAMED_OTHERWISE):
         return None

@@ -89,9 +89,37 @@ async def test_what_is_not_http_is_answered_with_a_problem(subtests: pytest.Subt
     ]:
         with subtests.test(sent=sent):
             head, _, body = (await exchange(api, sent)).partition(b"\r\n\r\n")
-            assert re.match(rb"HTTP/1.[01] 400 ", head), head
+            assert head.startswith(b"HTTP/1.1 400 "), head
             assert b"application/problem+json" in head
             assert json.loads(body)["code"] == "validation_error"
+
+
+@pytest.mark.parametrize(
+    "version",
+    [b" HTTP/2.0", b" HTTP/0.9", b" HTTP/1.2", b" HTTP/3.0", b" HTTP/11", b" http/1.1", b" SHTTP/1.1", b""],
+)
+async def test_a_version_other_than_1_0_and_1_1_is_refused_in_1_1(api: Api, version: bytes) -> None:
+    head, _, body = (await exchange(api, b"GET /health" + version + b"\r\nHost: x\r\n\r\n")).partition(
+        b"\r\n\r\n"
+    )
+    assert head.startswith(b"HTTP/1.1 400 ")
+    [error] = json.loads(body)["errors"]
+    assert error["message"] == "Has a request line that does not end in HTTP/1.0 or HTTP/1.1"
+
+
+async def test_version_1_0_needs_no_host(api: Api) -> None:
+    assert (await exchange(api, b"GET /health HTTP/1.0\r\n\r\n")).startswith(b"HTTP/1.0 200 ")
+
+
+@pytest.mark.parametrize(
+    "target", [b"http://xn--/health", b"http:///health", b"http://[/health", b"*", b"x:80"]
+)
+async def test_a_target_that_is_no_path_and_names_no_host_is_refused(api: Api, target: bytes) -> None:
+    """aiohttp fails to decode the first one and would leave the connection open for ever, without an answer."""
+    answer = await exchange(api, b"GET " + target + b" HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b"Has a target that is no path, nor a URL with a host" in answer
+    assert (await api.anyone.get("/health")).status == 200
 
 
 @pytest.mark.parametrize("line", [b"POST /api/auth/login", b"GET /health", b"GET /nowhere", b"GET /support"])

@@ -210,6 +210,59 @@ async def test_what_can_be_read_in_two_ways_or_is_asked_for_otherwise_goes_the_u
         assert server.routes.taken == 0
 
 
+NO_HOSTS = [
+    *(
+        b"",
+        b" ",
+        b"a b",
+        b"a,b",
+        b"a/b",
+        b"a@b",
+        b"a?b",
+        b"a:b",
+        b"a:80:80",
+        b"a:123456",
+        b":80",
+        b"[::1",
+        b"::1",
+    ),
+    *(b"[::1]a", b"[x]", b"%zz", b"<a>", b"\xff", "\u212a".encode(), b"a;", b"http://a"),
+]
+
+
+async def test_a_host_header_that_names_no_host_is_refused_either_way(
+    api: Api, subtests: pytest.Subtests
+) -> None:
+    sent = request("GET", "/v1/orders", key_of(await api.merchant()), b"X-Correlation-ID: mine")
+    async with serving(api) as server:
+        for host in NO_HOSTS:
+            with subtests.test(host=host):
+                wrong = sent.replace(b"Host: x", b"Host: " + host)
+                plain, usual = await server.answers(wrong), await server.answers(wrong[:5], wrong[5:])
+                assert plain == usual
+                assert (plain[0], plain[1]["Connection"]) == (400, "close")
+                [error] = json.loads(plain[2])["errors"]
+                assert error["message"] == "Has a Host header that names no host"
+        assert server.routes.taken == 0
+        for twice in (b"Host: x\r\nHost: x", b"Host: x\r\nhost: y"):
+            assert (await server.answers(sent.replace(b"Host: x", twice)))[0] == 400
+        for host in (
+            b"x",
+            b"X.Example:3000",
+            b"a_b-c.local.",
+            b"127.0.0.1:80",
+            b"[::1]",
+            b"[FE80::1.2.3.4]:80",
+            b"x:",
+        ):
+            with subtests.test(host=host):
+                right = sent.replace(b"Host: x", b"Host: " + host)
+                before = server.routes.taken
+                plain, usual = await server.answers(right), await server.answers(right[:5], right[5:])
+                assert (plain[0], server.routes.taken) == (200, before + 1)
+                assert plain == usual
+
+
 class Held:
     """Requests that are answered once they are let."""
 
