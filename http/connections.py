@@ -22,7 +22,8 @@ from aiohttp.http_exceptions import (
     TransferEncodingError,
 )
 from aiohttp.http_parser import RawRequestMessage
-from aiohttp.web_protocol import ERROR, RequestHandler
+from aiohttp.streams import StreamReader
+from aiohttp.web_protocol import ERROR, RequestHandler, _ErrInfo
 from multidict import CIMultiDict, CIMultiDictProxy
 from prometheus_client import Counter
 
@@ -84,6 +85,7 @@ class Connection(RequestHandler):
             "_head",
             "_head_timer",
             "_ahead",
+            "_body",
             "_factory",
             "_fault",
             "_remaining",
@@ -110,6 +112,7 @@ class Connection(RequestHandler):
             auto_decompress=False,  # compressed bodies are refused, not unpacked
         )
         self._factory, self._request_factory = self._request_factory, self._make_request
+        self._body: StreamReader | None = None  # of the current request, on aiohttp's path
         self._fault: BadHttpMessage | None = None  # of the current request, if aiohttp cannot represent it
         self._admission = admission
         self._plain = plain
@@ -155,6 +158,7 @@ class Connection(RequestHandler):
                     if self._plain is not None and self._ready and self._begin_plain(head, self._plain, data):
                         return
         super().data_received(data)
+        self._break_off_body()
         # If no request is being read or answered, these are the first bytes of a head.
         if self.busy or self._payload_parser is not None:
             self._stop_timer()
@@ -262,15 +266,29 @@ class Connection(RequestHandler):
             self._announced = False
             self._admission.announced -= 1
 
-    def _make_request(self, message: RawRequestMessage, *others: Any) -> web.BaseRequest:
+    def _break_off_body(self) -> None:
+        """End a body that turned out to be framed wrongly while it arrived: aiohttp would wait for the rest."""
+        if not self._messages or not isinstance(self._messages[-1][0], _ErrInfo):
+            return
+        body = self._messages[-2][1] if len(self._messages) > 1 else self._body
+        if body is not None and not body.is_eof():
+            body.set_exception(web.RequestPayloadError("framed wrongly"))
+            self._lingering_time = 0.0  # nothing is left to be read
+
+    def _make_request(self, message: RawRequestMessage, body: StreamReader, *others: Any) -> web.BaseRequest:
         assert self._factory is not None
+        self._body = body
+        if message.chunked or message.method == hdrs.METH_CONNECT:
+            # Nothing may follow on the connection: aiohttp takes the last line of a trailer for a header of the next
+            # request, which may be somebody else's behind a proxy, and the body of a CONNECT for a request.
+            message = message._replace(should_close=True)
         self._fault = None
         try:
-            return self._factory(message, *others)
+            return self._factory(message, body, *others)
         except ValueError:
             # A host in the target that is no IDNA. Nobody would answer, nor ever close the connection.
             self._fault = InvalidURLError("not a host")
-            return self._factory(ERROR, *others)
+            return self._factory(ERROR, body, *others)
 
     async def _handle_request(
         self, request: web.BaseRequest, start_time: float | None, request_handler: Any
@@ -281,6 +299,7 @@ class Connection(RequestHandler):
         if fault is not None:
             request_handler = partial(self._refuse_request, fault=fault)
         response, lost = await super()._handle_request(request, start_time, request_handler)
+        self._body = None
         if response.keep_alive and not lost:
             self._answered += 1
         return response, lost

@@ -352,7 +352,9 @@ async def _read(request: web.Request, route: Route) -> bytes:
     except HTTPRequestEntityTooLarge:
         raise
     except (HttpProcessingError, web.RequestPayloadError):
-        raise validation_error(FieldError("body", "The body is not framed as its headers say")) from None
+        problem = validation_error(FieldError("body", "The body is not framed as its headers say"))
+        problem.headers["Connection"] = "close"
+        raise problem from None
     if route.form is not None and len(raw) > LARGEST_FORM:
         raise HTTPRequestEntityTooLarge(LARGEST_FORM)
     fits = is_form if route.form is not None else is_json

@@ -122,6 +122,40 @@ async def test_a_target_that_is_no_path_and_names_no_host_is_refused(api: Api, t
     assert (await api.anyone.get("/health")).status == 200
 
 
+async def test_what_follows_a_chunked_body_is_no_header_of_the_next_request(api: Api) -> None:
+    """Behind a proxy, the next request on the connection may be anybody's."""
+    merchant = await api.merchant()
+    key = b"X-API-Key: " + merchant.shop.headers["X-API-Key"].encode() + b"\r\n"
+    one = b"POST /v1/orders HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n" + key
+    one += b'Transfer-Encoding: chunked\r\n\r\nd\r\n{"amount": 1}\r\n0\r\nX-Trailer: x\r\n' + key + b"\r\n"
+    answers = await exchange(api, one + b"GET /v1/orders HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert re.findall(rb"HTTP/1.1 (\d+)", answers) == [b"201"]
+    assert b"\r\nConnection: close\r\n" in answers
+
+
+async def test_what_follows_a_refused_connect_is_no_request(api: Api) -> None:
+    inner = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
+    head = b"CONNECT x:80 HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(inner)
+    assert re.findall(rb"HTTP/1.1 (\d+)", await exchange(api, head + inner)) == [b"404"]
+
+
+async def test_a_body_whose_framing_breaks_on_the_way_is_refused_at_once(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(endpoint, "BODY_DEADLINE", 60.0)
+    head = b"POST /api/auth/login HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    chunk = b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}"
+    reader, writer = await asyncio.open_connection("127.0.0.1", api.port)
+    async with asyncio.timeout(30):
+        writer.write(head + b"Expect: 100-continue\r\n" + chunk)
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 100 ")
+        writer.write(b"XX\r\nGET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        answer = await reader.read()
+    assert re.findall(rb"HTTP/1.1 (\d+)", answer) == [b"400"]
+    assert b"The body is not framed as its headers say" in answer
+    writer.close()
+
+
 @pytest.mark.parametrize("line", [b"POST /api/auth/login", b"GET /health", b"GET /nowhere", b"GET /support"])
 @pytest.mark.parametrize("codings", [b"gzip, chunked", b"GZIP,chunked", b"identity, chunked", b"x ,chunked"])
 async def test_a_transfer_coding_that_is_not_understood_is_refused(
