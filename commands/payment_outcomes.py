@@ -8,6 +8,8 @@ Reports arrive late, twice and out of order. The rules:
 - a charge counts once, however many attempts it is reported for.
 """
 
+from collections.abc import Set as AbstractSet
+
 from uuid_utils.compat import uuid7
 
 from payloops.commands.cancel_order import request_void
@@ -37,6 +39,7 @@ from payloops.events.orders import (
     TransactionType,
 )
 
+HAS_MONEY = frozenset({PaymentStatus.AUTHORIZED, PaymentStatus.CAPTURED})
 DUPLICATE_REASON = "duplicate payment"
 SAME_CHARGE = Failure("same_charge", "The charge is that of another attempt")
 
@@ -44,7 +47,7 @@ SAME_CHARGE = Failure("same_charge", "The charge is that of another attempt")
 def report_reference(order: Order, payment: Payment, *, processor_order_id: str, by: Metadata) -> None:
     """Record the reference of an authorized or captured payment that has none, unless it is another payment's."""
     if (
-        payment.status in {PaymentStatus.AUTHORIZED, PaymentStatus.CAPTURED}
+        payment.status in HAS_MONEY
         and payment.processor_order_id is None
         and not any(each.has_reference(processor_order_id) for each in order.other_payments(payment))
     ):
@@ -110,9 +113,15 @@ def report_authorized(
     """The processor holds the money. Accepted also for a payment that was reported as failed before.
 
     An authorization that nobody wants any more (the order was cancelled, or paid by another attempt) is voided. The
-    report is ignored if the processor's own event, which was faster, already said that the payment was cancelled.
+    report is ignored if the processor's own event, which was faster, already said that the payment was cancelled; and
+    if the payment failed, and another attempt has that money: the void would take it from that one.
     """
-    is_news = payment.is_open or payment.status is PaymentStatus.FAILED
+    is_news = payment.is_open or (
+        payment.status is PaymentStatus.FAILED
+        and not _is_charge_of_another_attempt(
+            order, payment, processor_order_id, processor_transaction_id, HAS_MONEY
+        )
+    )
     if not is_news or "cancelled" in payment.processor_outcomes:
         return
     wanted = _affects_order_status(order, payment) and order.status is not OrderStatus.CANCELLED
@@ -148,7 +157,9 @@ def report_captured(
     """
     if payment.status is PaymentStatus.CAPTURED:
         return
-    if _is_charge_of_another_attempt(order, payment, processor_transaction_id):
+    if _is_charge_of_another_attempt(
+        order, payment, processor_order_id, processor_transaction_id, {PaymentStatus.CAPTURED}
+    ):
         fail_payment(
             order,
             payment,
@@ -199,12 +210,27 @@ def _requested_amount(order: Order, payment: Payment, requested: Transaction | N
     return next((t.amount for t in reversed(requests) if t.attempt == payment.attempt), payment.amount)
 
 
-def _is_charge_of_another_attempt(order: Order, payment: Payment, charge: str | None) -> bool:
-    """Whether another attempt is on record as captured by the charge with this reference."""
-    return charge is not None and any(
-        other.status is PaymentStatus.CAPTURED
-        and (other.processor, other.processor_transaction_id) == (payment.processor, charge)
-        for other in order.payments.values()
+def _is_charge_of_another_attempt(
+    order: Order,
+    payment: Payment,
+    processor_order_id: str | None,
+    processor_transaction_id: str | None,
+    statuses: AbstractSet[PaymentStatus],
+) -> bool:
+    """Whether a charge with these references is on record as that of another attempt with one of these statuses.
+
+    Workers may pay again under the reference of an earlier attempt, and need not report the charge's own.
+    """
+    reference, charge = processor_order_id or payment.processor_order_id, processor_transaction_id
+    return any(
+        other.processor == payment.processor
+        and other.status in statuses
+        and (
+            reference is not None and reference == other.processor_order_id
+            if None in (charge, other.processor_transaction_id)
+            else charge == other.processor_transaction_id
+        )
+        for other in order.other_payments(payment)
     )
 
 

@@ -384,6 +384,16 @@ def test_a_refund_is_that_of_the_charge_whose_capture_was_told_under_its_referen
     assert (order.amount_refunded, order.payments[2].processor_order_id) == (300, "of the worker")
 
 
+def test_a_refund_is_that_of_the_captured_one_of_attempts_that_share_a_reference() -> None:
+    order = pay(after(told("failed")))
+    report_processing(order, order.payments[2], processor_order_id="po_1", by=BY)
+    known: dict[str, Any] = {"processor_order_id": "po_1", "processor_transaction_id": "pt_1"}
+    report_captured(order, order.payments[1], **known, by=BY)
+    report_captured(order, order.payments[2], **known, by=BY)
+    assert receive(order, refunded("re_1", 400), by=BY) == "applied"
+    assert (order.amount_captured, order.amount_refunded) == (AMOUNT, 400)
+
+
 def test_another_charge_of_the_same_attempt_is_told_to_people() -> None:
     """A worker that charges twice: the books have it once."""
     order = report(pay(new_order()), "captured")

@@ -10,7 +10,13 @@ from payloops.commands.cancel_order import cancel
 from payloops.commands.capture_payment import request_capture
 from payloops.commands.create_order import create_order
 from payloops.commands.pay_order import request_payment
-from payloops.commands.payment_outcomes import report_action_required, report_captured, report_processing
+from payloops.commands.payment_outcomes import (
+    fail_payment,
+    report_action_required,
+    report_authorized,
+    report_captured,
+    report_processing,
+)
 from payloops.commands.refund_outcomes import succeed_refund
 from payloops.commands.refund_payment import request_refund
 from payloops.commands.refusals import OrderNotFound, UnknownAttempt
@@ -18,7 +24,7 @@ from payloops.commands.route_payment import Route
 from payloops.commands.update_order_status import find_payment, update_order_status
 from payloops.events.event_store import EventStore
 from payloops.events.metadata import Metadata
-from payloops.events.orders import Order, OrderStatus, PaymentVoidRequested
+from payloops.events.orders import NO_REASON, Order, OrderStatus, PaymentVoidRequested
 from payloops.events.timestamps import utc_now
 
 
@@ -187,6 +193,50 @@ def test_a_charge_that_is_told_of_as_two_attempts_is_money_once() -> None:
     assert (order.status, order.amount_captured, order.refundable) == (OrderStatus.CAPTURED, AMOUNT, AMOUNT)
     assert [payment.status for payment in order.payments.values()] == ["failed", "captured", "failed"]
     assert order.last_error is None
+
+
+@pytest.mark.parametrize("charges", [(None, None), (None, "pt"), ("pt", None), ("pt", "pt")])
+def test_a_charge_is_money_once_where_attempts_share_its_payments_reference(
+    charges: tuple[str | None, str | None],
+) -> None:
+    """A worker that tries again under the same reference, and need not report the charge's own."""
+    order = sharing_a_reference()
+    for attempt, charge in enumerate(charges, start=1):
+        payment = order.payments[attempt]
+        report_captured(order, payment, processor_order_id="po", processor_transaction_id=charge, by=BY)
+    assert (order.status, order.amount_captured, order.refundable) == (OrderStatus.CAPTURED, AMOUNT, AMOUNT)
+    assert [payment.status for payment in order.payments.values()] == ["captured", "failed"]
+
+
+def test_two_charges_under_one_reference_are_two() -> None:
+    order = sharing_a_reference()
+    for attempt, payment in order.payments.items():
+        charge = f"pt_{attempt}"
+        report_captured(order, payment, processor_order_id="po", processor_transaction_id=charge, by=BY)
+    assert (order.amount_captured, facts(order)[-1]) == (2 * AMOUNT, "refund.requested")
+
+
+def test_a_late_authorization_under_the_reference_of_another_attempt_takes_no_money_from_it() -> None:
+    order = sharing_a_reference()
+    for payment in reversed(order.payments.values()):
+        report_authorized(order, payment, processor_order_id="po", processor_transaction_id="pt", by=BY)
+    assert [payment.status for payment in order.payments.values()] == ["failed", "authorized"]
+    assert facts(order)[-1] == "payment.authorized"
+
+
+def sharing_a_reference() -> Order:
+    """Of two attempts, the first has failed."""
+    order = pay(new_order(), capture="manual")
+    fail_payment(
+        order,
+        order.payments[1],
+        processor_order_id="po",
+        processor_transaction_id=None,
+        failure=NO_REASON,
+        by=BY,
+    )
+    report_processing(pay(order, capture="manual"), order.payments[2], processor_order_id="po", by=BY)
+    return order
 
 
 def test_a_late_authorization_that_nobody_wants_is_voided() -> None:
