@@ -953,6 +953,25 @@ async def test_an_answer_that_was_overtaken_ends_no_payment(
     assert [t.status for t in order.transactions.values()] == ["success", *voids]
 
 
+@pytest.mark.parametrize(("answer", "told"), [("processing", "requires_action"), ("authorized", "failed")])
+async def test_an_answer_that_was_overtaken_does_not_bring_back_how_a_payment_stood(
+    merchant: Merchant, store: EventStore, settings: Settings, by: Metadata, answer: str, told: str
+) -> None:
+    """The customer is sent to the bank just now, or the authorization was refused there."""
+    order_id = await paying(merchant, store, capture="manual")
+    await project_all(settings.database_url.get_secret_value())
+
+    async def tell() -> None:
+        await update_order_status(
+            store, order_id=UUID(order_id), status=told, processor_order_id="pi_1", by=by
+        )
+
+    said = says(answer).answer
+    assert isinstance(said, ProcessorPayment)
+    found = (await reconciled(store, Overtaken(said, tell)))[order_id]
+    assert (found.outcome, await status_of(store, order_id)) == ("busy", told)
+
+
 async def test_an_answer_from_before_a_capture_was_asked_for_ends_no_authorization(
     merchant: Merchant, store: EventStore, settings: Settings, by: Metadata
 ) -> None:

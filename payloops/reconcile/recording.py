@@ -47,7 +47,7 @@ async def _record_status(
         return
     status = _status_to_report(order, payment, theirs)
     # A capture is final. Other answers may be outdated if anything was recorded since the processor was asked.
-    as_of = order.version if held or status in {"failed", "expired", "cancelled"} else None
+    as_of = None if status == "captured" else order.version
     known = payment.processor_order_id is not None
     await update_order_status(
         store,
