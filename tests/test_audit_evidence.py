@@ -14,6 +14,7 @@ import pytest
 from ordering import BY, pay, report
 from processes import run_command
 from projecting import append, new_order
+from pydantic import SecretStr
 
 from payloops.audit.evidence import file_bytes, make_statement, signed
 from payloops.audit.evidence_check import NotEvidence, Report, check_evidence
@@ -23,6 +24,7 @@ from payloops.commands.record_webhook_attempt import record_webhook_attempt
 from payloops.commands.webhook_deliveries import WebhookAttempt, find_webhook
 from payloops.events.connections import connect
 from payloops.events.event_store import EventStore
+from payloops.events.log_rows import Fault
 from payloops.events.orders import Order
 from payloops.events.personal_data import DROPPED
 from payloops.events.sealer import seal_next
@@ -307,6 +309,9 @@ async def test_the_commands_export_and_check(
     file.write_bytes(file.read_bytes().replace(b"captured", b"refunded"))
     status, out, _ = await run_command(nowhere, "audit", "verify", str(file), "--json")
     assert (status, json.loads(out)["holds"]) == (1, False)
+    other = settings.model_copy(update={"audit_key": SecretStr("another audit key, 32 characters")})
+    status, _, err = await run_command(other, *export, "--force")
+    assert (status, err.count(Fault.MAC)) == (1, 3)
     async with store.pool.connection() as connection:
         await connection.execute("ALTER TABLE stored_events DISABLE TRIGGER stored_events_are_facts")
         await connection.execute(

@@ -25,6 +25,7 @@ from payloops.commands.webhook_secrets import get_webhook_secret
 from payloops.daemons.start_checks import check_at_start, opens_nothing
 from payloops.events.timestamps import utc_now
 from payloops.settings import Settings, SettingsError, read_settings
+from payloops.wiring import make_audit_keys
 
 NEW = "a newer key of tests, long enough to encrypt"
 
@@ -114,7 +115,7 @@ async def test_keys_that_do_not_open_what_is_stored_are_told_of_at_start(
 ) -> None:
     async def told(cipher: Cipher) -> list[object]:
         with capture_logs() as lines:
-            await check_at_start(pool, cipher=cipher)
+            await check_at_start(pool, cipher=cipher, audit_keys=make_audit_keys(settings))
         assert {line["log_level"] for line in lines} == {"error"}
         wrong = [line for line in lines if line["event"] == "encryption_key.wrong"]
         return [(line["column"], line["unreadable"], line["of"]) for line in wrong]

@@ -1,11 +1,18 @@
 """What processes say at start about the database. What they say about keys: `test_keys_rotate`."""
 
+from uuid import UUID
+
+from projecting import append, new_order
 from psycopg_pool import AsyncConnectionPool
 from structlog.testing import capture_logs
 
 from payloops.daemons.start_checks import check_at_start
+from payloops.events.connections import connect
+from payloops.events.event_store import EventStore
+from payloops.events.sealer import seal_next
+from payloops.events.seals import AuditKeys
 from payloops.settings import Settings
-from payloops.wiring import make_cipher
+from payloops.wiring import make_audit_keys, make_cipher
 
 
 async def test_settings_by_which_the_database_may_lose_what_it_confirmed_are_logged_at_start(
@@ -13,7 +20,28 @@ async def test_settings_by_which_the_database_may_lose_what_it_confirmed_are_log
 ) -> None:
     """The servers of tests have all of them."""
     with capture_logs() as lines:
-        await check_at_start(pool, cipher=make_cipher(settings))
+        await check_at_start(pool, cipher=make_cipher(settings), audit_keys=make_audit_keys(settings))
     [line] = lines
     assert (line["event"], line["log_level"]) == ("database.not_durable", "error")
     assert line["settings"] == ["fsync", "full_page_writes", "synchronous_commit"]
+
+
+async def test_an_audit_key_other_than_that_of_the_log_is_told_of_at_start(
+    settings: Settings, store: EventStore, database_url: str, merchant_id: UUID
+) -> None:
+    right, other = make_audit_keys(settings), "another audit key, 32 characters"
+
+    async def told(keys: AuditKeys) -> list[object]:
+        with capture_logs() as lines:
+            await check_at_start(store.pool, cipher=make_cipher(settings), audit_keys=keys)
+        wrong = [line for line in lines if line["event"] == "audit_key.wrong"]
+        return [(line["log_level"], line["key"], line["sealed_by"]) for line in wrong]
+
+    await append(store, new_order(merchant_id))
+    assert await told(AuditKeys.derive(other)) == []  # nothing says whose the log is yet
+    async with await connect(database_url, application_name="test") as connection:
+        assert await seal_next(connection, keys=right) == 1
+    wrong = AuditKeys.derive(other)
+    assert await told(wrong) == [("error", wrong.present.id, right.present.id)]
+    former = settings.audit_key.get_secret_value()
+    assert await told(right) == await told(AuditKeys.derive(other, older=[former])) == []

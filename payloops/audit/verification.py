@@ -3,6 +3,7 @@
 import asyncio
 import multiprocessing
 import os
+import re
 import signal
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
@@ -23,6 +24,7 @@ from payloops.events.log_check import (
     log_ends,
     spans,
 )
+from payloops.events.merkle import HASH_BYTES
 from payloops.events.seals import AuditKeys, Seal, last_seal, seal_ending_at, sealer_checkpoint
 from payloops.progress import progress
 from payloops.projections.building import Report
@@ -31,6 +33,7 @@ from payloops.projections.log_truncation import order_ahead, reader_ahead
 SPAN_EVENTS = 25_000
 """Events that a process checks at a time."""
 MAX_PROCESSES = 4
+ANCHOR = re.compile(rf"(?P<position>[0-9]{{1,18}}):(?P<hash>[0-9a-fA-F]{{{HASH_BYTES * 2}}})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +50,12 @@ def parse_anchor(text: str) -> Anchor:
     Raises:
         NotUnderstood.
     """
-    position, _, digest = text.partition(":")
-    try:
-        return Anchor(int(position), bytes.fromhex(digest))
-    except ValueError:
+    if (parts := ANCHOR.fullmatch(text)) is None:  # a hash that was cut short would look like tampering
         raise NotUnderstood(
-            f"{text!r} is not an anchor: write POSITION:HASH, as `audit verify` prints it"
-        ) from None
+            f"{text!r} is not an anchor: write POSITION:HASH with all {HASH_BYTES * 2} digits of the hash, as"
+            " `audit verify` prints it"
+        )
+    return Anchor(int(parts["position"]), bytes.fromhex(parts["hash"]))
 
 
 async def run_verification(

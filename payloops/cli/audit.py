@@ -181,7 +181,7 @@ def audit_export(
     from payloops.wiring import make_audit_keys  # noqa: PLC0415
 
     settings = settings_of(AuditSettings, data_dir)
-    content = _run(
+    content, foreign = _run(
         export_evidence(
             database_url=settings.database_url.get_secret_value(),
             keys=make_audit_keys(settings),
@@ -190,7 +190,7 @@ def audit_export(
             force=force,
         )
     )
-    wrong = check_evidence(content).wrong
+    wrong = [*foreign, *check_evidence(content).wrong]
     if wrong:
         fail("\n".join(["this evidence does NOT hold:", *wrong]))
 

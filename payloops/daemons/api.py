@@ -39,7 +39,7 @@ from payloops.http.request_metrics import hand_over
 from payloops.http.services import Probe, Services
 from payloops.logs import configure_logs
 from payloops.settings import Environment, Settings
-from payloops.wiring import make_cipher, open_rate_limits, open_store
+from payloops.wiring import make_audit_keys, make_cipher, open_rate_limits, open_store
 
 FINISH_SECONDS = 20.0
 """How long requests in flight have to finish once the listener is closed."""
@@ -87,7 +87,9 @@ async def _serve(settings: Settings, listener: socket.socket, *, checks: bool = 
     async with AsyncExitStack() as stack:
         services = await stack.enter_async_context(serving(settings, listener))
         if checks:
-            checking = check_at_start(services.store.pool, cipher=services.cipher)
+            checking = check_at_start(
+                services.store.pool, cipher=services.cipher, audit_keys=make_audit_keys(settings)
+            )
             await stack.enter_async_context(in_background(checking, name="start_checks"))
         await stop.wait()
         log.info("api.stopping")

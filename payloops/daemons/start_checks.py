@@ -1,4 +1,4 @@
-"""Finds out at start whether PostgreSQL keeps what it confirms, and whether the encryption keys open what is stored."""
+"""Finds out at start whether PostgreSQL keeps what it confirms, and whether the keys are those of what is stored."""
 
 import psycopg
 import structlog
@@ -6,7 +6,8 @@ from psycopg_pool import AsyncConnectionPool
 
 from payloops.commands.cipher import REMEDY, Cipher
 from payloops.commands.rotate_keys import OF_MERCHANTS, key_usage
-from payloops.events.connections import command_pool, wait_to_reconnect
+from payloops.events.connections import command_pool, one_line, wait_to_reconnect
+from payloops.events.seals import AuditKeys, last_seal
 from payloops.settings import KeySettings
 from payloops.wiring import make_cipher
 
@@ -14,6 +15,11 @@ UNSAFE_SETTINGS = """
     SELECT name FROM pg_settings
     WHERE name IN ('fsync', 'full_page_writes', 'synchronous_commit') AND setting = 'off' ORDER BY name
 """
+
+AUDIT_KEY_REMEDY = (
+    "start all processes with the AUDIT_KEY of before, or with it in AUDIT_KEYS_OLDER: until then, events are written"
+    " that `payloops audit verify` takes for inserted"
+)
 
 log = structlog.get_logger()
 
@@ -27,18 +33,19 @@ async def opens_nothing(settings: KeySettings) -> bool:
     return unknown > 0 and unknown == sum(each.total for each in usage)
 
 
-async def check_at_start(pool: AsyncConnectionPool, *, cipher: Cipher) -> None:
-    """Log once which settings let PostgreSQL lose data, and what the keys do not open, as soon as the database answers.
+async def check_at_start(pool: AsyncConnectionPool, *, cipher: Cipher, audit_keys: AuditKeys) -> None:
+    """Log once which settings let PostgreSQL lose data, and what the keys do not fit, as soon as the database answers.
 
-    Neither is a reason to stop: a database may hold what nobody would miss, and a key may be lost, in which case
+    None is a reason to stop: a database may hold what nobody would miss, and a key may be lost, in which case
     merchants replace what it sealed.
     """
     while True:
         try:
             unsafe = await _unsafe_settings(pool)
             usage = await key_usage(pool, cipher=cipher, columns=OF_MERCHANTS)
+            sealed_by = await _key_of_last_seal(pool)
         except psycopg.Error as error:
-            log.warning("start.not_checked", error=type(error).__name__)
+            log.warning("start.not_checked", error=one_line(error))
             await wait_to_reconnect()
             continue
         if unsafe:
@@ -52,6 +59,10 @@ async def check_at_start(pool: AsyncConnectionPool, *, cipher: Cipher) -> None:
                     of=each.total,
                     remedy=REMEDY,
                 )
+        if sealed_by is not None and sealed_by not in audit_keys.public_keys:
+            log.error(
+                "audit_key.wrong", key=audit_keys.present.id, sealed_by=sealed_by, remedy=AUDIT_KEY_REMEDY
+            )
         return
 
 
@@ -59,3 +70,10 @@ async def _unsafe_settings(pool: AsyncConnectionPool) -> list[str]:
     """The settings by which PostgreSQL may lose in a crash what it confirmed as committed."""
     async with pool.connection() as connection:
         return [name for [name] in await (await connection.execute(UNSAFE_SETTINGS)).fetchall()]
+
+
+async def _key_of_last_seal(pool: AsyncConnectionPool) -> str | None:
+    """The id of the key that signed the log's newest seal; None if nothing is sealed yet."""
+    async with pool.connection() as connection:
+        seal = await last_seal(connection)
+    return None if seal is None else seal.key_id

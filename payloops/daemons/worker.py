@@ -20,7 +20,7 @@ from payloops.events.background import in_background
 from payloops.logs import configure_logs
 from payloops.sandbox.worker import serve_sandbox
 from payloops.settings import Settings
-from payloops.wiring import make_cipher, open_store
+from payloops.wiring import make_audit_keys, make_cipher, open_store
 from payloops.workflows_client.activities import BackendActivities
 from payloops.workflows_client.webhook_sender import open_sender
 from payloops.workflows_client.worker import serve_backend
@@ -63,7 +63,10 @@ async def run_worker(settings: Settings, *, sandbox: bool, bank: BankOptions | N
         open_store(settings, application_name="payloops worker") as store,
         open_sender(allow_loopback=settings.webhook_allow_loopback) as sender,
         serving_metrics(host=settings.host, port=settings.metrics_port, samplers=[store.sample]),
-        in_background(check_at_start(store.pool, cipher=cipher), name="start_checks"),
+        in_background(
+            check_at_start(store.pool, cipher=cipher, audit_keys=make_audit_keys(settings)),
+            name="start_checks",
+        ),
     ):
         client = await connect_unless_stopped(settings, stop=stop)
         if client is not None:
