@@ -2,7 +2,7 @@
 
 No redirect is followed, no proxy or other environment variable is used, no cookie is kept, and no connection is reused.
 The response is bounded: headers by the parser's limits, the body by how much of it is read, and all of it by a
-deadline.
+deadline. Its status line decides, even where what follows it is broken.
 """
 
 import asyncio
@@ -11,6 +11,7 @@ import binascii
 import hashlib
 import hmac
 import json
+import re
 import socket
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -21,11 +22,13 @@ from functools import partial
 from typing import Any, cast
 
 import aiohttp
+from aiohttp import HttpVersion11
 from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.http_parser import RawResponseMessage
-from aiohttp.streams import StreamReader
+from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
+from multidict import CIMultiDict, CIMultiDictProxy
 from standardwebhooks import Webhook
 from standardwebhooks.webhooks import EmptyWebhookSecretError
 
@@ -43,6 +46,10 @@ ANSWER_BYTES = 1024
 MOST_ANSWERS = 16
 """To one request. Informational answers may precede the last one (RFC 9110, 15.2), and aiohttp would read any number of
 them, which takes time from all other deliveries."""
+SWITCHING = 101
+"""The only status below 200 that nothing follows."""
+STATUS_LINE = re.compile(rb"HTTP/1\.[01] ([2-9][0-9][0-9])(?: [^\r\n]*)?\r?\n")
+"""Of a last answer."""
 LOOKUPS = 256
 """Concurrent look-ups of host names. A look-up cannot be cancelled: it ends when the system's resolver gives up.
 
@@ -133,26 +140,52 @@ async def open_sender(
 
 
 class _Connector(aiohttp.TCPConnector):
-    """Makes connections over which no more than `MOST_ANSWERS` come."""
-
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self._factory = cast("partial[ResponseHandler]", partial(_Connection, loop=self._loop))
 
 
 class _Connection(ResponseHandler):
+    """Takes no more than `MOST_ANSWERS`. The last one counts by its status line, even if the rest of it is broken."""
+
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop)
         self._left = MOST_ANSWERS
+        self._line = b""  # the status line of the next answer, as far as it has arrived
+        self._answered = False
+
+    def data_received(self, data: bytes) -> None:
+        if self._parser is None:
+            super().data_received(data)  # keeps it until there is one
+            return
+        # aiohttp would drop an answer with an error behind it in the same data, so up to the body it gets single lines.
+        while data and not self._answered and self.exception() is None:
+            part, newline, data = data.partition(b"\n")
+            if not self._line.endswith(b"\n"):
+                self._line = (self._line + part + newline).lstrip(b"\r\n")
+            super().data_received(part + newline)
+        if self.exception() is None:
+            super().data_received(data)
 
     def feed_data(self, data: tuple[RawResponseMessage, StreamReader], size: int = 0) -> None:
         if self._left:
             self._left -= 1
+            self._line, self._answered = b"", data[0].code // 100 != 1 or data[0].code == SWITCHING
             super().feed_data(data, size)
         elif self.exception() is None:
             self.set_exception(HttpProcessingError(message="Too many answers"))
             if self.transport is not None:
                 self.transport.close()
+
+    def set_exception(self, exc: BaseException, *cause: BaseException) -> None:
+        status = STATUS_LINE.fullmatch(self._line)
+        if status is not None:
+            headers: CIMultiDictProxy[str] = CIMultiDictProxy(CIMultiDict())
+            message = RawResponseMessage(
+                HttpVersion11, int(status[1]), "", headers, (), True, None, False, False
+            )
+            self.feed_data((message, EMPTY_PAYLOAD))
+        super().set_exception(exc, *cause)
 
 
 class Resolver(AbstractResolver):
@@ -279,6 +312,6 @@ def _explained(failure: Exception) -> str:
         case aiohttp.ServerDisconnectedError():
             return "The connection was closed before an answer"
         case aiohttp.ClientResponseError():
-            return "What was answered is not valid HTTP, or longer than its headers say"
+            return "What was answered is not valid HTTP"
         case _:
             return f"The connection failed: {type(failure).__name__}"
