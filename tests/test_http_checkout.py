@@ -198,6 +198,31 @@ async def test_an_expired_session_is_gone_and_leads_back(
     assert (await shopping.checkout()).order is None
 
 
+@pytest.mark.parametrize("by_api", [False, True])
+async def test_who_has_tried_too_often_is_shown_no_form_and_led_back(
+    shopping: Shopping, by_api: bool
+) -> None:
+    """The tries that the merchant makes by the API, which takes more of them, count as well."""
+    await shopping.pay()
+    await shopping.report("failed")
+    order = await shopping.order()
+    for attempt in range(2, MAX_ATTEMPTS + 1):
+        assert "<form" in (await look(shopping)).raw.decode()
+        if by_api:
+            assert (await shopping.merchant.shop.post(f"/v1/orders/{order.id}/pay")).status == 200
+        else:
+            await shopping.pay(attempt=attempt)
+        await shopping.report("failed")
+    page = await look(shopping)
+    assert page.status == 410
+    assert "Too many tries" in text_of(page)
+    assert "Please begin again at Merchant." in text_of(page)
+    assert f'href="https://shop.example/cart?session_id={shopping.id}"' in page.raw.decode()
+    assert "<form" not in page.raw.decode()
+    assert await send(shopping, f"attempt={MAX_ATTEMPTS}&method=card") == (303, shopping.path)
+    assert (await shopping.order()).attempt == MAX_ATTEMPTS
+
+
 async def test_what_is_no_session_is_a_page_that_says_so(shopping: Shopping) -> None:
     await shopping.pay()
     order = await shopping.order()
