@@ -258,6 +258,22 @@ async def test_only_our_algorithm_and_our_secret_count(api: Api, settings: Setti
         assert not await accepts(api, nonsense)
 
 
+async def test_a_token_has_one_spelling(subtests: pytest.Subtests, api: Api) -> None:
+    """Base64url without padding (RFC 7515, 2), and with no bit that decoders ignore."""
+    token = (await api.anyone.post("/api/auth/register", registration())).json["token"]
+    head, claims, signature = token.split(".")
+    alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+    last = alphabet[alphabet.index(signature[-1]) + 1]  # its last two bits are zero, and mean nothing
+    assert await accepts(api, token)
+    for other in (
+        *(f"{token}{padding}" for padding in ("=", "==", "====", "%3D", ".", "!")),
+        *(f"{head}={claims}.{signature}", f"{head}.{claims}=.{signature}", f"{head}.{claims}!.{signature}"),
+        *(f"{head}.{claims}.{signature[:-1]}{last}", f"{head}.{claims}.{signature[:4]} {signature[4:]}"),
+    ):
+        with subtests.test(other=other.replace(signature, "…")):
+            assert not await accepts(api, other)
+
+
 async def test_a_token_ends(api: Api, settings: Settings) -> None:
     claims = await claims_of(api)
     past = utc_now() - timedelta(seconds=1)
