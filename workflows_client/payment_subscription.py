@@ -32,7 +32,8 @@ from payloops.workflows_client.forwardings import Forwarding, SignalWorkflow, St
 from payloops.workflows_client.subscriber import Subscription
 
 FRESH = timedelta(seconds=10)
-"""A payment requested more recently than this is forwarded without loading its order: it cannot have ended yet."""
+"""A payment requested more recently than this is forwarded without loading its order: it cannot have ended yet. By the
+clocks of two processes, so what seems to be requested later than now may be old."""
 
 AT_PROCESSOR = {PaymentStatus.REQUIRES_ACTION, PaymentStatus.AUTHORIZED}
 """Payments that are under way and that their processor certainly has."""
@@ -69,7 +70,7 @@ def payment_subscription(store: EventStore) -> Subscription:
         fact = recorded.event
         transaction_id = transaction_of(fact)
         if transaction_id is None or (
-            isinstance(fact, PaymentRequested) and utc_now() - fact.timestamp < FRESH
+            isinstance(fact, PaymentRequested) and abs(utc_now() - fact.timestamp) < FRESH
         ):
             return forwarding_of(fact)
         order = await store.load(Order, fact.originator_id)
