@@ -183,6 +183,38 @@ def test_workers_that_do_not_end_are_killed(asked: signal.Signals) -> None:
             parent.kill()
 
 
+DYING = """
+import os
+from payloops.daemons.shared_metrics import counted, share_metrics
+
+with share_metrics():
+    from prometheus_client import Counter, Gauge
+    from payloops.daemons.prefork import keep_running
+
+    under_way, begun = Gauge("under_way", "", multiprocess_mode="livesum"), Counter("begun", "")
+
+    def serve(number):
+        under_way.inc()
+        begun.inc()
+        told = {sample.name: sample.value for each in counted().collect() for sample in each.samples}
+        os.write(2, f"{told['under_way']:g} {told['begun_total']:g}\\n".encode())
+        os.abort()
+
+    keep_running(serve, processes=1, finish_seconds=1)
+"""
+
+
+def test_what_a_worker_was_doing_when_it_died_is_not_under_way_in_its_replacement() -> None:
+    """What it has done still counts."""
+    with Popen([sys.executable, "-c", DYING], stderr=PIPE) as parent:
+        assert parent.stderr is not None
+        try:
+            assert [parent.stderr.readline() for _ in range(2)] == [b"1 1\n", b"1 2\n"]
+        finally:
+            parent.send_signal(signal.SIGTERM)
+            assert parent.wait(PATIENCE) == 0
+
+
 @pytest.mark.parametrize(("others", "workers"), [(1, 2), (2, 1)])
 async def test_a_port_that_is_taken_is_said_in_one_line(
     settings: Settings, tmp_path: Path, others: int, workers: int

@@ -491,6 +491,26 @@ async def test_a_row_that_is_built_does_not_claim_an_event_that_is_not_in_it(
     assert await tables(store) == before
 
 
+async def test_a_stream_with_a_gap_in_its_versions_is_built_as_the_projector_made_it(
+    store: EventStore, database_url: str, merchant_id: UUID
+) -> None:
+    order = pay(new_order(merchant_id))
+    await append(store, report(order, "captured"))
+    async with store.pool.connection() as connection:
+        await connection.execute("ALTER TABLE stored_events DISABLE TRIGGER stored_events_are_facts")
+        await connection.execute(
+            "UPDATE stored_events SET originator_version = 4 WHERE originator_version = 3"
+        )
+    await many_orders(store, merchant_id, seed=9, count=5)
+    await project_everything(database_url)
+    before = await tables(store)
+    assert await rows(store, "SELECT status, version FROM orders WHERE id = %s", order.id) == [
+        ("captured", 2)
+    ]
+    await rebuild(database_url=database_url, projections=all_projections(), report=silent, workers=1)
+    assert await tables(store) == before
+
+
 async def test_verify_names_rows_and_fields_that_differ(
     store: EventStore, database_url: str, merchant_id: UUID
 ) -> None:
