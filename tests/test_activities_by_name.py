@@ -1,9 +1,11 @@
 """The activities of `backend-operations`, for a worker that knows nothing but their names and shapes."""
 
 import ast
+import asyncio
 import json
 import math
 from collections.abc import AsyncIterator, Iterator
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ from uuid import UUID, uuid4
 
 import foreign
 import pytest
-from receiving import Endpoint, sdk_accepts
+from receiving import Endpoint, HeldBack, sdk_accepts
 from standardwebhooks import Webhook
 from telling import AMOUNT, BY, CIPHER, Shop, delivering
 from temporalio.client import Client, WorkflowFailureError
@@ -329,6 +331,29 @@ async def test_what_the_database_refuses_is_tried_again_and_quotes_nothing(
         assert "CheckViolation: new row for relation" in text
         assert "queue_webhook.py" in text
         assert "ada@example.com" not in text
+
+
+async def test_an_activity_that_hangs_keeps_no_worker_from_stopping_and_is_done_by_the_next(
+    servers: EmbeddedServers, temporal_namespace: str, store: EventStore, shop: Shop, endpoint: Endpoint
+) -> None:
+    client = await connect(address=servers.temporal_address, namespace=temporal_namespace, codec_key=None)
+    endpoint.answer = answer = HeldBack()
+    async with (
+        asyncio.timeout(60),
+        Worker(client, task_queue="stripe-payments", workflows=[foreign.ForeignWorkflow]),
+    ):
+        async with (
+            asyncio.timeout(30),
+            delivering(store, client, deadline=3_600, grace=timedelta(seconds=0.1)),
+        ):
+            [webhook_id] = await call(client, new_webhook(shop, await shop.create()))
+            asked = {"webhookEventId": webhook_id, "webhookUrl": endpoint.url, "payload": PAYLOAD}
+            calling = asyncio.create_task(call(client, ("deliverWebhook", asked)))
+            await endpoint.has(1)
+        answer.give()
+        async with delivering(store, client):
+            [result] = await calling
+    assert (result["success"], result["attempts"]) == (True, 2)  # the first was interrupted
 
 
 async def test_with_a_codec_key_no_argument_nor_result_is_read_in_a_history(
