@@ -4,15 +4,23 @@ import os
 import re
 import sys
 from collections.abc import Iterable
-from typing import Any
+from dataclasses import asdict
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
 
 import orjson
 from pydantic import TypeAdapter
+from pydantic.alias_generators import to_camel
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
+
+from payloops.events.timestamps import timestamp_text
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 WIDE = 150
 """Width in characters from which on events and orders are shown in tables; on narrower terminals, in several lines."""
@@ -69,7 +77,15 @@ def print_json(adapter: TypeAdapter[Any], value: Any) -> None:
 
 
 def print_plain_json(value: Any) -> None:
-    """Print a value that is no answer of the API; what JSON does not know is printed as text."""
-    sys.stdout.buffer.write(
-        orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE, default=str)
-    )
+    """Print a value that is no answer of the API: times as there, and what JSON does not know as text."""
+    options = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE | orjson.OPT_PASSTHROUGH_DATETIME
+    sys.stdout.buffer.write(orjson.dumps(value, option=options, default=_json_text))
+
+
+def camel_case(row: "DataclassInstance") -> dict[str, Any]:
+    """A row with its fields named as the API would name them."""
+    return {to_camel(name): value for name, value in asdict(row).items()}
+
+
+def _json_text(value: Any) -> str:
+    return timestamp_text(value) if isinstance(value, datetime) else str(value)

@@ -1,9 +1,15 @@
-"""What commands print of others' texts: it is to be read, not to be obeyed."""
+"""What commands print: others' texts are to be read, not to be obeyed; JSON is as in the API."""
+
+import json
+import sys
+from datetime import datetime, timedelta, timezone
+from uuid import uuid4
 
 import pytest
 from rich.text import Text
 
-from payloops.printing import make_console, plain_table
+from payloops.commands.staff import StaffRow
+from payloops.printing import camel_case, make_console, plain_table, print_plain_json
 
 HOSTILE = "a[/b] [red]c :smile: \x1b[2Jd \x1b]0;title \x9b31m \u202egnp.exe \u2066x"
 
@@ -38,3 +44,20 @@ def test_what_a_terminal_would_obey_takes_nothing_from_the_table(capsys: pytest.
     _, _, hostile, honest = capsys.readouterr().out.splitlines()
     assert hostile.split() == ["\ufffd" * 9 + "end", "49.99", "USD"]
     assert honest.split() == ["cart-7", "1.00", "USD"]
+
+
+def test_json_is_written_as_the_api_writes_it(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    """Names in camelCase, times in UTC with microseconds and `Z`, ids as text."""
+    id, at = uuid4(), datetime(2027, 1, 31, 16, 40, 2, tzinfo=timezone(timedelta(hours=1)))
+    row = StaffRow(id=id, name="Grace", email="grace@example.com", created_at=at, removed_at=None)
+    print_plain_json([camel_case(row)])
+    sys.stdout.flush()
+    assert json.loads(capfdbinary.readouterr().out) == [
+        {
+            "id": str(id),
+            "name": "Grace",
+            "email": "grace@example.com",
+            "createdAt": "2027-01-31T15:40:02.000000Z",
+            "removedAt": None,
+        }
+    ]

@@ -1315,7 +1315,7 @@ async def test_the_command_reports_and_says_by_its_status_whether_all_agrees(
     await project_all(settings.database_url.get_secret_value())
     status, report, _ = await run(settings, "--sandbox", "--json", "--older-than", "0s")
     assert status == 1
-    outcomes = {each["order_id"]: each["outcome"] for each in json.loads(report)["payments"]}
+    outcomes = {each["orderId"]: each["outcome"] for each in json.loads(report)["payments"]}
     assert outcomes == {order_id: "recorded", lost: "unknown"}
     await charged(store, lost, "tok_chargeDeclined")
     await project_all(settings.database_url.get_secret_value())
@@ -1364,7 +1364,7 @@ async def test_the_command_tells_what_it_has_found_where_it_is_interrupted(
         child.send_signal(told)
         output, errors = await asyncio.wait_for(child.communicate(), 120)
     assert child.returncode == 128 + told
-    found = [(each["order_id"], each["outcome"]) for each in json.loads(output)["payments"]]
+    found = [(each["orderId"], each["outcome"]) for each in json.loads(output)["payments"]]
     assert found == [(unreadable, "unreadable")]
     assert b"payloops: interrupted: " in errors
 

@@ -359,11 +359,11 @@ async def test_the_operator_adds_lists_and_removes(api: Api, settings: Settings)
     )
     status, out, _ = await command(settings, "list", "--json")
     [row] = json.loads(out)
-    assert (status, row["email"], row["name"], row["removed_at"]) == (0, EMAIL, "Grace", None)
-    assert set(row) == {"id", "name", "email", "created_at", "removed_at"}
+    assert (status, row["email"], row["name"], row["removedAt"]) == (0, EMAIL, "Grace", None)
+    assert set(row) == {"id", "name", "email", "createdAt", "removedAt"}
     status, out, _ = await command(settings, "views", "--json")
     [view] = json.loads(out)
-    assert (view["staff_email"], view["route"]) == (EMAIL, "GET /api/staff/orders")
+    assert (view["staffEmail"], view["route"]) == (EMAIL, "GET /api/staff/orders")
     status, out, _ = await command(settings, "views")
     assert EMAIL in out
     assert "GET /api/staff/orders" in out

@@ -36,7 +36,7 @@ from payloops.events.orders import Failure, Order, PaymentRequested, Transaction
 from payloops.events.stream import StreamEvent, topic_of
 from payloops.events.timestamps import utc_now
 from payloops.processors.port import PaymentQuestion, ProcessorPayment
-from payloops.projections.parked import forward_again, parked_at_subscribers, retry_forwarding
+from payloops.projections.parked import forward_again, retry_forwarding, subscribers_to_ask
 from payloops.reconcile.payments import reconcile
 from payloops.settings import Settings
 from payloops.workflows_client import subscriber
@@ -630,7 +630,7 @@ async def test_what_was_parked_is_forwarded_once_it_can_be_and_somebody_asks(
 
     async def ask() -> tuple[int, int, int]:
         async with store.pool.connection() as connection:
-            found = await parked_at_subscribers(connection, projections=["orders"], names=[])
+            found = await subscribers_to_ask(connection, projections=["orders"], names=[])
             assert found == [READER]
             retried = await retry_forwarding(connection, subscriber=READER, seconds=SECONDS)
         return retried.applied, retried.parked, retried.waiting

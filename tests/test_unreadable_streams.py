@@ -144,4 +144,4 @@ async def test_an_event_that_was_altered_is_named_wherever_its_order_is_looked_a
     assert re.search(rf"orders +{position} +payment.requested +{order_id}:2 +JSONDecodeError: ", out)
     _, out, _ = await run_command(settings, "projections", "status", "--json")
     [orders] = [each for each in json.loads(out) if each["name"] == "orders"]
-    assert [(each["stream_id"], each["version"]) for each in orders["parked_events"]] == [(order_id, 2)]
+    assert [(each["streamId"], each["version"]) for each in orders["parkedEvents"]] == [(order_id, 2)]

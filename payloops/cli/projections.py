@@ -110,7 +110,15 @@ def projections_verify(
 
 @projections.command("retry-parked")
 def projections_retry_parked(
-    names: Names = None, *, data_dir: DataDir = DEFAULT_DATA_DIR, as_json: AsJson = False
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Names of projections and subscribers; all if none is given.", show_default=False
+        ),
+    ] = None,
+    *,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+    as_json: AsJson = False,
 ) -> None:
     """Apply parked events again, and have the subscribers forward theirs again.
 

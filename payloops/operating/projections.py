@@ -10,10 +10,10 @@ from rich.table import Table
 from rich.text import Text
 
 from payloops.events.connections import command_pool, connect
-from payloops.printing import make_console, plain_table, print_plain_json
+from payloops.printing import camel_case, make_console, plain_table, print_plain_json
 from payloops.progress import progress
 from payloops.projections.building import rebuild
-from payloops.projections.parked import parked_at_subscribers, retry_forwarding, retry_parked
+from payloops.projections.parked import retry_forwarding, retry_parked, subscribers_to_ask
 from payloops.projections.projection import all_projections, find_projections
 from payloops.projections.status import ParkedEvent, ProjectionStatus, list_parked_events, projections_status
 from payloops.projections.verifying import Difference, Verdict, verify
@@ -32,8 +32,8 @@ async def show_projections_status(*, database_url: str, as_json: bool) -> None:
     if as_json:
         print_plain_json(
             [
-                asdict(status)
-                | {"parked_events": [asdict(event) for event in parked if event.reader == status.name]}
+                camel_case(status)
+                | {"parkedEvents": [camel_case(event) for event in parked if event.reader == status.name]}
                 for status in found
             ]
         )
@@ -156,12 +156,12 @@ async def run_retry_parked(*, database_url: str, names: list[str], as_json: bool
     """Apply parked events, and have subscribers forward theirs. Returns whether nothing is left.
 
     Raises:
-        UnknownProjection: a name is neither a projection nor a subscriber with parked events.
+        UnknownProjection: a name is neither a projection nor a subscriber.
     """
     known = [each.name for each in all_projections()]
     async with await connect(database_url, application_name="payloops retry-parked") as connection:
         await connection.execute("SET statement_timeout = '60s'")
-        subscribers = await parked_at_subscribers(connection, projections=known, names=names)
+        subscribers = await subscribers_to_ask(connection, projections=known, names=names)
         of_projections = [name for name in names if name not in subscribers]
         projections = find_projections(of_projections) if of_projections or not names else ()
         retried = [await retry_parked(connection, projection=each) for each in projections]

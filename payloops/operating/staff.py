@@ -1,6 +1,5 @@
 """`payloops staff`: adds, lists and removes support staff, and lists their views. Needs only the database."""
 
-import dataclasses
 import sys
 from uuid import UUID
 
@@ -12,11 +11,11 @@ from payloops.commands.add_staff import add_staff
 from payloops.commands.hashing import Hasher
 from payloops.commands.remove_staff import remove_staff
 from payloops.commands.staff import StaffRow, list_staff
-from payloops.commands.staff_views import StaffView, list_staff_views
+from payloops.commands.staff_views import list_staff_views
 from payloops.events.connections import command_pool
 from payloops.events.timestamps import timestamp_text, utc_now
 from payloops.http.fields import Email, Password, PresentedEmail
-from payloops.printing import make_console
+from payloops.printing import camel_case, make_console, print_plain_json
 
 BCRYPT_ROUNDS = 12
 """Cost of password hashes."""
@@ -74,7 +73,7 @@ async def show(*, database_url: str, as_json: bool) -> None:
     async with command_pool(database_url, application_name="payloops staff") as pool:
         rows = await list_staff(pool)
     if as_json:
-        _print_json(rows)
+        print_plain_json([camel_case(row) for row in rows])
         return
     table = Table("email", "name", "id", "since", "removed")
     for row in rows:
@@ -99,7 +98,7 @@ async def show_views(
             pool, limit=limit, email=email, order_id=order_id, merchant_id=merchant_id
         )
     if as_json:
-        _print_json(views)
+        print_plain_json([camel_case(view) for view in views])
         return
     table = Table("when", "who", "route", "order", "merchant", "searched for", "correlation id")
     for view in views:
@@ -121,15 +120,6 @@ def _checked(what: str, adapter: TypeAdapter[str], value: str) -> str:
     except ValidationError as error:
         reason = error.errors(include_input=False, include_url=False)[0]["msg"].removeprefix("Value error, ")
         raise NotAcceptable(f"{what}: {reason}") from None
-
-
-def _print_json(rows: list[StaffRow] | list[StaffView]) -> None:
-    sys.stdout.buffer.write(
-        orjson.dumps(
-            [dataclasses.asdict(row) for row in rows],
-            option=orjson.OPT_INDENT_2 | orjson.OPT_UTC_Z | orjson.OPT_APPEND_NEWLINE,
-        )
-    )
 
 
 def _print_table(table: Table) -> None:

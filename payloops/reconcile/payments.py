@@ -19,7 +19,7 @@ from payloops.events.errors import OutcomeUnknown, StoreUnavailable, StreamUnrea
 from payloops.events.event_store import EventStore
 from payloops.events.orders import Order, Payment, PaymentStatus
 from payloops.events.timestamps import utc_now
-from payloops.printing import print_plain_json
+from payloops.printing import camel_case, print_plain_json
 from payloops.processors.opening import FindProcessor, open_processors
 from payloops.processors.port import (
     PaymentQuestion,
@@ -109,7 +109,10 @@ async def run_reconcile(
 
 def _print(findings: list[Finding], received: list[ProcessorEventCount], *, as_json: bool) -> None:
     if as_json:
-        report = {"payments": [asdict(each) for each in findings], "events": [asdict(e) for e in received]}
+        report = {
+            "payments": [camel_case(each) for each in findings],
+            "events": [asdict(e) for e in received],
+        }
         print_plain_json(report)
     else:
         print_findings(findings, received)
