@@ -3,21 +3,12 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from limits import parse_many
-from redis.asyncio import BlockingConnectionPool
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-
 from payloops.commands.cipher import Cipher
 from payloops.events.authenticity import derive_mac_key
 from payloops.events.connections import connection_pool
 from payloops.events.event_store import EventStore
 from payloops.events.seals import AuditKeys
-from payloops.http.rate_limits import REDIS_SECONDS, Limit, RateLimits
-from payloops.settings import AuditSettings, KeySettings, Settings, StoreSettings
-
-REDIS_CONNECTIONS = 16
-"""Maximum connections of a process to Redis, for rate limits."""
+from payloops.settings import AuditSettings, KeySettings, StoreSettings
 
 
 @asynccontextmanager
@@ -65,33 +56,3 @@ def make_cipher(settings: KeySettings) -> Cipher:
         secret=settings.encryption_key.get_secret_value(),
         older=[key.get_secret_value() for key in settings.encryption_keys_older],
     )
-
-
-@asynccontextmanager
-async def open_rate_limits(settings: Settings) -> AsyncIterator[RateLimits]:
-    """Open the rate limits, named as in `Route.limits`. If Redis is down, they use it when it is up."""
-    login = Limit(
-        per_address=parse_many(settings.login_limit_per_address),
-        per_account=parse_many(settings.login_limit_per_account),
-    )
-    registration = Limit(
-        per_address=parse_many(settings.register_limit_per_address),
-        per_account=parse_many(settings.register_limit_per_account),
-    )
-    redis = BlockingConnectionPool.from_url(
-        settings.redis_url.get_secret_value(),
-        max_connections=REDIS_CONNECTIONS,
-        timeout=REDIS_SECONDS,
-        socket_timeout=REDIS_SECONDS,
-        socket_connect_timeout=REDIS_SECONDS,
-        retry=Retry(NoBackoff(), 0),
-    )
-    try:
-        yield RateLimits(
-            limits={"login": login, "password": login, "staff_login": login, "register": registration},
-            redis=redis,
-            secret=settings.jwt_secret.get_secret_value(),
-            enabled=settings.rate_limits,
-        )
-    finally:
-        await redis.aclose()

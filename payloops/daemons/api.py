@@ -10,7 +10,10 @@ from urllib.parse import quote
 import structlog
 import uvloop
 from aiohttp import web
-from redis.asyncio import Redis
+from limits import parse_many
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest
 from temporalio.client import Client
 
@@ -35,11 +38,12 @@ from payloops.http.admission import Admission
 from payloops.http.app import create_app
 from payloops.http.connections import connection_factory, finish_requests
 from payloops.http.plain_requests import PLAIN_ROUTES
+from payloops.http.rate_limits import REDIS_SECONDS, Limit, RateLimits
 from payloops.http.request_metrics import hand_over
 from payloops.http.services import Probe, Services
 from payloops.logs import configure_logs
 from payloops.settings import Environment, Settings
-from payloops.wiring import make_audit_keys, make_cipher, open_rate_limits, open_store
+from payloops.wiring import make_audit_keys, make_cipher, open_store
 
 FINISH_SECONDS = 20.0
 """How long requests in flight have to finish once the listener is closed."""
@@ -47,6 +51,8 @@ LONG_READS_WAITING = 64
 """How many of `Services.long_reads` may wait: fewer than the requests that a process always handles at a time."""
 LONG_READ_WAITS = 2.0
 """How long one of them may wait, in seconds."""
+REDIS_CONNECTIONS = 16
+"""Maximum connections of a process to Redis, for rate limits."""
 STAFF_SESSION = 8 * 3600
 """Lifetime of staff tokens and of staff sessions, in seconds: a working day."""
 
@@ -197,6 +203,36 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             webhook_allow_loopback=settings.webhook_allow_loopback,
             request_timeout=settings.request_timeout,
         )
+
+
+@asynccontextmanager
+async def open_rate_limits(settings: Settings) -> AsyncIterator[RateLimits]:
+    """Open the rate limits, named as in `Route.limits`. If Redis is down, they use it when it is up."""
+    login = Limit(
+        per_address=parse_many(settings.login_limit_per_address),
+        per_account=parse_many(settings.login_limit_per_account),
+    )
+    registration = Limit(
+        per_address=parse_many(settings.register_limit_per_address),
+        per_account=parse_many(settings.register_limit_per_account),
+    )
+    redis = BlockingConnectionPool.from_url(
+        settings.redis_url.get_secret_value(),
+        max_connections=REDIS_CONNECTIONS,
+        timeout=REDIS_SECONDS,
+        socket_timeout=REDIS_SECONDS,
+        socket_connect_timeout=REDIS_SECONDS,
+        retry=Retry(NoBackoff(), 0),
+    )
+    try:
+        yield RateLimits(
+            limits={"login": login, "password": login, "staff_login": login, "register": registration},
+            redis=redis,
+            secret=settings.jwt_secret.get_secret_value(),
+            enabled=settings.rate_limits,
+        )
+    finally:
+        await redis.aclose()
 
 
 def _workflow_url(settings: Settings) -> str | None:
