@@ -667,6 +667,7 @@ async def test_once_the_database_is_away_no_further_orders_are_asked_about(
     for _ in range(AT_ONCE + 2):
         await paying(merchant, store)
     await project_all(settings.database_url.get_secret_value())
+    store.pool.timeout = 1.0
     asked: list[int] = []
     held: list[psycopg.AsyncConnection[Any]] = []
 
