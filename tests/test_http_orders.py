@@ -22,7 +22,7 @@ from payloops.commands.update_order_status import update_order_status
 from payloops.commands.update_refund_status import update_refund_status
 from payloops.events.event_store import EventStore
 from payloops.events.metadata import Metadata
-from payloops.events.orders import Order, OrderCreated
+from payloops.events.orders import Failure, Order, OrderCreated, TransactionType
 from payloops.events.timestamps import utc_now
 from payloops.http.endpoint import _wait
 from payloops.http.orders import create_order, created_answer, order_answer, plain_order, read_order
@@ -305,30 +305,33 @@ async def test_waiting_answers_when_the_payment_has_left_processing(
 
 
 @pytest.mark.parametrize(
-    ("asked", "said", "end"),
+    ("asked", "said", "end", "error"),
     [
-        ("capture", "captured", "captured"),
-        ("cancel", "cancelled", "cancelled"),
-        ("capture", "failed", "authorized"),
+        ("capture", "captured", "captured", None),
+        ("cancel", "cancelled", "cancelled", None),
+        ("capture", "failed", "authorized", {"code": "expired", "message": None}),
+        ("cancel", "failed", "authorized", {"code": "expired", "message": None}),
     ],
 )
 async def test_capturing_and_cancelling_can_be_waited_for(
-    merchant: Merchant, processor: Processor, asked: str, said: str, end: str
+    merchant: Merchant, processor: Processor, asked: str, said: str, end: str, error: dict[str, Any] | None
 ) -> None:
     order_id = await merchant.order()
     await merchant.shop.post(f"/v1/orders/{order_id}/pay", {"capture": "manual"})
     await processor.reports(order_id, "authorized")
     waiting = asyncio.create_task(
-        merchant.shop.post(f"/v1/orders/{order_id}/{asked}", key="once", Prefer="wait=20")
+        merchant.shop.post(f"/v1/orders/{order_id}/{asked}", key="once", Prefer="wait=30")
     )
     async with asyncio.timeout(60):
         while len((await merchant.shop.get(f"/v1/orders/{order_id}/transactions")).json) < 2:
             await asyncio.sleep(0.01)
     assert not waiting.done()
-    await processor.reports(order_id, said)
-    answer = await waiting
-    assert (answer.status, answer.json["status"]) == (200, end)
-    again = await merchant.shop.post(f"/v1/orders/{order_id}/{asked}", key="once", Prefer="wait=20")
+    operation = (TransactionType.CAPTURE if asked == "capture" else TransactionType.VOID, 1)
+    await processor.reports(order_id, said, attempt=None, operation=operation, failure=Failure("expired"))
+    async with asyncio.timeout(20):  # or it only ended because its time was over
+        answer = await waiting
+    assert (answer.status, answer.json["status"], answer.json["lastError"]) == (200, end, error)
+    again = await merchant.shop.post(f"/v1/orders/{order_id}/{asked}", key="once", Prefer="wait=30")
     assert again.json == answer.json
 
 
