@@ -45,6 +45,23 @@ async def process(settings: Settings, *command: str) -> AsyncIterator[asyncio.su
             await child.wait()
 
 
+async def begin_command(
+    settings: Settings, *arguments: str, environment: Mapping[str, str] = MappingProxyType({})
+) -> asyncio.subprocess.Process:
+    """`payloops …` without a terminal, for tests that follow or interrupt it."""
+    # GNU readline tells of a terminal where there is none, to all processes that pytest starts for its tests.
+    inherited = {name: value for name, value in os.environ.items() if name not in {"COLUMNS", "LINES"}}
+    return await asyncio.create_subprocess_exec(
+        *(sys.executable, "-P", "-m", "payloops", *arguments),
+        env={**inherited, **environment_of(settings), **environment},
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        # As a terminal starts it; what runs in the background of a shell script is deaf to SIGINT, children too.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+
+
 async def run_command(
     settings: Settings,
     *arguments: str,
@@ -53,15 +70,7 @@ async def run_command(
     seconds: float = 120,
 ) -> tuple[int, str, str]:
     """`payloops …` to its end, without a terminal: its status, what it printed, and what it complained of."""
-    # GNU readline tells of a terminal where there is none, to all processes that pytest starts for its tests.
-    inherited = {name: value for name, value in os.environ.items() if name not in {"COLUMNS", "LINES"}}
-    child = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-P", "-m", "payloops", *arguments),
-        env={**inherited, **environment_of(settings), **environment},
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
+    child = await begin_command(settings, *arguments, environment=environment)
     out, err = await asyncio.wait_for(child.communicate(stdin.encode()), seconds)
     assert child.returncode is not None
     return child.returncode, out.decode(), err.decode()

@@ -2,16 +2,14 @@
 
 import asyncio
 import json
-import os
 import signal
-import sys
 from datetime import timedelta
 from uuid import UUID, uuid4
 
 import pytest
 from calling import running_api
 from ordering import BY, pay, report
-from processes import environment_of, run_command
+from processes import begin_command, run_command
 from projecting import append, new_order, recorded
 
 from payloops.audit.reading import NotUnderstood, moment, moment_or_version
@@ -131,13 +129,7 @@ async def test_who_follows_an_order_sees_what_happens_next(
 ) -> None:
     order = new_order(merchant_id)
     await append(store, order)
-    follower = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-P", "-m", "payloops", "audit", "order", str(order.id), "--follow", "--json"),
-        env=os.environ | environment_of(settings),
-        stdout=asyncio.subprocess.PIPE,
-        # As a terminal starts it; what runs in the background of a shell script is deaf to SIGINT, children too.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
+    follower = await begin_command(settings, "audit", "order", str(order.id), "--follow", "--json")
     assert follower.stdout is not None
 
     async def next_type() -> str:

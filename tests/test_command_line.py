@@ -9,7 +9,7 @@ from uuid import UUID
 
 import psycopg
 import pytest
-from processes import environment_of, run_command
+from processes import begin_command, environment_of, run_command
 from projecting import append, eventually, locked, new_order, one, project_everything, rows
 
 from payloops.daemons.schema_check import newest_migration
@@ -178,13 +178,8 @@ async def test_an_interrupted_command_says_how_to_go_on_and_leaves_nothing_behin
     await append(store, order)
     await project_everything(database_url)
     async with locked(database_url, table):
-        child = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-P", "-m", "payloops", *command.split()),
-            *([str(order.id)] if command.endswith("--order") else []),
-            env=os.environ | environment_of(settings),
-            stderr=asyncio.subprocess.PIPE,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # as a terminal starts it
-        )
+        of_whom = [str(order.id)] if command.endswith("--order") else []
+        child = await begin_command(settings, *command.split(), *of_whom)
 
         async def waits() -> bool:
             return bool(

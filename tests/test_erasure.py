@@ -14,7 +14,7 @@ import psycopg
 import pytest
 from calling import Answer, Api, Merchant
 from eventsourcing.persistence import StoredEvent
-from processes import DOOMED, environment_of, run_command
+from processes import DOOMED, begin_command, environment_of, run_command
 from projecting import eventually, project_all, projector, reached, rows
 from psycopg_pool import AsyncConnectionPool
 from searching import tables_that_hold
@@ -34,6 +34,7 @@ from payloops.events.event_store import EventStore
 from payloops.events.metadata import Metadata
 from payloops.events.orders import Order
 from payloops.events.timestamps import utc_now
+from payloops.operating import privacy
 from payloops.projections.orders import PROJECTION as ORDERS
 from payloops.projections.orders import row_from_order
 from payloops.projections.verifying import verify
@@ -624,17 +625,7 @@ async def test_nothing_of_what_staff_looked_at_is_changed_but_what_they_searched
 async def command(
     settings: Settings, *arguments: str, answer: str = "", **environment: str
 ) -> tuple[int, str, str]:
-    """`payloops privacy …`: its status, what it printed, and what it complained of."""
-    child = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-P", "-m", "payloops", "privacy", *arguments),
-        env=os.environ | environment_of(settings) | environment,
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    out, err = await asyncio.wait_for(child.communicate(answer.encode()), 120)
-    assert child.returncode is not None
-    return child.returncode, out.decode(), err.decode()
+    return await run_command(settings, "privacy", *arguments, stdin=answer, environment=environment)
 
 
 async def test_the_command_shows_asks_erases_and_says_what_it_cannot_erase(
@@ -663,15 +654,20 @@ async def test_the_command_shows_asks_erases_and_says_what_it_cannot_erase(
 
 
 async def test_the_command_says_when_the_tables_do_not_show_it_yet_and_when_there_are_others(
-    store: EventStore, settings: Settings, merchant: Merchant
+    store: EventStore,
+    settings: Settings,
+    merchant: Merchant,
+    monkeypatch: pytest.MonkeyPatch,
+    capsysbinary: pytest.CaptureFixture[bytes],
 ) -> None:
     await order_with_copies(store, merchant)
     async with store.pool.connection() as connection:
         await connection.execute("CREATE SCHEMA payloops_build")  # of a rebuild that was interrupted
-    whom = ("--merchant", str(merchant.id), "--email", EMAIL)
-    status, out, err = await command(settings, "erase", *whom, "--yes", "--json")  # no projector runs
-    assert status == 0, err
-    report = json.loads(out)
+    monkeypatch.setattr(privacy, "PROJECTION_SECONDS", 0.2)  # and no projector runs
+    whom = Customer(merchant_id=merchant.id, email=EMAIL)
+    capsysbinary.readouterr()  # what was logged
+    assert await privacy.erase(settings, subject=whom, ask=False, as_json=True)
+    report = json.loads(capsysbinary.readouterr().out)
     assert (report["shown"], report["stays"]["unfinishedBuilds"]) == (False, True)
 
 
@@ -709,13 +705,7 @@ async def test_who_interrupts_the_question_has_erased_nothing(
 ) -> None:
     order_id = await order_with_copies(store, merchant)
     await project_all(database_url)
-    child = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-P", "-m", "payloops", "privacy", "erase", "--order", str(order_id)),
-        env=os.environ | environment_of(settings),
-        stdin=asyncio.subprocess.PIPE,  # and nobody answers
-        stderr=asyncio.subprocess.PIPE,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # as a terminal starts it
-    )
+    child = await begin_command(settings, "privacy", "erase", "--order", str(order_id))  # and nobody answers
     try:
         assert child.stderr is not None
         await asyncio.wait_for(child.stderr.readuntil(b"[y/N]"), 90)

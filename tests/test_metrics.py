@@ -6,13 +6,12 @@ import os
 import re
 import signal
 import socket
-import sys
 from pathlib import Path
 
 import aiohttp
 import pytest
 from calling import Api, Caller, running_api
-from processes import environment_of, process
+from processes import process, run_command
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
@@ -252,14 +251,6 @@ async def test_a_port_for_metrics_that_is_taken_is_said_in_one_line(settings: Se
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         own = settings.model_copy(update={"metrics_port": port})
-        child = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "payloops", "projector"),
-            env=os.environ | environment_of(own),
-            stderr=asyncio.subprocess.PIPE,
-        )
-        _, said = await asyncio.wait_for(child.communicate(), SECONDS)
-        assert child.returncode == 1
-        assert said.decode() == (
-            f"payloops: cannot listen on 127.0.0.1:{port}: Address already in use"
-            " (HOST and METRICS_PORT say where)\n"
-        )
+        status, _, said = await run_command(own, "projector")
+    why = f"127.0.0.1:{port}: Address already in use (HOST and METRICS_PORT say where)"
+    assert (status, said) == (1, f"payloops: cannot listen on {why}\n")

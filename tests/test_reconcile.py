@@ -3,9 +3,7 @@
 import asyncio
 import contextlib
 import json
-import os
 import signal
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from datetime import timedelta
@@ -19,7 +17,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from calling import Api, Merchant
 from masking import CARD
-from processes import environment_of
+from processes import begin_command, run_command
 from projecting import insert_raw, project_all
 from psycopg_pool import AsyncConnectionPool
 from uuid_utils.compat import uuid7
@@ -1358,7 +1356,7 @@ async def test_the_command_tells_what_it_has_found_where_it_is_interrupted(
     await insert_raw(store, merchant.id, topic="payment.teleported", state=b"{}", stream=UUID(unreadable))
     async with store.pool.connection() as connection, connection.transaction():
         await connection.execute("LOCK TABLE sandbox.charges")
-        child = await begin(settings, "--sandbox", "--json", "--older-than", "0s")
+        child = await begin_command(settings, "reconcile", "--sandbox", "--json", "--older-than", "0s")
         async with asyncio.timeout(120):
             while await (await connection.execute(LOOKED_UP)).fetchone() is None:
                 await asyncio.sleep(0.05)
@@ -1373,18 +1371,5 @@ async def test_the_command_tells_what_it_has_found_where_it_is_interrupted(
 LOOKED_UP = "SELECT FROM pg_locks WHERE NOT granted AND relation = 'sandbox.charges'::regclass"
 
 
-async def begin(settings: Settings, *arguments: str) -> asyncio.subprocess.Process:
-    return await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "payloops", "reconcile", *arguments),
-        env=os.environ | environment_of(settings),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # as a terminal starts it
-    )
-
-
 async def run(settings: Settings, *arguments: str) -> tuple[int, str, str]:
-    child = await begin(settings, *arguments)
-    output, errors = await asyncio.wait_for(child.communicate(), 120)
-    assert child.returncode is not None
-    return child.returncode, output.decode(), errors.decode()
+    return await run_command(settings, "reconcile", *arguments)
