@@ -3,12 +3,13 @@
 import asyncio
 import contextlib
 import gzip
+import re
 import socket
 import ssl
 import struct
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,35 @@ async def test_after_a_rotation_both_secrets_sign_and_the_sdk_is_served_in_turns
         assert accepted_by_sdk(received, new) is (turn % 2 == 1)
         assert accepted_by_sdk(received, former) is (turn % 2 == 0)
         assert received.headers["X-PayLoops-Signature"].count("v1=") == 2
+
+
+async def test_receivers_who_verify_as_the_readme_says_accept_it_and_only_with_a_secret(
+    sender: Sender, endpoint: Endpoint
+) -> None:
+    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    [code] = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    receiver: dict[str, Any] = {}
+    exec(code, receiver)  # a page of ours
+    is_genuine: Callable[[bytes, str, str], bool] = receiver["is_genuine"]
+    new, former = make_secret(), make_secret()
+    for secrets, turn in (([new], 1), ([new, former], 1), ([new, former], 2)):
+        received = await sent(sender, endpoint, secrets, turn=turn)
+        signature = received.headers["X-PayLoops-Signature"]
+        assert all(is_genuine(received.body, signature, secret) for secret in secrets)
+        assert not is_genuine(received.body, signature, make_secret())
+        assert not is_genuine(received.body + b" ", signature, new)
+        for wrong in (
+            "",
+            "t",
+            "t=,v1=",
+            "t=x,v1=é",
+            signature.replace("t=", "t=1"),
+            signature.partition(",")[2],
+        ):
+            assert not is_genuine(received.body, wrong, new)
+        hour_ago = datetime.now(UTC) - timedelta(hours=1)
+        stale = webhook_sender.sdk_signature(body=received.body, secrets=secrets, turn=turn, at=hour_ago)
+        assert not is_genuine(received.body, stale, new)
 
 
 async def test_every_attempt_has_its_own_time_and_the_same_id(endpoint: Endpoint) -> None:
