@@ -38,6 +38,8 @@ MIN_PASSWORD = 8
 MAX_NUMBER_DIGITS = 9
 MAX_AMOUNT_DIGITS = 11
 TOO_LARGE = "The number is too large"
+WHOLE_AMOUNT = "Must be a whole number, in the currency's minor unit"
+A_TIME = "a time as ISO 8601 has it, with a time zone: 2027-01-31T15:40:02Z"
 
 _ISO_8601 = re.compile(
     r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}(:\d{2}(\.\d{1,9})?)?(Z|[+-]\d{2}:\d{2})", re.ASCII | re.IGNORECASE
@@ -143,7 +145,7 @@ def _iso_8601(text: Any) -> Any:
         pass
     if isinstance(text, str) and _PLUS_LOST.fullmatch(text):
         raise ValueError('Must be a time with a time zone: write its "+" as "%2B" in a query')
-    raise ValueError("Must be a time as ISO 8601 has it, with a time zone")
+    raise ValueError(f"Must be {A_TIME}")
 
 
 def _plain_number(text: Any) -> Any:
@@ -151,7 +153,7 @@ def _plain_number(text: Any) -> Any:
 
 
 def _plain_amount(text: Any) -> Any:
-    return _digits(text, most=MAX_AMOUNT_DIGITS, else_="Must be a whole number, in the currency's minor unit")
+    return _digits(text, most=MAX_AMOUNT_DIGITS, else_=WHOLE_AMOUNT)
 
 
 def _digits(text: Any, *, most: int, else_: str) -> Any:

@@ -9,7 +9,7 @@ from pydantic import Field, PlainSerializer, PlainValidator, TypeAdapter, Valida
 from payloops.events.event_store import EventStore
 from payloops.events.orders import Order, OrderStatus
 from payloops.events.timestamps import timestamp_text
-from payloops.http.fields import Moment, QueryNumber, Timestamp
+from payloops.http.fields import A_TIME, Moment, QueryNumber, Timestamp
 from payloops.http.orders import OrderAnswer, OrderEventAnswer, event_answer, order_answer
 from payloops.http.payments import TransactionAnswer
 from payloops.http.problems import FieldError, not_found, validation_error
@@ -30,7 +30,7 @@ def _as_of(text: Any) -> int | datetime:
             return form.validate_strings(text)
         except ValidationError:
             continue
-    raise ValueError("Must be a version, or a time as ISO 8601 has it, with a time zone")
+    raise ValueError(f"Must be a version, or {A_TIME}")
 
 
 def _as_text(as_of: int | datetime) -> str:

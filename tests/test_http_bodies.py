@@ -49,6 +49,15 @@ def test_an_amount_is_a_whole_number_within_its_limits_and_nothing_like_it(amoun
     assert refused(b'{"amount": %s}' % amount.encode()) == {"amount"}
 
 
+@pytest.mark.parametrize("amount", ["49.99", '"4999"', "1e2", "true", "null"])
+def test_an_amount_of_another_form_is_answered_with_how_to_write_it(amount: str) -> None:
+    with pytest.raises(Problem) as refusal:
+        parse_body(NewOrder, b'{"amount": %s}' % amount.encode())
+    assert [error.message for error in refusal.value.errors or ()] == [
+        "Must be a whole number, in the currency's minor unit: 4999 for 49.99 USD"
+    ]
+
+
 @pytest.mark.parametrize("amount", [1, 99_999_999_999])
 def test_an_amount_may_reach_its_limits(amount: int) -> None:
     assert parse_body(NewOrder, b'{"amount": %d}' % amount).amount == amount
@@ -410,6 +419,14 @@ def test_a_number_in_a_query_that_is_too_large_is_not_called_no_number(limit: st
     with pytest.raises(Problem) as refusal:
         parse_query(OrderQuery, MultiDict(limit=limit))
     assert [error.message for error in refusal.value.errors or ()] == [message]
+
+
+@pytest.mark.parametrize("time", ["2026-11-29", "2026-11-29T10:00:00", "yesterday", "1795988725"])
+def test_a_time_of_another_form_is_answered_with_how_to_write_it(time: str) -> None:
+    with pytest.raises(Problem) as refusal:
+        parse_query(OrderQuery, MultiDict(createdFrom=time))
+    (error,) = refusal.value.errors or ()
+    assert "with a time zone: 2027-01-31T15:40:02Z" in error.message
 
 
 def test_a_plus_that_a_query_turned_into_a_blank_is_told() -> None:
