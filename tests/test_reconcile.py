@@ -639,6 +639,25 @@ async def test_trouble_with_one_order_keeps_none_of_the_others_from_being_record
     assert [await status_of(store, each) for each in orders] == ["processing", "captured", "captured"]
 
 
+async def test_an_answer_that_is_not_as_documented_keeps_none_of_the_others_from_being_recorded(
+    merchant: Merchant, store: EventStore, settings: Settings
+) -> None:
+    orders = [await paying(merchant, store) for _ in range(3)]
+    await project_all(settings.database_url.get_secret_value())
+    answers = iter([{}, intent(amount_received="1000"), intent()])
+
+    async def search(_: web.Request) -> web.Response:
+        return web.json_response({"object": "search_result", "data": [next(answers)]})
+
+    async with answering(("/v1/payment_intents/search", search)) as url:
+        stripe = StripeProcessor(secret_key="sk_test", base_url=url)
+        try:
+            found = await reconciled(store, stripe)
+        finally:
+            await stripe.close()
+    assert sorted(found[each].outcome for each in orders) == ["busy", "busy", "recorded"]
+
+
 async def test_what_was_recorded_is_reported_although_the_database_fails_afterwards(
     merchant: Merchant, store: EventStore, settings: Settings
 ) -> None:

@@ -15,7 +15,7 @@ Outcome = Literal["agrees", "waits", "recorded", "differs", "unknown", "unreacha
 """`waits`: the processor has not finished either. `unknown`: the processor does not know the payment, or nothing of
 what was requested for it; its workflows are restarted (`lost_workflows`). `unreadable`: this version of the code cannot
 read the order's events. `busy`: nothing is certain to be recorded, because the order changed while its processor was
-asked, kept changing, or the log or the database failed."""
+asked, kept changing, or the log, the database or anything else failed."""
 NEEDS_ATTENTION = {"differs", "unknown", "unreachable", "unreadable", "busy"}
 COLOURS = {"agrees": "green", "waits": "dim", "recorded": "cyan"}
 

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 import psycopg
+import structlog
 from psycopg.rows import class_row
 from psycopg_pool import PoolTimeout
 
@@ -59,6 +60,8 @@ ATTEMPT_UNKNOWN = (
 TO_CANCEL = (
     "a cancellation was requested, but its workflow is gone: cancel it at the processor, then run this again"
 )
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,8 +132,8 @@ async def reconcile(
 ) -> list[Finding]:
     """Ask about payments, record what the processors say, and return what was found, by order and attempt.
 
-    Trouble with an order, also with the database, is a finding, and the others go on: what was recorded is told. Once
-    the database gives no connection any more, no further orders are asked about.
+    Trouble with an order, of whatever kind, is a finding, and the others go on: what was recorded is told. Once the
+    database gives no connection any more, no further orders are asked about.
 
     Args:
         findings: receives each at once, for a caller that is cancelled.
@@ -161,6 +164,11 @@ async def reconcile(
             except psycopg.Error as error:
                 away = away or isinstance(error, PoolTimeout)
                 findings.append(_finding_of_row(row, "busy", one_line(error)))
+            except (
+                Exception
+            ) as error:  # an answer that is not as documented, or whatever else: the others go on
+                log.exception("reconcile.failed", order_id=str(row.id))
+                findings.append(_finding_of_row(row, "busy", f"unforeseen: {type(error).__name__}"))
 
     rows = await _orders_to_look_at(store, stuck_before=stuck_before, changed_since=now - since)
     try:
