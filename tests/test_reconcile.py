@@ -528,6 +528,17 @@ async def test_the_reference_of_a_captured_payment_is_learned_where_it_is_the_sa
     assert order.payments[1].processor_order_id == learned
 
 
+async def test_a_payment_stays_known_by_the_reference_that_was_reported(
+    merchant: Merchant, store: EventStore, settings: Settings, by: Metadata
+) -> None:
+    reference = {"processor_order_id": "pi_reported"}
+    order_id = await reported(merchant, store, settings, by, status="processing", **reference)
+    assert (await reconciled(store, says("captured")))[order_id].outcome == "recorded"
+    order = await store.load(Order, UUID(order_id))
+    assert order is not None
+    assert order.payments[1].processor_order_id == "pi_reported"
+
+
 async def test_a_capture_that_was_asked_for_just_now_needs_nobody_though_its_reference_is_not_known(
     merchant: Merchant, store: EventStore, settings: Settings, by: Metadata
 ) -> None:
