@@ -254,6 +254,16 @@ async def test_fields_of_other_workers_are_tolerated_and_odd_text_is_made_storab
     assert len(error.message) == 1_000
 
 
+async def test_a_reference_that_the_processor_expanded_is_taken_for_its_id(
+    store: EventStore, activities: BackendActivities, order_id: UUID
+) -> None:
+    """As Stripe's library gives `latest_charge`, where it was asked to."""
+    references = {"processorOrderId": "pi_1", "processorTransactionId": {"id": "ch_1", "object": "charge"}}
+    await call(activities.update_order_status, {"orderId": str(order_id), "status": "captured", **references})
+    payment = (await loaded(store, order_id)).payments[1]
+    assert (payment.processor_order_id, payment.processor_transaction_id) == ("pi_1", "ch_1")
+
+
 @pytest.mark.parametrize("before", ["The card ", "long " * 198])
 async def test_a_card_number_in_a_processors_message_is_not_recorded_nor_a_part_of_it_where_it_is_cut_off(
     store: EventStore, activities: BackendActivities, order_id: UUID, before: str

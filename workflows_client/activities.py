@@ -108,7 +108,12 @@ def _written(value: Any) -> Any:
 
 Text = Annotated[str, BeforeValidator(_storable)]
 OptionalText = Annotated[Text | None, AfterValidator(_none_if_empty)]
-Reference = Annotated[OptionalText, AfterValidator(lambda text: text and recorded_reference(text))]
+Reference = Annotated[
+    OptionalText,
+    AfterValidator(lambda text: text and recorded_reference(text)),
+    BeforeValidator(lambda value: value.get("id") if isinstance(value, dict) else value),
+]
+"""A processor's, or the whole object that it expanded it to."""
 Message = Annotated[Text, AfterValidator(lambda text: mask_card_numbers(text)[:LONGEST_MESSAGE])]
 ErrorText = Annotated[Message | None, AfterValidator(_none_if_empty), BeforeValidator(_written)]
 Payload = Annotated[dict[str, Any], BeforeValidator(_storable)]
