@@ -14,7 +14,7 @@ import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from types import MappingProxyType
-from typing import Annotated, Any, Concatenate, Generic, Literal, ParamSpec
+from typing import TYPE_CHECKING, Annotated, Any, Concatenate, Generic, Literal, ParamSpec
 from uuid import UUID
 
 import orjson
@@ -28,7 +28,9 @@ from payloops.commands.staff_sessions import StaffSession
 from payloops.events.appender import Receipt
 from payloops.events.metadata import Metadata
 from payloops.http.problems import not_found
-from payloops.http.services import Services
+
+if TYPE_CHECKING:  # commands of the operator print answers, and need nothing that answers requests
+    from payloops.http.services import Services
 
 JSON = "application/json"
 HTML = "text/html"
@@ -103,7 +105,7 @@ class Call(Generic[B, Q]):
         reserved: the reservation of the request's idempotency key; None if it has none.
     """
 
-    services: Services
+    services: "Services"
     route: "Route"
     request: web.Request
     body: B

@@ -12,7 +12,6 @@ from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import SplitResult, urlsplit
 
 import psycopg
-from limits import parse_many
 from psycopg.conninfo import conninfo_to_dict
 from pydantic import (
     AfterValidator,
@@ -25,7 +24,6 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
-from redis.connection import parse_url
 
 from payloops.events import crash_points
 
@@ -50,6 +48,8 @@ def _parts_of(value: Any) -> Any:
 
 
 def _rate_limit(value: str) -> str:
+    from limits import parse_many  # noqa: PLC0415  # slow, and most commands read other settings
+
     try:
         windows = parse_many(value)
     except ValueError:
@@ -284,6 +284,8 @@ class Settings(StoreSettings, KeySettings):
     @field_validator("redis_url")
     @classmethod
     def _redis_url(cls, value: SecretStr) -> SecretStr:
+        from redis.connection import parse_url  # noqa: PLC0415  # as above
+
         try:
             parse_url(value.get_secret_value())  # type: ignore[no-untyped-call]
         except ValueError:

@@ -16,8 +16,9 @@ from processes import run_command
 from projecting import append, new_order
 from pydantic import SecretStr
 
-from payloops.audit.evidence import file_bytes, make_statement, signed
+from payloops.audit.evidence import make_statement, signed
 from payloops.audit.evidence_check import NotEvidence, Report, check_evidence
+from payloops.audit.evidence_format import file_bytes
 from payloops.audit.masking import MASKED, masked_body
 from payloops.commands.processor_events import keep_processor_event, note_effect
 from payloops.commands.record_webhook_attempt import record_webhook_attempt

@@ -13,9 +13,9 @@ from typing import Any
 from urllib.parse import urlsplit
 from uuid import UUID
 
-import orjson
 from pydantic import TypeAdapter
 
+from payloops.audit.evidence_format import FORMAT, canonical, file_bytes, signed_text
 from payloops.audit.masking import masked_body
 from payloops.audit.reading import NotUnderstood, facts_of, reading
 from payloops.commands.processor_events import processor_events_of_order
@@ -29,18 +29,6 @@ from payloops.events.timestamps import timestamp_text, utc_now
 from payloops.http.order_history import OrderAsOf, OrderExplanationAnswer, order_as_of
 from payloops.projections.order_explanation import explain_order
 from payloops.projections.order_history import fold
-
-FORMAT = "payloops evidence 1"
-
-
-def canonical(value: Any) -> bytes:
-    """The form of a value that is hashed: JSON without whitespace, members sorted by name."""
-    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
-
-
-def file_bytes(bundle: dict[str, Any]) -> bytes:
-    """The content of an evidence file; the same bundle always has the same bytes."""
-    return orjson.dumps(bundle, option=orjson.OPT_SORT_KEYS | orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
 
 
 async def export_evidence(
@@ -107,11 +95,6 @@ def signed(statement: dict[str, Any], keys: AuditKeys) -> dict[str, Any]:
             "signature": keys.present.sign(signed_text(digest)).hex(),
         },
     }
-
-
-def signed_text(digest: str) -> bytes:
-    """The text that is signed: it contains the statement's digest."""
-    return f"{FORMAT}\nsha256: {digest}\n".encode()
 
 
 async def make_statement(reader: EventReader, *, order_id: UUID) -> dict[str, Any]:

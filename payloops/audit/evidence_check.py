@@ -10,7 +10,7 @@ from uuid import UUID
 
 import orjson
 
-from payloops.audit.evidence import FORMAT, canonical, file_bytes, signed_text
+from payloops.audit.evidence_format import FORMAT, canonical, file_bytes, signed_text
 from payloops.events.log_rows import Fault, LogRow, fault_of, recorded_bytes, row_leaf
 from payloops.events.merkle import proven_root
 from payloops.events.seals import AuditKeys, Seal, is_signed, key_id
