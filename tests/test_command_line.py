@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from uuid import UUID
 
 import psycopg
@@ -13,6 +14,7 @@ from processes import begin_command, environment_of, run_command
 from projecting import append, eventually, locked, new_order, one, project_everything, rows
 
 from payloops.daemons.schema_check import newest_migration
+from payloops.dev.environment import write_environment
 from payloops.embedded import EmbeddedServers
 from payloops.events.event_store import EventStore
 from payloops.settings import Settings
@@ -47,6 +49,40 @@ async def complaints(
         for command in commands:
             group.create_task(run(command))
     return said
+
+
+@pytest.mark.parametrize("command", [("keys", "status"), ("staff", "list"), ("audit", "key"), ("reconcile",)])
+async def test_without_settings_it_is_said_where_else_they_are_looked_for(
+    settings: Settings, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    running = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "payloops", *command),
+        env={name: value for name, value in os.environ.items() if name not in environment_of(settings)},
+        cwd=tmp_path,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    _, err = await running.communicate()
+    assert running.returncode == 2
+    said = err.decode()
+    assert "payloops: DATABASE_URL: required" in said
+    assert "a running `payloops dev` with its data in .payloops (--data-dir names another directory)" in said
+
+
+async def test_no_key_of_the_service_here_is_taken_for_another_database(
+    settings: Settings, tmp_path: Path
+) -> None:
+    """An erasure appends events: with another AUDIT_KEY they would look inserted by hand."""
+    given = environment_of(settings)
+    write_environment(given, data_dir=tmp_path)
+    running = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "payloops", "privacy", "erase", "--order", ORDER, "--yes"),
+        *("--data-dir", str(tmp_path)),
+        env={name: value for name, value in os.environ.items() if name not in given}
+        | {"DATABASE_URL": "postgresql://nobody@127.0.0.1:1/another"},
+        stderr=asyncio.subprocess.PIPE,
+    )
+    _, err = await running.communicate()
+    assert (running.returncode, err) == (2, b"payloops: AUDIT_KEY: required\n")
 
 
 async def test_a_database_without_our_schema_is_told_from_one_that_is_away(

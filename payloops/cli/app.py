@@ -282,15 +282,12 @@ def reconcile(
     """Ask the processors about payments, record what they answer, and report what does not agree.
 
     Exits with status 1 if something is left for people to look at. Settings that are not in the environment are
-    taken from the `payloops dev` of the data directory.
+    taken from the `payloops dev` of the data directory, unless DATABASE_URL names another database.
     """
-    from payloops.dev.environment import read_environment  # noqa: PLC0415
     from payloops.reconcile.payments import run_reconcile  # noqa: PLC0415
 
     times = {"older_than": _duration("--older-than", older_than), "since": _duration("--since", since)}
-    for name, value in read_environment(data_dir=data_dir).items():
-        os.environ.setdefault(name, value)
-    settings = settings_of_environment()
+    settings = settings_of_environment(data_dir=data_dir)
     agrees = run_async(
         run_reconcile(settings, **times, sandbox=sandbox, as_json=as_json),
         interrupted="what processors said was recorded of some payments; run it again for the others",

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 S = TypeVar("S", bound="DatabaseSettings")
 WRONG_SETTINGS = 2
+_DEV = "a running `payloops dev` with its data in {} (--data-dir names another directory)"
 INTERRUPTED, TERMINATED = 130, 143
 """Exit statuses after Ctrl-C and SIGTERM, as shells use them."""
 DATABASE_DOWN = "the database does not answer"
@@ -89,8 +90,7 @@ def database_url_of(data_dir: Path) -> str:
     database_url = os.environ.get("DATABASE_URL") or read_environment(data_dir=data_dir).get("DATABASE_URL")
     if not database_url:
         fail(
-            f"DATABASE_URL: required, unless `payloops dev` is running with its data in {data_dir}"
-            " (--data-dir names another directory)",
+            f"DATABASE_URL: required, unless there is {_DEV.format(data_dir)}",
             status=WRONG_SETTINGS,
         )
     refuse_unusable(database_url)
@@ -107,11 +107,12 @@ def refuse_unusable(database_url: str) -> None:
         fail(f"DATABASE_URL: {error}", status=WRONG_SETTINGS)
 
 
-def settings_of_environment() -> "Settings":
+def settings_of_environment(*, data_dir: Path | None = None) -> "Settings":
+    """Read them from the environment; with a data directory, what is missing from its `payloops dev`."""
     from payloops.events import crash_points  # noqa: PLC0415
     from payloops.settings import Settings  # noqa: PLC0415
 
-    settings = _read(Settings)
+    settings = _read(Settings) if data_dir is None else settings_of(Settings, data_dir)
     if settings.crash_at is not None:
         point, passings = crash_points.parse(settings.crash_at)
         crash_points.arm(point, passings=passings)
@@ -119,14 +120,21 @@ def settings_of_environment() -> "Settings":
 
 
 def settings_of(kind: "type[S]", data_dir: Path) -> "S":
-    """Read them from the environment, and what is missing from the `payloops dev` of the data directory."""
+    """Read them from the environment, and what is missing from the `payloops dev` of the data directory.
+
+    Nothing is taken from there if DATABASE_URL names another database: events would be written to it with other keys.
+    """
     from payloops.dev.environment import read_environment  # noqa: PLC0415
 
     kept = read_environment(data_dir=data_dir)
-    return _read(kind, **{name.lower(): kept[name] for name in kept if name not in os.environ})
+    given = os.environ.get("DATABASE_URL")
+    if given is not None and given != kept.get("DATABASE_URL"):
+        return _read(kind)
+    of_dev = "" if kept else f"what is not in the environment is taken from {_DEV.format(data_dir)}"
+    return _read(kind, hint=of_dev, **{name.lower(): kept[name] for name in kept if name not in os.environ})
 
 
-def _read(kind: "type[S]", **overrides: str) -> "S":
+def _read(kind: "type[S]", *, hint: str = "", **overrides: str) -> "S":
     """Read settings; warn of variables that look misspelled, and exit if one is missing or wrong."""
     from payloops.settings import SettingsError, misspelled_settings, read_settings_of  # noqa: PLC0415
 
@@ -135,7 +143,7 @@ def _read(kind: "type[S]", **overrides: str) -> "S":
     try:
         return read_settings_of(kind, **overrides)
     except SettingsError as error:
-        fail(str(error), status=WRONG_SETTINGS)
+        fail(f"{error}\n{hint}", status=WRONG_SETTINGS)
 
 
 def warn(message: str) -> None:
