@@ -12,6 +12,7 @@ from uuid_utils import uuid4
 
 from payloops.commands.cards import holds_card_number
 from payloops.commands.cipher import REMEDY, SealBroken
+from payloops.events.connections import SCHEMA_ERRORS, one_line
 from payloops.http.admission import Shed
 from payloops.http.answers import CORRELATION_HEADER, SECURITY_HEADERS, Answer
 from payloops.http.html import refusal_page
@@ -90,6 +91,8 @@ def _refusal(error: Exception, request: web.Request, context: RequestContext) ->
         problem = internal_error()
     elif isinstance(error, SealBroken):
         log.error("http.secret_unreadable", identity=error.identity, remedy=REMEDY)
+    elif isinstance(error, SCHEMA_ERRORS):
+        log.error("http.schema_differs", error=one_line(error))
     elif isinstance(problem, Shed):
         context.shed = True
     elif problem.status >= 500:  # noqa: PLR2004  # HTTP

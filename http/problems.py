@@ -39,6 +39,7 @@ from payloops.commands.register_merchant import EmailTaken
 from payloops.commands.retry_webhook import TooManyRetries, WebhooksOff
 from payloops.commands.tokens import InvalidToken
 from payloops.commands.webhook_deliveries import WebhookNotFound
+from payloops.events.connections import SCHEMA_ERRORS
 from payloops.events.errors import (
     OutcomeUnknown,
     ReceiptConflict,
@@ -197,6 +198,8 @@ ANSWERS: dict[type[Exception], Answer] = {
     psycopg.InterfaceError: Answer(503, "unavailable", BUSY),
     # A hosted database becomes read-only when its disk is full, or after a failover.
     psycopg.errors.ReadOnlySqlTransaction: Answer(503, "unavailable", BUSY),
+    # The database lacks migrations of this version.
+    **dict.fromkeys(SCHEMA_ERRORS, Answer(503, "unavailable", BUSY)),
 }
 
 CHALLENGES = {"invalid_token": "Bearer", "invalid_credentials": None, "invalid_api_key": "ApiKey"}

@@ -10,6 +10,7 @@ import pytest
 import structlog
 from calling import Api, running_api, with_routes
 from masking import CARD
+from psycopg_pool import AsyncConnectionPool
 from structlog.typing import EventDict
 from uuid_utils.compat import uuid7
 
@@ -526,6 +527,23 @@ async def test_a_dependency_that_hangs_is_down_when_its_time_is_over_however_lon
             await health.within(hangs(), seconds=0.01)
     assert not over.is_set()
     over.set()
+
+
+async def test_a_database_that_lacks_migrations_is_unavailable_and_the_log_says_what_helps(
+    settings: Settings, pool: AsyncConnectionPool
+) -> None:
+    async with pool.connection() as connection:
+        await connection.execute("ALTER TABLE merchants RENAME TO of_an_earlier_version")
+    with structlog.testing.capture_logs() as lines:
+        async with running_api(settings) as api:
+            answer = await api.anyone.post(
+                "/api/auth/login", {"email": "a@example.com", "password": "whatever1"}
+            )
+    assert (answer.status, answer.code) == (503, "unavailable")
+    assert answer.headers["Retry-After"]
+    [line] = [line for line in lines if line["event"] == "http.schema_differs"]
+    assert line["log_level"] == "error"
+    assert line["error"].endswith("run `payloops migrate`")
 
 
 async def test_without_the_database_nothing_is_done_and_the_answer_says_so(settings: Settings) -> None:
