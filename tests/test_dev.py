@@ -209,6 +209,13 @@ def test_a_taken_port_is_said_in_one_line(dev: Dev) -> None:
     assert shown.stderr == (
         f"payloops: API: port {dev.port} is taken by another program: choose one with --port\n"
     )
+    with reserved_port() as api, socket.create_server(("127.0.0.1", dev.port)):
+        for option in ("--postgres-port", "--temporal-port", "--temporal-ui-port"):
+            shown = dev.run("dev", "--port", str(api), option, str(dev.port))
+            assert shown.returncode == 1
+            assert shown.stderr.endswith(
+                f"port {dev.port} is taken by another program: choose one with {option}\n"
+            )
 
 
 def test_a_demonstration_without_a_service_says_so_in_one_line(dev: Dev) -> None:

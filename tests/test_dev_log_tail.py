@@ -39,6 +39,8 @@ def test_a_request_is_shown_in_short() -> None:
         " milliseconds=4.4 process=api remote=127.0.0.1 route=/health status=200"
     )
     assert shortened(line, name="api") == "16:44:05 api        GET /health → 200 in 4.4 ms"
+    unknown = line.replace("route=/health status=200", "route=None status=404")
+    assert shortened(unknown, name="api") == "16:44:05 api        GET (no such path) → 404 in 4.4 ms"
 
 
 WARNING = "2026-11-23T16:44:05Z [warning  ] temporal.unavailable\n"

@@ -141,7 +141,10 @@ def test_a_second_instance_is_refused_in_one_line(data_dir: Path) -> None:
         with pytest.raises(StartError) as refused:
             EmbeddedServers(data_dir=data_dir).start()
         message = str(refused.value)
-        assert message == f"data directory: {data_dir} is in use by another instance (process {process.pid})"
+        assert message == (
+            f"data directory: {data_dir} is in use by another instance (process {process.pid}): end it, or choose"
+            " another directory with --data-dir"
+        )
         assert len(processes_of(data_dir)) == 2, "the refusal did not touch the first instance"
 
 

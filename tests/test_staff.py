@@ -390,6 +390,7 @@ async def test_what_staff_searched_for_is_shown_as_they_typed_it(
         (EMAIL, "", "password: Must have at least 8 characters"),
         (EMAIL, "x" * 73, "password: Must be at most 72 bytes"),
         ("nobody", PASSWORD, "email: Must be an email address"),
+        ("nobody", "", "email: Must be an email address"),
     ],
 )
 async def test_who_cannot_be_added_is_told_why(

@@ -23,10 +23,11 @@ def staff_add(
     Needs only DATABASE_URL, or a running `payloops dev`.
     """
     from payloops.commands.add_staff import StaffEmailTaken  # noqa: PLC0415
-    from payloops.operating.staff import NotAcceptable, add, read_password  # noqa: PLC0415
+    from payloops.operating.staff import NotAcceptable, add, check_email, read_password  # noqa: PLC0415
 
     database_url = database_url_of(data_dir)
     try:
+        email = check_email(email)  # before the password is asked for
         row = run_async(add(database_url=database_url, email=email, name=name, password=read_password()))
     except (NotAcceptable, StaffEmailTaken) as error:
         fail(str(error))

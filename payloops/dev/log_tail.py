@@ -67,6 +67,8 @@ def shortened(line: str, *, name: str) -> str:
     fields = {key: value.strip("'\"") for key, value in FIELD.findall(match["fields"])}
     if match["event"] == "http.request":
         says = "{method} {route} → {status} in {milliseconds} ms"
+        if fields.get("route") == "None":  # there is no such route, and paths are not logged
+            fields["route"] = "(no such path)"
         says = says.format_map({"method": "", "route": "", "status": "?", "milliseconds": "?", **fields})
     else:
         kept = (f"{key}={value}" for key, value in fields.items() if key != "process")

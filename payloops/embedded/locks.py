@@ -28,7 +28,9 @@ def take_directory(directory: Path) -> int:
         holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
         os.close(descriptor)
         raise StartError(
-            part="data directory", why=f"{directory} is in use by another instance (process {holder})"
+            part="data directory",
+            why=f"{directory} is in use by another instance (process {holder}): end it, or choose another directory"
+            " with --data-dir",
         ) from None
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)

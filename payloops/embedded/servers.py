@@ -1,6 +1,7 @@
 """All three servers: started in parallel, stopped in order, never left behind."""
 
 import contextlib
+import errno
 import os
 import time
 from collections.abc import Sequence
@@ -28,6 +29,7 @@ Part = Literal["postgres", "valkey", "temporal"]
 PARTS: tuple[Part, ...] = ("postgres", "valkey", "temporal")
 START_SECONDS = 60.0
 PORT_TRIES = 3
+FILES_FAIL = frozenset({errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT})
 
 OURS = (
     *("postgres", "postgres.new", "postgres.new.password", "postgres.password", "valkey", "temporal"),
@@ -120,8 +122,9 @@ class EmbeddedServers:
             self._start_all(deadline=deadline)
         except BaseException as error:
             self.stop()
-            if isinstance(error, PermissionError):
-                raise StartError(part="data directory", why=f"{error.filename}: {error.strerror}") from error
+            if isinstance(error, OSError) and error.errno in FILES_FAIL:
+                why = f"{error.filename or self.data_dir}: {error.strerror}"
+                raise StartError(part="data directory", why=why) from error
             raise
 
     def stop(self) -> None:
@@ -228,7 +231,10 @@ class EmbeddedServers:
         """Given ports; otherwise those of the last run, if they are free; otherwise any."""
         for part, port in self._given.items():
             if port is not None and not port_is_free(port):
-                raise StartError(part=part, why=f"port {port} is taken by another program")
+                option = "--temporal-ui-port" if part == "ui" else f"--{part}-port"
+                raise StartError(
+                    part=part, why=f"port {port} is taken by another program: choose one with {option}"
+                )
         before = remembered_ports(self.data_dir / "ports.json")
         return free_ports(wanted=[port or before.get(name) for name, port in self._given.items()])
 

@@ -40,14 +40,21 @@ def read_password() -> str:
     return _checked("password", TypeAdapter(Password), password)
 
 
+def check_email(email: str) -> str:
+    """The email address of a new member, normalized.
+
+    Raises:
+        NotAcceptable: it is none.
+    """
+    return _checked("email", TypeAdapter(Email), email)
+
+
 async def add(*, database_url: str, email: str, name: str, password: str) -> StaffRow:
     """Add a member of the staff.
 
     Raises:
         StaffEmailTaken: see there.
-        NotAcceptable: the email address is invalid.
     """
-    email = _checked("email", TypeAdapter(Email), email)
     async with (
         command_pool(database_url, application_name="payloops staff") as pool,
         Hasher(rounds=BCRYPT_ROUNDS) as passwords,
