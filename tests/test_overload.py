@@ -343,6 +343,10 @@ def test_a_head_that_others_might_read_in_another_way_is_left_to_the_parser(line
         b"GET /v1/orders /v1/events HTTP/1.1\r\nHost: x\r\n\r\n",
         b"GET /v1/\xff HTTP/1.1\r\nHost: x\r\n\r\n",
         b"GET http://y/v1/orders HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET /v1/orders HTTP/1.1\r\nHost:\r\n\r\n",
+        b"GET /v1/orders HTTP/1.1\r\nHost: a b\r\n\r\n",
+        b"GET /v1/orders HTTP/1.1\r\nHost: x:port\r\n\r\n",
+        b"GET /v1/orders HTTP/1.1\r\nX-Host: x\r\n\r\n",
     ],
 )
 def test_a_head_that_is_none_to_others_is_left_to_the_parser(head: bytes) -> None:
