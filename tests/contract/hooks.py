@@ -35,7 +35,8 @@ BEYOND_SCHEMAS = {
     "Must not be before from": "a rule about two parameters",
     "Must be at a public address": "which addresses are public",
     "Nested too deep": "depth",
-    "Input should be a valid integer": "12.0 is an integer to JSON Schema, and none to us",
+    "Must be a whole number": "12.0 is an integer to JSON Schema, and none to us",
+    "Must be a whole number, in the currency's minor unit: 4999 for 49.99 USD": "as above",
 }
 """Messages of the rules about shape that no schema can express, and what each is about."""
 
