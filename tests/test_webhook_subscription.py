@@ -116,6 +116,12 @@ async def _is_as_the_contract_has_it(store: EventStore, body: dict[str, Any]) ->
     assert {name: body[name] for name in ("externalId", "amount", "currency", "status", "processor")} == {
         name: body["data"][name] for name in ("externalId", "amount", "currency", "status", "processor")
     }
+    told_of = (await store.read_stream(order_id))[body["sequence"] - 1]
+    async with store.pool.connection() as connection:
+        row = await connection.execute(
+            "SELECT created_at, source_position FROM webhook_events WHERE id = %s", (body["id"],)
+        )
+        assert await row.fetchone() == (order.modified_on, told_of.position)
 
 
 def test_a_webhook_has_the_same_id_in_every_version_of_this_code() -> None:
