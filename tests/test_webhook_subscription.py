@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -15,6 +16,7 @@ from standardwebhooks import Webhook
 from telling import BY, Shop, caught_up, delivering, open_shop, subscribing
 from temporalio.client import Client
 from temporalio.service import RPCError
+from uuid_utils.compat import uuid7
 
 from payloops.commands.cancel_order import cancel, cancel_order, request_void
 from payloops.commands.receive_processor_event import ProcessorEvent, receive_processor_event
@@ -30,7 +32,13 @@ from payloops.events.timestamps import timestamp_text, utc_now
 from payloops.projections.orders import row_from_order
 from payloops.settings import Settings
 from payloops.workflows_client.activities import order_json
-from payloops.workflows_client.webhook_subscription import READER, details_of, event_type_of, webhook_id_of
+from payloops.workflows_client.webhook_subscription import (
+    READER,
+    details_of,
+    event_type_of,
+    payload_of,
+    webhook_id_of,
+)
 
 
 @pytest.fixture(scope="module")
@@ -132,6 +140,16 @@ def test_a_webhook_has_the_same_id_in_every_version_of_this_code() -> None:
     assert webhook_id_of(fact) == UUID("70031211-06e2-5ccd-8306-7de12dd7ebb1")
 
 
+def test_a_webhook_tells_when_it_happened_beside_when_the_order_was_created() -> None:
+    order = new_order()
+    later = BY.at + timedelta(hours=1)
+    cancel(order, by=replace(BY, at=later))
+    [_, cancelled] = recorded(order)
+    body = payload_of(cancelled, webhook_id=uuid7(), event_type="payment.cancelled", order=order)
+    assert body["createdAt"] == timestamp_text(later)
+    assert body["data"]["createdAt"] == timestamp_text(order.created_on)
+
+
 def told(order: Order) -> list[tuple[str, dict[str, Any]]]:
     """What is told of an order: the types, and what is special to each."""
     facts = [(event_type_of(fact), fact) for fact in recorded(order)]
@@ -140,10 +158,10 @@ def told(order: Order) -> list[tuple[str, dict[str, Any]]]:
 
 def test_all_that_is_special_to_each_event() -> None:
     captured = report(report(pay(new_order()), "requires_action"), "captured")
-    for amount, reason in ((300, "broken"), (200, None)):
+    for amount, reason in ((300, "broken"), (200, "late")):
         refund = request_refund(captured, amount=amount, reason=reason, by=BY)
         reference = f"re_{amount}"
-        if reason is None:
+        if reason == "late":
             fail_refund(
                 captured,
                 refund.id,
@@ -175,7 +193,13 @@ def test_all_that_is_special_to_each_event() -> None:
         ),
         (
             "refund.failed",
-            {"refundId": failed.id, "amount": 200, "reason": None, "errorCode": "no", "errorMessage": "No."},
+            {
+                "refundId": failed.id,
+                "amount": 200,
+                "reason": "late",
+                "errorCode": "no",
+                "errorMessage": "No.",
+            },
         ),
     ]
 
