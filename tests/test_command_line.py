@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 from uuid import UUID
 
@@ -13,6 +14,7 @@ import pytest
 from processes import begin_command, environment_of, run_command
 from projecting import append, eventually, locked, new_order, one, project_everything, rows
 
+from payloops.cli.options import duration
 from payloops.daemons.schema_check import newest_migration
 from payloops.dev.environment import write_environment
 from payloops.embedded import EmbeddedServers
@@ -264,3 +266,15 @@ async def test_a_duration_that_is_none_is_refused_with_its_option(settings: Sett
     status, out, err = await run_command(settings, "reconcile", option, "soon")
     assert (status, out) == (2, "")
     assert err == f"payloops: {option}: 'soon' is no duration: write 90s, 10m, 24h or 7d\n"
+
+
+def test_durations() -> None:
+    assert [duration(text) for text in ("90s", "10m", "24h", "7d")] == [
+        timedelta(seconds=90),
+        timedelta(minutes=10),
+        timedelta(days=1),
+        timedelta(days=7),
+    ]
+    for text in ("", "10", "m", "-1m", "1.5h", "1w"):
+        with pytest.raises(ValueError, match="no duration"):
+            duration(text)
