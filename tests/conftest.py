@@ -22,7 +22,7 @@ from playwright.async_api import Browser
 from psycopg_pool import AsyncConnectionPool
 from pydantic import SecretStr
 from receiving import Endpoint, receiving
-from telling import Shop, open_shop
+from telling import Orders, Shop, open_shop
 from temporalio.client import Client
 from uuid_utils.compat import uuid7
 
@@ -249,3 +249,9 @@ def merchant_id() -> UUID:
 def by() -> Metadata:
     """Somebody who acts now."""
     return Metadata(at=utc_now(), actor="system", correlation_id="test")
+
+
+@pytest.fixture
+def orders(store: EventStore, merchant_id: UUID, by: Metadata) -> Orders:
+    """Orders of a merchant, and what happens to them."""
+    return Orders(store, merchant_id, by)

@@ -5,9 +5,10 @@ import contextlib
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, cast
+from typing import Any
 from uuid import UUID
 
+import forwarding
 from temporalio.client import Client
 from uuid_utils.compat import uuid7
 
@@ -35,7 +36,6 @@ from payloops.events.timestamps import utc_now
 from payloops.settings import Settings
 from payloops.workflows_client.activities import GRACE_SECONDS, BackendActivities
 from payloops.workflows_client.endpoint_places import EndpointPlaces
-from payloops.workflows_client.subscriber import run_subscriber
 from payloops.workflows_client.webhook_sender import open_sender
 from payloops.workflows_client.webhook_subscription import READER, webhook_subscription
 from payloops.workflows_client.worker import ACTIVITIES, GRACE, backend_worker
@@ -151,39 +151,16 @@ async def open_shop(store: EventStore, *, url: str | None = None) -> Shop:
     return shop
 
 
-@contextlib.asynccontextmanager
-async def subscribing(store: EventStore, settings: Settings, client: Client) -> AsyncIterator[None]:
+def subscribing(
+    store: EventStore, settings: Settings, client: Client
+) -> contextlib.AbstractAsyncContextManager[asyncio.Task[None]]:
     """The subscriber of webhooks."""
-    stop = asyncio.Event()
-    task = asyncio.create_task(
-        run_subscriber(
-            subscription=webhook_subscription(store),
-            store=store,
-            database_url=settings.database_url.get_secret_value(),
-            client=client,
-            stop=stop,
-        )
-    )
-    try:
-        yield
-    finally:
-        stop.set()
-        await asyncio.wait_for(task, SECONDS)
+    return forwarding.subscribing(store, settings, client, webhook_subscription(store))
 
 
 async def caught_up(store: EventStore) -> None:
-    """Wait until the subscriber has done all that the log has now."""
-    head = await store.head()
-    async with asyncio.timeout(SECONDS):
-        while await position(store) < head:
-            await asyncio.sleep(0.02)
-
-
-async def position(store: EventStore) -> int:
-    async with store.pool.connection() as connection:
-        cursor = await connection.execute("SELECT position FROM checkpoints WHERE name = %s", (READER,))
-        row = await cursor.fetchone()
-    return 0 if row is None else cast("int", row[0])
+    """Wait until it has done all that the log has now."""
+    await forwarding.caught_up(store, READER)
 
 
 @contextlib.asynccontextmanager
