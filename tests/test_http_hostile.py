@@ -5,6 +5,7 @@ import gzip
 import itertools
 import json
 import logging
+import re
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 from urllib.parse import quote
@@ -225,13 +226,21 @@ async def raw(merchant: Merchant, each: Route, target: str) -> int:
     return int(answer.split(b" ", 2)[1])
 
 
-async def exchange(port: int, sent: bytes) -> bytes:
-    """What comes back until the connection ends."""
+async def exchange(port: int, sent: bytes, *, first: bytes = b"") -> bytes:
+    """What comes back until the connection ends.
+
+    Args:
+        first: sent before, on the same connection, and answered in between.
+    """
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
-        writer.write(sent)
         async with asyncio.timeout(60):
-            return await reader.read()
+            head = b""
+            if first:
+                writer.write(first)
+                head = await reader.readuntil(b"\r\n\r\n")
+            writer.write(sent)
+            return head + await reader.read()
     finally:
         writer.close()
 
@@ -316,6 +325,80 @@ async def test_other_bytes_in_headers_do_no_harm(
             assert 400 <= int(answer.split(b" ", 2)[1]) < 500
             assert b"application/problem+json" in answer
     assert (await api.anyone.get("/health")).status == 200
+
+
+JSON = b'{"amount": 1}'
+CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n"
+FRAMINGS: list[bytes] = [
+    *(
+        b"Content-Length: %b\r\n\r\n" % length + JSON
+        for length in (b"+13", b"-13", b"13,13", b"13, 13", b"1_3")
+    ),
+    *(b"Content-Length: %b\r\n\r\n" % length + JSON for length in (b"", b"0xd", b"13.0", b"1 3", b"\x0b13")),
+    *(
+        b"Content-Length: %b\r\n\r\n" % length + JSON
+        for length in ("\u0661\u0663".encode(), b"9" * 30, b"13;")
+    ),
+    b"Content-Length: 13\r\nContent-Length: 13\r\n\r\n" + JSON,
+    b"Content-Length: 0\r\nContent-Length: 13\r\n\r\n" + JSON,
+    b"Content-Length : 13\r\n\r\n" + JSON,
+    b"Content-Length\t: 13\r\n\r\n" + JSON,
+    b"Content-Length:\r\n 13\r\n\r\n" + JSON,
+    b"X-A: b\r\n c\r\nContent-Length: 13\r\n\r\n" + JSON,
+    b"X-A: b\nContent-Length: 13\r\n\r\n" + JSON,
+    b"X-A: b\rContent-Length: 13\r\n\r\n" + JSON,
+    b"X-A\r\nContent-Length: 13\r\n\r\n" + JSON,
+    b"Content-Length: 13\r\n\n" + JSON,
+    b"Content-Length: 13\n\n" + JSON,
+    b"Content-Length: 13\r\nTransfer-Encoding: chunked\r\n\r\nd\r\n" + JSON + b"\r\n0\r\n\r\n",
+    b"Transfer-Encoding: chunked\r\nContent-Length: 13\r\n\r\nd\r\n" + JSON + b"\r\n0\r\n\r\n",
+    *(
+        b"Transfer-Encoding: %b\r\n\r\nd\r\n" % coding + JSON + b"\r\n0\r\n\r\n"
+        for coding in (
+            b"",
+            b"xchunked",
+            b"chunked, chunked",
+            b"chunked, identity",
+            b"identity",
+            b"gzip",
+            b"chunked;",
+        )
+    ),
+    b"Transfer-Encoding: chunked\r\n" + CHUNKED + b"d\r\n" + JSON + b"\r\n0\r\n\r\n",
+    b"Transfer-Encoding: identity\r\n" + CHUNKED + b"d\r\n" + JSON + b"\r\n0\r\n\r\n",
+    *(
+        CHUNKED + size + b"\r\n" + JSON + b"\r\n0\r\n\r\n"
+        for size in (b"", b" d", b"d ", b"0xd", b"+d", b"-d", b"f" * 17, b";", b"d;a\rb", b"d;a\nb")
+    ),
+    CHUNKED + b"d\n" + JSON + b"\r\n0\r\n\r\n",
+    CHUNKED + b"d\r\n" + JSON + b"\n0\r\n\r\n",
+    CHUNKED + b"d\r\n" + JSON + b"0\r\n\r\n",
+    CHUNKED + b"d\r\n" + JSON + b"\r\n0\r\n\n",
+    CHUNKED + b"d\r\n" + JSON + b"\r\n0\r\nContent-Length: 5\r\n\r\n",
+    CHUNKED + b"d\r\n" + JSON + b"\r\n0\r\nTransfer-Encoding: chunked\r\n\r\n",
+    CHUNKED + b"d\r\n" + JSON + b"\r\n0\r\nno trailer\r\n\r\n",
+]
+"""A body whose end a proxy may see somewhere else."""
+
+
+async def test_what_a_proxy_may_frame_otherwise_is_refused_with_all_that_follows(
+    api: Api, merchant: Merchant, subtests: pytest.Subtests
+) -> None:
+    """One answer, and the connection ends; also after a plain request, which is read in another way."""
+    key = b"X-API-Key: " + merchant.shop.headers["X-API-Key"].encode() + b"\r\n"
+    plain = b"GET /v1/orders HTTP/1.1\r\nHost: x\r\n" + key + b"\r\n"
+    head = b"POST /v1/orders HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n" + key
+    for framing in FRAMINGS:
+        with subtests.test(framing=framing):
+            sent = head + framing + b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
+            assert statuses(await exchange(api.port, sent)) == [400]
+            assert statuses(await exchange(api.port, sent, first=plain)) == [200, 400]
+    listed = await merchant.shop.get("/v1/orders")
+    assert listed.json["data"] == [], "none of them had an effect"
+
+
+def statuses(answers: bytes) -> list[int]:
+    return [int(status) for status in re.findall(rb"HTTP/1\.1 (\d{3}) ", answers)]
 
 
 def fields_of(each: Route) -> Iterator[tuple[str, ...]]:
