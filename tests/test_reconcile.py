@@ -454,6 +454,17 @@ async def test_a_payment_to_be_cancelled_that_may_still_be_begun_is_not_over(
     assert await forwarded_again(store) == ["payment.requested", "payment.cancel_requested"]
 
 
+async def test_a_payment_to_be_cancelled_that_its_processor_has_not_finished_needs_nobody(
+    merchant: Merchant, store: EventStore, settings: Settings, by: Metadata
+) -> None:
+    order_id = await reported(
+        merchant, store, settings, by, status="requires_action", processor_order_id="pi_1"
+    )
+    assert (await merchant.shop.post(f"/v1/orders/{order_id}/cancel", {})).status == 200
+    assert (await reconciled(store, says("requires_action")))[order_id].outcome == "waits"
+    assert await forwarded_again(store) == ["payment.cancel_requested"]
+
+
 async def test_a_cancellation_that_came_too_late_is_not_signalled_again(
     merchant: Merchant, store: EventStore, settings: Settings, by: Metadata
 ) -> None:
