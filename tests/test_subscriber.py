@@ -130,7 +130,9 @@ async def test_trouble_with_the_database_parks_nothing_and_what_is_refused_for_g
 ) -> None:
     troubled, refused, unheard_of = [await orders.paid() for _ in range(3)]
     troubles = {
-        troubled: iter([psycopg.OperationalError("the connection is lost")]),
+        troubled: iter(
+            [psycopg.OperationalError("the connection is lost"), ConnectionResetError(), TimeoutError()]
+        ),
         refused: iter([psycopg.DataError("no such text")]),
     }
     subscription = payment_subscription(store)

@@ -267,13 +267,13 @@ async def _forward_or_park(leader: _Leader, recorded: RecordedEvent) -> None:
 
     Raises:
         _StoppedError: asked to stop before Temporal answered.
-        psycopg.Error: the database failed.
+        psycopg.Error, OSError: the database failed.
     """
     try:
         correlation_id = recorded.event.correlation_id
         forwarding = await leader.subscription.plan(recorded)
     except Exception as error:  # whatever is wrong with one event must not stop the others
-        if isinstance(error, psycopg.Error) and not is_about_data(error):
+        if isinstance(error, psycopg.Error | OSError) and not is_about_data(error):
             raise
         await _park(leader, recorded, error)
         return
