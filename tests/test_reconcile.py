@@ -454,6 +454,16 @@ async def test_a_payment_to_be_cancelled_that_may_still_be_begun_is_not_over(
     assert await forwarded_again(store) == ["payment.requested", "payment.cancel_requested"]
 
 
+async def test_a_payment_to_be_cancelled_that_its_processor_does_not_know_is_not_made_after_all(
+    merchant: Merchant, store: EventStore, settings: Settings
+) -> None:
+    order_id = await paying(merchant, store)
+    assert (await merchant.shop.post(f"/v1/orders/{order_id}/cancel", {})).status == 200
+    await project_all(settings.database_url.get_secret_value())
+    assert (await reconciled(store, Saying(None)))[order_id].outcome == "unknown"
+    assert await forwarded_again(store) == ["payment.cancel_requested"]
+
+
 async def test_a_payment_to_be_cancelled_that_its_processor_has_not_finished_needs_nobody(
     merchant: Merchant, store: EventStore, settings: Settings, by: Metadata
 ) -> None:
