@@ -23,6 +23,24 @@ from payloops.events.event_store import EventStore
 from payloops.events.merchants import Merchant, ProcessorAdjusted, ProcessorChoice, ProcessorConfigured
 from payloops.events.metadata import Metadata
 
+CONFIGURE = """
+    INSERT INTO processor_configs
+        (id, merchant_id, processor, enabled, priority, test_mode, credentials, created_at, updated_at)
+    VALUES (%(id)s, %(merchant)s, %(processor)s, %(enabled)s, %(priority)s, %(test_mode)s, %(credentials)s,
+            %(at)s, %(at)s)
+    ON CONFLICT (merchant_id, processor) DO UPDATE SET
+        enabled = excluded.enabled, priority = excluded.priority, test_mode = excluded.test_mode,
+        credentials = excluded.credentials, updated_at = excluded.updated_at
+    RETURNING id, processor, enabled, priority, test_mode, created_at, updated_at
+"""
+ADJUST = """
+    UPDATE processor_configs SET
+        enabled = coalesce(%(enabled)s, enabled), priority = coalesce(%(priority)s, priority),
+        test_mode = coalesce(%(test_mode)s, test_mode), updated_at = %(at)s
+    WHERE merchant_id = %(merchant)s AND processor = %(processor)s
+    RETURNING id, processor, enabled, priority, test_mode, created_at, updated_at
+"""
+
 
 async def configure_processor(
     store: EventStore,
@@ -30,9 +48,7 @@ async def configure_processor(
     merchant_id: UUID,
     processor: str,
     credentials: dict[str, str],
-    enabled: bool,
-    priority: int,
-    test_mode: bool,
+    choice: ProcessorChoice,
     cipher: Cipher,
     by: Metadata,
 ) -> ProcessorConfig:
@@ -42,7 +58,7 @@ async def configure_processor(
 
     Args:
         credentials: by the names of the HTTP contract: `secretKey`, …; kept encrypted.
-        priority: 1 to 100, the lowest is tried first.
+        choice: `priority` is 1 to 100, the lowest is tried first.
 
     Raises:
         ProcessorUnknown: not one of `PROCESSORS`.
@@ -52,14 +68,7 @@ async def configure_processor(
     sealed = seal_credentials(credentials, merchant_id=merchant_id, processor=processor, cipher=cipher)
 
     def decide(account: Merchant) -> None:
-        account.record(
-            ProcessorConfigured,
-            by=by,
-            processor=processor,
-            enabled=enabled,
-            priority=priority,
-            test_mode=test_mode,
-        )
+        account.record(ProcessorConfigured, by=by, processor=processor, **asdict(choice))
 
     async def write(connection: AsyncConnection[TupleRow]) -> ProcessorConfig:
         await keep_webhook_secret(
@@ -72,21 +81,12 @@ async def configure_processor(
         )
         return await _written(
             connection,
-            "INSERT INTO processor_configs"
-            " (id, merchant_id, processor, enabled, priority, test_mode, credentials, created_at, updated_at)"
-            " VALUES (%(id)s, %(merchant)s, %(processor)s, %(enabled)s, %(priority)s, %(test_mode)s,"
-            "         %(credentials)s, %(at)s, %(at)s)"
-            " ON CONFLICT (merchant_id, processor) DO UPDATE SET enabled = excluded.enabled,"
-            "  priority = excluded.priority, test_mode = excluded.test_mode,"
-            "  credentials = excluded.credentials, updated_at = excluded.updated_at"
-            " RETURNING id, processor, enabled, priority, test_mode, created_at, updated_at",
+            CONFIGURE,
             {
                 "id": uuid7(),
                 "merchant": merchant_id,
                 "processor": processor,
-                "enabled": enabled,
-                "priority": priority,
-                "test_mode": test_mode,
+                **asdict(choice),
                 "credentials": sealed,
                 "at": by.at,
             },
@@ -128,10 +128,7 @@ async def adjust_processor(
     async def write(connection: AsyncConnection[TupleRow]) -> ProcessorConfig:
         return await _written(
             connection,
-            "UPDATE processor_configs SET enabled = coalesce(%(enabled)s, enabled),"
-            " priority = coalesce(%(priority)s, priority), test_mode = coalesce(%(test_mode)s, test_mode),"
-            " updated_at = %(at)s WHERE merchant_id = %(merchant)s AND processor = %(processor)s"
-            " RETURNING id, processor, enabled, priority, test_mode, created_at, updated_at",
+            ADJUST,
             {
                 "enabled": enabled,
                 "priority": priority,

@@ -8,6 +8,7 @@ from pydantic import AfterValidator, Field, JsonValue, StringConstraints, Valida
 from payloops.commands.configure_processor import adjust_processor, configure_processor
 from payloops.commands.processors import ProcessorUnknown, list_processors
 from payloops.commands.remove_processor import remove_processor as remove
+from payloops.events.merchants import ProcessorChoice
 from payloops.http.bodies import field_errors
 from payloops.http.fields import AbsentOnly, Timestamp
 from payloops.http.problems import validation_error
@@ -140,9 +141,11 @@ async def _configure(
         merchant_id=call.merchant_id,
         processor=processor,
         credentials=credentials.model_dump(by_alias=True, exclude_none=True),
-        enabled=body.enabled is not False,
-        priority=body.priority or DEFAULT_PRIORITY,
-        test_mode=call.services.key_mode == "test" if body.test_mode is None else body.test_mode,
+        choice=ProcessorChoice(
+            enabled=body.enabled is not False,
+            priority=body.priority or DEFAULT_PRIORITY,
+            test_mode=call.services.key_mode == "test" if body.test_mode is None else body.test_mode,
+        ),
         cipher=call.services.cipher,
         by=call.by,
     )

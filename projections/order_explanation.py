@@ -12,6 +12,7 @@ from uuid import UUID
 from payloops.events.money import money_text
 from payloops.events.orders import (
     SAME_REFUND,
+    Failure,
     Order,
     OrderCancelled,
     OrderStatus,
@@ -150,27 +151,24 @@ class _Explainer:
         at = named(payment.processor)
         for fact in facts:
             when = time_text(fact.timestamp)
+            reference = referred(getattr(fact, "processor_transaction_id", None), payment.processor_order_id)
             match fact:
                 case PaymentRequested():
                     yield self.requested(fact)
                 case PaymentActionRequired():
                     yield f"{at} asked the customer to act on {when}."
                 case PaymentAuthorized():
-                    reference = referred(fact.processor_transaction_id, payment.processor_order_id)
                     yield f"{at} authorized {self.money(fact.amount)} on {when}{reference}."
                 case PaymentCaptured():
-                    reference = referred(fact.processor_transaction_id, payment.processor_order_id)
                     late = _late(facts, fact)
                     yield f"{at} captured {self.money(fact.amount)} on {when}{reference}{late}."
                 case PaymentFailed():
-                    reference = referred(fact.processor_transaction_id, payment.processor_order_id)
-                    yield f"It failed on {when}{reference}: {said(fact, at)}."
+                    yield f"It failed on {when}{reference}: {said(Failure.of(fact), at)}."
                 case PaymentCaptureFailed():
-                    yield f"A capture failed on {when}: {said(fact, at)}; the authorization stood."
+                    yield f"A capture failed on {when}: {said(Failure.of(fact), at)}; the authorization stood."
                 case PaymentVoidFailed():
-                    yield f"{at} did not release the authorization on {when}: {said(fact, at)}."
+                    yield f"{at} did not release the authorization on {when}: {said(Failure.of(fact), at)}."
                 case PaymentVoided():
-                    reference = referred(fact.processor_transaction_id, payment.processor_order_id)
                     yield f"{at} released the authorization on {when}{reference}."
                 case PaymentCancelRequested():
                     yield f"Its cancellation was asked for on {when}."
@@ -202,13 +200,12 @@ class _Explainer:
             return f"{amount} that {at} told of was no further refund, which was learned on {when}."
         if isinstance(end, RefundReversed):
             what = f"A refund of {amount} at {at} itself" if isinstance(fact, RefundDiscovered) else asked
-            return (
-                f"{what} came back on {when}{reference}: {said(end, at)}; the customer has not got the money."
-            )
+            why = said(Failure.of(end), at)
+            return f"{what} came back on {when}{reference}: {why}; the customer has not got the money."
         if isinstance(fact, RefundDiscovered):
             return f"{amount} was refunded at {at} itself, which was learned on {when}{reference}."
         if isinstance(end, RefundFailed):
-            return f"{asked} failed on {when}: {said(end, at)}."
+            return f"{asked} failed on {when}: {said(Failure.of(end), at)}."
         return f"{asked} was made by {at} on {when}{reference}."
 
     def strange(self, fact: ProcessorEventReceived) -> str:
@@ -329,12 +326,9 @@ def chosen(fact: PaymentRequested) -> str:
     return f"for this reason: {fact.routing}"
 
 
-def said(
-    fact: PaymentFailed | PaymentCaptureFailed | PaymentVoidFailed | RefundFailed | RefundReversed,
-    processor: str,
-) -> str:
+def said(failure: Failure, processor: str) -> str:
     """`Stripe said card_declined, "Your card was declined"`."""
-    words = [fact.error_code, f'"{fact.error_message.rstrip(".")}"' if fact.error_message else None]
+    words = [failure.code, f'"{failure.message.rstrip(".")}"' if failure.message else None]
     told = ", ".join(word for word in words if word)
     return f"{processor} said {told}" if told else f"{processor} gave no reason"
 

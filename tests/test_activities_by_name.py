@@ -25,6 +25,7 @@ from payloops.commands.erase_personal_data import erase_personal_data
 from payloops.commands.refund_payment import refund_payment
 from payloops.embedded import EmbeddedServers
 from payloops.events.event_store import EventStore
+from payloops.events.merchants import ProcessorChoice
 from payloops.events.orders import Order
 from payloops.events.timestamps import timestamp_text, utc_now
 from payloops.workflows_client.connection import connect
@@ -97,9 +98,7 @@ async def configure(store: EventStore, shop: Shop) -> None:
         merchant_id=shop.merchant_id,
         processor="stripe",
         credentials={"secretKey": "sk_of_the_shop"},
-        enabled=True,
-        priority=1,
-        test_mode=True,
+        choice=ProcessorChoice(enabled=True, priority=1, test_mode=True),
         cipher=CIPHER,
         by=BY,
     )

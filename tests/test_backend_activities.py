@@ -32,6 +32,7 @@ from payloops.commands.register_merchant import register_merchant
 from payloops.commands.route_payment import Route
 from payloops.commands.workflow_ids import payment_workflow_id
 from payloops.events.event_store import EventStore
+from payloops.events.merchants import ProcessorChoice
 from payloops.events.metadata import Metadata
 from payloops.events.orders import Order, RefundFailed, TransactionType
 from payloops.http.orders import order_answer
@@ -505,9 +506,7 @@ async def test_a_processors_configuration_comes_with_the_merchants_own_credentia
                 merchant_id=merchant.id,
                 processor=processor,
                 credentials={"secretKey": f"{processor} {merchant.email}"},
-                enabled=merchant is first,
-                priority=1,
-                test_mode=True,
+                choice=ProcessorChoice(enabled=merchant is first, priority=1, test_mode=True),
                 cipher=cipher,
                 by=by,
             )

@@ -16,6 +16,7 @@ from payloops.commands.record_webhook_attempt import INTERRUPTED
 from payloops.commands.webhook_endpoints import find_webhook_endpoint
 from payloops.embedded import EmbeddedServers
 from payloops.events.event_store import EventStore
+from payloops.events.merchants import ProcessorChoice
 from payloops.events.metadata import Metadata
 from payloops.settings import Settings
 from payloops.workflows_client.connection import connect
@@ -40,9 +41,7 @@ async def shop(store: EventStore, endpoint: Endpoint, by: Metadata) -> Shop:
         merchant_id=shop.merchant_id,
         processor="stripe",
         credentials={"secretKey": "sk_test_of_a_merchant"},
-        enabled=True,
-        priority=1,
-        test_mode=True,
+        choice=ProcessorChoice(enabled=True, priority=1, test_mode=True),
         cipher=CIPHER,
         by=by,
     )

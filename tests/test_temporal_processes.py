@@ -25,6 +25,7 @@ from payloops.commands.refund_payment import refund_payment
 from payloops.commands.register_merchant import register_merchant
 from payloops.embedded import EmbeddedServers
 from payloops.events.event_store import EventStore
+from payloops.events.merchants import ProcessorChoice
 from payloops.events.metadata import Metadata
 from payloops.sandbox import ledger
 from payloops.settings import Settings
@@ -58,9 +59,7 @@ async def merchant_id(store: EventStore, settings: Settings, by: Metadata) -> UU
             merchant_id=merchant.id,
             processor=processor,
             credentials={"secretKey": "sk_test_of_a_merchant"},
-            enabled=True,
-            priority=1,
-            test_mode=True,
+            choice=ProcessorChoice(enabled=True, priority=1, test_mode=True),
             cipher=Cipher(secret=settings.encryption_key.get_secret_value()),
             by=by,
         )
