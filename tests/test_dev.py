@@ -156,6 +156,9 @@ def test_a_newcomer_s_first_hour(dev: Dev) -> None:
     shown = dev.run("dev", "--port", str(dev.port), ENCRYPTION_KEY="another key, which is long enough")
     assert (shown.returncode, len(shown.stderr.splitlines())) == (1, 1)
     assert "ENCRYPTION_KEY opens nothing that is stored" in shown.stderr
+    shown = dev.run("dev", "--port", str(dev.port), AUDIT_KEY="another key, which is long enough")
+    assert (shown.returncode, len(shown.stderr.splitlines())) == (1, 1)
+    assert "AUDIT_KEY is not that of the log" in shown.stderr
     assert dev.processes() == []
 
 

@@ -8,8 +8,8 @@ from payloops.commands.cipher import REMEDY, Cipher
 from payloops.commands.rotate_keys import OF_MERCHANTS, key_usage
 from payloops.events.connections import command_pool, one_line, wait_to_reconnect
 from payloops.events.seals import AuditKeys, last_seal
-from payloops.settings import KeySettings
-from payloops.wiring import make_cipher
+from payloops.settings import AuditSettings, KeySettings
+from payloops.wiring import make_audit_keys, make_cipher
 
 UNSAFE_SETTINGS = """
     SELECT name FROM pg_settings
@@ -31,6 +31,14 @@ async def opens_nothing(settings: KeySettings) -> bool:
         usage = await key_usage(pool, cipher=make_cipher(settings), columns=OF_MERCHANTS)
     unknown = sum(each.unknown for each in usage)
     return unknown > 0 and unknown == sum(each.total for each in usage)
+
+
+async def sealed_by_another(settings: AuditSettings) -> bool:
+    """Whether the log is sealed, and the newest seal was made with none of the audit keys."""
+    url = settings.database_url.get_secret_value()
+    async with command_pool(url, application_name="payloops keys") as pool:
+        sealed_by = await _key_of_last_seal(pool)
+    return sealed_by is not None and sealed_by not in make_audit_keys(settings).public_keys
 
 
 async def check_at_start(pool: AsyncConnectionPool, *, cipher: Cipher, audit_keys: AuditKeys) -> None:

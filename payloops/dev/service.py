@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from payloops.daemons.start_checks import opens_nothing
+from payloops.daemons.start_checks import opens_nothing, sealed_by_another
 from payloops.dev.client import AnsweredError, ServiceAbsentError
 from payloops.dev.demo_merchant import FILE_NAME as DEMO_MERCHANT_FILE
 from payloops.dev.demo_merchant import DemoMerchant, ensure_demo_merchant
@@ -192,6 +192,12 @@ def _check_keys(environment: dict[str, str]) -> None:
         raise StartError(
             part="API",
             why="ENCRYPTION_KEY opens nothing that is stored: start with the former one; --fresh drops all data",
+        )
+    if asyncio.run(sealed_by_another(settings)):
+        raise StartError(
+            part="API",
+            why="AUDIT_KEY is not that of the log, which would look tampered with: start with the former one;"
+            " --fresh drops all data",
         )
 
 
