@@ -3,7 +3,7 @@
 import os
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 WIDE = 150
 """Width in characters from which on events and orders are shown in tables; on narrower terminals, in several lines."""
+WIDEST = 10_000
 WITHOUT_TERMINAL = 200
 """Width in characters, if it is unknown."""
 
@@ -69,6 +70,22 @@ def plain_table(*columns: str, **options: Any) -> Table:
     for column in columns:
         table.add_column(column, overflow="fold")
     return table
+
+
+def print_rows(console: Console, *columns: str, rows: Iterable[Sequence[str | Text]]) -> None:
+    """Print a table; where it is too wide for the terminal, each row in several lines, so that ids can be copied."""
+    rows = list(rows)
+    table = plain_table(*columns)
+    for row in rows:
+        table.add_row(*row)
+    if console.measure(table, options=console.options.update(max_width=WIDEST)).maximum <= console.width:
+        console.print(table)
+        return
+    for head, *others in rows:
+        console.print(head, soft_wrap=True)
+        for name, cell in zip(columns[1:], others, strict=True):
+            if cell:
+                console.print(Text.assemble(f"   {name} ", cell), soft_wrap=True)
 
 
 def print_json(adapter: TypeAdapter[Any], value: Any) -> None:

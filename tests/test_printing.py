@@ -9,7 +9,7 @@ import pytest
 from rich.text import Text
 
 from payloops.commands.staff import StaffRow
-from payloops.printing import camel_case, make_console, plain_table, print_plain_json
+from payloops.printing import camel_case, make_console, plain_table, print_plain_json, print_rows
 
 HOSTILE = "a[/b] [red]c :smile: \x1b[2Jd \x1b]0;title \x9b31m \u202egnp.exe \u2066x"
 
@@ -44,6 +44,23 @@ def test_what_a_terminal_would_obey_takes_nothing_from_the_table(capsys: pytest.
     _, _, hostile, honest = capsys.readouterr().out.splitlines()
     assert hostile.split() == ["\ufffd" * 9 + "end", "49.99", "USD"]
     assert honest.split() == ["cart-7", "1.00", "USD"]
+
+
+def test_where_a_table_does_not_fit_no_id_is_cut(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    id = str(uuid4())
+    rows: list[tuple[str | Text, ...]] = [
+        ("2027-01-31", id, Text("failed", style="red"), ""),
+        ("2027-02-01", id, "paid", "\x1b[2J" + "x" * 90),
+    ]
+    for columns, lines in ((160, 4), (80, 3 + 4)):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        print_rows(make_console(), "when", "order", "state", "detail", rows=rows)
+        out = capsys.readouterr().out
+        assert (out.count("\n"), out.count(id), out.count("x" * 90)) == (lines, 2, 1)
+        assert "\x1b" not in out
+    assert out.startswith(f"2027-01-31\n   order {id}\n   state failed\n2027-02-01\n")
 
 
 def test_json_is_written_as_the_api_writes_it(capfdbinary: pytest.CaptureFixture[bytes]) -> None:

@@ -10,12 +10,12 @@ from rich.table import Table
 from rich.text import Text
 
 from payloops.events.connections import command_pool, connect
-from payloops.printing import camel_case, make_console, plain_table, print_plain_json
+from payloops.printing import camel_case, make_console, plain_table, print_plain_json, print_rows
 from payloops.progress import progress
 from payloops.projections.building import rebuild
 from payloops.projections.parked import retry_forwarding, retry_parked, subscribers_to_ask
 from payloops.projections.projection import all_projections, find_projections
-from payloops.projections.status import ParkedEvent, ProjectionStatus, list_parked_events, projections_status
+from payloops.projections.status import ProjectionStatus, list_parked_events, projections_status
 from payloops.projections.verifying import Difference, Verdict, verify
 
 MAX_PARKED = 100
@@ -42,16 +42,11 @@ async def show_projections_status(*, database_url: str, as_json: bool) -> None:
     console.print(status_table(found))
     if parked:
         console.print("\nParked, newest first; `payloops projections retry-parked` tries them again:")
-        console.print(_parked_table(parked))
-
-
-def _parked_table(events: list[ParkedEvent]) -> Table:
-    table = plain_table("Reader", "Position", "Event", "Stream and version", "Error")
-    for each in events:
-        table.add_row(
-            each.reader, str(each.position), each.topic, f"{each.stream_id}:{each.version}", each.error
-        )
-    return table
+        cells = [
+            (each.reader, str(each.position), each.topic, f"{each.stream_id}:{each.version}", each.error)
+            for each in parked
+        ]
+        print_rows(console, "Reader", "Position", "Event", "Stream and version", "Error", rows=cells)
 
 
 def show_projections(*, as_json: bool) -> None:

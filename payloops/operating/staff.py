@@ -5,7 +5,6 @@ from uuid import UUID
 
 import orjson
 from pydantic import TypeAdapter, ValidationError
-from rich.table import Table
 
 from payloops.commands.add_staff import add_staff
 from payloops.commands.hashing import Hasher
@@ -15,8 +14,10 @@ from payloops.commands.staff_views import list_staff_views
 from payloops.events.connections import command_pool
 from payloops.events.timestamps import timestamp_text, utc_now
 from payloops.http.fields import Email, Password, PresentedEmail
-from payloops.printing import camel_case, make_console, print_plain_json
+from payloops.printing import camel_case, make_console, print_plain_json, print_rows
 
+COLUMNS = 250
+"""Width in characters, if it is unknown: enough for complete ids."""
 BCRYPT_ROUNDS = 12
 """Cost of password hashes."""
 
@@ -82,11 +83,17 @@ async def show(*, database_url: str, as_json: bool) -> None:
     if as_json:
         print_plain_json([camel_case(row) for row in rows])
         return
-    table = Table("email", "name", "id", "since", "removed")
-    for row in rows:
-        removed = timestamp_text(row.removed_at) if row.removed_at else ""
-        table.add_row(row.email, row.name, str(row.id), timestamp_text(row.created_at), removed)
-    _print_table(table)
+    cells = [
+        (
+            row.email,
+            row.name,
+            str(row.id),
+            timestamp_text(row.created_at),
+            timestamp_text(row.removed_at) if row.removed_at else "",
+        )
+        for row in rows
+    ]
+    print_rows(make_console(columns=COLUMNS), "email", "name", "id", "since", "removed", rows=cells)
 
 
 async def show_views(
@@ -107,9 +114,8 @@ async def show_views(
     if as_json:
         print_plain_json([camel_case(view) for view in views])
         return
-    table = Table("when", "who", "route", "order", "merchant", "searched for", "correlation id")
-    for view in views:
-        table.add_row(
+    cells = [
+        (
             timestamp_text(view.viewed_at),
             view.staff_email,
             view.route,
@@ -118,7 +124,10 @@ async def show_views(
             orjson.dumps(view.query).decode() if view.query else "",
             view.correlation_id,
         )
-    _print_table(table)
+        for view in views
+    ]
+    columns = ("when", "who", "route", "order", "merchant", "searched for", "correlation id")
+    print_rows(make_console(columns=COLUMNS), *columns, rows=cells)
 
 
 def _checked(what: str, adapter: TypeAdapter[str], value: str) -> str:
@@ -127,8 +136,3 @@ def _checked(what: str, adapter: TypeAdapter[str], value: str) -> str:
     except ValidationError as error:
         reason = error.errors(include_input=False, include_url=False)[0]["msg"].removeprefix("Value error, ")
         raise NotAcceptable(f"{what}: {reason}") from None
-
-
-def _print_table(table: Table) -> None:
-    # Wide enough for complete ids, if the width is unknown.
-    make_console(columns=250).print(table)

@@ -11,7 +11,7 @@ from payloops.http.staff_processor_events import (
     WholeProcessorEventAnswer,
     whole_processor_event_answer,
 )
-from payloops.printing import make_console, plain_table, print_json
+from payloops.printing import make_console, plain_table, print_json, print_rows
 from payloops.projections.order_trail import exact_time
 
 
@@ -46,9 +46,8 @@ async def show_received(
     if as_json:
         print_json(TypeAdapter(list[ProcessorEventAnswer]), answers)
         return
-    table = plain_table("received", "processor", "type", "effect", "times", "order", "merchant", "id")
-    for each in answers:
-        table.add_row(
+    cells = [
+        (
             exact_time(each.received_at),
             each.processor,
             each.type,
@@ -58,8 +57,14 @@ async def show_received(
             str(each.merchant_id),
             str(each.id),
         )
+        for each in answers
+    ]
     console = make_console()
-    console.print(table if rows else "none")
+    if cells:
+        columns = ("received", "processor", "type", "effect", "times", "order", "merchant", "id")
+        print_rows(console, *columns, rows=cells)
+    else:
+        console.print("none")
     if more:
         console.print(f"and more: --limit {limit * 10}")
 

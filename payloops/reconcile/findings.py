@@ -3,12 +3,11 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from rich.table import Table
 from rich.text import Text
 
 from payloops.commands.processor_events import ProcessorEventCount
 from payloops.events.orders import Order, Payment, TransactionStatus, TransactionType
-from payloops.printing import make_console
+from payloops.printing import make_console, print_rows
 from payloops.processors.port import ProcessorPayment
 
 Outcome = Literal["agrees", "waits", "recorded", "differs", "unknown", "unreachable", "unreadable", "busy"]
@@ -89,19 +88,20 @@ def print_findings(findings: list[Finding], received: list[ProcessorEventCount])
     console = make_console()
     told = [each for each in findings if each.outcome != "agrees"]
     if told:
-        table = Table("Order", "Attempt", "Processor", "Outcome", "Here", "There", "")
-        for each in told:
-            colour = COLOURS.get(each.outcome, "red")
-            table.add_row(
+        cells = [
+            (
                 each.order_id,
                 str(each.attempt),
                 each.processor,
-                Text(each.outcome, style=colour),
+                Text(each.outcome, style=COLOURS.get(each.outcome, "red")),
                 _standing_text(each.ours, each.currency),
                 _standing_text(each.theirs, each.currency) if each.theirs is not None else "-",
                 each.detail or "",
             )
-        console.print(table)
+            for each in told
+        ]
+        columns = ("Order", "Attempt", "Processor", "Outcome", "Here", "There", "Detail")
+        print_rows(console, *columns, rows=cells)
     counts = {name: sum(e.outcome == name for e in findings) for name in ("agrees", "waits", "recorded")}
     left = sum(each.outcome in NEEDS_ATTENTION for each in findings)
     console.print(
