@@ -266,6 +266,13 @@ class Settings(StoreSettings, KeySettings):
         crash_points.parse(value)
         return value
 
+    @field_validator("host")
+    @classmethod
+    def _host(cls, value: str) -> str:
+        if not value:  # it would bind every address
+            raise ValueError("write an address, such as 127.0.0.1, or 0.0.0.0 for all")
+        return value
+
     @field_validator("cors_origins")
     @classmethod
     def _origins(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:

@@ -38,6 +38,7 @@ def wrong(settings: Settings, **fields: object) -> str:
             ("cors_origins", value)
             for value in ("https://a.example/x", "https://a.example:x", "https://u@a.example")
         ),
+        ("host", ""),
         *(("checkout_base_url", value) for value in ("nope", "", "ftp://h", "http://", "https://h/?a=1")),
     ],
 )
