@@ -22,6 +22,7 @@ from playwright.async_api import Browser
 from psycopg_pool import AsyncConnectionPool
 from pydantic import SecretStr
 from receiving import Endpoint, receiving
+from shopping import Shopping, go_shopping
 from telling import Orders, Shop, open_shop
 from temporalio.client import Client
 from uuid_utils.compat import uuid7
@@ -32,11 +33,12 @@ from payloops.embedded.locks import take_directory
 from payloops.events import connections
 from payloops.events.event_store import EventStore
 from payloops.events.metadata import Metadata
+from payloops.events.seals import AuditKeys
 from payloops.events.timestamps import utc_now
 from payloops.http import rate_limits
 from payloops.migrate import migrate
 from payloops.settings import Environment, Settings
-from payloops.wiring import open_store
+from payloops.wiring import make_audit_keys, open_store
 from payloops.workflows_client.connection import connect
 
 NAMESPACES = [f"test-{number:02}" for number in range(40)]
@@ -255,3 +257,15 @@ def by() -> Metadata:
 def orders(store: EventStore, merchant_id: UUID, by: Metadata) -> Orders:
     """Orders of a merchant, and what happens to them."""
     return Orders(store, merchant_id, by)
+
+
+@pytest.fixture
+async def shopping(api: Api, store: EventStore) -> Shopping:
+    """A customer at the checkout of a merchant."""
+    return await go_shopping(api, store)
+
+
+@pytest.fixture
+def keys(settings: Settings) -> AuditKeys:
+    """Those by which the log is authenticated and sealed."""
+    return make_audit_keys(settings)

@@ -101,3 +101,12 @@ def facts(order: Order, *, after: int = 0) -> list[str]:
 def transactions(order: Order) -> list[tuple[str, str, int]]:
     """(type, status, amount) of the order's transactions, oldest first."""
     return [(t.type.value, t.status.value, t.amount) for t in order.transactions.values()]
+
+
+def authorized() -> Order:
+    """Paid by hand: its money is held, and waits to be captured."""
+    return report(pay(new_order(), capture="manual"), "authorized")
+
+
+def captured() -> Order:
+    return report(pay(new_order()), "captured")

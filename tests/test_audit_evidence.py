@@ -32,12 +32,6 @@ from payloops.events.sealer import seal_next
 from payloops.events.seals import AuditKey, AuditKeys
 from payloops.events.timestamps import utc_now
 from payloops.settings import Settings
-from payloops.wiring import make_audit_keys
-
-
-@pytest.fixture
-def keys(settings: Settings) -> AuditKeys:
-    return make_audit_keys(settings)
 
 
 @pytest.fixture

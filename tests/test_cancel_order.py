@@ -1,7 +1,7 @@
 """Cancelling an order before its money is captured."""
 
 import pytest
-from ordering import AMOUNT, BY, facts, new_order, pay, report, transactions
+from ordering import AMOUNT, BY, authorized, facts, new_order, pay, report, transactions
 
 from payloops.commands.cancel_order import cancel
 from payloops.commands.capture_payment import request_capture
@@ -53,7 +53,7 @@ def test_an_authorization_that_came_while_cancelling_is_voided() -> None:
 
 
 def test_an_authorization_is_voided_once() -> None:
-    order = report(pay(new_order(), capture="manual"), "authorized")
+    order = authorized()
     version = order.version
     cancel(order, by=BY)
     cancel(order, by=BY)
@@ -64,7 +64,7 @@ def test_an_authorization_is_voided_once() -> None:
 
 
 def test_a_refused_void_leaves_the_authorization_to_be_voided_again() -> None:
-    order = report(pay(new_order(), capture="manual"), "authorized")
+    order = authorized()
     cancel(order, by=BY)
     report(order, "failed")
     assert order.status is OrderStatus.AUTHORIZED
@@ -73,7 +73,7 @@ def test_a_refused_void_leaves_the_authorization_to_be_voided_again() -> None:
 
 
 def test_an_authorization_that_is_never_released_is_not_asked_for_without_end() -> None:
-    order = report(pay(new_order(), capture="manual"), "authorized")
+    order = authorized()
     for _ in range(MAX_REQUESTS):
         cancel(order, by=BY)
         cancel(order, by=BY)  # has no effect while the first is under way
@@ -100,7 +100,7 @@ def test_an_order_that_is_cancelled_already_is_said_to_be() -> None:
 
 
 def test_an_order_that_is_being_captured_is_not_cancelled() -> None:
-    order = report(pay(new_order(), capture="manual"), "authorized")
+    order = authorized()
     request_capture(order, amount=None, by=BY)
     with pytest.raises(InvalidStatus, match="capture is under way"):
         cancel(order, by=BY)

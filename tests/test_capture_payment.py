@@ -1,18 +1,14 @@
 """Capturing an authorized payment."""
 
 import pytest
-from ordering import AMOUNT, BY, facts, new_order, pay, report, transactions
+from ordering import AMOUNT, BY, authorized, facts, new_order, pay, report, transactions
 
 from payloops.commands.cancel_order import cancel
 from payloops.commands.capture_payment import request_capture
 from payloops.commands.change_order import MAX_REQUESTS
 from payloops.commands.payment_outcomes import fail_payment
 from payloops.commands.refusals import CaptureExceedsAuthorized, InvalidStatus
-from payloops.events.orders import Failure, Order, OrderStatus, PaymentCaptureRequested
-
-
-def authorized() -> Order:
-    return report(pay(new_order(), capture="manual"), "authorized")
+from payloops.events.orders import Failure, OrderStatus, PaymentCaptureRequested
 
 
 def test_a_part_of_an_authorization_is_captured() -> None:

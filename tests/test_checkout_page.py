@@ -4,7 +4,6 @@ import asyncio
 from datetime import timedelta
 from typing import Any
 
-import pytest
 from browsing import fits, photograph, visiting
 from calling import Api, running_api
 from playwright.async_api import Browser, Page, expect
@@ -17,11 +16,6 @@ from payloops.events.timestamps import utc_now
 from payloops.settings import Settings
 
 PATIENCE = 90_000
-
-
-@pytest.fixture
-async def shopping(api: Api, store: EventStore) -> Shopping:
-    return await go_shopping(api, store)
 
 
 async def shows(page: Page, heading: str) -> None:

@@ -25,11 +25,6 @@ from payloops.settings import Settings
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 
 
-@pytest.fixture
-async def shopping(api: Api, store: EventStore) -> Shopping:
-    return await go_shopping(api, store)
-
-
 async def look(shopping: Shopping) -> Answer:
     return await shopping.api.anyone.get(shopping.path)
 

@@ -7,7 +7,7 @@ from datetime import timedelta
 from uuid import uuid4
 
 import pytest
-from ordering import BY, new_order, pay, report
+from ordering import BY, authorized, captured, new_order, pay, report
 from projecting import new_order as an_order
 from projecting import random_order, recorded
 
@@ -34,14 +34,6 @@ def told(order: Order, *, after: timedelta = timedelta(minutes=3)) -> str:
     found = explained(order, after=after)
     text = " ".join([found.state, *found.history, *found.pending, *found.next])
     return re.sub(r" (on|since) \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC", "", text)
-
-
-def authorized() -> Order:
-    return report(pay(new_order(), capture="manual"), "authorized")
-
-
-def captured() -> Order:
-    return report(pay(new_order()), "captured")
 
 
 def capturing() -> Order:

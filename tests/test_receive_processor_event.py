@@ -9,7 +9,7 @@ import pytest
 from folding import folded_from_stored
 from hypothesis import given
 from hypothesis import strategies as st
-from ordering import AMOUNT, BY, facts, new_order, pay, report, transactions
+from ordering import AMOUNT, BY, captured, facts, new_order, pay, report, transactions
 from processor_events import REASONABLE, after, came_back, refunded, refunds, summed, told
 from projecting import random_order
 from uuid_utils.compat import uuid7
@@ -349,7 +349,7 @@ def test_a_refund_is_that_of_the_captured_one_of_attempts_that_share_a_reference
 
 def test_another_charge_of_the_same_attempt_is_told_to_people() -> None:
     """A worker that charges twice: the books have it once."""
-    order = report(pay(new_order()), "captured")
+    order = captured()
     same = told("captured", attempt=1, processor_order_id="elsewhere")
     assert receive(order, same, by=BY) == "none"
     known_by_charge: dict[str, Any] = {"processor_order_id": None, "processor_transaction_id": "pt_1"}

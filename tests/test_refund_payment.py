@@ -4,7 +4,7 @@ import asyncio
 from uuid import UUID
 
 import pytest
-from ordering import AMOUNT, BY, facts, new_order, pay, report
+from ordering import AMOUNT, BY, captured, facts, new_order, pay, report
 
 from payloops.commands.change_order import MAX_REQUESTS
 from payloops.commands.payment_outcomes import report_captured, report_reference
@@ -15,10 +15,6 @@ from payloops.commands.update_refund_status import update_refund_status
 from payloops.events.event_store import EventStore
 from payloops.events.metadata import Metadata
 from payloops.events.orders import Failure, Order, OrderStatus
-
-
-def captured() -> Order:
-    return report(pay(new_order()), "captured")
 
 
 def refund(order: Order, amount: int | None = None) -> str:

@@ -27,17 +27,11 @@ from payloops.events.log_check import Tampering
 from payloops.events.sealer import ChainBroken, run_sealer, seal_next
 from payloops.events.seals import AuditKey, AuditKeys, is_signed, last_seal, make_seal
 from payloops.settings import Settings
-from payloops.wiring import make_audit_keys
 
 ORDERS, EVENTS = 10, 30
 """Of the log: three events an order, each order appended after the one before."""
 SEALED = 20
 """In two seals of ten; the rest is the tail."""
-
-
-@pytest.fixture
-def keys(settings: Settings) -> AuditKeys:
-    return make_audit_keys(settings)
 
 
 @pytest.fixture

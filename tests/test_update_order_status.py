@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from ordering import AMOUNT, BY, facts, new_order, pay, report, transactions
+from ordering import AMOUNT, BY, authorized, facts, new_order, pay, report, transactions
 from uuid_utils.compat import uuid7
 
 from payloops.commands.cancel_order import cancel
@@ -125,7 +125,7 @@ def test_a_capture_that_the_processor_made_after_all_is_recorded(end: str) -> No
 
 
 def test_where_nobody_says_how_much_was_captured_it_is_what_was_asked_for_of_that_attempt() -> None:
-    order = report(pay(new_order(), capture="manual"), "authorized")
+    order = authorized()
     request_capture(order, amount=400, by=BY)
     report(order, "failed")
     cancel(order, by=BY)
@@ -272,7 +272,7 @@ def test_an_authorization_beside_a_captured_attempt_is_voided() -> None:
 
 
 def test_a_void_that_came_too_late_ends_and_the_authorization_is_proved() -> None:
-    order = report(pay(new_order(), capture="manual"), "authorized")
+    order = authorized()
     cancel(order, by=BY)
     report(order, "captured")
     assert transactions(order) == [
@@ -293,7 +293,7 @@ def test_a_payment_is_known_from_then_on_by_the_reference_that_a_report_brings(s
 
 
 def test_a_reference_that_a_later_report_leaves_out_is_not_forgotten() -> None:
-    order = report(pay(new_order(), capture="manual"), "authorized")
+    order = authorized()
     payment = order.payments[1]
     report_captured(order, payment, processor_order_id=None, processor_transaction_id=None, by=BY)
     assert (payment.processor_order_id, payment.processor_transaction_id) == ("po_1", "pt_1")

@@ -9,7 +9,7 @@ from uuid import UUID
 
 import pytest
 import structlog
-from ordering import new_order, pay, report
+from ordering import authorized, new_order, pay, report
 from projecting import recorded
 from receiving import Endpoint, sdk_accepts
 from standardwebhooks import Webhook
@@ -217,7 +217,7 @@ def test_all_that_is_special_to_a_payment_that_ends_without_money(status: str) -
 
 
 def test_all_that_is_special_to_an_authorization_and_its_void() -> None:
-    order = report(pay(new_order(), capture="manual"), "authorized")
+    order = authorized()
     request_void(order, order.payments[1], by=BY)
     report(order, "cancelled")
     kinds = (TransactionType.AUTHORIZATION, TransactionType.VOID)
