@@ -252,6 +252,9 @@ async def raw_server(answer: bytes, *, drip: bytes = b"", reset: bool = False) -
     return await asyncio.start_server(handle, "127.0.0.1", 0)
 
 
+EARLY = b"HTTP/1.1 103 Early Hints\r\n\r\n"
+
+
 @pytest.mark.parametrize(
     ("answer", "drip", "status"),
     [  # some of these end by the deadline alone
@@ -259,7 +262,7 @@ async def raw_server(answer: bytes, *, drip: bytes = b"", reset: bool = False) -
         (b"HTTP/1.1 200 OK\r\n", b"X-A: b\r\n", None),
         (b"HTTP/1.1 200 OK\r\nX-Long: ", b"a" * 1_000, 200),
         (b"", b"HTTP/1.1 100 Continue\r\n\r\n", None),
-        (b"HTTP/1.1 103 Early Hints\r\n\r\n" * 9 + b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", b"", 200),
+        (EARLY * 9 + b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", b"", 200),
         (b"HTTP/1.1 101 Switching Protocols\r\n\r\n", b"", 101),
         (b"HTTP/1.1 200 OK\r\n" + b"X-A: b\r\n" * 100_000 + b"\r\n", b"", 200),
         (b"HTTP/1.1 200 OK\r\nX-Long: " + b"a" * 10_000_000 + b"\r\n\r\n", b"", 200),
@@ -267,6 +270,7 @@ async def raw_server(answer: bytes, *, drip: bytes = b"", reset: bool = False) -
         (b"", b"", None),
         (b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 4\r\n\r\nbomb", b"", 200),
         (b"HTTP/1.1 103 Early Hints\r\nno header\r\n\r\nHTTP/1.1 200 OK\r\n\r\n", b"", None),
+        (EARLY * 15 + b"HTTP/1.1 200 OK\r\nno header\r\n\r\n", b"", 200),
         (b"HTTP/1.1 200 O", b"", None),
         (b"HTTP/1.1 2000 OK\r\n\r\n", b"", None),
     ],
@@ -463,6 +467,8 @@ async def test_a_compressed_answer_is_neither_asked_for_nor_unpacked(
     [
         (b"", "The connection was closed before an answer"),
         (b"ok", "What was answered is not valid HTTP"),
+        (EARLY * 16 + b"HTTP/1.1 200 OK\r\nno header\r\n\r\n", "What was answered is not valid HTTP"),
+        (EARLY * 16 + b"HTTP/1.1 200 OK\r\n\r\n", "What was answered is not valid HTTP"),
     ],
 )
 async def test_what_is_no_answer_is_told_in_words(sender: Sender, answer: bytes, error: str) -> None:

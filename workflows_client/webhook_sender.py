@@ -178,8 +178,8 @@ class _Connection(ResponseHandler):
                 self.transport.close()
 
     def set_exception(self, exc: BaseException, *cause: BaseException) -> None:
-        status = STATUS_LINE.fullmatch(self._line)
-        if status is not None:
+        status, self._line = STATUS_LINE.fullmatch(self._line), b""
+        if status is not None and self._left:
             headers: CIMultiDictProxy[str] = CIMultiDictProxy(CIMultiDict())
             message = RawResponseMessage(
                 HttpVersion11, int(status[1]), "", headers, (), True, None, False, False
