@@ -121,6 +121,7 @@ def openapi_document(routes: Sequence[Route], *, version: str) -> Json:
         "servers": [{"url": "/"}],
         "tags": [{"name": name, "description": text} for name, text in TAGS.items() if name in tags],
         "paths": paths,
+        "webhooks": {"order": {"post": ORDER_WEBHOOK}} if "OrderAnswer" in schemas.components else {},
         "components": {
             "schemas": dict(sorted(schemas.components.items())),
             "responses": dict(sorted(schemas.responses.items())),
@@ -177,6 +178,68 @@ ANSWER_HEADERS: dict[str, Json] = {
     },
     "RetryAfter": {"description": "Seconds", "schema": {"type": "integer", "minimum": 0}},
     "WWWAuthenticate": {"description": "What to show", "schema": {"type": "string"}},
+}
+
+
+WEBHOOK_TYPES = (
+    *("payment.processing", "payment.requires_action", "payment.authorized", "payment.captured"),
+    *("payment.failed", "payment.cancelled", "refund.processed", "refund.failed"),
+)
+_NULLABLE_TEXT = {"type": ["string", "null"]}
+_TIME = {"type": "string", "format": "date-time"}
+_WEBHOOK_FIELDS: dict[str, Json] = {
+    "id": UUID_SCHEMA | {"description": "As in `webhook-id`, and the same for every attempt"},
+    "type": {"type": "string", "enum": list(WEBHOOK_TYPES)},
+    "eventType": {"type": "string", "description": "The same as `type`", "enum": list(WEBHOOK_TYPES)},
+    "createdAt": _TIME,
+    "sequence": {
+        "type": "integer",
+        "minimum": 1,
+        "description": "Orders the webhooks of one order: deliveries may overtake each other",
+    },
+    "orderId": UUID_SCHEMA,
+    "externalId": {"type": "string"},
+    "amount": {"type": "integer"},
+    "currency": {"type": "string"},
+    "status": {"$ref": "#/components/schemas/OrderStatus"},
+    "processor": _NULLABLE_TEXT,
+    "data": {"$ref": "#/components/schemas/OrderAnswer"},
+    "payload": {"type": "object", "description": "What is special to this type of event"},
+}
+ORDER_WEBHOOK: Json = {
+    "operationId": "order_webhook",
+    "tags": ["Merchants"],
+    "summary": "Tell the merchant what happened to an order",
+    "description": "Sent to the merchant's `webhookUrl`; `data` is the order as of the event. The README says how to"
+    " verify the signatures.",
+    "parameters": [
+        {
+            "name": name,
+            "in": "header",
+            "required": required,
+            "description": text,
+            "schema": {"type": "string"},
+        }
+        for name, required, text in (
+            ("webhook-id", True, "Detects repeated deliveries"),
+            ("webhook-timestamp", True, "Unix time of this attempt, in seconds"),
+            ("webhook-signature", False, "By Standard Webhooks: `v1,` and base64, one for each secret"),
+            (
+                "X-PayLoops-Signature",
+                False,
+                '`t=<Unix time in milliseconds>,v1=<hexadecimal HMAC-SHA256 of "t.body">`, a `v1` for each secret',
+            ),
+        )
+    ],
+    "requestBody": {
+        "required": True,
+        "content": {
+            JSON: {
+                "schema": {"type": "object", "properties": _WEBHOOK_FIELDS, "required": [*_WEBHOOK_FIELDS]}
+            }
+        },
+    },
+    "responses": {"2XX": {"description": "Delivered; after any other answer it is sent again, later"}},
 }
 
 

@@ -1,16 +1,19 @@
 """What merchants are told: once for each event that calls for it, as of that event."""
 
 import asyncio
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
+from random import Random
 from typing import Any
 from uuid import UUID
 
 import pytest
 import structlog
+from jsonschema import Draft202012Validator
 from ordering import authorized, new_order, pay, report
-from projecting import recorded
+from projecting import random_order, recorded
 from receiving import Endpoint, sdk_accepts
 from standardwebhooks import Webhook
 from telling import BY, Shop, caught_up, delivering, open_shop, subscribing
@@ -29,6 +32,8 @@ from payloops.events.event_store import EventStore
 from payloops.events.orders import Failure, Order, TransactionType
 from payloops.events.stream import topic_of
 from payloops.events.timestamps import timestamp_text, utc_now
+from payloops.http.app import ROUTES
+from payloops.http.openapi import openapi_document
 from payloops.projections.orders import row_from_order
 from payloops.settings import Settings
 from payloops.workflows_client.activities import order_json
@@ -148,6 +153,24 @@ def test_a_webhook_tells_when_it_happened_beside_when_the_order_was_created() ->
     body = payload_of(cancelled, webhook_id=uuid7(), event_type="payment.cancelled", order=order)
     assert body["createdAt"] == timestamp_text(later)
     assert body["data"]["createdAt"] == timestamp_text(order.created_on)
+
+
+def test_webhooks_of_every_type_fit_the_contract() -> None:
+    document = openapi_document(ROUTES, version="test")
+    body = document["webhooks"]["order"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    contract = Draft202012Validator({**body, "components": document["components"]})
+    seen = set()
+    for seed in range(200):
+        order = random_order(Random(seed), uuid7())
+        for fact in recorded(order):
+            if (type := event_type_of(fact)) is not None:
+                sent = json.loads(
+                    json.dumps(payload_of(fact, webhook_id=uuid7(), event_type=type, order=order))
+                )
+                assert [error.message for error in contract.iter_errors(sent)] == []
+                assert sent.keys() == body["properties"].keys()
+                seen.add(type)
+    assert seen == set(body["properties"]["type"]["enum"])
 
 
 def told(order: Order) -> list[tuple[str, dict[str, Any]]]:
