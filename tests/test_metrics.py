@@ -23,7 +23,7 @@ from signing import Labels, Processors, merchant_with_secrets, stripe_payment
 from uuid_utils.compat import uuid7
 
 from payloops.daemons import metrics
-from payloops.daemons.metrics import CACHE_SECONDS, Metrics
+from payloops.daemons.metrics import CACHE_SECONDS, Metrics, serving_metrics
 from payloops.http.app import ROUTES
 from payloops.settings import Settings
 
@@ -245,6 +245,17 @@ async def answers_about_itself(settings: Settings, command: str) -> None:
         assert told.text.count("python_info") > 0
         if command != "projector":
             assert told.samples("pool_connections")
+
+
+async def test_their_connections_end_as_those_of_the_api_do() -> None:
+    """aiohttp alone would neither answer this nor ever close the connection."""
+    with reserved_port() as port:
+        async with serving_metrics(host="127.0.0.1", port=port):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"GET http://xn--/metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+            async with asyncio.timeout(SECONDS):
+                assert (await reader.read()).startswith(b"HTTP/1.1 400 ")
+            writer.close()
 
 
 async def test_a_port_for_metrics_that_is_taken_is_said_in_one_line(settings: Settings) -> None:

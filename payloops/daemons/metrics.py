@@ -25,6 +25,7 @@ from payloops.daemons.listening import bind
 from payloops.daemons.shared_metrics import counted
 from payloops.events.background import in_background
 from payloops.events.event_store import EventStore
+from payloops.http.connections import connection_factory
 from payloops.http.health import METRICS_TYPE, ask_all, within
 from payloops.http.services import Probe
 from payloops.projections.status import projections_status
@@ -156,11 +157,14 @@ async def serving_metrics(
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
         with bind(host, port, setting="METRICS_PORT") as listener:
             await runner.setup()
+            assert runner.server is not None
+            loop = asyncio.get_running_loop()
+            server = await loop.create_server(connection_factory(runner.server), sock=listener)
+            log.info("metrics.listening", port=listener.getsockname()[1])
             try:
-                await web.SockSite(runner, listener).start()
-                log.info("metrics.listening", port=listener.getsockname()[1])
                 yield
             finally:
+                server.close()
                 await runner.cleanup()
 
 
