@@ -255,6 +255,15 @@ async def test_fields_of_other_workers_are_tolerated_and_odd_text_is_made_storab
     assert len(error.message) == 1_000
 
 
+async def test_an_address_that_is_empty_is_none(
+    store: EventStore, activities: BackendActivities, order_id: UUID
+) -> None:
+    report = {"orderId": str(order_id), "status": "requires_action", "redirectUrl": "\0"}
+    await call(activities.update_order_status, report)
+    order = await loaded(store, order_id)
+    assert (order.status, order.payments[1].redirect_url) == ("requires_action", None)
+
+
 async def test_a_reference_that_the_processor_expanded_is_taken_for_its_id(
     store: EventStore, activities: BackendActivities, order_id: UUID
 ) -> None:

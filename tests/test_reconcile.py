@@ -454,6 +454,37 @@ async def test_a_payment_to_be_cancelled_that_may_still_be_begun_is_not_over(
     assert await forwarded_again(store) == ["payment.requested", "payment.cancel_requested"]
 
 
+async def test_a_payment_to_be_cancelled_that_its_processor_had_is_not_over(
+    merchant: Merchant, store: EventStore, settings: Settings, by: Metadata
+) -> None:
+    """It was sent to the customer's bank, so that it is not found means something else."""
+    order_id = await reported(merchant, store, settings, by, status="requires_action")
+    assert (await merchant.shop.post(f"/v1/orders/{order_id}/cancel", {})).status == 200
+    asked = (await store.read_stream(UUID(order_id)))[-1]
+    async with store.pool.connection() as connection:
+        await forward_again(connection, subscriber="temporal", event=asked, why="WorkflowGoneError: x")
+        await connection.execute(
+            "UPDATE parked_events SET retry = false, parked_at = parked_at - interval '1m'"
+        )
+    found = (await reconciled(store, Saying(None)))[order_id]
+    assert (found.outcome, await status_of(store, order_id)) == ("unknown", "requires_action")
+
+
+async def test_a_capture_that_its_processor_works_on_is_not_requested_again(
+    merchant: Merchant, store: EventStore, settings: Settings, by: Metadata
+) -> None:
+    order_id = await paying(merchant, store, capture="manual")
+    await update_order_status(
+        store, order_id=UUID(order_id), status="authorized", processor_order_id="pi_1", by=by
+    )
+    assert (await merchant.shop.post(f"/v1/orders/{order_id}/capture", {})).status == 200
+    await project_all(settings.database_url.get_secret_value())
+    assert (await reconciled(store, says("processing")))[order_id].outcome == "agrees"
+    assert await forwarded_again(store) == []
+    assert (await reconciled(store, says("authorized")))[order_id].outcome == "unknown"
+    assert await forwarded_again(store) == ["payment.capture_requested"]
+
+
 async def test_a_payment_to_be_cancelled_that_its_processor_does_not_know_is_not_made_after_all(
     merchant: Merchant, store: EventStore, settings: Settings
 ) -> None:
