@@ -238,7 +238,7 @@ def test_a_command_that_finds_no_database_says_where_it_looked(tmp_path: Path) -
         env=without_settings(),
     )
     assert shown.returncode == 2
-    assert f"`payloops dev` is running with its data in {tmp_path} (--data-dir" in shown.stderr
+    assert f"a running `payloops dev` with its data in {tmp_path} (--data-dir" in shown.stderr
 
 
 @pytest.mark.parametrize("command", ["serve", "projector", "subscriber", "worker"])
