@@ -67,7 +67,9 @@ async def test_who_is_not_let_in_any_more_is_told_what_to_do(
             while REMEDY not in caplog.text:
                 await asyncio.sleep(0.01)
         await pool.close()
-        own = Settings.model_validate({**settings.model_dump(), "database_url": url})
+        own = Settings.model_validate(
+            {**settings.model_dump(), "database_url": url, "database_patience": 0.5}
+        )
         async with running_api(own) as api:
             refused = await api.anyone.post(
                 "/api/auth/login", {"email": "a@example.com", "password": PASSWORD}

@@ -135,8 +135,9 @@ async def test_what_is_held_up_holds_up_one_and_the_others_ask_by_the_pool(
 
 
 async def test_who_waits_for_longer_than_postgresql_lets_a_statement_take_is_told(
-    pool: Pool, observer: psycopg.AsyncConnection, database_url: str
+    pool: Pool, observer: psycopg.AsyncConnection, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(events_connections, "STATEMENT_TIMEOUT", 1)
     lookup = things(pool)
     await by_its_own(lookup, pool)
     [pid] = await connections(observer)
