@@ -17,12 +17,15 @@ import structlog
 import typer
 from rich.console import Console
 from rich.markup import escape
+from rich.table import Table
 
 from faults.cases import CASES
 from faults.running import Report, run_case
 from faults.world import running_servers
 from payloops.embedded import StartError
 
+NAMES = max(map(len, CASES))
+"""Width of the longest name of a case."""
 OUTCOMES = {"ok": "[green]ok[/]     ", "wrong": "[bold red]WRONG[/]  ", "skipped": "[yellow]skipped[/]"}
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -52,8 +55,10 @@ def main(
     logging.disable(logging.CRITICAL)
     console = Console(highlight=False)
     if list_cases:
+        table = Table.grid("", "", padding=(0, 2, 0, 0))
         for each in CASES.values():
-            console.print(f"[bold]{each.name:<16}[/] {escape(each.about)}")
+            table.add_row(f"[bold]{each.name}[/]", escape(each.about))
+        console.print(table)
         return
     unknown = [name for name in case or [] if name not in CASES]
     if unknown:
@@ -97,7 +102,7 @@ def _run_all(runs: list[tuple[str, int]], *, folder: Path, console: Console, as_
 
 def _show(console: Console, report: Report) -> None:
     console.print(
-        f"{OUTCOMES[report.outcome]} [bold]{report.case:<16}[/] seed {report.seed:<7} {report.seconds:6.1f} s  "
+        f"{OUTCOMES[report.outcome]} [bold]{report.case:<{NAMES}}[/] seed {report.seed:<7} {report.seconds:6.1f} s  "
         + escape(report.summary),
         soft_wrap=True,
     )
