@@ -127,7 +127,7 @@ async def lost_answers(world: World) -> None:
 
 @case
 async def shuffled_events(world: World) -> None:
-    """Processors tell of payments and refunds twice and in any order: of those made there, and that came back, too."""
+    """Processors tell of payments and refunds several times and in any order: also of those made or returned there."""
     whole_service(world)
     await world.start_all()
     shop = await open_shop(world)
