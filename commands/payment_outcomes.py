@@ -219,15 +219,17 @@ def _is_charge_of_another_attempt(
 ) -> bool:
     """Whether a charge with these references is on record as that of another attempt with one of these statuses.
 
-    Workers may pay again under the reference of an earlier attempt, and need not report the charge's own.
+    Workers may pay again under the reference of an earlier attempt, and need not report the charge's own, or report
+    that of the payment in its place.
     """
     reference, charge = processor_order_id or payment.processor_order_id, processor_transaction_id
+    unknown = {None, reference}
     return any(
         other.processor == payment.processor
         and other.status in statuses
         and (
             reference is not None and reference == other.processor_order_id
-            if None in (charge, other.processor_transaction_id)
+            if charge in unknown or other.processor_transaction_id in unknown
             else charge == other.processor_transaction_id
         )
         for other in order.other_payments(payment)

@@ -207,23 +207,23 @@ def _find_payment(order: Order, event: ProcessorEvent) -> Payment | None:
     """The payment that an event is about: by its references, by its label, by the references of an earlier event about
     its capture; else the one that has no reference yet.
 
-    If several have the reference, it is the latest, but a refund is that of the one that was captured. If several have
-    none, it is the latest; but an event that ends a payment may be about an earlier one, so it is not taken for the
-    latest while that is under way. A payment whose capture was reported already is not captured again under another
-    reference.
+    If several have a reference, it is the one with that of the charge, else the latest, but a refund is that of the one
+    that was captured. If several have none, it is the latest; but an event that ends a payment may be about an earlier
+    one, so it is not taken for the latest while that is under way. A payment whose capture was reported already is not
+    captured again under another reference.
     """
     payments = [p for p in reversed(order.payments.values()) if p.processor == event.processor]
     referred = [
         p for p in payments if p.has_reference(event.processor_order_id, event.processor_transaction_id)
     ]
-    if event.outcome in {"refunded", "refund_failed"}:
-        referred.sort(
-            key=lambda p: (
-                p.status is PaymentStatus.CAPTURED,
-                p.has_reference(event.processor_transaction_id),
-            ),
-            reverse=True,
-        )
+    is_of_capture = event.outcome in {"refunded", "refund_failed"}
+    referred.sort(
+        key=lambda p: (
+            is_of_capture and p.status is PaymentStatus.CAPTURED,
+            p.has_reference(event.processor_transaction_id),
+        ),
+        reverse=True,
+    )
     if referred:
         return referred[0]
     for payment in payments:

@@ -347,6 +347,18 @@ def test_a_refund_is_that_of_the_captured_one_of_attempts_that_share_a_reference
     assert (order.amount_captured, order.amount_refunded) == (AMOUNT, 400)
 
 
+def test_the_end_of_a_charge_ends_no_later_attempt_that_shares_the_reference_of_its_payment() -> None:
+    order = after(told("authorized"), capture="manual")
+    known: dict[str, Any] = {"processor_order_id": "po_1", "processor_transaction_id": None}
+    report_failed(order, order.payments[1], **known, failure=Failure("expired"), by=BY)
+    report_processing(pay(order), order.payments[2], processor_order_id="po_1", by=BY)
+    ends = []
+    for charge in ("pt_1", "pt_2"):
+        receive(order, told("cancelled", event_id=charge, processor_transaction_id=charge), by=BY)
+        ends.append(order.status)
+    assert ends == [OrderStatus.PROCESSING, OrderStatus.FAILED]
+
+
 def test_another_charge_of_the_same_attempt_is_told_to_people() -> None:
     """A worker that charges twice: the books have it once."""
     order = captured()

@@ -195,7 +195,10 @@ def test_a_charge_that_is_told_of_as_two_attempts_is_money_once() -> None:
     assert order.last_error is None
 
 
-@pytest.mark.parametrize("charges", [(None, None), (None, "pt"), ("pt", None), ("pt", "pt")])
+@pytest.mark.parametrize(
+    "charges",
+    [(None, None), (None, "pt"), ("pt", None), ("pt", "pt"), ("po", "pt"), ("pt", "po"), (None, "po")],
+)
 def test_a_charge_is_money_once_where_attempts_share_its_payments_reference(
     charges: tuple[str | None, str | None],
 ) -> None:
