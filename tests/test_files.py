@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from payloops.embedded.files import write_private
+from payloops.files import write_private
 
 
 def test_a_file_that_cannot_be_written_whole_leaves_the_one_before_it_and_nothing_else(

@@ -20,12 +20,12 @@ from payloops.audit.masking import masked_body
 from payloops.audit.reading import NotUnderstood, facts_of, reading
 from payloops.commands.processor_events import processor_events_of_order
 from payloops.commands.webhook_deliveries import WebhookDelivery, list_attempts, list_webhooks_of_order
-from payloops.embedded.files import write_private
 from payloops.events.event_store import EventReader
 from payloops.events.log_rows import Fault, LogRow, fault_of, rows_of_stream
 from payloops.events.merkle import merkle_proof
 from payloops.events.seals import AuditKeys, SealedRange, seal_of
 from payloops.events.timestamps import timestamp_text, utc_now
+from payloops.files import write_private
 from payloops.http.order_history import OrderAsOf, OrderExplanationAnswer, order_as_of
 from payloops.projections.order_explanation import explain_order
 from payloops.projections.order_history import fold

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from payloops.dev.client import AnsweredError, Client
-from payloops.embedded.files import write_private
+from payloops.files import write_private
 
 FILE_NAME = "demo-merchant.json"
 PROCESSORS = (

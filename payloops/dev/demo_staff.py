@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from payloops.commands.staff import list_staff
-from payloops.embedded.files import write_private
 from payloops.events.connections import command_pool
+from payloops.files import write_private
 from payloops.operating.staff import add
 
 FILE_NAME = "demo-staff.json"

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
-from payloops.embedded.files import write_private
+from payloops.files import write_private
 
 SECRETS_FILE = "secrets.json"
 ENVIRONMENT_FILE = "environment"

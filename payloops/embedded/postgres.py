@@ -18,8 +18,8 @@ from psycopg import sql
 
 from payloops.embedded.binaries import find_postgres
 from payloops.embedded.errors import PortTakenError, StartError
-from payloops.embedded.files import remove_tree, write_private
 from payloops.embedded.processes import Child, Identity, run_to_end
+from payloops.files import remove_tree, write_private
 
 PART = "PostgreSQL"
 USER = DATABASE = "payloops"

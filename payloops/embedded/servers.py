@@ -11,7 +11,6 @@ from types import TracebackType
 from typing import Literal, Self
 
 from payloops.embedded.errors import PortTakenError, StartError
-from payloops.embedded.files import remove_tree
 from payloops.embedded.locks import (
     choosing_ports,
     free_ports,
@@ -24,6 +23,7 @@ from payloops.embedded.postgres import Postgres
 from payloops.embedded.processes import Child, end_leftovers, record
 from payloops.embedded.temporal import Temporal
 from payloops.embedded.valkey import Valkey
+from payloops.files import remove_tree
 
 Part = Literal["postgres", "valkey", "temporal"]
 PARTS: tuple[Part, ...] = ("postgres", "valkey", "temporal")
