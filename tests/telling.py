@@ -16,6 +16,7 @@ from payloops.commands.capture_payment import capture_payment
 from payloops.commands.change_profile import change_profile
 from payloops.commands.cipher import Cipher
 from payloops.commands.client_secrets import ClientSecrets
+from payloops.commands.configure_processor import configure_processor
 from payloops.commands.create_order import create_order
 from payloops.commands.hashing import Hasher
 from payloops.commands.pay_order import request_payment
@@ -30,6 +31,7 @@ from payloops.commands.webhook_deliveries import (
 )
 from payloops.commands.webhook_secrets import WebhookSecret, get_webhook_secret
 from payloops.events.event_store import EventStore
+from payloops.events.merchants import ProcessorChoice
 from payloops.events.metadata import Metadata
 from payloops.events.orders import Order
 from payloops.events.timestamps import utc_now
@@ -108,6 +110,17 @@ class Shop(Orders):
 
     async def listen_at(self, url: str | None) -> None:
         await change_profile(self.store, merchant_id=self.merchant_id, webhook_url=url, by=BY)
+
+    async def takes_stripe(self, *, secret_key: str) -> None:
+        await configure_processor(
+            self.store,
+            merchant_id=self.merchant_id,
+            processor="stripe",
+            credentials={"secretKey": secret_key},
+            choice=ProcessorChoice(enabled=True, priority=1, test_mode=True),
+            cipher=CIPHER,
+            by=BY,
+        )
 
     async def secret(self) -> WebhookSecret:
         return await get_webhook_secret(

@@ -15,17 +15,15 @@ import foreign
 import pytest
 from receiving import Endpoint, HeldBack, sdk_accepts
 from standardwebhooks import Webhook
-from telling import AMOUNT, BY, CIPHER, Shop, delivering
+from telling import AMOUNT, BY, Shop, delivering
 from temporalio.client import Client, WorkflowFailureError
 from temporalio.exceptions import ActivityError, ApplicationError
 from temporalio.worker import Worker
 
-from payloops.commands.configure_processor import configure_processor
 from payloops.commands.erase_personal_data import erase_personal_data
 from payloops.commands.refund_payment import refund_payment
 from payloops.embedded import EmbeddedServers
 from payloops.events.event_store import EventStore
-from payloops.events.merchants import ProcessorChoice
 from payloops.events.orders import Order
 from payloops.events.timestamps import timestamp_text, utc_now
 from payloops.workflows_client.connection import connect
@@ -92,22 +90,10 @@ def test_the_foreign_worker_imports_nothing_of_ours() -> None:
     assert imported == {"datetime", "typing", "temporalio", "temporalio.common"}
 
 
-async def configure(store: EventStore, shop: Shop) -> None:
-    await configure_processor(
-        store,
-        merchant_id=shop.merchant_id,
-        processor="stripe",
-        credentials={"secretKey": "sk_of_the_shop"},
-        choice=ProcessorChoice(enabled=True, priority=1, test_mode=True),
-        cipher=CIPHER,
-        by=BY,
-    )
-
-
 async def test_get_processor_config(client: Client, store: EventStore, shop: Shop) -> None:
     asked = {"merchantId": str(shop.merchant_id), "processor": "stripe"}
     assert await call(client, ("getProcessorConfig", asked)) == [None]
-    await configure(store, shop)
+    await shop.takes_stripe(secret_key="sk_of_the_shop")
     [config] = await call(client, ("getProcessorConfig", asked))
     assert config == asked | {"testMode": True, "credentials": {"secretKey": "sk_of_the_shop"}}
 
@@ -358,7 +344,7 @@ async def test_an_activity_that_hangs_keeps_no_worker_from_stopping_and_is_done_
 async def test_with_a_codec_key_no_argument_nor_result_is_read_in_a_history(
     servers: EmbeddedServers, temporal_namespace: str, store: EventStore, shop: Shop, endpoint: Endpoint
 ) -> None:
-    await configure(store, shop)
+    await shop.takes_stripe(secret_key="sk_of_the_shop")
     order_id = await shop.create(customer_email="ada@example.com")
     connected = partial(connect, address=servers.temporal_address, namespace=temporal_namespace)
     client = await connected(codec_key="a codec key of thirty-two characters")

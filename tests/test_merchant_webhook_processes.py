@@ -8,15 +8,13 @@ import pytest
 from processes import becomes, process
 from pydantic import SecretStr
 from receiving import Endpoint, HeldBack, canaries
-from telling import CIPHER, Shop, open_shop
+from telling import Shop, open_shop
 
-from payloops.commands.configure_processor import configure_processor
 from payloops.commands.pay_order import pay_order
 from payloops.commands.record_webhook_attempt import INTERRUPTED
 from payloops.commands.webhook_endpoints import find_webhook_endpoint
 from payloops.embedded import EmbeddedServers
 from payloops.events.event_store import EventStore
-from payloops.events.merchants import ProcessorChoice
 from payloops.events.metadata import Metadata
 from payloops.settings import Settings
 from payloops.workflows_client.connection import connect
@@ -34,17 +32,9 @@ def settings(settings: Settings, namespaces: Iterator[str]) -> Settings:
 
 
 @pytest.fixture
-async def shop(store: EventStore, endpoint: Endpoint, by: Metadata) -> Shop:
+async def shop(store: EventStore, endpoint: Endpoint) -> Shop:
     shop = await open_shop(store, url=endpoint.url)
-    await configure_processor(
-        store,
-        merchant_id=shop.merchant_id,
-        processor="stripe",
-        credentials={"secretKey": "sk_test_of_a_merchant"},
-        choice=ProcessorChoice(enabled=True, priority=1, test_mode=True),
-        cipher=CIPHER,
-        by=by,
-    )
+    await shop.takes_stripe(secret_key="sk_test_of_a_merchant")
     return shop
 
 
