@@ -4,6 +4,7 @@ import asyncio
 import json
 import signal
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -19,6 +20,7 @@ from projecting import insert_raw, project_all
 from psycopg_pool import AsyncConnectionPool
 
 from payloops.commands.change_order import change_order
+from payloops.commands.processor_events import ProcessorEventCount
 from payloops.commands.receive_processor_event import Outcome, ProcessorEvent, receive
 from payloops.commands.update_order_status import update_order_status
 from payloops.commands.update_refund_status import update_refund_status
@@ -39,7 +41,7 @@ from payloops.processors.port import (
 from payloops.processors.sandbox import SandboxProcessor
 from payloops.processors.stripe import StripeProcessor
 from payloops.projections.parked import forward_again
-from payloops.reconcile.findings import Finding
+from payloops.reconcile.findings import Finding, Standing, print_findings
 from payloops.reconcile.payments import AT_ONCE, NOT_ASKED, reconcile, run_reconcile
 from payloops.sandbox import ledger
 from payloops.settings import Settings
@@ -1157,7 +1159,7 @@ async def test_the_command_reports_and_says_by_its_status_whether_all_agrees(
     assert (status, "no duration" in said) == (2, True)
 
 
-@pytest.mark.parametrize("trouble", ["differs", "unreadable"])
+@pytest.mark.parametrize("trouble", ["differs", "unreadable", "busy"])
 async def test_the_command_says_that_not_all_agrees_where_somebody_has_to_look(
     merchant: Merchant,
     store: EventStore,
@@ -1170,6 +1172,9 @@ async def test_the_command_says_that_not_all_agrees_where_somebody_has_to_look(
     await project_all(settings.database_url.get_secret_value())
     if trouble == "unreadable":
         await insert_raw(store, merchant.id, topic="payment.teleported", state=b"{}", stream=UUID(order_id))
+    if trouble == "busy":
+        async with store.pool.connection() as connection:
+            await connection.execute("ALTER TABLE sandbox.charges RENAME currency TO money")
     assert not await run_reconcile(settings, older_than=NOW, since=DAY, sandbox=True, as_json=True)
     assert f'"outcome": "{trouble}"' in capsys.readouterr().out
 
@@ -1194,6 +1199,30 @@ async def test_the_command_tells_what_it_has_found_where_it_is_interrupted(
     found = [(each["orderId"], each["outcome"]) for each in json.loads(output)["payments"]]
     assert found == [(unreadable, "unreadable")]
     assert b"payloops: interrupted: " in errors
+
+
+def test_what_agrees_is_counted_and_what_does_not_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    agreeing = Finding(
+        order_id="first",
+        merchant_id="m",
+        attempt=1,
+        processor="stripe",
+        currency="USD",
+        outcome="agrees",
+        ours=Standing(status="captured", captured=1_000, refunded=0),
+        theirs=None,
+        detail=None,
+    )
+    findings = [agreeing, replace(agreeing, order_id="second", outcome="unknown")]
+    received = [
+        ProcessorEventCount(processor="stripe", effect=effect, events=number)
+        for number, effect in enumerate(("applied", "contradiction"), start=7)
+    ]
+    print_findings(findings, received)
+    shown = capsys.readouterr().out
+    assert ("first" in shown, "second" in shown) == (False, True)
+    assert "2 payments: 1 agree, " in shown
+    assert ("7 events" in shown, "8 events of stripe without effect: contradiction" in shown) == (False, True)
 
 
 LOOKED_UP = "SELECT FROM pg_locks WHERE NOT granted AND relation = 'sandbox.charges'::regclass"

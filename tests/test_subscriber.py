@@ -12,6 +12,8 @@ import pytest
 import structlog
 from eventsourcing.persistence import StoredEvent
 from forwarding import SECONDS, caught_up, exists, parked, position, signals, started, subscribing
+from holding import holding_proxy
+from pydantic import SecretStr
 from telling import Orders
 from temporalio.client import Client
 from temporalio.service import RPCError
@@ -23,6 +25,7 @@ from payloops.events.metadata import Metadata
 from payloops.projections.parked import retry_forwarding, subscribers_to_ask
 from payloops.settings import Settings
 from payloops.workflows_client import subscriber
+from payloops.workflows_client.connection import pause_seconds
 from payloops.workflows_client.forwardings import Forwarding, SignalWorkflow, StartWorkflow
 from payloops.workflows_client.payment_subscription import READER, payment_subscription
 from payloops.workflows_client.subscriber import forward
@@ -257,6 +260,28 @@ async def test_trouble_that_lasts_is_met_at_ever_longer_intervals_and_says_what_
     assert (told[3]["retry_in"] > told[0]["retry_in"] * 2) == grows
     [error] = told[0]["errors"]
     assert error.endswith("run `payloops migrate`")
+
+
+async def test_a_replica_whose_connection_falls_silent_leads_no_longer(
+    store: EventStore, settings: Settings, client: Client, orders: Orders
+) -> None:
+    """Its lock may be another's by now."""
+    async with holding_proxy(settings.database_url.get_secret_value()) as proxy:
+        proxy.hold = b"SELECT 1"
+        by_proxy = settings.model_copy(update={"database_url": SecretStr(proxy.url)})
+        with structlog.testing.capture_logs() as lines:
+            async with subscribing(store, by_proxy, client):
+                async with asyncio.timeout(SECONDS):
+                    while not [line for line in lines if line["event"] == "subscriber.interrupted"]:
+                        await asyncio.sleep(0.05)
+                proxy.hold = None
+                await started(client, f"payment-{await orders.paid()}")
+
+
+def test_pauses_differ_so_that_not_all_come_back_at_once() -> None:
+    pauses = {pause_seconds(attempt=9, longest=2.0) for _ in range(100)}
+    assert len(pauses) > 1
+    assert all(1.0 <= each <= 2.0 for each in pauses)
 
 
 async def test_while_temporal_is_down_nothing_is_skipped_and_stopping_works(
