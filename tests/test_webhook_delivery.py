@@ -34,10 +34,11 @@ from payloops.embedded import EmbeddedServers
 from payloops.events.event_store import EventStore
 from payloops.events.timestamps import utc_now
 from payloops.settings import Settings
-from payloops.workflows_client import endpoint_places
+from payloops.workflows_client import endpoint_places, interruptions
 from payloops.workflows_client.activities import BackendActivities
 from payloops.workflows_client.connection import connect
 from payloops.workflows_client.endpoint_places import EndpointBusy, EndpointPlaces
+from payloops.workflows_client.interruptions import BEAT_SECONDS
 from payloops.workflows_client.webhook_delivery import WebhookDeliveryWorkflow
 
 TEST_SERVER = str(Path(sys.executable).with_name("temporal-test-server"))
@@ -210,8 +211,10 @@ async def test_without_a_url_it_ends(
     webhook_id = await queue(shop)
     await shop.listen_at(None)
     async with delivering(store, skipping):
-        result = await (await start(skipping, shop, webhook_id)).result()
+        handle = await start(skipping, shop, webhook_id)
+        result = await handle.result()
     assert not result["success"]
+    assert await pauses(handle) == []
     webhook = await shop.webhook(webhook_id)
     assert (webhook.status, webhook.attempts, webhook.error) == ("failed", 0, result["errorMessage"])
 
@@ -565,6 +568,40 @@ async def test_without_a_place_the_delivery_comes_again_later(
     assert busy.value.next_retry_delay is not None
     assert (busy.value.next_retry_delay > timedelta(0)) is not local
     assert endpoint.received == []
+
+
+async def test_an_attempt_that_takes_long_is_not_taken_for_dead(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(interruptions, "BEAT_SECONDS", 0.01)
+    beaten = asyncio.Event()
+    environment = ActivityEnvironment()
+    environment.on_heartbeat = lambda *_: beaten.set()
+
+    async def send() -> None:
+        async with interruptions.under_way(grace=0), asyncio.timeout(60):
+            await beaten.wait()
+
+    await environment.run(send)
+
+
+async def test_an_attempt_that_waits_for_its_turn_is_missed_soon_after_its_worker_died(
+    store: EventStore, servers: EmbeddedServers, temporal_namespace: str, shop: Shop
+) -> None:
+    client = await connect(address=servers.temporal_address, namespace=temporal_namespace, codec_key=None)
+    async with delivering(store, client, places=EndpointPlaces(per_endpoint=0)):
+        handle = await start(client, shop, await queue(shop))
+        scheduled = await first_scheduled(handle)
+        await handle.terminate()
+    assert BEAT_SECONDS * 2 < scheduled.heartbeat_timeout.seconds <= 10
+
+
+async def first_scheduled(handle: WorkflowHandle[Any, Any]) -> Any:
+    """Wait until Temporal is to run an activity of a workflow."""
+    async with asyncio.timeout(60):
+        while True:
+            for event in (await handle.fetch_history()).events:
+                if event.HasField("activity_task_scheduled_event_attributes"):
+                    return event.activity_task_scheduled_event_attributes
+            await asyncio.sleep(0.05)
 
 
 async def test_an_endpoint_that_failed_last_time_gets_fewer_places(
