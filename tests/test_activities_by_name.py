@@ -318,6 +318,26 @@ async def test_what_the_database_refuses_is_tried_again_and_quotes_nothing(
         assert "ada@example.com" not in text
 
 
+async def test_an_activity_that_runs_when_its_worker_is_asked_to_stop_may_finish(
+    servers: EmbeddedServers, temporal_namespace: str, store: EventStore, shop: Shop, endpoint: Endpoint
+) -> None:
+    client = await connect(address=servers.temporal_address, namespace=temporal_namespace, codec_key=None)
+    endpoint.answer = answer = HeldBack()
+    async with (
+        asyncio.timeout(60),
+        Worker(client, task_queue="stripe-payments", workflows=[foreign.ForeignWorkflow]),
+    ):
+        async with delivering(store, client):
+            [webhook_id] = await call(client, new_webhook(shop, await shop.create()))
+            asked = {"webhookEventId": webhook_id, "webhookUrl": endpoint.url, "payload": PAYLOAD}
+            calling = asyncio.create_task(call(client, ("deliverWebhook", asked)))
+            await endpoint.has(1)
+            asyncio.get_running_loop().call_later(0.3, answer.give)  # once the worker is stopping
+        async with delivering(store, client):
+            [result] = await calling
+    assert (result["success"], result["attempts"]) == (True, 1)
+
+
 async def test_an_activity_that_hangs_keeps_no_worker_from_stopping_and_is_done_by_the_next(
     servers: EmbeddedServers, temporal_namespace: str, store: EventStore, shop: Shop, endpoint: Endpoint
 ) -> None:
