@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from payloops.events.orders import NO_REASON, Failure
+from payloops.http.processor_payloads import amount, reference
 
 ProcessorStatus = Literal["processing", "requires_action", "authorized", "captured", "failed", "cancelled"]
 
@@ -61,6 +62,16 @@ class ProcessorPayment:
     amount_refunded: int
     failure: Failure = NO_REASON
     attempt_known: bool = True
+
+    def __post_init__(self) -> None:
+        """
+        Raises:
+            ValueError: an amount or a reference is not as documented, and must not get into the log.
+        """
+        amounts = (self.amount_captured, self.amount_refunded)
+        references = (self.processor_order_id, self.processor_transaction_id)
+        if any(amount(each) != each for each in amounts) or any(reference(e) != e for e in references):
+            raise ValueError("an amount or a reference that is none")
 
 
 class Processor(Protocol):
