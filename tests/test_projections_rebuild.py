@@ -6,7 +6,7 @@ import random
 import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
@@ -649,68 +649,71 @@ async def building_already(database_url: str) -> AsyncIterator[None]:
         yield
 
 
-@pytest.mark.parametrize("in_the_way", [reading, building_already])
-async def test_a_new_version_waits_until_it_can_build_and_take_over(
-    store: EventStore, database_url: str, merchant_id: UUID, impatient: None, in_the_way: Any
-) -> None:
+@pytest.fixture
+async def newer(store: EventStore, database_url: str, merchant_id: UUID) -> Projection:
+    """The new version of a projection; the old one's tables have an order."""
     old, new = two_versions()
     await append(store, new_order(merchant_id, description="a table"))
     await project_everything(database_url, old)
+    return new
+
+
+@asynccontextmanager
+async def taking_over(
+    store: EventStore, database_url: str, newer: Projection, *, in_the_way: AbstractAsyncContextManager[Any]
+) -> AsyncIterator[Callable[[str], Awaitable[None]]]:
+    """A projector of a new version while something is in its way; without it, it takes over.
+
+    Yields a way to wait until the projector has logged an event.
+    """
     stop = asyncio.Event()
 
-    async def waits() -> bool:
-        return any(each["event"] == "projector.build_waits" for each in lines)
+    async def logs(event: str) -> None:
+        async def logged() -> bool:
+            return any(each["event"] == event for each in lines)
+
+        await eventually(logged)
 
     async def taken_over() -> bool:
         return await one(store, "SELECT description FROM orders") == "A TABLE"
 
     with structlog.testing.capture_logs() as lines:
         async with asyncio.TaskGroup() as group:
-            async with in_the_way(database_url):
-                group.create_task(run_projections(database_url=database_url, stop=stop, projections=[new]))
-                await eventually(waits)
+            async with in_the_way:
+                group.create_task(run_projections(database_url=database_url, stop=stop, projections=[newer]))
+                yield logs
             await eventually(taken_over)
             stop.set()
+
+
+@pytest.mark.parametrize("in_the_way", [reading, building_already])
+async def test_a_new_version_waits_until_it_can_build_and_take_over(
+    store: EventStore, database_url: str, newer: Projection, impatient: None, in_the_way: Any
+) -> None:
+    async with taking_over(store, database_url, newer, in_the_way=in_the_way(database_url)) as logs:
+        await logs("projector.build_waits")
 
 
 async def test_a_projector_whose_building_process_is_killed_goes_on_by_itself(
-    store: EventStore, database_url: str, merchant_id: UUID
+    store: EventStore, database_url: str, newer: Projection
 ) -> None:
-    old, new = two_versions()
-    await append(store, new_order(merchant_id, description="a table"))
-    await project_everything(database_url, old)
-    stop = asyncio.Event()
-
     async def reads() -> bool:
         return bool(await rows(store, WAITING_FOR_KEYS))
 
-    async def goes_on() -> bool:
-        return any(each["event"] == "projector.reconnecting" for each in lines)
-
-    async def taken_over() -> bool:
-        return await one(store, "SELECT description FROM orders") == "A TABLE"
-
-    with structlog.testing.capture_logs() as lines:
-        async with asyncio.TaskGroup() as group:
-            async with locked(database_url, "personal_keys"):
-                group.create_task(run_projections(database_url=database_url, stop=stop, projections=[new]))
-                await eventually(reads)
-                for process in multiprocessing.active_children():
-                    process.kill()
-                await eventually(goes_on)
-            await eventually(taken_over)
-            stop.set()
+    in_the_way = locked(database_url, "personal_keys")
+    async with taking_over(store, database_url, newer, in_the_way=in_the_way) as logs:
+        await eventually(reads)
+        for process in multiprocessing.active_children():
+            process.kill()
+        await logs("projector.reconnecting")
 
 
 WAITING_FOR_KEYS = "SELECT FROM pg_locks WHERE NOT granted AND relation = 'personal_keys'::regclass"
 
 
 async def test_a_projector_that_is_asked_to_end_does_so_while_it_builds(
-    store: EventStore, database_url: str, merchant_id: UUID
+    store: EventStore, database_url: str, newer: Projection
 ) -> None:
-    old, new = two_versions()
-    await append(store, new_order(merchant_id, description="a table"))
-    await project_everything(database_url, old)
     stop = asyncio.Event()
 
     async def swaps() -> bool:
@@ -722,7 +725,7 @@ async def test_a_projector_that_is_asked_to_end_does_so_while_it_builds(
 
     async with reading(database_url):  # for longer than the test takes
         projecting = asyncio.create_task(
-            run_projections(database_url=database_url, stop=stop, projections=[new])
+            run_projections(database_url=database_url, stop=stop, projections=[newer])
         )
         await eventually(swaps)
         stop.set()
