@@ -1,12 +1,16 @@
 """What processes say at start about the database. What they say about keys: `test_keys_rotate`."""
 
+from typing import Any
 from uuid import UUID
 
+import psycopg
+import pytest
 from projecting import append, new_order
 from psycopg_pool import AsyncConnectionPool
 from structlog.testing import capture_logs
 
 from payloops.daemons.start_checks import check_at_start
+from payloops.events import connections
 from payloops.events.connections import connect
 from payloops.events.event_store import EventStore
 from payloops.events.sealer import seal_next
@@ -24,6 +28,24 @@ async def test_settings_by_which_the_database_may_lose_what_it_confirmed_are_log
     [line] = lines
     assert (line["event"], line["log_level"]) == ("database.not_durable", "error")
     assert line["settings"] == ["fsync", "full_page_writes", "synchronous_commit"]
+
+
+async def test_trouble_with_the_database_does_not_end_the_checks(
+    settings: Settings, pool: AsyncConnectionPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    troubles = iter([psycopg.OperationalError(), ConnectionResetError(), TimeoutError()])
+    healthy = pool.connection
+
+    def connection() -> Any:
+        for trouble in troubles:
+            raise trouble
+        return healthy()
+
+    monkeypatch.setattr(pool, "connection", connection)
+    monkeypatch.setattr(connections, "RECONNECT_SECONDS", 0)
+    with capture_logs() as lines:
+        await check_at_start(pool, cipher=make_cipher(settings), audit_keys=make_audit_keys(settings))
+    assert [line["event"] for line in lines] == [*["start.not_checked"] * 3, "database.not_durable"]
 
 
 async def test_an_audit_key_other_than_that_of_the_log_is_told_of_at_start(

@@ -52,7 +52,7 @@ async def check_at_start(pool: AsyncConnectionPool, *, cipher: Cipher, audit_key
             unsafe = await _unsafe_settings(pool)
             usage = await key_usage(pool, cipher=cipher, columns=OF_MERCHANTS)
             sealed_by = await _key_of_last_seal(pool)
-        except psycopg.Error as error:
+        except (psycopg.Error, OSError) as error:
             log.warning("start.not_checked", error=one_line(error))
             await wait_to_reconnect()
             continue
