@@ -92,7 +92,7 @@ def _refusal(error: Exception, request: web.Request, context: RequestContext) ->
     elif isinstance(error, SealBroken):
         log.error("http.secret_unreadable", identity=error.identity, remedy=REMEDY)
     elif isinstance(error, SCHEMA_ERRORS):
-        log.error("http.schema_differs", error=one_line(error))
+        log.error("http.schema_differs", error=one_line(error), exc_info=error)
     elif isinstance(problem, Shed):
         context.shed = True
     elif problem.status >= 500:  # noqa: PLR2004  # HTTP

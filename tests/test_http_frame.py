@@ -544,6 +544,7 @@ async def test_a_database_that_lacks_migrations_is_unavailable_and_the_log_says_
     [line] = [line for line in lines if line["event"] == "http.schema_differs"]
     assert line["log_level"] == "error"
     assert line["error"].endswith("run `payloops migrate`")
+    assert line["exc_info"], "a mistake in a statement of ours looks alike, and its trace tells them apart"
 
 
 async def test_without_the_database_nothing_is_done_and_the_answer_says_so(settings: Settings) -> None:
