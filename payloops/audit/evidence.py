@@ -21,7 +21,7 @@ from payloops.audit.reading import NotUnderstood, facts_of, reading
 from payloops.commands.processor_events import processor_events_of_order
 from payloops.commands.webhook_deliveries import WebhookDelivery, list_attempts, list_webhooks_of_order
 from payloops.events.event_store import EventReader
-from payloops.events.log_rows import Fault, LogRow, fault_of, rows_of_stream
+from payloops.events.log_rows import LogRow, rows_of_stream
 from payloops.events.merkle import merkle_proof
 from payloops.events.seals import AuditKeys, SealedRange, seal_of
 from payloops.events.timestamps import timestamp_text, utc_now
@@ -33,10 +33,8 @@ from payloops.projections.order_history import fold
 
 async def export_evidence(
     *, database_url: str, keys: AuditKeys, order_id: UUID, path: Path | None, force: bool
-) -> tuple[bytes, list[str]]:
-    """Write the evidence about an order to a file, or to standard output if the path is `-`.
-
-    Returns its content, and of which events the keys did not make the MAC: the file itself cannot show that.
+) -> bytes:
+    """Write the evidence about an order to a file, or to standard output if the path is `-`. Returns its content.
 
     Args:
         path: by default `evidence-<order>.json`.
@@ -52,12 +50,11 @@ async def export_evidence(
         raise NotUnderstood(f"{path} exists: give --force to overwrite it, or another --output")
     async with reading(database_url) as reader:
         statement = await make_statement(reader, order_id=order_id)
-        foreign = await _foreign_events(reader, order_id=order_id, keys=keys)
     bundle = signed(statement, keys)
     content = file_bytes(bundle)
     if printed:
         sys.stdout.buffer.write(content)
-        return content, foreign
+        return content
     try:
         write_private(path, content.decode())
     except OSError as error:
@@ -69,17 +66,7 @@ async def export_evidence(
         f" {len(statement['webhooks'])} webhooks\n"
         f"digest {bundle['digest']}, signed by the key {keys.present.id}"
     )
-    return content, foreign
-
-
-async def _foreign_events(reader: EventReader, *, order_id: UUID, keys: AuditKeys) -> list[str]:
-    async with reader.pool.connection() as connection:
-        rows = await rows_of_stream(connection, order_id)
-    return [
-        f"event {row.position}, {row.topic}: {Fault.MAC}"
-        for row in rows
-        if fault_of(row, mac_keys=keys.mac_keys) is Fault.MAC
-    ]
+    return content
 
 
 def signed(statement: dict[str, Any], keys: AuditKeys) -> dict[str, Any]:

@@ -64,8 +64,13 @@ def run_check(*, path: Path, public_keys: Sequence[bytes], as_json: bool) -> boo
     return not report.wrong
 
 
-def check_evidence(content: bytes, *, public_keys: Sequence[bytes] = ()) -> Report:
+def check_evidence(
+    content: bytes, *, public_keys: Sequence[bytes] = (), mac_keys: Sequence[bytes] = ()
+) -> Report:
     """Check the whole content of a file: a single changed byte is detected.
+
+    Args:
+        mac_keys: the service's, to check who wrote the events: the file itself cannot show that.
 
     Raises:
         NotEvidence: see there.
@@ -74,12 +79,14 @@ def check_evidence(content: bytes, *, public_keys: Sequence[bytes] = ()) -> Repo
         bundle = orjson.loads(content)
         if bundle["format"] != FORMAT:
             raise NotEvidence(f"this version checks {FORMAT!r}, not {bundle['format']!r}")
-        return _check_bundle(bundle, content, public_keys)
+        return _check_bundle(bundle, content, public_keys=public_keys, mac_keys=mac_keys)
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise NotEvidence(f"this is not an evidence file: {type(error).__name__} {error}") from None
 
 
-def _check_bundle(bundle: dict[str, Any], content: bytes, public_keys: Sequence[bytes]) -> Report:
+def _check_bundle(
+    bundle: dict[str, Any], content: bytes, *, public_keys: Sequence[bytes], mac_keys: Sequence[bytes]
+) -> Report:
     report = Report()
     statement = bundle["statement"]
     _check(
@@ -91,7 +98,7 @@ def _check_bundle(bundle: dict[str, Any], content: bytes, public_keys: Sequence[
     _check(report, f"the statement has the digest {digest}", digest == bundle["digest"])
     known = _check_signature(report, bundle, digest, public_keys)
     rows = [_row(event) for event in statement["events"]]
-    _check_events(report, rows, statement)
+    _check_events(report, rows, statement, mac_keys)
     _check_proofs(report, rows, statement, known)
     return report
 
@@ -121,7 +128,9 @@ def _check_signature(
     return {key_id(each): each for each in (*public_keys, public)}
 
 
-def _check_events(report: Report, rows: Sequence[LogRow], statement: dict[str, Any]) -> None:
+def _check_events(
+    report: Report, rows: Sequence[LogRow], statement: dict[str, Any], mac_keys: Sequence[bytes]
+) -> None:
     order_id = UUID(statement["order"]["id"])
     in_order = [row.version for row in rows] == list(range(1, len(rows) + 1))
     rising = all(before.position < after.position for before, after in pairwise(rows))
@@ -131,9 +140,11 @@ def _check_events(report: Report, rows: Sequence[LogRow], statement: dict[str, A
         f"its {len(rows)} events are all of the order's up to version {len(rows)}, in their order",
         in_order and rising and of_order,
     )
-    broken = [row for row in rows if fault_of(row, mac_keys=()) is Fault.CONTENT]
-    _check(report, "the content of each has the hash that is stored with it", not broken)
-    report.wrong += [f"event {row.position}, {row.topic}: {Fault.CONTENT}" for row in broken]
+    told = {Fault.CONTENT, Fault.MAC} if mac_keys else {Fault.CONTENT}
+    faults = [(row, fault) for row in rows if (fault := fault_of(row, mac_keys=mac_keys)) in told]
+    intact = all(fault is not Fault.CONTENT for _, fault in faults)
+    _check(report, "the content of each has the hash that is stored with it", intact)
+    report.wrong += [f"event {row.position}, {row.topic}: {fault}" for row, fault in faults]
 
 
 def _check_proofs(
