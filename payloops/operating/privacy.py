@@ -14,7 +14,6 @@ from uuid import UUID
 
 import typer
 from psycopg_pool import AsyncConnectionPool
-from pydantic.alias_generators import to_camel
 from rich.table import Table
 from uuid_utils.compat import uuid7
 
@@ -26,7 +25,7 @@ from payloops.events.connections import command_pool
 from payloops.events.event_store import EventStore
 from payloops.events.metadata import Metadata
 from payloops.events.timestamps import utc_now
-from payloops.printing import make_console, plain_table, print_plain_json
+from payloops.printing import camel_case, make_console, plain_table, print_plain_json
 from payloops.progress import progress
 from payloops.projections.building import BUILD
 from payloops.projections.orders import CHECKPOINT
@@ -166,7 +165,7 @@ def _kind(stream: HeldStream) -> str:
 
 
 def _counts(erased: Erased) -> dict[str, int]:
-    return {"streams": erased.streams, **{to_camel(k): v for k, v in asdict(erased.copies).items()}}
+    return {"streams": erased.streams, **camel_case(erased.copies)}
 
 
 def _held(holdings: Holdings) -> dict[str, Any]:
@@ -175,7 +174,7 @@ def _held(holdings: Holdings) -> dict[str, Any]:
         "merchantId": holdings.merchant_id,
         "held": held,
         "begun": sum(each.dropped for each in holdings.streams),
-        "copies": {to_camel(name): number for name, number in asdict(holdings.copies).items()},
+        "copies": camel_case(holdings.copies),
     }
 
 
