@@ -216,16 +216,15 @@ def _find_payment(order: Order, event: ProcessorEvent) -> Payment | None:
     referred = [
         p for p in payments if p.has_reference(event.processor_order_id, event.processor_transaction_id)
     ]
-    is_of_capture = event.outcome in {"refunded", "refund_failed"}
-    referred.sort(
-        key=lambda p: (
-            is_of_capture and p.status is PaymentStatus.CAPTURED,
-            p.has_reference(event.processor_transaction_id),
-        ),
-        reverse=True,
-    )
     if referred:
-        return referred[0]
+        is_of_capture = event.outcome in {"refunded", "refund_failed"}
+        return max(  # the first of several, so the latest
+            referred,
+            key=lambda p: (
+                is_of_capture and p.status is PaymentStatus.CAPTURED,
+                p.has_reference(event.processor_transaction_id),
+            ),
+        )
     for payment in payments:
         if payment.attempt == event.attempt:
             return payment
