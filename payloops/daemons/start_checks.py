@@ -37,8 +37,7 @@ async def sealed_by_another(settings: AuditSettings) -> bool:
     """Whether the log is sealed, and the newest seal was made with none of the audit keys."""
     url = settings.database_url.get_secret_value()
     async with command_pool(url, application_name="payloops keys") as pool:
-        sealed_by = await _key_of_last_seal(pool)
-    return sealed_by is not None and sealed_by not in make_audit_keys(settings).public_keys
+        return await _foreign_sealer(pool, make_audit_keys(settings)) is not None
 
 
 async def check_at_start(pool: AsyncConnectionPool, *, cipher: Cipher, audit_keys: AuditKeys) -> None:
@@ -51,7 +50,7 @@ async def check_at_start(pool: AsyncConnectionPool, *, cipher: Cipher, audit_key
         try:
             unsafe = await _unsafe_settings(pool)
             usage = await key_usage(pool, cipher=cipher, columns=OF_MERCHANTS)
-            sealed_by = await _key_of_last_seal(pool)
+            sealed_by = await _foreign_sealer(pool, audit_keys)
         except (psycopg.Error, OSError) as error:
             log.warning("start.not_checked", error=one_line(error))
             await wait_to_reconnect()
@@ -67,7 +66,7 @@ async def check_at_start(pool: AsyncConnectionPool, *, cipher: Cipher, audit_key
                     of=each.total,
                     remedy=REMEDY,
                 )
-        if sealed_by is not None and sealed_by not in audit_keys.public_keys:
+        if sealed_by is not None:
             log.error(
                 "audit_key.wrong", key=audit_keys.present.id, sealed_by=sealed_by, remedy=AUDIT_KEY_REMEDY
             )
@@ -80,8 +79,8 @@ async def _unsafe_settings(pool: AsyncConnectionPool) -> list[str]:
         return [name for [name] in await (await connection.execute(UNSAFE_SETTINGS)).fetchall()]
 
 
-async def _key_of_last_seal(pool: AsyncConnectionPool) -> str | None:
-    """The id of the key that signed the log's newest seal; None if nothing is sealed yet."""
+async def _foreign_sealer(pool: AsyncConnectionPool, keys: AuditKeys) -> str | None:
+    """The id of the key that signed the log's newest seal, if it is none of these."""
     async with pool.connection() as connection:
         seal = await last_seal(connection)
-    return None if seal is None else seal.key_id
+    return None if seal is None or seal.key_id in keys.public_keys else seal.key_id
