@@ -271,6 +271,7 @@ EARLY = b"HTTP/1.1 103 Early Hints\r\n\r\n"
         (b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 4\r\n\r\nbomb", b"", 200),
         (b"HTTP/1.1 103 Early Hints\r\nno header\r\n\r\nHTTP/1.1 200 OK\r\n\r\n", b"", None),
         (EARLY * 15 + b"HTTP/1.1 200 OK\r\nno header\r\n\r\n", b"", 200),
+        (b"\r\n" * 512 + b"HTTP/1.1 200 OK\r\n\r\n", b"", 200),
         (b"HTTP/1.1 200 O", b"", None),
         (b"HTTP/1.1 2000 OK\r\n\r\n", b"", None),
     ],
@@ -469,6 +470,8 @@ async def test_a_compressed_answer_is_neither_asked_for_nor_unpacked(
         (b"ok", "What was answered is not valid HTTP"),
         (EARLY * 16 + b"HTTP/1.1 200 OK\r\nno header\r\n\r\n", "What was answered is not valid HTTP"),
         (EARLY * 16 + b"HTTP/1.1 200 OK\r\n\r\n", "What was answered is not valid HTTP"),
+        (b"\n" * 1_025, "What was answered is not valid HTTP"),
+        (b"\r\n" * 10_000_000, "What was answered is not valid HTTP"),
     ],
 )
 async def test_what_is_no_answer_is_told_in_words(sender: Sender, answer: bytes, error: str) -> None:

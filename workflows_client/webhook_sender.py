@@ -46,6 +46,8 @@ ANSWER_BYTES = 1024
 MOST_ANSWERS = 16
 """To one request. Informational answers may precede the last one (RFC 9110, 15.2), and aiohttp would read any number of
 them, which takes time from all other deliveries."""
+MOST_BLANK = 1024
+"""Bytes of empty lines before an answer, which aiohttp would skip without end."""
 SWITCHING = 101
 """The only status below 200 that nothing follows."""
 STATUS_LINE = re.compile(rb"HTTP/1\.[01] ([2-9][0-9][0-9])(?: [^\r\n]*)?\r?\n")
@@ -151,6 +153,7 @@ class _Connection(ResponseHandler):
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop)
         self._left = MOST_ANSWERS
+        self._blank = 0  # bytes of empty lines before it
         self._line = b""  # the status line of the next answer, as far as it has arrived
         self._answered = False
 
@@ -160,9 +163,16 @@ class _Connection(ResponseHandler):
             return
         # aiohttp would drop an answer with an error behind it in the same data, so up to the body it gets single lines.
         while data and not self._answered and self.exception() is None:
+            if not self._line:
+                begun = data.lstrip(b"\r\n")
+                self._blank += len(data) - len(begun)
+                data = begun
+                if self._blank > MOST_BLANK:
+                    self._break_off("Too many empty lines")
+                    return
             part, newline, data = data.partition(b"\n")
             if not self._line.endswith(b"\n"):
-                self._line = (self._line + part + newline).lstrip(b"\r\n")
+                self._line += part + newline
             super().data_received(part + newline)
         if self.exception() is None:
             super().data_received(data)
@@ -173,9 +183,12 @@ class _Connection(ResponseHandler):
             self._line, self._answered = b"", data[0].code // 100 != 1 or data[0].code == SWITCHING
             super().feed_data(data, size)
         elif self.exception() is None:
-            self.set_exception(HttpProcessingError(message="Too many answers"))
-            if self.transport is not None:
-                self.transport.close()
+            self._break_off("Too many answers")
+
+    def _break_off(self, message: str) -> None:
+        self.set_exception(HttpProcessingError(message=message))
+        if self.transport is not None:
+            self.transport.close()
 
     def set_exception(self, exc: BaseException, *cause: BaseException) -> None:
         status, self._line = STATUS_LINE.fullmatch(self._line), b""
