@@ -30,7 +30,7 @@ from payloops.commands.route_payment import Route
 from payloops.events.authenticity import content_hash
 from payloops.events.encoding import encode, open_state
 from payloops.events.metadata import Metadata
-from payloops.events.orders import CaptureMethod, Failure, Order, OrderCreated
+from payloops.events.orders import CaptureMethod, Failure, Order, OrderCreated, References
 from payloops.events.personal_data import PersonalKey, new_key, seal
 from payloops.events.stream import StreamEvent
 from payloops.events.timestamps import timestamp_text
@@ -120,19 +120,18 @@ def _life(
         report_failed(
             order,
             order.payments[1],
-            processor_order_id="pi_1",
-            processor_transaction_id=None,
+            references=References("pi_1"),
             failure=Failure("card_declined", "Your card was declined."),
             by=by("workflow:1"),
         )
     if paid:
         _request(order, capture, by("api_key:1"))
         payment = order.payments[order.attempt]
-        references: dict[str, Any] = {"processor_order_id": "pi_2", "processor_transaction_id": "ch_2"}
+        references = References("pi_2", "ch_2")
         if capture == "manual":
-            report_authorized(order, payment, **references, by=by("workflow:1"))
+            report_authorized(order, payment, references=references, by=by("workflow:1"))
             request_capture(order, amount=None, by=by("api_key:1"))
-        report_captured(order, payment, **references, by=by("workflow:1"))
+        report_captured(order, payment, references=references, by=by("workflow:1"))
     for _ in range(refunds):
         refund = request_refund(order, amount=1_000, reason="damaged", by=by("api_key:1"))
         succeed_refund(order, refund.id, processor_transaction_id="re_1", by=by("workflow:1"))

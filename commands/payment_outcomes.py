@@ -17,6 +17,7 @@ from payloops.commands.processor_refunds import record_processor_refunds
 from payloops.commands.refund_payment import refund_from
 from payloops.events.metadata import Metadata
 from payloops.events.orders import (
+    NO_REFERENCES,
     Failure,
     Order,
     OrderCancelled,
@@ -34,6 +35,7 @@ from payloops.events.orders import (
     PaymentStatus,
     PaymentVoided,
     PaymentVoidFailed,
+    References,
     Transaction,
     TransactionStatus,
     TransactionType,
@@ -102,14 +104,7 @@ def report_action_required(
         )
 
 
-def report_authorized(
-    order: Order,
-    payment: Payment,
-    *,
-    processor_order_id: str | None,
-    processor_transaction_id: str | None,
-    by: Metadata,
-) -> None:
+def report_authorized(order: Order, payment: Payment, *, references: References, by: Metadata) -> None:
     """The processor holds the money. Accepted also for a payment that was reported as failed before.
 
     An authorization that nobody wants any more (the order was cancelled, or paid by another attempt) is voided. The
@@ -118,9 +113,7 @@ def report_authorized(
     """
     is_news = payment.is_open or (
         payment.status is PaymentStatus.FAILED
-        and not _is_charge_of_another_attempt(
-            order, payment, processor_order_id, processor_transaction_id, HAS_MONEY
-        )
+        and not _is_charge_of_another_attempt(order, payment, references, HAS_MONEY)
     )
     if not is_news or "cancelled" in payment.processor_outcomes:
         return
@@ -132,8 +125,8 @@ def report_authorized(
         attempt=payment.attempt,
         transaction_id=_pending_or_new_id(order, payment, TransactionType.AUTHORIZATION),
         amount=payment.amount,
-        processor_order_id=processor_order_id,
-        processor_transaction_id=processor_transaction_id,
+        processor_order_id=references.order_id,
+        processor_transaction_id=references.transaction_id,
     )
     if not wanted or payment.cancel_requested:
         request_void(order, payment, by=by)
@@ -143,8 +136,7 @@ def report_captured(
     order: Order,
     payment: Payment,
     *,
-    processor_order_id: str | None,
-    processor_transaction_id: str | None,
+    references: References,
     captured: int | None = None,
     requested: Transaction | None = None,
     by: Metadata,
@@ -157,17 +149,8 @@ def report_captured(
     """
     if payment.status is PaymentStatus.CAPTURED:
         return
-    if _is_charge_of_another_attempt(
-        order, payment, processor_order_id, processor_transaction_id, {PaymentStatus.CAPTURED}
-    ):
-        fail_payment(
-            order,
-            payment,
-            processor_order_id=None,
-            processor_transaction_id=None,
-            failure=SAME_CHARGE,
-            by=by,
-        )
+    if _is_charge_of_another_attempt(order, payment, references, {PaymentStatus.CAPTURED}):
+        fail_payment(order, payment, references=NO_REFERENCES, failure=SAME_CHARGE, by=by)
         return
     duplicate = order.amount_captured > 0
     capture_id = _pending_or_new_id(order, payment, TransactionType.CAPTURE)
@@ -183,8 +166,8 @@ def report_captured(
         amount=amount,
         amount_captured=total,
         processor=payment.processor,
-        processor_order_id=processor_order_id,
-        processor_transaction_id=processor_transaction_id,
+        processor_order_id=references.order_id,
+        processor_transaction_id=references.transaction_id,
         authorizes=authorizations[0].id if authorizations else None,
         closes=[void.id for void in order.pending(payment.attempt, TransactionType.VOID)],
     )
@@ -211,18 +194,14 @@ def _requested_amount(order: Order, payment: Payment, requested: Transaction | N
 
 
 def _is_charge_of_another_attempt(
-    order: Order,
-    payment: Payment,
-    processor_order_id: str | None,
-    processor_transaction_id: str | None,
-    statuses: AbstractSet[PaymentStatus],
+    order: Order, payment: Payment, references: References, statuses: AbstractSet[PaymentStatus]
 ) -> bool:
     """Whether a charge with these references is on record as that of another attempt with one of these statuses.
 
     Workers may pay again under the reference of an earlier attempt, and need not report the charge's own, or report
     that of the payment in its place.
     """
-    reference, charge = processor_order_id or payment.processor_order_id, processor_transaction_id
+    reference, charge = references.order_id or payment.processor_order_id, references.transaction_id
     unknown = {None, reference}
     return any(
         other.processor == payment.processor
@@ -240,8 +219,7 @@ def report_failed(
     order: Order,
     payment: Payment,
     *,
-    processor_order_id: str | None,
-    processor_transaction_id: str | None,
+    references: References,
     failure: Failure,
     requested: Transaction | None = None,
     by_own_workflow: bool = False,
@@ -264,14 +242,7 @@ def report_failed(
     if refused is not None:
         _record_refusal(order, refused, failure, by=by)
         return
-    fail_payment(
-        order,
-        payment,
-        processor_order_id=processor_order_id,
-        processor_transaction_id=processor_transaction_id,
-        failure=failure,
-        by=by,
-    )
+    fail_payment(order, payment, references=references, failure=failure, by=by)
 
 
 def _pending_operation(order: Order, payment: Payment) -> Transaction | None:
@@ -298,13 +269,7 @@ def _record_refusal(order: Order, requested: Transaction, failure: Failure, *, b
 
 
 def fail_payment(
-    order: Order,
-    payment: Payment,
-    *,
-    processor_order_id: str | None,
-    processor_transaction_id: str | None,
-    failure: Failure,
-    by: Metadata,
+    order: Order, payment: Payment, *, references: References, failure: Failure, by: Metadata
 ) -> None:
     """End an attempt without money; its authorization, and whatever was requested under it, end too."""
     if not payment.is_under_way:
@@ -314,8 +279,8 @@ def fail_payment(
         by=by,
         status=_order_status(order, payment, OrderStatus.FAILED),
         attempt=payment.attempt,
-        processor_order_id=processor_order_id,
-        processor_transaction_id=processor_transaction_id,
+        processor_order_id=references.order_id,
+        processor_transaction_id=references.transaction_id,
         error_code=failure.code,
         error_message=failure.message,
         closes=_pending_ids(order, payment),

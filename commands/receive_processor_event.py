@@ -36,11 +36,13 @@ from payloops.events.event_store import EventStore
 from payloops.events.metadata import Metadata
 from payloops.events.orders import (
     NO_REASON,
+    NO_REFERENCES,
     Failure,
     Order,
     Payment,
     PaymentStatus,
     ProcessorEventReceived,
+    References,
     Transaction,
     TransactionType,
     processor_event_key,
@@ -68,7 +70,7 @@ class ProcessorEvent:
         order_id: ours, if the payment is labelled with it.
         attempt: ours, if the payment is labelled with it.
         outcome: what it means; None if events of this type are not handled.
-        processor_order_id, processor_transaction_id: the payment's references at the processor.
+        references: the payment's, at the processor.
         amount: captured or refunded by this; of Razorpay also of a payment that was authorized or failed.
         amount_refunded: of the whole payment so far, if it says so.
         refund_reference: the processor's, of the refund. refund_id: ours, if the refund is labelled with it.
@@ -81,8 +83,7 @@ class ProcessorEvent:
     order_id: UUID | None = None
     attempt: int | None = None
     outcome: Outcome | None = None
-    processor_order_id: str | None = None
-    processor_transaction_id: str | None = None
+    references: References = NO_REFERENCES
     redirect_url: str | None = None
     amount: int | None = None
     currency: str | None = None
@@ -213,25 +214,21 @@ def _find_payment(order: Order, event: ProcessorEvent) -> Payment | None:
     captured again under another reference.
     """
     payments = [p for p in reversed(order.payments.values()) if p.processor == event.processor]
-    referred = [
-        p for p in payments if p.has_reference(event.processor_order_id, event.processor_transaction_id)
-    ]
+    referred = [p for p in payments if p.has_reference(*event.references)]
     if referred:
         is_of_capture = event.outcome in {"refunded", "refund_failed"}
         return max(  # the first of several, so the latest
             referred,
             key=lambda p: (
                 is_of_capture and p.status is PaymentStatus.CAPTURED,
-                p.has_reference(event.processor_transaction_id),
+                p.has_reference(event.references.transaction_id),
             ),
         )
     for payment in payments:
         if payment.attempt == event.attempt:
             return payment
     for payment in payments:
-        if not payment.capture_references.isdisjoint(
-            {event.processor_order_id, event.processor_transaction_id}
-        ):
+        if not payment.capture_references.isdisjoint(event.references):
             return payment
     unknown = [p for p in payments if p.processor_order_id is None and "captured" not in p.processor_outcomes]
     if len(unknown) > 1 and event.outcome in {"failed", "cancelled"} and unknown[0].is_under_way:
@@ -258,8 +255,8 @@ def _record_event(
         type=event.type,
         outcome=event.outcome,
         attempt=attempt,
-        processor_order_id=event.processor_order_id,
-        processor_transaction_id=event.processor_transaction_id,
+        processor_order_id=event.references.order_id,
+        processor_transaction_id=event.references.transaction_id,
         amount=event.amount,
         currency=event.currency,
         amount_refunded=event.amount_refunded,
@@ -318,17 +315,16 @@ def _requested_refunds(order: Order, event: ProcessorEvent) -> list[Transaction]
 
 def _is_another_charge(payment: Payment, event: ProcessorEvent) -> bool:
     """Whether an event reports a capture under none of the references that the payment was captured with."""
-    references = (event.processor_order_id, event.processor_transaction_id)
-    return None not in {*references, payment.processor_transaction_id} and not payment.has_reference(
-        *references
-    )
+    all_known = None not in {*event.references, payment.processor_transaction_id}
+    return all_known and not payment.has_reference(*event.references)
 
 
 def _record_consequences(order: Order, payment: Payment, event: ProcessorEvent, *, by: Metadata) -> bool:
     """Record what follows from an event; False if it contradicts what is on record."""
     fits = _record_outcome(order, payment, event, by=by)
-    if fits and event.processor_order_id is not None and _is_only_about(order, payment, event):
-        report_reference(order, payment, processor_order_id=event.processor_order_id, by=by)
+    reference = event.references.order_id
+    if fits and reference is not None and _is_only_about(order, payment, event):
+        report_reference(order, payment, processor_order_id=reference, by=by)
     return fits
 
 
@@ -345,7 +341,7 @@ def _is_guess(order: Order, payment: Payment, event: ProcessorEvent) -> bool:
 
 def _names_payment(payment: Payment, event: ProcessorEvent) -> bool:
     """Whether an event names the payment: by label, or by the reference of its charge."""
-    return event.attempt == payment.attempt or payment.has_reference(event.processor_transaction_id)
+    return event.attempt == payment.attempt or payment.has_reference(event.references.transaction_id)
 
 
 def _record_outcome(order: Order, payment: Payment, event: ProcessorEvent, *, by: Metadata) -> bool:
@@ -359,31 +355,32 @@ def _record_outcome(order: Order, payment: Payment, event: ProcessorEvent, *, by
     guessed = event.outcome != "captured" and _is_guess(order, payment, event)
     # A worker may have reported another reference than the events have: it is kept.
     keeps_reference = guessed or payment.processor_order_id is not None
-    references = {
-        "processor_order_id": None if keeps_reference else event.processor_order_id,
-        "processor_transaction_id": None if guessed else event.processor_transaction_id,
-    }
+    references = References(
+        None if keeps_reference else event.references.order_id,
+        None if guessed else event.references.transaction_id,
+    )
     match event.outcome:
         case "captured":
-            report_captured(order, payment, captured=event.amount, requested=None, **references, by=by)
+            report_captured(order, payment, captured=event.amount, references=references, by=by)
         case "authorized" if not awaits_capture(payment):
-            report_processing(order, payment, processor_order_id=references["processor_order_id"], by=by)
+            report_processing(order, payment, processor_order_id=references.order_id, by=by)
         case "authorized":
-            report_authorized(order, payment, **references, by=by)
+            report_authorized(order, payment, references=references, by=by)
         case "requires_action":
             report_action_required(
                 order,
                 payment,
-                processor_order_id=references["processor_order_id"],
+                processor_order_id=references.order_id,
                 redirect_url=event.redirect_url,
                 by=by,
             )
         case "cancelled" if is_cancelling(order, payment):
-            report_cancelled(order, payment, processor_transaction_id=event.processor_transaction_id, by=by)
+            transaction_id = event.references.transaction_id
+            report_cancelled(order, payment, processor_transaction_id=transaction_id, by=by)
         case "cancelled" | "failed":
             # A failure is outdated once the payment is authorized; a cancellation ends that, too.
             if event.outcome == "cancelled" or payment.is_open:
-                fail_payment(order, payment, **references, failure=event.failure, by=by)
+                fail_payment(order, payment, references=references, failure=event.failure, by=by)
     return True
 
 

@@ -20,7 +20,16 @@ from payloops.commands.payment_outcomes import (
 from payloops.commands.refusals import OrderMovedOn, UnknownAttempt
 from payloops.events.event_store import EventStore
 from payloops.events.metadata import Metadata
-from payloops.events.orders import NO_REASON, Failure, Order, Payment, Transaction, TransactionType
+from payloops.events.orders import (
+    NO_REASON,
+    NO_REFERENCES,
+    Failure,
+    Order,
+    Payment,
+    References,
+    Transaction,
+    TransactionType,
+)
 
 
 async def update_order_status(
@@ -30,8 +39,7 @@ async def update_order_status(
     status: str,
     attempt: int | None = None,
     operation: tuple[TransactionType, int] | None = None,
-    processor_order_id: str | None = None,
-    processor_transaction_id: str | None = None,
+    references: References = NO_REFERENCES,
     redirect_url: str | None = None,
     client_secret: str | None = None,
     client_secrets: ClientSecrets | None = None,
@@ -55,52 +63,52 @@ async def update_order_status(
         OrderNotFound, UnknownAttempt.
         OrderMovedOn: the order is not at `as_of` any more.
     """
-    references = {
-        "processor_order_id": processor_order_id,
-        "processor_transaction_id": processor_transaction_id,
-    }
 
     def decide(order: Order) -> None:
         _refuse_outdated(order, as_of=as_of)
-        payment, requested = _reported_on(order, attempt=attempt, operation=operation, **references)
+        payment, requested = _reported_on(order, attempt=attempt, operation=operation, references=references)
         caused = payment.cause.apply_to(by)
         match status:
             case "processing":
-                report_processing(order, payment, processor_order_id=processor_order_id, by=caused)
+                report_processing(order, payment, processor_order_id=references.order_id, by=caused)
             case "requires_action":
                 report_action_required(
                     order,
                     payment,
-                    processor_order_id=processor_order_id,
+                    processor_order_id=references.order_id,
                     redirect_url=redirect_url,
                     by=caused,
                 )
             case "authorized":
-                report_authorized(order, payment, **references, by=caused)
+                report_authorized(order, payment, references=references, by=caused)
             case "captured":
-                report_captured(order, payment, **references, captured=amount, requested=requested, by=caused)
+                report_captured(
+                    order, payment, references=references, captured=amount, requested=requested, by=caused
+                )
             case "failed":
                 own = attempt is not None and operation is None and as_of is None
                 report_failed(
                     order,
                     payment,
-                    **references,
+                    references=references,
                     failure=failure,
                     requested=requested,
                     by_own_workflow=own,
                     by=caused,
                 )
             case "expired":
-                fail_payment(order, payment, **references, failure=failure, by=caused)
+                fail_payment(order, payment, references=references, failure=failure, by=caused)
             case "cancelled":
-                report_cancelled(order, payment, processor_transaction_id=processor_transaction_id, by=caused)
+                report_cancelled(
+                    order, payment, processor_transaction_id=references.transaction_id, by=caused
+                )
             case _:
                 raise ValueError(f"no such status: {status}")
 
     if client_secret is not None and client_secrets is not None:
         # Stored before the event is appended: whoever learns of the event and asks for the secret must find it.
         order = await load_order(store, order_id=order_id)
-        payment, _ = _reported_on(order, attempt=attempt, operation=operation, **references)
+        payment, _ = _reported_on(order, attempt=attempt, operation=operation, references=references)
         await client_secrets.keep(order_id=order_id, attempt=payment.attempt, secret=client_secret)
     await change_order(store, order_id=order_id, merchant_id=None, decide=decide)
 
@@ -130,27 +138,15 @@ def _reported_on(
     *,
     attempt: int | None,
     operation: tuple[TransactionType, int] | None,
-    processor_order_id: str | None,
-    processor_transaction_id: str | None,
+    references: References,
 ) -> tuple[Payment, Transaction | None]:
     """The payment that a report is about; and the capture or void, if it is about one."""
     requested = order.requested_transaction(operation)
-    payment = find_payment(
-        order,
-        attempt=attempt if requested is None else requested.attempt,
-        processor_order_id=processor_order_id,
-        processor_transaction_id=processor_transaction_id,
-    )
-    return payment, requested
+    about = attempt if requested is None else requested.attempt
+    return find_payment(order, attempt=about, references=references), requested
 
 
-def find_payment(
-    order: Order,
-    *,
-    attempt: int | None,
-    processor_order_id: str | None = None,
-    processor_transaction_id: str | None = None,
-) -> Payment:
+def find_payment(order: Order, *, attempt: int | None, references: References = NO_REFERENCES) -> Payment:
     """The payment that a processor reports on: by attempt, by its references, else the latest.
 
     Raises:
@@ -161,12 +157,8 @@ def find_payment(
             raise UnknownAttempt(order.id, attempt)
         return order.payments[attempt]
     for payment in reversed(order.payments.values()):
-        if processor_order_id is not None and payment.processor_order_id == processor_order_id:
-            return payment
-        if (
-            processor_transaction_id is not None
-            and payment.processor_transaction_id == processor_transaction_id
-        ):
+        pairs = zip(references, References.of(payment), strict=True)
+        if any(given is not None and given == known for given, known in pairs):
             return payment
     if order.payment is None:
         raise UnknownAttempt(order.id, 1)

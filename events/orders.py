@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 from uuid import UUID
 
 from payloops.events.metadata import Metadata
@@ -71,6 +71,21 @@ class Failure:
 
 
 NO_REASON = Failure()
+
+
+class References(NamedTuple):
+    """How a processor names a payment, and its transaction there; None what it does not tell."""
+
+    order_id: str | None = None
+    transaction_id: str | None = None
+
+    @classmethod
+    def of(cls, known: Any) -> Self:
+        """The references that something has as `processor_order_id` and `processor_transaction_id`."""
+        return cls(known.processor_order_id, known.processor_transaction_id)
+
+
+NO_REFERENCES = References()
 
 # How a payment's pending transactions end (`closes`).
 CLOSED_BY_CAPTURE = Failure("already_captured", "The payment was captured already")
@@ -176,7 +191,7 @@ class Payment:
 
     def has_reference(self, *references: str | None) -> bool:
         """Whether one of these is a reference of this payment at its processor."""
-        known = {self.processor_order_id, self.processor_transaction_id} - {None}
+        known = {*References.of(self)} - {None}
         return not known.isdisjoint(references)
 
 
@@ -425,7 +440,7 @@ class ProcessorEventReceived(OrderFact):
             known = order.processor_refunds.get(self.refund_reference, ProcessorRefund(attempt=self.attempt))
             order.processor_refunds[self.refund_reference] = self._add_to(known, attempt=self.attempt)
         if self.outcome == "captured":
-            references = (self.processor_order_id, self.processor_transaction_id)
+            references = References.of(self)
             payment.capture_references.update(each for each in references if each is not None)
 
     def _add_to(self, known: ProcessorRefund, *, attempt: int) -> ProcessorRefund:

@@ -148,12 +148,9 @@ async def _receive(call: Call[None], processor: str, *, named: str | None) -> Re
     if processor == "razorpay":
         event = _with_razorpay_id(event, call)
     event = replace(event, order_id=_uuid(labels.get("order_id")), attempt=_number(labels.get("attempt")))
-    if event.order_id is None and {event.processor_order_id, event.processor_transaction_id} != {None}:
+    if event.order_id is None and any(event.references):
         found = await find_order_by_reference(
-            services.store,
-            merchant_id=merchant_id,
-            processor_order_id=event.processor_order_id,
-            processor_transaction_id=event.processor_transaction_id,
+            services.store, merchant_id=merchant_id, references=event.references
         )
         event = replace(event, order_id=found)
     effect = await receive_processor_event(

@@ -3,7 +3,7 @@
 from typing import Any
 
 from payloops.commands.receive_processor_event import Outcome, ProcessorEvent
-from payloops.events.orders import NO_REASON, Failure
+from payloops.events.orders import NO_REASON, Failure, References
 from payloops.http.processor_payloads import amount, member, reference, text
 
 PAYMENT_OUTCOMES: dict[str, Outcome] = {
@@ -50,8 +50,7 @@ def _payment(kind: str, payment: Any) -> ProcessorEvent:
         event_id="",
         type=kind,
         outcome=outcome,
-        processor_order_id=reference(member(payment, "order_id")),
-        processor_transaction_id=reference(member(payment, "id")),
+        references=References(reference(member(payment, "order_id")), reference(member(payment, "id"))),
         amount=amount(member(payment, "amount")),
         currency=text(member(payment, "currency")),
         failure=failure,
@@ -64,8 +63,9 @@ def _refund(kind: str, refund: Any, payment: Any) -> ProcessorEvent:
         event_id="",
         type=kind,
         outcome=REFUND_OUTCOMES[kind],
-        processor_order_id=reference(member(payment, "order_id")),
-        processor_transaction_id=reference(member(refund, "payment_id")),
+        references=References(
+            reference(member(payment, "order_id")), reference(member(refund, "payment_id"))
+        ),
         amount=amount(member(refund, "amount")),
         currency=text(member(refund, "currency")),
         amount_refunded=amount(member(payment, "amount_refunded")),

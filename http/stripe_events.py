@@ -3,7 +3,7 @@
 from typing import Any
 
 from payloops.commands.receive_processor_event import Outcome, ProcessorEvent
-from payloops.events.orders import NO_REASON, Failure
+from payloops.events.orders import NO_REASON, Failure, References
 from payloops.http.processor_payloads import amount, member, reference, text
 
 PAYMENT_OUTCOMES: dict[str, Outcome] = {
@@ -59,8 +59,7 @@ def _payment(event_id: str, kind: str, intent: dict[str, Any]) -> ProcessorEvent
         event_id=event_id,
         type=kind,
         outcome=outcome,
-        processor_order_id=reference(intent.get("id")),
-        processor_transaction_id=reference(intent.get("latest_charge")),
+        references=References(reference(intent.get("id")), reference(intent.get("latest_charge"))),
         redirect_url=text(member(intent, "next_action", "redirect_to_url", "url")),
         amount=amount(intent.get("amount_received")) if outcome == "captured" else None,
         currency=text(intent.get("currency")),
@@ -75,8 +74,7 @@ def _charge_refunded(event_id: str, charge: dict[str, Any]) -> ProcessorEvent:
         event_id=event_id,
         type="charge.refunded",
         outcome="refunded",
-        processor_order_id=reference(charge.get("payment_intent")),
-        processor_transaction_id=reference(charge.get("id")),
+        references=References(reference(charge.get("payment_intent")), reference(charge.get("id"))),
         currency=text(charge.get("currency")),
         amount_refunded=amount(charge.get("amount_refunded")),
     )
@@ -88,8 +86,7 @@ def _refund(event_id: str, refund: dict[str, Any]) -> ProcessorEvent:
         event_id=event_id,
         type="refund.updated",
         outcome=REFUND_OUTCOMES.get(text(refund.get("status")) or ""),
-        processor_order_id=reference(refund.get("payment_intent")),
-        processor_transaction_id=reference(refund.get("charge")),
+        references=References(reference(refund.get("payment_intent")), reference(refund.get("charge"))),
         amount=amount(refund.get("amount")),
         currency=text(refund.get("currency")),
         refund_reference=reference(refund.get("id")),

@@ -25,6 +25,7 @@ from payloops.events.orders import (
     PaymentStatus,
     PaymentVoided,
     PaymentVoidRequested,
+    References,
 )
 from payloops.events.stream import StreamEvent
 from payloops.projections.own_writes import ProjectionBehind, wait_for_own_writes
@@ -165,19 +166,15 @@ def _payment_id(order_id: UUID, attempt: int) -> str:
 PAYMENTS = Table(name="payments", row=PaymentRow, handler=HandlersByType(HANDLERS))
 
 BY_REFERENCE = """
-    SELECT order_id FROM payments WHERE processor_order_id = %(order)s AND merchant_id = %(merchant_id)s
+    SELECT order_id FROM payments WHERE processor_order_id = %(order_id)s AND merchant_id = %(merchant_id)s
     UNION
-    SELECT order_id FROM payments WHERE processor_transaction_id = %(transaction)s AND merchant_id = %(merchant_id)s
+    SELECT order_id FROM payments WHERE processor_transaction_id = %(transaction_id)s AND merchant_id = %(merchant_id)s
     LIMIT 2
 """
 
 
 async def find_order_by_reference(
-    store: EventStore,
-    *,
-    merchant_id: UUID,
-    processor_order_id: str | None,
-    processor_transaction_id: str | None = None,
+    store: EventStore, *, merchant_id: UUID, references: References
 ) -> UUID | None:
     """The merchant's order with a payment that has one of these references; None unless it is exactly one order.
 
@@ -185,9 +182,8 @@ async def find_order_by_reference(
         ProjectionBehind: there is none yet, but the projection does not include the merchant's latest events.
     """
     is_up_to_date = await wait_for_own_writes(store, merchant_id=merchant_id, projection=CHECKPOINT)
-    references = {"order": processor_order_id, "transaction": processor_transaction_id}
     async with store.pool.connection() as connection:
-        cursor = await connection.execute(BY_REFERENCE, {"merchant_id": merchant_id, **references})
+        cursor = await connection.execute(BY_REFERENCE, {"merchant_id": merchant_id, **references._asdict()})
         found = await cursor.fetchall()
     if not found and not is_up_to_date:
         raise ProjectionBehind(CHECKPOINT)

@@ -22,7 +22,7 @@ from payloops.commands.update_order_status import update_order_status
 from payloops.commands.update_refund_status import update_refund_status
 from payloops.commands.webhook_deliveries import WebhookAttempt, find_webhook
 from payloops.events.metadata import Metadata
-from payloops.events.orders import Failure
+from payloops.events.orders import Failure, References
 from payloops.events.timestamps import utc_now
 
 COOKIE = "payloops-staff"
@@ -98,7 +98,7 @@ async def _paid(api: Api, merchant: Merchant, order_id: UUID) -> None:
         store,
         order_id=order_id,
         status="failed",
-        processor_order_id="pi_3QK1",
+        references=References("pi_3QK1"),
         failure=Failure("card_declined", "The card was declined."),
         by=by_workflow(order_id),
     )
@@ -109,8 +109,7 @@ async def _paid(api: Api, merchant: Merchant, order_id: UUID) -> None:
             order_id=order_id,
             status=status,
             attempt=2,
-            processor_order_id="pi_3QK2",
-            processor_transaction_id="ch_3QK2" if status == "captured" else None,
+            references=References("pi_3QK2", "ch_3QK2" if status == "captured" else None),
             by=by_workflow(order_id, 2),
         )
 
@@ -123,8 +122,7 @@ async def _told(api: Api, merchant: Merchant, order_id: UUID) -> None:
         order_id=order_id,
         attempt=2,
         outcome="captured",
-        processor_order_id="pi_3QK2",
-        processor_transaction_id="ch_3QK2",
+        references=References("pi_3QK2", "ch_3QK2"),
         amount=4_999,
         currency="USD",
     )

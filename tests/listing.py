@@ -16,6 +16,7 @@ from payloops.commands.staff_views import list_staff_views
 from payloops.commands.webhook_deliveries import list_attempts, list_attempts_of, list_webhooks_of_order
 from payloops.commands.webhook_events import WebhookStatus, list_webhook_events, pending_webhooks
 from payloops.events.event_store import EventStore
+from payloops.events.orders import References
 from payloops.processors.port import Processor, ProcessorUnreachableError
 from payloops.projections import order_search, staff_orders
 from payloops.projections.daily_volume import find_order_by_reference
@@ -91,7 +92,9 @@ def _merchants_lists() -> Iterator[tuple[str, Ask]]:
     yield "an order's events", lambda s, a: order_events(s, order_id=a.order_id, merchant_id=a.merchant_id)
     yield (
         "an order by reference",
-        lambda s, a: find_order_by_reference(s, merchant_id=a.merchant_id, processor_order_id=a.reference),
+        lambda s, a: find_order_by_reference(
+            s, merchant_id=a.merchant_id, references=References(a.reference)
+        ),
     )
     for topic in (None, "refund.reversed"):
 

@@ -15,7 +15,7 @@ from payloops.commands.payment_outcomes import (
 )
 from payloops.commands.route_payment import Route
 from payloops.events.metadata import Metadata
-from payloops.events.orders import CaptureMethod, Failure, Order, Transaction
+from payloops.events.orders import CaptureMethod, Failure, Order, References, Transaction
 from payloops.events.stream import topic_of
 from payloops.events.timestamps import utc_now
 
@@ -53,28 +53,30 @@ def report(
     """What the processor says of an attempt, the latest where none is named, or of a capture or void of it."""
     attempt = attempt or order.attempt
     payment = order.payments[attempt]
-    order_reference, transaction_reference = f"po_{attempt}", f"pt_{attempt}"
+    references = References(f"po_{attempt}", f"pt_{attempt}")
     match status:
         case "processing":
-            report_processing(order, payment, processor_order_id=order_reference, by=BY)
+            report_processing(order, payment, processor_order_id=references.order_id, by=BY)
         case "requires_action":
             report_action_required(
-                order, payment, processor_order_id=order_reference, redirect_url="https://bank.example", by=BY
+                order,
+                payment,
+                processor_order_id=references.order_id,
+                redirect_url="https://bank.example",
+                by=BY,
             )
         case "authorized":
             report_authorized(
                 order,
                 payment,
-                processor_order_id=order_reference,
-                processor_transaction_id=transaction_reference,
+                references=references,
                 by=BY,
             )
         case "captured":
             report_captured(
                 order,
                 payment,
-                processor_order_id=order_reference,
-                processor_transaction_id=transaction_reference,
+                references=references,
                 requested=asked,
                 by=BY,
             )
@@ -82,14 +84,13 @@ def report(
             report_failed(
                 order,
                 payment,
-                processor_order_id=order_reference,
-                processor_transaction_id=transaction_reference,
+                references=references,
                 failure=Failure("card_declined", "The card was declined"),
                 requested=asked,
                 by=BY,
             )
         case "cancelled":
-            report_cancelled(order, payment, processor_transaction_id=transaction_reference, by=BY)
+            report_cancelled(order, payment, processor_transaction_id=references.transaction_id, by=BY)
     return order
 
 

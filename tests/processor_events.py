@@ -6,7 +6,7 @@ from hypothesis import settings as hypothesis_settings
 from ordering import AMOUNT, BY, new_order, pay
 
 from payloops.commands.receive_processor_event import Outcome, ProcessorEvent, receive
-from payloops.events.orders import CaptureMethod, Failure, Order, TransactionType
+from payloops.events.orders import CaptureMethod, Failure, Order, References, TransactionType
 
 REASONABLE = hypothesis_settings(max_examples=300, deadline=None)
 
@@ -17,8 +17,7 @@ def told(outcome: Outcome, **fields: Any) -> ProcessorEvent:
         "processor": "stripe",
         "event_id": f"evt_{outcome}",
         "type": outcome,
-        "processor_order_id": "po_1",
-        "processor_transaction_id": "pt_1",
+        "references": References("po_1", "pt_1"),
         "currency": "usd",
         "amount": AMOUNT if outcome == "captured" else None,
     }

@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
-from typing import TypedDict, cast, get_args
+from typing import cast, get_args
 from uuid import UUID
 
 import orjson
@@ -42,7 +42,7 @@ from payloops.events.connections import connect
 from payloops.events.errors import StoreUnavailable
 from payloops.events.event_store import EventStore
 from payloops.events.metadata import Metadata
-from payloops.events.orders import Failure, Order, Payment, TransactionType
+from payloops.events.orders import Failure, Order, Payment, References, TransactionType
 from payloops.events.stream import StreamEvent
 from payloops.events.timestamps import utc_now
 from payloops.projections import own_writes
@@ -108,15 +108,10 @@ def random_order(
     return order
 
 
-class References(TypedDict):
-    processor_order_id: str | None
-    processor_transaction_id: str | None
-
-
 def _step(chance: random.Random, order: Order, by: Metadata) -> None:  # noqa: C901  # one per command
     references = References(
-        processor_order_id=chance.choice([None, "pi_1", "pi_2"]),
-        processor_transaction_id=chance.choice([None, "ch_1", "ch_2"]),
+        order_id=chance.choice([None, "pi_1", "pi_2"]),
+        transaction_id=chance.choice([None, "ch_1", "ch_2"]),
     )
     failure = Failure(chance.choice([None, "card_declined"]), chance.choice([None, "Your card was declined"]))
     payment = chance.choice([*order.payments.values(), order.payment])
@@ -131,25 +126,23 @@ def _step(chance: random.Random, order: Order, by: Metadata) -> None:  # noqa: C
                 by=by,
             )
         case 1 if payment:
-            report_processing(order, payment, processor_order_id=references["processor_order_id"], by=by)
+            report_processing(order, payment, processor_order_id=references.order_id, by=by)
         case 2 if payment:
             report_action_required(
                 order,
                 payment,
-                processor_order_id=references["processor_order_id"],
+                processor_order_id=references.order_id,
                 redirect_url="https://3ds",
                 by=by,
             )
         case 3 if payment:
-            report_authorized(order, payment, **references, by=by)
+            report_authorized(order, payment, references=references, by=by)
         case 4 | 5 if payment:
-            report_captured(order, payment, **references, by=by)
+            report_captured(order, payment, references=references, by=by)
         case 6 if payment:
-            report_failed(order, payment, **references, failure=failure, by=by)
+            report_failed(order, payment, references=references, failure=failure, by=by)
         case 7 if payment:
-            report_cancelled(
-                order, payment, processor_transaction_id=references["processor_transaction_id"], by=by
-            )
+            report_cancelled(order, payment, processor_transaction_id=references.transaction_id, by=by)
         case 8:
             request_capture(order, amount=chance.choice([None, 400, 1_000]), by=by)
         case 9 if chance.random() < 0.4:  # or nothing would ever live long
@@ -161,9 +154,7 @@ def _step(chance: random.Random, order: Order, by: Metadata) -> None:  # noqa: C
         case 11 if refunds:
             refund = order.transactions[chance.choice(refunds)]
             if chance.random() < 0.6:
-                succeed_refund(
-                    order, refund.id, processor_transaction_id=references["processor_transaction_id"], by=by
-                )
+                succeed_refund(order, refund.id, processor_transaction_id=references.transaction_id, by=by)
             else:
                 fail_refund(order, refund.id, processor_transaction_id=None, failure=failure, by=by)
         case 12 | 13 if payment:
@@ -190,7 +181,7 @@ def _tell(
             amount=chance.choice([100, 1_000]) if money else None,
             currency=order.currency if money else None,
             refund_reference=f"re_{chance.randrange(3)}" if outcome.startswith("refund") else None,
-            **references,
+            references=references,
         ),
         by=by,
     )

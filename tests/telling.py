@@ -33,7 +33,7 @@ from payloops.commands.webhook_secrets import WebhookSecret, get_webhook_secret
 from payloops.events.event_store import EventStore
 from payloops.events.merchants import ProcessorChoice
 from payloops.events.metadata import Metadata
-from payloops.events.orders import Order
+from payloops.events.orders import Order, References
 from payloops.events.timestamps import utc_now
 from payloops.settings import Settings
 from payloops.workflows_client.activities import GRACE_SECONDS, BackendActivities
@@ -85,8 +85,7 @@ class Orders:
             self.store,
             order_id=order_id,
             status=status,
-            processor_order_id=f"po_{order_id}",
-            processor_transaction_id=f"pt_{order_id}",
+            references=References(f"po_{order_id}", f"pt_{order_id}"),
             **details,
             by=self.by,
         )

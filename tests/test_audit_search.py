@@ -33,6 +33,7 @@ from payloops.events.orders import (
     PaymentCaptured,
     PaymentRequested,
     PaymentVoidRequested,
+    References,
     RefundRequested,
     RefundSucceeded,
 )
@@ -76,7 +77,7 @@ async def shop(store: EventStore, database_url: str) -> dict[str, Order]:
         type="charge.refunded",
         order_id=paid.id,
         outcome="refunded",
-        processor_order_id="po_2",
+        references=References("po_2"),
         amount=50,
         refund_reference="re_10",
     )

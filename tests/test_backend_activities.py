@@ -34,7 +34,7 @@ from payloops.commands.workflow_ids import payment_workflow_id
 from payloops.events.event_store import EventStore
 from payloops.events.merchants import ProcessorChoice
 from payloops.events.metadata import Metadata
-from payloops.events.orders import Order, RefundFailed, TransactionType
+from payloops.events.orders import Order, References, RefundFailed, TransactionType
 from payloops.http.orders import order_answer
 from payloops.projections.orders import row_from_order
 from payloops.settings import Settings
@@ -212,7 +212,7 @@ async def test_a_workflow_that_waited_too_long_does_not_outweigh_the_processors_
 ) -> None:
     """The customer acted in the last second: the money is held, and must not be asked for a second time."""
     event = ProcessorEvent(
-        processor="stripe", event_id="evt_1", type="held", outcome="authorized", processor_order_id="po_1"
+        processor="stripe", event_id="evt_1", type="held", outcome="authorized", references=References("po_1")
     )
     await store.change(Order, order_id, lambda order: receive(order, event, by=by))
     if captures:
@@ -480,7 +480,7 @@ async def test_what_contradicts_the_record_is_not_reported_again_and_again(
         event_id="evt_1",
         type="refund.created",
         outcome="refunded",
-        processor_order_id="po_1",
+        references=References("po_1"),
         refund_reference="re_1",
         amount=4_000,
     )

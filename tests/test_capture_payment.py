@@ -8,7 +8,7 @@ from payloops.commands.capture_payment import request_capture
 from payloops.commands.change_order import MAX_REQUESTS
 from payloops.commands.payment_outcomes import fail_payment
 from payloops.commands.refusals import CaptureExceedsAuthorized, InvalidStatus
-from payloops.events.orders import Failure, OrderStatus, PaymentCaptureRequested
+from payloops.events.orders import NO_REFERENCES, Failure, OrderStatus, PaymentCaptureRequested
 
 
 def test_a_part_of_an_authorization_is_captured() -> None:
@@ -74,8 +74,7 @@ def test_a_capture_that_ended_with_its_payment_does_not_stand_in_the_way_of_anot
     fail_payment(
         order,
         order.payments[1],
-        processor_order_id=None,
-        processor_transaction_id=None,
+        references=NO_REFERENCES,
         failure=Failure("expired"),
         by=BY,
     )

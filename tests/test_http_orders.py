@@ -22,7 +22,7 @@ from payloops.commands.update_order_status import update_order_status
 from payloops.commands.update_refund_status import update_refund_status
 from payloops.events.event_store import EventStore
 from payloops.events.metadata import Metadata
-from payloops.events.orders import Failure, Order, OrderCreated, TransactionType
+from payloops.events.orders import Failure, Order, OrderCreated, References, TransactionType
 from payloops.events.timestamps import utc_now
 from payloops.http.endpoint import _wait
 from payloops.http.orders import create_order, created_answer, order_answer, plain_order, read_order
@@ -184,7 +184,7 @@ async def test_a_payments_life_from_order_to_refund(
     twice = await merchant.shop.post(f"{path}/pay")
     assert (twice.status, twice.code) == (400, "invalid_status")
     assert "processing" in twice.json["message"]
-    await processor.reports(order_id, "captured", processor_order_id="pi_1", processor_transaction_id="ch_1")
+    await processor.reports(order_id, "captured", references=References("pi_1", "ch_1"))
     order = (await merchant.shop.get(path)).json
     assert (order["status"], order["amountCaptured"], order["processorOrderId"]) == (
         "captured",
@@ -239,7 +239,7 @@ async def test_an_authorized_payment_is_captured_or_cancelled(
     captured, cancelled = await merchant.order(), await merchant.order()
     for order_id in (captured, cancelled):
         await merchant.shop.post(f"/v1/orders/{order_id}/pay", {"capture": "manual"})
-        await processor.reports(order_id, "authorized", processor_order_id="pi")
+        await processor.reports(order_id, "authorized", references=References("pi"))
     too_much = await merchant.shop.post(f"/v1/orders/{captured}/capture", {"amount": 1_001})
     assert (too_much.status, too_much.code) == (400, "capture_exceeds_authorized")
     capture = await merchant.shop.post(f"/v1/orders/{captured}/capture", {"amount": 400})
@@ -294,7 +294,7 @@ async def test_waiting_answers_when_the_payment_has_left_processing(
     cipher = Cipher(secret=settings.encryption_key.get_secret_value())
     await ClientSecrets(store.pool, cipher).keep(order_id=UUID(order_id), attempt=1, secret="cs_1")
     await processor.reports(
-        order_id, "requires_action", processor_order_id="pi_1", redirect_url="https://bank.example/3ds"
+        order_id, "requires_action", references=References("pi_1"), redirect_url="https://bank.example/3ds"
     )
     paid = await paying
     assert paid.headers["Preference-Applied"] == "wait=20"

@@ -21,7 +21,7 @@ from payloops.commands.refund_payment import request_refund
 from payloops.commands.route_payment import EnabledProcessor, Route, route_payment
 from payloops.commands.update_refund_status import update_refunded_amount
 from payloops.events.event_store import EventStore
-from payloops.events.orders import Failure, Order, OrderStatus, PaymentStatus, TransactionStatus
+from payloops.events.orders import Failure, Order, OrderStatus, PaymentStatus, References, TransactionStatus
 from payloops.projections.order_explanation import OrderExplanation, duration_text, explain_order
 
 
@@ -313,7 +313,7 @@ def test_events_of_a_processor_that_cannot_be_true_are_told() -> None:
         type="payment_intent.succeeded",
         order_id=order.id,
         outcome="captured",
-        processor_order_id="po_1",
+        references=References("po_1"),
         amount=1_000,
         currency="EUR",
     )

@@ -24,7 +24,14 @@ from payloops.commands.update_refund_status import update_refund_status
 from payloops.commands.workflow_ids import attempt_of, payment_workflow_id
 from payloops.events.event_store import EventStore
 from payloops.events.metadata import Metadata
-from payloops.events.orders import Failure, Order, PaymentRequested, TransactionType
+from payloops.events.orders import (
+    NO_REFERENCES,
+    Failure,
+    Order,
+    PaymentRequested,
+    References,
+    TransactionType,
+)
 from payloops.events.stream import StreamEvent, topic_of
 from payloops.projections.parked import forward_again
 from payloops.settings import Settings
@@ -162,15 +169,17 @@ def test_whatever_is_asked_for_again_is_started_anew_at_the_processor_that_has_t
     route = Route(processor="razorpay", reason="test")
     request_payment(order, route=route, payment_method=None, capture="manual", by=BY)
     payment = order.payments[2]
-    report_authorized(order, payment, processor_order_id=None, processor_transaction_id=None, by=BY)
+    report_authorized(order, payment, references=NO_REFERENCES, by=BY)
     for kind in (TransactionType.VOID, TransactionType.CAPTURE) * 2:
         if kind is TransactionType.VOID:
             request_void(order, payment, by=BY)
         else:
             request_capture(order, amount=None, by=BY)
         [asked] = order.pending(2, kind)
-        report_failed(order, payment, **NOTHING, failure=Failure("busy"), requested=asked, by=BY)
-    report_captured(order, payment, **NOTHING, by=BY)
+        report_failed(
+            order, payment, references=NO_REFERENCES, failure=Failure("busy"), requested=asked, by=BY
+        )
+    report_captured(order, payment, references=NO_REFERENCES, by=BY)
     refund = request_refund(order, amount=None, reason=None, by=BY)
     with pytest.raises(ProcessorReferenceMissingError):
         forwarded(order)
@@ -194,9 +203,6 @@ def test_whatever_is_asked_for_again_is_started_anew_at_the_processor_that_has_t
     }
 
 
-NOTHING: dict[str, Any] = {"processor_order_id": None, "processor_transaction_id": None}
-
-
 def told(outcome: Outcome, **fields: Any) -> ProcessorEvent:
     return ProcessorEvent(processor="stripe", event_id=outcome, type=outcome, outcome=outcome, **fields)
 
@@ -204,7 +210,7 @@ def told(outcome: Outcome, **fields: Any) -> ProcessorEvent:
 def test_a_workflow_hears_what_became_of_its_own_attempt_and_not_that_it_goes_on() -> None:
     order = pay(report(pay(new_order()), "failed"))
     cancel(order, by=BY)
-    captured = told("captured", attempt=1, processor_transaction_id="pt_1")
+    captured = told("captured", attempt=1, references=References(None, "pt_1"))
     for event in (told("requires_action"), captured, told("failed", attempt=2)):
         receive(order, event, by=BY)
     signals = [each for each in forwarded(order) if isinstance(each, SignalWorkflow)]

@@ -16,7 +16,7 @@ from payloops.commands.receive_processor_event import ProcessorEvent, receive
 from payloops.commands.refund_outcomes import fail_refund, succeed_refund
 from payloops.commands.refund_payment import request_refund
 from payloops.commands.update_refund_status import report_refund
-from payloops.events.orders import NO_REASON, Failure, Order, OrderStatus, TransactionStatus
+from payloops.events.orders import NO_REASON, Failure, Order, OrderStatus, References, TransactionStatus
 
 
 def test_of_sums_that_came_before_the_capture_the_largest_counts() -> None:
@@ -182,11 +182,11 @@ def test_another_amount_than_a_refund_was_asked_for_is_told_to_people(reported: 
 def test_refunds_of_one_of_two_charges_are_not_counted_of_the_other() -> None:
     order = after(told("failed"))
     pay(order)
-    second = {"processor_order_id": "po_2", "processor_transaction_id": "pt_2"}
-    receive(order, told("captured", event_id="evt_2", **second), by=BY)
+    second = References("po_2", "pt_2")
+    receive(order, told("captured", event_id="evt_2", references=second), by=BY)
     receive(order, told("captured", event_id="evt_1"), by=BY)
     before = refunds(order)
-    receive(order, refunded("re_2", 300, **second), by=BY)
+    receive(order, refunded("re_2", 300, references=second), by=BY)
     assert refunds(order) == sorted([*before, (300, "success")])
     for payment in order.payments.values():
         record_processor_refunds(order, payment, amount_refunded=None, by=BY)

@@ -18,7 +18,7 @@ from payloops.commands.refund_payment import request_refund
 from payloops.commands.route_payment import Route
 from payloops.events.event_store import EventStore
 from payloops.events.metadata import Metadata
-from payloops.events.orders import Order
+from payloops.events.orders import Order, References
 from payloops.projections import own_writes
 from payloops.projections.order_events import order_events
 from payloops.projections.order_list import UnknownCursor, list_orders
@@ -44,7 +44,7 @@ async def test_a_read_by_id_is_fresh_wherever_the_projection_is(
         await project_all(database_url)
     payment = order.payment
     assert payment is not None
-    report_captured(order, payment, processor_order_id="pi_1", processor_transaction_id="ch_1", by=by)
+    report_captured(order, payment, references=References("pi_1", "ch_1"), by=by)
     request_refund(order, amount=300, reason="late", by=by)
     await append(store, order)
     if projected_until >= 2:

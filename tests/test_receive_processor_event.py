@@ -26,12 +26,14 @@ from payloops.commands.payment_outcomes import (
 from payloops.commands.receive_processor_event import Outcome, ProcessorEvent, receive
 from payloops.commands.refusals import TooManyProcessorEvents
 from payloops.events.orders import (
+    NO_REFERENCES,
     CaptureMethod,
     Failure,
     Order,
     OrderStatus,
     PaymentStatus,
     ProcessorEventReceived,
+    References,
     TransactionStatus,
     TransactionType,
 )
@@ -240,13 +242,13 @@ def test_the_payment_meant_is_found_by_reference_by_label_and_else_is_the_one_wi
     def status(attempt: int) -> PaymentStatus:
         return order.payments[attempt].status
 
-    other = told("captured", processor_order_id="po_2", processor_transaction_id="pt_2")
+    other = told("captured", references=References("po_2", "pt_2"))
     assert receive(order, told("failed", event_id="again"), by=BY) == "none"
     assert status(2) is PaymentStatus.PROCESSING
     assert receive(order, replace(other, processor="razorpay"), by=BY) == "unmatched"
     assert receive(order, other, by=BY) == "applied"
     assert status(2) is PaymentStatus.CAPTURED
-    third = told("captured", event_id="third", processor_order_id="po_3", processor_transaction_id=None)
+    third = told("captured", event_id="third", references=References("po_3"))
     assert receive(order, third, by=BY) == "unmatched"
     assert receive(order, replace(third, event_id="fourth", attempt=1), by=BY) == "applied"
     assert status(1) is PaymentStatus.CAPTURED
@@ -258,8 +260,7 @@ def test_the_end_of_an_earlier_attempt_that_is_told_late_does_not_end_the_one_un
 ) -> None:
     """Workers need not report references nor label payments: nobody knows whose end it is."""
     order = pay(new_order())
-    nameless: dict[str, Any] = {"processor_order_id": None, "processor_transaction_id": None}
-    report_failed(order, order.payments[1], **nameless, failure=Failure("card_declined"), by=BY)
+    report_failed(order, order.payments[1], references=NO_REFERENCES, failure=Failure("card_declined"), by=BY)
     pay(order)
     assert receive(order, told(outcome), by=BY) == "unmatched"
     assert order.status == "processing"
@@ -272,10 +273,9 @@ def test_an_earlier_attempt_that_the_processor_has_cancelled_leaves_the_money_th
 ):
     """Else the order could be paid once more."""
     order = pay(new_order())
-    nameless: dict[str, Any] = {"processor_order_id": None, "processor_transaction_id": None}
-    report_failed(order, order.payments[1], **nameless, failure=Failure("lost"), by=BY)
+    report_failed(order, order.payments[1], references=NO_REFERENCES, failure=Failure("lost"), by=BY)
     pay(order, capture="manual")
-    report_authorized(order, order.payments[2], **nameless, by=BY)
+    report_authorized(order, order.payments[2], references=NO_REFERENCES, by=BY)
     assert receive(order, told("cancelled"), by=BY) == "unmatched"
     assert order.status is OrderStatus.AUTHORIZED
 
@@ -283,8 +283,7 @@ def test_an_earlier_attempt_that_the_processor_has_cancelled_leaves_the_money_th
 def test_a_capture_names_the_payment_that_it_is_taken_to_be_of() -> None:
     """Without its reference it could not be refunded."""
     order = pay(new_order())
-    nameless: dict[str, Any] = {"processor_order_id": None, "processor_transaction_id": None}
-    report_failed(order, order.payments[1], **nameless, failure=Failure("lost"), by=BY)
+    report_failed(order, order.payments[1], references=NO_REFERENCES, failure=Failure("lost"), by=BY)
     receive(pay(order), told("captured"), by=BY)
     assert (order.payments[2].status, order.payments[2].processor_order_id) == ("captured", "po_1")
 
@@ -300,38 +299,34 @@ def test_a_payment_stays_known_by_the_reference_that_its_worker_reported() -> No
 def test_two_charges_are_two_though_no_worker_reported_a_reference() -> None:
     """The first was reported as failed, and was made; its customer gets one of them back."""
     order = pay(new_order())
-    nameless: dict[str, Any] = {"processor_order_id": None, "processor_transaction_id": None}
-    report_failed(order, order.payments[1], **nameless, failure=Failure("lost"), by=BY)
-    report_captured(pay(order), order.payments[2], **nameless, by=BY)
+    report_failed(order, order.payments[1], references=NO_REFERENCES, failure=Failure("lost"), by=BY)
+    report_captured(pay(order), order.payments[2], references=NO_REFERENCES, by=BY)
     for number in (1, 2, 1, 2):
-        charge = {"processor_order_id": f"po_{number}", "processor_transaction_id": f"pt_{number}"}
-        receive(order, told("captured", event_id=f"{number}-{order.version}", **charge), by=BY)
+        charge = References(f"po_{number}", f"pt_{number}")
+        receive(order, told("captured", event_id=f"{number}-{order.version}", references=charge), by=BY)
     assert (order.amount_captured, refunds(order)) == (2 * AMOUNT, [(AMOUNT, "pending")])
 
 
 def test_a_charge_is_one_though_an_earlier_attempts_authorization_was_taken_for_its_own() -> None:
     """Else the only charge would be given back as a duplicate."""
     order = pay(new_order(), capture="manual")
-    nameless: dict[str, Any] = {"processor_order_id": None, "processor_transaction_id": None}
-    report_failed(order, order.payments[1], **nameless, failure=Failure("lost"), by=BY)
+    report_failed(order, order.payments[1], references=NO_REFERENCES, failure=Failure("lost"), by=BY)
     pay(order, capture="manual")
     for number in (1, 2):
-        names = {"processor_order_id": f"po_{number}", "processor_transaction_id": f"pt_{number}"}
-        receive(order, told("authorized", event_id=f"authorized {number}", **names), by=BY)
-    report_authorized(order, order.payments[1], **nameless, by=BY)
+        names = References(f"po_{number}", f"pt_{number}")
+        receive(order, told("authorized", event_id=f"authorized {number}", references=names), by=BY)
+    report_authorized(order, order.payments[1], references=NO_REFERENCES, by=BY)
     request_capture(order, amount=400, by=BY)
-    report_captured(order, order.payments[2], **nameless, by=BY)
-    receive(order, told("captured", amount=400, **names), by=BY)
+    report_captured(order, order.payments[2], references=NO_REFERENCES, by=BY)
+    receive(order, told("captured", amount=400, references=names), by=BY)
     assert (order.amount_captured, refunds(order)) == (400, [])
 
 
 def test_a_refund_is_that_of_the_charge_whose_capture_was_told_under_its_references() -> None:
     """The worker knows the payment by another reference than the events do, and nobody that of an earlier attempt."""
     order = pay(new_order())
-    nameless: dict[str, Any] = {"processor_order_id": None, "processor_transaction_id": None}
-    report_failed(order, order.payments[1], **nameless, failure=Failure("lost"), by=BY)
-    named: dict[str, Any] = nameless | {"processor_order_id": "of the worker"}
-    report_captured(pay(order), order.payments[2], **named, by=BY)
+    report_failed(order, order.payments[1], references=NO_REFERENCES, failure=Failure("lost"), by=BY)
+    report_captured(pay(order), order.payments[2], references=References("of the worker"), by=BY)
     assert receive(order, told("captured", attempt=2), by=BY) == "none"
     assert receive(order, refunded("re_1", 300), by=BY) == "applied"
     assert (order.amount_refunded, order.payments[2].processor_order_id) == (300, "of the worker")
@@ -340,21 +335,21 @@ def test_a_refund_is_that_of_the_charge_whose_capture_was_told_under_its_referen
 def test_a_refund_is_that_of_the_captured_one_of_attempts_that_share_a_reference() -> None:
     order = pay(after(told("failed")))
     report_processing(order, order.payments[2], processor_order_id="po_1", by=BY)
-    known: dict[str, Any] = {"processor_order_id": "po_1", "processor_transaction_id": "pt_1"}
-    report_captured(order, order.payments[1], **known, by=BY)
-    report_captured(order, order.payments[2], **known, by=BY)
+    known = References("po_1", "pt_1")
+    report_captured(order, order.payments[1], references=known, by=BY)
+    report_captured(order, order.payments[2], references=known, by=BY)
     assert receive(order, refunded("re_1", 400), by=BY) == "applied"
     assert (order.amount_captured, order.amount_refunded) == (AMOUNT, 400)
 
 
 def test_the_end_of_a_charge_ends_no_later_attempt_that_shares_the_reference_of_its_payment() -> None:
     order = after(told("authorized"), capture="manual")
-    known: dict[str, Any] = {"processor_order_id": "po_1", "processor_transaction_id": None}
-    report_failed(order, order.payments[1], **known, failure=Failure("expired"), by=BY)
+    known = References("po_1")
+    report_failed(order, order.payments[1], references=known, failure=Failure("expired"), by=BY)
     report_processing(pay(order), order.payments[2], processor_order_id="po_1", by=BY)
     ends = []
     for charge in ("pt_1", "pt_2"):
-        receive(order, told("cancelled", event_id=charge, processor_transaction_id=charge), by=BY)
+        receive(order, told("cancelled", event_id=charge, references=References("po_1", charge)), by=BY)
         ends.append(order.status)
     assert ends == [OrderStatus.PROCESSING, OrderStatus.FAILED]
 
@@ -362,13 +357,18 @@ def test_the_end_of_a_charge_ends_no_later_attempt_that_shares_the_reference_of_
 def test_another_charge_of_the_same_attempt_is_told_to_people() -> None:
     """A worker that charges twice: the books have it once."""
     order = captured()
-    same = told("captured", attempt=1, processor_order_id="elsewhere")
+    same = told("captured", attempt=1, references=References("elsewhere", "pt_1"))
     assert receive(order, same, by=BY) == "none"
-    known_by_charge: dict[str, Any] = {"processor_order_id": None, "processor_transaction_id": "pt_1"}
-    other = {"processor_order_id": "po_9", "processor_transaction_id": "pt_9"}
-    assert receive(order, told("captured", event_id="other", attempt=1, **other), by=BY) == "contradiction"
-    report_captured(other_order := pay(new_order()), other_order.payments[1], **known_by_charge, by=BY)
-    assert receive(other_order, told("captured", **other), by=BY) == "contradiction"
+    known_by_charge = References(None, "pt_1")
+    other = References("po_9", "pt_9")
+    assert (
+        receive(order, told("captured", event_id="other", attempt=1, references=other), by=BY)
+        == "contradiction"
+    )
+    report_captured(
+        other_order := pay(new_order()), other_order.payments[1], references=known_by_charge, by=BY
+    )
+    assert receive(other_order, told("captured", references=other), by=BY) == "contradiction"
     assert order.amount_captured == other_order.amount_captured == AMOUNT
 
 
@@ -391,7 +391,7 @@ def test_whatever_merchants_ask_workflows_report_and_processors_tell_the_books_a
     [
         (told("captured"), "po_1"),
         (summed(300), "po_1"),
-        (told("captured", processor_order_id=None), None),
+        (told("captured", references=References(None, "pt_1")), None),
         (told("captured", currency="eur"), None),
     ],
 )
@@ -400,7 +400,7 @@ def test_the_reference_of_a_captured_payment_is_learned_from_its_events(
 ) -> None:
     """Its worker reported none, so it could not be refunded."""
     order = pay(new_order())
-    report_captured(order, order.payments[1], processor_order_id=None, processor_transaction_id=None, by=BY)
+    report_captured(order, order.payments[1], references=NO_REFERENCES, by=BY)
     receive(order, event, by=BY)
     assert order.payments[1].processor_order_id == learned
     assert facts(order).count("payment.reference_found") == (learned is not None)
@@ -411,7 +411,7 @@ def test_an_event_that_may_be_of_another_attempt_gives_no_reference(
     label: int | None, learned: str | None
 ) -> None:
     order = pay(new_order())
-    report_captured(order, order.payments[1], processor_order_id=None, processor_transaction_id=None, by=BY)
+    report_captured(order, order.payments[1], references=NO_REFERENCES, by=BY)
     first = order.payments[1]
     order.payments[2] = replace(first, attempt=2, status=PaymentStatus.FAILED)
     receive(order, told("captured", attempt=label), by=BY)

@@ -28,7 +28,7 @@ from payloops.events.authenticity import derive_mac_key
 from payloops.events.errors import OutcomeUnknown, StoreUnavailable
 from payloops.events.event_store import EventStore
 from payloops.events.metadata import Metadata
-from payloops.events.orders import Failure, Order, TransactionType
+from payloops.events.orders import Failure, Order, References, TransactionType
 from payloops.events.stream import S
 from payloops.events.timestamps import utc_now
 from payloops.processors.port import (
@@ -190,7 +190,7 @@ async def test_refunds_whose_workflows_died_after_they_were_made_are_recorded(
     """Where the sum has all that are under way in it; and not while they may yet be reported."""
     order_id = await paying(merchant, store)
     await update_order_status(
-        store, order_id=UUID(order_id), status="captured", processor_order_id="pi_1", by=by
+        store, order_id=UUID(order_id), status="captured", references=References("pi_1"), by=by
     )
     for amount in (300, 200):
         assert (await merchant.shop.post(f"/v1/orders/{order_id}/refund", {"amount": amount})).status == 201
@@ -209,8 +209,8 @@ async def test_refunds_whose_workflows_died_after_they_were_made_are_recorded(
 async def test_a_refund_that_a_sum_showed_and_that_came_back_whole_is_not_refunded(
     merchant: Merchant, store: EventStore, settings: Settings, by: Metadata
 ) -> None:
-    references = {"processor_order_id": "pi_1", "processor_transaction_id": "ch_1"}
-    order_id = await reported(merchant, store, settings, by, status="captured", **references)
+    references = References("pi_1", "ch_1")
+    order_id = await reported(merchant, store, settings, by, status="captured", references=references)
     for there in (300, 0):
         found = (await reconciled(store, says("captured", amount_refunded=there)))[order_id]
         assert (found.outcome, found.ours.refunded) == ("recorded", there)
@@ -227,8 +227,7 @@ async def test_what_a_sum_showed_and_the_sandbox_does_not_have_is_not_refunded(
         store,
         order_id=UUID(order_id),
         status="captured",
-        processor_order_id=charge.processor_order_id,
-        processor_transaction_id=charge.processor_transaction_id,
+        references=References.of(charge),
         by=by,
     )
     refund = await merchant.shop.post(f"/v1/orders/{order_id}/refund", {"amount": 200})
@@ -240,7 +239,7 @@ async def test_what_a_sum_showed_and_the_sandbox_does_not_have_is_not_refunded(
         event_id="evt_1",
         type="charge.refunded",
         outcome="refunded",
-        processor_order_id=charge.processor_order_id,
+        references=References(charge.processor_order_id),
         amount_refunded=700,
     )
     await change_order(
@@ -366,8 +365,8 @@ def told(outcome: Outcome, **fields: Any) -> ProcessorEvent:
     "event",
     [
         told("authorized"),
-        told("captured", amount=1_000, currency="EUR", processor_order_id="order_1"),
-        told("refunded", amount=300, refund_reference="rfnd_1", processor_order_id="order_1"),
+        told("captured", amount=1_000, currency="EUR", references=References("order_1")),
+        told("refunded", amount=300, refund_reference="rfnd_1", references=References("order_1")),
         told("refunded", amount_refunded=300),
     ],
 )
@@ -418,7 +417,7 @@ async def test_a_payment_to_be_cancelled_is_over_only_where_nobody_can_have_made
     order_id = await paying(merchant, store)
     if known:
         await update_order_status(
-            store, order_id=UUID(order_id), status="processing", processor_order_id="pi_1", by=by
+            store, order_id=UUID(order_id), status="processing", references=References("pi_1"), by=by
         )
     assert (await merchant.shop.post(f"/v1/orders/{order_id}/cancel", {})).status == 200
     asked = (await store.read_stream(UUID(order_id)))[-1]
@@ -477,7 +476,7 @@ async def test_a_capture_that_its_processor_works_on_is_not_requested_again(
 ) -> None:
     order_id = await paying(merchant, store, capture="manual")
     await update_order_status(
-        store, order_id=UUID(order_id), status="authorized", processor_order_id="pi_1", by=by
+        store, order_id=UUID(order_id), status="authorized", references=References("pi_1"), by=by
     )
     assert (await merchant.shop.post(f"/v1/orders/{order_id}/capture", {})).status == 200
     await project_all(settings.database_url.get_secret_value())
@@ -501,7 +500,7 @@ async def test_a_payment_to_be_cancelled_that_its_processor_has_not_finished_nee
     merchant: Merchant, store: EventStore, settings: Settings, by: Metadata
 ) -> None:
     order_id = await reported(
-        merchant, store, settings, by, status="requires_action", processor_order_id="pi_1"
+        merchant, store, settings, by, status="requires_action", references=References("pi_1")
     )
     assert (await merchant.shop.post(f"/v1/orders/{order_id}/cancel", {})).status == 200
     assert (await reconciled(store, says("requires_action")))[order_id].outcome == "waits"
@@ -514,7 +513,7 @@ async def test_a_cancellation_that_came_too_late_is_not_signalled_again(
     order_id = await paying(merchant, store)
     assert (await merchant.shop.post(f"/v1/orders/{order_id}/cancel", {})).status == 200
     await update_order_status(
-        store, order_id=UUID(order_id), status="authorized", processor_order_id="pi_1", by=by
+        store, order_id=UUID(order_id), status="authorized", references=References("pi_1"), by=by
     )
     await project_all(settings.database_url.get_secret_value())
     assert (await reconciled(store, says("authorized")))[order_id].outcome == "unknown"
@@ -565,7 +564,7 @@ async def test_the_reference_of_a_captured_payment_is_learned_where_it_is_the_sa
 ) -> None:
     order_id = await paying(merchant, store)
     await update_order_status(
-        store, order_id=UUID(order_id), status="captured", processor_transaction_id=reported, by=by
+        store, order_id=UUID(order_id), status="captured", references=References(None, reported), by=by
     )
     await project_all(settings.database_url.get_secret_value())
     found = (await reconciled(store, says(there)))[order_id]
@@ -578,8 +577,8 @@ async def test_the_reference_of_a_captured_payment_is_learned_where_it_is_the_sa
 async def test_a_payment_stays_known_by_the_reference_that_was_reported(
     merchant: Merchant, store: EventStore, settings: Settings, by: Metadata
 ) -> None:
-    reference = {"processor_order_id": "pi_reported"}
-    order_id = await reported(merchant, store, settings, by, status="processing", **reference)
+    references = References("pi_reported")
+    order_id = await reported(merchant, store, settings, by, status="processing", references=references)
     assert (await reconciled(store, says("captured")))[order_id].outcome == "recorded"
     order = await store.load(Order, UUID(order_id))
     assert order is not None
@@ -608,7 +607,7 @@ async def test_a_refund_of_which_the_processor_has_nothing_is_shown(
     merchant: Merchant, store: EventStore, settings: Settings, by: Metadata
 ) -> None:
     """A worker said that it was made."""
-    order_id = await reported(merchant, store, settings, by, status="captured", processor_order_id="pi_1")
+    order_id = await reported(merchant, store, settings, by, status="captured", references=References("pi_1"))
     refund = (await merchant.shop.post(f"/v1/orders/{order_id}/refund", {"amount": 300})).json["refundId"]
     await update_refund_status(store, order_id=UUID(order_id), refund_id=refund, succeeded=True, by=by)
     found = (await reconciled(store, says("captured")))[order_id]
@@ -789,7 +788,7 @@ class Contended(EventStore):
             by = Metadata(at=utc_now(), actor="system", correlation_id="rival")
             reference = f"pi_{self.times}"
             await update_order_status(
-                self.rival, order_id=id, status="processing", processor_order_id=reference, by=by
+                self.rival, order_id=id, status="processing", references=References(reference), by=by
             )
         return loaded
 
@@ -819,15 +818,15 @@ async def test_attempts_that_share_a_reference_are_money_once(
     """
     order_id = await paying(merchant, store)
     await update_order_status(
-        store, order_id=UUID(order_id), status="failed", processor_order_id="pi_1", by=by
+        store, order_id=UUID(order_id), status="failed", references=References("pi_1"), by=by
     )
     await merchant.shop.post(f"/v1/orders/{order_id}/pay", {"processor": "stripe"})
     await update_order_status(
-        store, order_id=UUID(order_id), attempt=2, status="processing", processor_order_id="pi_1", by=by
+        store, order_id=UUID(order_id), attempt=2, status="processing", references=References("pi_1"), by=by
     )
     if captured == 1:
         await update_order_status(
-            store, order_id=UUID(order_id), attempt=1, status="captured", processor_order_id="pi_1", by=by
+            store, order_id=UUID(order_id), attempt=1, status="captured", references=References("pi_1"), by=by
         )
     await project_all(settings.database_url.get_secret_value())
     found = (await reconciled(store, says("captured")))[order_id]
@@ -895,7 +894,7 @@ async def failed_attempts(
             order_id=order_id,
             attempt=attempt,
             status="failed",
-            processor_order_id=reference,
+            references=References(reference),
             failure=Failure("timeout"),
             by=by,
         )
@@ -1019,7 +1018,7 @@ async def test_an_answer_that_was_overtaken_ends_no_payment(
 
     async def tell() -> None:
         await update_order_status(
-            store, order_id=UUID(order_id), status="authorized", processor_order_id="pi_1", by=by
+            store, order_id=UUID(order_id), status="authorized", references=References("pi_1"), by=by
         )
 
     said = None if answer is None else says(answer).answer
@@ -1042,7 +1041,7 @@ async def test_an_answer_that_was_overtaken_does_not_bring_back_how_a_payment_st
 
     async def tell() -> None:
         await update_order_status(
-            store, order_id=UUID(order_id), status=told, processor_order_id="pi_1", by=by
+            store, order_id=UUID(order_id), status=told, references=References("pi_1"), by=by
         )
 
     said = says(answer).answer
@@ -1120,7 +1119,7 @@ async def test_the_money_of_one_attempt_is_not_taken_for_anothers(
             order_id=UUID(order_id),
             attempt=attempt,
             status=status,
-            processor_order_id=reference,
+            references=References(reference),
             by=by,
         )
     await project_all(settings.database_url.get_secret_value())

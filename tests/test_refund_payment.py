@@ -14,7 +14,7 @@ from payloops.commands.refusals import ContradictsRecord, InvalidStatus, RefundE
 from payloops.commands.update_refund_status import update_refund_status
 from payloops.events.event_store import EventStore
 from payloops.events.metadata import Metadata
-from payloops.events.orders import Failure, Order, OrderStatus
+from payloops.events.orders import NO_REFERENCES, Failure, Order, OrderStatus
 
 
 def refund(order: Order, amount: int | None = None) -> str:
@@ -61,7 +61,7 @@ def test_refunds_are_not_requested_without_end() -> None:
 
 def test_a_second_refund_is_refused_while_the_first_waits_for_the_reference_of_the_payment() -> None:
     order = pay(new_order())
-    report_captured(order, order.payments[1], processor_order_id=None, processor_transaction_id=None, by=BY)
+    report_captured(order, order.payments[1], references=NO_REFERENCES, by=BY)
     first = refund(order, 300)
     with pytest.raises(InvalidStatus, match="waiting for stripe's reference"):
         refund(order, 300)

@@ -19,6 +19,7 @@ from uuid_utils.compat import uuid7
 
 from payloops.commands.authenticate_webhook import is_signed_by_razorpay, is_signed_by_stripe
 from payloops.events.event_store import EventStore
+from payloops.events.orders import References
 from payloops.events.timestamps import utc_now
 from payloops.http.razorpay_events import razorpay_event, razorpay_labels
 from payloops.http.stripe_events import stripe_event, stripe_labels
@@ -124,8 +125,7 @@ async def test_an_approval_is_told_as_stripe_would_and_leads_back(street: Street
     assert (event.type, event.outcome, event.amount, event.currency) == (
         *("payment_intent.succeeded", "captured", 4_999, "usd"),
     )
-    assert event.processor_order_id == charge.processor_order_id
-    assert event.processor_transaction_id == charge.processor_transaction_id
+    assert event.references == References.of(charge)
     assert stripe_labels(told.json) == {
         "merchant_id": str(MERCHANT),
         "order_id": charge.order_id,

@@ -24,7 +24,14 @@ from payloops.commands.route_payment import Route
 from payloops.commands.update_order_status import find_payment, update_order_status
 from payloops.events.event_store import EventStore
 from payloops.events.metadata import Metadata
-from payloops.events.orders import NO_REASON, Order, OrderStatus, PaymentVoidRequested
+from payloops.events.orders import (
+    NO_REASON,
+    NO_REFERENCES,
+    Order,
+    OrderStatus,
+    PaymentVoidRequested,
+    References,
+)
 from payloops.events.timestamps import utc_now
 
 
@@ -94,9 +101,7 @@ def test_a_capture_that_is_told_again_is_money_once_whatever_reference_it_has_th
 ) -> None:
     order = after("captured")
     version = order.version
-    report_captured(
-        order, order.payments[1], processor_order_id="po_1", processor_transaction_id=reference, by=BY
-    )
+    report_captured(order, order.payments[1], references=References("po_1", reference), by=BY)
     assert facts(order, after=version) == []
     assert (order.amount_captured, order.refundable) == (AMOUNT, AMOUNT)
 
@@ -184,12 +189,8 @@ def test_a_charge_that_is_told_of_as_two_attempts_is_money_once() -> None:
     """Else the only money that came would be given back as a duplicate."""
     order = pay(report(pay(after("failed")), "failed"))
     report(order, "captured", attempt=2)
-    report_captured(
-        order, order.payments[3], processor_order_id="po_3", processor_transaction_id="pt_2", by=BY
-    )
-    report_captured(
-        order, order.payments[1], processor_order_id="po_1", processor_transaction_id="pt_2", by=BY
-    )
+    report_captured(order, order.payments[3], references=References("po_3", "pt_2"), by=BY)
+    report_captured(order, order.payments[1], references=References("po_1", "pt_2"), by=BY)
     assert (order.status, order.amount_captured, order.refundable) == (OrderStatus.CAPTURED, AMOUNT, AMOUNT)
     assert [payment.status for payment in order.payments.values()] == ["failed", "captured", "failed"]
     assert order.last_error is None
@@ -206,7 +207,7 @@ def test_a_charge_is_money_once_where_attempts_share_its_payments_reference(
     order = sharing_a_reference()
     for attempt, charge in enumerate(charges, start=1):
         payment = order.payments[attempt]
-        report_captured(order, payment, processor_order_id="po", processor_transaction_id=charge, by=BY)
+        report_captured(order, payment, references=References("po", charge), by=BY)
     assert (order.status, order.amount_captured, order.refundable) == (OrderStatus.CAPTURED, AMOUNT, AMOUNT)
     assert [payment.status for payment in order.payments.values()] == ["captured", "failed"]
 
@@ -215,14 +216,14 @@ def test_two_charges_under_one_reference_are_two() -> None:
     order = sharing_a_reference()
     for attempt, payment in order.payments.items():
         charge = f"pt_{attempt}"
-        report_captured(order, payment, processor_order_id="po", processor_transaction_id=charge, by=BY)
+        report_captured(order, payment, references=References("po", charge), by=BY)
     assert (order.amount_captured, facts(order)[-1]) == (2 * AMOUNT, "refund.requested")
 
 
 def test_a_late_authorization_under_the_reference_of_another_attempt_takes_no_money_from_it() -> None:
     order = sharing_a_reference()
     for payment in reversed(order.payments.values()):
-        report_authorized(order, payment, processor_order_id="po", processor_transaction_id="pt", by=BY)
+        report_authorized(order, payment, references=References("po", "pt"), by=BY)
     assert [payment.status for payment in order.payments.values()] == ["failed", "authorized"]
     assert facts(order)[-1] == "payment.authorized"
 
@@ -233,8 +234,7 @@ def sharing_a_reference() -> Order:
     fail_payment(
         order,
         order.payments[1],
-        processor_order_id="po",
-        processor_transaction_id=None,
+        references=References("po"),
         failure=NO_REASON,
         by=BY,
     )
@@ -288,24 +288,24 @@ def test_a_void_that_came_too_late_ends_and_the_authorization_is_proved() -> Non
 @pytest.mark.parametrize("status", ["processing", "requires_action", "authorized", "captured", "failed"])
 def test_a_payment_is_known_from_then_on_by_the_reference_that_a_report_brings(status: str) -> None:
     order = pay(after(status)) if status == "failed" else after(status)
-    found = find_payment(order, attempt=None, processor_order_id="po_1")
+    found = find_payment(order, attempt=None, references=References("po_1"))
     assert (found.attempt, found.processor_order_id) == (1, "po_1")
     if status in {"authorized", "captured"}:
-        assert find_payment(order, attempt=None, processor_transaction_id="pt_1") is found
+        assert find_payment(order, attempt=None, references=References(None, "pt_1")) is found
         assert "pt_1" in {each.processor_transaction_id for each in order.transactions.values()}
 
 
 def test_a_reference_that_a_later_report_leaves_out_is_not_forgotten() -> None:
     order = authorized()
     payment = order.payments[1]
-    report_captured(order, payment, processor_order_id=None, processor_transaction_id=None, by=BY)
+    report_captured(order, payment, references=NO_REFERENCES, by=BY)
     assert (payment.processor_order_id, payment.processor_transaction_id) == ("po_1", "pt_1")
 
 
 def test_the_payment_meant_is_found_by_its_references() -> None:
     order = pay(after("failed"))
-    assert find_payment(order, attempt=None, processor_order_id="po_1").attempt == 1
-    assert find_payment(order, attempt=None, processor_transaction_id="unknown").attempt == 2
+    assert find_payment(order, attempt=None, references=References("po_1")).attempt == 1
+    assert find_payment(order, attempt=None, references=References(None, "unknown")).attempt == 2
     with pytest.raises(UnknownAttempt):
         find_payment(order, attempt=3)
 

@@ -51,7 +51,7 @@ from payloops.commands.workflow_ids import attempt_of, number_of, operation_of
 from payloops.events.crash_points import crash_point
 from payloops.events.event_store import EventStore
 from payloops.events.metadata import Metadata
-from payloops.events.orders import Failure, Order
+from payloops.events.orders import Failure, Order, References
 from payloops.events.timestamps import timestamp_text, utc_now
 from payloops.projections.orders import OrderRow, row_from_order
 from payloops.workflows_client.endpoint_places import EndpointBusy, EndpointPlaces
@@ -262,7 +262,8 @@ class BackendActivities:
         with _refusals_are_final():
             await update_order_status(
                 self._store,
-                **report.model_dump(exclude={"error_code", "error_message"}),
+                **report.model_dump(include={"order_id", "status", "redirect_url", "client_secret"}),
+                references=References.of(report),
                 failure=Failure.of(report),
                 attempt=attempt_of(workflow_id, order_id=order_id),
                 operation=operation_of(workflow_id, order_id=order_id),

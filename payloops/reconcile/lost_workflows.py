@@ -15,6 +15,7 @@ from payloops.events.orders import (
     PaymentCancelRequested,
     PaymentRequested,
     PaymentStatus,
+    References,
     TransactionStatus,
     TransactionType,
 )
@@ -89,8 +90,8 @@ def is_unheard_of(payment: Payment) -> bool:
     """Whether nothing was ever reported of the payment. Only then does the processor's not knowing it mean that it was
     never made.
     """
-    references = {payment.processor_order_id, payment.processor_transaction_id} - {None}
-    return payment.status is PaymentStatus.PROCESSING and not references and not payment.processor_reported
+    told = any(References.of(payment)) or payment.processor_reported
+    return payment.status is PaymentStatus.PROCESSING and not told
 
 
 async def is_stranded(store: EventStore, order: Order, payment: Payment, *, before: datetime) -> bool:

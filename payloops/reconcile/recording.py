@@ -7,7 +7,7 @@ from payloops.commands.update_order_status import learn_reference, update_order_
 from payloops.commands.update_refund_status import update_refunded_amount
 from payloops.events.event_store import EventStore
 from payloops.events.metadata import Metadata
-from payloops.events.orders import Failure, Order, Payment, PaymentStatus
+from payloops.events.orders import Failure, Order, Payment, PaymentStatus, References
 from payloops.events.timestamps import utc_now
 from payloops.http.processor_payloads import text
 from payloops.processors.port import ProcessorPayment
@@ -48,14 +48,15 @@ async def _record_status(
     status = _status_to_report(order, payment, theirs)
     # A capture is final. Other answers may be outdated if anything was recorded since the processor was asked.
     as_of = None if status == "captured" else order.version
-    known = payment.processor_order_id is not None
+    references = References.of(theirs)
+    if payment.processor_order_id is not None:
+        references = references._replace(order_id=None)
     await update_order_status(
         store,
         order_id=order.id,
         attempt=payment.attempt,
         status=status,
-        processor_order_id=None if known else theirs.processor_order_id,
-        processor_transaction_id=theirs.processor_transaction_id,
+        references=references,
         amount=theirs.amount_captured,
         failure=Failure(text(theirs.failure.code), text(theirs.failure.message)),
         as_of=as_of,
