@@ -20,7 +20,7 @@ from multidict import MultiDict, MultiMapping
 from pydantic import BaseModel, ValidationError
 
 from payloops.commands.cards import SHORTEST, holds_card_number, may_hold_card_number
-from payloops.http.fields import NO_QUERY_TEXT, NOT_TEXT, TOO_LARGE, WHOLE_AMOUNT
+from payloops.http.fields import NO_QUERY_TEXT, NOT_TEXT, TOO_LARGE
 from payloops.http.problems import FieldError, validation_error
 from payloops.http.routing import FORM, JSON
 
@@ -294,15 +294,13 @@ def _text_fault(text: str) -> str | None:
 def field_errors(error: ValidationError, *, inside: tuple[str, ...] = ()) -> list[FieldError]:
     """Convert a model's errors. `inside`: the path to the model, if it is only a part of the request."""
     return [
-        FieldError(_name((*inside, *item["loc"])), _message(item["type"], item["msg"], at=item["loc"]))
+        FieldError(_name((*inside, *item["loc"])), _message(item["type"], item["msg"]))
         for item in error.errors(include_url=False, include_context=False, include_input=False)[:MAX_ERRORS]
     ]
 
 
-def _message(kind: str, message: str, *, at: tuple[str | int, ...]) -> str:
+def _message(kind: str, message: str) -> str:
     match kind:
-        case "int_type" | "int_from_float" | "int_parsing" if at[-1:] == ("amount",):
-            return f"{WHOLE_AMOUNT}: 4999 for 49.99 USD"
         case "int_type" | "int_from_float" | "int_parsing":
             return "Must be a whole number"
         case "missing":

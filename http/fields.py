@@ -38,7 +38,7 @@ MIN_PASSWORD = 8
 MAX_NUMBER_DIGITS = 9
 MAX_AMOUNT_DIGITS = 11
 TOO_LARGE = "The number is too large"
-WHOLE_AMOUNT = "Must be a whole number, in the currency's minor unit"
+WHOLE_AMOUNT = "Must be a whole number, in the currency's minor unit: 4999 for 49.99 USD"
 A_TIME = "a time as ISO 8601 has it, with a time zone: 2027-01-31T15:40:02Z"
 
 _ISO_8601 = re.compile(
@@ -148,6 +148,12 @@ def _iso_8601(text: Any) -> Any:
     raise ValueError(f"Must be {A_TIME}")
 
 
+def _whole_amount(value: Any) -> Any:
+    if type(value) is not int:
+        raise ValueError(WHOLE_AMOUNT)
+    return value
+
+
 def _plain_number(text: Any) -> Any:
     return _digits(text, most=MAX_NUMBER_DIGITS, else_="Must be a whole number")
 
@@ -198,9 +204,11 @@ class AbsentOnly:
 
 
 # For rules that are functions, `json_schema_extra` puts into the contract as much as JSON Schema can express.
-Amount = Annotated[
+_Minor = Annotated[
     int, Field(ge=1, le=99_999_999_999, description="In the currency's minor unit", examples=[4_999])
 ]
+Amount = Annotated[_Minor, BeforeValidator(_whole_amount)]
+QueryAmount = Annotated[_Minor, BeforeValidator(_plain_amount)]
 # A type alias, so that the contract lists the codes only once.
 Currency = TypeAliasType(
     "Currency",
@@ -273,11 +281,6 @@ Moment = Annotated[
 End = Annotated[Moment, AfterValidator(_not_before)]
 """The end of a period; declare it after the field of the start."""
 QueryNumber = Annotated[int, BeforeValidator(_plain_number)]
-QueryAmount = Annotated[
-    int,
-    BeforeValidator(_plain_amount),
-    Field(ge=1, le=99_999_999_999, description="In the currency's minor unit", examples=[4_999]),
-]
 Timestamp = Annotated[
     datetime,
     PlainSerializer(timestamp_text, return_type=str),

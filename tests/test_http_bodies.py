@@ -8,6 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from multidict import MultiDict
+from pydantic import BaseModel
 
 from payloops.http.bodies import (
     MAX_DEPTH,
@@ -19,9 +20,10 @@ from payloops.http.bodies import (
     parse_form,
     parse_query,
 )
+from payloops.http.fields import Amount
 from payloops.http.orders import NewOrder, OrderQuery
 from payloops.http.payments import Payment
-from payloops.http.problems import Problem
+from payloops.http.problems import FieldError, Problem
 from payloops.http.support_session import SignIn
 
 
@@ -49,13 +51,20 @@ def test_an_amount_is_a_whole_number_within_its_limits_and_nothing_like_it(amoun
     assert refused(b'{"amount": %s}' % amount.encode()) == {"amount"}
 
 
+class Tip(BaseModel):
+    tip: Amount
+    people: int
+
+
 @pytest.mark.parametrize("amount", ["49.99", '"4999"', "1e2", "true", "null"])
 def test_an_amount_of_another_form_is_answered_with_how_to_write_it(amount: str) -> None:
+    """Whatever its field is called; and that of another number only that it must be whole."""
     with pytest.raises(Problem) as refusal:
-        parse_body(NewOrder, b'{"amount": %s}' % amount.encode())
-    assert [error.message for error in refusal.value.errors or ()] == [
-        "Must be a whole number, in the currency's minor unit: 4999 for 49.99 USD"
-    ]
+        parse_body(Tip, b'{"tip": %s, "people": "2"}' % amount.encode())
+    assert refusal.value.errors == (
+        FieldError("tip", "Must be a whole number, in the currency's minor unit: 4999 for 49.99 USD"),
+        FieldError("people", "Must be a whole number"),
+    )
 
 
 @pytest.mark.parametrize("amount", [1, 99_999_999_999])
