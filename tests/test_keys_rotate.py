@@ -122,19 +122,19 @@ async def test_keys_that_do_not_open_what_is_stored_are_told_of_at_start(
 
     alone = settings.model_copy(update={"encryption_key": SecretStr(NEW)})
     assert await told(Cipher(secret=NEW)) == []
-    assert not await opens_nothing(alone)
+    assert not await opens_nothing(pool, Cipher(secret=NEW))
     async with running_api(settings) as api:
         await fill(api, pool, key=old)
     assert await told(Cipher(secret=old)) == await told(cipher) == []
     usage = await key_usage(pool, cipher=cipher, columns=OF_MERCHANTS)
     assert all(each.older and not each.unknown for each in usage)
     assert await told(Cipher(secret=NEW)) == [(each.column, each.older, each.older) for each in usage]
-    assert await opens_nothing(alone)
-    assert not await opens_nothing(moved(settings))
+    assert await opens_nothing(pool, Cipher(secret=NEW))
+    assert not await opens_nothing(pool, cipher)
     async with running_api(alone) as api:  # merchants replace what is lost
         await fill(api, pool, key=NEW)
     assert await told(Cipher(secret=NEW)) == [(each.column, each.older, 2 * each.older) for each in usage]
-    assert not await opens_nothing(alone)
+    assert not await opens_nothing(pool, Cipher(secret=NEW))
 
 
 async def test_rotation_knows_every_column_of_bytes(pool: AsyncConnectionPool) -> None:

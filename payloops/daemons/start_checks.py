@@ -6,10 +6,8 @@ from psycopg_pool import AsyncConnectionPool
 
 from payloops.commands.cipher import REMEDY, Cipher
 from payloops.commands.rotate_keys import OF_MERCHANTS, key_usage
-from payloops.events.connections import command_pool, one_line, wait_to_reconnect
+from payloops.events.connections import one_line, wait_to_reconnect
 from payloops.events.seals import AuditKeys, last_seal
-from payloops.settings import AuditSettings, KeySettings
-from payloops.wiring import make_audit_keys, make_cipher
 
 UNSAFE_SETTINGS = """
     SELECT name FROM pg_settings
@@ -24,20 +22,18 @@ AUDIT_KEY_REMEDY = (
 log = structlog.get_logger()
 
 
-async def opens_nothing(settings: KeySettings) -> bool:
+async def opens_nothing(pool: AsyncConnectionPool, cipher: Cipher) -> bool:
     """Whether something is stored encrypted for merchants, and the keys open none of it."""
-    url = settings.database_url.get_secret_value()
-    async with command_pool(url, application_name="payloops keys") as pool:
-        usage = await key_usage(pool, cipher=make_cipher(settings), columns=OF_MERCHANTS)
+    usage = await key_usage(pool, cipher=cipher, columns=OF_MERCHANTS)
     unknown = sum(each.unknown for each in usage)
     return unknown > 0 and unknown == sum(each.total for each in usage)
 
 
-async def sealed_by_another(settings: AuditSettings) -> bool:
-    """Whether the log is sealed, and the newest seal was made with none of the audit keys."""
-    url = settings.database_url.get_secret_value()
-    async with command_pool(url, application_name="payloops keys") as pool:
-        return await _foreign_sealer(pool, make_audit_keys(settings)) is not None
+async def foreign_sealer(pool: AsyncConnectionPool, keys: AuditKeys) -> str | None:
+    """The id of the key that signed the log's newest seal, if it is none of these."""
+    async with pool.connection() as connection:
+        seal = await last_seal(connection)
+    return None if seal is None or seal.key_id in keys.public_keys else seal.key_id
 
 
 async def check_at_start(pool: AsyncConnectionPool, *, cipher: Cipher, audit_keys: AuditKeys) -> None:
@@ -50,7 +46,7 @@ async def check_at_start(pool: AsyncConnectionPool, *, cipher: Cipher, audit_key
         try:
             unsafe = await _unsafe_settings(pool)
             usage = await key_usage(pool, cipher=cipher, columns=OF_MERCHANTS)
-            sealed_by = await _foreign_sealer(pool, audit_keys)
+            sealed_by = await foreign_sealer(pool, audit_keys)
         except (psycopg.Error, OSError) as error:
             log.warning("start.not_checked", error=one_line(error))
             await wait_to_reconnect()
@@ -77,10 +73,3 @@ async def _unsafe_settings(pool: AsyncConnectionPool) -> list[str]:
     """The settings by which PostgreSQL may lose in a crash what it confirmed as committed."""
     async with pool.connection() as connection:
         return [name for [name] in await (await connection.execute(UNSAFE_SETTINGS)).fetchall()]
-
-
-async def _foreign_sealer(pool: AsyncConnectionPool, keys: AuditKeys) -> str | None:
-    """The id of the key that signed the log's newest seal, if it is none of these."""
-    async with pool.connection() as connection:
-        seal = await last_seal(connection)
-    return None if seal is None or seal.key_id in keys.public_keys else seal.key_id

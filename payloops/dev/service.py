@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from payloops.daemons.start_checks import opens_nothing, sealed_by_another
+from payloops.daemons.start_checks import foreign_sealer, opens_nothing
 from payloops.dev.client import AnsweredError, ServiceAbsentError
 from payloops.dev.demo_merchant import FILE_NAME as DEMO_MERCHANT_FILE
 from payloops.dev.demo_merchant import DemoMerchant, ensure_demo_merchant
@@ -25,7 +25,9 @@ from payloops.dev.screen import Terminal, show_screen
 from payloops.embedded import EmbeddedServers, StartError
 from payloops.embedded.locks import choosing_ports, free_ports, port_is_free
 from payloops.embedded.servers import Part as ServerPart
-from payloops.settings import HIGHEST_PORT, read_settings
+from payloops.events.connections import command_pool
+from payloops.settings import HIGHEST_PORT, Settings, read_settings
+from payloops.wiring import make_audit_keys, make_cipher
 
 EXTERNAL: dict[ServerPart, str] = {
     "postgres": "DATABASE_URL",
@@ -87,8 +89,10 @@ def _run(options: DevOptions, *, terminal: Terminal, began: float) -> None:
                 f"the old is {servers.temporal.put_aside}[/]",
             )
         environment = _environment(options, servers=servers, embedded=embedded, namespace=namespace)
+        settings = _settings_in(environment)
+        write_environment(environment, data_dir=servers.data_dir)
         _migrate(environment["DATABASE_URL"])
-        _check_keys(environment)
+        asyncio.run(_check_keys(settings))
         parts = _parts(environment, options=options, servers=servers)
         try:
             for each in parts:
@@ -122,11 +126,7 @@ def _servers(options: DevOptions, *, namespace: str, embedded: list[ServerPart])
 def _environment(
     options: DevOptions, *, servers: EmbeddedServers, embedded: list[ServerPart], namespace: str
 ) -> dict[str, str]:
-    """The environment of the service's processes: the user's variables, and defaults for those that are not set.
-
-    Raises:
-        SettingsError: here, before any process is started that would fail on it again and again.
-    """
+    """The environment of the service's processes: the user's variables, and defaults for those that are not set."""
     own = {
         "ENVIRONMENT": "development",
         "CORS_ORIGINS": "*",
@@ -149,27 +149,23 @@ def _environment(
         own["TEMPORAL_ADDRESS"] = servers.temporal_address
         if servers.temporal_ui_url is not None:
             own.setdefault("TEMPORAL_UI_URL", servers.temporal_ui_url)
-    with _as_environment(own):
-        read_settings()
-    write_environment(own, data_dir=servers.data_dir)
     return own
+
+
+def _settings_in(environment: dict[str, str]) -> Settings:
+    """The settings that the service's processes will read.
+
+    Raises:
+        SettingsError: here, before any process is started that would fail on it again and again.
+    """
+    names = {name: name.upper() for name in Settings.model_fields}
+    return read_settings(**{field: environment[name] for field, name in names.items() if name in environment})
 
 
 def _url(options: DevOptions, *, port: int | None = None) -> str:
     host = "127.0.0.1" if options.host in {"0.0.0.0", "::"} else options.host  # noqa: S104
     port = port or options.port
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-
-
-@contextmanager
-def _as_environment(variables: dict[str, str]) -> Iterator[None]:
-    before = dict(os.environ)
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
 
 
 def _migrate(database_url: str) -> None:
@@ -185,15 +181,17 @@ def _migrate(database_url: str) -> None:
         raise StartError(part="migrations", why=f"{error}; --fresh drops all data") from error
 
 
-def _check_keys(environment: dict[str, str]) -> None:
-    with _as_environment(environment):
-        settings = read_settings()
-    if asyncio.run(opens_nothing(settings)):
+async def _check_keys(settings: Settings) -> None:
+    url = settings.database_url.get_secret_value()
+    async with command_pool(url, application_name="payloops dev") as pool:
+        unreadable = await opens_nothing(pool, make_cipher(settings))
+        sealed_by = await foreign_sealer(pool, make_audit_keys(settings))
+    if unreadable:
         raise StartError(
             part="API",
             why="ENCRYPTION_KEY opens nothing that is stored: start with the former one; --fresh drops all data",
         )
-    if asyncio.run(sealed_by_another(settings)):
+    if sealed_by is not None:
         raise StartError(
             part="API",
             why="AUDIT_KEY is not that of the log, which would look tampered with: start with the former one;"
