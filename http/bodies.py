@@ -5,10 +5,11 @@ could read a body differently, the request is refused, and the field is named. R
 response.
 """
 
+import asyncio
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from decimal import Decimal
 from functools import cache
 from typing import Any, TypeVar
@@ -25,7 +26,10 @@ from payloops.http.problems import FieldError, validation_error
 from payloops.http.routing import FORM, JSON
 
 M = TypeVar("M", bound=BaseModel)
+T = TypeVar("T")
 
+LARGE_BODY = 8 * 1024
+"""From this size on, a body is read in a thread: one made to take long would block all other requests."""
 MAX_DEPTH = 32
 MAX_ERRORS = 20
 MAX_FIELDS = 100
@@ -88,6 +92,11 @@ class _Parsing:
 
     def constant(self, _: str) -> Any:
         return self.refuse("Must be a finite number")
+
+
+async def read_aside(raw: bytes, read: Callable[[], T]) -> T:
+    """What a function makes of a body; called in a thread if the body is large."""
+    return read() if len(raw) < LARGE_BODY else await asyncio.to_thread(read)
 
 
 def parse_body(model: type[M], raw: bytes) -> M:

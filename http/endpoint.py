@@ -5,6 +5,7 @@ import hmac
 import re
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -34,6 +35,7 @@ from payloops.http.bodies import (
     parse_body,
     parse_form,
     parse_query,
+    read_aside,
 )
 from payloops.http.html import PAGE_HEADERS, refuse_foreign_forms
 from payloops.http.problems import (
@@ -51,8 +53,6 @@ from payloops.http.services import Services
 
 BODY_DEADLINE = 10.0
 """Seconds in which a body has to arrive."""
-LARGE_BODY = 8 * 1024
-"""From this size on, a body is parsed in a thread: one made to take long would block all other requests."""
 LARGEST_FORM = 64 * 1024
 """More than all fields of any form can hold: whoever sends a form may not be authenticated yet."""
 MAX_WAIT = 30
@@ -138,10 +138,7 @@ async def _answer(
     elif route.streams:
         place = _place(route, services, "stream")
     with place:
-        if len(raw) < LARGE_BODY:
-            body, digest = _parsed(route, request, raw)
-        else:
-            body, digest = await asyncio.to_thread(_parsed, route, request, raw)
+        body, digest = await read_aside(raw, partial(_parsed, route, request, raw))
         if caller.session is not None:
             _check_form(caller.session, body)
         if route.limits:

@@ -7,6 +7,7 @@ verify it with. A valid signature then proves the merchant, and only this mercha
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 from uuid import UUID
 
@@ -23,6 +24,7 @@ from payloops.commands.authenticate_webhook import (
 from payloops.commands.cards import holds_card_number, mask_card_numbers
 from payloops.commands.processors import PROCESSORS
 from payloops.commands.receive_processor_event import ProcessorEvent, receive_processor_event
+from payloops.http.bodies import read_aside
 from payloops.http.problems import FieldError, not_found, validation_error
 from payloops.http.processor_payloads import CLIENT_SECRET, without_client_secrets
 from payloops.http.razorpay_events import RAZORPAY_TYPES, razorpay_event, razorpay_labels
@@ -125,7 +127,7 @@ async def _receive(call: Call[None], processor: str, *, named: str | None) -> Re
     signatures = call.request.headers.getall(format.signature, [])
     if not any(signatures):
         raise MissingSignature
-    parsed = _parsed(call.raw)
+    parsed = await read_aside(call.raw, partial(_parsed, call.raw))
     labels = format.labels(parsed)
     merchant_id = _uuid(named if named is not None else labels.get("merchant_id"))
     if merchant_id is None:
@@ -142,9 +144,7 @@ async def _receive(call: Call[None], processor: str, *, named: str | None) -> Re
         cipher=services.cipher,
         at=call.by.at,
     )
-    event = format.event(parsed) if isinstance(parsed, dict) else None
-    if event is None:
-        raise validation_error(FieldError("body", "Not an event as the processor sends them"))
+    event, body = await read_aside(call.raw, partial(_event_and_body, format, parsed, call.raw))
     if processor == "razorpay":
         event = _with_razorpay_id(event, call)
     event = replace(event, order_id=_uuid(labels.get("order_id")), attempt=_number(labels.get("attempt")))
@@ -157,7 +157,7 @@ async def _receive(call: Call[None], processor: str, *, named: str | None) -> Re
         services.store,
         merchant_id=merchant_id,
         event=event,
-        body=_stored_body(call.raw, parsed),
+        body=body,
         by=replace(call.by, actor=f"processor:{processor}", causation_id=event.event_id),
     )
     RECEIVED.labels(processor, event.type if event.type in format.types else OTHER_TYPE, effect).inc()
@@ -178,6 +178,18 @@ def _parsed(raw: bytes) -> Any:
         return orjson.loads(raw)
     except orjson.JSONDecodeError:
         return None
+
+
+def _event_and_body(format: _Format, parsed: Any, raw: bytes) -> tuple[ProcessorEvent, str]:
+    """The event, and the body as it is stored.
+
+    Raises:
+        Problem: 400 validation_error, if it is no event.
+    """
+    event = format.event(parsed) if isinstance(parsed, dict) else None
+    if event is None:
+        raise validation_error(FieldError("body", "Not an event as the processor sends them"))
+    return event, _stored_body(raw, parsed)
 
 
 def _with_razorpay_id(event: ProcessorEvent, call: Call[None]) -> ProcessorEvent:

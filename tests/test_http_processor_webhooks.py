@@ -2,8 +2,10 @@
 
 import asyncio
 import random
+import threading
 import time
 from datetime import UTC, datetime, timedelta
+from types import ModuleType
 from typing import Any
 
 import orjson
@@ -34,6 +36,7 @@ from payloops.commands.authenticate_webhook import is_signed_by_stripe
 from payloops.commands.processor_events import count_processor_events, note_effect
 from payloops.commands.processors import recorded_reference
 from payloops.events.timestamps import utc_now
+from payloops.http import processor_webhooks, stripe_events
 from payloops.settings import Settings
 
 RECEIVED = {"received": True}
@@ -509,6 +512,31 @@ async def test_card_numbers_are_masked_in_what_is_kept(
     assert "**** **** **** ****" in bodies[0]
     assert all(labels.order_id in each for each in bodies)
     assert bodies[2].encode() == plain
+
+
+@pytest.mark.parametrize("size", [100, 900_000])
+async def test_a_large_event_keeps_nobody_waiting(
+    merchant: Merchant, processors: Processors, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    """To mask the digits of one that is made of them takes a second."""
+    seen: set[tuple[str, bool]] = set()
+
+    def watch(module: ModuleType, name: str) -> None:
+        read = getattr(module, name)
+
+        def watched(*given: Any) -> Any:
+            seen.add((name, threading.current_thread() is threading.main_thread()))
+            return read(*given)
+
+        monkeypatch.setattr(module, name, watched)
+
+    watch(processor_webhooks, "_parsed")
+    watch(processor_webhooks, "_stored_body")
+    watch(stripe_events, "text")
+    error = {"code": "no", "message": "4 " * (size // 2)}
+    event = stripe_payment("payment_failed", await paying(merchant), last_payment_error=error)
+    assert (await processors.stripe(event)).status == 200
+    assert seen == {(name, size == 100) for name in ("_parsed", "_stored_body", "text")}
 
 
 async def test_card_numbers_are_masked_in_what_is_recorded(
