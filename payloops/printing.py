@@ -58,7 +58,7 @@ def make_console(*, columns: int = WITHOUT_TERMINAL) -> Console:
     Args:
         columns: the width if there is neither.
     """
-    given = sys.stdout.isatty() or "COLUMNS" in os.environ
+    given = sys.stdout.isatty() or os.environ.get("COLUMNS")
     return PlainConsole(width=None if given else columns)
 
 

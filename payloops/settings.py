@@ -72,7 +72,9 @@ class Environment(StrEnum):
 class DatabaseSettings(BaseSettings):
     """The settings of commands that need only the database."""
 
-    model_config = SettingsConfigDict(env_prefix="", extra="ignore", frozen=True, hide_input_in_errors=True)
+    model_config = SettingsConfigDict(
+        env_prefix="", env_ignore_empty=True, extra="ignore", frozen=True, hide_input_in_errors=True
+    )
 
     database_url: SecretStr = Field(
         description="PostgreSQL 15 or later, `postgresql://user:password@host:port/name`"

@@ -19,6 +19,8 @@ from typing import Any
 import pytest
 from reserving import reserved_port
 
+from payloops.settings import Settings
+
 ROOT = Path(__file__).resolve().parents[1]
 READY_SECONDS = 120.0
 STOP_SECONDS = 60.0
@@ -109,8 +111,9 @@ class Dev:
 
 
 def without_settings() -> dict[str, str]:
-    settings = {"DATABASE_URL", "REDIS_URL", "TEMPORAL_ADDRESS", "PORT", "HOST", "PAYLOOPS_API_KEY"}
-    return {name: value for name, value in os.environ.items() if name not in settings}
+    """Settings that are empty count as not set."""
+    names = {name.upper() for name in Settings.model_fields} | {"PAYLOOPS_API_KEY", "PAYLOOPS_DATA_DIR"}
+    return {**os.environ, **dict.fromkeys(names, "")}
 
 
 @pytest.fixture

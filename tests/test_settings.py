@@ -3,10 +3,14 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import typer
 
-from payloops.settings import Settings, SettingsError, read_settings
+from payloops.cli.execution import database_url_of, settings_of
+from payloops.dev.environment import write_environment
+from payloops.settings import AuditSettings, Settings, SettingsError, read_settings
 
 NAMES = {name.upper() for name in Settings.model_fields}
 
@@ -88,6 +92,33 @@ def test_what_somebody_could_connect_by_is_taken(settings: Settings, name: str, 
 def test_origins_are_compared_as_browsers_write_them(settings: Settings) -> None:
     taken = read_settings(**{**settings.model_dump(), "cors_origins": "https://Dashboard.Example"})
     assert taken.cors_origins == ("https://dashboard.example",)
+
+
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_an_empty_variable_counts_as_not_set(
+    settings: Settings, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name.upper(), "")
+    given = {each: value for each, value in settings.model_dump().items() if each != name}
+    if Settings.model_fields[name].is_required():
+        with pytest.raises(SettingsError, match=f"^{name.upper()}: required$"):
+            read_settings(**given)
+    else:
+        assert getattr(read_settings(**given), name) == Settings.model_fields[name].default
+
+
+def test_an_empty_variable_does_not_stand_for_what_a_command_takes_from_payloops_dev(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, key = settings.database_url.get_secret_value(), settings.audit_key.get_secret_value()
+    write_environment({"DATABASE_URL": url, "AUDIT_KEY": key}, data_dir=tmp_path)
+    for name in NAMES:
+        monkeypatch.setenv(name, "")
+    assert settings_of(AuditSettings, tmp_path).audit_key == settings.audit_key
+    assert database_url_of(tmp_path) == url
+    monkeypatch.setenv("DATABASE_URL", "postgresql://elsewhere/db")
+    with pytest.raises(typer.Exit):  # its events were written with another key
+        settings_of(AuditSettings, tmp_path)
 
 
 def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:

@@ -128,10 +128,11 @@ def settings_of(kind: "type[S]", data_dir: Path) -> "S":
 
     kept = read_environment(data_dir=data_dir)
     given = os.environ.get("DATABASE_URL")
-    if given is not None and given != kept.get("DATABASE_URL"):
+    if given and given != kept.get("DATABASE_URL"):
         return _read(kind)
     of_dev = "" if kept else f"what is not in the environment is taken from {_DEV.format(data_dir)}"
-    return _read(kind, hint=of_dev, **{name.lower(): kept[name] for name in kept if name not in os.environ})
+    missing = {name.lower(): value for name, value in kept.items() if not os.environ.get(name)}
+    return _read(kind, hint=of_dev, **missing)
 
 
 def _read(kind: "type[S]", *, hint: str = "", **overrides: str) -> "S":

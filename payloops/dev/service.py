@@ -75,7 +75,7 @@ def _run(options: DevOptions, *, terminal: Terminal, began: float) -> None:
         raise StartError(
             part="API", why=f"port {options.port} is taken by another program: choose one with --port"
         )
-    namespace = os.environ.get("TEMPORAL_NAMESPACE", "loop")
+    namespace = os.environ.get("TEMPORAL_NAMESPACE") or "loop"
     embedded = [part for part, name in EXTERNAL.items() if not os.environ.get(name)]
     servers = _servers(options, namespace=namespace, embedded=embedded)
     named = ", ".join(each.capitalize().replace("Postgres", "PostgreSQL") for each in embedded)
@@ -134,7 +134,7 @@ def _environment(
         "SHUTDOWN_GRACE": "0.2",
         "WEBHOOK_ALLOW_LOOPBACK": "true",
         **load_or_create_secrets(data_dir=servers.data_dir),
-        **os.environ,
+        **{name: value for name, value in os.environ.items() if value},
         "HOST": options.host,
         "PORT": str(options.port),
         "TEMPORAL_NAMESPACE": namespace,
