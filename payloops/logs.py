@@ -1,7 +1,8 @@
 """Logs: event names with fields, one JSON object per line in production, readable in a terminal.
 
 Whatever a line contains, no secret and no card number is written: fields with the names of secrets are masked, and so
-is any text that looks like a card number, an API key or a token, also inside exception texts.
+is any text that looks like a card number, an API key or a token, also inside exception texts. Characters that would
+control the terminal of whoever reads the log are escaped.
 """
 
 import contextlib
@@ -23,6 +24,7 @@ from prometheus_client import Counter
 from structlog.typing import EventDict, Processor
 
 from payloops.commands.cards import holds_card_number
+from payloops.control_characters import CONTROL
 from payloops.http.request_context import REQUEST_EVENT, Level, LineWriter, RequestLines, merge_request
 from payloops.settings import Environment, Settings
 
@@ -186,7 +188,7 @@ class Repeated:
 
 
 def mask_secrets(_: Any, __: str, line: EventDict) -> EventDict:
-    """A structlog processor that masks secrets and card numbers."""
+    """A structlog processor that masks secrets and card numbers, and escapes control characters."""
     return cast("EventDict", _masked_fields(line))
 
 
@@ -216,19 +218,23 @@ SHORT = 64
 
 
 class _Suspect(Exception):
-    """A text may contain a secret."""
+    """A text may contain a secret, or contains control characters."""
 
 
 def _masked_text(text: str) -> str:
     try:
         (_check_short if len(text) <= SHORT else _check)(text)
     except _Suspect:
-        return MASK if holds_card_number(text) else SECRET_TEXTS.sub(MASK, text)
+        return MASK if holds_card_number(text) else CONTROL.sub(_escaped, SECRET_TEXTS.sub(MASK, text))
     return text
 
 
+def _escaped(found: re.Match[str]) -> str:
+    return f"\\u{ord(found[0]):04x}"
+
+
 def _check(text: str) -> None:
-    if holds_card_number(text) or HINTS.search(text):
+    if holds_card_number(text) or HINTS.search(text) or CONTROL.search(text):
         raise _Suspect
 
 

@@ -1,7 +1,6 @@
 """Output of commands: tables that fit the terminal and cannot control it, or JSON as in the API."""
 
 import os
-import re
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
@@ -17,6 +16,7 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
+from payloops.control_characters import CONTROL
 from payloops.events.timestamps import timestamp_text
 
 if TYPE_CHECKING:
@@ -27,10 +27,6 @@ WIDE = 150
 WIDEST = 10_000
 WITHOUT_TERMINAL = 200
 """Width in characters, if it is unknown."""
-
-
-_CONTROL = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
-"""Control characters, except line breaks, and characters that change the direction of text."""
 
 
 class PlainConsole(Console):
@@ -49,7 +45,7 @@ class PlainConsole(Console):
 
 
 def _plain(text: str) -> str:
-    return _CONTROL.sub("\ufffd", text)
+    return CONTROL.sub("\ufffd", text)
 
 
 def make_console(*, columns: int = WITHOUT_TERMINAL) -> Console:

@@ -112,6 +112,19 @@ def test_production_writes_json_lines_with_the_context_and_without_secrets_of_ex
     assert sys.stderr is not written
 
 
+@pytest.mark.parametrize("environment", list(Environment))
+@pytest.mark.usefixtures("restored")
+def test_what_a_client_wrote_controls_no_terminal(settings: Settings, environment: Environment) -> None:
+    wrote = "a\x1b[2J\x9b31m\u202e\rb"
+    written = io.StringIO()
+    with redirect_stderr(written):
+        configure_logs(settings.model_copy(update={"environment": environment}), process="api")
+        structlog.get_logger().error("webhook.received", type=wrote, many=[wrote], exc_info=Exception(wrote))
+        logging.getLogger("somebody").error("got %s", wrote)
+    assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", written.getvalue())
+    assert written.getvalue().replace("\\\\", "\\").count(r"a\u001b[2J\u009b31m\u202e\u000db") >= 4
+
+
 @pytest.mark.usefixtures("restored")
 def test_a_workflow_task_that_was_slow_is_one_line_and_no_error(settings: Settings) -> None:
     """The SDK logs it as a deadlock, with a traceback."""

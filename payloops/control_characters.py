@@ -1,0 +1,6 @@
+"""Characters that control a terminal or change the direction of text; clients may have written some."""
+
+import re
+
+CONTROL = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+"""All but the line break."""
