@@ -1,9 +1,11 @@
-"""Work that goes on in the background of other work, and ends with it."""
+"""Work in tasks of its own: in the background of other work, or shared by all who wait for it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 @asynccontextmanager
@@ -15,3 +17,16 @@ async def in_background(work: Coroutine[Any, Any, None], *, name: str) -> AsyncI
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+
+
+def shared(work: Callable[[], Coroutine[Any, Any, T]], *, name: str) -> Callable[[], Awaitable[T]]:
+    """A function that does the work; calls at the same time share one result. A caller that leaves ends it for none."""
+    task: asyncio.Task[T] | None = None
+
+    async def result() -> T:
+        nonlocal task
+        if task is None or task.done():
+            task = asyncio.create_task(work(), name=name)
+        return await asyncio.shield(task)
+
+    return result

@@ -1,11 +1,12 @@
 """The state of the service itself: `/health`, `/ready` and `/metrics`."""
 
 import asyncio
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Literal, TypeVar
 
 import structlog
 
+from payloops.events.background import shared
 from payloops.http.fields import Timestamp
 from payloops.http.routing import AnswerModel, Call, route
 from payloops.http.services import Probe
@@ -56,7 +57,7 @@ async def health(call: Call[None]) -> HealthAnswer:
     summary="Check that requests can be sent here: 503 while a dependency is down or the process is shutting down",
 )
 async def ready(call: Call[None]) -> ReadinessAnswer:
-    up = await ask_all(call.services.probes, seconds=PROBE_SECONDS)
+    up = await call.services.dependencies()
     stopping = call.services.stopping.is_set()
     if stopping or not all(up.values()):
         call.status = 503
@@ -80,6 +81,14 @@ async def ready(call: Call[None]) -> ReadinessAnswer:
 )
 async def read_metrics(call: Call[None]) -> bytes:
     return await call.services.metrics()
+
+
+def dependencies(probes: Mapping[str, Probe]) -> Callable[[], Awaitable[Mapping[str, bool]]]:
+    """A function that returns whether each dependency answers.
+
+    Calls at the same time share one look: anybody may ask, without limit, and must not take all connections by it.
+    """
+    return shared(lambda: ask_all(probes, seconds=PROBE_SECONDS), name="readiness")
 
 
 async def ask_all(probes: Mapping[str, Probe], *, seconds: float) -> dict[str, bool]:

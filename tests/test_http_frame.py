@@ -511,6 +511,27 @@ async def test_ready_says_whether_the_database_has_the_schema_of_this_version_or
         assert (await api.anyone.get("/ready")).status == status
 
 
+async def test_however_many_ask_for_readiness_at_a_time_each_dependency_is_asked_once() -> None:
+    """Anybody may ask, and is never turned away: a flood would take all connections to the database."""
+    asked, answers = 0, asyncio.Event()
+
+    async def probe() -> None:
+        nonlocal asked
+        asked += 1
+        await answers.wait()
+
+    ready = health.dependencies({"postgres": probe})
+    first, *others = [asyncio.ensure_future(ready()) for _ in range(100)]
+    await asyncio.sleep(0)
+    first.cancel()  # a client that leaves
+    await asyncio.sleep(0)
+    answers.set()
+    assert await asyncio.gather(*others) == [{"postgres": True}] * 99
+    assert asked == 1
+    assert await ready() == {"postgres": True}
+    assert asked == 2
+
+
 async def test_a_dependency_that_hangs_is_down_when_its_time_is_over_however_long_it_holds_on() -> None:
     """As a question to PostgreSQL does: load balancers and Prometheus would have given up by then."""
     over = asyncio.Event()

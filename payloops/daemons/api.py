@@ -37,6 +37,7 @@ from payloops.events.fair_semaphore import FairSemaphore
 from payloops.http.admission import Admission
 from payloops.http.app import create_app
 from payloops.http.connections import connection_factory, finish_requests
+from payloops.http.health import dependencies
 from payloops.http.plain_requests import PLAIN_ROUTES
 from payloops.http.rate_limits import REDIS_SECONDS, Limit, RateLimits
 from payloops.http.request_metrics import hand_over
@@ -193,7 +194,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
                 seconds=LONG_READ_WAITS,
             ),
             admission=admission,
-            probes=probes,
+            dependencies=dependencies(probes),
             metrics=metrics.text,
             checkout_base_url=settings.checkout_base_url,
             cors_origins=settings.cors_origins,

@@ -23,7 +23,7 @@ from payloops.commands.webhook_endpoints import count_switched_off
 from payloops.commands.webhook_events import pending_webhooks
 from payloops.daemons.listening import bind
 from payloops.daemons.shared_metrics import counted
-from payloops.events.background import in_background
+from payloops.events.background import in_background, shared
 from payloops.events.event_store import EventStore
 from payloops.http.connections import connection_factory
 from payloops.http.health import METRICS_TYPE, ask_all, within
@@ -49,7 +49,11 @@ prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
 
 
 class Metrics:
-    """The metrics of a process, for scrapes. Created by `open_metrics`."""
+    """The metrics of a process, for scrapes. Created by `open_metrics`.
+
+    Attributes:
+        text: returns them in Prometheus' text format. Concurrent calls share one result.
+    """
 
     def __init__(
         self,
@@ -65,13 +69,7 @@ class Metrics:
         """
         self._samplers = samplers
         self._cached = [_CachedMetrics(name, reader, clock=clock) for name, reader in readers.items()]
-        self._text: asyncio.Task[bytes] | None = None
-
-    async def text(self) -> bytes:
-        """The metrics in Prometheus' text format. Concurrent calls share one result."""
-        if self._text is None or self._text.done():
-            self._text = asyncio.create_task(self._collect(), name="metrics")
-        return await asyncio.shield(self._text)
+        self.text = shared(self._collect, name="metrics")
 
     def sample(self) -> None:
         for sampler in self._samplers:
