@@ -5,9 +5,22 @@ from decimal import Decimal
 
 from iso4217 import Currency
 
+AT_PROCESSORS = {"ISK": 2, "UGX": 2, "MGA": 0}
+"""Decimals of currencies that Stripe counts in another unit than ISO 4217: https://docs.stripe.com/currencies. Amounts
+go to processors and come from them as they are, so these are the decimals of what is charged."""
+
+
+def decimals_of(currency: str) -> int:
+    """How many decimals the minor unit is of the currency: by ISO 4217, but for those in `AT_PROCESSORS`.
+
+    Raises:
+        ValueError: it is not in the library's list.
+    """
+    return AT_PROCESSORS.get(currency, Currency(currency).exponent or 0)
+
 
 def money_text(amount: int, currency: str) -> str:
-    """4999 as `49.99 USD`, 500 as `500 JPY`: with the currency's number of decimals by ISO 4217.
+    """4999 as `49.99 USD`, 500 as `500 JPY`: with the decimals that the currency is charged in.
 
     For a code that is not in the library's list, because it was withdrawn, the number of decimals is not known:
     `4999 XYZ (minor units)`.
@@ -17,7 +30,7 @@ def money_text(amount: int, currency: str) -> str:
         currency: its ISO 4217 code.
     """
     try:
-        decimals = Currency(currency).exponent or 0
+        decimals = decimals_of(currency)
     except ValueError:
         return f"{amount} {currency} (minor units)"
     return f"{Decimal(amount).scaleb(-decimals):f} {currency}"
@@ -34,7 +47,7 @@ def parse_money(text: str) -> tuple[int, str]:
         raise ValueError(f"{text!r} is no amount: write 49.99 USD")
     code = form[2].upper()
     try:
-        decimals = Currency(code).exponent or 0
+        decimals = decimals_of(code)
     except ValueError:
         raise ValueError(f"{code} is no currency of ISO 4217") from None
     minor = Decimal(form[1]).scaleb(decimals)

@@ -6,7 +6,8 @@ from decimal import Decimal
 
 from babel import Locale
 from babel.numbers import NumberPattern
-from iso4217 import Currency
+
+from payloops.events.money import decimals_of
 
 ENGLISH = Locale("en", "US")
 BY_CURRENCY = {"INR": Locale("en", "IN")}
@@ -17,13 +18,13 @@ _LETTER_BEFORE_DIGIT = re.compile(r"(?<=[A-Za-z])(?=[0-9])")
 
 
 def money(amount: int, currency: str) -> str:
-    """An amount with its currency's symbol and the number of decimals by ISO 4217, which processors charge in.
+    """An amount with its currency's symbol and the decimals that processors charge it in.
 
     Args:
         amount: in the currency's minor unit.
         currency: its ISO 4217 code.
     """
-    decimals = Currency(currency).exponent or 0
+    decimals = decimals_of(currency)
     locale = BY_CURRENCY.get(currency, ENGLISH)
     pattern: NumberPattern = copy.copy(locale.currency_formats["standard"])
     pattern.frac_prec = (decimals, decimals)

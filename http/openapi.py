@@ -17,7 +17,10 @@ DESCRIPTION = """\
 Money for merchants: orders, payments, captures and refunds.
 
 - JSON in and out, camelCase, UTF-8. Unknown fields are refused. Fields that do not apply are `null`, never absent.
-- Amounts are integers in the currency's minor unit. Times are ISO 8601 in UTC.
+- Amounts are integers in the currency's minor unit, as the processor counts it: 500 is 5.00 USD, 500 JPY. Not as in
+  ISO 4217, 500 is 5.00 ISK, 5.00 UGX and 500 MGA. Of ISK and UGX, Stripe takes whole units only (an amount that ends in
+  00), and of currencies with three decimals (BHD, JOD, KWD, OMR, TND) an amount that ends in 0.
+- Times are ISO 8601 in UTC.
 - Errors are `application/problem+json` (RFC 9457), with `code` and `message` at the top level; `errors` names each
   invalid field. `not_found` is also the answer to the id of somebody else's object.
 - `Idempotency-Key` makes a request safe to retry: its first answer is kept for 24 hours and replayed.

@@ -64,6 +64,8 @@ async def test_less_than_its_items_come_to_is_a_discount(api: Api, store: EventS
         (12_345_600, "INR", "₹1,23,456.00"),
         (99_999_999_999, "EUR", "€999,999,999.99"),
         (5_000, "IQD", "IQD 5.000"),  # CLDR would leave the decimals out that ISO 4217 has
+        (500, "ISK", "ISK 5.00"),  # what Stripe charges for it
+        (500, "MGA", "MGA 500"),
         (1, "AUD", "A$0.01"),
     ],
 )

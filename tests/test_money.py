@@ -15,6 +15,9 @@ from payloops.events.money import money_text, parse_money
         (99_999_999_999, "USD", "999999999.99 USD"),
         (500, "JPY", "500 JPY"),
         (1_234, "KWD", "1.234 KWD"),
+        (500, "ISK", "5.00 ISK"),  # Stripe charges 5 ISK
+        (500, "UGX", "5.00 UGX"),
+        (500, "MGA", "500 MGA"),
         (7, "XAU", "7 XAU"),
         (4999, "ZZZ", "4999 ZZZ (minor units)"),
     ],
@@ -31,6 +34,7 @@ def test_money_has_the_decimals_of_its_currency(amount: int, currency: str, text
         ("49 EUR", (4900, "EUR")),
         ("500 JPY", (500, "JPY")),
         ("1.234 KWD", (1_234, "KWD")),
+        ("5 ISK", (500, "ISK")),
     ],
 )
 def test_money_is_read_as_it_is_written(text: str, money: tuple[int, str]) -> None:
