@@ -209,21 +209,25 @@ def _find_payment(order: Order, event: ProcessorEvent) -> Payment | None:
     its capture; else the one that has no reference yet.
 
     If several have a reference, it is the one with that of the charge, else the latest, but a refund is that of the one
-    that was captured. If several have none, it is the latest; but an event that ends a payment may be about an earlier
-    one, so it is not taken for the latest while that is under way. A payment whose capture was reported already is not
-    captured again under another reference.
+    that was captured. If several have none, it is the latest. But an event that ends a payment may be about an earlier
+    one, whose charge is not known: then it is not taken for the latest while that is under way. A payment whose capture
+    was reported already is not captured again under another reference.
     """
     payments = [p for p in reversed(order.payments.values()) if p.processor == event.processor]
     referred = [p for p in payments if p.has_reference(*event.references)]
     if referred:
         is_of_capture = event.outcome in {"refunded", "refund_failed"}
-        return max(  # the first of several, so the latest
+        meant = max(  # the first of several, so the latest
             referred,
             key=lambda p: (
                 is_of_capture and p.status is PaymentStatus.CAPTURED,
                 p.has_reference(event.references.transaction_id),
             ),
         )
+        others = [
+            p for p in referred if p is not meant and not (event.references.transaction_id and p.charges)
+        ]
+        return None if others and _may_end_another(meant, event) else meant
     for payment in payments:
         if payment.attempt == event.attempt:
             return payment
@@ -231,9 +235,15 @@ def _find_payment(order: Order, event: ProcessorEvent) -> Payment | None:
         if not payment.capture_references.isdisjoint(event.references):
             return payment
     unknown = [p for p in payments if p.processor_order_id is None and "captured" not in p.processor_outcomes]
-    if len(unknown) > 1 and event.outcome in {"failed", "cancelled"} and unknown[0].is_under_way:
+    if len(unknown) > 1 and _may_end_another(unknown[0], event):
         return None
     return next(iter(unknown), None)
+
+
+def _may_end_another(payment: Payment, event: ProcessorEvent) -> bool:
+    """Whether an event that does not name a payment that is under way says that one has ended."""
+    is_end = event.outcome in {"failed", "cancelled"}
+    return is_end and payment.is_under_way and not _names_payment(payment, event)
 
 
 def _record_event(

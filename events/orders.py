@@ -169,6 +169,8 @@ class Payment:
     """Whether any event of the processor was taken to be about it, also one that contradicts the record."""
     processor_outcomes: set[str] = field(default_factory=set)
     """Outcomes that the processor's own events reported, in whatever order they arrived."""
+    failed_charges: set[str] = field(default_factory=set)
+    """References of its charges that failed."""
     capture_references: set[str] = field(default_factory=set)
     """References under which the processor's events reported its capture, also where none was recorded as its own."""
     processor_refunded: int = 0
@@ -189,9 +191,15 @@ class Payment:
         """Whether it ended without money, as far as is known: the processor may still report a capture."""
         return self.status in {PaymentStatus.FAILED, PaymentStatus.CANCELLED}
 
+    @property
+    def charges(self) -> set[str]:
+        """References of its charges, as far as they are known: a worker may report the payment's in their place."""
+        own = {self.processor_transaction_id, *self.failed_charges} - {self.processor_order_id}
+        return {each for each in own if each is not None}
+
     def has_reference(self, *references: str | None) -> bool:
         """Whether one of these is a reference of this payment at its processor."""
-        known = {*References.of(self)} - {None}
+        known = {*References.of(self), *self.failed_charges} - {None}
         return not known.isdisjoint(references)
 
 
@@ -577,7 +585,10 @@ class PaymentFailed(OrderFact):
     closes: list[str]
 
     def fold(self, order: "Order") -> None:
-        order.learn_references(self).status = PaymentStatus.FAILED
+        payment = order.learn_references(self)
+        payment.status = PaymentStatus.FAILED
+        if self.processor_transaction_id is not None:
+            payment.failed_charges.add(self.processor_transaction_id)
         if order.status is OrderStatus.FAILED:
             order.last_error = Failure.of(self)
         order.fail_transactions(self.closes, Failure.of(self))

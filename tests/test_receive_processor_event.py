@@ -354,6 +354,41 @@ def test_the_end_of_a_charge_ends_no_later_attempt_that_shares_the_reference_of_
     assert ends == [OrderStatus.PROCESSING, OrderStatus.FAILED]
 
 
+@pytest.mark.parametrize("outcome", ["failed", "cancelled"])
+@pytest.mark.parametrize(
+    ("reported", "charge", "attempt", "ends"),
+    [
+        (None, "pt_1", None, False),  # whose charge it is, nobody knows
+        (None, None, None, False),
+        ("pt_1", None, None, False),
+        ("pt_1", "pt_1", None, False),
+        ("po", "pt_1", None, False),  # that of the payment in its place
+        ("pt_1", "pt_2", None, True),
+        (None, "pt_2", 2, True),
+    ],
+)
+def test_the_end_of_an_earlier_charge_does_not_end_a_later_attempt_that_shares_its_reference(
+    outcome: Outcome, reported: str | None, charge: str | None, attempt: int | None, ends: bool
+) -> None:
+    """Else the order could be paid a third time while the second payment is under way."""
+    order = pay(new_order())
+    known = References("po", reported)
+    report_failed(order, order.payments[1], references=known, failure=Failure("card_declined"), by=BY)
+    report_processing(pay(order), order.payments[2], processor_order_id="po", by=BY)
+    receive(order, told(outcome, attempt=attempt, references=References("po", charge)), by=BY)
+    assert order.status is (OrderStatus.FAILED if ends else OrderStatus.PROCESSING)
+    receive(order, told("captured", references=References("po", charge)), by=BY)
+    assert (order.status, order.amount_captured) == (OrderStatus.CAPTURED, AMOUNT)
+
+
+def test_a_failed_charge_that_is_captured_after_all_is_that_of_its_attempt() -> None:
+    order = after(told("failed"))
+    report_processing(pay(order), order.payments[2], processor_order_id="po_1", by=BY)
+    assert receive(order, told("captured"), by=BY) == "applied"
+    assert [payment.status for payment in order.payments.values()] == ["captured", "processing"]
+    assert order.payments[2].cancel_requested
+
+
 def test_another_charge_of_the_same_attempt_is_told_to_people() -> None:
     """A worker that charges twice: the books have it once."""
     order = captured()
