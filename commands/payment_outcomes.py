@@ -8,8 +8,6 @@ Reports arrive late, twice and out of order. The rules:
 - a charge counts once, however many attempts it is reported for.
 """
 
-from collections.abc import Set as AbstractSet
-
 from uuid_utils.compat import uuid7
 
 from payloops.commands.cancel_order import request_void
@@ -107,29 +105,57 @@ def report_action_required(
 def report_authorized(order: Order, payment: Payment, *, references: References, by: Metadata) -> None:
     """The processor holds the money. Accepted also for a payment that was reported as failed before.
 
-    An authorization that nobody wants any more (the order was cancelled, or paid by another attempt) is voided. The
-    report is ignored if the processor's own event, which was faster, already said that the payment was cancelled; and
-    if the payment failed, and another attempt has that money: the void would take it from that one.
+    An authorization that nobody wants any more (the order was cancelled, or paid by another attempt) is voided: see
+    `release_unwanted`. The report is ignored if the processor's own event, which was faster, already said that the
+    payment was cancelled; and if the payment failed, and another attempt that has money, or may get it, has one of
+    these references: then this is its money.
     """
+    reference = references.order_id or payment.processor_order_id
     is_news = payment.is_open or (
         payment.status is PaymentStatus.FAILED
-        and not _is_charge_of_another_attempt(order, payment, references, HAS_MONEY)
+        and not _sharing(order, payment, reference, references.transaction_id)
     )
     if not is_news or "cancelled" in payment.processor_outcomes:
         return
-    wanted = _affects_order_status(order, payment) and order.status is not OrderStatus.CANCELLED
     order.record(
         PaymentAuthorized,
         by=by,
-        status=(OrderStatus.AUTHORIZED if wanted else order.status).value,
+        status=(OrderStatus.AUTHORIZED if _is_wanted(order, payment) else order.status).value,
         attempt=payment.attempt,
         transaction_id=_pending_or_new_id(order, payment, TransactionType.AUTHORIZATION),
         amount=payment.amount,
         processor_order_id=references.order_id,
         processor_transaction_id=references.transaction_id,
     )
-    if not wanted or payment.cancel_requested:
+    _end_authorizations(order, _sharing(order, payment, payment.processor_order_id), by=by)
+    if payment.cancel_requested:
         request_void(order, payment, by=by)
+
+
+def release_unwanted(order: Order, *, by: Metadata) -> None:
+    """Have authorizations voided that nobody wants, once each; to be called after each report.
+
+    A void names a payment by its reference alone, and workers may pay again under a reference that they used before. So
+    it waits while the latest attempt is under way whose reference is the same, or not known: it may take its money.
+    """
+    latest = order.payment
+    for payment in order.payments.values():
+        if payment.status is not PaymentStatus.AUTHORIZED or _is_wanted(order, payment):
+            continue
+        assert latest is not None
+        may_take_money = (
+            latest.is_under_way
+            and _is_wanted(order, latest)
+            and latest.processor == payment.processor
+            and (
+                None in {latest.processor_order_id, payment.processor_order_id}
+                or latest.processor_order_id == payment.processor_order_id
+            )
+        )
+        void = TransactionType.VOID
+        requested = any(t.attempt == payment.attempt and t.type is void for t in order.transactions.values())
+        if not requested and not may_take_money:
+            request_void(order, payment, by=payment.cause.apply_to(by))
 
 
 def report_captured(
@@ -149,7 +175,7 @@ def report_captured(
     """
     if payment.status is PaymentStatus.CAPTURED:
         return
-    if _is_charge_of_another_attempt(order, payment, references, {PaymentStatus.CAPTURED}):
+    if _is_charge_of_another_attempt(order, payment, references):
         fail_payment(order, payment, references=NO_REFERENCES, failure=SAME_CHARGE, by=by)
         return
     duplicate = order.amount_captured > 0
@@ -173,6 +199,7 @@ def report_captured(
     )
     if duplicate:
         refund_from(order, order.transactions[capture_id], amount=amount, reason=DUPLICATE_REASON, by=by)
+    _end_authorizations(order, _sharing(order, payment, payment.processor_order_id), by=by)
     latest = order.payment
     if latest is not None and latest is not payment:
         _stop_attempt(order, latest, by=by)
@@ -193,10 +220,8 @@ def _requested_amount(order: Order, payment: Payment, requested: Transaction | N
     return next((t.amount for t in reversed(requests) if t.attempt == payment.attempt), payment.amount)
 
 
-def _is_charge_of_another_attempt(
-    order: Order, payment: Payment, references: References, statuses: AbstractSet[PaymentStatus]
-) -> bool:
-    """Whether a charge with these references is on record as that of another attempt with one of these statuses.
+def _is_charge_of_another_attempt(order: Order, payment: Payment, references: References) -> bool:
+    """Whether a charge with these references is on record as captured for another attempt.
 
     Workers may pay again under the reference of an earlier attempt, and need not report the charge's own, or report
     that of the payment in its place.
@@ -205,7 +230,7 @@ def _is_charge_of_another_attempt(
     unknown = {None, reference}
     return any(
         other.processor == payment.processor
-        and other.status in statuses
+        and other.status is PaymentStatus.CAPTURED
         and (
             reference is not None and reference == other.processor_order_id
             if charge in unknown or other.processor_transaction_id in unknown
@@ -213,6 +238,22 @@ def _is_charge_of_another_attempt(
         )
         for other in order.other_payments(payment)
     )
+
+
+def _sharing(order: Order, payment: Payment, *references: str | None) -> list[Payment]:
+    """Other attempts that have money, or may get it, under one of these references at the payment's processor."""
+    return [
+        other
+        for other in order.other_payments(payment)
+        if other.processor == payment.processor and not other.is_over and other.has_reference(*references)
+    ]
+
+
+def _end_authorizations(order: Order, payments: list[Payment], *, by: Metadata) -> None:
+    """End authorized payments whose money turned out to be another attempt's, without a void, which would take it."""
+    for payment in payments:
+        if payment.status is PaymentStatus.AUTHORIZED:
+            fail_payment(order, payment, references=NO_REFERENCES, failure=SAME_CHARGE, by=by)
 
 
 def report_failed(
@@ -320,6 +361,11 @@ def report_cancelled(
 def _affects_order_status(order: Order, payment: Payment) -> bool:
     """Whether the order's status follows this payment: only the latest one, and none once money was captured."""
     return payment is order.payment and order.amount_captured == 0
+
+
+def _is_wanted(order: Order, payment: Payment) -> bool:
+    """Whether the order is to be paid by this payment."""
+    return _affects_order_status(order, payment) and order.status is not OrderStatus.CANCELLED
 
 
 def _order_status(order: Order, payment: Payment, status: OrderStatus) -> str:

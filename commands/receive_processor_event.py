@@ -20,6 +20,7 @@ import structlog
 from payloops.commands.change_order import change_order
 from payloops.commands.payment_outcomes import (
     fail_payment,
+    release_unwanted,
     report_action_required,
     report_authorized,
     report_cancelled,
@@ -335,6 +336,7 @@ def _record_consequences(order: Order, payment: Payment, event: ProcessorEvent, 
     reference = event.references.order_id
     if fits and reference is not None and _is_only_about(order, payment, event):
         report_reference(order, payment, processor_order_id=reference, by=by)
+    release_unwanted(order, by=by)
     return fits
 
 

@@ -9,6 +9,7 @@ from payloops.commands.change_order import change_order, load_order
 from payloops.commands.client_secrets import ClientSecrets
 from payloops.commands.payment_outcomes import (
     fail_payment,
+    release_unwanted,
     report_action_required,
     report_authorized,
     report_cancelled,
@@ -104,6 +105,7 @@ async def update_order_status(
                 )
             case _:
                 raise ValueError(f"no such status: {status}")
+        release_unwanted(order, by=by)
 
     if client_secret is not None and client_secrets is not None:
         # Stored before the event is appended: whoever learns of the event and asks for the secret must find it.
@@ -124,6 +126,7 @@ async def learn_reference(
 
     def decide(order: Order) -> None:
         report_reference(order, order.payments[attempt], processor_order_id=processor_order_id, by=by)
+        release_unwanted(order, by=by)
 
     await change_order(store, order_id=order_id, merchant_id=None, decide=decide)
 

@@ -6,6 +6,7 @@ from uuid_utils.compat import uuid7
 
 from payloops.commands.pay_order import request_payment
 from payloops.commands.payment_outcomes import (
+    release_unwanted,
     report_action_required,
     report_authorized,
     report_cancelled,
@@ -91,6 +92,7 @@ def report(
             )
         case "cancelled":
             report_cancelled(order, payment, processor_transaction_id=references.transaction_id, by=BY)
+    release_unwanted(order, by=BY)
     return order
 
 

@@ -139,6 +139,8 @@ async def test_a_void_of_an_earlier_attempt_says_nothing_about_the_one_under_way
     declined = {"orderId": str(order_id), "status": "failed", "errorCode": "declined"}
     await call(activities.update_order_status, declined, workflow_id=f"payment-{order_id}")
     await pay(store, order_id, by)
+    second = {"orderId": str(order_id), "status": "processing", "processorOrderId": "po_2"}
+    await call(activities.update_order_status, second, workflow_id=f"payment-{order_id}-2")
     await _hold(store, activities, order_id, attempt=1)  # late, and nobody wants it any more
     report = {"orderId": str(order_id), "status": "failed", "errorCode": "not_now"}
     await call(activities.update_order_status, report, workflow_id=f"void-{order_id}")

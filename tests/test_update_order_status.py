@@ -12,10 +12,12 @@ from payloops.commands.create_order import create_order
 from payloops.commands.pay_order import request_payment
 from payloops.commands.payment_outcomes import (
     fail_payment,
+    release_unwanted,
     report_action_required,
     report_authorized,
     report_captured,
     report_processing,
+    report_reference,
 )
 from payloops.commands.refund_outcomes import succeed_refund
 from payloops.commands.refund_payment import request_refund
@@ -31,6 +33,7 @@ from payloops.events.orders import (
     OrderStatus,
     PaymentVoidRequested,
     References,
+    TransactionType,
 )
 from payloops.events.timestamps import utc_now
 
@@ -220,16 +223,73 @@ def test_two_charges_under_one_reference_are_two() -> None:
     assert (order.amount_captured, facts(order)[-1]) == (2 * AMOUNT, "refund.requested")
 
 
-def test_a_late_authorization_under_the_reference_of_another_attempt_takes_no_money_from_it() -> None:
-    order = sharing_a_reference()
-    for payment in reversed(order.payments.values()):
-        report_authorized(order, payment, references=References("po", "pt"), by=BY)
+def authorize(order: Order, attempt: int, reference: str | None, charge: str | None = "pt") -> None:
+    payment = order.payments[attempt]
+    report_authorized(order, payment, references=References(reference, charge), by=BY)
+    release_unwanted(order, by=BY)
+
+
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("charges", [("pt", "pt"), (None, None), ("pt_1", "pt_2")])
+@pytest.mark.parametrize("attempts", [(1, 2), (2, 1)])
+def test_a_late_authorization_under_the_reference_of_another_attempt_takes_no_money_from_it(
+    known: bool, charges: tuple[str | None, str | None], attempts: tuple[int, int]
+) -> None:
+    """Whichever is reported first. A void would name both."""
+    order = sharing_a_reference(known=known)
+    for attempt in attempts:
+        authorize(order, attempt, "po", charges[attempt - 1])
     assert [payment.status for payment in order.payments.values()] == ["failed", "authorized"]
-    assert facts(order)[-1] == "payment.authorized"
+    assert (order.status, "payment.void_requested" in facts(order)) == (OrderStatus.AUTHORIZED, False)
 
 
-def sharing_a_reference() -> Order:
-    """Of two attempts, the first has failed."""
+@pytest.mark.parametrize(("captured", "other"), [(1, 2), (2, 1)])
+def test_an_authorization_is_not_voided_where_another_attempt_was_captured_under_its_reference(
+    captured: int, other: int
+) -> None:
+    order = sharing_a_reference(known=False)
+    authorize(order, other, "po")
+    report_captured(order, order.payments[captured], references=References("po"), by=BY)
+    release_unwanted(order, by=BY)
+    authorize(order, 1, "po")
+    assert (order.payments[other].status, order.payments[captured].status) == ("failed", "captured")
+    assert "payment.void_requested" not in facts(order)
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_a_late_authorization_is_voided_at_once_where_the_latest_attempt_is_at_another_processor(
+    elsewhere: bool,
+) -> None:
+    order = after("failed")
+    route = Route("razorpay" if elsewhere else "stripe", "test")
+    request_payment(order, route=route, payment_method=None, capture="manual", by=BY)
+    authorize(order, 1, "po_1")
+    assert ("payment.void_requested" in facts(order)) == elsewhere
+
+
+def test_an_authorization_is_voided_where_the_attempt_that_might_have_had_its_money_ends_without() -> None:
+    order = sharing_a_reference(known=False)
+    authorize(order, 1, "po")
+    assert "payment.void_requested" not in facts(order)
+    report(order, "failed", attempt=2)
+    assert (facts(order)[-1], order.status) == ("payment.void_requested", OrderStatus.FAILED)
+    [void] = order.pending(1, TransactionType.VOID)
+    report(order, "failed", attempt=1, asked=void)
+    assert facts(order)[-1] == "payment.void_failed", "it is not requested again and again"
+
+
+def test_an_authorization_is_voided_once_that_of_the_latest_attempt_is_known_to_be_another() -> None:
+    order = sharing_a_reference(known=False)
+    authorize(order, 1, "po")
+    authorize(order, 2, None, None)
+    assert "payment.void_requested" not in facts(order)
+    report_reference(order, order.payments[2], processor_order_id="po_2", by=BY)
+    release_unwanted(order, by=BY)
+    assert [t.attempt for t in order.transactions.values() if t.type is TransactionType.VOID] == [1]
+
+
+def sharing_a_reference(*, known: bool = True) -> Order:
+    """Of two attempts, the first has failed. `known`: it was reported that the second has the same reference."""
     order = pay(new_order(), capture="manual")
     fail_payment(
         order,
@@ -238,16 +298,25 @@ def sharing_a_reference() -> Order:
         failure=NO_REASON,
         by=BY,
     )
-    report_processing(pay(order, capture="manual"), order.payments[2], processor_order_id="po", by=BY)
+    pay(order, capture="manual")
+    if known:
+        report_processing(order, order.payments[2], processor_order_id="po", by=BY)
     return order
 
 
-def test_a_late_authorization_that_nobody_wants_is_voided() -> None:
+def test_a_late_authorization_that_nobody_wants_is_voided_once_the_latest_attempt_cannot_have_its_money() -> (
+    None
+):
+    """Workers may pay again under the same reference, by which the void names the payment."""
     order = report(pay(after("failed")), "authorized", attempt=1)
-    assert order.status is OrderStatus.PROCESSING
-    assert facts(order)[-2:] == ["payment.authorized", "payment.void_requested"]
+    assert (facts(order)[-1], order.status) == ("payment.authorized", OrderStatus.PROCESSING)
+    version = order.version
+    report(order, "processing", attempt=2)
+    report(order, "requires_action", attempt=2)
+    expected = ["payment.processing", "payment.void_requested", "payment.action_required"]
+    assert facts(order, after=version) == expected
     report(order, "cancelled", attempt=1)
-    assert order.status is OrderStatus.PROCESSING
+    assert order.status is OrderStatus.REQUIRES_ACTION
     assert transactions(order)[-1] == ("void", "success", AMOUNT)
 
 
@@ -262,7 +331,7 @@ def test_a_late_authorization_of_an_order_that_was_cancelled_is_voided() -> None
 
 def test_voids_are_numbered_over_all_attempts_because_their_workflows_are_named_by_the_order() -> None:
     order = report(pay(after("failed")), "authorized", attempt=1)
-    cancel(report(order, "authorized"), by=BY)
+    cancel(report(order, "authorized", attempt=2), by=BY)
     voids = [event.sequence for event in order.pending_events if isinstance(event, PaymentVoidRequested)]
     assert voids == [1, 2]
 
