@@ -10,11 +10,13 @@ import pytest
 from calling import running_api
 from ordering import BY, pay, report
 from processes import begin_command, run_command
+from processor_events import told
 from projecting import append, new_order, recorded
 
 from payloops.audit.reading import NotUnderstood, moment, moment_or_version
+from payloops.commands.receive_processor_event import receive
 from payloops.events.event_store import EventStore
-from payloops.events.orders import Order
+from payloops.events.orders import Order, References
 from payloops.events.timestamps import parse_timestamp
 from payloops.settings import Settings
 
@@ -61,6 +63,17 @@ async def test_the_trail_fits_narrow_and_wide_terminals(settings: Settings, orde
         )
         for text in whole:
             assert any(text in line for line in lines), (columns, text, out)
+
+
+async def test_the_heading_has_what_the_order_has_and_not_what_its_processor_said_last(
+    settings: Settings, store: EventStore, order: Order
+) -> None:
+    said = told("refunded", amount_refunded=300, references=References("po_2", "pt_2"))
+    assert receive(order, said, by=BY) == "applied"
+    assert receive(order, told("captured", event_id="later", currency="eur"), by=BY) == "contradiction"
+    await append(store, order)
+    out = await printed(settings, "order", str(order.id))
+    assert "partially_refunded, 49.99 USD ordered, 49.99 USD captured, 3.00 USD refunded\n" in out
 
 
 async def test_the_trail_in_json_is_what_the_api_answers(

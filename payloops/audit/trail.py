@@ -15,7 +15,8 @@ from rich.text import Text
 from payloops.audit.reading import facts_of, facts_up_to, merchant_of, reading
 from payloops.events.event_store import EventReader
 from payloops.events.money import money_text
-from payloops.events.orders import Order, OrderStatus
+from payloops.events.orders import Order, OrderStatus, ProcessorEventReceived
+from payloops.events.stream import topic_of
 from payloops.events.wakeups import Wakeups
 from payloops.http.order_history import OrderAsOf, order_as_of
 from payloops.http.orders import OrderEventAnswer, event_answer
@@ -153,10 +154,12 @@ def _print_heading(
     console: Console, events: Sequence[OrderEvent], *, order_id: UUID, merchant_id: UUID
 ) -> None:
     """Print a summary of the order, from its trail: unlike the fold, that may contain types of events unknown here."""
-    now = {name: value for event in events for name, value in event.data.items()}
-    amounts = (events[0].data["amount"], now.get("amount_captured", 0), now.get("amount_refunded", 0))
-    ordered, captured, refunded = (money_text(amount, now["currency"]) for amount in amounts)
-    console.print(f"Order {order_id}, {now['external_id']} of merchant {merchant_id}:")
+    first = events[0].data
+    ours = [event.data for event in events if event.type != topic_of(ProcessorEventReceived)]
+    now = {name: value for data in ours for name, value in data.items()}
+    amounts = (first["amount"], now.get("amount_captured", 0), now.get("amount_refunded", 0))
+    ordered, captured, refunded = (money_text(amount, first["currency"]) for amount in amounts)
+    console.print(f"Order {order_id}, {first['external_id']} of merchant {merchant_id}:")
     status = now.get("status", OrderStatus.PENDING.value)
     console.print(f"{status}, {ordered} ordered, {captured} captured, {refunded} refunded\n")
 
