@@ -116,6 +116,14 @@ async def test_what_changed_between_two_moments_is_shown(settings: Settings, ord
     assert "nothing changed" in await printed(settings, "order", str(order.id), "--diff", "5", "5")
 
 
+async def test_no_id_is_broken_on_a_narrow_terminal(settings: Settings, order: Order) -> None:
+    for arguments in (("order", "--at", "5"), ("order", "--diff", "1", "5"), ("replay",)):
+        name, *options = arguments
+        out = await printed(settings, name, str(order.id), *options, columns=80)
+        for id in order.transactions:
+            assert id in out, arguments
+
+
 async def test_why_is_told_in_sentences(settings: Settings, order: Order) -> None:
     out = " ".join((await printed(settings, "why", str(order.id), columns=80)).split())
     assert "The order is paid: 49.99 USD is captured, and nothing was refunded." in out

@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import stat
 from collections.abc import Callable
 from copy import deepcopy
@@ -293,6 +294,9 @@ async def test_the_commands_export_and_check(
         *(2, ""),
         f"payloops: {nowhere_to_write}: No such file or directory\n",
     )
+    for columns in ("80", "200"):
+        _, out, _ = await run_command(settings, "audit", "key", environment={"COLUMNS": columns})
+        assert re.search(r"\b[0-9a-f]{64}\b", out), columns
     status, out, _ = await run_command(settings, "audit", "key", "--json")
     [key] = json.loads(out)
     nowhere = settings.model_copy(update={"database_url": "postgresql://nobody@127.0.0.1:1/none"})

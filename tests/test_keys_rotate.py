@@ -347,7 +347,8 @@ async def test_the_command_rotates_tells_how_far_it_came_and_may_run_again(
     again = await command(settings, "rotate", **keys)
     assert again[0] == 0
     assert "0 values are sealed with ENCRYPTION_KEY now" in again[1]
-    assert (await command(settings, "status", **keys))[0] == 0
+    status, shown, _ = await command(settings, "status", COLUMNS="80", **keys)
+    assert (status, shown.count("\n")) == (0, len(usage) + 2)  # no line is wrapped
     for text in (out, err, again[1], again[2]):
         assert NEW not in text
         assert old not in text

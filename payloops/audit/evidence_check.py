@@ -15,7 +15,7 @@ from payloops.events.log_rows import Fault, LogRow, fault_of, recorded_bytes, ro
 from payloops.events.merkle import proven_root
 from payloops.events.seals import AuditKeys, Seal, is_signed, key_id
 from payloops.events.timestamps import parse_timestamp
-from payloops.printing import make_console, plain_table, print_plain_json
+from payloops.printing import make_console, print_plain_json, print_rows
 
 
 class NotEvidence(Exception):
@@ -239,7 +239,8 @@ def show_keys(keys: AuditKeys, *, as_json: bool) -> None:
     if as_json:
         print_plain_json([{"key": id, "publicKey": each.hex()} for id, each in keys.public_keys.items()])
         return
-    table = plain_table("Key", "Public key (Ed25519)", "")
-    for id, each in keys.public_keys.items():
-        table.add_row(id, each.hex(), "signs now" if id == keys.present.id else "of AUDIT_KEYS_OLDER")
-    make_console().print(table)
+    cells = [
+        (id, each.hex(), "AUDIT_KEY: signs now" if id == keys.present.id else "AUDIT_KEYS_OLDER")
+        for id, each in keys.public_keys.items()
+    ]
+    print_rows(make_console(), "Key", "Public key (Ed25519)", "Of", rows=cells)

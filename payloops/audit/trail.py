@@ -20,7 +20,7 @@ from payloops.events.stream import topic_of
 from payloops.events.wakeups import Wakeups
 from payloops.http.order_history import OrderAsOf, order_as_of
 from payloops.http.orders import OrderEventAnswer, event_answer
-from payloops.printing import WIDE, make_console, plain_table, print_json, print_plain_json
+from payloops.printing import WIDE, make_console, plain_table, print_json, print_plain_json, print_rows
 from payloops.projections.order_events import OrderEvent, order_events
 from payloops.projections.order_history import (
     Difference,
@@ -97,7 +97,7 @@ async def show_state(*, database_url: str, order_id: UUID, as_of: int | datetime
     console.print(table)
     if order.transactions:
         console.print()
-        console.print(transactions_table(order))
+        _print_transactions(console, order)
 
 
 async def show_differences(
@@ -208,29 +208,33 @@ def event_block(event: OrderEvent, *, currency: str) -> Text:
 
 
 def differences_table(found: Sequence[Difference], *, currency: str) -> Table:
-    """A row for each field that changed; fields of a payment or transaction are below its name."""
+    """A row for each field that changed; those of a payment or transaction are below its number or id."""
     table = plain_table("Field", "Before", "After")
     shown = ""
     for each in found:
         entity, field = entity_of(field_name(each.field))
         if entity != shown:
-            table.add_row(entity)
+            kind, _, id = entity.partition(" ")
+            table.add_row(kind, "", id)  # where there is the most room
             shown = entity
         values = (value_text(each.field, value, currency) for value in (each.before, each.after))
         table.add_row(f"  {field}" if entity else field, *values)
     return table
 
 
-def transactions_table(order: Order) -> Table:
-    """The order's transactions, oldest first."""
-    table = plain_table("Transaction", "Attempt", "Amount", "Status", "Reference", "Error")
-    for each in order.transactions.values():
-        table.add_row(
-            f"{each.type.value}\n{each.id}",
+def _print_transactions(console: Console, order: Order) -> None:
+    """Print the order's transactions, oldest first."""
+    cells = [
+        (
+            each.id,
+            each.type.value,
             str(each.attempt),
             money_text(each.amount, order.currency),
             each.status.value,
             each.processor_transaction_id or "",
             ": ".join(part for part in (each.error_code, each.error_message) if part),
         )
-    return table
+        for each in order.transactions.values()
+    ]
+    columns = ("Transaction", "Type", "Attempt", "Amount", "Status", "Reference", "Error")
+    print_rows(console, *columns, rows=cells)

@@ -70,7 +70,7 @@ async def rotate(settings: KeySettings, *, as_json: bool) -> bool:
 
 
 def _print_usage(usage: list[KeyUsage]) -> None:
-    table = plain_table("column", "of ENCRYPTION_KEY", "of an older key", "of no known key")
+    table = plain_table("Column", "ENCRYPTION_KEY", "Older key", "Unknown")
     for each in usage:
         table.add_row(each.column, str(each.present), str(each.older), str(each.unknown))
     make_console().print(table)

@@ -186,7 +186,7 @@ def _print_holdings(holdings: Holdings) -> None:
     if holdings.is_empty:
         print("Nothing is stored any more: it was erased" if holdings.streams else "Nothing is stored")  # noqa: T201
         return
-    table = plain_table("stored", "how many")
+    table = plain_table("Stored", "How many")
     for kind, number in Counter(_kind(each) for each in holdings.streams if not each.dropped).items():
         table.add_row(kind, str(number))
     if begun := sum(each.dropped for each in holdings.streams):
@@ -198,7 +198,7 @@ def _print_holdings(holdings: Holdings) -> None:
 def _print_outcome(
     before: Holdings, erased: Erased, *, shown: bool, left: Holdings, unfinished_builds: bool
 ) -> None:
-    table = plain_table("erased", "how many")
+    table = plain_table("Erased", "How many")
     table.add_row("orders and checkout sessions", str(erased.streams))
     _add_copies(table, erased.copies)
     make_console().print(table)

@@ -175,7 +175,7 @@ async def run_retry_parked(*, database_url: str, names: list[str], as_json: bool
 
 def _print_verdicts(verdicts: list[Verdict]) -> None:
     console = make_console()
-    table = Table("Table", "Projection", "Position", "Rows", "Differing")
+    table = plain_table("Table", "Projection", "Position", "Rows", "Differing")
     for each in verdicts:
         differing = Text(str(each.differing), style="red" if each.differing else "")
         table.add_row(each.table, each.projection, str(each.position), str(each.rows), differing)

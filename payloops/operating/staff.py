@@ -93,7 +93,7 @@ async def show(*, database_url: str, as_json: bool) -> None:
         )
         for row in rows
     ]
-    print_rows(make_console(columns=COLUMNS), "email", "name", "id", "since", "removed", rows=cells)
+    print_rows(make_console(columns=COLUMNS), "Email", "Name", "Id", "Since", "Removed", rows=cells)
 
 
 async def show_views(
@@ -126,7 +126,7 @@ async def show_views(
         )
         for view in views
     ]
-    columns = ("when", "who", "route", "order", "merchant", "searched for", "correlation id")
+    columns = ("When", "Who", "Route", "Order", "Merchant", "Searched for", "Correlation id")
     print_rows(make_console(columns=COLUMNS), *columns, rows=cells)
 
 

@@ -61,7 +61,7 @@ async def show_received(
     ]
     console = make_console()
     if cells:
-        columns = ("received", "processor", "type", "effect", "times", "order", "merchant", "id")
+        columns = ("Received", "Processor", "Type", "Effect", "Times", "Order", "Merchant", "Id")
         print_rows(console, *columns, rows=cells)
     else:
         console.print("none")
