@@ -217,7 +217,11 @@ async def test_razorpay_is_asked_by_its_order() -> None:
     assert nothing is None
 
 
-async def test_what_razorpay_does_not_know_and_when_it_does_not_answer(unused_tcp_port: int) -> None:
+async def test_what_razorpay_does_not_know_and_when_it_does_not_answer(
+    unused_tcp_port: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its library's own words would be in the midst of the JSON of `payloops reconcile --json`."""
+
     async def missing(request: web.Request) -> web.Response:
         error = {"code": "BAD_REQUEST_ERROR", "description": "The id provided does not exist"}
         return web.json_response({"error": error}, status=400)
@@ -228,3 +232,4 @@ async def test_what_razorpay_does_not_know_and_when_it_does_not_answer(unused_tc
     away = RazorpayProcessor(key_id="id", key_secret="secret", base_url=f"http://127.0.0.1:{unused_tcp_port}")
     with pytest.raises(ProcessorUnreachableError):
         await away.look_up(asked("order_1"))
+    assert capsys.readouterr() == ("", "")

@@ -5,6 +5,7 @@ from typing import Any
 
 import requests
 from razorpay import Client  # type: ignore[import-untyped]
+from razorpay import client as library
 from razorpay.errors import BadRequestError, GatewayError, ServerError  # type: ignore[import-untyped]
 
 from payloops.events.orders import Failure
@@ -25,6 +26,8 @@ STATUSES: dict[str, ProcessorStatus] = {
     "failed": "failed",
 }
 RANK = {"failed": 0, "processing": 1, "authorized": 2, "captured": 3}
+# It would print failures on standard output, in the midst of the JSON of `payloops reconcile --json`.
+library.print = lambda *_: None
 FAILURES = (BadRequestError, GatewayError, ServerError, requests.RequestException, ValueError)
 
 
