@@ -33,6 +33,7 @@ from payloops.http import (
 from payloops.http.endpoint import endpoint, expect
 from payloops.http.middleware import frame
 from payloops.http.plain_requests import PLAIN_ROUTES, PlainRoutes
+from payloops.http.request_metrics import expect_errors
 from payloops.http.routing import Route
 from payloops.http.services import Services
 
@@ -110,6 +111,8 @@ ROUTES: tuple[Route, ...] = (
 
 def create_app(services: Services) -> web.Application:
     """The application. The caller opens its services before it starts, and closes them after it ends."""
+    expect_errors((route.method, route.path) for route in ROUTES)
+    processor_webhooks.expect_effects()
     framed = frame(services)
     app = web.Application(client_max_size=MAX_BODY, middlewares=[framed])
     app[documentation.ROUTES_KEY] = ROUTES

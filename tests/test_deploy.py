@@ -7,9 +7,13 @@ import sysconfig
 from pathlib import Path
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from serving import caller, server
 from typer.main import get_command
 
 from payloops.cli.app import app
+from payloops.http.app import ROUTES
+from payloops.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
 OPERATING = (ROOT / "docs/operating.md").read_text()
@@ -27,6 +31,32 @@ def test_an_alert_is_about_metrics_that_exist_and_names_commands_that_exist(aler
     assert set(re.findall(r"`payloops (\w+)", alert)) <= COMMANDS.keys()
 
 
+async def test_what_alerts_wait_for_is_counted_from_0(settings: Settings, tmp_path: Path) -> None:
+    """`rate` and `increase` see nothing in a count that begins with 1: the first error would go unnoticed."""
+    with server(settings, tmp_path / "log", workers=2) as running:
+        url = await running.listening(workers=2)
+        async with caller(url) as anyone:
+            text = (await anyone.get("/metrics")).raw.decode()
+    counts = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+    waited_for = re.findall(r"(?:rate|increase)\((\w+)(?:\{([^}]*)\})?\[", "".join(ALERTS))
+    assert len(waited_for) >= 8
+    for name, selector in waited_for:
+        matchers = re.findall(r'(\w+)(!?=~?)"([^"]*)"', selector)
+        found = [each for each in counts if each.name == name and _fits(each.labels, matchers)]
+        assert found, name
+        if name == "payloops_http_requests_total" and matchers:
+            routes = {(each.labels["method"], each.labels["route"]) for each in found}
+            assert routes >= {(route.method, route.path) for route in ROUTES}
+
+
+def _fits(labels: dict[str, str], matchers: list[tuple[str, str, str]]) -> bool:
+    """As Prometheus sees it."""
+    return all(
+        (re.fullmatch(wanted, labels[name]) is not None) == operator.startswith("=")
+        for name, operator, wanted in matchers
+    )
+
+
 def test_the_units_run_commands_that_exist() -> None:
     run = re.findall(rf"^ExecStart={INSTALLED} (\w+)", _text_of_units(), re.MULTILINE)
     instances = re.findall(r"payloops@(\w+)\.service", _text_of_units())
@@ -41,7 +71,10 @@ def test_systemd_takes_the_units(tmp_path: Path) -> None:
     for unit in filter(Path.is_file, units.rglob("*")):
         here = str(Path(sysconfig.get_path("scripts")) / "payloops")
         unit.write_text(unit.read_text().replace(INSTALLED, here))
-    names = ["payloops@serve.service", "payloops@migrate.service", "payloops@worker.service"]
+    services = ["serve", "migrate", "worker", "reconcile", "reconcile-daily"]
+    timers = [timer.name for timer in UNITS.glob("*.timer")]
+    assert len(timers) == 2
+    names = [*(f"payloops@{name}.service" for name in services), *timers]
     verified = subprocess.run(
         ["systemd-analyze", "verify", "--man=no", "payloops.target", *names],
         cwd=units,
