@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from typing import Any, cast
 from uuid import UUID
 
@@ -39,6 +40,7 @@ from payloops.workflows_client.forwardings import Forwarding, SignalWorkflow, St
 from payloops.workflows_client.payment_subscription import (
     READER,
     TOPICS,
+    DuplicateUncertainError,
     ProcessorReferenceMissingError,
     forwarding_of,
     is_done,
@@ -328,3 +330,42 @@ async def test_a_charge_is_given_back_under_its_own_reference_though_it_became_k
     start = await payment_subscription(store).plan(refund)
     assert isinstance(start, StartWorkflow)
     assert start.input["processorOrderId"] == "po_first"
+
+
+@pytest.mark.parametrize(
+    ("references", "told", "certain"),
+    [
+        (NO_REFERENCES, None, False),
+        (References(None, "pt_second"), None, False),  # of the first, only that of the payment is known
+        (References("po_second"), None, True),
+        (NO_REFERENCES, References("po_second", "pt_second"), True),
+    ],
+)
+async def test_a_charge_is_given_back_as_a_duplicate_only_where_it_is_certain_that_there_are_two(
+    store: EventStore,
+    orders: Orders,
+    by: Metadata,
+    references: References,
+    told: References | None,
+    certain: bool,
+) -> None:
+    """Workers need not report references, and may have reported one charge for both attempts."""
+    order_id = await orders.paid()
+    await update_order_status(store, order_id=order_id, status="failed", attempt=1, by=by)
+    await orders.pay(order_id)
+    await update_order_status(
+        store, order_id=order_id, status="captured", attempt=2, references=references, by=by
+    )
+    await update_order_status(store, order_id=order_id, status="captured", attempt=1, by=by)
+    await learn_reference(store, order_id=order_id, attempt=1, processor_order_id="po_first", by=by)
+    if told is not None:
+        event = ProcessorEvent(
+            processor="stripe", event_id="evt", type="captured", outcome="captured", references=told
+        )
+        await store.change(Order, order_id, partial(receive, event=event, by=by))
+    [refund] = [e for e in await store.read_stream(order_id) if e.stored.topic == "refund.requested"]
+    if certain:
+        assert isinstance(await payment_subscription(store).plan(refund), StartWorkflow)
+    else:
+        with pytest.raises(DuplicateUncertainError, match="of attempt 2"):
+            await payment_subscription(store).plan(refund)

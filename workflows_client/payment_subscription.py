@@ -8,6 +8,7 @@ from typing import Any
 
 import structlog
 
+from payloops.commands.payment_outcomes import DUPLICATE_REASON
 from payloops.commands.workflow_ids import (
     capture_workflow_id,
     payment_workflow_id,
@@ -17,6 +18,7 @@ from payloops.commands.workflow_ids import (
 from payloops.events.event_store import EventStore, RecordedEvent
 from payloops.events.orders import (
     Order,
+    Payment,
     PaymentCancelRequested,
     PaymentCaptureRequested,
     PaymentRequested,
@@ -80,6 +82,8 @@ def payment_subscription(store: EventStore) -> Subscription:
             log.info("subscriber.ended_before", position=recorded.position, topic=topic_of(fact))
             return None
         payment = order.payments[order.transactions[transaction_id].attempt]
+        if isinstance(fact, RefundRequested) and fact.reason == DUPLICATE_REASON:
+            refuse_uncertain(order, payment)
         return forwarding_of(fact, reference=payment.processor_order_id)
 
     async def strands(recorded: RecordedEvent) -> bool:
@@ -212,6 +216,34 @@ class ProcessorReferenceMissingError(Exception):
             "The processor never reported its reference of this payment. payloops reconcile asks it, and goes on where"
             " it knows; otherwise do this in the processor's dashboard: its event will end it here"
         )
+
+
+class DuplicateUncertainError(Exception):
+    """The refund of a duplicate payment, which may be the same charge as the other one."""
+
+    def __init__(self, *, attempt: int, duplicate: int) -> None:
+        super().__init__(
+            f"The processor never reported its reference of attempt {attempt}, so this and attempt {duplicate} may be"
+            " one charge, which is not to be given back. If the processor's dashboard shows two, refund attempt"
+            f" {duplicate} there: its event will end it here"
+        )
+
+
+def refuse_uncertain(order: Order, duplicate: Payment) -> None:
+    """Refuse the refund of a duplicate payment that no reference tells apart from the other captured ones.
+
+    Raises:
+        DuplicateUncertainError.
+    """
+    for other in order.other_payments(duplicate):
+        told_apart = (
+            other.processor_order_id is not None
+            or None not in {other.processor_transaction_id, duplicate.processor_transaction_id}
+            or other.capture_references
+        )
+        captured = other.processor == duplicate.processor and other.status is PaymentStatus.CAPTURED
+        if captured and not told_apart:
+            raise DuplicateUncertainError(attempt=other.attempt, duplicate=duplicate.attempt)
 
 
 def _required_reference(processor_order_id: str | None) -> str:
