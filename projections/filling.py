@@ -78,22 +78,27 @@ Stream = tuple[UUID, int, int, str, bytes, bytes | None]
 """A row of `READ_STREAMS`."""
 
 _plan: Plan
-_connection: psycopg.Connection[TupleRow]
 
 
 def start_worker(plan: Plan, parent: int) -> None:
-    """Prepare a worker process: open its connection, and make it end with the process that started it."""
-    global _plan, _connection  # noqa: PLW0603  # a process has one
+    """Prepare a worker process, and make it end with the process that started it."""
+    global _plan  # noqa: PLW0603  # a process has one
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _end_with(parent)
     lower_priority()
     gc.disable()  # there are no reference cycles here, and looking for them takes a third of the time
     _plan = plan
+
+
+@cache
+def _connection() -> psycopg.Connection[TupleRow]:
+    """The process's connection, opened with its first chunk: of an error in `start_worker`, nobody would learn why."""
     options = connection_options("payloops build")
-    options["options"] = f"{options['options']} -c search_path={plan.schema},public -c statement_timeout=0"
-    _connection = psycopg.Connection.connect(plan.database_url, **options)  # type: ignore[arg-type]
-    _connection.execute("SET synchronous_commit = off")
-    lower_server_priority(_connection)
+    options["options"] = f"{options['options']} -c search_path={_plan.schema},public -c statement_timeout=0"
+    connection = psycopg.Connection.connect(_plan.database_url, **options)  # type: ignore[arg-type]
+    connection.execute("SET synchronous_commit = off")
+    lower_server_priority(connection)
+    return connection
 
 
 def _end_with(parent: int) -> None:
@@ -110,15 +115,15 @@ def fill_chunk(chunk: Chunk) -> int:
 
     Changes nothing if the chunk was done already, by a process that was thought dead.
     """
-    with _connection.transaction():
-        cursor = _connection.cursor(binary=True)
+    with _connection().transaction():
+        cursor = _connection().cursor(binary=True)
         cursor.execute(READ_STREAMS, (chunk.after, chunk.through, _plan.upto))
         streams: list[Stream] = cursor.fetchall()
         fold = Fold(_plan.projections)
         fold.add(streams)
         for projection in _plan.projections:
             try:
-                with _connection.transaction():
+                with _connection().transaction():
                     for table in projection.tables:
                         _copy(table, fold.tables[table.name].csv)
             except Exception as refused:
@@ -127,7 +132,7 @@ def fill_chunk(chunk: Chunk) -> int:
                 _fill_event_by_event(projection, [stream for stream, *_ in streams])
             else:
                 _fill_event_by_event(projection, fold.unusual)
-        if _connection.execute(DONE, (chunk.number,)).rowcount != 1:
+        if _connection().execute(DONE, (chunk.number,)).rowcount != 1:
             raise psycopg.Rollback
     return sum(count for _, count, *_ in streams)
 
@@ -274,11 +279,11 @@ def _fill_event_by_event(projection: Projection, streams: Sequence[UUID]) -> Non
     """Fold streams as the projector does, event by event, and park those that cannot be applied."""
     if not streams:
         return
-    cursor = _connection.cursor(binary=True)
+    cursor = _connection().cursor(binary=True)
     cursor.execute(READ_EVENTS, (sorted(projection.families), list(streams), _plan.upto))
     [batch] = decode([projection], [LoggedEvent(*row) for row in cursor])
     for event, error in (*batch.parked, *_copy_streams(projection, batch.changes)):
-        _connection.execute(*park(projection, event, error))
+        _connection().execute(*park(projection, event, error))
 
 
 def _copy_streams(
@@ -316,7 +321,7 @@ def _copy_accepted(
 def _refused(projection: Projection, changes: Sequence[Change], *, keep: bool = False) -> Exception | None:
     """Why the database refuses the rows that the changes make; None if it accepts them. Kept only with `keep`."""
     try:
-        with _connection.transaction(force_rollback=not keep):
+        with _connection().transaction(force_rollback=not keep):
             for place, table in enumerate(projection.tables):
                 csv = Csv(table)
                 pairs = ((each.logged.version, patch) for each in changes for patch in each.patches[place])
@@ -389,7 +394,7 @@ def _quoted(text: str) -> bytes:
 def _copy(table: Table, csv: Csv) -> None:
     if not csv:
         return
-    with _connection.cursor() as cursor, cursor.copy(_copy_statement(table)) as copy:
+    with _connection().cursor() as cursor, cursor.copy(_copy_statement(table)) as copy:
         copy.write(csv.text())
 
 

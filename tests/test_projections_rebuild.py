@@ -380,6 +380,18 @@ async def test_a_killed_rebuild_takes_its_processes_with_it_and_goes_on(
     assert await agrees(database_url)
 
 
+async def test_a_process_of_a_rebuild_that_cannot_reach_the_database_says_what_failed(
+    store: EventStore, database_url: str, merchant_id: UUID
+) -> None:
+    await append(store, new_order(merchant_id))
+    async with open_build(
+        database_url=database_url, projections=all_projections(), report=silent, workers=2
+    ) as build:
+        build.plan = replace(build.plan, database_url="postgresql://nobody@127.0.0.1:1/none")
+        with pytest.raises(psycopg.OperationalError, match="port 1 failed: Connection refused"):
+            await build.run()
+
+
 async def test_writes_and_reads_go_on_while_tables_are_built(
     store: EventStore, database_url: str, merchant_id: UUID
 ) -> None:
