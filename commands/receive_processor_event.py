@@ -222,7 +222,7 @@ def _find_payment(order: Order, event: ProcessorEvent) -> Payment | None:
             referred,
             key=lambda p: (
                 is_of_capture and p.status is PaymentStatus.CAPTURED,
-                p.has_reference(event.references.transaction_id),
+                event.references.transaction_id in p.charges,
             ),
         )
         others = [
@@ -334,16 +334,10 @@ def _record_consequences(order: Order, payment: Payment, event: ProcessorEvent, 
     """Record what follows from an event; False if it contradicts what is on record."""
     fits = _record_outcome(order, payment, event, by=by)
     reference = event.references.order_id
-    if fits and reference is not None and _is_only_about(order, payment, event):
+    if fits and reference is not None and not _is_guess(order, payment, event):
         report_reference(order, payment, processor_order_id=reference, by=by)
     release_unwanted(order, by=by)
     return fits
-
-
-def _is_only_about(order: Order, payment: Payment, event: ProcessorEvent) -> bool:
-    """Whether an event can be about this payment only: by label or reference, or because there is no other."""
-    alone = [p for p in order.payments.values() if p.processor == event.processor] == [payment]
-    return alone or _names_payment(payment, event)
 
 
 def _is_guess(order: Order, payment: Payment, event: ProcessorEvent) -> bool:

@@ -192,14 +192,13 @@ class Payment:
         return self.status in {PaymentStatus.FAILED, PaymentStatus.CANCELLED}
 
     @property
-    def charges(self) -> set[str]:
+    def charges(self) -> set[str | None]:
         """References of its charges, as far as they are known: a worker may report the payment's in their place."""
-        own = {self.processor_transaction_id, *self.failed_charges} - {self.processor_order_id}
-        return {each for each in own if each is not None}
+        return {self.processor_transaction_id, *self.failed_charges} - {None, self.processor_order_id}
 
     def has_reference(self, *references: str | None) -> bool:
         """Whether one of these is a reference of this payment at its processor."""
-        known = {*References.of(self), *self.failed_charges} - {None}
+        known = {*References.of(self)} - {None}
         return not known.isdisjoint(references)
 
 

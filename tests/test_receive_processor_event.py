@@ -451,3 +451,20 @@ def test_an_event_that_may_be_of_another_attempt_gives_no_reference(
     order.payments[2] = replace(first, attempt=2, status=PaymentStatus.FAILED)
     receive(order, told("captured", attempt=label), by=BY)
     assert first.processor_order_id == learned
+
+
+@pytest.mark.parametrize("told_first", [True, False])
+@pytest.mark.parametrize("held", ["authorized", "captured"])
+def test_the_reference_is_learned_before_or_after_the_report_without_it(
+    held: Outcome, told_first: bool
+) -> None:
+    """Every other attempt has its own. Without it, the money could be neither captured nor given back."""
+    order = pay(after(told("failed")), capture="manual")
+    event = told(held, references=References("po_2", "pt_2"))
+    if told_first:
+        receive(order, event, by=BY)
+    outcome = report_authorized if held == "authorized" else report_captured
+    outcome(order, order.payments[2], references=NO_REFERENCES, by=BY)
+    if not told_first:
+        receive(order, event, by=BY)
+    assert (order.payments[2].status, order.payments[2].processor_order_id) == (held, "po_2")
