@@ -2,21 +2,27 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 from functools import partial
 
 import pytest
 import structlog
-from aiohttp import web
+from aiohttp import HttpVersion11, web
+from aiohttp.base_protocol import BaseProtocol
+from aiohttp.http_parser import HttpRequestParser
 from calling import Api, Merchant, running_api
+from hypothesis import example, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from multidict import CIMultiDictProxy
 from uuid_utils.compat import uuid7
 
 from payloops.daemons.listening import bind
 from payloops.http import connections
 from payloops.http.app import ROUTES, create_app
 from payloops.http.connections import MOST_AHEAD, connection_factory, finish_requests
-from payloops.http.early_refusals import Head
+from payloops.http.early_refusals import Head, read_head
 from payloops.http.endpoint import endpoint
 from payloops.http.middleware import frame
 from payloops.http.plain_requests import Handler, PlainRoutes
@@ -208,6 +214,124 @@ async def test_what_can_be_read_in_two_ways_or_is_asked_for_otherwise_goes_the_u
                 head = await reader.readuntil(b"\r\n\r\n")
                 assert head.startswith(b"HTTP/1."), sent
         assert server.routes.taken == 0
+
+
+METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS", "CONNECT", "GETS"]
+TARGETS = [
+    "/v1/orders",
+    "/v1/orders?a=b",
+    "/v1/x#y",
+    "//v1/",
+    "/v1/%00",
+    '/v1/\\"<>[]|^`{}',
+    "*",
+    "http://x/v1/",
+]
+HEADERS = [
+    *(
+        "Host: x",
+        "host:y:80",
+        "Content-Length: 3",
+        "content-length:  03",
+        "Content-Length: 3 ",
+        "Content-Length:",
+    ),
+    *(
+        "Content-Length: +3",
+        "Content-Length: 3,3",
+        "Content_Length: 3",
+        "Content-Encoding: gzip",
+        "X-A:",
+        "X-A: ",
+    ),
+    *(
+        "Transfer-Encoding: chunked",
+        "Transfer_Encoding: chunked",
+        "Upgrade: websocket",
+        "Expect: 100-continue",
+    ),
+    *(
+        "Connection: close",
+        "connection:keep-alive",
+        "Connection: Keep-Alive",
+        "Connection: keep-alive, close",
+    ),
+    *(
+        "Connection: upgrade",
+        "Proxy-Connection: close",
+        "X-API-Key: sk",
+        "x-api-key:  sk ",
+        "Sec-WebSocket-Key1: x",
+    ),
+    *("X-Correlation-ID: a", "x-correlation-id:b ", "X-Correlation-ID: a b"),
+    *("X-A:\ta\t", "X-A : a", " X-A: a", "X-A: \xe9", "X\xe9: a"),
+]
+ODD = st.sampled_from(
+    [
+        *(
+            b"\r\n",
+            b"\n",
+            b"\r",
+            b" ",
+            b"\t",
+            b":",
+            b",",
+            b"\x00",
+            b"\x0b",
+            b"\xa0",
+            b"0",
+            b"\r\n ",
+            b"\r\n\r\n",
+        )
+    ]
+) | st.binary(max_size=3)
+
+
+@pytest.fixture(scope="module")
+def parsing() -> Iterator[asyncio.AbstractEventLoop]:
+    with closing(asyncio.new_event_loop()) as loop:
+        yield loop
+
+
+@hypothesis_settings(max_examples=3_000)
+@given(
+    method=st.sampled_from(METHODS),
+    target=st.sampled_from(TARGETS),
+    headers=st.lists(st.sampled_from(HEADERS), max_size=6),
+    version=st.sampled_from(["HTTP/1.1", "HTTP/1.1", "HTTP/1.1", "HTTP/1.0"]),
+    edits=st.lists(st.tuples(st.integers(0, 999), st.integers(0, 2), ODD), max_size=3),
+)
+@example(method="POST", target="/v1/orders", headers=["Content-Length: 3"], version="HTTP/1.1", edits=[])
+def test_whatever_is_read_here_is_read_the_same_by_aiohttp(
+    parsing: asyncio.AbstractEventLoop,
+    method: str,
+    target: str,
+    headers: list[str],
+    version: str,
+    edits: list[tuple[int, int, bytes]],
+) -> None:
+    sent = "\r\n".join([f"{method} {target} {version}", "Host: x", *headers, "", ""]).encode("latin-1")
+    for place, cut, put in edits:
+        at = place % len(sent)
+        sent = sent[:at] + put + sent[at + cut :]
+    head = read_head(sent)
+    if head is None or head.lines.body_length > 100:
+        assert edits or (method, headers) != ("POST", ["Content-Length: 3"])
+        return
+    body = b"x" * head.lines.body_length
+    parser = HttpRequestParser(BaseProtocol(parsing), parsing, 2**16, auto_decompress=False)
+    [(message, payload)], upgraded, tail = parser.feed_data(head.raw + body)
+    assert (message.method, message.path, message.version) == (head.method, head.path, HttpVersion11)
+    assert in_lower_case(message.headers) == in_lower_case(head.lines.headers)
+    assert (message.chunked, message.upgrade, upgraded, tail) == (False, False, False, b"")
+    assert (payload.is_eof(), payload.read_nowait()) == (True, body)
+    if head.plain:
+        assert not message.should_close
+        assert head.lines.correlation in ("", message.headers.get("X-Correlation-ID"))
+
+
+def in_lower_case(headers: CIMultiDictProxy[str]) -> list[tuple[str, str]]:
+    return [(name.lower(), value) for name, value in headers.items()]
 
 
 NO_HOSTS = [
