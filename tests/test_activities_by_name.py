@@ -15,6 +15,7 @@ import foreign
 import pytest
 from receiving import Endpoint, HeldBack, sdk_accepts
 from standardwebhooks import Webhook
+from structlog.testing import capture_logs
 from telling import AMOUNT, BY, Shop, delivering
 from temporalio.client import Client, WorkflowFailureError
 from temporalio.exceptions import ActivityError, ApplicationError
@@ -287,11 +288,16 @@ async def test_a_failed_delivery_is_a_result_and_no_error(
         ),
     ],
 )
-async def test_what_can_never_succeed_fails_at_once(
-    client: Client, name: str, arguments: list[Any], type: str
+async def test_what_can_never_succeed_fails_at_once_and_is_logged_in_a_line(
+    client: Client, name: str, arguments: list[Any], type: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    error = await refused(client, name, *arguments)
+    with capture_logs() as lines:
+        error = await refused(client, name, *arguments)
     assert (error.type, error.non_retryable) == (type, True)
+    [line] = [line for line in lines if line["event"] == "activity.refused"]
+    assert (line["activity"], line["type"], line["error"]) == (name, type, error.message)
+    assert "\n" not in error.message
+    assert "Traceback" not in caplog.text
 
 
 async def test_a_webhook_about_another_merchants_order_is_not_queued(client: Client, shop: Shop) -> None:

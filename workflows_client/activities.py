@@ -548,7 +548,8 @@ def _parsed(model: type[I], given: Any) -> I:
     try:
         return model.model_validate(given)
     except ValidationError as error:
-        raise ApplicationError(str(error), type="InvalidInput", non_retryable=True) from None
+        wrong = [(".".join(map(str, each["loc"])) or "argument", each["msg"]) for each in error.errors()]
+        raise refused("InvalidInput", "; ".join(f"{field}: {why}" for field, why in wrong)) from None
 
 
 @contextmanager
@@ -556,4 +557,17 @@ def _refusals_are_final() -> Iterator[None]:
     try:
         yield
     except REFUSALS as refusal:
-        raise ApplicationError(str(refusal), type=type(refusal).__name__, non_retryable=True) from refusal
+        raise refused(type(refusal).__name__, str(refusal)) from refusal
+
+
+def refused(type: str, why: str) -> ApplicationError:
+    """What can never succeed, and is logged by this in a line, instead of by the worker with a traceback."""
+    info = activity.info()
+    log.warning(
+        "activity.refused",
+        activity=info.activity_type,
+        workflow_id=info.workflow_id,
+        type=type,
+        error=why,
+    )
+    return ApplicationError(why, type=type, non_retryable=True, category=ApplicationErrorCategory.BENIGN)

@@ -10,7 +10,7 @@ from temporalio.exceptions import ApplicationError
 from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, Interceptor, Worker
 
 from payloops.events.connections import one_line
-from payloops.workflows_client.activities import BackendActivities
+from payloops.workflows_client.activities import BackendActivities, refused
 from payloops.workflows_client.connection import POLLS, RUNNER, keep_serving
 from payloops.workflows_client.webhook_delivery import WebhookDeliveryWorkflow
 
@@ -35,9 +35,7 @@ class _Failures(ActivityInboundInterceptor):
                 details, which quote rows, are left out: failures are readable in histories, also with a codec key.
         """
         if len(input.args) != 1:
-            raise ApplicationError(
-                "one argument is needed, an object", type="InvalidInput", non_retryable=True
-            )
+            raise refused("InvalidInput", "one argument is needed, an object")
         try:
             return await super().execute_activity(input)
         except psycopg.Error as error:
