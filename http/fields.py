@@ -1,9 +1,9 @@
 """Types of fields in requests and responses, with the limits of the HTTP contract."""
 
 import re
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from functools import lru_cache
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import orjson
 from email_validator import EmailNotValidError, validate_email
@@ -28,7 +28,10 @@ from typing_extensions import TypeAliasType
 
 from payloops.commands.cards import holds_card_number
 from payloops.commands.hashing import BCRYPT_MAX_BYTES
+from payloops.events.money import parse_money
 from payloops.events.timestamps import timestamp_text
+
+D = TypeVar("D", date, datetime)
 
 MAX_METADATA_KEYS = 50
 MAX_METADATA_BYTES = 16 * 1024
@@ -48,6 +51,8 @@ _ISO_8601 = re.compile(
 _PLAIN_ADDRESS = re.compile(
     r"(?=[^@]{1,64}@)(?!.*--)(?P<local>[a-z0-9_+-]+(?:\.[a-z0-9_+-]+)*)@(?P<domain>[A-Za-z0-9.-]+)", re.ASCII
 )
+_DAY = re.compile("[0-9]{4}-[0-9]{2}-[0-9]{2}")
+_MONEY = re.compile(r" *[0-9]{1,15}(\.[0-9]{1,4})? ?[A-Za-z]{3} *")
 _DIGITS = re.compile("[0-9]+")
 NOT_IN_QUERIES = r"\u0000-\u001f\u007f-\u009f\ufffd"
 """Character ranges: control characters, and the replacement for bytes that are not UTF-8."""
@@ -148,6 +153,25 @@ def _iso_8601(text: Any) -> Any:
     raise ValueError(f"Must be {A_TIME}")
 
 
+def _day(text: Any) -> Any:
+    try:
+        if isinstance(text, str) and _DAY.fullmatch(text):
+            return date.fromisoformat(text)
+    except ValueError:
+        pass
+    raise ValueError("Must be a day: 2027-01-31")
+
+
+def _written_amount(text: str) -> str:
+    try:
+        if _MONEY.fullmatch(text):
+            parse_money(text)
+            return text
+    except ValueError:
+        pass
+    raise ValueError("Must be an amount with its currency: 49.99 USD")
+
+
 def _whole_amount(value: Any) -> Any:
     if type(value) is not int:
         raise ValueError(WHOLE_AMOUNT)
@@ -183,7 +207,7 @@ _STARTS = {"created_from": "createdFrom", "from_": "from"}
 """Fields with the start of a period, and their names in requests."""
 
 
-def _not_before(end: datetime, info: ValidationInfo) -> datetime:
+def _not_before(end: D, info: ValidationInfo) -> D:
     for field, name in _STARTS.items():
         start = info.data.get(field)
         if start is not None and end < start:
@@ -280,6 +304,18 @@ Moment = Annotated[
 ]
 End = Annotated[Moment, AfterValidator(_not_before)]
 """The end of a period; declare it after the field of the start."""
+Day = Annotated[date, BeforeValidator(_day), Field(description="A day in UTC", examples=["2027-01-31"])]
+LastDay = Annotated[Day, AfterValidator(_not_before)]
+"""The end of a period, which is part of it; declare it after the field of the start."""
+WrittenAmount = Annotated[
+    str,
+    AfterValidator(_written_amount),
+    Field(
+        description="As people write it",
+        examples=["49.99 USD"],
+        json_schema_extra={"pattern": f"^{_MONEY.pattern}$"},
+    ),
+]
 QueryNumber = Annotated[int, BeforeValidator(_plain_number)]
 Timestamp = Annotated[
     datetime,

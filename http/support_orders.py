@@ -1,5 +1,6 @@
 """Orders of all merchants, for support staff in a browser. `/support`."""
 
+from datetime import UTC, date, datetime, time, timedelta
 from typing import Annotated
 from uuid import UUID
 
@@ -10,8 +11,9 @@ from payloops.commands.processor_events import find_processor_event, list_proces
 from payloops.commands.webhook_deliveries import list_attempts_of, list_webhooks_of_order
 from payloops.events.errors import StreamUnreadable
 from payloops.events.event_store import EventReader
+from payloops.events.money import parse_money
 from payloops.events.stream import StreamEvent
-from payloops.http.fields import QueryNumber
+from payloops.http.fields import Day, LastDay, QueryNumber, WrittenAmount
 from payloops.http.problems import FieldError, Problem, not_found, validation_error
 from payloops.http.routing import Call, Nothing, page
 from payloops.http.staff import read_owner
@@ -24,6 +26,7 @@ from payloops.projections.orders import row_from_order
 from payloops.projections.staff_orders import StaffSearch, search_orders
 from payloops.projections.transactions import rows_from_order
 
+DAY = timedelta(days=1)
 PER_PAGE = 25
 MESSAGES = 100
 """Maximum number of processor messages on an order's page, the newest ones."""
@@ -32,6 +35,9 @@ MESSAGES = 100
 class SupportSearch(SupportQuery):
     q: Annotated[str | None, StringConstraints(strip_whitespace=True, max_length=255)] = None
     merchant_id: UUID | None = None
+    amount: WrittenAmount | None = None
+    from_: Annotated[Day | None, Field(alias="from", description="The first day, in UTC")] = None
+    to: Annotated[LastDay | None, Field(description="The last day, in UTC")] = None
     page: Annotated[QueryNumber, Field(ge=1, le=1_000)] = 1
 
 
@@ -46,16 +52,25 @@ class SupportSearch(SupportQuery):
 async def read_support_orders(call: Call[None, SupportSearch]) -> bytes:
     query = call.query
     call.viewed_merchant = query.merchant_id
-    rows, has_more = await search_orders(
-        call.services.store,
-        StaffSearch(text=query.q, merchant_id=query.merchant_id),
-        page=query.page,
-        limit=PER_PAGE,
+    minor, currency = (None, None) if query.amount is None else parse_money(query.amount)
+    search = StaffSearch(
+        text=query.q,
+        merchant_id=query.merchant_id,
+        amount=minor,
+        currency=currency,
+        created_from=None if query.from_ is None else _midnight(query.from_),
+        created_to=None if query.to is None else _midnight(min(query.to, date.max - DAY) + DAY),
     )
+    rows, has_more = await search_orders(call.services.store, search, page=query.page, limit=PER_PAGE)
     names = await merchant_names(call.services.store.pool, merchant_ids={row.merchant_id for row in rows})
+    asked = query.model_dump(mode="json", by_alias=True, exclude_none=True, exclude={"page"})
     return support_page(
-        call, "support_orders.html", query=query, rows=rows, has_more=has_more, merchants=names
+        call, "support_orders.html", query=query, asked=asked, rows=rows, has_more=has_more, merchants=names
     )
+
+
+def _midnight(day: date) -> datetime:
+    return datetime.combine(day, time.min, UTC)
 
 
 class MomentQuery(SupportQuery):

@@ -2,7 +2,9 @@
 
 import re
 from collections.abc import AsyncIterator
+from datetime import date
 from html import unescape
+from urllib.parse import parse_qsl, urlencode, urlsplit
 from uuid import UUID
 
 import pytest
@@ -19,6 +21,8 @@ from payloops.commands.erase_personal_data import erase_personal_data
 from payloops.commands.staff_views import list_staff_views
 from payloops.events.event_store import EventStore
 from payloops.events.stream import FACTS
+from payloops.events.timestamps import utc_now
+from payloops.http.support_orders import DAY, PER_PAGE
 from payloops.projections.order_trail import TITLES
 from payloops.settings import Settings
 
@@ -50,13 +54,47 @@ async def test_orders_of_every_merchant_are_found(
     )
     two = await other.order(externalId="cart-2")
     await project_all(settings.database_url.get_secret_value())
+    created = (await merchant.shop.get(f"/v1/orders/{one}")).json["createdAt"]
+    today, latest = date.fromisoformat(created[:10]), utc_now().date()
     for query, found in (
         *(("", {one, two}), ("?q=cart-1", {one}), (f"?q=+{two}+", {two}), ("?q=ADA%40example.com", {one})),
         *((f"?merchantId={other.id}&q=", {two}), ("?q=cart", set()), ("?page=2", set())),
+        *(
+            ("?amount=500+jpy", {one}),
+            ("?amount=5.00+USD", set()),
+            (f"?from={today}&to={latest}", {one, two}),
+        ),
+        *((f"?to={today - DAY}", set()), (f"?from={latest + DAY}", set()), ("?to=9999-12-31", {one, two})),
     ):
         page = await desk.page(f"/support{query}")
         assert set(re.findall(r'href="/support/orders/([^"]+)"', page)) == found, query
     assert "500 JPY" in text_of(await desk.page("/support?q=cart-1"))
+
+
+async def test_a_search_keeps_what_it_was_asked_for(
+    api: Api, merchant: Merchant, pool: AsyncConnectionPool, settings: Settings
+) -> None:
+    """From page to page, and in the record of what staff looked for. What cannot be meant is refused by name."""
+    desk = await open_desk(api, pool)
+    for _ in range(PER_PAGE + 1):
+        await merchant.order(amount=2_599)
+    await project_all(settings.database_url.get_secret_value())
+    asked = {"amount": "25.99 USD", "from": "2026-01-01", "to": "2099-12-31"}
+    first = await desk.page(f"/support?{urlencode(asked)}")
+    [older] = re.findall('rel="next" href="([^"]+)"', first)
+    assert dict(parse_qsl(urlsplit(unescape(older)).query)) == asked | {"page": "2"}
+    assert len(re.findall('scope="row"', await desk.page(unescape(older)))) == 1
+    assert all(f'value="{value}"' in first for value in asked.values())
+    [_, view, *_] = await list_staff_views(pool, limit=10)
+    assert view.query is not None
+    assert asked.items() <= view.query.items()
+    for query, field in (
+        *(("amount=25.99", "amount"), ("amount=25.999+USD", "amount"), ("amount=5+XYZ", "amount")),
+        *(("from=yesterday", "from"), ("from=2026-02-30", "from"), ("from=2026-02-02&to=2026-02-01", "to")),
+    ):
+        refused = await desk.calls.get(f"/support?{query}")
+        assert refused.status == 400, query
+        assert f"{field} : Must" in text_of(refused.raw.decode()), query
 
 
 async def test_the_page_tells_all_there_is(api: Api, merchant: Merchant, pool: AsyncConnectionPool) -> None:

@@ -33,6 +33,7 @@ BEYOND_SCHEMAS = {
     "The order did not exist then": "when the order was made",
     "Must not be before createdFrom": "a rule about two parameters",
     "Must not be before from": "a rule about two parameters",
+    "Must be an amount with its currency: 49.99 USD": "which currencies there are, and their decimals",
     "Must be at a public address": "which addresses are public",
     "Nested too deep": "depth",
     "Must be a whole number": "12.0 is an integer to JSON Schema, and none to us",
