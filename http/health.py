@@ -4,8 +4,6 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Literal, TypeVar
 
-import structlog
-
 from payloops.events.background import shared
 from payloops.http.fields import Timestamp
 from payloops.http.routing import AnswerModel, Call, route
@@ -14,8 +12,6 @@ from payloops.http.services import Probe
 PROBE_SECONDS = 2.0
 METRICS_TYPE = "text/plain; version=0.0.4"
 """Prometheus' text format: https://prometheus.io/docs/instrumenting/exposition_formats/."""
-
-log = structlog.get_logger()
 
 T = TypeVar("T")
 
@@ -57,13 +53,14 @@ async def health(call: Call[None]) -> HealthAnswer:
     summary="Check that requests can be sent here: 503 while a dependency is down or the process is shutting down",
 )
 async def ready(call: Call[None]) -> ReadinessAnswer:
-    up = await call.services.dependencies()
+    troubles = await call.services.dependencies()
+    up = all(trouble is None for trouble in troubles.values())
     stopping = call.services.stopping.is_set()
-    if stopping or not all(up.values()):
+    if stopping or not up:
         call.status = 503
     return ReadinessAnswer(
-        status="stopping" if stopping else "ready" if all(up.values()) else "unavailable",
-        dependencies={name: "up" if answers else "down" for name, answers in up.items()},
+        status="stopping" if stopping else "ready" if up else "unavailable",
+        dependencies={name: "up" if trouble is None else "down" for name, trouble in troubles.items()},
         timestamp=call.by.at,
         correlation_id=call.by.correlation_id,
     )
@@ -83,27 +80,26 @@ async def read_metrics(call: Call[None]) -> bytes:
     return await call.services.metrics()
 
 
-def dependencies(probes: Mapping[str, Probe]) -> Callable[[], Awaitable[Mapping[str, bool]]]:
-    """A function that returns whether each dependency answers.
+def dependencies(probes: Mapping[str, Probe]) -> Callable[[], Awaitable[Mapping[str, Exception | None]]]:
+    """A function that returns why each dependency does not answer; None if it does.
 
     Calls at the same time share one look: anybody may ask, without limit, and must not take all connections by it.
     """
     return shared(lambda: ask_all(probes, seconds=PROBE_SECONDS), name="readiness")
 
 
-async def ask_all(probes: Mapping[str, Probe], *, seconds: float) -> dict[str, bool]:
-    """Whether each dependency answers within this time."""
-    answers = await asyncio.gather(*(_answers(name, probe, seconds) for name, probe in probes.items()))
-    return dict(zip(probes, answers, strict=True))
+async def ask_all(probes: Mapping[str, Probe], *, seconds: float) -> dict[str, Exception | None]:
+    """Why each dependency does not answer within this time; None if it does."""
+    troubles = await asyncio.gather(*(_trouble(probe, seconds) for probe in probes.values()))
+    return dict(zip(probes, troubles, strict=True))
 
 
-async def _answers(name: str, probe: Probe, seconds: float) -> bool:
+async def _trouble(probe: Probe, seconds: float) -> Exception | None:
     try:
         await within(probe(), seconds=seconds)
     except Exception as error:  # noqa: BLE001  # any exception means that it is down
-        log.warning("ready.dependency_down", dependency=name, error=type(error).__name__)
-        return False
-    return True
+        return error
+    return None
 
 
 _abandoned: set[asyncio.Future[Any]] = set()

@@ -82,6 +82,7 @@ class RateLimits:
         self._shared = MovingWindowRateLimiter(storage)
         self._local = LocalWindows(clock=time.monotonic)
         self._redis_paused_until = -math.inf
+        self._is_alone = False
 
     async def try_from_address(self, name: str, address: str) -> None:
         """Count an attempt from an address.
@@ -119,10 +120,17 @@ class RateLimits:
         if time.monotonic() >= self._redis_paused_until:
             try:
                 async with asyncio.timeout(REDIS_SECONDS):
-                    return await self._shared_wait(items, key)
+                    wait = await self._shared_wait(items, key)
             except (RedisError, OSError, TimeoutError) as error:
                 self._redis_paused_until = time.monotonic() + REDIS_PAUSE
-                log.warning("rate_limits.redis_down", error=type(error).__name__)
+                if not self._is_alone:
+                    log.warning("rate_limits.redis_down", error=type(error).__name__)
+                self._is_alone = True
+            else:
+                if self._is_alone:
+                    log.info("rate_limits.redis_up")
+                self._is_alone = False
+                return wait
         return self._local.wait(items, key)
 
     async def _shared_wait(self, items: Sequence[RateLimitItem], key: Sequence[str]) -> float | None:

@@ -37,7 +37,7 @@ class Services:
         admission: limits how many requests are handled at a time.
         long_reads: limits how many queries that may take long run at a time, to fewer than the pool has connections.
         checkout_base_url: of checkout pages.
-        dependencies: returns whether each answers, by its name.
+        dependencies: returns why each does not answer, by its name; None if it does.
         metrics: returns the response to a scrape.
         secure_cookies: whether cookies are for TLS only, even if the request came over plain HTTP.
         workflow_url: of workflows in Temporal's web interface, to which their ids are appended; None if there is none.
@@ -63,7 +63,7 @@ class Services:
     long_reads: FairSemaphore
     admission: Admission
     checkout_base_url: str
-    dependencies: Callable[[], Awaitable[Mapping[str, bool]]]
+    dependencies: Callable[[], Awaitable[Mapping[str, Exception | None]]]
     metrics: Callable[[], Awaitable[bytes]]
     cors_origins: tuple[str, ...] = ()
     secure_cookies: bool = True

@@ -28,6 +28,7 @@ from payloops.daemons.garbage_collection import tune_garbage_collector
 from payloops.daemons.housekeeping import keep_house
 from payloops.daemons.listening import PortTaken, accept, bind, share
 from payloops.daemons.metrics import open_metrics, state_readers
+from payloops.daemons.outages import log_outages
 from payloops.daemons.prefork import keep_running
 from payloops.daemons.schema_check import require_schema
 from payloops.daemons.start_checks import check_at_start
@@ -88,12 +89,15 @@ def run(settings: Settings, *, workers: int = 1) -> None:
 async def _serve(settings: Settings, listener: socket.socket, *, checks: bool = True) -> None:
     """
     Args:
-        checks: whether this process checks PostgreSQL's settings, and by reading all secrets of merchants the keys.
+        checks: whether this process logs outages of dependencies, and checks PostgreSQL's settings, and by reading all
+            secrets of merchants the keys.
     """
     stop = stop_on_signals()
     async with AsyncExitStack() as stack:
         services = await stack.enter_async_context(serving(settings, listener))
         if checks:
+            outages = log_outages(services.dependencies)
+            await stack.enter_async_context(in_background(outages, name="outages"))
             checking = check_at_start(
                 services.store.pool, cipher=services.cipher, audit_keys=make_audit_keys(settings)
             )

@@ -214,6 +214,6 @@ async def _webhook_metrics(pool: AsyncConnectionPool) -> list[Metric]:
 
 async def _dependency_metrics(probes: Mapping[str, Probe]) -> list[Metric]:
     up = GaugeMetricFamily("payloops_dependency_up", "Whether the dependency answers", labels=["dependency"])
-    for name, answers in (await ask_all(probes, seconds=PROBE_SECONDS)).items():
-        up.add_metric([name], answers)
+    for name, trouble in (await ask_all(probes, seconds=PROBE_SECONDS)).items():
+        up.add_metric([name], trouble is None)
     return [up]

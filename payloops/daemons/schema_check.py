@@ -4,16 +4,19 @@ from functools import cache
 from pathlib import Path
 
 import psycopg
-import structlog
 from psycopg_pool import AsyncConnectionPool
 
 import payloops.migrations
 
-log = structlog.get_logger()
-
 
 class SchemaBehind(Exception):
     """Not all migrations of this version have been applied."""
+
+    def __init__(self, *, applied: str | None) -> None:
+        super().__init__(
+            f"the database has migrations up to {applied}, and lacks those up to {newest_migration()}:"
+            " run `payloops migrate`"
+        )
 
 
 @cache
@@ -37,7 +40,4 @@ async def require_schema(pool: AsyncConnectionPool) -> None:
             row = None
     applied = row[0] if row is not None else None
     if applied is None or applied < newest_migration():
-        log.warning(
-            "database.schema_behind", applied=applied, needed=newest_migration(), remedy="payloops migrate"
-        )
-        raise SchemaBehind
+        raise SchemaBehind(applied=applied)
