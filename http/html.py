@@ -36,8 +36,14 @@ PAGE_HEADERS = {
 FOLDER = Path(__file__).with_name("templates")
 
 
+MOST_INDENTED = 32 * 1024
+"""Characters of JSON. Indented, each may become five hundred, if it is nested deep."""
+
+
 def readable(text: str) -> str:
-    """Indented JSON; a text that is not JSON, for example because it was truncated, unchanged."""
+    """Indented JSON; a text that is long, or not JSON, for example because it was truncated, unchanged."""
+    if len(text) > MOST_INDENTED:
+        return text
     try:
         return orjson.dumps(orjson.loads(text), option=orjson.OPT_INDENT_2).decode()
     except orjson.JSONDecodeError:

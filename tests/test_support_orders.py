@@ -4,6 +4,7 @@ import re
 from collections.abc import AsyncIterator
 from datetime import date
 from html import unescape
+from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 from uuid import UUID
 
@@ -18,6 +19,7 @@ from test_staff import hire
 from uuid_utils.compat import uuid7
 
 from payloops.commands.erase_personal_data import erase_personal_data
+from payloops.commands.processor_events import keep_processor_event, list_processor_events
 from payloops.commands.staff_views import list_staff_views
 from payloops.events.event_store import EventStore
 from payloops.events.stream import FACTS
@@ -168,6 +170,20 @@ async def test_what_a_processor_told_is_shown_as_it_arrived(
     assert "It told nothing new." in text
     [view, _] = await list_staff_views(pool, limit=10)
     assert (view.route, view.order_id) == ("GET /support/processor-events/{id}", order)
+
+
+async def test_what_is_nested_deep_in_a_large_event_is_shown_without_growing(
+    api: Api, merchant: Merchant, pool: AsyncConnectionPool
+) -> None:
+    """Its merchant signs it: indented, a megabyte of it would take the memory of all requests."""
+    desk = await open_desk(api, pool)
+    body = "[" * 200 + "0," * 50_000 + "0" + "]" * 200
+    event: dict[str, Any] = {"key": "evt_1", "event_id": "evt_1", "type": "charge.failed", "body": body}
+    await keep_processor_event(pool, merchant_id=merchant.id, processor="stripe", at=utc_now(), **event)
+    [row], _ = await list_processor_events(pool)
+    page = await desk.page(f"/support/processor-events/{row.id}")
+    assert body in page
+    assert len(page) < len(body) + 10_000
 
 
 async def test_each_look_is_on_record(api: Api, merchant: Merchant, pool: AsyncConnectionPool) -> None:
