@@ -228,14 +228,17 @@ def _is_charge_of_another_attempt(order: Order, payment: Payment, references: Re
     """
     reference, charge = references.order_id or payment.processor_order_id, references.transaction_id
     unknown = {None, reference}
+
+    def is_same(other: Payment) -> bool:
+        same_payment = reference is not None and reference == other.processor_order_id
+        if charge in unknown:
+            return same_payment or reference in other.capture_references
+        if other.processor_transaction_id in unknown:
+            return same_payment or charge in other.capture_references
+        return charge == other.processor_transaction_id
+
     return any(
-        other.processor == payment.processor
-        and other.status is PaymentStatus.CAPTURED
-        and (
-            reference is not None and reference == other.processor_order_id
-            if charge in unknown or other.processor_transaction_id in unknown
-            else charge == other.processor_transaction_id
-        )
+        other.processor == payment.processor and other.status is PaymentStatus.CAPTURED and is_same(other)
         for other in order.other_payments(payment)
     )
 

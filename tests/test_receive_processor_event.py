@@ -307,6 +307,35 @@ def test_two_charges_are_two_though_no_worker_reported_a_reference() -> None:
     assert (order.amount_captured, refunds(order)) == (2 * AMOUNT, [(AMOUNT, "pending")])
 
 
+@pytest.mark.parametrize("charge", [None, "po_1", "pt_1"])
+def test_a_charge_is_one_though_its_event_was_taken_for_that_of_an_attempt_without_references(
+    charge: str | None,
+) -> None:
+    """Else the only charge would be given back as a duplicate."""
+    order = pay(new_order())
+    report_failed(order, order.payments[1], references=NO_REFERENCES, failure=Failure("lost"), by=BY)
+    report_captured(pay(order), order.payments[2], references=NO_REFERENCES, by=BY)
+    assert receive(order, told("captured"), by=BY) == "none"
+    report_captured(order, order.payments[1], references=References("po_1", charge), by=BY)
+    assert (order.amount_captured, refunds(order)) == (AMOUNT, [])
+    second = told("captured", event_id="second", references=References("po_2", "pt_2"))
+    assert receive(order, second, by=BY) == "applied"
+    assert (order.amount_captured, refunds(order)) == (2 * AMOUNT, [(AMOUNT, "pending")])
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [(None, "pt_2"), ("pt_1", None), ("pt_1", "pt_2"), (None, None)]
+)
+def test_two_charges_are_two_though_workers_report_no_reference_of_their_payments(
+    first: str | None, second: str | None
+) -> None:
+    order = pay(new_order())
+    report_failed(order, order.payments[1], references=NO_REFERENCES, failure=Failure("lost"), by=BY)
+    report_captured(pay(order), order.payments[2], references=References(None, second), by=BY)
+    report_captured(order, order.payments[1], references=References(None, first), by=BY)
+    assert (order.amount_captured, refunds(order)) == (2 * AMOUNT, [(AMOUNT, "pending")])
+
+
 def test_a_charge_is_one_though_an_earlier_attempts_authorization_was_taken_for_its_own() -> None:
     """Else the only charge would be given back as a duplicate."""
     order = pay(new_order(), capture="manual")

@@ -236,10 +236,11 @@ def refuse_uncertain(order: Order, duplicate: Payment) -> None:
         DuplicateUncertainError.
     """
     for other in order.other_payments(duplicate):
+        is_told = bool(other.capture_references) and not duplicate.has_reference(*other.capture_references)
         told_apart = (
             other.processor_order_id is not None
             or None not in {other.processor_transaction_id, duplicate.processor_transaction_id}
-            or other.capture_references
+            or is_told
         )
         captured = other.processor == duplicate.processor and other.status is PaymentStatus.CAPTURED
         if captured and not told_apart:
