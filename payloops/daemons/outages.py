@@ -8,7 +8,7 @@ import structlog
 
 from payloops.events.connections import one_line
 
-EVERY_SECONDS = 5.0
+EVERY_SECONDS = 3.0
 
 log = structlog.get_logger()
 
@@ -25,6 +25,7 @@ async def log_outages(
     """
     down: set[str] = set()
     while True:
+        await asyncio.sleep(every_seconds * random.uniform(0.5, 1.5))  # noqa: S311  # jitter, and time to connect
         for name, trouble in (await dependencies()).items():
             if trouble is not None and name not in down:
                 log.warning("dependency.down", dependency=name, error=one_line(trouble))
@@ -32,4 +33,3 @@ async def log_outages(
             elif trouble is None and name in down:
                 log.info("dependency.up", dependency=name)
                 down.remove(name)
-        await asyncio.sleep(every_seconds * random.uniform(0.5, 1.5))  # noqa: S311  # jitter
