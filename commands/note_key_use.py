@@ -12,6 +12,8 @@ import psycopg
 import structlog
 from psycopg_pool import AsyncConnectionPool
 
+from payloops.events.background import begin
+
 PAUSE = 1.0
 """Seconds between two looks at what there is to write."""
 WRITTEN_FOR = 60.0
@@ -49,7 +51,7 @@ class KeyUses:
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
-        self._task = asyncio.create_task(self._run(), name="key uses")
+        self._task = begin(self._run(), name="key uses")
         return self
 
     async def __aexit__(self, *_: object) -> None:

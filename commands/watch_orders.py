@@ -13,6 +13,7 @@ from uuid import UUID
 import psycopg
 import structlog
 
+from payloops.events.background import begin
 from payloops.events.event_store import EventStore
 from payloops.events.orders import Order
 
@@ -37,7 +38,7 @@ class OrderWatch:
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
-        self._task = asyncio.create_task(self._run(), name="order watch")
+        self._task = begin(self._run(), name="order watch")
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -27,6 +27,7 @@ from prometheus_client import Counter, Gauge
 from psycopg.rows import TupleRow
 
 from payloops.events.authenticity import content_hash, event_mac
+from payloops.events.background import begin
 from payloops.events.columns import ColumnType, bigints, byteas, ints, names, texts, uuids
 from payloops.events.connections import connect
 from payloops.events.crash_points import crash_point
@@ -229,7 +230,7 @@ class Appender:
     def start(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._sent = Deadlines(SEND_SECONDS)
-        self._task = asyncio.create_task(self._run(), name="appender")
+        self._task = begin(self._run(), name="appender")
 
     async def close(self) -> None:
         """Refuse new appends, write those in the queue, and close the connection."""

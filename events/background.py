@@ -5,13 +5,30 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
+import structlog
+
 T = TypeVar("T")
+
+log = structlog.get_logger()
+
+
+def begin(work: Coroutine[Any, Any, None], *, name: str) -> asyncio.Task[None]:
+    """A task that may go on for as long as the process. If it fails, that is logged at once: nobody may be waiting."""
+    task = asyncio.create_task(work, name=name)
+    task.add_done_callback(_tell)
+    return task
+
+
+def _tell(task: asyncio.Task[None]) -> None:
+    error = None if task.cancelled() else task.exception()
+    if error is not None:
+        log.error("background.failed", task=task.get_name(), exc_info=error)
 
 
 @asynccontextmanager
 async def in_background(work: Coroutine[Any, Any, None], *, name: str) -> AsyncIterator[None]:
     """Do the work in a task of this name while the context lasts; its end cancels the task."""
-    task = asyncio.create_task(work, name=name)
+    task = begin(work, name=name)
     try:
         yield
     finally:

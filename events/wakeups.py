@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 import psycopg
 import structlog
 
+from payloops.events.background import begin
 from payloops.events.connections import connect, wait_to_reconnect
 from payloops.events.statement import Statement
 
@@ -37,7 +38,7 @@ class Notifier:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        self._task = asyncio.create_task(self._run(), name="notifier")
+        self._task = begin(self._run(), name="notifier")
 
     async def close(self) -> None:
         await _cancel(self._task)
@@ -80,7 +81,7 @@ class Wakeups:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        self._task = asyncio.create_task(self._run(), name="wakeups")
+        self._task = begin(self._run(), name="wakeups")
 
     async def close(self) -> None:
         await _cancel(self._task)
