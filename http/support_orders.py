@@ -21,7 +21,7 @@ from payloops.http.support import SupportQuery, support_page
 from payloops.http.support_timeline import moment_of, timeline_entry, workflows_of
 from payloops.projections.order_events import OrderEvent, order_events
 from payloops.projections.order_explanation import explain_order
-from payloops.projections.order_history import fold, order_facts, replay
+from payloops.projections.order_history import fold, last_step, order_facts
 from payloops.projections.orders import row_from_order
 from payloops.projections.staff_orders import StaffSearch, search_orders
 from payloops.projections.transactions import rows_from_order
@@ -106,7 +106,7 @@ async def read_support_order(call: Call[None, MomentQuery]) -> bytes:
         merchants=await merchant_names(store.pool, merchant_ids=[owner]),
         explanation=explain_order(facts, now=call.by.at),
         timeline=timeline,
-        moment=moment_of(list(replay(facts[:version])), timeline[version - 1]),
+        moment=moment_of(last_step(facts[:version]), timeline[version - 1]),
         transactions=rows_from_order(order),
         messages=messages,
         webhooks=webhooks,

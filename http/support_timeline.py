@@ -111,14 +111,13 @@ def timeline_entry(event: OrderEvent, *, currency: str) -> TimelineEntry:
     )
 
 
-def moment_of(steps: Sequence[Step], entry: TimelineEntry) -> Moment:
+def moment_of(step: Step, entry: TimelineEntry) -> Moment:
     """The order right after an event.
 
     Args:
-        steps: the order's state after each of its events, up to this one.
+        step: the event's effect.
         entry: the event.
     """
-    step = steps[-1]
     state, currency = step.state, step.state["currency"]
     before = {each.field: value_text(each.field, each.before, currency) for each in step.changes}
 

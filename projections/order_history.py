@@ -127,6 +127,13 @@ def replay(facts: Sequence[StreamEvent]) -> Iterator[Step]:
         yield Step(fact, differences(before, state), state)
 
 
+def last_step(facts: Sequence[StreamEvent]) -> Step:
+    """The effect of the last of an order's facts, which begin with the one that created it."""
+    before = order_state(fold(facts[:-1])) if len(facts) > 1 else {}
+    state = order_state(fold(facts))
+    return Step(facts[-1], differences(before, state), state)
+
+
 def order_state(order: Order) -> State:
     """The order's state, flat."""
     state = {name: value for name, value in asdict(row_from_order(order)).items() if name not in NOT_STATE}

@@ -18,6 +18,7 @@ from payloops.projections.order_history import (
     facts_as_of,
     fold,
     get_order_as_of,
+    last_step,
     order_facts,
     order_state,
     replay,
@@ -35,6 +36,7 @@ async def test_each_step_is_the_order_after_its_event(
         assert facts is not None
         before: dict[str, object] = {}
         for version, step in enumerate(replay(facts), start=1):
+            assert last_step(facts[:version]) == step
             loaded = await store.load(Order, order.id, up_to_version=version)
             assert loaded is not None
             assert step.state == order_state(loaded)

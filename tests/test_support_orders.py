@@ -22,9 +22,12 @@ from payloops.commands.erase_personal_data import erase_personal_data
 from payloops.commands.processor_events import keep_processor_event, list_processor_events
 from payloops.commands.staff_views import list_staff_views
 from payloops.events.event_store import EventStore
+from payloops.events.orders import Order
 from payloops.events.stream import FACTS
 from payloops.events.timestamps import utc_now
 from payloops.http.support_orders import DAY, PER_PAGE
+from payloops.projections import order_history
+from payloops.projections.order_history import State, order_state
 from payloops.projections.order_trail import TITLES
 from payloops.settings import Settings
 
@@ -155,6 +158,23 @@ async def test_any_moment_can_be_asked_for(api: Api, merchant: Merchant, pool: A
     assert "Nothing of the order's state" in await moment(7)
     assert (await desk.calls.get(f"/support/orders/{order}?version=99")).status == 400
     assert (await desk.calls.get(f"/support/orders/{order}?version=0")).status == 400
+
+
+async def test_a_moment_is_made_of_two_states_however_much_has_happened(
+    api: Api, merchant: Merchant, pool: AsyncConnectionPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each has all payments and transactions: with one for each event, hundreds took seconds, and much memory."""
+    desk = await open_desk(api, pool)
+    order = await eventful_order(api, merchant)
+    made: list[int] = []
+
+    def counted(state_of: Order) -> State:
+        made.append(state_of.version)
+        return order_state(state_of)
+
+    monkeypatch.setattr(order_history, "order_state", counted)
+    await desk.page(f"/support/orders/{order}?version=6")
+    assert made == [5, 6]
 
 
 async def test_what_a_processor_told_is_shown_as_it_arrived(
