@@ -36,7 +36,7 @@ class Dev:
         self.mark = f"PAYLOOPS_TEST_MARK={uuid.uuid4()}"
         self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> float:
+    def start(self, **environment: str) -> float:
         """Returns the seconds until it said that it was ready."""
         began = time.monotonic()
         name, value = self.mark.split("=")
@@ -49,7 +49,7 @@ class Dev:
                 stdout=output,
                 stderr=output,
                 stdin=subprocess.DEVNULL,
-                env={**without_settings(), name: value},
+                env={**without_settings(), **environment, name: value},
                 start_new_session=True,
             )
         while "PayLoops is ready" not in self.text() or "Ctrl-C" not in self.text():
@@ -190,7 +190,10 @@ def a_second_one_is_refused_in_one_line(dev: Dev) -> None:
 
 
 def test_parts_that_die_come_back(dev: Dev) -> None:
-    dev.start()
+    dev.start(DATABASE_POOL_SIZ="5")
+    for name in ("api", "worker"):  # said while they started, before there was a screen to show it on
+        dev.wait_for(f"{name:<10} payloops: DATABASE_POOL_SIZ is not a setting, and is ignored")
+    assert "/ready" not in dev.text()
     for name in ("projector", "subscriber", "worker"):
         os.kill(dev.process_of(name), signal.SIGKILL)
     servers = json.loads((dev.data_dir / "run/processes.json").read_text())

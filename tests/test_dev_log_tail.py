@@ -50,7 +50,7 @@ SHOWN = ("16:44:05 worker     temporal.unavailable", "yellow")
 
 def test_what_matters_in_a_log_is_shown_whole_and_once(tmp_path: Path) -> None:
     log = tmp_path / "log"
-    tail = LogTail(name="worker", path=log, chatty=False)
+    tail = LogTail(name="worker", path=log)
     assert tail.lines() == []  # it does not exist yet
 
     def written(text: str) -> list[tuple[str, str]]:
@@ -61,10 +61,16 @@ def test_what_matters_in_a_log_is_shown_whole_and_once(tmp_path: Path) -> None:
     assert written(f"{INFO}of no interest\n{WARNING}Trace") == [SHOWN]
     assert written("back: of the warning\n") == [("worker     Traceback: of the warning", "")]
     assert written(INFO) == []
+    assert written("payloops: METRICS_PORT: port 1 is taken\n") == [
+        ("worker     payloops: METRICS_PORT: port 1 is taken", "yellow")
+    ]
     with log.open("a") as file:
         file.write(WARNING)  # the last before it died
     tail.from_offset(log.stat().st_size)
     assert written(WARNING + "half a l") == [SHOWN, SHOWN]
-    log.write_text(WARNING)
+    log.write_text(INFO + WARNING)
     tail.from_offset(0)
     assert tail.lines() == [SHOWN]
+    with log.open("a") as file:
+        file.write(INFO)
+    assert tail.lines(chatty=True) == [("16:44:05 worker     worker.started", "dim")]

@@ -18,7 +18,6 @@ def test_a_part_that_dies_is_started_again_after_growing_pauses(tmp_path: Path) 
         arguments=["no-such-command"],
         environment=dict(os.environ),
         log=tmp_path / "log",
-        chatty=False,
         started=lambda _: started.append(time.monotonic()),
     )
     part.start()
@@ -45,7 +44,7 @@ def test_a_part_that_does_not_stop_in_time_is_killed(tmp_path: Path) -> None:
     deaf = (
         "import signal as s, time; s.signal(s.SIGTERM, s.SIG_IGN); print('deaf', flush=True); time.sleep(600)"
     )
-    part = Part(name="worker", arguments=[], environment={}, log=log, chatty=False, started=lambda _: None)
+    part = Part(name="worker", arguments=[], environment={}, log=log, started=lambda _: None)
     child = Child(name="worker", command=[sys.executable, "-c", deaf], log=log, death_signal=signal.SIGKILL)
     part.child = child
     deadline = time.monotonic() + 120
@@ -62,7 +61,7 @@ from pathlib import Path
 from payloops.dev.parts import Part
 
 part = Part(
-    name="worker", arguments=["worker"], environment=dict(os.environ), log=Path(sys.argv[1]), chatty=False,
+    name="worker", arguments=["worker"], environment=dict(os.environ), log=Path(sys.argv[1]),
     started=lambda child: print(child.pid, flush=True),
 )
 part.start()

@@ -18,14 +18,12 @@ READABLE = re.compile(
 class LogTail:
     """Reads new lines of a process's log, and selects those to show on the terminal.
 
-    If `chatty`, from level info, otherwise from warning. A line without a level, such as of a traceback, belongs to the
-    line before it.
+    A line without a level, such as of a traceback, belongs to the line before it.
     """
 
-    def __init__(self, *, name: str, path: Path, chatty: bool) -> None:
+    def __init__(self, *, name: str, path: Path) -> None:
         self.path = path
         self._name = name
-        self._chatty = chatty
         self._offset = 0
         self._rest = b""
         self._showing = False
@@ -36,8 +34,8 @@ class LogTail:
             self._rest = b""
         self._offset = min(self._offset, offset) if self._offset else offset
 
-    def lines(self) -> list[tuple[str, str]]:
-        """New lines to show, each with its style."""
+    def lines(self, *, chatty: bool = False) -> list[tuple[str, str]]:
+        """New lines to show, each with its style: if `chatty`, from level info, otherwise from warning."""
         try:
             with self.path.open("rb") as file:
                 file.seek(self._offset)
@@ -47,15 +45,15 @@ class LogTail:
         self._offset += len(read)
         *whole, self._rest = (self._rest + read).split(b"\n")
         new = (COLOURS.sub("", part.decode(errors="replace")).rstrip() for part in whole)
-        return [self._shown(line) for line in new if line and self._selected(line)]
+        return [self._shown(line) for line in new if line and self._selected(line, chatty)]
 
     def _shown(self, line: str) -> tuple[str, str]:
         return shortened(line, name=self._name), COLOUR.get(level_of(line) or "", "")
 
-    def _selected(self, line: str) -> bool:
+    def _selected(self, line: str, chatty: bool) -> bool:
         level = level_of(line)
         if level is not None:
-            self._showing = level in LOUD or (self._chatty and level == "info")
+            self._showing = level in LOUD or (chatty and level == "info")
         return self._showing
 
 
@@ -77,7 +75,9 @@ def shortened(line: str, *, name: str) -> str:
 
 
 def level_of(line: str) -> str | None:
-    """The level of a log line, readable or JSON; None if it has none."""
+    """The level of a log line, readable or JSON; None if it has none. What a command says of itself is a warning."""
+    if line.startswith("payloops: "):
+        return "warning"
     if line.startswith("{"):
         try:
             level = json.loads(line).get("level")

@@ -23,11 +23,10 @@ class Part:
         arguments: Sequence[str],
         environment: Mapping[str, str],
         log: Path,
-        chatty: bool,
         started: Callable[[Child], None],
     ) -> None:
         self.name = name
-        self.log = LogTail(name=name, path=log, chatty=chatty)
+        self.log = LogTail(name=name, path=log)
         self.child: Child | None = None
         self._arguments = arguments
         self._environment = environment

@@ -219,7 +219,6 @@ def _parts(environment: dict[str, str], *, options: DevOptions, servers: Embedde
             arguments=arguments,
             environment=environment,
             log=servers.data_dir / f"logs/{name}.log",
-            chatty=name == "api",
             started=lambda child: servers.keep(child=child),
         )
         for name, arguments in commands.items()
@@ -270,11 +269,10 @@ def _keep_running(
 
     The latter two are checked because `make` does not pass those signals on.
     """
-    for each in parts:
-        each.log.lines()  # skips what was logged while starting
+    is_starting = True  # of what was logged until now, only what went wrong is shown
     while not terminal.is_gone() and parent in (None, os.getppid()):
         for each in parts:
-            for line, style in each.log.lines():
+            for line, style in each.log.lines(chatty=each.name == "api" and not is_starting):
                 terminal.bare(line, style=style)
             died = each.watch()
             if died:
@@ -285,6 +283,7 @@ def _keep_running(
                 servers.start_part(server)
             except StartError as error:
                 terminal.say(f"[red]{error}[/]")
+        is_starting = False
         time.sleep(POLL_SECONDS)
 
 
