@@ -69,6 +69,7 @@ class AnswerModel(BaseModel):
         validate_by_alias=False,
         serialize_by_alias=True,
         frozen=True,
+        hide_input_in_errors=True,
     )
 
 

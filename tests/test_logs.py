@@ -14,20 +14,34 @@ from contextlib import redirect_stderr
 from typing import Any, cast
 from uuid import uuid4
 
+import psycopg
 import pytest
 import structlog
 from masking import shows_card
 from prometheus_client import REGISTRY
+from psycopg_pool import AsyncConnectionPool
+from pydantic import ValidationError
 from temporalio.worker import WorkflowInstance
 from temporalio.worker._workflow import _DeadlockError
 
 from payloops.http import request_context
 from payloops.http.request_context import REQUEST_EVENT, Level, RequestLines, begin_request, log_request
+from payloops.http.routing import AnswerModel
 from payloops.logs import configure_logs, mask_secrets
 from payloops.settings import Environment, Settings
 
 CARD = "4242 4242 4242 4242"
 TOKEN = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2lnbmF0dXJl"
+
+
+class Answered(AnswerModel):
+    secret: int
+
+
+def test_an_answer_that_does_not_fit_its_model_is_not_quoted() -> None:
+    with pytest.raises(ValidationError) as failed:
+        Answered.model_validate({"secret": "hunter2"})
+    assert "hunter2" not in str(failed.value)
 
 
 def masked(**fields: Any) -> dict[str, Any]:
@@ -110,6 +124,30 @@ def test_production_writes_json_lines_with_the_context_and_without_secrets_of_ex
     for secret in ("sk_test_abc", "hunter2"):
         assert secret not in written.getvalue()
     assert sys.stderr is not written
+
+
+@pytest.mark.usefixtures("restored")
+async def test_a_row_that_postgresql_quotes_is_not_logged(
+    settings: Settings, pool: AsyncConnectionPool
+) -> None:
+    written = io.StringIO()
+    with redirect_stderr(written):
+        configure_logs(settings, process="api")
+        async with pool.connection() as connection:
+            await connection.execute("CREATE TABLE kept (email text UNIQUE, hash text CHECK (hash < 'x'))")
+            for row in (("ada@example.com", "secret"), ("ada@example.com", "a"), ("b\n\nada@", "xsecret")):
+                try:
+                    await connection.execute("INSERT INTO kept VALUES (%s, %s)", row)
+                except psycopg.Error:
+                    try:
+                        settings.model_dump().pop("at the failure")
+                    except KeyError:
+                        structlog.get_logger().exception("insert.failed")
+    assert written.getvalue().count("DETAIL:[redacted]") == 2
+    assert written.getvalue().count("KeyError: 'at the failure'") == 2
+    assert written.getvalue().count("violates") == 2
+    for quoted in ("ada@", "secret"):
+        assert quoted not in written.getvalue()
 
 
 @pytest.mark.parametrize("environment", list(Environment))
