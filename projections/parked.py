@@ -42,10 +42,9 @@ FORGET = "DELETE FROM parked_events WHERE reader = %s AND originator_id = %s RET
 # Subscribers keep their parked events in the same table. Only they can forward them: they are asked to, by `retry`.
 SUBSCRIBERS = """
     SELECT reader FROM (
-        SELECT reader FROM parked_events
-        UNION SELECT name FROM checkpoints WHERE name = ANY (%(named)s) AND name <> 'seals'
+        SELECT reader FROM parked_events UNION SELECT name FROM checkpoints WHERE name <> 'seals'
     ) readers (reader)
-    WHERE reader <> ALL (%(projections)s) AND (%(all)s OR reader = ANY (%(named)s)) ORDER BY 1
+    WHERE reader <> ALL (%s) ORDER BY 1
 """
 AGAIN = """
     INSERT INTO parked_events (reader, position, originator_id, originator_version, topic, error, retry)
@@ -95,12 +94,11 @@ async def parked_of(
         return {each.originator_version: each for each in await cursor.fetchall()}
 
 
-async def subscribers_to_ask(
-    connection: psycopg.AsyncConnection[TupleRow], *, projections: Sequence[str], names: Sequence[str]
+async def list_subscribers(
+    connection: psycopg.AsyncConnection[TupleRow], *, projections: Sequence[str]
 ) -> list[str]:
-    """The subscribers among the named readers; if none is named, all that have parked events."""
-    values = {"projections": list(projections), "named": list(names), "all": not names}
-    return [row[0] for row in await (await connection.execute(SUBSCRIBERS, values)).fetchall()]
+    """The readers of the log that have come as far as any position, besides the projections and the seals."""
+    return [row[0] for row in await (await connection.execute(SUBSCRIBERS, (list(projections),))).fetchall()]
 
 
 async def retry_forwarding(

@@ -252,7 +252,7 @@ async def test_what_a_sum_showed_and_the_sandbox_does_not_have_is_not_refunded(
     assert (await reconciled(store, another))[order_id].outcome == "differs"
     if recent:
         found = (await reconciled(store, processor, older_than=DAY))[order_id]
-        assert (found.outcome, found.detail) == ("differs", "refunded: 700 here, 300 there")
+        assert (found.outcome, found.detail) == ("differs", "refunded: 7.00 USD here, 3.00 USD there")
     found = (await reconciled(store, processor))[order_id]
     assert (found.outcome, found.ours.refunded) == ("recorded", 300)
     order = await store.load(Order, UUID(order_id))
@@ -600,7 +600,7 @@ async def test_money_that_the_processor_has_beyond_the_record_is_shown(
 ) -> None:
     order_id = await reported(merchant, store, settings, by, status="captured", amount=600)
     found = (await reconciled(store, says("captured")))[order_id]
-    assert (found.outcome, found.detail) == ("differs", "captured: 600 here, 1000 there")
+    assert (found.outcome, found.detail) == ("differs", "captured: 6.00 USD here, 10.00 USD there")
 
 
 async def test_a_refund_of_which_the_processor_has_nothing_is_shown(
@@ -611,7 +611,7 @@ async def test_a_refund_of_which_the_processor_has_nothing_is_shown(
     refund = (await merchant.shop.post(f"/v1/orders/{order_id}/refund", {"amount": 300})).json["refundId"]
     await update_refund_status(store, order_id=UUID(order_id), refund_id=refund, succeeded=True, by=by)
     found = (await reconciled(store, says("captured")))[order_id]
-    assert (found.outcome, found.detail) == ("differs", "refunded: 300 here, 0 there")
+    assert (found.outcome, found.detail) == ("differs", "refunded: 3.00 USD here, 0.00 USD there")
 
 
 @pytest.mark.parametrize(

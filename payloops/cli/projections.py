@@ -138,14 +138,14 @@ def projections_retry_parked(
 
 @contextmanager
 def _projection_errors() -> "Iterator[None]":
-    from payloops.operating.projections import WorkerKilledError  # noqa: PLC0415
+    from payloops.operating.projections import UnknownReader, WorkerKilledError  # noqa: PLC0415
     from payloops.projections.building import BuildUnderWay, TablesBusy  # noqa: PLC0415
     from payloops.projections.projection import UnknownProjection  # noqa: PLC0415
     from payloops.projections.verifying import VersionsDiffer  # noqa: PLC0415
 
     try:
         yield
-    except UnknownProjection as error:
+    except (UnknownProjection, UnknownReader) as error:
         fail(str(error), status=WRONG_SETTINGS)
     except (BuildUnderWay, TablesBusy, VersionsDiffer, WorkerKilledError) as error:
         fail(str(error))

@@ -13,7 +13,7 @@ from payloops.events.connections import command_pool, connect
 from payloops.printing import camel_case, make_console, plain_table, print_plain_json, print_rows
 from payloops.progress import progress
 from payloops.projections.building import rebuild
-from payloops.projections.parked import retry_forwarding, retry_parked, subscribers_to_ask
+from payloops.projections.parked import list_subscribers, retry_forwarding, retry_parked
 from payloops.projections.projection import all_projections, find_projections
 from payloops.projections.status import ProjectionStatus, list_parked_events, projections_status
 from payloops.projections.verifying import Difference, Verdict, verify
@@ -86,6 +86,14 @@ def status_table(found: list[ProjectionStatus]) -> Table:
     return table
 
 
+class UnknownReader(Exception):
+    """Neither a projection nor a subscriber is called that."""
+
+    def __init__(self, name: str, *, known: list[str]) -> None:
+        super().__init__(f"no projection or subscriber {name}; there are {', '.join(known)}")
+        self.name = name
+
+
 class WorkerKilledError(Exception):
     """A worker process was killed."""
 
@@ -151,18 +159,21 @@ async def run_retry_parked(*, database_url: str, names: list[str], as_json: bool
     """Apply parked events, and have subscribers forward theirs. Returns whether nothing is left.
 
     Raises:
-        UnknownProjection: a name is neither a projection nor a subscriber.
+        UnknownReader: a name is neither a projection's nor a subscriber's.
     """
     known = [each.name for each in all_projections()]
     async with await connect(database_url, application_name="payloops retry-parked") as connection:
         await connection.execute("SET statement_timeout = '60s'")
-        subscribers = await subscribers_to_ask(connection, projections=known, names=names)
-        of_projections = [name for name in names if name not in subscribers]
-        projections = find_projections(of_projections) if of_projections or not names else ()
+        subscribers = await list_subscribers(connection, projections=known)
+        for name in names:
+            if name not in known and name not in subscribers:
+                raise UnknownReader(name, known=[*known, *subscribers])
+        projections = [each for each in all_projections() if not names or each.name in names]
         retried = [await retry_parked(connection, projection=each) for each in projections]
         retried += [
             await retry_forwarding(connection, subscriber=each, seconds=SUBSCRIBER_SECONDS)
             for each in subscribers
+            if not names or each in names
         ]
     if as_json:
         print_plain_json([asdict(each) for each in retried])

@@ -6,6 +6,7 @@ from typing import Literal
 from rich.text import Text
 
 from payloops.commands.processor_events import ProcessorEventCount
+from payloops.events.money import money_text
 from payloops.events.orders import Order, Payment, TransactionStatus, TransactionType
 from payloops.printing import make_console, print_rows
 from payloops.processors.port import ProcessorPayment
@@ -73,11 +74,15 @@ def standing_of(order: Order, payment: Payment) -> Standing:
 def difference_of(order: Order, payment: Payment, theirs: ProcessorPayment) -> str | None:
     """What does not agree after recording; a refund that is pending here may have been made there already."""
     ours = standing_of(order, payment)
+
+    def told(what: str, here: int, there: int) -> str:
+        return f"{what}: {money_text(here, order.currency)} here, {money_text(there, order.currency)} there"
+
     if ours.captured != theirs.amount_captured:
-        return f"captured: {ours.captured} here, {theirs.amount_captured} there"
+        return told("captured", ours.captured, theirs.amount_captured)
     pending = order.total(payment, TransactionType.REFUND, TransactionStatus.PENDING)
     if not ours.refunded <= theirs.amount_refunded <= ours.refunded + pending:
-        return f"refunded: {ours.refunded} here, {theirs.amount_refunded} there"
+        return told("refunded", ours.refunded, theirs.amount_refunded)
     statuses = {payment.status, theirs.status}
     if "authorized" in statuses and statuses & {"failed", "cancelled"}:
         return f"{payment.status} here, {theirs.status} there"
@@ -114,4 +119,5 @@ def print_findings(findings: list[Finding], received: list[ProcessorEventCount])
 
 
 def _standing_text(standing: Standing, currency: str) -> str:
-    return f"{standing.status} {standing.captured}/{standing.refunded} {currency}"
+    captured, refunded = money_text(standing.captured, currency), money_text(standing.refunded, currency)
+    return f"{standing.status}, {captured} captured, {refunded} refunded"
