@@ -4,16 +4,19 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import psycopg
 import pytest
 from processes import begin_command, environment_of, run_command
 from projecting import append, eventually, locked, new_order, one, project_everything, rows
+from typer.main import get_command
 
+from payloops.cli.app import app
 from payloops.cli.options import duration
 from payloops.daemons.schema_check import newest_migration
 from payloops.dev.environment import write_environment
@@ -278,3 +281,25 @@ def test_durations() -> None:
     for text in ("", "10", "m", "-1m", "1.5h", "1w"):
         with pytest.raises(ValueError, match="no duration"):
             duration(text)
+
+
+async def test_retrying_parked_events_names_every_reader_where_it_knows_one_not(settings: Settings) -> None:
+    readers = ["daily_volume", "orders", "webhooks"]
+    status, out, err = await run_command(settings, "projections", "retry-parked", "orders", "webhook")
+    assert (status, out) == (2, "")
+    assert err == f"payloops: no projection or subscriber webhook; there are {', '.join(readers)}\n"
+    status, out, _ = await run_command(settings, "projections", "retry-parked", "webhooks")
+    assert (status, out) == (0, "webhooks: 0 applied, 0 parked still\n")
+    status, out, _ = await run_command(settings, "projections", "retry-parked")
+    assert (status, [line.split(":")[0] for line in out.splitlines()]) == (0, readers)
+
+
+def test_help_is_wrapped_by_the_terminal_alone() -> None:
+    def helps(command: Any) -> Iterator[str]:
+        yield command.help
+        for each in getattr(command, "commands", {}).values():
+            yield from helps(each)
+
+    texts = list(helps(get_command(app)))
+    assert len(texts) > 30
+    assert [text for text in texts if "\n" in text.replace("\n\n", "")] == []

@@ -179,6 +179,11 @@ def pasted_lines_work(dev: Dev) -> None:
     assert events[0]["type"] == "order.created"
     with urllib.request.urlopen(session["url"], timeout=30) as page:
         assert b"Pay $49.99" in page.read()
+    [demo] = [line.split(maxsplit=1)[1] for line in text.splitlines() if line.startswith("  Demo ")]
+    shown = subprocess.run(
+        ["bash", "-c", demo], cwd="/", capture_output=True, text=True, timeout=120, check=False
+    )
+    assert shown.returncode == 0, shown.stderr
 
 
 def a_second_one_is_refused_in_one_line(dev: Dev) -> None:

@@ -1,5 +1,6 @@
 """The command line as a whole: its groups, and the commands that belong to none."""
 
+import inspect
 import os
 from datetime import timedelta
 from importlib.metadata import version
@@ -301,3 +302,16 @@ def _duration(option: str, text: str) -> timedelta:
         return duration(text)
     except ValueError as error:
         fail(f"{option}: {error}", status=WRONG_SETTINGS)
+
+
+def _unwrap_help(commands: typer.Typer) -> None:
+    """Have terminals wrap help where they end, instead of where the docstrings do."""
+    for command in commands.registered_commands:
+        paragraphs = inspect.cleandoc(command.callback.__doc__ or "").split("\n\n")
+        command.help = "\n\n".join(paragraph.replace("\n", " ") for paragraph in paragraphs)
+    for group in commands.registered_groups:
+        assert group.typer_instance is not None
+        _unwrap_help(group.typer_instance)
+
+
+_unwrap_help(app)

@@ -1,10 +1,14 @@
 """What `payloops dev` prints on its terminal."""
 
 import contextlib
+import shlex
 import sys
+import sysconfig
 import urllib.request
+from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 
 from payloops.dev.demo_merchant import DemoMerchant
 from payloops.dev.demo_staff import DemoStaff
@@ -50,11 +54,12 @@ def show_screen(
         "Sign-in": f"{merchant.email}  {merchant.password}",
         "Support": f"{merchant.url}/support  {staff.email}  {staff.password}" if staff else None,
         "Data, logs": str(servers.data_dir),
+        "Demo": shlex.join([_command(), "demo", "--data-dir", str(servers.data_dir)]),
     }
     for name, value in rows.items():
         if value is not None:
-            terminal.say(f"  [bold]{name:<11}[/]{value}")
-    terminal.say("\nPaste this into another terminal (or run [bold]payloops demo[/] there):\n")
+            terminal.say(f"  [bold]{name:<11}[/]{escape(value)}")
+    terminal.say("\nPaste this into another terminal, or run the demo there:\n")
     terminal.bare(curl_lines(url=merchant.url, api_key=merchant.api_key))
     terminal.say("\n[dim]Ctrl-C stops everything. Requests, and what goes wrong, appear below.[/]\n")
 
@@ -71,6 +76,11 @@ curl -sS -H "$KEY" $API/v1/orders/$ORDER; echo
 curl -sS -H "$KEY" $API/v1/orders/$ORDER/events; echo
 # A page to pay at: open its url in a browser.
 curl -sS -H "$KEY" $API/v1/checkout/sessions --json "{{\\"amount\\": 4999, \\"successUrl\\": \\"$API/docs\\", \\"cancelUrl\\": \\"$API/docs\\"}}"; echo"""  # noqa: E501
+
+
+def _command() -> str:
+    """`payloops` as it is called from any directory."""
+    return str(Path(sysconfig.get_path("scripts")) / "payloops")
 
 
 def _exists(url: str) -> bool:
