@@ -84,8 +84,9 @@ lock: ## Choose the newest versions that pyproject.toml allows, and write the tw
 	build/lock/bin/python -m pip install --quiet uv
 	build/lock/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --extra dev \
 		--generate-hashes --custom-compile-command "make lock" --output-file requirements.lock pyproject.toml
-	build/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --constraint requirements.lock \
-		--generate-hashes --custom-compile-command "make lock" --output-file requirements-production.lock pyproject.toml
+	build/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --extra build \
+		--constraint requirements.lock --generate-hashes --custom-compile-command "make lock" \
+		--output-file requirements-production.lock pyproject.toml
 
 clean: ## Remove the virtual environment, caches and builds; data stays in .payloops
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

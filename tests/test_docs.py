@@ -68,11 +68,18 @@ def test_the_map_is_current() -> None:
     subprocess.run([sys.executable, ROOT / "docs/make_map.py", "--check"], check=True)
 
 
+def test_the_package_is_built_with_nothing_but_what_is_locked() -> None:
+    for file in ("README.md", "docs/operating.md", "Makefile"):
+        commands = re.findall(r"pip install ([^&\n]*) (?:-e )?\.$", (ROOT / file).read_text(), re.MULTILINE)
+        assert ["--no-build-isolation" in command for command in commands] == [True], file
+
+
 @pytest.mark.parametrize("lock", ["requirements.lock", "requirements-production.lock"])
 def test_the_locks_hold_every_dependency(lock: str) -> None:
-    """`make lock` writes them."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = list(project["dependencies"])
+    """`make lock` writes them. What builds the package runs on the same machine: it is locked, too."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    project = settings["project"]
+    wanted = [*project["dependencies"], *settings["build-system"]["requires"]]
     if lock == "requirements.lock":
         wanted += [each for extra in project["optional-dependencies"].values() for each in extra]
     names = {re.split(r"[\[><=;]", each)[0].strip() for each in wanted} - {"payloops"}
