@@ -396,8 +396,16 @@ def awaits_capture(payment: Payment) -> bool:
 
 
 def is_cancelling(order: Order, payment: Payment) -> bool:
-    """Whether the merchant asked to cancel. If not, a cancelled payment counts as failed, and the order can be paid."""
-    return payment.cancel_requested or bool(order.pending(payment.attempt, TransactionType.VOID))
+    """Whether the merchant asked to cancel. If not, a cancelled payment counts as failed, and the order can be paid.
+
+    Also if the void was reported as refused, unless a capture was requested since then: it may have been made.
+    """
+    requested = [
+        kind
+        for (kind, _), id in order.operations.items()
+        if order.transactions[id].attempt == payment.attempt
+    ]
+    return payment.cancel_requested or requested[-1:] == [TransactionType.VOID]
 
 
 def _completes(payment: Payment, event: ProcessorEvent) -> bool | None:
