@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 WIDE = 150
 """Width in characters from which on events and orders are shown in tables; on narrower terminals, in several lines."""
 WIDEST = 10_000
-WITHOUT_TERMINAL = 200
-"""Width in characters, if it is unknown."""
+WITHOUT_TERMINAL = 250
+"""Width in characters, if it is unknown: enough for rows with several ids."""
 
 
 class PlainConsole(Console):
@@ -48,14 +48,10 @@ def _plain(text: str) -> str:
     return CONTROL.sub("\ufffd", text)
 
 
-def make_console(*, columns: int = WITHOUT_TERMINAL) -> Console:
-    """A console as wide as the terminal, or as COLUMNS says.
-
-    Args:
-        columns: the width if there is neither.
-    """
+def make_console() -> Console:
+    """A console as wide as the terminal, or as COLUMNS says."""
     given = sys.stdout.isatty() or os.environ.get("COLUMNS")
-    return PlainConsole(width=None if given else columns)
+    return PlainConsole(width=None if given else WITHOUT_TERMINAL)
 
 
 def plain_table(*columns: str, **options: Any) -> Table:

@@ -16,8 +16,6 @@ from payloops.events.timestamps import timestamp_text, utc_now
 from payloops.http.fields import Email, Password, PresentedEmail
 from payloops.printing import camel_case, make_console, print_plain_json, print_rows
 
-COLUMNS = 250
-"""Width in characters, if it is unknown: enough for complete ids."""
 BCRYPT_ROUNDS = 12
 """Cost of password hashes."""
 
@@ -93,7 +91,7 @@ async def show(*, database_url: str, as_json: bool) -> None:
         )
         for row in rows
     ]
-    print_rows(make_console(columns=COLUMNS), "Email", "Name", "Id", "Since", "Removed", rows=cells)
+    print_rows(make_console(), "Email", "Name", "Id", "Since", "Removed", rows=cells)
 
 
 async def show_views(
@@ -127,7 +125,7 @@ async def show_views(
         for view in views
     ]
     columns = ("When", "Who", "Route", "Order", "Merchant", "Searched for", "Correlation id")
-    print_rows(make_console(columns=COLUMNS), *columns, rows=cells)
+    print_rows(make_console(), *columns, rows=cells)
 
 
 def _checked(what: str, adapter: TypeAdapter[str], value: str) -> str:
