@@ -83,7 +83,13 @@ class DatabaseSettings(BaseSettings):
     @field_validator("database_url")
     @classmethod
     def _database_url(cls, value: SecretStr) -> SecretStr:
-        check_database_url(value.get_secret_value())
+        try:
+            given = conninfo_to_dict(value.get_secret_value())
+        except psycopg.ProgrammingError:
+            given = {}
+        ports = [port for port in str(given.get("port", "")).split(",") if port]
+        if not given or not all(port.isdecimal() and 0 < int(port) <= HIGHEST_PORT for port in ports):
+            raise ValueError("write it as postgresql://user:password@host:5432/name")
         return value
 
 
@@ -170,7 +176,7 @@ class Settings(StoreSettings, KeySettings):
         ),
     )
     host: str = Field(default="127.0.0.1", description="address the API listens on")
-    port: int = Field(default=3000, ge=0, le=65_535, description="port the API listens on")
+    port: int = Field(default=3000, ge=0, le=HIGHEST_PORT, description="port the API listens on")
     cors_origins: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_parts_of)] = Field(
         default=(), description="origins that browsers may call from, comma-separated"
     )
@@ -314,27 +320,13 @@ class Settings(StoreSettings, KeySettings):
     @field_validator("checkout_base_url", "temporal_ui_url")
     @classmethod
     def _base_url(cls, value: str | None, info: ValidationInfo) -> str | None:
-        parts = _url_parts(value) if value is not None else None
-        if value is not None and (
-            parts is None or parts.scheme not in ("http", "https") or parts.query or parts.fragment
-        ):
+        if value is None:
+            return None
+        parts = _url_parts(value)
+        if parts is None or parts.scheme not in ("http", "https") or parts.query or parts.fragment:
             example = "checkout" if info.field_name == "checkout_base_url" else "temporal"
             raise ValueError(f"write it as https://{example}.example, without ? and #")
         return value
-
-
-def check_database_url(value: str) -> None:
-    """
-    Raises:
-        ValueError: it is not a usable PostgreSQL URL; the message says how to write one.
-    """
-    try:
-        given = conninfo_to_dict(value)
-    except psycopg.ProgrammingError:
-        given = {}
-    ports = str(given.get("port", "")).split(",")
-    if not given or any(port and not (port.isdecimal() and 0 < int(port) <= HIGHEST_PORT) for port in ports):
-        raise ValueError("write it as postgresql://user:password@host:5432/name")
 
 
 def _url_parts(url: str) -> SplitResult | None:

@@ -1,7 +1,6 @@
 """The command line as a whole: its groups, and the commands that belong to none."""
 
 import inspect
-import os
 from datetime import timedelta
 from importlib.metadata import version
 from typing import Annotated
@@ -14,7 +13,7 @@ from payloops.cli.execution import (
     DATABASE_DOWN,
     WRONG_SETTINGS,
     fail,
-    refuse_unusable,
+    read,
     run_async,
     run_process,
     settings_of_environment,
@@ -241,10 +240,9 @@ def migrate() -> None:
 
     Safe to run at any time, also by several processes at once.
     """
-    database_url = os.environ.get("DATABASE_URL")
-    if not database_url:
-        fail("DATABASE_URL: required", status=WRONG_SETTINGS)
-    refuse_unusable(database_url)
+    from payloops.settings import DatabaseSettings  # noqa: PLC0415
+
+    database_url = read(DatabaseSettings).database_url.get_secret_value()
     from sqlalchemy.exc import DBAPIError, OperationalError  # noqa: PLC0415
 
     from payloops.events.connections import NO_CONNECTION_LEFT, TooManyConnections  # noqa: PLC0415

@@ -15,10 +15,13 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 S = TypeVar("S", bound="DatabaseSettings")
 WRONG_SETTINGS = 2
-_DEV = "a running `payloops dev` with its data in {} (--data-dir names another directory)"
 INTERRUPTED, TERMINATED = 130, 143
 """Exit statuses after Ctrl-C and SIGTERM, as shells use them."""
 DATABASE_DOWN = "the database does not answer"
+HOW_TO_FIND_DEV = (
+    "what is not in the environment is taken from a running `payloops dev` with its data in {}"
+    " (--data-dir names another directory)"
+)
 HOW_TO_NAME_IT = (
     "set DATABASE_URL to its address; without it, the database of a running `payloops dev` is used"
 )
@@ -85,26 +88,9 @@ def run_process(work: "Coroutine[Any, Any, None]") -> None:
 
 def database_url_of(data_dir: Path) -> str:
     """Read DATABASE_URL from the environment, or else from the data directory of a `payloops dev`."""
-    from payloops.dev.environment import read_environment  # noqa: PLC0415
+    from payloops.settings import DatabaseSettings  # noqa: PLC0415
 
-    database_url = os.environ.get("DATABASE_URL") or read_environment(data_dir=data_dir).get("DATABASE_URL")
-    if not database_url:
-        fail(
-            f"DATABASE_URL: required, unless there is {_DEV.format(data_dir)}",
-            status=WRONG_SETTINGS,
-        )
-    refuse_unusable(database_url)
-    return database_url
-
-
-def refuse_unusable(database_url: str) -> None:
-    """End with an error if this is not a usable PostgreSQL URL."""
-    from payloops.settings import check_database_url  # noqa: PLC0415
-
-    try:
-        check_database_url(database_url)
-    except ValueError as error:
-        fail(f"DATABASE_URL: {error}", status=WRONG_SETTINGS)
+    return settings_of(DatabaseSettings, data_dir).database_url.get_secret_value()
 
 
 def settings_of_environment(*, data_dir: Path | None = None) -> "Settings":
@@ -112,7 +98,7 @@ def settings_of_environment(*, data_dir: Path | None = None) -> "Settings":
     from payloops.events import crash_points  # noqa: PLC0415
     from payloops.settings import Settings  # noqa: PLC0415
 
-    settings = _read(Settings) if data_dir is None else settings_of(Settings, data_dir)
+    settings = read(Settings) if data_dir is None else settings_of(Settings, data_dir)
     if settings.crash_at is not None:
         point, passings = crash_points.parse(settings.crash_at)
         crash_points.arm(point, passings=passings)
@@ -129,14 +115,14 @@ def settings_of(kind: "type[S]", data_dir: Path) -> "S":
     kept = read_environment(data_dir=data_dir)
     given = os.environ.get("DATABASE_URL")
     if given and given != kept.get("DATABASE_URL"):
-        return _read(kind)
-    of_dev = "" if kept else f"what is not in the environment is taken from {_DEV.format(data_dir)}"
+        return read(kind)
+    of_dev = "" if kept else HOW_TO_FIND_DEV.format(data_dir)
     missing = {name.lower(): value for name, value in kept.items() if not os.environ.get(name)}
-    return _read(kind, hint=of_dev, **missing)
+    return read(kind, hint=of_dev, **missing)
 
 
-def _read(kind: "type[S]", *, hint: str = "", **overrides: str) -> "S":
-    """Read settings; warn of variables that look misspelled, and exit if one is missing or wrong."""
+def read(kind: "type[S]", *, hint: str = "", **overrides: str) -> "S":
+    """Read settings from the environment; warn of names that look misspelled, and exit if one is missing or wrong."""
     from payloops.settings import SettingsError, misspelled_settings, read_settings_of  # noqa: PLC0415
 
     for name, setting in misspelled_settings(os.environ).items():
