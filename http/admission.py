@@ -29,6 +29,8 @@ OVERLOADED_SHARE = 0.1
 """It is an overload if at least this share of the requests was refused, and otherwise a stall that is over."""
 DECAY = 0.8
 """From one sample to the next, the rate falls to this share of itself at most, so that a short stall changes little."""
+MOST_ARRIVING = 256 * 2**20
+"""Bytes of bodies that are arriving. These count as no work, so slow senders could otherwise take all memory."""
 SAMPLE_SECONDS = 0.5
 """Between two samples of the rate, at least."""
 
@@ -56,6 +58,7 @@ class Admission:
 
     Attributes:
         announced: requests that have arrived, but do not count as work yet.
+        arriving: bytes held of bodies that are still arriving.
     """
 
     def __init__(self, *, limit: int, clock: Callable[[], float] = time.monotonic) -> None:
@@ -73,6 +76,7 @@ class Admission:
         self._sampled_at = clock()
         self._rate = 0.0
         self.announced = 0
+        self.arriving = 0
 
     @property
     def limit(self) -> int:
@@ -108,6 +112,20 @@ class Admission:
                 self._waiting[account] -= 1
                 if not self._waiting[account]:
                     del self._waiting[account]
+
+    def hold(self, size: int) -> None:
+        """Count bytes of a body that have arrived, until they are released.
+
+        Raises:
+            Shed: there are too many of all bodies together.
+        """
+        self.arriving += size
+        if self.arriving > MOST_ARRIVING:
+            self.refuse()
+
+    def release(self, size: int) -> None:
+        """Count these bytes no more: the body is here, or given up."""
+        self.arriving -= size
 
     def refuse(self) -> NoReturn:
         """Refuse a request.

@@ -24,7 +24,7 @@ from payloops.commands.staff_views import record_staff_view
 from payloops.events.crash_points import crash_point
 from payloops.events.deadlines import Deadlines
 from payloops.events.errors import OutcomeUnknown
-from payloops.http.admission import Kind
+from payloops.http.admission import Admission, Kind
 from payloops.http.answers import Answer
 from payloops.http.authentication import Caller, authenticate
 from payloops.http.bodies import (
@@ -130,7 +130,9 @@ async def _answer(
         caller = await authenticate(request, auth=route.auth, services=services, context=context)
         if route.limits:
             await _limit_address(route, request, services)
-    raw = await _read(request, route) if route.model is not None or route.signed_by else b""
+    raw = (
+        await _read(request, route, services.admission) if route.model is not None or route.signed_by else b""
+    )
     if wait and not services.admission.may_wait(caller.merchant_id):
         wait = 0  # a preference may be ignored (RFC 7240): better a payment without its outcome than none
     if wait:
@@ -329,7 +331,7 @@ async def expect(request: web.Request) -> None:
         request.writer.output_size = 0  # these bytes are not part of the answer
 
 
-async def _read(request: web.Request, route: Route) -> bytes:
+async def _read(request: web.Request, route: Route, admission: Admission) -> bytes:
     encoding = request.headers.get("Content-Encoding")
     if encoding is not None and encoding.strip().lower() != "identity":
         raise _unsupported_media_type(route)
@@ -341,7 +343,7 @@ async def _read(request: web.Request, route: Route) -> bytes:
             raw = await request.read()
         else:
             async with asyncio.timeout(BODY_DEADLINE):
-                raw = await request.read()
+                raw = await _arrived(request, admission)
     except TimeoutError:
         raise Problem(
             408, "request_timeout", "The body did not arrive in time", headers={"Connection": "close"}
@@ -358,6 +360,25 @@ async def _read(request: web.Request, route: Route) -> bytes:
     if raw.strip() and not route.signed_by and not fits(request):
         raise _unsupported_media_type(route)
     return raw
+
+
+async def _arrived(request: web.Request, admission: Admission) -> bytes:
+    """A body that arrives in parts.
+
+    Raises:
+        HTTPRequestEntityTooLarge: see there.
+        Shed: too much of all bodies is here, and none complete.
+    """
+    body = bytearray()
+    try:
+        async for part in request.content.iter_any():
+            body += part
+            admission.hold(len(part))
+            if len(body) > request.client_max_size:
+                raise HTTPRequestEntityTooLarge(request.client_max_size)
+        return bytes(body)
+    finally:
+        admission.release(len(body))
 
 
 def _announces_too_much(request: web.Request) -> bool:

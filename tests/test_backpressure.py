@@ -334,6 +334,35 @@ async def test_who_sends_a_body_slowly_takes_nobodys_place(settings: Settings) -
             writer.close()
 
 
+async def test_bodies_that_arrive_slowly_take_a_bounded_part_of_the_memory(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(admission, "MOST_ARRIVING", 100_000)
+    head = b"POST /api/auth/login HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+
+    async def begin(size: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        reader, writer = await asyncio.open_connection("127.0.0.1", api.port)
+        writer.write(head + b"Content-Length: 200000\r\n\r\n{" + b" " * (size - 1))
+        return reader, writer
+
+    async def holds(size: int) -> None:
+        while api.services.admission.arriving != size:
+            await asyncio.sleep(0.001)
+
+    async with asyncio.timeout(60):
+        _, slow = await begin(90_000)
+        await holds(90_000)
+        reader, more = await begin(10_001)
+        refused = await reader.readuntil(b"\r\n\r\n")
+        assert refused.startswith(b"HTTP/1.1 503 ")
+        await holds(90_000)
+        assert (await api.anyone.post("/api/auth/login", {})).status == 400  # it came whole
+        slow.close()
+        await holds(0)
+        for writer in (slow, more):
+            writer.close()
+
+
 async def test_who_is_turned_away_costs_no_line_in_the_log_but_all_together_one(settings: Settings) -> None:
     async with running_api(settings.model_copy(update={"max_in_flight": 1})) as api:
         merchant = await api.merchant()
