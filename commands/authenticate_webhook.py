@@ -42,7 +42,9 @@ class NoWebhookSecret(Exception):
     """No merchant, or one without a webhook secret for this processor: the two are never told apart."""
 
     def __init__(self) -> None:
-        super().__init__("No webhook secret is configured for it, or it names no merchant")
+        super().__init__(
+            "No webhook secret of this processor is configured for the merchant, or the event names no merchant"
+        )
 
 
 async def authenticate_webhook(

@@ -68,7 +68,7 @@ class RefundExceedsCaptured(Exception):
     """A refund was requested of more than is left of what was captured; pending refunds count as made."""
 
     def __init__(self, order_id: UUID, amount: int | None, refundable: int) -> None:
-        asked = "everything is refunded already" if amount is None else f"{amount} was asked"
+        asked = "everything is refunded, or being refunded" if amount is None else f"{amount} was asked"
         super().__init__(f"Refund exceeds what was captured: {refundable} can be refunded, {asked}")
         self.order_id = order_id
         self.amount = amount

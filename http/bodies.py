@@ -322,6 +322,8 @@ def _message(kind: str, message: str) -> str:
             return "Must be JSON"
         case "uuid_parsing":
             return "Must be a UUID"
+        case "too_long":
+            return message.partition(" after validation")[0]
         case _:
             return message
 

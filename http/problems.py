@@ -175,7 +175,7 @@ ANSWERS: dict[type[Exception], Answer] = {
     TooManyWaiting: Answer(503, "unavailable", BUSY),
     OutcomeUnknown: Answer(504, "outcome_unknown", OUTCOME_UNKNOWN),
     IdempotencyMismatch: Answer(
-        409, "idempotency_mismatch", "This Idempotency-Key was used for another request"
+        409, "idempotency_mismatch", "This Idempotency-Key was used for another request: use a new one"
     ),
     OrderNotFound: Answer(404, "not_found", "Not found"),
     CheckoutSessionNotFound: Answer(404, "not_found", "Not found"),
@@ -214,10 +214,10 @@ def problem_of(error: BaseException) -> Problem | None:
             wait = {"Retry-After": str(max(1, math.ceil(error.seconds)))}
             return Problem(409, "idempotency_in_progress", IN_PROGRESS, headers=wait)
         case web.HTTPNotFound():
-            return not_found()
+            return Problem(404, "not_found", "There is no such path: GET /openapi.json lists those there are")
         case web.HTTPMethodNotAllowed():
             allow = ", ".join(sorted(error.allowed_methods))
-            return Problem(405, "method_not_allowed", "Method not allowed", headers={"Allow": allow})
+            return Problem(405, "method_not_allowed", f"Allowed here: {allow}", headers={"Allow": allow})
         case web.HTTPRequestEntityTooLarge():
             return Problem(413, "payload_too_large", "The body is larger than 1 MiB")
         case web.HTTPException() if error.status < HTTPStatus.INTERNAL_SERVER_ERROR:

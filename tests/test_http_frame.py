@@ -48,6 +48,8 @@ async def test_every_refusal_is_a_problem(subtests: pytest.Subtests, api: Api) -
             assert (answer.status, answer.code) == (status, code)
             assert ("Allow" in answer.headers) == (status == 405)
             assert ("WWW-Authenticate" in answer.headers) == (status == 401)
+            remedies = {404: "GET /openapi.json", 405: answer.headers.get("Allow", "-")}
+            assert remedies.get(status, "") in answer.json["message"]
 
 
 async def test_a_body_of_more_than_a_megabyte_is_refused(api: Api) -> None:
