@@ -1,7 +1,6 @@
 """When API keys were last used: collected in memory and written in the background, to the minute."""
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Callable
 from datetime import datetime
@@ -12,7 +11,7 @@ import psycopg
 import structlog
 from psycopg_pool import AsyncConnectionPool
 
-from payloops.events.background import begin
+from payloops.events.background import begin, end
 
 PAUSE = 1.0
 """Seconds between two looks at what there is to write."""
@@ -55,10 +54,7 @@ class KeyUses:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        assert self._task is not None
-        self._task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._task
+        await end(self._task)
         try:
             async with asyncio.timeout(LAST_SECONDS):
                 await self._write(list(self._uses))

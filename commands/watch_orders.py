@@ -13,7 +13,7 @@ from uuid import UUID
 import psycopg
 import structlog
 
-from payloops.events.background import begin
+from payloops.events.background import begin, end
 from payloops.events.event_store import EventStore
 from payloops.events.orders import Order
 
@@ -42,10 +42,7 @@ class OrderWatch:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        assert self._task is not None
-        self._task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._task
+        await end(self._task)
 
     async def until(self, order: Order, reached: Callable[[Order], bool], *, seconds: float) -> Order:
         """The order as soon as `reached` is true of it, or as it is when the time is over."""

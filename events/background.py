@@ -19,6 +19,13 @@ def begin(work: Coroutine[Any, Any, None], *, name: str) -> asyncio.Task[None]:
     return task
 
 
+async def end(task: asyncio.Task[None] | None) -> None:
+    """Cancel a task, if there is one, and wait until it has ended."""
+    if task is not None:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
 def _tell(task: asyncio.Task[None]) -> None:
     error = None if task.cancelled() else task.exception()
     if error is not None:
@@ -32,8 +39,7 @@ async def in_background(work: Coroutine[Any, Any, None], *, name: str) -> AsyncI
     try:
         yield
     finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        await end(task)
 
 
 def shared(work: Callable[[], Coroutine[Any, Any, T]], *, name: str) -> Callable[[], Awaitable[T]]:

@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 import psycopg
 import structlog
 
-from payloops.events.background import begin
+from payloops.events.background import begin, end
 from payloops.events.connections import connect, wait_to_reconnect
 from payloops.events.statement import Statement
 
@@ -41,7 +41,7 @@ class Notifier:
         self._task = begin(self._run(), name="notifier")
 
     async def close(self) -> None:
-        await _cancel(self._task)
+        await end(self._task)
 
     def notify(self) -> None:
         self._due.set()
@@ -84,7 +84,7 @@ class Wakeups:
         self._task = begin(self._run(), name="wakeups")
 
     async def close(self) -> None:
-        await _cancel(self._task)
+        await end(self._task)
 
     async def ticks(self, *, poll_seconds: float = POLL_SECONDS) -> AsyncGenerator[None]:
         """Yields now, then whenever the log may have grown, and at least every `poll_seconds`."""
@@ -120,10 +120,3 @@ class Wakeups:
                 log.warning("wakeups.reconnecting", error=type(error).__name__)
                 failed = True
             await wait_to_reconnect()
-
-
-async def _cancel(task: asyncio.Task[None] | None) -> None:
-    if task is not None:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
