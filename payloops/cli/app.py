@@ -16,7 +16,8 @@ from payloops.cli.execution import (
     read,
     run_async,
     run_process,
-    settings_of_environment,
+    settings_of,
+    settings_of_process,
 )
 from payloops.cli.keys import keys
 from payloops.cli.options import DEFAULT_DATA_DIR, AsJson, DataDir, duration
@@ -154,7 +155,7 @@ def serve(
     *, workers: Annotated[int, typer.Option(min=1, max=64, help="Processes that share the port.")] = 1
 ) -> None:
     """Serve the HTTP API."""
-    settings = settings_of_environment()
+    settings = settings_of_process()
     from contextlib import nullcontext  # noqa: PLC0415
 
     from payloops.daemons.shared_metrics import share_metrics  # noqa: PLC0415
@@ -171,7 +172,7 @@ def projector() -> None:
 
     Any number may run: for each projection one is active, and the others stand by.
     """
-    settings = settings_of_environment()
+    settings = settings_of_process()
     from payloops.daemons.projector import run_projector  # noqa: PLC0415
     from payloops.logs import configure_logs  # noqa: PLC0415
 
@@ -185,7 +186,7 @@ def subscriber() -> None:
 
     Any number may run: one is active for payments and one for webhooks, and the others stand by.
     """
-    settings = settings_of_environment()
+    settings = settings_of_process()
     from payloops.daemons.stopping import exit_now  # noqa: PLC0415
     from payloops.daemons.subscriber import run_subscriber  # noqa: PLC0415
 
@@ -217,7 +218,7 @@ def worker(
     ] = None,
 ) -> None:
     """Run the activities that Temporal workflows call, and deliver webhooks to merchants."""
-    settings = settings_of_environment()
+    settings = settings_of_process()
     from payloops.daemons.stopping import exit_now  # noqa: PLC0415
     from payloops.daemons.worker import BankOptions, run_worker  # noqa: PLC0415
 
@@ -284,9 +285,10 @@ def reconcile(
     taken from the `payloops dev` of the data directory, unless DATABASE_URL names another database.
     """
     from payloops.reconcile.payments import run_reconcile  # noqa: PLC0415
+    from payloops.settings import Settings  # noqa: PLC0415
 
     times = {"older_than": _duration("--older-than", older_than), "since": _duration("--since", since)}
-    settings = settings_of_environment(data_dir=data_dir)
+    settings = settings_of(Settings, data_dir)
     agrees = run_async(
         run_reconcile(settings, **times, sandbox=sandbox, as_json=as_json),
         interrupted="what processors said was recorded of some payments; run it again for the others",

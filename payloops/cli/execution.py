@@ -93,12 +93,12 @@ def database_url_of(data_dir: Path) -> str:
     return settings_of(DatabaseSettings, data_dir).database_url.get_secret_value()
 
 
-def settings_of_environment(*, data_dir: Path | None = None) -> "Settings":
-    """Read them from the environment; with a data directory, what is missing from its `payloops dev`."""
+def settings_of_process() -> "Settings":
+    """Read those of a process of the service from the environment, and prepare the crash that they ask for."""
     from payloops.events import crash_points  # noqa: PLC0415
     from payloops.settings import Settings  # noqa: PLC0415
 
-    settings = read(Settings) if data_dir is None else settings_of(Settings, data_dir)
+    settings = read(Settings)
     if settings.crash_at is not None:
         point, passings = crash_points.parse(settings.crash_at)
         crash_points.arm(point, passings=passings)

@@ -50,8 +50,6 @@ STAYS = (
     "what the merchant put into customerId, externalId, URLs and refund reasons",
 )
 """What this command cannot erase."""
-
-
 BUILDS = "SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = ANY(%s))"
 
 
@@ -91,7 +89,8 @@ async def erase(settings: StoreSettings, *, subject: Customer | UUID, ask: bool,
         if not as_json:
             _print_holdings(before)
         erased, shown, left, unfinished_builds = Erased(), True, before, False
-        if before.streams or not before.is_empty:
+        ever_stored = bool(before.streams) or not before.is_empty
+        if ever_stored:
             if ask and not _confirmed():
                 raise NotConfirmed
             erased = await _erase(store, subject, before)
@@ -101,7 +100,7 @@ async def erase(settings: StoreSettings, *, subject: Customer | UUID, ask: bool,
     if as_json:
         stays = _stays(before) | {"unfinishedBuilds": unfinished_builds}
         print_plain_json({"erased": _counts(erased), "shown": shown, "left": _held(left), "stays": stays})
-    elif before.streams or not before.is_empty:
+    elif ever_stored:
         _print_outcome(before, erased, shown=shown, left=left, unfinished_builds=unfinished_builds)
     return left.is_empty
 
