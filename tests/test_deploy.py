@@ -41,7 +41,7 @@ async def test_what_alerts_wait_for_is_counted_from_0(settings: Settings, tmp_pa
     waited_for = re.findall(r"(?:rate|increase)\((\w+)(?:\{([^}]*)\})?\[", "".join(ALERTS))
     assert len(waited_for) >= 8
     for name, selector in waited_for:
-        matchers = re.findall(r'(\w+)(!?=~?)"([^"]*)"', selector)
+        matchers = re.findall(r'(\w+)([=!]~|!?=)"([^"]*)"', selector)
         found = [each for each in counts if each.name == name and _fits(each.labels, matchers)]
         assert found, name
         if name == "payloops_http_requests_total" and matchers:
