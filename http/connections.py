@@ -278,9 +278,10 @@ class Connection(RequestHandler):
     def _make_request(self, message: RawRequestMessage, body: StreamReader, *others: Any) -> web.BaseRequest:
         assert self._factory is not None
         self._body = body
-        if message.chunked or message.method == hdrs.METH_CONNECT:
+        if message.chunked or message.upgrade or message.method == hdrs.METH_CONNECT:
             # Nothing may follow on the connection: aiohttp takes the last line of a trailer for a header of the next
-            # request, which may be somebody else's behind a proxy, and the body of a CONNECT for a request.
+            # request, which may be somebody else's behind a proxy, and the body of a CONNECT for a request. Of what is
+            # sent together with a request for an upgrade, it answers nothing: the next answer would be another's.
             message = message._replace(should_close=True)
         self._fault = None
         try:

@@ -398,6 +398,18 @@ async def test_what_a_proxy_may_frame_otherwise_is_refused_with_all_that_follows
     assert listed.json["data"] == [], "none of them had an effect"
 
 
+@pytest.mark.parametrize("protocol", [b"websocket", b"h2c", b"anything"])
+async def test_nothing_follows_a_request_for_an_upgrade(api: Api, protocol: bytes) -> None:
+    """It is answered as if it had not asked (RFC 9110, 7.8)."""
+    asking = b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: " + protocol + b"\r\n\r\n"
+    following = b"GET /health HTTP/1.1\r\nHost: x\r\nX-Correlation-ID: following\r\n\r\n"
+    for sent in (asking, asking + following, asking + following * 2):
+        answers = await exchange(api.port, sent)
+        assert statuses(answers) == [200]
+        assert b"following" not in answers
+        assert b"Connection: close\r\n" in answers
+
+
 def statuses(answers: bytes) -> list[int]:
     return [int(status) for status in re.findall(rb"HTTP/1\.1 (\d{3}) ", answers)]
 
