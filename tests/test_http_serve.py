@@ -43,6 +43,23 @@ async def readiness(anyone: Caller, status: str) -> Answer:
     return answer
 
 
+async def test_a_server_that_is_away_at_the_start_is_logged_once_by_all_processes_together(
+    settings: Settings, tmp_path: Path
+) -> None:
+    away = settings.model_copy(update={"redis_url": SecretStr("redis://127.0.0.1:1")})
+    with server(away, tmp_path / "log", workers=2) as running:
+        url = await running.listening(workers=2)
+        await call_often(url)
+        async with caller(url) as anyone, asyncio.timeout(PATIENCE):
+            while not running.lines("dependency.down"):
+                assert (await anyone.get("/ready")).json["dependencies"]["redis"] == "down"
+        running.process.terminate()
+        assert await running.ended() == 0
+        [line] = running.lines("dependency.down")
+    assert (line["level"], line["dependency"]) == ("warning", "redis")
+    assert line["error"].startswith("ConnectionError: ")
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 async def test_asked_to_end_it_is_first_not_ready_then_closed_and_finishes_what_it_began(
     settings: Settings, tmp_path: Path, workers: int
