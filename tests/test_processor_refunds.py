@@ -140,6 +140,17 @@ def test_what_is_told_again_of_a_refund_that_was_a_part_of_a_sum_contradicts_not
     assert order.amount_refunded == 300
 
 
+def test_a_refund_that_was_made_counts_beside_one_that_came_back() -> None:
+    """Nothing but its worker tells of it."""
+    order = after(told("captured"))
+    ours = [request_refund(order, amount=300, reason=None, by=BY) for _ in range(2)]
+    receive(order, came_back("re_1", 300, refund_id=ours[0].id), by=BY)
+    report_refund(
+        order, ours[1].id, succeeded=True, processor_transaction_id="re_2", failure=NO_REASON, by=BY
+    )
+    assert (ours[1].status, order.amount_refunded) == (TransactionStatus.SUCCESS, 300)
+
+
 @pytest.mark.parametrize("labelled", [True, False])
 def test_a_refund_of_ours_that_failed_for_good_is_never_said_to_have_been_made(labelled: bool) -> None:
     """Its merchant would be told so, and then that it failed."""
@@ -161,6 +172,13 @@ def test_a_refund_there_that_was_taken_for_ours_comes_out_when_ours_fails() -> N
     fail_refund(order, ours.id, processor_transaction_id=None, failure=Failure("no"), by=BY)
     record_processor_refunds(order, order.payments[1], amount_refunded=None, by=BY)
     assert refunds(order) == [(300, "failed"), (300, "success")]
+
+
+def test_a_refund_there_that_is_labelled_with_the_id_of_what_it_refunds_is_one_of_theirs() -> None:
+    order = after(told("captured"))
+    [capture] = order.transactions
+    assert receive(order, refunded("re_1", 300, refund_id=capture), by=BY) == "applied"
+    assert order.amount_refunded == 300
 
 
 @pytest.mark.parametrize("reported", [False, True])
@@ -382,6 +400,24 @@ def test_a_failure_that_a_worker_takes_back_without_a_reference_leaves_each_refu
     report_refund(order, ours.id, succeeded=True, processor_transaction_id=None, failure=NO_REASON, by=BY)
     assert order.amount_refunded == 600
     assert order.transactions[ours.id].status is TransactionStatus.SUCCESS
+
+
+def test_a_failure_that_a_worker_takes_back_is_not_that_of_another_refund_of_ours() -> None:
+    order = after(told("captured"))
+    made, lost = [request_refund(order, amount=300, reason=None, by=BY) for _ in range(2)]
+    for refund, reference in ((made, "re_made"), (lost, None)):
+        report_refund(
+            order,
+            refund.id,
+            succeeded=reference is not None,
+            processor_transaction_id=reference,
+            failure=NO_REASON,
+            by=BY,
+        )
+    receive(order, refunded("re_lost", 300), by=BY)
+    assert order.amount_refunded == 600
+    report_refund(order, lost.id, succeeded=True, processor_transaction_id=None, failure=NO_REASON, by=BY)
+    assert (order.amount_refunded, lost.processor_transaction_id) == (600, "re_lost")
 
 
 def test_a_refund_besides_one_whose_failure_was_taken_back_counts_where_a_sum_shows_both() -> None:

@@ -410,6 +410,17 @@ def test_the_end_of_an_earlier_charge_does_not_end_a_later_attempt_that_shares_i
     assert (order.status, order.amount_captured) == (OrderStatus.CAPTURED, AMOUNT)
 
 
+def test_the_end_of_a_charge_that_is_known_ends_its_attempt_though_an_earlier_one_shares_its_reference() -> (
+    None
+):
+    order = pay(new_order())
+    known = References("po")
+    report_failed(order, order.payments[1], references=known, failure=Failure("card_declined"), by=BY)
+    report_authorized(pay(order), order.payments[2], references=References("po", "pt_2"), by=BY)
+    receive(order, told("cancelled", references=References("po", "pt_2")), by=BY)
+    assert order.status is OrderStatus.FAILED
+
+
 def test_a_failed_charge_that_is_captured_after_all_is_that_of_its_attempt() -> None:
     order = after(told("failed"))
     report_processing(pay(order), order.payments[2], processor_order_id="po_1", by=BY)
@@ -470,14 +481,17 @@ def test_the_reference_of_a_captured_payment_is_learned_from_its_events(
     assert facts(order).count("payment.reference_found") == (learned is not None)
 
 
-@pytest.mark.parametrize(("label", "learned"), [(None, None), (1, "po_1"), (2, None)])
+@pytest.mark.parametrize(
+    ("charge", "label", "learned"),
+    [(None, None, None), (None, 1, "po_1"), (None, 2, None), ("pt_1", None, "po_1")],
+)
 def test_an_event_that_may_be_of_another_attempt_gives_no_reference(
-    label: int | None, learned: str | None
+    charge: str | None, label: int | None, learned: str | None
 ) -> None:
     order = pay(new_order())
-    report_captured(order, order.payments[1], references=NO_REFERENCES, by=BY)
+    report_captured(order, order.payments[1], references=References(None, charge), by=BY)
     first = order.payments[1]
-    order.payments[2] = replace(first, attempt=2, status=PaymentStatus.FAILED)
+    order.payments[2] = replace(first, attempt=2, status=PaymentStatus.FAILED, processor_transaction_id=None)
     receive(order, told("captured", attempt=label), by=BY)
     assert first.processor_order_id == learned
 

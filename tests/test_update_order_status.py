@@ -215,6 +215,17 @@ def test_a_charge_is_money_once_where_attempts_share_its_payments_reference(
     assert [payment.status for payment in order.payments.values()] == ["captured", "failed"]
 
 
+def test_charges_at_two_processors_are_two_though_their_references_are_the_same() -> None:
+    order = pay(new_order())
+    same = References("po", "pt")
+    fail_payment(order, order.payments[1], references=same, failure=NO_REASON, by=BY)
+    elsewhere = Route("razorpay", "test")
+    request_payment(order, route=elsewhere, payment_method=None, capture="automatic", by=BY)
+    for payment in order.payments.values():
+        report_captured(order, payment, references=same, by=BY)
+    assert (order.amount_captured, facts(order)[-1]) == (2 * AMOUNT, "refund.requested")
+
+
 def test_two_charges_under_one_reference_are_two() -> None:
     order = sharing_a_reference()
     for attempt, payment in order.payments.items():
