@@ -43,9 +43,7 @@ async def readiness(anyone: Caller, status: str) -> Answer:
     return answer
 
 
-async def test_a_server_that_is_away_at_the_start_is_logged_once_by_all_processes_together(
-    settings: Settings, tmp_path: Path
-) -> None:
+async def test_a_server_that_is_away_at_the_start_is_logged(settings: Settings, tmp_path: Path) -> None:
     away = settings.model_copy(update={"redis_url": SecretStr("redis://127.0.0.1:1")})
     with server(away, tmp_path / "log", workers=2) as running:
         url = await running.listening(workers=2)
