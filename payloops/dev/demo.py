@@ -5,7 +5,6 @@ import json
 import secrets
 import time
 from collections.abc import Callable
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -154,13 +153,7 @@ async def run_demo(*, url: str, api_key: str, as_json: bool, console: Console) -
         print(json.dumps({"url": url, "steps": steps, **walked}, indent=2))  # noqa: T201 the command's output
         return
     console.print()
-    console.print(audit_trail(walked["order"], events_of(walked["events"])))
-
-
-def events_of(body: Any) -> list[JSON]:
-    """The events in a response that is an array or a list object with `data`."""
-    found: list[JSON] = body["data"] if isinstance(body, dict) else body
-    return found
+    console.print(audit_trail(walked["order"], walked["events"]))
 
 
 def audit_trail(order: JSON, events: list[JSON]) -> Table:
@@ -168,14 +161,13 @@ def audit_trail(order: JSON, events: list[JSON]) -> Table:
     for heading in ("#", "When", "What", "Who"):
         table.add_column(heading, no_wrap=True)
     table.add_column("Details")
-    for number, event in enumerate(events, start=1):
-        at = str(event.get("occurredAt", ""))
+    for event in events:
         table.add_row(
-            str(event.get("version", number)),
-            at[11:23],
-            str(event.get("type", "")),
-            _who(str(event.get("actor", ""))),
-            _details(event.get("data") or {}, currency=order["currency"]),
+            str(event["version"]),
+            event["occurredAt"][11:23],
+            event["type"],
+            _who(event["actor"]),
+            _details(event["data"], currency=order["currency"]),
         )
     return table
 
@@ -188,5 +180,4 @@ def _who(actor: str) -> str:
 
 def _details(data: JSON, *, currency: str) -> str:
     amount = [money_text(data["amount"], currency)] if data.get("amount") is not None else []
-    others = [str(data[name]) for name in ("processor", "reason", "errorCode") if data.get(name) is not None]
-    return ", ".join(amount + others)
+    return ", ".join(amount + [data[name] for name in ("processor", "reason") if data.get(name) is not None])
