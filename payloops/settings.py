@@ -356,17 +356,12 @@ def misspelled_settings(variables: Iterable[str]) -> dict[str, str]:
 S = TypeVar("S", bound=DatabaseSettings)
 
 
-def read_settings(**overrides: Any) -> Settings:
-    """Read and validate the environment.
+def read_settings(kind: type[S], **overrides: Any) -> S:
+    """Read and validate the environment. `overrides`: by name of the field, what takes precedence over it.
 
     Raises:
         SettingsError: one line for each variable that is missing or wrong, without its value.
     """
-    return read_settings_of(Settings, **overrides)
-
-
-def read_settings_of(kind: type[S], **overrides: Any) -> S:
-    """As `read_settings`, for a command that needs only some."""
     try:
         return kind(**overrides)
     except ValidationError as error:

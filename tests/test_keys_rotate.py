@@ -375,11 +375,13 @@ async def test_the_command_says_what_it_cannot_open(
 @pytest.mark.parametrize("older", ["short", f"{'x' * 40},short", '["short"]', "[", "[1]"])
 def test_an_older_key_that_is_none_is_refused_at_start(settings: Settings, older: str) -> None:
     with pytest.raises(SettingsError, match="ENCRYPTION_KEYS_OLDER"):
-        read_settings(**{**settings.model_dump(), "encryption_keys_older": older})
+        read_settings(Settings, **{**settings.model_dump(), "encryption_keys_older": older})
 
 
 def test_older_keys_are_separated_by_commas(settings: Settings) -> None:
-    read = read_settings(**{**settings.model_dump(), "encryption_keys_older": f" {'x' * 40} ,{'y' * 40},"})
+    read = read_settings(
+        Settings, **{**settings.model_dump(), "encryption_keys_older": f" {'x' * 40} ,{'y' * 40},"}
+    )
     assert [key.get_secret_value() for key in read.encryption_keys_older] == ["x" * 40, "y" * 40]
     assert "x" * 40 not in repr(read)
 

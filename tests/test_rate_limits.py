@@ -351,7 +351,7 @@ async def test_limits_can_be_switched_off(settings: Settings) -> None:
 @pytest.mark.parametrize("limit", ["", "often", "0/minute", "10", "10/fortnight"])
 def test_a_limit_that_is_none_is_refused_at_start(settings: Settings, limit: str) -> None:
     with pytest.raises(SettingsError, match="LOGIN_LIMIT_PER_ADDRESS"):
-        read_settings(**{**settings.model_dump(), "login_limit_per_address": limit})
+        read_settings(Settings, **{**settings.model_dump(), "login_limit_per_address": limit})
 
 
 def test_every_route_that_takes_a_password_is_limited(settings: Settings) -> None:

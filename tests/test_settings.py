@@ -17,7 +17,7 @@ NAMES = {name.upper() for name in Settings.model_fields}
 
 def wrong(settings: Settings, **fields: object) -> str:
     with pytest.raises(SettingsError) as refusal:
-        read_settings(**{**settings.model_dump(), **fields})
+        read_settings(Settings, **{**settings.model_dump(), **fields})
     return str(refusal.value)
 
 
@@ -86,11 +86,11 @@ def test_production_has_no_wildcard_for_origins(settings: Settings) -> None:
     ],
 )
 def test_what_somebody_could_connect_by_is_taken(settings: Settings, name: str, value: str) -> None:
-    read_settings(**{**settings.model_dump(), name: value})
+    read_settings(Settings, **{**settings.model_dump(), name: value})
 
 
 def test_origins_are_compared_as_browsers_write_them(settings: Settings) -> None:
-    taken = read_settings(**{**settings.model_dump(), "cors_origins": "https://Dashboard.Example"})
+    taken = read_settings(Settings, **{**settings.model_dump(), "cors_origins": "https://Dashboard.Example"})
     assert taken.cors_origins == ("https://dashboard.example",)
 
 
@@ -102,9 +102,9 @@ def test_an_empty_variable_counts_as_not_set(
     given = {each: value for each, value in settings.model_dump().items() if each != name}
     if Settings.model_fields[name].is_required():
         with pytest.raises(SettingsError, match=f"^{name.upper()}: required$"):
-            read_settings(**given)
+            read_settings(Settings, **given)
     else:
-        assert getattr(read_settings(**given), name) == Settings.model_fields[name].default
+        assert getattr(read_settings(Settings, **given), name) == Settings.model_fields[name].default
 
 
 def test_an_empty_variable_does_not_stand_for_what_a_command_takes_from_payloops_dev(

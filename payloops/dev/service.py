@@ -159,7 +159,8 @@ def _settings_in(environment: dict[str, str]) -> Settings:
         SettingsError: here, before any process is started that would fail on it again and again.
     """
     names = {name: name.upper() for name in Settings.model_fields}
-    return read_settings(**{field: environment[name] for field, name in names.items() if name in environment})
+    given = {field: environment[name] for field, name in names.items() if name in environment}
+    return read_settings(Settings, **given)
 
 
 def _url(options: DevOptions, *, port: int | None = None) -> str:
