@@ -236,6 +236,37 @@ async def test_an_interrupted_command_says_how_to_go_on_and_leaves_nothing_behin
     assert await one(store, "SELECT count(*) FROM pg_namespace WHERE nspname = 'payloops_verify'") == 0
 
 
+@pytest.mark.parametrize(
+    ("command", "goes_on"),
+    [
+        ("rebuild", "the live tables are as they were, or rebuilt already; run it again to resume"),
+        ("verify", "run it again; it begins anew"),
+    ],
+)
+async def test_a_command_one_of_whose_processes_is_killed_says_how_to_go_on(
+    store: EventStore, settings: Settings, database_url: str, merchant_id: UUID, command: str, goes_on: str
+) -> None:
+    await append(store, new_order(merchant_id))
+    await project_everything(database_url)
+    async with locked(database_url, "personal_keys"):
+        child = await begin_command(settings, "projections", command, "--workers", "1")
+
+        async def is_read() -> bool:
+            return bool(
+                await rows(
+                    store, "SELECT FROM pg_locks WHERE NOT granted AND relation = 'personal_keys'::regclass"
+                )
+            )
+
+        await eventually(is_read)
+        children = Path(f"/proc/{child.pid}/task/{child.pid}/children").read_text().split()
+        [worker] = [pid for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        os.kill(int(worker), signal.SIGKILL)
+        out, err = await asyncio.wait_for(child.communicate(), 60)
+    assert (child.returncode, out) == (1, b"")
+    assert err.decode().splitlines()[-1] == f"payloops: a worker process was killed: {goes_on}"
+
+
 @pytest.mark.parametrize("url", ["ftp://x", "nowhere", "http://a..example", "http://["])
 async def test_a_demonstration_at_what_is_no_url_says_so_in_one_line(url: str, settings: Settings) -> None:
     status, out, err = await run_command(settings, "demo", "--api-key", "sk_test_x", "--url", url)

@@ -31,10 +31,12 @@ def run_async(work: "Coroutine[Any, Any, T]", *, interrupted: str | None = None)
     """Run work that needs the database; if the database fails, exit with a one-line message.
 
     Args:
-        interrupted: the message if Ctrl-C or SIGTERM ends it: what was done, and how to go on.
+        interrupted: the message if Ctrl-C, SIGTERM or the end of a worker process ends it: what was done, and how to go
+            on.
     """
     import asyncio  # noqa: PLC0415
     import logging  # noqa: PLC0415
+    from concurrent.futures import BrokenExecutor  # noqa: PLC0415
 
     import psycopg  # noqa: PLC0415
 
@@ -47,6 +49,8 @@ def run_async(work: "Coroutine[Any, Any, T]", *, interrupted: str | None = None)
         _end_interrupted(interrupted, status=INTERRUPTED)
     except asyncio.CancelledError:
         _end_interrupted(interrupted, status=TERMINATED)
+    except BrokenExecutor:
+        fail(f"a worker process was killed: {interrupted}")
     except TooManyConnections as error:
         fail(str(error))
     except (psycopg.OperationalError, psycopg.InterfaceError) as error:

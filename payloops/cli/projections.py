@@ -138,7 +138,7 @@ def projections_retry_parked(
 
 @contextmanager
 def _projection_errors() -> "Iterator[None]":
-    from payloops.operating.projections import UnknownReader, WorkerKilledError  # noqa: PLC0415
+    from payloops.operating.projections import UnknownReader  # noqa: PLC0415
     from payloops.projections.building import BuildUnderWay, TablesBusy  # noqa: PLC0415
     from payloops.projections.projection import UnknownProjection  # noqa: PLC0415
     from payloops.projections.verifying import VersionsDiffer  # noqa: PLC0415
@@ -147,5 +147,5 @@ def _projection_errors() -> "Iterator[None]":
         yield
     except (UnknownProjection, UnknownReader) as error:
         fail(str(error), status=WRONG_SETTINGS)
-    except (BuildUnderWay, TablesBusy, VersionsDiffer, WorkerKilledError) as error:
+    except (BuildUnderWay, TablesBusy, VersionsDiffer) as error:
         fail(str(error))

@@ -2,8 +2,6 @@
 
 import time
 from collections.abc import Iterator
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import asdict
 
 from rich.table import Table
@@ -94,24 +92,17 @@ class UnknownReader(Exception):
         self.name = name
 
 
-class WorkerKilledError(Exception):
-    """A worker process was killed."""
-
-    def __init__(self) -> None:
-        super().__init__("a worker process was killed; run it again, and it continues")
-
-
 async def run_rebuild(
     *, database_url: str, names: list[str], workers: int, restart: bool, as_json: bool
 ) -> None:
     """Rebuild tables beside the live ones, swap them, and print how long it took.
 
     Raises:
-        UnknownProjection, BuildUnderWay, TablesBusy, WorkerKilledError.
+        UnknownProjection, BuildUnderWay, TablesBusy.
     """
     projections = find_projections(names)
     began = time.monotonic()
-    with progress() as report, _worker_deaths():
+    with progress() as report:
         built = await rebuild(
             database_url=database_url,
             projections=projections,
@@ -142,9 +133,9 @@ async def run_verify(*, database_url: str, names: list[str], workers: int, as_js
     """Compare live tables with the log, and print the differences. Returns whether there are none.
 
     Raises:
-        UnknownProjection, BuildUnderWay, VersionsDiffer, WorkerKilledError.
+        UnknownProjection, BuildUnderWay, VersionsDiffer.
     """
-    with progress() as report, _worker_deaths():
+    with progress() as report:
         verdicts = await verify(
             database_url=database_url, projections=find_projections(names), report=report, workers=workers
         )
@@ -212,11 +203,3 @@ def _lines(difference: Difference) -> Iterator[str]:
 
 def _shown(value: str | None) -> str:
     return "nothing" if value is None else value
-
-
-@contextmanager
-def _worker_deaths() -> Iterator[None]:
-    try:
-        yield
-    except BrokenProcessPool as error:
-        raise WorkerKilledError from error
