@@ -75,10 +75,8 @@ def _run(options: DevOptions, *, terminal: Terminal, began: float) -> None:
         raise StartError(
             part="API", why=f"port {options.port} is taken by another program: choose one with --port"
         )
-    namespace = os.environ.get("TEMPORAL_NAMESPACE") or "loop"
-    embedded = [part for part, name in EXTERNAL.items() if not os.environ.get(name)]
-    servers = _servers(options, namespace=namespace, embedded=embedded)
-    named = ", ".join(each.capitalize().replace("Postgres", "PostgreSQL") for each in embedded)
+    servers = _servers(options)
+    named = ", ".join(each.capitalize().replace("Postgres", "PostgreSQL") for each in servers.parts)
     terminal.say(f"[dim]Starting {named or 'on your own servers'} …[/]")
     # Slow to import: done while the servers start.
     threading.Thread(target=importlib.import_module, args=["payloops.migrate"], daemon=True).start()
@@ -88,7 +86,7 @@ def _run(options: DevOptions, *, terminal: Terminal, began: float) -> None:
                 "[yellow]Temporal has another version: its data begins anew, "
                 f"the old is {servers.temporal.put_aside}[/]",
             )
-        environment = _environment(options, servers=servers, embedded=embedded, namespace=namespace)
+        environment = _environment(options, servers=servers)
         settings = _settings_in(environment)
         write_environment(environment, data_dir=servers.data_dir)
         _migrate(environment["DATABASE_URL"])
@@ -109,13 +107,14 @@ def _run(options: DevOptions, *, terminal: Terminal, began: float) -> None:
             _stop(parts, terminal=terminal)
 
 
-def _servers(options: DevOptions, *, namespace: str, embedded: list[ServerPart]) -> EmbeddedServers:
+def _servers(options: DevOptions) -> EmbeddedServers:
+    namespace = os.environ.get("TEMPORAL_NAMESPACE") or Settings.model_fields["temporal_namespace"].default
     return EmbeddedServers(
         data_dir=options.data_dir,
         temporal_namespaces=[namespace],
         fresh=options.fresh,
         also_fresh=[SECRETS_FILE, ENVIRONMENT_FILE, DEMO_MERCHANT_FILE, DEMO_STAFF_FILE],
-        parts=embedded,
+        parts=[part for part, name in EXTERNAL.items() if not os.environ.get(name)],
         temporal_ui=True,
         postgres_port=options.postgres_port,
         temporal_port=options.temporal_port,
@@ -123,9 +122,7 @@ def _servers(options: DevOptions, *, namespace: str, embedded: list[ServerPart])
     )
 
 
-def _environment(
-    options: DevOptions, *, servers: EmbeddedServers, embedded: list[ServerPart], namespace: str
-) -> dict[str, str]:
+def _environment(options: DevOptions, *, servers: EmbeddedServers) -> dict[str, str]:
     """The environment of the service's processes: the user's variables, and defaults for those that are not set."""
     own = {
         "ENVIRONMENT": "development",
@@ -137,15 +134,14 @@ def _environment(
         **{name: value for name, value in os.environ.items() if value},
         "HOST": options.host,
         "PORT": str(options.port),
-        "TEMPORAL_NAMESPACE": namespace,
         "PYTHONUNBUFFERED": "1",
     }
     own.pop("METRICS_PORT", None)  # three processes cannot use the same port
-    if "postgres" in embedded:
+    if "postgres" in servers.parts:
         own["DATABASE_URL"] = servers.database_url
-    if "valkey" in embedded:
+    if "valkey" in servers.parts:
         own["REDIS_URL"] = servers.redis_url
-    if "temporal" in embedded:
+    if "temporal" in servers.parts:
         own["TEMPORAL_ADDRESS"] = servers.temporal_address
         if servers.temporal_ui_url is not None:
             own.setdefault("TEMPORAL_UI_URL", servers.temporal_ui_url)
