@@ -51,7 +51,7 @@ async def authenticate(
             )
             caller = Caller(f"staff:{member.id}", staff_id=member.id)
         case "staff_session":
-            cookie = request.cookies.get(session_cookie(request, secure=services.secure_cookies))
+            cookie = _cookie(request, session_cookie(request, secure=services.secure_cookies))
             if cookie is None:
                 raise _unauthorized("Sign in", challenge="Cookie")
             session = await find_staff_session(
@@ -80,6 +80,16 @@ def session_cookie(request: web.Request, *, secure: bool) -> str:
 def is_https(request: web.Request) -> bool:
     """Whether the browser uses TLS, also by `X-Forwarded-Proto`: a client that forges it only harms itself."""
     return request.secure or request.headers.get("X-Forwarded-Proto", "").strip().lower() == "https"
+
+
+def _cookie(request: web.Request, name: str) -> str | None:
+    """The value of a cookie; None if there is none. aiohttp parses all of them, which may take long."""
+    for header in request.headers.getall("Cookie", []):
+        for pair in header.split(";"):
+            its_name, _, value = pair.partition("=")
+            if its_name.strip() == name:
+                return value.strip()
+    return None
 
 
 def _key(request: web.Request) -> str:

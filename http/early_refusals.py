@@ -35,7 +35,7 @@ _NEVER_REFUSED = frozenset({b"HEAD", b"OPTIONS"})
 _REFUSED_PATHS = (b"/v1/", b"/api/", b"/webhooks/")
 """Routes for programs, none of which is exempt from admission. People get a page for an answer."""
 _CORRELATION_NAME = CORRELATION_HEADER.lower().encode()
-_CORRELATION = re.compile(rb"\nx-correlation-id: *([!-~]*) *\r", re.IGNORECASE)
+_CORRELATION = re.compile(rb"\nx-correlation-id: *([!-~]+) *\r", re.IGNORECASE)
 
 
 class Lines:

@@ -61,7 +61,7 @@ MAX_WAIT = 30
 log = structlog.get_logger()
 
 _KEY_FORM = re.compile(r"[\x20-\x7e]{1,255}")
-_WAIT_FORM = re.compile(r"wait\s*=\s*\"?0*([0-9]{1,9})[0-9]*\"?", re.IGNORECASE)
+_WAIT_FORM = re.compile(r"wait\s*=\s*\"?([0-9]+)\"?", re.IGNORECASE)
 
 
 def endpoint(route: Route, services: Services) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
@@ -421,5 +421,6 @@ def _wait(request: web.Request) -> int:
         for preference in header.split(","):
             form = _WAIT_FORM.fullmatch(preference.split(";")[0].strip())
             if form is not None:
-                return min(int(form[1]), MAX_WAIT)
+                seconds = form[1].lstrip("0")
+                return MAX_WAIT if len(seconds) > len(str(MAX_WAIT)) else min(int(seconds or 0), MAX_WAIT)
     return 0

@@ -11,7 +11,6 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, cast
 
 from aiohttp import HttpVersion11, web
-from aiohttp.helpers import HeadersMixin
 from aiohttp.streams import EMPTY_PAYLOAD
 
 from payloops.http.answers import Answer, dated_head
@@ -28,7 +27,7 @@ _AN_ID = " "
 _ID = re.compile("(?<=/)[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}(?=/|$)")
 
 
-class PlainRequest(HeadersMixin):
+class PlainRequest:
     """What handlers and middleware use of `web.Request`."""
 
     keep_alive = True
@@ -41,7 +40,7 @@ class PlainRequest(HeadersMixin):
         self.path_qs = head.path
         self.remote = remote
         self.match_info = {"id": id}
-        self.headers = self._headers = head.lines.headers
+        self.headers = head.lines.headers
         self._body = body
         self._state: dict[Any, Any] = {}
 
