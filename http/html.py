@@ -170,9 +170,11 @@ def _page_response(status: int, page: bytes, *, headers: Mapping[str, str]) -> w
 
 
 def _again(request: web.Request, problem: Problem) -> str | None:
-    """The path for trying again: the page itself, or the page of this origin that the form was on."""
+    """The path for trying again: the page itself, without a wrong query, or the page of this origin with the form."""
     if request.method != hdrs.METH_POST:
-        return request.path_qs if problem.status != HTTPStatus.NOT_FOUND else None
+        if problem.status == HTTPStatus.NOT_FOUND:
+            return None
+        return request.path if problem.status == HTTPStatus.BAD_REQUEST else request.path_qs
     referer = request.headers.get(hdrs.REFERER, "")
     if not _is_ours(referer, request):
         return None

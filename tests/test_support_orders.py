@@ -100,6 +100,7 @@ async def test_a_search_keeps_what_it_was_asked_for(
         refused = await desk.calls.get(f"/support?{query}")
         assert refused.status == 400, query
         assert f"{field} : Must" in text_of(refused.raw.decode()), query
+        assert 'href="/support">Try again' in refused.raw.decode()
 
 
 async def test_the_page_tells_all_there_is(api: Api, merchant: Merchant, pool: AsyncConnectionPool) -> None:
