@@ -3,7 +3,6 @@
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-import orjson
 import psycopg
 import structlog
 from pydantic import Field
@@ -17,7 +16,7 @@ from payloops.commands.processors import Processor
 from payloops.commands.workflow_ids import attempt_of, payment_workflow_id
 from payloops.events.orders import Order, OrderStatus, TransactionStatus, TransactionType
 from payloops.http.fields import Amount, PaymentToken, Timestamp
-from payloops.http.orders import LastErrorAnswer, OrderAnswer, answer_from
+from payloops.http.orders import OrderAnswer, answer_from
 from payloops.http.problems import not_found
 from payloops.http.routing import AnswerModel, Call, Nothing, RequestModel, route
 from payloops.http.waiting import answer_after
@@ -50,7 +49,6 @@ class PaymentAnswer(AnswerModel):
     redirect_url: str | None
     client_secret: str | None
     processor_data: ProcessorData | None
-    last_error: Annotated[LastErrorAnswer | None, Field(description="Why it failed", examples=[None])]
 
 
 def payment_answer(order: Order) -> PaymentAnswer:
@@ -72,9 +70,6 @@ def payment_answer(order: Order) -> PaymentAnswer:
         )
         if has_reference
         else None,
-        last_error=LastErrorAnswer(code=order.last_error.code, message=order.last_error.message)
-        if order.last_error is not None
-        else None,
     )
 
 
@@ -95,8 +90,9 @@ async def with_client_secret(call: Call[Any, Any], answer: PaymentAnswer) -> Pay
 
 async def replay_payment(call: Call[Any, Any], stored: bytes) -> PaymentAnswer:
     """A response stored under an idempotency key, with its client secret."""
-    told = {"lastError": None} | orjson.loads(stored)  # former versions stored it without
-    return await with_client_secret(call, PaymentAnswer.model_validate(told, by_alias=True, by_name=False))
+    return await with_client_secret(
+        call, PaymentAnswer.model_validate_json(stored, by_alias=True, by_name=False)
+    )
 
 
 @route(

@@ -179,7 +179,6 @@ async def test_a_payments_life_from_order_to_refund(
             "redirectUrl": None,
             "clientSecret": None,
             "processorData": None,
-            "lastError": None,
         },
     )
     twice = await merchant.shop.post(f"{path}/pay")
@@ -303,24 +302,6 @@ async def test_waiting_answers_when_the_payment_has_left_processing(
         *("requires_action", "https://bank.example/3ds", "cs_1")
     ]
     assert paid.json["processorData"] == {"processorOrderId": "pi_1", "processorTransactionId": None}
-
-
-async def test_an_answer_about_a_declined_payment_says_why(
-    merchant: Merchant, processor: Processor, store: EventStore
-) -> None:
-    """Also where it is repeated; and answers that were stored without it are repeated still."""
-    order_id = await merchant.order()
-    path, declined = f"/v1/orders/{order_id}/pay", {"code": "card_declined", "message": "No"}
-    paying = asyncio.create_task(merchant.shop.post(path, key="once", Prefer="wait=20"))
-    await merchant.order_is(order_id, "processing")
-    await processor.reports(order_id, "failed", failure=Failure("card_declined", "No"))
-    paid = await paying
-    assert (paid.json["status"], paid.json["lastError"]) == ("failed", declined)
-    assert (await merchant.shop.post(path, key="once", Prefer="wait=20")).json["lastError"] == declined
-    async with store.pool.connection() as connection:
-        stored = "convert_to((convert_from(response_body, 'UTF8')::jsonb - 'lastError')::text, 'UTF8')"
-        await connection.execute(f"UPDATE idempotency_keys SET response_body = {stored} WHERE key = 'once'")
-    assert (await merchant.shop.post(path, key="once", Prefer="wait=20")).json["lastError"] is None
 
 
 @pytest.mark.parametrize(
