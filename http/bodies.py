@@ -38,7 +38,8 @@ MAX_INTEGER_DIGITS = 18
 WHOLE = "body"
 """Name of the field in errors about the body as a whole."""
 
-_SYMBOL = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[{}\[\]]', re.DOTALL)
+# A text without an end goes to the end of the body: to look for other texts in it would take the square of its length.
+_SYMBOL = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)|[{}\[\]]', re.DOTALL)
 _SURROGATE = re.compile("[\ud800-\udfff]")
 # Maps all digits to 0, and ".", "e" and "E" to "e", so that a search for "0e" finds whether there may be a fraction.
 _AS_ZERO = bytes.maketrans(b"123456789.E", b"000000000ee")

@@ -1,4 +1,4 @@
-"""What a header may hold keeps the process busy no longer than it is long: anybody may send one."""
+"""What anybody may send keeps the process busy no longer than it is long."""
 
 import signal
 from collections.abc import Callable, Iterator
@@ -10,7 +10,7 @@ from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 
 from payloops.http.authentication import _cookie, _token, is_https
-from payloops.http.bodies import is_form, is_json
+from payloops.http.bodies import check_json, is_form, is_json
 from payloops.http.connections import _fault_of
 from payloops.http.early_refusals import read_head
 from payloops.http.endpoint import _idempotency_key, _wait
@@ -108,6 +108,41 @@ def test_a_long_head_is_soon_read(header: str) -> None:
             read_head(b"GET /v1/ HTTP/1.1\r\n%b%b:%b\r\n\r\n" % (host, header.encode(), value.encode()))
             read_head(b"GET /v1/" + value.encode())
             read_head(b"GET /v1/ HTTP/1.1\r\n" + b"\r\n".join([value.encode()] * 2))
+
+
+BODIES = ["", '{"a":', '{"a":"', '{"a":[' + "[]," * 40, '{"a":[' + "[]," * 40 + '"']
+"""How bodies begin; many lists have how deep they are looked at."""
+PIECES = [
+    *(
+        '"',
+        '\\"',
+        "\\",
+        "a",
+        "[",
+        "]",
+        "{",
+        "[]",
+        '{"a":',
+        "1",
+        "-",
+        "0e",
+        "1.5,",
+        ".",
+        "%34",
+        "%",
+        " ",
+        ",",
+        '"a":',
+    ),
+    *("é", "\\u0030", "4 ", "4242424242424242 ", "12:", "1.1.", "\u0301", '"a",', '\\"a'),
+]
+
+
+@pytest.mark.parametrize("begun", BODIES)
+def test_a_long_body_is_soon_read(begun: str) -> None:
+    for piece in PIECES:
+        with ending(), suppress(Problem):
+            check_json((begun + piece * (200_000 // len(piece))).encode())
 
 
 @pytest.mark.parametrize(
