@@ -1,6 +1,10 @@
 """The payload codec: what crosses Temporal is unreadable without the key."""
 
 import asyncio
+import json
+import re
+import shutil
+from pathlib import Path
 
 import pytest
 from pydantic import SecretStr
@@ -94,3 +98,45 @@ async def test_a_process_without_the_key_says_what_stands_in_histories(
     with capture_logs() as lines:
         await connect_unless_stopped(settings.model_copy(update={"temporal_codec_key": key}), stop=stop)
     assert [line["event"] for line in lines] == ["temporal.histories_readable"] * warned
+
+
+NODE = shutil.which("node")
+NO_MESSAGES = (
+    "const temporal = { api: { common: { v1: { Payload: { encode: (bytes) => ({ finish: () => bytes }), "
+)
+NO_MESSAGES += "decode: (bytes) => bytes } } } } };"
+
+
+@pytest.mark.skipif(NODE is None, reason="there is no Node.js here")
+async def test_the_codec_that_the_docs_give_to_workers_reads_what_this_one_writes_and_is_read(
+    tmp_path: Path,
+) -> None:
+    """With the bytes of messages in place of messages, as the library that has these is not here."""
+    docs = (Path(__file__).resolve().parent.parent / "docs/workers.md").read_text()
+    [code] = re.findall(r"```js\n(.*?)```", docs, re.DOTALL)
+    program = tmp_path / "codec.mjs"
+    program.write_text(
+        re.sub("import { temporal }.*", NO_MESSAGES, code)
+        + f"""
+const codec = new EncryptionCodec({json.dumps(KEY)});
+const metadata = {{ encoding: Buffer.from('binary/encrypted'), 'encryption-key-id': Buffer.from('{KEY_ID}') }};
+const [read] = await codec.decode([{{ metadata, data: Buffer.from('{STORED}', 'hex') }}]);
+const [written] = await codec.encode([read]);
+const [plain] = await codec.decode([{{ metadata: {{ encoding: Buffer.from('json/plain') }}, data: 'as it is' }}]);
+console.log(JSON.stringify([
+  read.toString('hex'), written.data.toString('hex'), String(written.metadata['encryption-key-id']), plain.data,
+]));
+"""
+    )
+    assert NODE is not None
+    ran = await asyncio.create_subprocess_exec(NODE, program, stdout=asyncio.subprocess.PIPE)
+    output, _ = await asyncio.wait_for(ran.communicate(), 60)
+    read, written, key_id, plain = json.loads(output)
+    expected = Payload(metadata={"encoding": b"json/plain"}, data=b'{"amount":1}')
+    assert Payload.FromString(bytes.fromhex(read)) == expected
+    sent = Payload(
+        metadata={"encoding": b"binary/encrypted", "encryption-key-id": key_id.encode()},
+        data=bytes.fromhex(written),
+    )
+    assert await EncryptionCodec(secret=KEY).decode([sent]) == [expected]
+    assert plain == "as it is"

@@ -1,5 +1,6 @@
 """What a reader would check in README.md and docs/operating.md is true."""
 
+import inspect
 import re
 import subprocess
 import sys
@@ -13,10 +14,13 @@ from payloops.cli.app import app
 from payloops.http.app import ROUTES
 from payloops.http.routing import Route
 from payloops.settings import Settings
+from payloops.workflows_client import payment_subscription
+from payloops.workflows_client.activities import BackendActivities, Input
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 OPERATING = (ROOT / "docs/operating.md").read_text()
+WORKERS = (ROOT / "docs/workers.md").read_text()
 
 
 @pytest.mark.parametrize("route", ROUTES, ids=lambda route: f"{route.method} {route.path}")
@@ -54,6 +58,25 @@ def test_the_docs_name_every_command() -> None:
     commands = get_command(app).commands  # type: ignore[attr-defined]
     missing = {name for name in commands if f"payloops {name}" not in README + OPERATING}
     assert missing == set()
+
+
+def test_the_docs_name_every_activity_and_every_field_that_workers_send() -> None:
+    internal = {"attemptDelivery", "failWebhook"}  # of our own `WebhookDeliveryWorkflow`
+    activities = (
+        set(re.findall(r'activity.defn\(name="(\w+)"\)', inspect.getsource(BackendActivities))) - internal
+    )
+    assert len(activities) == 7
+    fields = {field.alias for model in Input.__subclasses__() for field in model.model_fields.values()}
+    assert {name for name in {*activities, *fields} if f"`{name}`" not in WORKERS} == set()
+
+
+def test_the_docs_name_every_workflow_with_its_input() -> None:
+    source = inspect.getsource(payment_subscription)
+    workflows = set(re.findall(r'"(\w+Workflow)"', source))
+    fields = set(re.findall(r'(?:^ +|\()(\w+)=fact|"(\w+)": ', source, re.MULTILINE))
+    signals = set(re.findall(r'signal="(\w+)"', source))
+    names = workflows | signals | {name for pair in fields for name in pair if name and "_" not in name}
+    assert {name for name in names if f"`{name}`" not in WORKERS} == set()
 
 
 def test_links_lead_somewhere() -> None:
