@@ -23,6 +23,7 @@ from psycopg_pool import AsyncConnectionPool
 from pydantic import ValidationError
 from temporalio.worker import WorkflowInstance
 from temporalio.worker._workflow import _DeadlockError
+from test_http_long_input import ending
 
 from payloops.http import request_context
 from payloops.http.request_context import REQUEST_EVENT, Level, RequestLines, begin_request, log_request
@@ -84,6 +85,15 @@ def test_fields_of_secret_names_are_masked(name: str) -> None:
 def test_texts_are_masked_where_they_hold_a_secret(text: str, left: str | None) -> None:
     assert masked(error=text) == {"error": left or text}
     assert masked(deep={"er": [text]}) == {"deep": {"er": [left or text]}}
+
+
+@pytest.mark.parametrize(
+    "piece", ["-eyJ-", "eyJa.", "sk_", "://", "://a:", "password=", "DETAIL:", "\n\n", "4 "]
+)
+def test_a_long_text_is_soon_masked(piece: str) -> None:
+    for start in ("", "sk_", "eyJ", "DETAIL:"):
+        with ending():
+            masked(text=start + piece * (1_000_000 // len(piece)))
 
 
 @pytest.fixture
