@@ -206,6 +206,11 @@ class _Refunds:
         """Whether a report names a refund by our id; one with the reference `besides` does not count."""
         return any(r.refund_id == refund.id for reference, r in self._reports() if reference != besides)
 
+    def is_nameless(self, refund: Transaction) -> bool:
+        """Whether a refund's reference is not known: a worker may have reported that of the charge in its place."""
+        reference = refund.processor_transaction_id
+        return reference is None or self.payment.has_reference(reference)
+
     def presumed_ours(self, report: ProcessorRefund, *, failed: bool = False) -> Transaction | None:
         """A refund of ours, of the same amount and without a reference, that a report may be about.
 
@@ -217,7 +222,7 @@ class _Refunds:
                 t
                 for t in self.recorded
                 if not t.discovered
-                and t.processor_transaction_id is None
+                and self.is_nameless(t)
                 and t.amount == report.amount
                 and (t.status is FAILED) == failed
                 and not self.is_labelled(t)
@@ -248,7 +253,7 @@ class _Refunds:
             for t in self.recorded
             if t.id not in ids
             and not t.discovered
-            and t.processor_transaction_id is None
+            and self.is_nameless(t)
             and (t.status is not FAILED or t is besides)
         ]
         theirs = []

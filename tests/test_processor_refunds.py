@@ -127,6 +127,30 @@ def test_a_refund_of_ours_stands_for_one_there_of_its_amount_and_for_no_second()
     assert (order.amount_refunded, order.refundable) == (700, 0)
 
 
+@pytest.mark.parametrize("reference", [None, "po_1", "pt_1"])
+def test_refunds_of_ours_count_once_though_their_workers_report_the_reference_of_the_charge(
+    reference: str | None,
+) -> None:
+    order = after(told("captured"))
+    made = [request_refund(order, amount=300, reason=None, by=BY) for _ in range(2)]
+    for number, succeeded in ((0, True), (1, False), (1, True)):
+        report_refund(
+            order,
+            made[number].id,
+            succeeded=succeeded,
+            processor_transaction_id=reference,
+            failure=NO_REASON,
+            by=BY,
+        )
+    assert order.amount_refunded == 600
+    for number in (1, 2):
+        receive(order, refunded(f"re_{number}", 300), by=BY)
+    receive(order, summed(600), by=BY)
+    assert refunds(order) == [(300, "success"), (300, "success")]
+    receive(order, came_back("re_1", 300), by=BY)
+    assert refunds(order) == [(300, "failed"), (300, "success")]
+
+
 def test_what_was_told_of_by_a_sum_is_taken_for_a_part_of_refunds_there_once() -> None:
     order = after(told("captured"), summed(200), refunded("re_1", 300), refunded("re_2", 200))
     assert order.amount_refunded == 500
@@ -219,6 +243,15 @@ def test_a_sum_makes_no_refund_of_ours_where_one_failed_that_may_be_in_it() -> N
     later = ours.created_at + timedelta(hours=1)
     complete_pending_refunds(order, order.payments[1], amount_refunded=300, requested_before=later, by=BY)
     assert order.amount_refunded == 0
+
+
+def test_a_sum_that_exceeds_what_was_captured_makes_no_refund_of_ours() -> None:
+    order = after(told("captured"))
+    ours = request_refund(order, amount=700, reason=None, by=BY)
+    receive(order, refunded("re_1", 600), by=BY)
+    later = ours.created_at + timedelta(hours=1)
+    complete_pending_refunds(order, order.payments[1], amount_refunded=1_300, requested_before=later, by=BY)
+    assert (ours.status, order.amount_refunded) == (TransactionStatus.PENDING, 600)
 
 
 def test_more_refunds_than_money_are_not_recorded_and_leave_nothing_to_refund() -> None:

@@ -241,13 +241,14 @@ def authorize(order: Order, attempt: int, reference: str | None, charge: str | N
 
 
 @pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("first", ["po", None])
 @pytest.mark.parametrize("charges", [("pt", "pt"), (None, None), ("pt_1", "pt_2")])
 @pytest.mark.parametrize("attempts", [(1, 2), (2, 1)])
 def test_a_late_authorization_under_the_reference_of_another_attempt_takes_no_money_from_it(
-    known: bool, charges: tuple[str | None, str | None], attempts: tuple[int, int]
+    known: bool, first: str | None, charges: tuple[str | None, str | None], attempts: tuple[int, int]
 ) -> None:
     """Whichever is reported first. A void would name both."""
-    order = sharing_a_reference(known=known)
+    order = sharing_a_reference(first, known=known)
     for attempt in attempts:
         authorize(order, attempt, "po", charges[attempt - 1])
     assert [payment.status for payment in order.payments.values()] == ["failed", "authorized"]
@@ -299,13 +300,18 @@ def test_an_authorization_is_voided_once_that_of_the_latest_attempt_is_known_to_
     assert [t.attempt for t in order.transactions.values() if t.type is TransactionType.VOID] == [1]
 
 
-def sharing_a_reference(*, known: bool = True) -> Order:
-    """Of two attempts, the first has failed. `known`: it was reported that the second has the same reference."""
+def sharing_a_reference(first: str | None = "po", *, known: bool = True) -> Order:
+    """Of two attempts, the first has failed.
+
+    Args:
+        first: its reference, as far as it was reported.
+        known: it was reported that the second has the same reference.
+    """
     order = pay(new_order(), capture="manual")
     fail_payment(
         order,
         order.payments[1],
-        references=References("po"),
+        references=References(first),
         failure=NO_REASON,
         by=BY,
     )
