@@ -11,7 +11,11 @@ from hypothesis import strategies as st
 from ordering import AMOUNT, BY, facts, pay
 from processor_events import REASONABLE, after, came_back, refunded, refunds, summed, told
 
-from payloops.commands.processor_refunds import complete_pending_refunds, record_processor_refunds
+from payloops.commands.processor_refunds import (
+    complete_pending_refunds,
+    record_processor_refunds,
+    reverse_refunds_beyond,
+)
 from payloops.commands.receive_processor_event import ProcessorEvent, receive
 from payloops.commands.refund_outcomes import fail_refund, succeed_refund
 from payloops.commands.refund_payment import request_refund
@@ -271,6 +275,21 @@ def test_what_came_back_of_a_sum_leaves_the_rest_of_it(back: int, left: int) -> 
     assert (order.amount_refunded, order.refundable) == (left, AMOUNT - left)
 
 
+def test_what_came_back_is_the_refund_of_its_amount_of_those_that_sums_showed() -> None:
+    order = after(told("captured"), summed(500), summed(800), came_back("re_1", 300))
+    assert refunds(order) == [(300, "failed"), (500, "success")]
+
+
+def test_an_attempt_that_was_not_captured_has_no_refunds_to_reverse() -> None:
+    order = pay(after(told("failed")))
+    second = References("po_2", "pt_2")
+    receive(order, told("captured", references=second), by=BY)
+    receive(order, replace(summed(300), references=second), by=BY)
+    for payment in order.payments.values():
+        reverse_refunds_beyond(order, payment, amount_refunded=300 * (payment.attempt == 2), by=BY)
+    assert order.amount_refunded == 300
+
+
 def test_more_that_came_back_than_there_was_is_told_to_people() -> None:
     order = after(told("captured"))
     assert receive(order, came_back("re_1", AMOUNT + 1), by=BY) == "contradiction"
@@ -451,6 +470,17 @@ def test_a_failure_that_a_worker_takes_back_is_not_that_of_another_refund_of_our
     assert order.amount_refunded == 600
     report_refund(order, lost.id, succeeded=True, processor_transaction_id=None, failure=NO_REASON, by=BY)
     assert (order.amount_refunded, lost.processor_transaction_id) == (600, "re_lost")
+
+
+def test_a_failure_that_a_worker_takes_back_is_not_that_of_a_refund_there_where_a_sum_had_both() -> None:
+    order = after(told("captured"), refunded("re_theirs", 300))
+    ours = request_refund(order, amount=300, reason=None, by=BY)
+    receive(order, summed(600), by=BY)
+    for succeeded in (False, True):
+        report_refund(
+            order, ours.id, succeeded=succeeded, processor_transaction_id=None, failure=NO_REASON, by=BY
+        )
+    assert (order.amount_refunded, refunds(order)) == (600, [(300, "success"), (300, "success")])
 
 
 def test_a_refund_besides_one_whose_failure_was_taken_back_counts_where_a_sum_shows_both() -> None:

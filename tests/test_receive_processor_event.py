@@ -268,6 +268,17 @@ def test_the_end_of_an_earlier_attempt_that_is_told_late_does_not_end_the_one_un
     assert order.status == "failed"
 
 
+def test_an_end_that_may_be_of_one_of_two_attempts_that_are_over_is_no_news() -> None:
+    """Nobody has to look at it."""
+    order = pay(new_order())
+    for attempt in (1, 2):
+        payment = order.payments[attempt]
+        report_failed(order, payment, references=NO_REFERENCES, failure=Failure("card_declined"), by=BY)
+        if attempt == 1:
+            pay(order)
+    assert receive(order, told("failed"), by=BY) == "none"
+
+
 def test_an_earlier_attempt_that_the_processor_has_cancelled_leaves_the_money_that_it_holds_for_the_latest() -> (
     None
 ):
