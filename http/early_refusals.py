@@ -29,6 +29,8 @@ _FRAMED_OTHERWISE = frozenset({b"transfer-encoding", b"upgrade", b"expect", b"se
 _ANSWERED_OTHERWISE = frozenset({b"origin", b"prefer", b"proxy-connection"})
 """Headers whose requests take the usual path: a browser on another origin needs CORS headers in the answer, requests
 that prefer to wait have a limit of their own, and an old proxy may want its connection closed."""
+LONGEST_HEAD = 4_096
+"""Bytes. Longer ones take the usual path: each connection remembers the last head that was read here."""
 _MOST_LINES = 100
 """aiohttp refuses more than 128."""
 _NEVER_REFUSED = frozenset({b"HEAD", b"OPTIONS"})
@@ -85,7 +87,7 @@ class Head(NamedTuple):
 
 
 def read_head(data: bytes, before: Head | None = None) -> Head | None:
-    """The head that the bytes begin with; None if it is incomplete, or parsers could read it differently.
+    """The head that the bytes begin with; None if it is incomplete or long, or parsers could read it differently.
 
     Args:
         before: head of the previous request on the connection. Most clients send the same headers each time, which
@@ -93,13 +95,13 @@ def read_head(data: bytes, before: Head | None = None) -> Head | None:
     """
     if before is not None and data.startswith(before.raw):
         return before
-    request = _REQUEST.match(data)
+    request = _REQUEST.match(data, 0, LONGEST_HEAD)
     if request is None:
         return None
     end = request.end()
     same = before is not None and data.startswith(before.lines.raw, end)
     lines = before.lines if before is not None and same else _read_lines(data, end)
-    if lines is None:
+    if lines is None or end + len(lines.raw) > LONGEST_HEAD:
         return None
     method, path = request.groups()
     return Head(
@@ -112,7 +114,7 @@ def read_head(data: bytes, before: Head | None = None) -> Head | None:
 
 
 def _read_lines(data: bytes, start: int) -> Lines | None:
-    found = _LINES.match(data, start)
+    found = _LINES.match(data, start, LONGEST_HEAD)
     if found is None:
         return None
     raw = found.group()

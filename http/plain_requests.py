@@ -17,9 +17,6 @@ from payloops.http.answers import Answer, dated_head
 from payloops.http.early_refusals import Head
 from payloops.http.routing import Route
 
-LONGEST_HEAD = 4_096
-"""Bytes. Longer ones take the usual path."""
-
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 _AN_ID = " "
@@ -67,8 +64,6 @@ class PlainRoutes:
 
     def find(self, head: Head) -> tuple[Handler, str] | None:
         """The handler, and the id in the path; None if the request has to take the usual path."""
-        if len(head.raw) > LONGEST_HEAD:
-            return None
         path, id = head.path, ""
         found = _ID.search(path)
         if found is not None:

@@ -22,7 +22,7 @@ from payloops.daemons.listening import bind
 from payloops.http import connections
 from payloops.http.app import ROUTES, create_app
 from payloops.http.connections import MOST_AHEAD, connection_factory, finish_requests
-from payloops.http.early_refusals import Head, read_head
+from payloops.http.early_refusals import LONGEST_HEAD, Head, read_head
 from payloops.http.endpoint import endpoint
 from payloops.http.middleware import frame
 from payloops.http.plain_requests import Handler, PlainRoutes
@@ -328,6 +328,19 @@ def test_whatever_is_read_here_is_read_the_same_by_aiohttp(
     if head.plain:
         assert not message.should_close
         assert head.lines.correlation in ("", message.headers.get("X-Correlation-ID"))
+
+
+def test_a_long_head_is_not_kept() -> None:
+    """Each of thousands of connections keeps the last that was read."""
+    sent = request("GET", "/v1/orders", b"X-Long: " + b"x" * LONGEST_HEAD)
+    too_much = len(sent) - LONGEST_HEAD
+    head = read_head(sent.replace(b"x" * too_much, b"", 1))
+    assert head is not None
+    assert len(head.raw) == LONGEST_HEAD
+    assert read_head(sent) is None
+    longer = head.raw.replace(b"/orders", b"/orders2")
+    assert read_head(longer, head) is None
+    assert read_head(longer) is None
 
 
 def in_lower_case(headers: CIMultiDictProxy[str]) -> list[tuple[str, str]]:
