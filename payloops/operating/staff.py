@@ -12,9 +12,10 @@ from payloops.commands.remove_staff import remove_staff
 from payloops.commands.staff import StaffRow, list_staff
 from payloops.commands.staff_views import list_staff_views
 from payloops.events.connections import command_pool
-from payloops.events.timestamps import timestamp_text, utc_now
+from payloops.events.timestamps import utc_now
 from payloops.http.fields import Email, Password, PresentedEmail
 from payloops.printing import camel_case, make_console, print_plain_json, print_rows
+from payloops.projections.order_trail import exact_time
 
 BCRYPT_ROUNDS = 12
 """Cost of password hashes."""
@@ -86,12 +87,12 @@ async def show(*, database_url: str, as_json: bool) -> None:
             row.email,
             row.name,
             str(row.id),
-            timestamp_text(row.created_at),
-            timestamp_text(row.removed_at) if row.removed_at else "",
+            exact_time(row.created_at),
+            exact_time(row.removed_at) if row.removed_at else "",
         )
         for row in rows
     ]
-    print_rows(make_console(), "Email", "Name", "Id", "Since", "Removed", rows=cells)
+    print_rows(make_console(), "Email", "Name", "Id", "Since (UTC)", "Removed (UTC)", rows=cells)
 
 
 async def show_views(
@@ -114,7 +115,7 @@ async def show_views(
         return
     cells = [
         (
-            timestamp_text(view.viewed_at),
+            exact_time(view.viewed_at),
             view.staff_email,
             view.route,
             str(view.order_id or ""),
@@ -124,7 +125,7 @@ async def show_views(
         )
         for view in views
     ]
-    columns = ("When", "Who", "Route", "Order", "Merchant", "Searched for", "Correlation id")
+    columns = ("When (UTC)", "Who", "Route", "Order", "Merchant", "Searched for", "Correlation id")
     print_rows(make_console(), *columns, rows=cells)
 
 

@@ -61,7 +61,7 @@ async def show_received(
     ]
     console = make_console()
     if cells:
-        columns = ("Received", "Processor", "Type", "Effect", "Times", "Order", "Merchant", "Id")
+        columns = ("Received (UTC)", "Processor", "Type", "Effect", "Times", "Order", "Merchant", "Id")
         print_rows(console, *columns, rows=cells)
     else:
         console.print("none")
