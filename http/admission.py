@@ -30,7 +30,8 @@ OVERLOADED_SHARE = 0.1
 DECAY = 0.8
 """From one sample to the next, the rate falls to this share of itself at most, so that a short stall changes little."""
 MOST_ARRIVING = 256 * 2**20
-"""Bytes of bodies that are arriving. These count as no work, so slow senders could otherwise take all memory."""
+"""Bytes of large bodies that are arriving. These count as no work, so slow senders could otherwise take all memory. Of
+small ones a connection holds no more than of a head, and whoever sends the large ones cannot have them refused."""
 SAMPLE_SECONDS = 0.5
 """Between two samples of the rate, at least."""
 
@@ -58,7 +59,7 @@ class Admission:
 
     Attributes:
         announced: requests that have arrived, but do not count as work yet.
-        arriving: bytes held of bodies that are still arriving.
+        arriving: bytes held of large bodies that are still arriving.
     """
 
     def __init__(self, *, limit: int, clock: Callable[[], float] = time.monotonic) -> None:

@@ -28,6 +28,7 @@ from payloops.http.admission import Admission, Kind
 from payloops.http.answers import Answer
 from payloops.http.authentication import Caller, authenticate
 from payloops.http.bodies import (
+    LARGE_BODY,
     empty_query,
     fingerprint,
     is_form,
@@ -367,18 +368,20 @@ async def _arrived(request: web.Request, admission: Admission) -> bytes:
 
     Raises:
         HTTPRequestEntityTooLarge: see there.
-        Shed: too much of all bodies is here, and none complete.
+        Shed: it is large, and too much of all large bodies is here, and none complete.
     """
-    body = bytearray()
+    body, held = bytearray(), 0
     try:
         async for part in request.content.iter_any():
             body += part
-            admission.hold(len(part))
             if len(body) > request.client_max_size:
                 raise HTTPRequestEntityTooLarge(request.client_max_size)
+            if len(body) >= LARGE_BODY:
+                news, held = len(body) - held, len(body)
+                admission.hold(news)
         return bytes(body)
     finally:
-        admission.release(len(body))
+        admission.release(held)
 
 
 def _announces_too_much(request: web.Request) -> bool:

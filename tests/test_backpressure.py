@@ -22,6 +22,7 @@ from payloops.events.connections import ImpatientPool, PoolStalled, connection_p
 from payloops.events.timestamps import utc_now
 from payloops.http import admission, connections
 from payloops.http.app import ROUTES
+from payloops.http.bodies import LARGE_BODY
 from payloops.http.problems import BUSY
 from payloops.settings import Settings
 
@@ -337,12 +338,13 @@ async def test_who_sends_a_body_slowly_takes_nobodys_place(settings: Settings) -
 async def test_bodies_that_arrive_slowly_take_a_bounded_part_of_the_memory(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Large ones are refused then, not those that others send."""
     monkeypatch.setattr(admission, "MOST_ARRIVING", 100_000)
     head = b"POST /api/auth/login HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
 
-    async def begin(size: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    async def begin(size: int, *, of: int = 200_000) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         reader, writer = await asyncio.open_connection("127.0.0.1", api.port)
-        writer.write(head + b"Content-Length: 200000\r\n\r\n{" + b" " * (size - 1))
+        writer.write(head + f"Content-Length: {of}\r\n\r\n".encode() + b"{" + b" " * (size - 1))
         return reader, writer
 
     async def holds(size: int) -> None:
@@ -350,16 +352,18 @@ async def test_bodies_that_arrive_slowly_take_a_bounded_part_of_the_memory(
             await asyncio.sleep(0.001)
 
     async with asyncio.timeout(60):
-        _, slow = await begin(90_000)
-        await holds(90_000)
-        reader, more = await begin(10_001)
-        refused = await reader.readuntil(b"\r\n\r\n")
-        assert refused.startswith(b"HTTP/1.1 503 ")
-        await holds(90_000)
+        _, slow = await begin(99_000)
+        await holds(99_000)
+        reader, more = await begin(10_000)
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 503 ")
+        await holds(99_000)
+        reader, small = await begin(LARGE_BODY - 2, of=LARGE_BODY - 1)
         assert (await api.anyone.post("/api/auth/login", {})).status == 400  # it came whole
+        small.write(b"}")
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 400 ")
         slow.close()
         await holds(0)
-        for writer in (slow, more):
+        for writer in (slow, more, small):
             writer.close()
 
 
