@@ -51,7 +51,7 @@ def show_screen(
         "Reference": f"{merchant.url}/docs" if _exists(f"{merchant.url}/docs") else None,
         "Temporal": servers.temporal_ui_url if "temporal" in servers.parts else None,
         "API key": merchant.api_key,
-        "Sign-in": f"{merchant.email}  {merchant.password}",
+        "Sign-in": f"{merchant.email}  {merchant.password}  (POST /api/auth/login)",
         "Support": f"{merchant.url}/support  {staff.email}  {staff.password}" if staff else None,
         "Data, logs": str(servers.data_dir),
         "Demo": shlex.join([_command(), "demo", "--data-dir", str(servers.data_dir)]),
