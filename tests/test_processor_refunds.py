@@ -225,6 +225,12 @@ def test_another_amount_than_a_refund_was_asked_for_is_told_to_people(reported: 
     assert order.amount_refunded == 500
 
 
+def test_a_refund_that_the_processor_does_not_name_contradicts_none_of_ours() -> None:
+    order = after(told("captured"))
+    request_refund(order, amount=500, reason=None, by=BY)
+    assert receive(order, told("refunded", amount=300, amount_refunded=300), by=BY) != "contradiction"
+
+
 def test_refunds_of_one_of_two_charges_are_not_counted_of_the_other() -> None:
     order = after(told("failed"))
     pay(order)
@@ -477,10 +483,25 @@ def test_a_failure_that_a_worker_takes_back_is_not_that_of_a_refund_there_where_
     ours = request_refund(order, amount=300, reason=None, by=BY)
     receive(order, summed(600), by=BY)
     for succeeded in (False, True):
+        version = order.version
         report_refund(
             order, ours.id, succeeded=succeeded, processor_transaction_id=None, failure=NO_REASON, by=BY
         )
-    assert (order.amount_refunded, refunds(order)) == (600, [(300, "success"), (300, "success")])
+    assert (order.amount_refunded, facts(order, after=version)) == (600, ["refund.succeeded"])
+
+
+@pytest.mark.parametrize("sum_first", [True, False])
+def test_a_failure_that_a_worker_takes_back_is_of_the_refund_that_a_sum_and_a_reference_told_of(
+    sum_first: bool,
+) -> None:
+    order = after(told("captured"))
+    ours = request_refund(order, amount=300, reason=None, by=BY)
+    report_refund(order, ours.id, succeeded=False, processor_transaction_id=None, failure=NO_REASON, by=BY)
+    events = [summed(300), refunded("re_1", 300)]
+    for event in events if sum_first else reversed(events):
+        receive(order, event, by=BY)
+    report_refund(order, ours.id, succeeded=True, processor_transaction_id=None, failure=NO_REASON, by=BY)
+    assert (order.amount_refunded, refunds(order)) == (300, [(300, "failed"), (300, "success")])
 
 
 def test_a_refund_besides_one_whose_failure_was_taken_back_counts_where_a_sum_shows_both() -> None:

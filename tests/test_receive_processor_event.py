@@ -22,6 +22,7 @@ from payloops.commands.payment_outcomes import (
     report_captured,
     report_failed,
     report_processing,
+    report_reference,
 )
 from payloops.commands.receive_processor_event import Outcome, ProcessorEvent, receive
 from payloops.commands.refusals import TooManyProcessorEvents
@@ -186,7 +187,7 @@ def test_a_payment_that_the_merchant_cancelled_is_cancelled_when_the_processor_s
     order = pay(new_order())
     cancel(order, by=BY)
     receive(order, told("cancelled"), by=BY)
-    assert order.status is OrderStatus.CANCELLED
+    assert (order.status, facts(order)[-1]) == (OrderStatus.CANCELLED, "payment.cancelled")
     authorized = after(told("authorized"), capture="manual")
     cancel(authorized, by=BY)
     receive(authorized, told("cancelled"), by=BY)
@@ -522,3 +523,13 @@ def test_the_reference_is_learned_before_or_after_the_report_without_it(
     if not told_first:
         receive(order, event, by=BY)
     assert (order.payments[2].status, order.payments[2].processor_order_id) == (held, "po_2")
+
+
+def test_a_reference_is_that_of_one_payment_only() -> None:
+    """The processor was asked about the first while the second was reported under it."""
+    order = pay(new_order())
+    report_captured(order, order.payments[1], references=NO_REFERENCES, by=BY)
+    first = order.payments[1]
+    order.payments[2] = replace(first, attempt=2, status=PaymentStatus.FAILED, processor_order_id="po_1")
+    report_reference(order, first, processor_order_id="po_1", by=BY)
+    assert first.processor_order_id is None
