@@ -4,3 +4,8 @@ import re
 
 CONTROL = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 """All but the line break."""
+
+
+def escaped(text: str) -> str:
+    """The text with these characters as JSON escapes them."""
+    return CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)

@@ -24,7 +24,7 @@ from prometheus_client import Counter
 from structlog.typing import EventDict, Processor
 
 from payloops.commands.cards import holds_card_number
-from payloops.control_characters import CONTROL
+from payloops.control_characters import CONTROL, escaped
 from payloops.http.request_context import REQUEST_EVENT, Level, LineWriter, RequestLines, merge_request
 from payloops.settings import Environment, Settings
 
@@ -227,12 +227,8 @@ def _masked_text(text: str) -> str:
     try:
         (_check_short if len(text) <= SHORT else _check)(text)
     except _Suspect:
-        return MASK if holds_card_number(text) else CONTROL.sub(_escaped, SECRET_TEXTS.sub(MASK, text))
+        return MASK if holds_card_number(text) else escaped(SECRET_TEXTS.sub(MASK, text))
     return text
-
-
-def _escaped(found: re.Match[str]) -> str:
-    return f"\\u{ord(found[0]):04x}"
 
 
 def _check(text: str) -> None:

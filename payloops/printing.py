@@ -16,7 +16,7 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from payloops.control_characters import CONTROL
+from payloops.control_characters import CONTROL, escaped
 from payloops.events.timestamps import timestamp_text
 
 if TYPE_CHECKING:
@@ -82,13 +82,18 @@ def print_rows(console: Console, *columns: str, rows: Iterable[Sequence[str | Te
 
 def print_json(adapter: TypeAdapter[Any], value: Any) -> None:
     """Print a value as the API would return it."""
-    sys.stdout.buffer.write(adapter.dump_json(value, by_alias=True, indent=2) + b"\n")
+    _write_json(adapter.dump_json(value, by_alias=True, indent=2) + b"\n")
 
 
 def print_plain_json(value: Any) -> None:
     """Print a value that is no answer of the API: times as there, and what JSON does not know as text."""
     options = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE | orjson.OPT_PASSTHROUGH_DATETIME
-    sys.stdout.buffer.write(orjson.dumps(value, option=options, default=_json_text))
+    _write_json(orjson.dumps(value, option=options, default=_json_text))
+
+
+def _write_json(written: bytes) -> None:
+    # JSON escapes only some of the characters that control a terminal.
+    sys.stdout.buffer.write(escaped(written.decode()).encode())
 
 
 def camel_case(row: "DataclassInstance") -> dict[str, Any]:

@@ -3,13 +3,15 @@
 import json
 import sys
 from datetime import datetime, timedelta, timezone
+from typing import Any
 from uuid import uuid4
 
 import pytest
+from pydantic import TypeAdapter
 from rich.text import Text
 
 from payloops.commands.staff import StaffRow
-from payloops.printing import camel_case, make_console, plain_table, print_plain_json, print_rows
+from payloops.printing import camel_case, make_console, plain_table, print_json, print_plain_json, print_rows
 
 HOSTILE = "a[/b] [red]c :smile: \x1b[2Jd \x1b]0;title \x9b31m \u202egnp.exe \u2066x"
 
@@ -78,3 +80,13 @@ def test_json_is_written_as_the_api_writes_it(capfdbinary: pytest.CaptureFixture
             "removedAt": None,
         }
     ]
+
+
+def test_json_moves_no_terminal_and_says_the_same(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    answer = {"a": HOSTILE, "é\n\t\x7f": ["\u2028", "\\u009b"]}
+    for write in (print_plain_json, lambda value: print_json(TypeAdapter(dict[str, Any]), value)):
+        write(answer)
+        sys.stdout.flush()
+        written = capfdbinary.readouterr().out.decode()
+        assert not set(written) & set("\x1b\x9b\x7f\t\u202e\u2066")
+        assert json.loads(written) == answer
