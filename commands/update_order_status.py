@@ -87,7 +87,7 @@ async def update_order_status(
                     order, payment, references=references, captured=amount, requested=requested, by=caused
                 )
             case "failed":
-                own = operation is None and as_of is None
+                own = attempt is not None and operation is None and as_of is None
                 report_failed(
                     order,
                     payment,
