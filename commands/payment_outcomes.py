@@ -227,14 +227,12 @@ def _is_charge_of_another_attempt(order: Order, payment: Payment, references: Re
     that of the payment in its place.
     """
     reference, charge = references.order_id or payment.processor_order_id, references.transaction_id
-    unknown = {None, reference}
 
     def is_same(other: Payment) -> bool:
-        same_payment = reference is not None and reference == other.processor_order_id
-        if charge in unknown:
-            return same_payment or reference in other.capture_references
-        if other.processor_transaction_id in unknown:
-            return same_payment or charge in other.capture_references
+        if charge in {None, reference, other.processor_order_id}:
+            return other.has_reference(reference, charge) or reference in other.capture_references
+        if other.processor_transaction_id in {None, reference}:
+            return other.has_reference(reference) or charge in other.capture_references
         return charge == other.processor_transaction_id
 
     return any(

@@ -192,9 +192,15 @@ class Payment:
         return self.status in {PaymentStatus.FAILED, PaymentStatus.CANCELLED}
 
     @property
+    def charge(self) -> str | None:
+        """Reference of its charge, if it is known: a worker may report the payment's in its place."""
+        id = self.processor_transaction_id
+        return None if id == self.processor_order_id else id
+
+    @property
     def charges(self) -> set[str | None]:
-        """References of its charges, as far as they are known: a worker may report the payment's in their place."""
-        return {self.processor_transaction_id, *self.failed_charges} - {None, self.processor_order_id}
+        """References of its charges, also of those that failed, as far as they are known."""
+        return {self.charge, *self.failed_charges} - {None, self.processor_order_id}
 
     def has_reference(self, *references: str | None) -> bool:
         """Whether one of these is a reference of this payment at its processor."""

@@ -254,11 +254,12 @@ def test_the_only_charge_is_kept_though_attempts_share_its_payments_reference(
     """Workers may pay again under the same reference, and report the one charge for both attempts.
 
     Args:
-        named: each report has the reference; otherwise some have none.
+        named: each report has the reference; otherwise some have none, or only one in place of the charge's.
     """
     charge = f"pt_{outcomes.count('failed')}"
     partial = [References("po", charge), References("po"), References("po", "po")]
-    references = st.sampled_from(partial if named else [*partial, NO_REFERENCES])
+    unnamed = [NO_REFERENCES, References(None, charge), References(None, "po")]
+    references = st.sampled_from(partial if named else [*partial, *unnamed])
     capture: CaptureMethod = "manual" if "authorized" in outcomes else "automatic"
     order = paid_again([Report(1, "failed", data.draw(references))], capture=capture)
     facts: list[Fact] = [

@@ -238,9 +238,7 @@ def refuse_uncertain(order: Order, duplicate: Payment) -> None:
     for other in order.other_payments(duplicate):
         is_told = bool(other.capture_references) and not duplicate.has_reference(*other.capture_references)
         told_apart = (
-            other.processor_order_id is not None
-            or None not in {other.processor_transaction_id, duplicate.processor_transaction_id}
-            or is_told
+            other.processor_order_id is not None or None not in {other.charge, duplicate.charge} or is_told
         )
         captured = other.processor == duplicate.processor and other.status is PaymentStatus.CAPTURED
         if captured and not told_apart:
