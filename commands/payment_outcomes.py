@@ -15,7 +15,9 @@ from payloops.commands.processor_refunds import record_processor_refunds
 from payloops.commands.refund_payment import refund_from
 from payloops.events.metadata import Metadata
 from payloops.events.orders import (
+    DUPLICATE_REASON,
     NO_REFERENCES,
+    SAME_CHARGE,
     Failure,
     Order,
     OrderCancelled,
@@ -40,8 +42,6 @@ from payloops.events.orders import (
 )
 
 HAS_MONEY = frozenset({PaymentStatus.AUTHORIZED, PaymentStatus.CAPTURED})
-DUPLICATE_REASON = "duplicate payment"
-SAME_CHARGE = Failure("same_charge", "The charge is that of another attempt")
 
 
 def report_reference(order: Order, payment: Payment, *, processor_order_id: str, by: Metadata) -> None:

@@ -87,6 +87,11 @@ class References(NamedTuple):
 
 NO_REFERENCES = References()
 
+SAME_CHARGE = Failure("same_charge", "The charge is that of another attempt")
+"""Why an attempt fails that was reported to have money, which is on record for another one."""
+DUPLICATE_REASON = "duplicate payment"
+"""Of a refund that nobody requested: another attempt was captured before."""
+
 # How a payment's pending transactions end (`closes`).
 CLOSED_BY_CAPTURE = Failure("already_captured", "The payment was captured already")
 CLOSED_BY_VOID = Failure("cancelled", "The authorization was voided")
@@ -848,6 +853,22 @@ class Order(Stream):
             each
             for each in self.other_payments(payment)
             if each.processor == payment.processor and each.processor_order_id is None
+        ]
+
+    def not_told_apart(self, payment: Payment) -> list[Payment]:
+        """Other payments captured at the same processor whose charge may be the same, as far as references tell."""
+
+        def told_apart(other: Payment) -> bool:
+            known = other.processor_order_id is not None or None not in {other.charge, payment.charge}
+            told = other.capture_references
+            return known or (bool(told) and not payment.has_reference(*told))
+
+        return [
+            each
+            for each in self.other_payments(payment)
+            if each.processor == payment.processor
+            and each.status is PaymentStatus.CAPTURED
+            and not told_apart(each)
         ]
 
     def learn_references(self, fact: Any, *, processor_transaction_id: str | None = None) -> Payment:

@@ -11,6 +11,8 @@ from uuid import UUID
 
 from payloops.events.money import money_text
 from payloops.events.orders import (
+    DUPLICATE_REASON,
+    SAME_CHARGE,
     SAME_REFUND,
     Failure,
     Order,
@@ -162,6 +164,8 @@ class _Explainer:
                 case PaymentCaptured():
                     late = _late(facts, fact)
                     yield f"{at} captured {self.money(fact.amount)} on {when}{reference}{late}."
+                case PaymentFailed() if Failure.of(fact) == SAME_CHARGE:
+                    yield f"It failed on {when}: its charge is that of another attempt."
                 case PaymentFailed():
                     yield f"It failed on {when}{reference}: {said(Failure.of(fact), at)}."
                 case PaymentCaptureFailed():
@@ -253,18 +257,31 @@ class _Explainer:
     def pending_transaction(self, transaction: Transaction) -> Iterator[str]:
         """A capture, void or refund that was requested. The transaction that a payment opens is part of the payment."""
         [*_, fact] = (each for each in self.facts if each.reference == transaction.cause.event)
-        at = named(self.order.payments[transaction.attempt].processor)
-        amount, ago = self.money(transaction.amount), self.ago(fact)
+        payment, amount = self.order.payments[transaction.attempt], self.money(transaction.amount)
         match fact:
-            case PaymentRequested() if self.order.payments[transaction.attempt].capture_pending:
-                fact = self.latest(self.order.payments[transaction.attempt], PaymentCaptureRequested)
-                yield f"The capture of {amount} was asked for {self.ago(fact)}; {at} has not answered yet."
+            case PaymentRequested() if payment.capture_pending:
+                fact = self.latest(payment, PaymentCaptureRequested)
+                what = "capture"
             case PaymentCaptureRequested():
-                yield f"The capture of {amount} was asked for {ago}; {at} has not answered yet."
+                what = "capture"
             case PaymentVoidRequested():
-                yield f"The release of {amount} was asked for {ago}; {at} has not answered yet."
+                what = "release"
             case RefundRequested():
-                yield f"The refund of {amount} was asked for {ago}; {at} has not answered yet."
+                what = "refund"
+            case _:
+                return
+        yield f"The {what} of {amount} was asked for {self.ago(fact)}; {self.awaited(transaction, payment)}."
+
+    def awaited(self, transaction: Transaction, payment: Payment) -> str:
+        """What a capture, void or refund waits for, as `payment_subscription` has it."""
+        at = named(payment.processor)
+        if payment.processor_order_id is None:
+            return f"it was not passed on to {at}, whose reference of the payment is not known"
+        uncertain = self.order.not_told_apart(payment)
+        if transaction.reason == DUPLICATE_REASON and uncertain:
+            both = f"attempts {uncertain[0].attempt} and {payment.attempt}"
+            return f"it was not passed on to {at}, because {both} may be one charge: look it up there"
+        return f"{at} has not answered yet"
 
     def next_steps(self) -> Iterator[str]:  # noqa: C901  # a branch for each status
         order, payment = self.order, self.order.payment

@@ -15,13 +15,23 @@ from payloops.commands.cancel_order import cancel
 from payloops.commands.capture_payment import request_capture
 from payloops.commands.erase_personal_data import erase
 from payloops.commands.pay_order import request_payment
+from payloops.commands.payment_outcomes import report_captured, report_failed
 from payloops.commands.receive_processor_event import ProcessorEvent, receive
 from payloops.commands.refund_outcomes import fail_refund, succeed_refund
 from payloops.commands.refund_payment import request_refund
 from payloops.commands.route_payment import EnabledProcessor, Route, route_payment
 from payloops.commands.update_refund_status import update_refunded_amount
 from payloops.events.event_store import EventStore
-from payloops.events.orders import Failure, Order, OrderStatus, PaymentStatus, References, TransactionStatus
+from payloops.events.orders import (
+    NO_REASON,
+    NO_REFERENCES,
+    Failure,
+    Order,
+    OrderStatus,
+    PaymentStatus,
+    References,
+    TransactionStatus,
+)
 from payloops.projections.order_explanation import OrderExplanation, duration_text, explain_order
 
 
@@ -50,6 +60,15 @@ def cancelling(order: Order) -> Order:
 def refunding(amount: int | None) -> Order:
     order = captured()
     request_refund(order, amount=amount, reason="damaged", by=BY)
+    return order
+
+
+def captured_twice(*references: References) -> Order:
+    order = pay(new_order())
+    report_failed(order, order.payments[1], references=NO_REFERENCES, failure=NO_REASON, by=BY)
+    pay(order)
+    for attempt, each in enumerate(references, start=1):
+        report_captured(order, order.payments[attempt], references=each, by=BY)
     return order
 
 
@@ -252,6 +271,18 @@ def refunded(amount: int | None, *, succeeds: bool = True) -> Order:
                 "though it had been reported to be over.",
                 "The refund of 10.00 USD was asked for, 3 minutes ago; Stripe has not answered yet.",
             ],
+        ),
+        (
+            lambda: captured_twice(NO_REFERENCES, References("po_2")),
+            ["not passed on to Stripe, because attempts 1 and 2 may be one charge: look it up there."],
+        ),
+        (
+            lambda: captured_twice(References("po_1"), NO_REFERENCES),
+            ["it was not passed on to Stripe, whose reference of the payment is not known."],
+        ),
+        (
+            lambda: captured_twice(References("po_1"), References("po_1")),
+            ["It failed: its charge is that of another attempt.", "The order is paid: 10.00 USD is captured"],
         ),
     ],
 )

@@ -8,7 +8,6 @@ from typing import Any
 
 import structlog
 
-from payloops.commands.payment_outcomes import DUPLICATE_REASON
 from payloops.commands.workflow_ids import (
     capture_workflow_id,
     payment_workflow_id,
@@ -17,6 +16,7 @@ from payloops.commands.workflow_ids import (
 )
 from payloops.events.event_store import EventStore, RecordedEvent
 from payloops.events.orders import (
+    DUPLICATE_REASON,
     Order,
     Payment,
     PaymentCancelRequested,
@@ -235,14 +235,9 @@ def refuse_uncertain(order: Order, duplicate: Payment) -> None:
     Raises:
         DuplicateUncertainError.
     """
-    for other in order.other_payments(duplicate):
-        is_told = bool(other.capture_references) and not duplicate.has_reference(*other.capture_references)
-        told_apart = (
-            other.processor_order_id is not None or None not in {other.charge, duplicate.charge} or is_told
-        )
-        captured = other.processor == duplicate.processor and other.status is PaymentStatus.CAPTURED
-        if captured and not told_apart:
-            raise DuplicateUncertainError(attempt=other.attempt, duplicate=duplicate.attempt)
+    uncertain = order.not_told_apart(duplicate)
+    if uncertain:
+        raise DuplicateUncertainError(attempt=uncertain[0].attempt, duplicate=duplicate.attempt)
 
 
 def _required_reference(processor_order_id: str | None) -> str:
