@@ -334,7 +334,7 @@ def _record_consequences(order: Order, payment: Payment, event: ProcessorEvent, 
     """Record what follows from an event; False if it contradicts what is on record."""
     fits = _record_outcome(order, payment, event, by=by)
     reference = event.references.order_id
-    if fits and reference is not None and not _is_guess(order, payment, event):
+    if reference is not None and not _is_guess(order, payment, event):
         report_reference(order, payment, processor_order_id=reference, by=by)
     release_unwanted(order, by=by)
     return fits

@@ -179,6 +179,17 @@ def test_a_refund_that_was_made_counts_beside_one_that_came_back() -> None:
     assert (ours[1].status, order.amount_refunded) == (TransactionStatus.SUCCESS, 300)
 
 
+def test_what_was_told_of_a_refund_is_remembered_where_a_later_event_leaves_it_out() -> None:
+    order = after(told("captured"), refunded("re_1", 300))
+    receive(order, told("refunded", event_id="again", refund_reference="re_1"), by=BY)
+    receive(order, refunded("re_2", 300), by=BY)
+    assert order.amount_refunded == 600
+    order, ids = two_of_ours(100)
+    receive(order, refunded("re_2", 100, refund_id=ids[1]), by=BY)
+    receive(order, came_back("re_2", 100), by=BY)
+    assert [order.transactions[id].status for id in ids] == ["success", "failed"]
+
+
 @pytest.mark.parametrize("labelled", [True, False])
 def test_a_refund_of_ours_that_failed_for_good_is_never_said_to_have_been_made(labelled: bool) -> None:
     """Its merchant would be told so, and then that it failed."""

@@ -117,6 +117,7 @@ def test_what_was_captured_is_as_much_as_the_processor_says(asked: int | None) -
     receive(order, told("captured", amount=400), by=BY)
     assert (order.status, order.amount_captured, order.refundable) == (OrderStatus.CAPTURED, 400, 400)
     assert transactions(order)[-1] == ("capture", "success", 400)
+    assert not order.payments[1].capture_pending
 
 
 def test_another_amount_than_was_reported_as_captured_is_told_to_people_and_not_recorded_over() -> None:
