@@ -288,9 +288,7 @@ def report_failed(
 
 
 def _pending_operation(order: Order, payment: Payment) -> Transaction | None:
-    """The capture or void of an authorized payment that is under way, if there is one."""
-    if payment.status is not PaymentStatus.AUTHORIZED:
-        return None
+    """The requested capture or void of a payment that is under way, if there is one."""
     kind = TransactionType.CAPTURE if payment.capture_pending else TransactionType.VOID
     return next(iter(order.pending(payment.attempt, kind)), None)
 

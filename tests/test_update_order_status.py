@@ -283,9 +283,11 @@ def test_an_authorization_is_voided_where_the_attempt_that_might_have_had_its_mo
     order = sharing_a_reference(known=False)
     authorize(order, 1, "po")
     assert "payment.void_requested" not in facts(order)
-    report(order, "failed", attempt=2)
+    fail_payment(order, order.payments[2], references=NO_REFERENCES, failure=NO_REASON, by=BY)
+    release_unwanted(order, by=replace(BY, correlation_id=""))
     assert (facts(order)[-1], order.status) == ("payment.void_requested", OrderStatus.FAILED)
     [void] = order.pending(1, TransactionType.VOID)
+    assert void.cause.correlation_id == "test", "that of the request to pay"
     report(order, "failed", attempt=1, asked=void)
     assert facts(order)[-1] == "payment.void_failed", "it is not requested again and again"
 
