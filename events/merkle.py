@@ -29,14 +29,20 @@ def merkle_root(leaves: Sequence[bytes]) -> bytes:
     return level[0]
 
 
-def merkle_proof(leaves: Sequence[bytes], index: int) -> list[bytes]:
+def merkle_tree(leaves: Sequence[bytes]) -> list[list[bytes]]:
+    """The tree over leaf hashes, in order: its levels, from the leaves to the root."""
+    levels = [list(leaves)]
+    while len(levels[-1]) > 1:
+        levels.append(_level_above(levels[-1]))
+    return levels
+
+
+def merkle_proof(tree: Sequence[Sequence[bytes]], index: int) -> list[bytes]:
     """The inclusion proof (audit path) of a leaf: the sibling hashes on its path to the root, from the leaf upwards."""
     proof = []
-    level = list(leaves)
-    while len(level) > 1:
+    for level in tree:
         if index ^ 1 < len(level):
             proof.append(level[index ^ 1])
-        level = _level_above(level)
         index //= 2
     return proof
 

@@ -88,6 +88,9 @@ class SealedRange:
     seal: Seal
     leaves: list[bytes]
 
+    def covers(self, position: int) -> bool:
+        return self.seal.first_position <= position <= self.seal.last_position
+
 
 class AuditKey:
     """The keys derived from one AUDIT_KEY: the one for MACs, and the key pair for seals."""

@@ -17,6 +17,7 @@ from processes import run_command
 from projecting import append, new_order
 from pydantic import SecretStr
 
+from payloops.audit import evidence
 from payloops.audit.evidence import make_statement, signed
 from payloops.audit.evidence_check import NotEvidence, Report, check_evidence
 from payloops.audit.evidence_format import file_bytes
@@ -30,7 +31,7 @@ from payloops.events.log_rows import Fault
 from payloops.events.orders import Order
 from payloops.events.personal_data import DROPPED
 from payloops.events.sealer import seal_next
-from payloops.events.seals import AuditKey, AuditKeys
+from payloops.events.seals import AuditKey, AuditKeys, SealedRange, seal_of
 from payloops.events.timestamps import utc_now
 from payloops.settings import Settings
 
@@ -106,6 +107,30 @@ async def test_evidence_has_everything_and_holds(
     report = checked(bundle, keys.present.public)
     assert (report.wrong, report.notes) == ([], [])
     assert "3 of them are proven to be in the sealed log: seal 1 over 1 to 13" in report.checked
+
+
+async def test_a_seal_is_read_once_however_many_of_its_events_are_the_orders(
+    store: EventStore,
+    database_url: str,
+    order: Order,
+    keys: AuditKeys,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A seal has up to ten thousand leaves: read for each event of a long order, they would fill the memory."""
+    for limit in (6, 100):
+        await sealed(database_url, keys, limit=limit)
+    read: list[int] = []
+
+    async def seen(connection: Any, *, position: int) -> SealedRange | None:
+        read.append(position)
+        return await seal_of(connection, position=position)
+
+    monkeypatch.setattr(evidence, "seal_of", seen)
+    bundle = await exported(store, order, keys)
+    assert [each["seal"] for each in bundle["statement"]["proofs"]] == [1, 2, 2]
+    assert len(read) == 2
+    report = checked(bundle, keys.present.public)
+    assert (report.wrong, report.notes) == ([], [])
 
 
 async def test_any_changed_byte_is_found(

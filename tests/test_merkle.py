@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from payloops.events.merkle import leaf_hash, merkle_proof, merkle_root, proven_root
+from payloops.events.merkle import leaf_hash, merkle_proof, merkle_root, merkle_tree, proven_root
 
 # The inputs and roots of Certificate Transparency's own tests:
 # https://github.com/google/certificate-transparency/blob/master/cpp/merkletree/merkle_tree_test.cc
@@ -33,7 +33,7 @@ def test_roots_are_those_of_the_reference() -> None:
 def test_a_proof_leads_from_its_leaf_to_the_root_and_from_no_other(size: int, data: st.DataObject) -> None:
     leaves = [leaf_hash(bytes([n])) for n in range(size)]
     index = data.draw(st.integers(0, size - 1))
-    proof = merkle_proof(leaves, index)
+    proof = merkle_proof(merkle_tree(leaves), index)
     root = merkle_root(leaves)
     assert proven_root(leaves[index], index=index, size=size, proof=proof) == root
     assert proven_root(leaf_hash(b"other"), index=index, size=size, proof=proof) != root

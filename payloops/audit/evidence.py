@@ -13,17 +13,24 @@ from typing import Any
 from urllib.parse import urlsplit
 from uuid import UUID
 
+from psycopg import AsyncConnection
+from psycopg.rows import TupleRow
 from pydantic import TypeAdapter
 
 from payloops.audit.evidence_format import FORMAT, canonical, file_bytes, signed_text
 from payloops.audit.masking import masked_body
 from payloops.audit.reading import NotUnderstood, facts_of, reading
 from payloops.commands.processor_events import processor_events_of_order
-from payloops.commands.webhook_deliveries import WebhookDelivery, list_attempts, list_webhooks_of_order
+from payloops.commands.webhook_deliveries import (
+    RecordedAttempt,
+    WebhookDelivery,
+    list_attempts_of,
+    list_webhooks_of_order,
+)
 from payloops.events.event_store import EventReader
 from payloops.events.log_rows import LogRow, rows_of_stream
-from payloops.events.merkle import merkle_proof
-from payloops.events.seals import AuditKeys, SealedRange, seal_of
+from payloops.events.merkle import merkle_proof, merkle_tree
+from payloops.events.seals import AuditKeys, Seal, seal_of
 from payloops.events.timestamps import timestamp_text, utc_now
 from payloops.files import write_private
 from payloops.http.order_history import OrderAsOf, OrderExplanationAnswer, order_as_of
@@ -95,7 +102,9 @@ async def make_statement(reader: EventReader, *, order_id: UUID) -> dict[str, An
     now = utc_now()
     async with reader.pool.connection() as connection:
         rows = (await rows_of_stream(connection, order_id))[: len(facts)]
-        sealed = [(row, await seal_of(connection, position=row.position)) for row in rows]
+        proofs, seals = await _proofs(connection, rows)
+    webhooks = await list_webhooks_of_order(reader.pool, order_id=order_id)
+    attempts = await list_attempts_of(reader.pool, webhook_ids=[each.id for each in webhooks])
     as_of = TypeAdapter(OrderAsOf).dump_python(order_as_of(order), mode="json", by_alias=True)
     explanation = OrderExplanationAnswer.model_validate(explain_order(facts, now=now))
     return {
@@ -104,8 +113,8 @@ async def make_statement(reader: EventReader, *, order_id: UUID) -> dict[str, An
         "order": as_of,
         "explanation": explanation.model_dump(mode="json", by_alias=True),
         "events": [_event(row) for row in rows],
-        "proofs": [_proof(row, found) for row, found in sealed if found is not None],
-        "seals": _seals([found for _, found in sealed if found is not None]),
+        "proofs": proofs,
+        "seals": [_seal(each) for each in seals],
         "processorEvents": [
             {
                 "processor": each.processor,
@@ -118,10 +127,7 @@ async def make_statement(reader: EventReader, *, order_id: UUID) -> dict[str, An
             }
             for each, body in await processor_events_of_order(reader.pool, order_id=order_id)
         ],
-        "webhooks": [
-            await _webhook(reader, webhook)
-            for webhook in await list_webhooks_of_order(reader.pool, order_id=order_id)
-        ],
+        "webhooks": [_webhook(each, attempts[each.id]) for each in webhooks],
     }
 
 
@@ -141,36 +147,48 @@ def _event(row: LogRow) -> dict[str, Any]:
     }
 
 
-def _proof(row: LogRow, sealed: SealedRange) -> dict[str, Any]:
-    """The proof that an event's leaf is included in its seal."""
-    index = row.position - sealed.seal.first_position
+async def _proofs(
+    connection: AsyncConnection[TupleRow], rows: Sequence[LogRow]
+) -> tuple[list[dict[str, Any]], list[Seal]]:
+    """A proof for each sealed row, that its leaf is included in its seal; and the seals, each once.
+
+    A seal has many leaves: they are read, and their tree is made, once for the rows of a seal.
+    """
+    proofs, seals = [], list[Seal]()
+    sealed, tree = None, list[list[bytes]]()
+    for row in rows:
+        if sealed is None or not sealed.covers(row.position):
+            sealed = await seal_of(connection, position=row.position)
+            if sealed is None:
+                continue
+            seals.append(sealed.seal)
+            tree = merkle_tree(sealed.leaves)
+        beside = merkle_proof(tree, row.position - sealed.seal.first_position)
+        proofs.append(
+            {
+                "position": row.position,
+                "seal": sealed.seal.number,
+                "beside": [each.hex() for each in beside],
+            }
+        )
+    return proofs, list(dict.fromkeys(seals))
+
+
+def _seal(seal: Seal) -> dict[str, Any]:
     return {
-        "position": row.position,
-        "seal": sealed.seal.number,
-        "beside": [each.hex() for each in merkle_proof(sealed.leaves, index)],
+        "number": seal.number,
+        "firstPosition": seal.first_position,
+        "lastPosition": seal.last_position,
+        "root": seal.root.hex(),
+        "previous": seal.previous.hex(),
+        "sealedAt": timestamp_text(seal.sealed_at),
+        "key": seal.key_id,
+        "signature": seal.signature.hex(),
     }
 
 
-def _seals(sealed: Sequence[SealedRange]) -> list[dict[str, Any]]:
-    """The seals of these ranges, each once."""
-    return [
-        {
-            "number": seal.number,
-            "firstPosition": seal.first_position,
-            "lastPosition": seal.last_position,
-            "root": seal.root.hex(),
-            "previous": seal.previous.hex(),
-            "sealedAt": timestamp_text(seal.sealed_at),
-            "key": seal.key_id,
-            "signature": seal.signature.hex(),
-        }
-        for seal in dict.fromkeys(each.seal for each in sealed)
-    ]
-
-
-async def _webhook(reader: EventReader, webhook: WebhookDelivery) -> dict[str, Any]:
+def _webhook(webhook: WebhookDelivery, attempts: Sequence[RecordedAttempt]) -> dict[str, Any]:
     """A webhook with its delivery attempts, without the responses of the merchant's endpoint."""
-    attempts = await list_attempts(reader.pool, webhook_id=webhook.id)
     return {
         "id": str(webhook.id),
         "type": webhook.event_type,
