@@ -21,7 +21,7 @@ from payloops.audit import evidence
 from payloops.audit.evidence import make_statement, signed
 from payloops.audit.evidence_check import NotEvidence, Report, check_evidence
 from payloops.audit.evidence_format import file_bytes
-from payloops.audit.masking import MASKED, masked_body
+from payloops.audit.masking import MASKED, MOST_NESTED, masked_body
 from payloops.commands.processor_events import keep_processor_event, note_effect
 from payloops.commands.record_webhook_attempt import record_webhook_attempt
 from payloops.commands.webhook_deliveries import WebhookAttempt, find_webhook
@@ -131,6 +131,18 @@ async def test_a_seal_is_read_once_however_many_of_its_events_are_the_orders(
     assert len(read) == 2
     report = checked(bundle, keys.present.public)
     assert (report.wrong, report.notes) == ([], [])
+
+
+async def test_no_event_of_a_processor_keeps_an_order_from_being_exported(
+    store: EventStore, order: Order, keys: AuditKeys
+) -> None:
+    """A merchant can sign events of its own: nested as deep as they are accepted, they fit into no file."""
+    async with store.pool.connection() as connection:
+        await connection.execute("UPDATE processor_events SET body = %s", ("[" * 254 + "]" * 254,))
+    bundle = await exported(store, order, keys)
+    [received] = bundle["statement"]["processorEvents"]
+    assert received["body"] == json.loads("[" * MOST_NESTED + json.dumps(MASKED) + "]" * MOST_NESTED)
+    assert checked(bundle, keys.present.public).wrong == []
 
 
 async def test_any_changed_byte_is_found(
