@@ -75,7 +75,17 @@ WITH_BODY = """
     FROM processor_events
 """
 FIND = WITH_BODY + "WHERE id = %s"
-OF_ORDER = WITH_BODY + "WHERE order_id = %s ORDER BY id"
+# How long a text is can be told without reading it.
+OF_ORDER = """
+    SELECT id, merchant_id, processor, event_id, type, effect, order_id, deliveries, received_at,
+           CASE WHEN bytes <= %(most)s AND sum(bytes) FILTER (WHERE bytes <= %(most)s) OVER (ORDER BY id) <= %(all)s
+                THEN body ELSE format('[left out: %%s bytes]', bytes) END AS body
+    FROM (SELECT *, octet_length(body) AS bytes FROM processor_events WHERE order_id = %(order_id)s) events
+    ORDER BY id
+"""
+MOST_OF_ONE, MOST_OF_ALL = 64 * 1024, 16 * 1024 * 1024
+"""Bytes of a body, and of all bodies of an order, that are read: a merchant can sign any number of a megabyte. What
+processors send of an order has some kilobytes, and there are a thousand at most that change it."""
 
 
 async def keep_processor_event(
@@ -191,9 +201,12 @@ async def find_processor_event(
 async def processor_events_of_order(
     pool: AsyncConnectionPool, *, order_id: UUID
 ) -> list[tuple[ProcessorEventRow, str]]:
-    """All events about an order, each with its body, in the order of arrival."""
+    """All events about an order, in the order of arrival, each with its body; what is beyond MOST_OF_ONE or MOST_OF_ALL
+    is `[left out: 1048576 bytes]`.
+    """
+    arguments = {"order_id": order_id, "most": MOST_OF_ONE, "all": MOST_OF_ALL}
     async with pool.connection() as connection, connection.cursor(row_factory=dict_row) as cursor:
-        found = await (await cursor.execute(OF_ORDER, (order_id,))).fetchall()
+        found = await (await cursor.execute(OF_ORDER, arguments)).fetchall()
     return [_with_body(row) for row in found]
 
 

@@ -16,13 +16,19 @@ from ordering import BY, pay, report
 from processes import run_command
 from projecting import append, new_order
 from pydantic import SecretStr
+from uuid_utils.compat import uuid7
 
 from payloops.audit import evidence
 from payloops.audit.evidence import make_statement, signed
 from payloops.audit.evidence_check import NotEvidence, Report, check_evidence
 from payloops.audit.evidence_format import file_bytes
 from payloops.audit.masking import MASKED, MOST_NESTED, masked_body
-from payloops.commands.processor_events import keep_processor_event, note_effect
+from payloops.commands.processor_events import (
+    MOST_OF_ALL,
+    MOST_OF_ONE,
+    keep_processor_event,
+    note_effect,
+)
 from payloops.commands.record_webhook_attempt import record_webhook_attempt
 from payloops.commands.webhook_deliveries import WebhookAttempt, find_webhook
 from payloops.events.connections import connect
@@ -142,6 +148,28 @@ async def test_no_event_of_a_processor_keeps_an_order_from_being_exported(
     bundle = await exported(store, order, keys)
     [received] = bundle["statement"]["processorEvents"]
     assert received["body"] == json.loads("[" * MOST_NESTED + json.dumps(MASKED) + "]" * MOST_NESTED)
+    assert checked(bundle, keys.present.public).wrong == []
+
+
+async def test_however_much_a_merchant_signs_the_evidence_stays_small(
+    store: EventStore, order: Order, keys: AuditKeys
+) -> None:
+    """What is too large is left out, and does not displace what fits."""
+    sizes = [MOST_OF_ONE + 1, *[MOST_OF_ONE] * (MOST_OF_ALL // MOST_OF_ONE), 3]
+    async with store.pool.connection() as connection:
+        await connection.cursor().executemany(
+            """INSERT INTO processor_events
+                   (id, merchant_id, processor, key, event_id, type, body, effect, order_id, received_at)
+               SELECT %(id)s::uuid, merchant_id, processor, %(id)s::text, event_id, type,
+                      rpad('"', %(size)s - 1, 'x') || '"', effect, order_id, received_at
+               FROM processor_events WHERE key = 'evt_1'""",
+            [{"id": str(uuid7()), "size": size} for size in sizes],
+        )
+    bundle = await exported(store, order, keys)
+    bodies = [each["body"] for each in bundle["statement"]["processorEvents"]]
+    assert len(bodies) == 1 + len(sizes)
+    left_out = {n: body for n, body in enumerate(bodies) if str(body).startswith("[left out")}
+    assert left_out == {n: f"[left out: {sizes[n - 1]} bytes]" for n in (1, len(sizes) - 1, len(sizes))}
     assert checked(bundle, keys.present.public).wrong == []
 
 
