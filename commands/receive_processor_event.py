@@ -215,19 +215,18 @@ def _find_payment(order: Order, event: ProcessorEvent) -> Payment | None:
     was reported already is not captured again under another reference.
     """
     payments = [p for p in reversed(order.payments.values()) if p.processor == event.processor]
-    referred = [p for p in payments if p.has_reference(*event.references)]
+    charge = event.references.transaction_id
+    referred = [p for p in payments if p.has_reference(*event.references) or charge in p.charges]
     if referred:
         is_of_capture = event.outcome in {"refunded", "refund_failed"}
         meant = max(  # the first of several, so the latest
             referred,
             key=lambda p: (
                 is_of_capture and p.status is PaymentStatus.CAPTURED,
-                event.references.transaction_id in p.charges,
+                charge in p.charges,
             ),
         )
-        others = [
-            p for p in referred if p is not meant and not (event.references.transaction_id and p.charges)
-        ]
+        others = [p for p in referred if p is not meant and not (charge and p.charges)]
         return None if others and _may_end_another(meant, event) else meant
     for payment in payments:
         if payment.attempt == event.attempt:
@@ -347,7 +346,8 @@ def _is_guess(order: Order, payment: Payment, event: ProcessorEvent) -> bool:
 
 def _names_payment(payment: Payment, event: ProcessorEvent) -> bool:
     """Whether an event names the payment: by label, or by the reference of its charge."""
-    return event.attempt == payment.attempt or payment.has_reference(event.references.transaction_id)
+    charge = event.references.transaction_id
+    return event.attempt == payment.attempt or payment.has_reference(charge) or charge in payment.charges
 
 
 def _record_outcome(order: Order, payment: Payment, event: ProcessorEvent, *, by: Metadata) -> bool:

@@ -534,3 +534,25 @@ def test_a_reference_is_that_of_one_payment_only() -> None:
     order.payments[2] = replace(first, attempt=2, status=PaymentStatus.FAILED, processor_order_id="po_1")
     report_reference(order, first, processor_order_id="po_1", by=BY)
     assert first.processor_order_id is None
+
+
+@pytest.mark.parametrize(
+    ("outcome", "statuses"),
+    [
+        ("failed", ["failed", "processing"]),
+        ("authorized", ["authorized", "processing"]),
+        ("captured", ["captured", "processing"]),
+    ],
+)
+def test_what_becomes_of_a_charge_that_failed_is_of_its_attempt_though_the_charge_alone_was_reported(
+    outcome: Outcome, statuses: list[str]
+) -> None:
+    """Taken for the latest, which may be charged besides, its money would count as that one's."""
+    order = pay(new_order(), capture="manual")
+    first = order.payments[1]
+    failed = References(None, "pt_1")
+    report_failed(order, first, references=failed, failure=Failure("card_declined"), by=BY)
+    pay(order, capture="manual")
+    assert receive(order, told(outcome), by=BY) == ("none" if outcome == "failed" else "applied")
+    assert [payment.status for payment in order.payments.values()] == statuses
+    assert first.processor_order_id == (None if outcome == "failed" else "po_1")
