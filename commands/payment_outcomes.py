@@ -44,10 +44,11 @@ from payloops.events.orders import (
 HAS_MONEY = frozenset({PaymentStatus.AUTHORIZED, PaymentStatus.CAPTURED})
 
 
-def report_reference(order: Order, payment: Payment, *, processor_order_id: str, by: Metadata) -> None:
+def report_reference(order: Order, payment: Payment, *, processor_order_id: str | None, by: Metadata) -> None:
     """Record the reference of an authorized or captured payment that has none, unless it is another payment's."""
     if (
-        payment.status in HAS_MONEY
+        processor_order_id is not None
+        and payment.status in HAS_MONEY
         and payment.processor_order_id is None
         and not any(each.has_reference(processor_order_id) for each in order.other_payments(payment))
     ):
@@ -58,6 +59,12 @@ def report_reference(order: Order, payment: Payment, *, processor_order_id: str,
             attempt=payment.attempt,
             processor_order_id=processor_order_id,
         )
+
+
+def report_references(order: Order, payment: Payment, *, references: References, by: Metadata) -> None:
+    """As `report_reference`, but nothing where the charge is another than the payment's on record."""
+    if payment.processor_transaction_id in {None, *references}:
+        report_reference(order, payment, processor_order_id=references.order_id, by=by)
 
 
 def report_processing(

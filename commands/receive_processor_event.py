@@ -332,9 +332,8 @@ def _is_another_charge(payment: Payment, event: ProcessorEvent) -> bool:
 def _record_consequences(order: Order, payment: Payment, event: ProcessorEvent, *, by: Metadata) -> bool:
     """Record what follows from an event; False if it contradicts what is on record."""
     fits = _record_outcome(order, payment, event, by=by)
-    reference = event.references.order_id
-    if reference is not None and not _is_guess(order, payment, event):
-        report_reference(order, payment, processor_order_id=reference, by=by)
+    if not _is_guess(order, payment, event):
+        report_reference(order, payment, processor_order_id=event.references.order_id, by=by)
     release_unwanted(order, by=by)
     return fits
 

@@ -17,6 +17,7 @@ from payloops.commands.payment_outcomes import (
     report_failed,
     report_processing,
     report_reference,
+    report_references,
 )
 from payloops.commands.refusals import OrderMovedOn, UnknownAttempt
 from payloops.events.event_store import EventStore
@@ -105,6 +106,7 @@ async def update_order_status(
                 )
             case _:
                 raise ValueError(f"no such status: {status}")
+        report_references(order, payment, references=references, by=caused)
         release_unwanted(order, by=by)
 
     if client_secret is not None and client_secrets is not None:

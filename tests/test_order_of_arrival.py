@@ -24,6 +24,7 @@ from payloops.commands.payment_outcomes import (
     report_cancelled,
     report_captured,
     report_failed,
+    report_references,
 )
 from payloops.commands.receive_processor_event import Outcome, ProcessorEvent, receive
 from payloops.commands.refund_payment import request_refund
@@ -88,6 +89,7 @@ def deliver(order: Order, fact: Fact) -> None:
                 by_own_workflow=requested is None,
                 by=BY,
             )
+    report_references(order, payment, references=references, by=BY)
     release_unwanted(order, by=BY)
 
 

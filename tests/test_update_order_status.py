@@ -19,6 +19,7 @@ from payloops.commands.payment_outcomes import (
     report_processing,
     report_reference,
 )
+from payloops.commands.receive_processor_event import ProcessorEvent, receive
 from payloops.commands.refund_outcomes import succeed_refund
 from payloops.commands.refund_payment import request_refund
 from payloops.commands.refusals import OrderNotFound, UnknownAttempt
@@ -414,6 +415,46 @@ async def test_a_report_without_a_request_of_its_own_belongs_to_the_request_it_a
     await update_order_status(store, order_id=order.id, status="captured", by=worker)
     captured = (await store.read(after=2, limit=1))[0].event
     assert (captured.correlation_id, captured.causation_id) == ("the request to pay", f"{order.id}:2")
+
+
+async def test_a_report_names_a_payment_that_an_event_which_may_be_of_another_one_told_of_first(
+    store: EventStore,
+) -> None:
+    """Without its reference the authorization could be neither captured nor released."""
+    order = pay(new_order(), capture="manual")
+    fail_payment(order, order.payments[1], references=NO_REFERENCES, failure=NO_REASON, by=BY)
+    pay(order, capture="manual")
+    told = ProcessorEvent(
+        processor="stripe", event_id="evt", type="held", outcome="authorized", references=References("po_2")
+    )
+    receive(order, told, by=BY)
+    await store.append(order.collect_events())
+    for _ in range(2):
+        await update_order_status(
+            store, order_id=order.id, status="authorized", attempt=2, references=References("po_2"), by=BY
+        )
+    loaded = await store.load(Order, order.id)
+    assert loaded is not None
+    assert loaded.payments[2].processor_order_id == "po_2"
+    assert [e.stored.topic for e in await store.read_stream(order.id)][-2:] == [
+        "payment.authorized",
+        "payment.reference_found",
+    ]
+
+
+async def test_a_report_about_another_charge_names_no_payment(store: EventStore) -> None:
+    """A refund would be made of that charge."""
+    order = pay(new_order())
+    report_captured(order, order.payments[1], references=References(None, "pt_1"), by=BY)
+    await store.append(order.collect_events())
+    for charge, learned in (("pt_2", None), ("pt_1", "po_1")):
+        references = References("po_1", charge)
+        await update_order_status(
+            store, order_id=order.id, status="captured", attempt=1, references=references, by=BY
+        )
+        loaded = await store.load(Order, order.id)
+        assert loaded is not None
+        assert loaded.payments[1].processor_order_id == learned
 
 
 async def test_a_report_about_what_does_not_exist_is_refused(store: EventStore, by: Metadata) -> None:
