@@ -26,7 +26,7 @@ STATUSES: dict[str, ProcessorStatus] = {
     "failed": "failed",
 }
 RANK = {"failed": 0, "processing": 1, "authorized": 2, "captured": 3}
-# It would print failures on standard output, in the midst of the JSON of `payloops reconcile --json`.
+# It would print failures, which `payloops reconcile` reports by itself.
 library.print = lambda *_: None
 FAILURES = (BadRequestError, GatewayError, ServerError, requests.RequestException, ValueError)
 

@@ -93,7 +93,7 @@ async def run_reconcile(
     received: list[ProcessorEventCount] = []
     findings: list[Finding] = []
     try:
-        # Razorpay's library prints to stdout, which is for the report alone.
+        # Lines of the log go to standard output, which is for the report alone.
         with contextlib.redirect_stdout(sys.stderr):
             async with (
                 open_store(settings, application_name="payloops reconcile") as store,
