@@ -35,6 +35,10 @@ class PlainConsole(Console):
     def __init__(self, *, width: int | None) -> None:
         super().__init__(width=width, highlight=False, markup=False, emoji=False)
 
+    def print_line(self, text: str, *, style: str | None = None) -> None:
+        """Print a text in one line: a line break that somebody wrote into it begins no line of ours."""
+        self.print(text.replace("\n", "\ufffd"), style=style, soft_wrap=True)
+
     def render_str(self, text: str, **options: Any) -> Text:
         return super().render_str(_plain(text), **options)  # before a table asks how wide it is
 
@@ -48,7 +52,7 @@ def _plain(text: str) -> str:
     return CONTROL.sub("\ufffd", text)
 
 
-def make_console() -> Console:
+def make_console() -> PlainConsole:
     """A console as wide as the terminal, or as COLUMNS says."""
     given = sys.stdout.isatty() or os.environ.get("COLUMNS")
     return PlainConsole(width=None if given else WITHOUT_TERMINAL)

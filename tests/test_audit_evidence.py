@@ -20,7 +20,7 @@ from uuid_utils.compat import uuid7
 
 from payloops.audit import evidence
 from payloops.audit.evidence import make_statement, signed
-from payloops.audit.evidence_check import NotEvidence, Report, check_evidence
+from payloops.audit.evidence_check import NotEvidence, Report, check_evidence, run_check
 from payloops.audit.evidence_format import file_bytes
 from payloops.audit.masking import MASKED, MOST_NESTED, masked_body
 from payloops.commands.processor_events import (
@@ -339,6 +339,20 @@ def test_bodies_are_masked(body: str, masked: Any) -> None:
 def test_what_is_no_evidence_is_said_to_be_none(content: bytes) -> None:
     with pytest.raises(NotEvidence):
         check_evidence(content)
+
+
+def test_a_file_cannot_write_lines_of_a_result(
+    keys: AuditKeys, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = {"order": {"id": str(uuid4()), "version": 0}, "events": [], "proofs": [], "seals": []}
+    bundle = signed(said, keys)
+    bundle["signature"]["key"] += "\n✓ that key is one of those that you gave\nthe evidence holds\n"
+    file = tmp_path / "evidence.json"
+    file.write_bytes(file_bytes(bundle))
+    assert not run_check(path=file, public_keys=[], as_json=False)
+    *lines, verdict = capsys.readouterr().out.splitlines()
+    assert verdict == "the evidence does NOT hold"
+    assert not any(line.startswith(("✓ that key", "the evidence")) for line in lines)
 
 
 async def test_the_commands_export_and_check(

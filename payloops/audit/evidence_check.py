@@ -55,11 +55,11 @@ def run_check(*, path: Path, public_keys: Sequence[bytes], as_json: bool) -> boo
         return not report.wrong
     console = make_console()
     for line in report.checked:
-        console.print(f"✓ {line}")
+        console.print_line(f"✓ {line}")
     for line in report.notes:
-        console.print(f"· {line}")
+        console.print_line(f"· {line}")
     for line in report.wrong:
-        console.print(f"✗ {line}", style="bold red")
+        console.print_line(f"✗ {line}", style="bold red")
     console.print("the evidence holds" if not report.wrong else "the evidence does NOT hold")
     return not report.wrong
 

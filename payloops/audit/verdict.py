@@ -68,9 +68,9 @@ def print_verdict(verdict: Verdict, *, without_mac_until: int) -> None:
         console.print("no event was edited, removed, inserted or reordered")
         return
     first, *others = verdict.findings
-    console.print(finding_text(first), style="bold red", soft_wrap=True)
+    console.print_line(finding_text(first), style="bold red")
     for finding in others[:SHOWN]:
-        console.print(f"further on: {finding_text(finding)}", soft_wrap=True)
+        console.print_line(f"further on: {finding_text(finding)}")
     if len(others) > SHOWN:
         console.print(f"and {len(others) - SHOWN} more parts of the log are not as they were written")
 
