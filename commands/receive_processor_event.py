@@ -216,7 +216,11 @@ def _find_payment(order: Order, event: ProcessorEvent) -> Payment | None:
     """
     payments = [p for p in reversed(order.payments.values()) if p.processor == event.processor]
     charge = event.references.transaction_id
-    referred = [p for p in payments if p.has_reference(*event.references) or charge in p.charges]
+    referred = [
+        p
+        for p in payments
+        if p.has_reference(*event.references) or (p.processor_order_id is None and charge in p.charges)
+    ]
     if referred:
         is_of_capture = event.outcome in {"refunded", "refund_failed"}
         meant = max(  # the first of several, so the latest

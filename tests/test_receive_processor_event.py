@@ -434,6 +434,12 @@ def test_the_end_of_a_charge_that_is_known_ends_its_attempt_though_an_earlier_on
     assert order.status is OrderStatus.FAILED
 
 
+def test_a_payment_of_another_reference_is_another_though_its_charge_is_named_like_one_that_failed() -> None:
+    order = pay(after(told("failed")))
+    receive(order, told("captured", references=References("po_2", "pt_1")), by=BY)
+    assert [payment.status for payment in order.payments.values()] == ["failed", "captured"]
+
+
 def test_a_failed_charge_that_is_captured_after_all_is_that_of_its_attempt() -> None:
     order = after(told("failed"))
     report_processing(pay(order), order.payments[2], processor_order_id="po_1", by=BY)
