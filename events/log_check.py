@@ -342,7 +342,7 @@ async def _sealed_leaves(
     before = found.pop(0).seal if found[0].seal.number < span.first_seal else None
     leaves: list[bytes] = []
     for sealed in found:
-        broken = _broken_link(before, sealed, public_keys, signed=sealed is found[-1])
+        broken = _broken_link(before, sealed, public_keys)
         if broken is not None:
             return leaves, broken
         leaves += sealed.leaves
@@ -351,12 +351,12 @@ async def _sealed_leaves(
 
 
 def _broken_link(
-    before: Seal | None, sealed: SealedRange, public_keys: Mapping[str, bytes], *, signed: bool
+    before: Seal | None, sealed: SealedRange, public_keys: Mapping[str, bytes]
 ) -> Finding | None:
     """What is wrong with a seal as the successor of `before`; None if nothing is.
 
-    Args:
-        signed: whether to verify its signature. One signature covers all earlier seals, because of the chain.
+    Its own signature is verified too: by the chain, that of a later seal covers all that it signs, but evidence about
+    an order has the seals of its events only.
     """
     seal = sealed.seal
     number, previous, due = (
@@ -379,7 +379,7 @@ def _broken_link(
         wrong = "its leaves do not lead to its root"
     elif public is None:
         wrong = f"its key {seal.key_id} is neither AUDIT_KEY nor of AUDIT_KEYS_OLDER"
-    elif signed and not is_signed(seal.statement, signature=seal.signature, public=public):
+    elif not is_signed(seal.statement, signature=seal.signature, public=public):
         wrong = "its signature is wrong"
     if wrong is None:
         return None

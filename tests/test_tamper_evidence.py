@@ -241,6 +241,9 @@ DEEDS_TO_SEALS = [
     Deed("a root", ["UPDATE seals SET root = sha256(root) WHERE number = 2"], 11, Tampering.UNSEALED),
     Deed("leaves", ["UPDATE seals SET leaves = leaves || leaves WHERE number = 2"], 11, Tampering.UNSEALED),
     Deed("a time", ["UPDATE seals SET sealed_at = now() WHERE number = 2"], 11, Tampering.UNSEALED),
+    Deed(
+        "a signature", ["UPDATE seals SET signature = root || root WHERE number = 1"], 1, Tampering.UNSEALED
+    ),
     Deed("a range", ["UPDATE seals SET last_position = 19 WHERE number = 2"], 11, Tampering.UNSEALED),
     Deed("an inner seal", ["UPDATE seals SET sealed_at = now() WHERE number = 1"], 1, Tampering.UNSEALED),
     Deed("the first seal is deleted", ["DELETE FROM seals WHERE number = 1"], 1, Tampering.UNSEALED),
@@ -254,8 +257,9 @@ async def test_what_is_done_to_seals_is_found(
     log: EventStore, database_url: str, keys: AuditKeys, deed: Deed
 ) -> None:
     await by_hand(database_url, *deed.statements)
-    first = (await verified(database_url, keys)).findings[0]
-    assert (first.position, first.tampering) == (deed.position, deed.tampering)
+    for span_events in (7, 1_000):
+        first, *_ = (await verified(database_url, keys, span_events=span_events)).findings
+        assert (first.position, first.tampering) == (deed.position, deed.tampering)
 
 
 @pytest.mark.parametrize("passed_off", [False, True])
