@@ -268,15 +268,18 @@ class _Refunds:
         """By how much the discovered refunds exceed all that theirs can be, by any report.
 
         Args:
-            besides: a refund of ours that was made, but is not recorded as such yet.
+            besides: a refund that was made, but is not recorded as such yet: of ours, or of theirs that had been taken
+                for one of ours.
         """
         matched, new = self.reported_successes(besides=besides)
         theirs = sum(amount for _, refund, amount in matched if refund.discovered)
         theirs += sum(amount for _, amount in new)
-        return self.discovered_amount - max(theirs, self._theirs_by_sum(besides=besides))
+        discovered = self.discovered_amount + (besides.amount if besides and besides.discovered else 0)
+        return discovered - max(theirs, self._theirs_by_sum(besides=besides))
 
     def _theirs_by_sum(self, *, besides: Transaction | None) -> int:
-        return self.payment.processor_refunded - self.known_amount - (besides.amount if besides else 0)
+        ours = self.known_amount + (besides.amount if besides and not besides.discovered else 0)
+        return self.payment.processor_refunded - ours
 
     # -- recording
 

@@ -515,6 +515,21 @@ def test_a_failure_that_a_worker_takes_back_is_of_the_refund_that_a_sum_and_a_re
     assert (order.amount_refunded, refunds(order)) == (300, [(300, "failed"), (300, "success")])
 
 
+def test_a_refund_there_that_was_taken_for_one_of_ours_is_the_one_that_a_sum_showed_meanwhile() -> None:
+    order = after(told("captured"))
+    ours = request_refund(order, amount=100, reason=None, by=BY)
+    for number in (0, 1):
+        receive(order, refunded(f"re_{number}", 100), by=BY)
+        receive(order, summed(100 * (number + 1)), by=BY)
+    for succeeded in (False, True):
+        report_refund(
+            order, ours.id, succeeded=succeeded, processor_transaction_id=None, failure=NO_REASON, by=BY
+        )
+    receive(order, summed(300), by=BY)
+    receive(order, refunded("re_ours", 100, refund_id=ours.id), by=BY)
+    assert (order.amount_refunded, order.refundable) == (300, AMOUNT - 300)
+
+
 def test_a_refund_besides_one_whose_failure_was_taken_back_counts_where_a_sum_shows_both() -> None:
     order = after(told("captured"))
     ours = request_refund(order, amount=300, reason=None, by=BY)
