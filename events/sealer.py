@@ -15,7 +15,15 @@ from psycopg.rows import TupleRow
 from payloops.events.connections import connect, one_line
 from payloops.events.log_rows import COLUMNS, Fault, LogRow, fault_of, row_leaf
 from payloops.events.merkle import merkle_root
-from payloops.events.seals import AuditKeys, Seal, insert_seal, is_signed, last_seal, make_seal
+from payloops.events.seals import (
+    AuditKeys,
+    Seal,
+    insert_seal,
+    is_signed,
+    last_seal,
+    make_seal,
+    sealer_checkpoint,
+)
 from payloops.events.timestamps import utc_now
 
 EVERY_SECONDS = 1.0
@@ -34,7 +42,9 @@ log = structlog.get_logger()
 
 
 class ChainBroken(Exception):
-    """The newest seal's key is unknown or its signature wrong: no seal may be chained to it."""
+    """The newest seal's key is unknown, or its signature wrong, or it is not the newest that was made: no seal may be
+    chained to it.
+    """
 
 
 async def run_sealer(
@@ -78,9 +88,11 @@ async def seal_next(
     Raises:
         ChainBroken: see there.
     """
-    before = await last_seal(connection)
+    made, before = await sealer_checkpoint(connection), await last_seal(connection)
     _check_signature(before, keys)
     sealed = before.last_position if before is not None else 0
+    if made > sealed:  # sealed anew, events that were changed since would look as if they had always been so
+        raise ChainBroken(f"seals up to {made} were made, and those after {sealed} are gone")
     first, leaves = await _read_range(connection, after=sealed, keys=keys, limit=limit)
     if not leaves:
         return 0

@@ -268,7 +268,8 @@ async def test_who_has_no_audit_key_cannot_seal_what_he_changed(
 ) -> None:
     """Seals of another key over a changed event, under that key's name or under the right one."""
     changed = await rewritten(database_url, 8)
-    await by_hand(database_url, SET_BOTH, "DELETE FROM seals", arguments=changed)
+    none_made = "UPDATE checkpoints SET position = 0 WHERE name = 'seals'"
+    await by_hand(database_url, SET_BOTH, "DELETE FROM seals", none_made, arguments=changed)
     own = AuditKey("a key that somebody made himself")
     async with await connect(database_url, application_name="by hand") as connection:
         for _ in range(2):
@@ -277,6 +278,18 @@ async def test_who_has_no_audit_key_cannot_seal_what_he_changed(
         await by_hand(database_url, f"UPDATE seals SET key_id = '{keys.present.id}'")
     found = [(each.position, each.tampering) for each in (await verified(database_url, keys)).findings]
     assert found == [(8, Tampering.EDITED), (1, Tampering.UNSEALED), (11, Tampering.UNSEALED)]
+
+
+async def test_what_was_changed_after_its_seals_were_deleted_is_not_sealed_anew(
+    log: EventStore, database_url: str, keys: AuditKeys
+) -> None:
+    """Or the service itself would, within a second, seal what no MAC covers, as it is now."""
+    await by_hand(database_url, *at([UNSEAL], 2), *at([LATER], 12))
+    async with await connect(database_url, application_name="test") as connection:
+        with pytest.raises(ChainBroken, match="up to 20"):
+            await seal_next(connection, keys=keys)
+    found = [(each.position, each.tampering) for each in (await verified(database_url, keys)).findings]
+    assert (11, Tampering.UNSEALED) in found
 
 
 async def test_a_log_and_its_seals_cut_off_together_are_found_by_what_was_noted_elsewhere(
