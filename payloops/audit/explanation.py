@@ -57,7 +57,7 @@ async def show_replay(
         NotFound: there is no such order or version, or the order did not exist at that time.
     """
     facts = await _facts(database_url, order_id)
-    steps = list(replay(facts if as_of is None else facts_up_to(facts, as_of)))
+    steps = replay(facts if as_of is None else facts_up_to(facts, as_of))
     if as_json:
         print_plain_json(
             [
