@@ -20,6 +20,7 @@ from temporalio.worker import Worker
 
 from payloops.embedded import EmbeddedServers
 from payloops.events.event_store import EventStore
+from payloops.http.processor_payloads import reference
 from payloops.sandbox import ledger, workflows
 from payloops.sandbox.activities import SLOW_SECONDS, SandboxActivities
 from payloops.sandbox.messages import ChargeAnswer, ChargeRequest
@@ -209,6 +210,11 @@ async def test_a_payment_is_captured(shop: Shop, token: str | None) -> None:
     ]
     assert charge.processor_order_id.startswith("sb_order_")
     assert charge.processor_transaction_id.startswith("sb_txn_")
+
+
+def test_ids_of_the_sandbox_are_told_as_they_are() -> None:
+    made = [ledger.new_id("order") for _ in range(50_000)]
+    assert [reference(each) for each in made] == made
 
 
 async def test_declined_is_failed_with_the_processors_code(shop: Shop) -> None:

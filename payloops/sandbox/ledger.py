@@ -21,6 +21,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from string import ascii_lowercase
 from typing import Any, Literal, LiteralString, TypeVar
 
 from psycopg import AsyncConnection, AsyncCursor
@@ -384,7 +385,7 @@ async def operate(
         if refusal is None:
             await connection.execute(EFFECTS[kind], {"charge": processor_order_id, "amount": amount})
         code, message = refusal or (None, None)
-        transaction_id = None if refusal else _transaction_id()
+        transaction_id = None if refusal else new_id("txn")
         await operations.execute(
             """INSERT INTO sandbox.operations (request_id, kind, processor_order_id, amount,
                    processor_transaction_id, error_code, error_message)
@@ -444,8 +445,8 @@ def _blank_charge(**known: Any) -> dict[str, Any]:
         "merchant_id": None,
         "return_url": None,
         **known,
-        "processor_order_id": f"sb_order_{secrets.token_hex(12)}",
-        "processor_transaction_id": _transaction_id(),
+        "processor_order_id": new_id("order"),
+        "processor_transaction_id": new_id("txn"),
         "amount_captured": 0,
         "redirect_url": None,
         "client_secret": None,
@@ -454,8 +455,9 @@ def _blank_charge(**known: Any) -> dict[str, Any]:
     }
 
 
-def _transaction_id() -> str:
-    return f"sb_txn_{secrets.token_hex(12)}"
+def new_id(kind: str) -> str:
+    """A random id, in letters: digits would be taken for a card number now and then, and masked where they are told."""
+    return f"sb_{kind}_{''.join(secrets.choice(ascii_lowercase) for _ in range(20))}"
 
 
 @asynccontextmanager
