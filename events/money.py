@@ -9,6 +9,9 @@ AT_PROCESSORS = {"ISK": 2, "UGX": 2, "MGA": 0}
 """Decimals of currencies that Stripe counts in another unit than ISO 4217: https://docs.stripe.com/currencies. Amounts
 go to processors and come from them as they are, so these are the decimals of what is charged."""
 
+MONEY = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,4})?) ?([A-Za-z]{3})")
+"""An amount with its currency, as people write it."""
+
 
 def decimals_of(currency: str) -> int:
     """How many decimals the minor unit is of the currency: by ISO 4217, but for those in `AT_PROCESSORS`.
@@ -42,7 +45,7 @@ def parse_money(text: str) -> tuple[int, str]:
     Raises:
         ValueError: it is not written so, or has more decimals than the currency.
     """
-    form = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,4})?) ?([A-Za-z]{3})", text.strip(), re.ASCII)
+    form = MONEY.fullmatch(text.strip())
     if form is None:
         raise ValueError(f"{text!r} is no amount: write 49.99 USD")
     code = form[2].upper()

@@ -28,7 +28,7 @@ from typing_extensions import TypeAliasType
 
 from payloops.commands.cards import holds_card_number
 from payloops.commands.hashing import BCRYPT_MAX_BYTES
-from payloops.events.money import parse_money
+from payloops.events.money import MONEY, parse_money
 from payloops.events.timestamps import timestamp_text
 
 D = TypeVar("D", date, datetime)
@@ -52,7 +52,7 @@ _PLAIN_ADDRESS = re.compile(
     r"(?=[^@]{1,64}@)(?!.*--)(?P<local>[a-z0-9_+-]+(?:\.[a-z0-9_+-]+)*)@(?P<domain>[A-Za-z0-9.-]+)", re.ASCII
 )
 _DAY = re.compile("[0-9]{4}-[0-9]{2}-[0-9]{2}")
-_MONEY = re.compile(r" *[0-9]{1,15}(\.[0-9]{1,4})? ?[A-Za-z]{3} *")
+_MONEY = re.compile(f" *{MONEY.pattern} *")
 _DIGITS = re.compile("[0-9]+")
 NOT_IN_QUERIES = r"\u0000-\u001f\u007f-\u009f\ufffd"
 """Character ranges: control characters, and the replacement for bytes that are not UTF-8."""
