@@ -68,6 +68,10 @@ FAULTS: dict[type, str] = {
 DRAIN_PAUSE = 0.02
 """Seconds between two checks whether the requests in flight have finished."""
 
+ARRIVAL_SECONDS = 2.0
+"""How long requests that have not arrived yet are waited for when the process ends: those on connections that were
+accepted just before the listener closed, mostly. Some clients connect ahead, and send nothing for long."""
+
 MALFORMED = Counter("payloops_http_requests_malformed", "Requests that are not valid HTTP")
 
 log = structlog.get_logger()
@@ -129,6 +133,11 @@ class Connection(RequestHandler):
     def busy(self) -> bool:
         """Whether a request is being read or answered."""
         return self._request_in_progress or bool(self._messages)
+
+    @property
+    def awaited(self) -> bool:
+        """Whether the first request, or the rest of a head, is still to arrive."""
+        return self._head_timer is not None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -437,12 +446,14 @@ def connection_factory(
 
 
 async def finish_requests(server: web.Server, *, seconds: float) -> None:
-    """Wait until no connection is busy any more.
+    """Wait until no connection is busy any more, nor new.
 
     To be called before aiohttp's own shutdown, which stops reading bodies that are still arriving.
     """
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline and any(  # noqa: ASYNC110  # aiohttp has no event for it
-        isinstance(each, Connection) and each.busy for each in server.connections
-    ):
+    began = time.monotonic()
+    while (waited := time.monotonic() - began) < seconds:
+        arriving = waited < ARRIVAL_SECONDS
+        connections = (each for each in server.connections if isinstance(each, Connection))
+        if not any(each.busy or (arriving and each.awaited) for each in connections):
+            return
         await asyncio.sleep(DRAIN_PAUSE)

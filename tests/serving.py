@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -21,10 +22,17 @@ PATIENCE = 60.0
 
 
 class Server:
-    """A process of `payloops serve`, with those it started."""
+    """A process of `payloops serve`, with those it started. `listener`: handed over to it, as systemd does."""
 
     def __init__(
-        self, settings: Settings, log: Path, *, port: int = 0, workers: int = 1, grace: float = 0
+        self,
+        settings: Settings,
+        log: Path,
+        *,
+        port: int = 0,
+        workers: int = 1,
+        grace: float = 0,
+        listener: socket.socket | None = None,
     ) -> None:
         self.log = log
         environment = {
@@ -45,11 +53,13 @@ class Server:
             "PORT": str(port),
         }
         with log.open("w") as output:
-            self.process = Popen(
-                [sys.executable, "-P", "-m", "payloops", "serve", "--workers", str(workers)],
-                env=environment,
-                stderr=output,
-            )
+            command = [sys.executable, "-P", "-m", "payloops", "serve", "--workers", str(workers)]
+            stdin = None
+            if listener is not None:
+                stdin = listener.fileno()
+                handing = 'exec 3<&0 </dev/null; LISTEN_FDS=1 LISTEN_PID=$$ exec "$@"'
+                command = ["sh", "-c", handing, "sh", *command]
+            self.process = Popen(command, env=environment, stdin=stdin, stderr=output)
 
     def lines(self, event: str) -> list[dict[str, Any]]:
         lines = [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]

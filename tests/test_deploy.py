@@ -74,7 +74,7 @@ def test_systemd_takes_the_units(tmp_path: Path) -> None:
     services = ["serve", "migrate", "worker", "reconcile", "reconcile-daily"]
     timers = [timer.name for timer in UNITS.glob("*.timer")]
     assert len(timers) == 2
-    names = [*(f"payloops@{name}.service" for name in services), *timers]
+    names = [*(f"payloops@{name}.service" for name in services), *timers, "payloops@serve.socket"]
     verified = subprocess.run(
         ["systemd-analyze", "verify", "--man=no", "payloops.target", *names],
         cwd=units,

@@ -590,6 +590,28 @@ async def test_a_process_that_ends_waits_until_it_is_answered(api: Api) -> None:
         await finishing
 
 
+async def test_a_process_that_ends_waits_a_while_for_requests_that_are_arriving(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    health = request("GET", "/health")
+    async with serving(api) as server, server.connected() as (reader, writer):
+        while not server.http.connections:
+            await asyncio.sleep(0.01)
+        finishing = asyncio.create_task(finish_requests(server.http, seconds=60))
+        await asyncio.sleep(0.1)
+        assert not finishing.done()
+        writer.write(health)
+        assert (await answer(reader))[0] == 200
+        await asyncio.wait_for(finishing, 1)  # for no second request
+        writer.write(health[:10])
+        await asyncio.sleep(0.1)
+        monkeypatch.setattr(connections, "ARRIVAL_SECONDS", 0.3)
+        finishing = asyncio.create_task(finish_requests(server.http, seconds=60))
+        await asyncio.sleep(0.1)
+        assert not finishing.done()
+        await asyncio.wait_for(finishing, 5)  # not for long
+
+
 async def test_a_connection_ends_with_the_answer_once_the_process_is_to_end(api: Api) -> None:
     merchant, held = await api.merchant(), Held()
     key = key_of(merchant)

@@ -15,6 +15,7 @@ from calling import PASSWORD, Answer, Caller, running_api
 from pydantic import SecretStr
 from serving import PATIENCE, call_often, caller, server
 
+from payloops.daemons.listening import bind
 from payloops.daemons.prefork import _Worker
 from payloops.settings import Settings
 
@@ -241,6 +242,49 @@ async def test_a_port_that_is_taken_is_said_in_one_line(
             assert second.log.read_text() == (
                 f"payloops: cannot listen on 127.0.0.1:{port}: Address already in use (HOST and PORT say where)\n"
             )
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_a_socket_that_was_handed_over_answers_everybody_while_the_service_is_replaced(
+    settings: Settings, tmp_path: Path, workers: int
+) -> None:
+    replaced = asyncio.Event()
+
+    async def visit(port: int) -> list[bytes]:
+        """On connections of its own, one after the other; the requests are a while under way."""
+        answers = []
+        while not replaced.is_set():
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            await asyncio.sleep(0.05)
+            writer.write(b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            answers.append((await reader.read())[:12])
+            writer.close()
+        return answers
+
+    with bind("127.0.0.1", 0) as listener:
+        port = listener.getsockname()[1]
+        async with asyncio.timeout(PATIENCE * 2), asyncio.TaskGroup() as group:
+            visitors = [group.create_task(visit(port)) for _ in range(16)]
+            for version in ("old", "new"):
+                with server(settings, tmp_path / version, listener=listener, workers=workers) as running:
+                    assert await running.listening(workers=workers) == f"http://127.0.0.1:{port}"
+                    await asyncio.sleep(0.5)
+                    running.process.terminate()
+                    assert await running.ended() == 0
+            with server(settings, tmp_path / "last", listener=listener):
+                replaced.set()
+                await asyncio.wait(visitors)
+    assert {answer for visitor in visitors for answer in visitor.result()} == {b"HTTP/1.1 200"}
+
+
+@pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM])
+async def test_a_socket_that_does_not_listen_is_refused_in_one_line(
+    settings: Settings, tmp_path: Path, kind: socket.SocketKind
+) -> None:
+    with socket.socket(type=kind) as wrong, server(settings, tmp_path / "log", listener=wrong) as running:
+        assert await running.ended() == 1
+        [line] = running.log.read_text().splitlines()
+    assert line.startswith("payloops: one TCP socket is expected")
 
 
 async def order(anyone: Caller) -> tuple[Caller, str]:

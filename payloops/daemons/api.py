@@ -26,7 +26,7 @@ from payloops.commands.tokens import SESSION_AUDIENCE, STAFF_AUDIENCE, Tokens
 from payloops.commands.watch_orders import OrderWatch
 from payloops.daemons.garbage_collection import tune_garbage_collector
 from payloops.daemons.housekeeping import keep_house
-from payloops.daemons.listening import PortTaken, accept, bind, share
+from payloops.daemons.listening import NotOneSocket, PortTaken, accept, bind, handed_over, share
 from payloops.daemons.metrics import open_metrics, state_readers
 from payloops.daemons.outages import log_outages
 from payloops.daemons.prefork import keep_running
@@ -64,6 +64,8 @@ log = structlog.get_logger()
 def run(settings: Settings, *, workers: int = 1) -> None:
     """Serve until SIGTERM or SIGINT, then finish the requests in flight.
 
+    On the address of the settings, or where a socket that was handed over listens.
+
     Args:
         workers: number of processes that share the port; the kernel distributes connections to them.
 
@@ -72,8 +74,8 @@ def run(settings: Settings, *, workers: int = 1) -> None:
     """
     configure_logs(settings, process="api")
     try:
-        bound = bind(settings.host, settings.port, setting="PORT", shared=workers > 1)
-    except PortTaken as error:
+        bound = handed_over() or bind(settings.host, settings.port, setting="PORT", shared=workers > 1)
+    except (NotOneSocket, PortTaken) as error:
         raise SystemExit(f"payloops: {error}") from None
     with bound as listener:
         if workers == 1:

@@ -1,12 +1,15 @@
 """Opening listening sockets."""
 
 import asyncio
+import os
 import socket
 from collections.abc import Callable
 
 BACKLOG = 1_024
 ACCEPTED_AT_ONCE = 16
 """Connections accepted per iteration of the event loop."""
+HANDED_OVER = 3
+"""File descriptor of the first socket that is handed over: SD_LISTEN_FDS_START of sd_listen_fds(3)."""
 
 
 class PortTaken(Exception):
@@ -14,6 +17,38 @@ class PortTaken(Exception):
 
     def __init__(self, host: str, port: int, reason: str, *, setting: str) -> None:
         super().__init__(f"cannot listen on {host}:{port}: {reason} (HOST and {setting} say where)")
+
+
+class NotOneSocket(Exception):
+    """What was handed over is not one TCP socket that listens."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"one TCP socket is expected from the caller (LISTEN_FDS), and there is {what}")
+
+
+def handed_over() -> socket.socket | None:
+    """The listening socket that this process was started with, if any: by systemd, for example (sd_listen_fds(3)).
+
+    It stays open when the process ends, so while another one takes its place, connections wait in its backlog.
+
+    Raises:
+        NotOneSocket: see there.
+    """
+    pid, count = os.environ.pop("LISTEN_PID", ""), os.environ.pop("LISTEN_FDS", "")
+    if pid != str(os.getpid()):  # these variables are of a process that started this one
+        return None
+    if count != "1":
+        raise NotOneSocket(f"LISTEN_FDS={count}")
+    try:
+        listener = socket.socket(fileno=HANDED_OVER)
+    except OSError as error:
+        raise NotOneSocket(f"none: {error.strerror}") from None
+    tcp = listener.family in {socket.AF_INET, socket.AF_INET6} and listener.type == socket.SOCK_STREAM
+    if not tcp or not listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        listener.close()
+        raise NotOneSocket("another kind of socket")
+    listener.set_inheritable(False)
+    return listener
 
 
 def bind(host: str, port: int, *, setting: str = "PORT", shared: bool = False) -> socket.socket:
@@ -48,7 +83,12 @@ def bind(host: str, port: int, *, setting: str = "PORT", shared: bool = False) -
 
 
 def share(bound: socket.socket) -> socket.socket:
-    """Another socket on the port of a shared one. The kernel distributes connections to all that listen."""
+    """Another socket on the port of a shared one. The kernel distributes connections to all that listen.
+
+    If the given one listens itself, all take connections from its backlog.
+    """
+    if bound.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        return bound.dup()
     host, port = bound.getsockname()[:2]
     return _bound(bound.family, host, port, shared=True)
 
