@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import SplitResult, urlsplit
 
@@ -17,6 +18,7 @@ from pydantic import (
     AfterValidator,
     BeforeValidator,
     Field,
+    FilePath,
     SecretStr,
     ValidationError,
     ValidationInfo,
@@ -154,6 +156,29 @@ class Settings(StoreSettings, KeySettings):
     redis_url: SecretStr = Field(description="Redis or Valkey, `redis://…`, `rediss://…` or `unix://…`")
     temporal_address: str = Field(description="host:port of the Temporal frontend")
     temporal_namespace: str = Field(default="loop", description="Temporal namespace")
+    temporal_tls: bool | None = Field(
+        default=None,
+        description=(
+            "whether Temporal is spoken to over TLS; by default if one of the next five is set. Without "
+            "`TEMPORAL_TLS_SERVER_CA_CERT_PATH`, the system's authorities are trusted"
+        ),
+    )
+    temporal_tls_server_ca_cert_path: FilePath | None = Field(
+        default=None,
+        description="PEM file with the authority that signed the certificate of Temporal's frontend",
+    )
+    temporal_tls_server_name: str | None = Field(
+        default=None, description="name in that certificate, if not the host's of `TEMPORAL_ADDRESS`"
+    )
+    temporal_tls_client_cert_path: FilePath | None = Field(
+        default=None, description="PEM file with the certificate that this service shows (mTLS)"
+    )
+    temporal_tls_client_key_path: FilePath | None = Field(
+        default=None, validate_default=True, description="PEM file with its private key"
+    )
+    temporal_api_key: SecretStr | None = Field(
+        default=None, description="API key sent to Temporal, as Temporal Cloud issues them"
+    )
     temporal_codec_key: Secret32 | None = Field(
         default=None,
         description=(
@@ -315,6 +340,13 @@ class Settings(StoreSettings, KeySettings):
         address = re.fullmatch(r"(?:\[[0-9a-fA-F:.]+\]|[\w.-]+):([0-9]{1,5})", value)
         if address is None or not 0 < int(address[1]) <= HIGHEST_PORT:
             raise ValueError("write it as host:port, as in temporal.internal:7233")
+        return value
+
+    @field_validator("temporal_tls_client_key_path")
+    @classmethod
+    def _temporal_client_key(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        if (value is None) != (info.data.get("temporal_tls_client_cert_path") is None):
+            raise ValueError("set it and TEMPORAL_TLS_CLIENT_CERT_PATH together, or neither")
         return value
 
     @field_validator("checkout_base_url", "temporal_ui_url")

@@ -57,6 +57,18 @@ def test_what_nobody_could_connect_by_is_named_with_a_remedy(
     assert "hunter2" not in said
 
 
+def test_what_proves_this_service_to_temporal_is_checked_at_the_start(
+    settings: Settings, tmp_path: Path
+) -> None:
+    there = tmp_path / "there.pem"
+    there.touch()
+    said = wrong(settings, temporal_tls_client_cert_path=there)
+    assert said.startswith("TEMPORAL_TLS_CLIENT_KEY_PATH: set it and TEMPORAL_TLS_CLIENT_CERT_PATH together")
+    assert wrong(settings, temporal_tls_client_key_path=there) == said
+    said = wrong(settings, temporal_tls_server_ca_cert_path=tmp_path / "away.pem")
+    assert said.startswith("TEMPORAL_TLS_SERVER_CA_CERT_PATH: Path does not point to a file")
+
+
 def test_production_has_no_wildcard_for_origins(settings: Settings) -> None:
     said = wrong(settings, environment="production", cors_origins="*")
     assert said == "CORS_ORIGINS: in production name each origin, not *"

@@ -11,7 +11,7 @@ import structlog
 from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest
 from temporalio.client import Client
 from temporalio.converter import DataConverter
-from temporalio.service import GrpcCompression, RPCError
+from temporalio.service import GrpcCompression, RPCError, TLSConfig
 from temporalio.worker import PollerBehaviorSimpleMaximum, UnsandboxedWorkflowRunner, Worker
 
 from payloops.workflows_client.codec import EncryptionCodec
@@ -50,9 +50,16 @@ async def connect(
     address: str,
     namespace: str,
     codec_key: str | None,
+    tls: TLSConfig | None = None,
+    api_key: str | None = None,
     deadline_seconds: float = CONNECT_SECONDS,
 ) -> Client:
     """Connect to a Temporal that knows the namespace.
+
+    Args:
+        codec_key: see `data_converter`.
+        tls: None for a connection that is not encrypted.
+        api_key: sent with every call, if any.
 
     Raises:
         TemporalUnavailableError: it did not answer within the deadline, or has no such namespace.
@@ -62,6 +69,8 @@ async def connect(
             client = await Client.connect(
                 address,
                 namespace=namespace,
+                tls=tls or False,
+                api_key=api_key,
                 grpc_compression=GrpcCompression.NONE,  # small messages, over a short way
                 data_converter=data_converter(codec_key=codec_key),
                 connect_timeout=timedelta(seconds=deadline_seconds),
@@ -75,12 +84,16 @@ async def connect(
         raise TemporalUnavailableError(address=address, namespace=namespace, reason=str(error)) from error
 
 
-async def connect_when_up(*, address: str, namespace: str, codec_key: str | None) -> Client:
+async def connect_when_up(
+    *, address: str, namespace: str, codec_key: str | None, tls: TLSConfig | None, api_key: str | None
+) -> Client:
     """Connect, however long it takes Temporal to come up. Returns only with a client that works."""
     attempt = 0
     while True:
         try:
-            client = await connect(address=address, namespace=namespace, codec_key=codec_key)
+            client = await connect(
+                address=address, namespace=namespace, codec_key=codec_key, tls=tls, api_key=api_key
+            )
         except TemporalUnavailableError as error:
             pause = pause_seconds(attempt=attempt)
             log.warning(

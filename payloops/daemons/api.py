@@ -15,7 +15,6 @@ from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest
-from temporalio.client import Client
 
 from payloops.commands.api_keys import KeyMode
 from payloops.commands.authenticate_api_key import ApiKeyGate
@@ -33,6 +32,7 @@ from payloops.daemons.prefork import keep_running
 from payloops.daemons.schema_check import require_schema
 from payloops.daemons.start_checks import check_at_start
 from payloops.daemons.stopping import stop_on_signals
+from payloops.daemons.temporal_client import unconnected_client
 from payloops.events.background import in_background
 from payloops.events.fair_semaphore import FairSemaphore
 from payloops.http.admission import Admission
@@ -154,9 +154,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         watch = await stack.enter_async_context(OrderWatch(store))
         await stack.enter_async_context(in_background(keep_house(store), name="housekeeping"))
         limits = await stack.enter_async_context(open_rate_limits(settings))
-        temporal = await Client.connect(
-            settings.temporal_address, namespace=settings.temporal_namespace, lazy=True
-        )
+        temporal = await unconnected_client(settings)
         admission = Admission(limit=settings.max_in_flight)
         probes: dict[str, Probe] = {
             "postgres": lambda: require_schema(store.pool),

@@ -4,8 +4,10 @@ import asyncio
 import logging
 
 import structlog
+from pydantic import SecretStr
 from temporalio.client import Client
 from temporalio.runtime import LogForwardingConfig, LoggingConfig, Runtime, TelemetryConfig, TelemetryFilter
+from temporalio.service import TLSConfig
 
 from payloops.logs import TEMPORAL_CORE
 from payloops.settings import Settings
@@ -26,11 +28,40 @@ def _forward_sdk_logs() -> None:
     Runtime.set_default(Runtime(telemetry=TelemetryConfig(logging=logs)), error_if_already_set=False)
 
 
+def _tls(settings: Settings) -> TLSConfig | None:
+    """None: not encrypted."""
+    authority, name = settings.temporal_tls_server_ca_cert_path, settings.temporal_tls_server_name
+    certificate, key = settings.temporal_tls_client_cert_path, settings.temporal_tls_client_key_path
+    wanted = any(each is not None for each in (authority, name, certificate, settings.temporal_api_key))
+    if not (wanted if settings.temporal_tls is None else settings.temporal_tls):
+        return None
+    return TLSConfig(
+        server_root_ca_cert=None if authority is None else authority.read_bytes(),
+        domain=name,
+        client_cert=None if certificate is None else certificate.read_bytes(),
+        client_private_key=None if key is None else key.read_bytes(),
+    )
+
+
+def _revealed(secret: SecretStr | None) -> str | None:
+    return None if secret is None else secret.get_secret_value()
+
+
+async def unconnected_client(settings: Settings) -> Client:
+    """A client that connects when it is used."""
+    return await Client.connect(
+        settings.temporal_address,
+        namespace=settings.temporal_namespace,
+        tls=_tls(settings) or False,
+        api_key=_revealed(settings.temporal_api_key),
+        lazy=True,
+    )
+
+
 async def connect_unless_stopped(settings: Settings, *, stop: asyncio.Event) -> Client | None:
     """Connect, and keep trying while Temporal is down; None if `stop` was set first."""
     _forward_sdk_logs()
-    key = settings.temporal_codec_key
-    if key is None:
+    if settings.temporal_codec_key is None:
         log.warning(
             "temporal.histories_readable",
             remedy="set TEMPORAL_CODEC_KEY here and for every worker: processors' credentials are in histories",
@@ -39,7 +70,9 @@ async def connect_unless_stopped(settings: Settings, *, stop: asyncio.Event) -> 
         connect_when_up(
             address=settings.temporal_address,
             namespace=settings.temporal_namespace,
-            codec_key=None if key is None else key.get_secret_value(),
+            codec_key=_revealed(settings.temporal_codec_key),
+            tls=_tls(settings),
+            api_key=_revealed(settings.temporal_api_key),
         )
     )
     stopping = asyncio.create_task(stop.wait())
