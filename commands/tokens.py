@@ -123,7 +123,7 @@ class Tokens:
             )
         except jwt.ExpiredSignatureError:
             raise InvalidToken("The token has expired") from None
-        except (jwt.PyJWTError, ValueError, TypeError):
+        except (jwt.PyJWTError, ValueError, TypeError, OverflowError):
             raise InvalidToken("The token is not valid") from None
 
     def form_token(self, token_id: UUID) -> str:
