@@ -82,6 +82,9 @@ async def test_fields_without_a_value_are_absent(
     async with subscribing(store, settings, client):
         order_id = await orders.paid(route=Route(processor="razorpay", reason="test"))
         start = await started(client, f"payment-{order_id}")
+        by_upi = await orders.create()
+        await orders.pay(by_upi, payment_method={"type": "upi", "token": None})  # as HTTP gives it
+        without_token = await started(client, f"payment-{by_upi}")
     assert start["queue"] == "razorpay-payments"
     assert start["input"] == {
         "orderId": str(order_id),
@@ -90,6 +93,7 @@ async def test_fields_without_a_value_are_absent(
         "currency": "USD",
         "capture": "automatic",
     }
+    assert without_token["input"]["paymentMethod"] == {"type": "upi"}
 
 
 async def test_a_second_attempt_has_a_workflow_of_its_own(

@@ -132,7 +132,7 @@ def forwarding_of(fact: StreamEvent, *, reference: str | None = None) -> Forward
     """
     order_id = str(fact.originator_id)
     match fact:
-        case PaymentRequested():
+        case PaymentRequested(payment_method=method):
             return StartWorkflow(
                 workflow="PaymentWorkflow",
                 workflow_id=payment_workflow_id(order_id=order_id, attempt=fact.attempt),
@@ -143,7 +143,7 @@ def forwarding_of(fact: StreamEvent, *, reference: str | None = None) -> Forward
                     amount=fact.amount,
                     currency=fact.currency,
                     returnUrl=fact.return_url,
-                    paymentMethod=fact.payment_method,
+                    paymentMethod=None if method is None else _without_nulls(**method),
                     capture=fact.capture,
                 ),
             )
