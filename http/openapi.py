@@ -306,6 +306,8 @@ def _header_parameters(route: Route) -> Iterator[Json]:
     for name in route.signed_by:
         required = len(route.signed_by) == 1
         yield {"name": name, "in": "header", "required": required, "schema": {"type": "string"}}
+    for name in route.headers:
+        yield {"name": name, "in": "header", "required": False, "schema": {"type": "string"}}
     if route.idempotent:
         yield _reference("parameters", "IdempotencyKey")
     if route.waits:

@@ -185,6 +185,7 @@ class Route:
         sheds: whether requests are refused under overload. Probes are not.
         signed_by: headers that may contain a signature of the body. The body is then read as bytes, whatever its
             content type.
+        headers: further headers of the request that the handler reads.
         named: allowed values of path parameters that are not ids.
         idempotent: whether `Idempotency-Key` is honoured.
         waits: whether `Prefer: wait=N` is honoured.
@@ -215,6 +216,7 @@ class Route:
     limits: tuple[str, ...] = ()
     sheds: bool = True
     signed_by: tuple[str, ...] = ()
+    headers: tuple[str, ...] = ()
     named: Mapping[str, Sequence[str]] = field(default_factory=dict)
     idempotent: bool = False
     waits: bool = False

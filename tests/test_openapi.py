@@ -41,6 +41,15 @@ def test_every_route_is_in_it_under_its_handlers_name() -> None:
     assert documented == {(each.method, each.path): each.handler.__name__ for each in ROUTES}
 
 
+def test_the_headers_of_processors_are_in_it() -> None:
+    headers = {
+        path: [(each["name"], each["required"]) for each in operation["parameters"] if "name" in each]
+        for _, path, operation in operations()
+    }
+    assert headers["/webhooks/stripe"] == [("Stripe-Signature", True)]
+    assert headers["/webhooks/razorpay"] == [("X-Razorpay-Signature", True), ("X-Razorpay-Event-Id", False)]
+
+
 def test_every_example_fits_its_schema() -> None:
     schemas = {"components": DOCUMENT["components"]}
     count = 0
