@@ -339,8 +339,13 @@ def fail_payment(
 def report_cancelled(
     order: Order, payment: Payment, *, processor_transaction_id: str | None, by: Metadata
 ) -> None:
-    """The processor stopped a payment or released an authorization."""
+    """The processor stopped a payment or released an authorization.
+
+    By the processor's own event alone, a payment that nobody here asked to cancel has failed. Where its workflow
+    reports that it was cancelled, the order is cancelled, whichever of the two comes first.
+    """
     status = _order_status(order, payment, OrderStatus.CANCELLED)
+    told_before = payment.status is PaymentStatus.FAILED and "cancelled" in payment.processor_outcomes
     if payment.status is PaymentStatus.AUTHORIZED:
         void_id = _pending_or_new_id(order, payment, TransactionType.VOID)
         order.record(
@@ -354,7 +359,7 @@ def report_cancelled(
             processor_transaction_id=processor_transaction_id,
             closes=[id for id in _pending_ids(order, payment) if id != void_id],
         )
-    elif payment.is_open:
+    elif payment.is_open or (told_before and status == OrderStatus.CANCELLED):
         order.record(
             PaymentCancelled,
             by=by,

@@ -77,7 +77,7 @@ def deliver(order: Order, fact: Fact) -> None:
             report_captured(order, payment, references=references, requested=requested, by=BY)
         case "authorized":
             report_authorized(order, payment, references=references, by=BY)
-        case "cancelled" if requested is not None:
+        case "cancelled":
             report_cancelled(order, payment, processor_transaction_id=references.transaction_id, by=BY)
         case _:  # the processor refused, or the workflow has waited too long
             report_failed(
@@ -222,6 +222,27 @@ def test_a_capture_and_a_void_end_alike(
         for fact in (*facts, *facts):
             deliver(order, fact)
         assert (order.status, order.amount_captured) == (ends, amount if ends == "captured" else 0)
+
+
+@pytest.mark.parametrize("capture", ["automatic", "manual"])
+@pytest.mark.parametrize("references", [References("po_1", "pt_1"), NO_REFERENCES])
+def test_a_payment_that_its_workflow_says_was_cancelled_unasked_ends_alike(
+    capture: CaptureMethod, references: References
+) -> None:
+    facts: list[Fact] = [told("cancelled"), told("failed"), Report(1, "cancelled", references)]
+    if capture == "manual":
+        facts.append(told("authorized"))
+    for some in itertools.permutations(facts):
+        order = pay(new_order(), capture=capture)
+        for fact in (*some, *some):
+            deliver(order, fact)
+        assert (order.status, order.payments[1].status) == ("cancelled", "cancelled")
+
+
+def test_a_payment_that_was_cancelled_unasked_ends_no_later_one() -> None:
+    order = pay(after(told("cancelled")))
+    deliver(order, Report(1, "cancelled", NO_REFERENCES))
+    assert (order.status, order.payments[1].status) == ("processing", "failed")
 
 
 def test_a_void_that_was_refused_is_not_meant_where_a_capture_was_requested_since_then() -> None:
