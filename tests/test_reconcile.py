@@ -28,7 +28,7 @@ from payloops.events.authenticity import derive_mac_key
 from payloops.events.errors import OutcomeUnknown, StoreUnavailable
 from payloops.events.event_store import EventStore
 from payloops.events.metadata import Metadata
-from payloops.events.orders import Failure, Order, References, TransactionType
+from payloops.events.orders import NO_REFERENCES, Failure, Order, References, TransactionType
 from payloops.events.stream import S
 from payloops.events.timestamps import utc_now
 from payloops.processors.port import (
@@ -773,6 +773,22 @@ async def test_a_card_number_in_what_a_processor_says_is_not_recorded(
     assert order.last_error is not None
     assert order.last_error.message == "**************** was declined"
     assert order.last_error.code == "****************"
+
+
+@pytest.mark.parametrize("reported", [References(CARD, f"ch_{CARD}"), NO_REFERENCES])
+async def test_a_payment_whose_reference_looks_like_a_card_number_is_recorded(
+    merchant: Merchant, store: EventStore, settings: Settings, by: Metadata, reported: References
+) -> None:
+    """What its worker reported stays on record; what the processor answers is not taken over."""
+    order_id = await paying(merchant, store)
+    await update_order_status(store, order_id=UUID(order_id), status="processing", references=reported, by=by)
+    await project_all(settings.database_url.get_secret_value())
+    said = says("captured", processor_order_id=CARD, processor_transaction_id=f"ch_{CARD}")
+    assert (await reconciled(store, said))[order_id].outcome == "recorded"
+    order = await store.load(Order, UUID(order_id))
+    assert order is not None
+    assert (order.status, order.processor_order_id) == ("captured", reported.order_id)
+    assert (await reconciled(store, said))[order_id].outcome == "agrees"
 
 
 class Contended(EventStore):

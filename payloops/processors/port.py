@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from payloops.events.orders import NO_REASON, Failure
+from payloops.commands.cards import holds_card_number
+from payloops.events.orders import NO_REASON, Failure, References
 from payloops.http.processor_payloads import amount, reference
 
 ProcessorStatus = Literal["processing", "requires_action", "authorized", "captured", "failed", "cancelled"]
@@ -51,6 +52,8 @@ class ProcessorPayment:
     """A payment as the processor has it.
 
     Attributes:
+        processor_order_id, processor_transaction_id: None as well if they look like card numbers, which must not get
+            into the log.
         attempt_known: False if it was found by the order's id alone: it may be any attempt of the order.
     """
 
@@ -68,6 +71,10 @@ class ProcessorPayment:
         Raises:
             ValueError: an amount or a reference is not as documented, and must not get into the log.
         """
+        for name in References._fields:
+            known = getattr(self, f"processor_{name}")
+            if isinstance(known, str) and holds_card_number(known):
+                object.__setattr__(self, f"processor_{name}", None)
         amounts = (self.amount_captured, self.amount_refunded)
         references = (self.processor_order_id, self.processor_transaction_id)
         if any(amount(each) != each for each in amounts) or any(reference(e) != e for e in references):
