@@ -120,6 +120,7 @@ def report_authorized(order: Order, payment: Payment, *, references: References,
     reference = references.order_id or payment.processor_order_id
     is_news = payment.is_open or (
         payment.status is PaymentStatus.FAILED
+        and not _is_retracted(payment, references)
         and not _sharing(order, payment, reference, references.transaction_id)
     )
     if not is_news or "cancelled" in payment.processor_outcomes:
@@ -180,7 +181,7 @@ def report_captured(
         captured: how much, if the processor says; otherwise the requested amount is recorded.
         requested: the capture or void that is reported on, if it is one.
     """
-    if payment.status is PaymentStatus.CAPTURED:
+    if payment.status is PaymentStatus.CAPTURED or _is_retracted(payment, references):
         return
     if _is_charge_of_another_attempt(order, payment, references):
         fail_payment(order, payment, references=NO_REFERENCES, failure=SAME_CHARGE, by=by)
@@ -211,6 +212,11 @@ def report_captured(
     if latest is not None and latest is not payment:
         _stop_attempt(order, latest, by=by)
     record_processor_refunds(order, payment, amount_refunded=payment.processor_refunded, by=by)
+
+
+def _is_retracted(payment: Payment, references: References) -> bool:
+    """Whether a payment was found to be another attempt's charge, and a report has no reference that is new."""
+    return payment.same_charge_as is not None and {None, *References.of(payment)}.issuperset(references)
 
 
 def _requested_amount(order: Order, payment: Payment, requested: Transaction | None) -> int:

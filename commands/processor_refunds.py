@@ -13,7 +13,7 @@ A refund that failed once has failed for good, whatever else is reported of it. 
 failure, so failed refunds count as included in it: money that may not have been refunded is never counted as refunded.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -128,6 +128,23 @@ def find_reported_failure(order: Order, refund_id: str, *, reference: str | None
     )
 
 
+def may_be_made(order: Order, refund: Transaction, *, when_requested: Order) -> bool:
+    """Whether the processor has reported a refund that may be this pending one of ours, though it does not name it.
+
+    If the workflow of ours was not started yet, somebody made it in the dashboard, or another one beside it.
+
+    Args:
+        when_requested: the order when it was requested: what was reported before is about other refunds.
+    """
+    payment, capture = order.payments[refund.attempt], order.transactions[refund.refunds or ""]
+    by = Metadata(at=refund.created_at, actor="system", correlation_id=refund.cause.correlation_id)
+    refunds = _Refunds(order=order, payment=payment, capture=capture, by=by)  # to look only
+    known = when_requested.payments[refund.attempt].processor_refunded
+    return refunds.has_report_like(refund, besides=when_requested.processor_refunds.keys()) or (
+        payment.processor_refunded > max(known, refunds.made_or_failed)
+    )
+
+
 def capture_of(order: Order, payment: Payment) -> Transaction | None:
     """The successful capture of a payment; None if nothing was captured."""
     return next(
@@ -228,6 +245,22 @@ class _Refunds:
                 and not self.is_labelled(t)
             ),
             None,
+        )
+
+    @property
+    def made_or_failed(self) -> int:
+        """How much of a reported sum is accounted for by refunds that have ended."""
+        made = sum(t.amount for t in self.recorded if t.status is SUCCESS)
+        return made + sum(report.amount for report in self.reported_failures.values())
+
+    def has_report_like(self, refund: Transaction, *, besides: Collection[str]) -> bool:
+        """Whether a report of a success, but of these references, matches no refund on record, and may be this one."""
+        return any(
+            reference not in besides
+            and report.amount == refund.amount
+            and not report.failed
+            and self.match(reference, report) is None
+            for reference, report in self._reports()
         )
 
     def reported_successes(

@@ -32,7 +32,7 @@ def succeed_refund(
     order.record(
         RefundSucceeded,
         by=by,
-        status=_status_after(order, refunded).value,
+        status=status_after(order, refunded=refunded).value,
         refund_id=refund_id,
         attempt=refund.attempt,
         amount=refund.amount,
@@ -85,7 +85,7 @@ def reverse_refund(
     order.record(
         RefundReversed,
         by=by,
-        status=(_status_after(order, refunded) if counted else order.status).value,
+        status=(status_after(order, refunded=refunded) if counted else order.status).value,
         refund_id=refund_id,
         attempt=refund.attempt,
         amount=refund.amount,
@@ -96,8 +96,10 @@ def reverse_refund(
     )
 
 
-def _status_after(order: Order, refunded: int) -> OrderStatus:
-    """The status of a captured order of which this amount is refunded."""
+def status_after(order: Order, *, captured: int | None = None, refunded: int | None = None) -> OrderStatus:
+    """The status of a captured order once these sums are captured and refunded; those on record where None is given."""
+    captured = order.amount_captured if captured is None else captured
+    refunded = order.amount_refunded if refunded is None else refunded
     if refunded == 0:
         return OrderStatus.CAPTURED
-    return OrderStatus.REFUNDED if refunded == order.amount_captured else OrderStatus.PARTIALLY_REFUNDED
+    return OrderStatus.REFUNDED if refunded == captured else OrderStatus.PARTIALLY_REFUNDED

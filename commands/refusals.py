@@ -106,3 +106,7 @@ class OrderMovedOn(Exception):
 
 class ContradictsRecord(Exception):
     """A report contradicts what is on record; nothing was recorded, and somebody has to look at it."""
+
+
+class NotResolvable(Exception):
+    """What somebody saw in the processor's dashboard cannot be, or would change nothing; the message says why."""

@@ -180,6 +180,8 @@ class Payment:
     """References under which the processor's events reported its capture, also where none was recorded as its own."""
     processor_refunded: int = 0
     """The largest refunded sum that the processor's events reported."""
+    same_charge_as: int | None = None
+    """The attempt whose charge it turned out to be, after it had been recorded as captured itself."""
 
     @property
     def is_open(self) -> bool:
@@ -211,6 +213,15 @@ class Payment:
         """Whether one of these is a reference of this payment at its processor."""
         known = {*References.of(self)} - {None}
         return not known.isdisjoint(references)
+
+    def may_be_charge_of(self, other: "Payment") -> bool:
+        """Whether its charge may be that of another payment at the same processor, as far as references tell."""
+        if None not in {self.charge, other.charge}:
+            return self.charge == other.charge
+        if None not in {self.processor_order_id, other.processor_order_id}:
+            return self.processor_order_id == other.processor_order_id
+        told = other.capture_references
+        return not told or References.of(self) == NO_REFERENCES or self.has_reference(*told)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -474,6 +485,24 @@ class ProcessorEventReceived(OrderFact):
         )
 
 
+class DashboardChecked(OrderFact):
+    """Somebody looked an order up in its processor's dashboard. What follows is recorded as further facts in the same
+    append.
+
+    Attributes:
+        shows: of the payment: `one_charge` (it is that of another captured attempt) or `no_money`; of the refund:
+            `refund_made` or `refund_not_made`.
+        note: why this was said, in words of the one who looked.
+    """
+
+    TOPIC = "order.dashboard_checked"
+    attempt: int
+    refund_id: str | None
+    processor: str
+    shows: str
+    note: str
+
+
 def processor_event_key(processor: str, id: str) -> str:
     """The key under which an order remembers a processor's event id, or the hash of a body."""
     return f"{processor}:{id}"
@@ -503,6 +532,7 @@ class PaymentCaptured(OrderFact):
         payment = order.learn_references(self, processor_transaction_id=self.processor_transaction_id)
         payment.status = PaymentStatus.CAPTURED
         payment.capture_pending = False
+        payment.same_charge_as = None
         order.processor = self.processor
         order.amount_captured = self.amount_captured
         order.last_error = None
@@ -510,6 +540,30 @@ class PaymentCaptured(OrderFact):
         if self.authorizes is not None:
             order.transactions[self.authorizes].succeed(processor_transaction_id=None)
         order.fail_transactions(self.closes, CLOSED_BY_CAPTURE)
+
+
+class PaymentCaptureRetracted(OrderFact):
+    """A recorded capture was no money of its own: its charge is that of another attempt, which counts.
+
+    Attributes:
+        same_as: that attempt.
+        transaction_id: of the capture that does not count.
+        amount_captured: of the whole order, after this.
+    """
+
+    TOPIC = "payment.capture_retracted"
+    attempt: int
+    same_as: int
+    transaction_id: str
+    amount: int
+    amount_captured: int
+
+    def fold(self, order: "Order") -> None:
+        payment = order.payments[self.attempt]
+        payment.status = PaymentStatus.FAILED
+        payment.same_charge_as = self.same_as
+        order.amount_captured = self.amount_captured
+        order.fail_transactions([self.transaction_id], SAME_CHARGE)
 
 
 class PaymentCaptureFailed(OrderFact):
@@ -857,18 +911,12 @@ class Order(Stream):
 
     def not_told_apart(self, payment: Payment) -> list[Payment]:
         """Other payments captured at the same processor whose charge may be the same, as far as references tell."""
-
-        def told_apart(other: Payment) -> bool:
-            known = other.processor_order_id is not None or None not in {other.charge, payment.charge}
-            told = other.capture_references
-            return known or (bool(told) and not payment.has_reference(*told))
-
         return [
             each
             for each in self.other_payments(payment)
             if each.processor == payment.processor
             and each.status is PaymentStatus.CAPTURED
-            and not told_apart(each)
+            and payment.may_be_charge_of(each)
         ]
 
     def learn_references(self, fact: Any, *, processor_transaction_id: str | None = None) -> Payment:

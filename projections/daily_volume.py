@@ -18,6 +18,7 @@ from payloops.events.orders import (
     PaymentCancelRequested,
     PaymentCaptured,
     PaymentCaptureRequested,
+    PaymentCaptureRetracted,
     PaymentFailed,
     PaymentProcessing,
     PaymentReferenceFound,
@@ -113,6 +114,13 @@ def _captured(fact: PaymentCaptured, rows: Rows) -> None:
     row["captured_at"] = fact.timestamp
 
 
+def _retracted(fact: PaymentCaptureRetracted, rows: Rows) -> None:
+    row = _row(fact, rows)
+    row["status"] = FAILED
+    row["amount_captured"] = 0
+    row["captured_at"] = None
+
+
 def _failed(fact: PaymentFailed, rows: Rows) -> None:
     _update(_row(fact, rows), FAILED, fact.processor_order_id, fact.processor_transaction_id)
 
@@ -148,6 +156,7 @@ HANDLERS: dict[type[StreamEvent], Handler] = {
     PaymentAuthorized: _authorized,
     PaymentCaptureRequested: _further_request,
     PaymentCaptured: _captured,
+    PaymentCaptureRetracted: _retracted,
     PaymentFailed: _failed,
     PaymentReferenceFound: _reference_found,
     PaymentCancelRequested: _further_request,

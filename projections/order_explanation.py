@@ -14,6 +14,7 @@ from payloops.events.orders import (
     DUPLICATE_REASON,
     SAME_CHARGE,
     SAME_REFUND,
+    DashboardChecked,
     Failure,
     Order,
     OrderCancelled,
@@ -26,6 +27,7 @@ from payloops.events.orders import (
     PaymentCaptured,
     PaymentCaptureFailed,
     PaymentCaptureRequested,
+    PaymentCaptureRetracted,
     PaymentFailed,
     PaymentProcessing,
     PaymentRequested,
@@ -49,6 +51,9 @@ from payloops.projections.order_history import fold
 
 CUSTOMER_TIME = timedelta(minutes=15)
 """How long a payment's workflow waits for the customer, before it fails the payment."""
+OPERATOR = "operator:"
+"""How the actors of what somebody recorded by hand begin."""
+RECORD = "an operator can record what you see with `payloops resolve`"
 ASK = "an operator can ask it with `payloops reconcile`"
 ROUTED_BY_PRIORITY = re.compile(
     r"priority (?P<priority>\d+); (?P<preferred>\w+), (?P<why>.*), is not enabled"
@@ -146,6 +151,8 @@ class _Explainer:
                         yield self.refund(fact, refund)
                 case ProcessorEventReceived(effect="contradiction" | "unmatched"):
                     yield self.strange(fact)
+                case DashboardChecked():
+                    yield self.looked_up(fact)
 
     def attempt(self, payment: Payment) -> Iterator[str]:  # noqa: C901  # a branch for each kind of fact
         """The course of a payment, as far as it is known."""
@@ -164,8 +171,12 @@ class _Explainer:
                 case PaymentCaptured():
                     late = _late(facts, fact)
                     yield f"{at} captured {self.money(fact.amount)} on {when}{reference}{late}."
+                case PaymentCaptureRetracted():
+                    yield f"Its charge turned out to be that of attempt {fact.same_as}, and counts there alone."
                 case PaymentFailed() if Failure.of(fact) == SAME_CHARGE:
                     yield f"It failed on {when}: its charge is that of another attempt."
+                case PaymentFailed() if fact.actor.startswith(OPERATOR):
+                    yield f"It was ended on {when}, after somebody looked it up: {fact.error_code}."
                 case PaymentFailed():
                     yield f"It failed on {when}{reference}: {said(Failure.of(fact), at)}."
                 case PaymentCaptureFailed():
@@ -204,10 +215,12 @@ class _Explainer:
             return f"{amount} that {at} told of was no further refund, which was learned on {when}."
         if isinstance(end, RefundReversed):
             what = f"A refund of {amount} at {at} itself" if isinstance(fact, RefundDiscovered) else asked
-            why = said(Failure.of(end), at)
+            why = end.error_code if end.actor.startswith(OPERATOR) else said(Failure.of(end), at)
             return f"{what} came back on {when}{reference}: {why}; the customer has not got the money."
         if isinstance(fact, RefundDiscovered):
             return f"{amount} was refunded at {at} itself, which was learned on {when}{reference}."
+        if isinstance(end, RefundFailed) and end.actor.startswith(OPERATOR):
+            return f"{asked} was ended on {when}, after somebody looked it up: {end.error_code}."
         if isinstance(end, RefundFailed):
             return f"{asked} failed on {when}: {said(Failure.of(end), at)}."
         return f"{asked} was made by {at} on {when}{reference}."
@@ -219,6 +232,17 @@ class _Explainer:
         if fact.effect == "unmatched":
             what = "is about no payment of the order, or nobody can tell about which"
         return f"On {when} {at} sent {fact.type} ({fact.event_id}), which {what}: it changed nothing."
+
+    def looked_up(self, fact: DashboardChecked) -> str:
+        """What somebody saw in the processor's dashboard."""
+        what = {
+            "one_charge": f"the charge of attempt {fact.attempt} is that of another attempt",
+            "no_money": f"there is no money for attempt {fact.attempt}",
+            "refund_made": f"refund {fact.refund_id} was made",
+            "refund_not_made": f"refund {fact.refund_id} was not made, or came back",
+        }.get(fact.shows, fact.shows)
+        at = f"{named(fact.processor)}'s dashboard"
+        return f'On {time_text(fact.timestamp)} {fact.actor} said that, by {at}, {what}: "{fact.note.rstrip(".")}".'
 
     def pending(self) -> Iterator[str]:
         for payment in self.order.payments.values():
@@ -275,12 +299,12 @@ class _Explainer:
     def awaited(self, transaction: Transaction, payment: Payment) -> str:
         """What a capture, void or refund waits for, as `payment_subscription` has it."""
         at = named(payment.processor)
-        if payment.processor_order_id is None:
-            return f"it was not passed on to {at}, whose reference of the payment is not known"
         uncertain = self.order.not_told_apart(payment)
         if transaction.reason == DUPLICATE_REASON and uncertain:
             both = f"attempts {uncertain[0].attempt} and {payment.attempt}"
-            return f"it was not passed on to {at}, because {both} may be one charge: look it up there"
+            return f"it was not passed on to {at}, because {both} may be one charge: look it up there, and {RECORD}"
+        if payment.processor_order_id is None:
+            return f"it was not passed on to {at}, whose reference of the payment is not known"
         return f"{at} has not answered yet"
 
     def next_steps(self) -> Iterator[str]:  # noqa: C901  # a branch for each status

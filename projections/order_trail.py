@@ -18,6 +18,7 @@ TITLES = {
     "order.cancelled": "Order cancelled",
     "order.personal_data_erased": "Personal data erased",
     "order.processor_event_received": "Message from the processor",
+    "order.dashboard_checked": "Looked up in the processor's dashboard",
     "payment.requested": "Payment asked for",
     "payment.processing": "Payment under way at the processor",
     "payment.action_required": "Customer asked to act",
@@ -25,6 +26,7 @@ TITLES = {
     "payment.reference_found": "Reference at the processor found",
     "payment.capture_requested": "Capture asked for",
     "payment.captured": "Payment captured",
+    "payment.capture_retracted": "Capture found to be another attempt's",
     "payment.capture_failed": "Capture failed",
     "payment.void_requested": "Release of the authorization asked for",
     "payment.voided": "Authorization released",
@@ -66,6 +68,10 @@ def event_details(event: OrderEvent) -> Iterator[str]:
         yield f"why: {data['routing']}"
     if data.get("reason"):
         yield f"reason: {data['reason']}"
+    if data.get("shows"):
+        yield f"shows: {data['shows']}"
+    if data.get("note"):
+        yield f"why: {data['note']}"
     if data.get("outcome"):
         yield f"{data['type']}: {data['outcome']}, effect: {data['effect']}"
     error = ": ".join(str(data[name]) for name in ("error_code", "error_message") if data.get(name))

@@ -27,6 +27,7 @@ from payloops.events.orders import (
     PaymentAuthorized,
     PaymentCaptured,
     PaymentCaptureFailed,
+    PaymentCaptureRetracted,
     PaymentFailed,
     PaymentProcessing,
     PaymentReferenceFound,
@@ -158,6 +159,10 @@ def _captured(fact: PaymentCaptured, rows: Rows) -> None:
     row["last_error_code"] = row["last_error_message"] = None
 
 
+def _retracted(fact: PaymentCaptureRetracted, rows: Rows) -> None:
+    _changed(fact, rows)["amount_captured"] = fact.amount_captured
+
+
 def _failed(fact: PaymentFailed, rows: Rows) -> None:
     row = _learned(fact, rows)
     if fact.status == FAILED:
@@ -202,6 +207,7 @@ HANDLERS: dict[type[StreamEvent], Handler] = {
     PaymentActionRequired: _learned,
     PaymentAuthorized: _learned,
     PaymentCaptured: _captured,
+    PaymentCaptureRetracted: _retracted,
     PaymentFailed: _failed,
     PaymentReferenceFound: _learned,
     PaymentCaptureFailed: _refused,

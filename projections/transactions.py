@@ -12,6 +12,7 @@ from payloops.events.orders import (
     CLOSED_BY_CANCELLATION,
     CLOSED_BY_CAPTURE,
     CLOSED_BY_VOID,
+    SAME_CHARGE,
     Failure,
     Order,
     PaymentAuthorized,
@@ -19,6 +20,7 @@ from payloops.events.orders import (
     PaymentCaptured,
     PaymentCaptureFailed,
     PaymentCaptureRequested,
+    PaymentCaptureRetracted,
     PaymentFailed,
     PaymentRequested,
     PaymentVoided,
@@ -85,6 +87,10 @@ def _captured(fact: PaymentCaptured, rows: Rows) -> None:
     if fact.authorizes is not None:
         _row(fact.authorizes, rows)["status"] = SUCCESS
     _close(fact.closes, CLOSED_BY_CAPTURE, rows)
+
+
+def _retracted(fact: PaymentCaptureRetracted, rows: Rows) -> None:
+    _fail(fact.transaction_id, SAME_CHARGE, rows)
 
 
 def _payment_failed(fact: PaymentFailed, rows: Rows) -> None:
@@ -177,6 +183,7 @@ HANDLERS: dict[type[StreamEvent], Handler] = {
     PaymentAuthorized: _authorized,
     PaymentCaptureRequested: _capture_requested,
     PaymentCaptured: _captured,
+    PaymentCaptureRetracted: _retracted,
     PaymentCaptureFailed: _refused,
     PaymentFailed: _payment_failed,
     PaymentCancelled: _cancelled,

@@ -21,11 +21,16 @@ from eventsourcing.persistence import StoredEvent
 from projecting import new_order, random_order
 from uuid_utils.compat import uuid7
 
+from payloops.commands.pay_order import request_payment
+from payloops.commands.payment_outcomes import report_captured, report_failed
+from payloops.commands.resolve_order import Sighting, resolve
+from payloops.commands.route_payment import Route
 from payloops.events import checkout_sessions as checkout
 from payloops.events import merchants as account
 from payloops.events.encoding import decode, encode
 from payloops.events.event_types import fact_types
 from payloops.events.metadata import Metadata
+from payloops.events.orders import NO_REASON, NO_REFERENCES
 from payloops.events.stream import Stream, StreamEvent, topic_of
 from payloops.events.timestamps import timestamp_text, utc_now
 
@@ -154,6 +159,7 @@ def sample_streams() -> Iterator[list[StreamEvent]]:
     }
     yield collected(new_order(uuid7(), **whole))
     yield from (collected(random_order(random.Random(seed), uuid7())) for seed in range(1_000))
+    yield collected(sample_one_charge())
     yield collected(sample_account())
     yield collected(sample_session(checkout.CheckoutSessionCompleted))
     yield collected(sample_session(checkout.CheckoutSessionExpired, reason="time"))
@@ -161,6 +167,20 @@ def sample_streams() -> Iterator[list[StreamEvent]]:
 
 def collected(stream: Stream) -> list[StreamEvent]:
     return stream.collect_events()
+
+
+def sample_one_charge() -> Stream:
+    """Two attempts were recorded as captured, and somebody saw one charge."""
+    order = new_order(uuid7())
+    for _ in range(2):
+        route = Route(processor="stripe", reason="test")
+        request_payment(order, route=route, payment_method=None, capture="automatic", by=BY)
+        if order.attempt == 1:
+            report_failed(order, order.payments[1], references=NO_REFERENCES, failure=NO_REASON, by=BY)
+    for payment in order.payments.values():
+        report_captured(order, payment, references=NO_REFERENCES, by=BY)
+    resolve(order, Sighting(shows="one_charge", attempt=2, note="There is only pi_1"), by=BY)
+    return order
 
 
 def sample_account() -> Stream:

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import cast, get_args
 from uuid import UUID
@@ -35,8 +36,10 @@ from payloops.commands.refusals import (
     CaptureExceedsAuthorized,
     ContradictsRecord,
     InvalidStatus,
+    NotResolvable,
     RefundExceedsCaptured,
 )
+from payloops.commands.resolve_order import RECENT, Shows, Sighting, resolve
 from payloops.commands.route_payment import Route
 from payloops.events.connections import connect
 from payloops.events.errors import StoreUnavailable
@@ -54,7 +57,7 @@ from payloops.projections.projector import run_projections
 
 DEADLINE = 60.0
 """Seconds that a test waits for what has to come."""
-REFUSALS = (InvalidStatus, CaptureExceedsAuthorized, RefundExceedsCaptured, ContradictsRecord)
+REFUSALS = (InvalidStatus, CaptureExceedsAuthorized, RefundExceedsCaptured, ContradictsRecord, NotResolvable)
 
 
 def new_order(merchant_id: UUID, *, at: datetime | None = None, **details: object) -> Order:
@@ -116,7 +119,7 @@ def _step(chance: random.Random, order: Order, by: Metadata) -> None:  # noqa: C
     failure = Failure(chance.choice([None, "card_declined"]), chance.choice([None, "Your card was declined"]))
     payment = chance.choice([*order.payments.values(), order.payment])
     refunds = [t.id for t in order.transactions.values() if t.type is TransactionType.REFUND]
-    match chance.randrange(15 if payment else 1):
+    match chance.randrange(16 if payment else 1):
         case 0:
             request_payment(
                 order,
@@ -161,6 +164,22 @@ def _step(chance: random.Random, order: Order, by: Metadata) -> None:  # noqa: C
             _tell(chance, order, payment, references, by)
         case 14:
             erase(order, by=by)
+        case 15 if payment:
+            _look_up(chance, order, payment, by)
+
+
+def _look_up(chance: random.Random, order: Order, payment: Payment, by: Metadata) -> None:
+    """Somebody looks it up in the dashboard."""
+    refunds = [t.id for t in order.transactions.values() if t.type is TransactionType.REFUND]
+    shows = chance.choice(get_args(Shows))
+    is_refund = shows.startswith("refund")
+    seen = Sighting(
+        shows=shows,
+        attempt=None if is_refund else payment.attempt,
+        refund_id=chance.choice([*refunds, "none"]) if is_refund else None,
+        note="seen",
+    )
+    resolve(order, seen, by=replace(by, at=by.at + RECENT))
 
 
 def _tell(

@@ -3,6 +3,7 @@
 import random
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from uuid import uuid4
 
@@ -19,6 +20,7 @@ from payloops.commands.payment_outcomes import report_captured, report_failed
 from payloops.commands.receive_processor_event import ProcessorEvent, receive
 from payloops.commands.refund_outcomes import fail_refund, succeed_refund
 from payloops.commands.refund_payment import request_refund
+from payloops.commands.resolve_order import RECENT, Shows, Sighting, resolve
 from payloops.commands.route_payment import EnabledProcessor, Route, route_payment
 from payloops.commands.update_refund_status import update_refunded_amount
 from payloops.events.event_store import EventStore
@@ -69,6 +71,22 @@ def captured_twice(*references: References) -> Order:
     pay(order)
     for attempt, each in enumerate(references, start=1):
         report_captured(order, order.payments[attempt], references=each, by=BY)
+    return order
+
+
+def refunding_without_reference() -> Order:
+    order = pay(new_order())
+    report_captured(order, order.payments[1], references=NO_REFERENCES, by=BY)
+    request_refund(order, amount=300, reason="damaged", by=BY)
+    return order
+
+
+def looked_up(order: Order, shows: Shows, *, attempt: int | None = None) -> Order:
+    """Somebody looked into the dashboard, for an attempt or for the latest refund."""
+    refunds = [t.id for t in order.transactions.values() if t.refunds is not None]
+    refund_id = refunds[-1] if attempt is None else None
+    seen = Sighting(shows=shows, attempt=attempt, refund_id=refund_id, note="Only po_2 is there.")
+    resolve(order, seen, by=replace(BY, at=BY.at + RECENT, actor="operator:ada"))
     return order
 
 
@@ -274,11 +292,41 @@ def refunded(amount: int | None, *, succeeds: bool = True) -> Order:
         ),
         (
             lambda: captured_twice(NO_REFERENCES, References("po_2")),
-            ["not passed on to Stripe, because attempts 1 and 2 may be one charge: look it up there."],
+            ["not passed on to Stripe, because attempts 1 and 2 may be one charge: look it up there"],
         ),
         (
             lambda: captured_twice(References("po_1"), NO_REFERENCES),
-            ["it was not passed on to Stripe, whose reference of the payment is not known."],
+            ["because attempts 1 and 2 may be one charge: look it up there, and an operator can record"],
+        ),
+        (
+            lambda: looked_up(captured_twice(NO_REFERENCES, References("po_2")), "one_charge", attempt=2),
+            [
+                "The order is paid: 10.00 USD is captured, and nothing was refunded.",
+                "Its charge turned out to be that of attempt 2, and counts there alone.",
+                "was ended, after somebody looked it up: same_charge.",
+                "operator:ada said that, by Stripe's dashboard, the charge of attempt 2 is that of another attempt",
+                '"Only po_2 is there".',
+            ],
+        ),
+        (
+            lambda: looked_up(pay(new_order()), "no_money", attempt=1),
+            ["It was ended, after somebody looked it up: no_money.", "there is no money for attempt 1"],
+        ),
+        (
+            lambda: looked_up(refunding(300), "refund_not_made"),
+            ["A refund of 3.00 USD", "was ended, after somebody looked it up: not_refunded."],
+        ),
+        (
+            lambda: looked_up(refunded(300), "refund_not_made"),
+            ["came back", ": not_refunded; the customer has not got the money."],
+        ),
+        (
+            lambda: looked_up(refunding(300), "refund_made"),
+            ["was made by Stripe", "partly refunded: 3.00 USD of the 10.00 USD captured."],
+        ),
+        (
+            refunding_without_reference,
+            ["it was not passed on to Stripe, whose reference of the payment is not known"],
         ),
         (
             lambda: captured_twice(References("po_1"), References("po_1")),

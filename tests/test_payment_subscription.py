@@ -19,6 +19,7 @@ from payloops.commands.pay_order import request_payment
 from payloops.commands.payment_outcomes import report_authorized, report_captured, report_failed
 from payloops.commands.receive_processor_event import Outcome, ProcessorEvent, receive
 from payloops.commands.refund_payment import refund_payment, request_refund
+from payloops.commands.resolve_order import Sighting, resolve_order
 from payloops.commands.route_payment import Route
 from payloops.commands.update_order_status import learn_reference, update_order_status
 from payloops.commands.update_refund_status import update_refund_status
@@ -41,7 +42,9 @@ from payloops.workflows_client.payment_subscription import (
     READER,
     TOPICS,
     DuplicateUncertainError,
+    OtherGivenBackError,
     ProcessorReferenceMissingError,
+    RefundUncertainError,
     forwarding_of,
     is_done,
     payment_subscription,
@@ -372,5 +375,75 @@ async def test_a_charge_is_given_back_as_a_duplicate_only_where_it_is_certain_th
     if certain:
         assert isinstance(await payment_subscription(store).plan(refund), StartWorkflow)
     else:
-        with pytest.raises(DuplicateUncertainError, match="of attempt 2"):
+        with pytest.raises(DuplicateUncertainError, match="attempts 2 and 1"):
             await payment_subscription(store).plan(refund)
+
+
+@pytest.mark.parametrize("told", ["by reference", "by a sum", "beside it", "before", "named"])
+async def test_a_refund_that_somebody_may_have_made_in_the_dashboard_is_not_made_again(
+    store: EventStore, orders: Orders, merchant_id: UUID, by: Metadata, told: str
+) -> None:
+    """It waited, for Temporal or for a reference, and the processor reported one that does not name ours."""
+    order_id = await orders.paid()
+    await orders.report(order_id, "captured")
+    first = ProcessorEvent(
+        processor="stripe",
+        event_id="evt",
+        type="refunded",
+        outcome="refunded",
+        references=References(f"po_{order_id}"),
+        amount=700 if told == "beside it" else 300,
+        refund_reference="re_1",
+    )
+    if told == "before":
+        await refund_payment(store, order_id=order_id, merchant_id=merchant_id, amount=300, by=by)
+        await store.change(Order, order_id, partial(receive, event=first, by=by))
+    refund = await refund_payment(store, order_id=order_id, merchant_id=merchant_id, amount=300, by=by)
+    if told == "by a sum":
+        first = replace(first, amount=None, refund_reference=None, amount_refunded=300)
+    if told == "named":
+        first = replace(first, refund_id=refund.id)
+    if told != "before":
+        await store.change(Order, order_id, partial(receive, event=first, by=by))
+    requests = [e for e in await store.read_stream(order_id) if e.stored.topic == "refund.requested"]
+    plan = payment_subscription(store).plan
+    match told:
+        case "beside it" | "before":
+            assert isinstance(await plan(requests[-1]), StartWorkflow)
+        case "named":
+            assert await plan(requests[-1]) is None
+        case _:
+            with pytest.raises(RefundUncertainError, match="refund-made"):
+                await plan(requests[-1])
+            seen = Sighting(shows="refund_made", refund_id=refund.id, note="re_1")
+            await resolve_order(store, order_id=order_id, seen=seen, by=by)
+            assert await plan(requests[-1]) is None
+
+
+async def test_a_duplicate_is_not_given_back_where_somebody_gave_back_the_other_charge(
+    store: EventStore, orders: Orders, by: Metadata
+) -> None:
+    order_id = await orders.paid()
+    await update_order_status(store, order_id=order_id, status="failed", attempt=1, by=by)
+    await orders.pay(order_id)
+    for attempt, references in ((1, NO_REFERENCES), (2, References("po_2"))):
+        await update_order_status(
+            store, order_id=order_id, status="captured", attempt=attempt, references=references, by=by
+        )
+    event = ProcessorEvent(
+        processor="stripe",
+        event_id="evt",
+        type="refunded",
+        outcome="refunded",
+        attempt=1,
+        references=References("po_1"),
+        amount=AMOUNT,
+        refund_reference="re_1",
+    )
+    await store.change(Order, order_id, partial(receive, event=event, by=by))
+    order = await store.load(Order, order_id)
+    assert order is not None
+    assert order.payments[1].processor_order_id == "po_1"  # so there are two
+    [refund] = [e for e in await store.read_stream(order_id) if e.stored.topic == "refund.requested"]
+    with pytest.raises(OtherGivenBackError, match="refund-not-made"):
+        await payment_subscription(store).plan(refund)

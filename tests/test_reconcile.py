@@ -169,7 +169,8 @@ async def test_money_that_a_failed_payment_has_after_all_and_refunds_made_there_
     ("at_the_processor", "older_than", "outcome", "statuses"),
     [
         (0, NOW, "unknown", ["pending", "pending"]),
-        (300, NOW, "agrees", ["pending", "pending"]),
+        (300, NOW, "differs", ["pending", "pending"]),
+        (300, DAY, "agrees", ["pending", "pending"]),
         (500, NOW, "recorded", ["success", "success"]),
         (500, DAY, "agrees", ["pending", "pending"]),
         (700, NOW, "recorded", ["success", "success", "success"]),
@@ -203,6 +204,8 @@ async def test_refunds_whose_workflows_died_after_they_were_made_are_recorded(
     assert [t.status for t in refunds] == statuses
     made = sum(t.amount for t in refunds if t.status == "success")
     assert (found.outcome, found.ours.refunded) == (outcome, made)
+    if outcome == "differs":
+        assert all(refund.id in (found.detail or "") for refund in refunds)
     assert made == at_the_processor or "pending" in statuses
 
 
@@ -260,6 +263,38 @@ async def test_what_a_sum_showed_and_the_sandbox_does_not_have_is_not_refunded(
     assert (order.status, order.amount_refunded, order.refundable) == ("partially_refunded", 300, 700)
     assert order.transactions[refund.json["refundId"]].status == "success"
     assert (await reconciled(store, processor))[order_id].outcome == "agrees"
+
+
+async def test_an_authorization_that_nobody_wants_and_whose_release_was_refused_is_shown(
+    merchant: Merchant, store: EventStore, settings: Settings, by: Metadata
+) -> None:
+    """The customer's money is held, and the void is not requested a second time."""
+    order_id = await paying(merchant, store, capture="manual")
+
+    async def report(status: str, **fields: Any) -> None:
+        await update_order_status(
+            store,
+            order_id=UUID(order_id),
+            status=status,
+            attempt=1,
+            references=References("pi_1"),
+            by=by,
+            **fields,
+        )
+
+    await report("failed")
+    assert (await merchant.shop.post(f"/v1/orders/{order_id}/cancel")).status == 200
+    await report("authorized")
+    await project_all(settings.database_url.get_secret_value())
+    assert (await reconciled(store, says("authorized")))[order_id].outcome == "unknown"
+    await report("failed", operation=(TransactionType.VOID, 1))
+    found = (await reconciled(store, says("authorized")))[order_id]
+    assert (found.outcome, found.detail) == (
+        "differs",
+        "held for nothing, and its release was refused: release it in the processor's dashboard",
+    )
+    assert (await reconciled(store, says("cancelled")))[order_id].outcome == "recorded"
+    assert (await reconciled(store, says("cancelled")))[order_id].outcome == "agrees"
 
 
 class Saying:

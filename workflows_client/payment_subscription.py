@@ -8,6 +8,7 @@ from typing import Any
 
 import structlog
 
+from payloops.commands.processor_refunds import may_be_made
 from payloops.commands.workflow_ids import (
     capture_workflow_id,
     payment_workflow_id,
@@ -26,6 +27,7 @@ from payloops.events.orders import (
     PaymentVoidRequested,
     ProcessorEventReceived,
     RefundRequested,
+    Transaction,
     TransactionStatus,
 )
 from payloops.events.stream import StreamEvent, topic_of
@@ -82,8 +84,8 @@ def payment_subscription(store: EventStore) -> Subscription:
             log.info("subscriber.ended_before", position=recorded.position, topic=topic_of(fact))
             return None
         payment = order.payments[order.transactions[transaction_id].attempt]
-        if isinstance(fact, RefundRequested) and fact.reason == DUPLICATE_REASON:
-            refuse_uncertain(order, payment)
+        if isinstance(fact, RefundRequested):
+            await refuse_made_by_hand(store, order, fact)
         return forwarding_of(fact, reference=payment.processor_order_id)
 
     async def strands(recorded: RecordedEvent) -> bool:
@@ -214,7 +216,8 @@ class ProcessorReferenceMissingError(Exception):
     def __init__(self) -> None:
         super().__init__(
             "The processor never reported its reference of this payment. payloops reconcile asks it, and goes on where"
-            " it knows; otherwise do this in the processor's dashboard: its event will end it here"
+            " it knows; otherwise do this in the processor's dashboard: its event, or payloops reconcile, will end it"
+            " here. If neither does: payloops resolve"
         )
 
 
@@ -223,10 +226,43 @@ class DuplicateUncertainError(Exception):
 
     def __init__(self, *, attempt: int, duplicate: int) -> None:
         super().__init__(
-            f"The processor never reported its reference of attempt {attempt}, so this and attempt {duplicate} may be"
-            " one charge, which is not to be given back. If the processor's dashboard shows two, refund attempt"
-            f" {duplicate} there: its event will end it here"
+            f"As far as references tell, attempts {attempt} and {duplicate} may be one charge, which"
+            f" is not to be given back. If the processor's dashboard shows two, refund attempt {duplicate} there, and"
+            " payloops reconcile will end it here. If it shows one: payloops resolve one-charge"
         )
+
+
+class RefundUncertainError(Exception):
+    """A refund whose workflow was not started, and that somebody may have made in the processor's dashboard."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The processor reported a refund that may be this one, so it is not requested of it as well. payloops"
+            " reconcile ends it here if the processor's sum includes it; otherwise: payloops resolve refund-made or"
+            " refund-not-made"
+        )
+
+
+class OtherGivenBackError(Exception):
+    """The refund of a duplicate payment, after the other one was refunded in the processor's dashboard."""
+
+    def __init__(self, *, attempt: int) -> None:
+        super().__init__(
+            f"Attempt {attempt} was refunded in the processor's dashboard since this was requested, perhaps in its"
+            " place. If one charge is to stay: payloops resolve refund-not-made. If neither: refund this one there, too"
+        )
+
+
+def refuse_given_back(order: Order, refund: Transaction) -> None:
+    """Refuse the refund of a duplicate payment after somebody refunded another charge of the order by hand.
+
+    Raises:
+        OtherGivenBackError.
+    """
+    for other in order.transactions.values():
+        by_hand = other.discovered and other.status is TransactionStatus.SUCCESS
+        if by_hand and other.attempt != refund.attempt and other.created_at >= refund.created_at:
+            raise OtherGivenBackError(attempt=other.attempt)
 
 
 def refuse_uncertain(order: Order, duplicate: Payment) -> None:
@@ -238,6 +274,24 @@ def refuse_uncertain(order: Order, duplicate: Payment) -> None:
     uncertain = order.not_told_apart(duplicate)
     if uncertain:
         raise DuplicateUncertainError(attempt=uncertain[0].attempt, duplicate=duplicate.attempt)
+
+
+async def refuse_made_by_hand(store: EventStore, order: Order, fact: RefundRequested) -> None:
+    """Refuse a refund that somebody may have made in the processor's dashboard, or that may be of the only charge.
+
+    Raises:
+        DuplicateUncertainError, OtherGivenBackError, RefundUncertainError.
+    """
+    refund = order.transactions[fact.refund_id]
+    if fact.reason == DUPLICATE_REASON:
+        refuse_uncertain(order, order.payments[refund.attempt])
+        refuse_given_back(order, refund)
+    if order.version > fact.originator_version:
+        version = fact.originator_version
+        requested = await store.load(Order, fact.originator_id, up_to_version=version)
+        assert requested is not None
+        if may_be_made(order, refund, when_requested=requested):
+            raise RefundUncertainError
 
 
 def _required_reference(processor_order_id: str | None) -> str:

@@ -23,6 +23,7 @@ from payloops.cli.keys import keys
 from payloops.cli.options import DEFAULT_DATA_DIR, AsJson, DataDir, duration
 from payloops.cli.privacy import privacy
 from payloops.cli.projections import projections
+from payloops.cli.resolve import resolve
 from payloops.cli.staff import staff
 from payloops.cli.webhooks import webhooks
 
@@ -37,6 +38,7 @@ app.add_typer(staff, name="staff")
 app.add_typer(privacy, name="privacy")
 app.add_typer(keys, name="keys")
 app.add_typer(webhooks, name="webhooks")
+app.add_typer(resolve, name="resolve")
 app.add_typer(audit, name="audit")
 
 

@@ -71,7 +71,8 @@ def privacy_erase(
     from payloops.commands.merchants import MerchantNotFound  # noqa: PLC0415
     from payloops.commands.refusals import OrderNotFound  # noqa: PLC0415
     from payloops.events.errors import OutcomeUnknown, StoreUnavailable, VersionConflict  # noqa: PLC0415
-    from payloops.operating.privacy import NotConfirmed, erase  # noqa: PLC0415
+    from payloops.operating.confirming import NotConfirmed  # noqa: PLC0415
+    from payloops.operating.privacy import erase  # noqa: PLC0415
     from payloops.settings import StoreSettings  # noqa: PLC0415
 
     subject = _subject(merchant_id, customer_id, email, order_id)

@@ -5,14 +5,12 @@ The subject of a command is a customer, or the id of one order.
 
 import asyncio
 import getpass
-import signal
 import time
 from collections import Counter
 from dataclasses import asdict
 from typing import Any
 from uuid import UUID
 
-import typer
 from psycopg_pool import AsyncConnectionPool
 from rich.table import Table
 from uuid_utils.compat import uuid7
@@ -25,6 +23,7 @@ from payloops.events.connections import command_pool
 from payloops.events.event_store import EventStore
 from payloops.events.metadata import Metadata
 from payloops.events.timestamps import utc_now
+from payloops.operating.confirming import confirm
 from payloops.printing import camel_case, make_console, plain_table, print_plain_json
 from payloops.progress import progress
 from payloops.projections.building import BUILD
@@ -51,10 +50,6 @@ STAYS = (
 )
 """What this command cannot erase."""
 BUILDS = "SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = ANY(%s))"
-
-
-class NotConfirmed(Exception):
-    """The user did not confirm the erasure."""
 
 
 async def show(*, database_url: str, subject: Customer | UUID, as_json: bool) -> None:
@@ -91,8 +86,8 @@ async def erase(settings: StoreSettings, *, subject: Customer | UUID, ask: bool,
         erased, shown, left, unfinished_builds = Erased(), True, before, False
         ever_stored = bool(before.streams) or not before.is_empty
         if ever_stored:
-            if ask and not _confirmed():
-                raise NotConfirmed
+            if ask:
+                confirm("Erase it? This cannot be undone.")
             erased = await _erase(store, subject, before)
             shown = await _is_shown(pool, position=erased.position)
             left = await find_holdings(pool, subject)
@@ -103,22 +98,6 @@ async def erase(settings: StoreSettings, *, subject: Customer | UUID, ask: bool,
     elif ever_stored:
         _print_outcome(before, erased, shown=shown, left=left, unfinished_builds=unfinished_builds)
     return left.is_empty
-
-
-def _confirmed() -> bool:
-    """Ask for confirmation. Signals end the command at once: asyncio's handlers would wait for the answer."""
-    before = {
-        signal.SIGINT: signal.signal(signal.SIGINT, signal.default_int_handler),
-        signal.SIGTERM: signal.signal(signal.SIGTERM, signal.SIG_DFL),
-    }
-    try:
-        return typer.confirm("Erase it? This cannot be undone.", err=True)
-    except typer.Abort:
-        typer.echo(err=True)
-        return False
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 async def _find(pool: AsyncConnectionPool, subject: Customer | UUID) -> Holdings:

@@ -28,7 +28,7 @@ class ReferenceNeededError(ProcessorUnreachableError):
         super().__init__(
             processor=processor,
             reason="it can be asked only by its reference of the payment, which was never reported: look it up in its"
-            " dashboard",
+            " dashboard, and if it has no money there: payloops resolve no-money",
         )
 
 

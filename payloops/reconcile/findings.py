@@ -1,13 +1,21 @@
 """What `payloops reconcile` found of each payment, and how it is printed."""
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Literal
 
 from rich.text import Text
 
 from payloops.commands.processor_events import ProcessorEventCount
 from payloops.events.money import money_text
-from payloops.events.orders import Order, Payment, TransactionStatus, TransactionType
+from payloops.events.orders import (
+    Order,
+    OrderStatus,
+    Payment,
+    PaymentStatus,
+    TransactionStatus,
+    TransactionType,
+)
 from payloops.printing import make_console, print_rows
 from payloops.processors.port import ProcessorPayment
 
@@ -86,6 +94,35 @@ def difference_of(order: Order, payment: Payment, theirs: ProcessorPayment) -> s
     statuses = {payment.status, theirs.status}
     if "authorized" in statuses and statuses & {"failed", "cancelled"}:
         return f"{payment.status} here, {theirs.status} there"
+    return None
+
+
+def waiting_for_a_person(
+    order: Order, payment: Payment, theirs: ProcessorPayment, *, before: datetime
+) -> str | None:
+    """What nothing ends by itself, though both sides agree as far as they can be compared; None if there is nothing.
+
+    Args:
+        before: what was requested since then may still be under way.
+    """
+    refunds = order.pending(payment.attempt, TransactionType.REFUND)
+    ours = standing_of(order, payment)
+    if theirs.amount_refunded > ours.refunded and all(each.created_at < before for each in refunds):
+        there = money_text(theirs.amount_refunded, order.currency)
+        ids = ", ".join(each.id for each in refunds)
+        return (
+            f"{there} refunded there, not all that is pending here: look up which was made ({ids}), and say so:"
+            " payloops resolve refund-made, refund-not-made"
+        )
+    voids = [
+        t
+        for t in order.transactions.values()
+        if t.attempt == payment.attempt and t.type is TransactionType.VOID
+    ]
+    unwanted = payment is not order.payment or order.status is not OrderStatus.AUTHORIZED
+    refused = voids and all(each.status is TransactionStatus.FAILED for each in voids)
+    if payment.status is PaymentStatus.AUTHORIZED and theirs.status == "authorized" and unwanted and refused:
+        return "held for nothing, and its release was refused: release it in the processor's dashboard"
     return None
 
 

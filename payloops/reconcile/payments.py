@@ -37,6 +37,7 @@ from payloops.reconcile.findings import (
     finding_of,
     print_findings,
     standing_of,
+    waiting_for_a_person,
 )
 from payloops.reconcile.lost_workflows import clear_parked, is_stranded, is_unheard_of, restart_workflows
 from payloops.reconcile.recording import record, record_cancelled
@@ -57,6 +58,10 @@ NOT_ASKED = "not asked about, because the database does not answer: run this aga
 ATTEMPT_UNKNOWN = (
     "matched by the order alone, so it may be another attempt: look it up in the processor's dashboard"
 )
+NOT_THERE = (
+    "the processor does not know it: look it up in its dashboard, and in other accounts of the merchant"
+)
+NO_MONEY = f"{NOT_THERE}; if it has no money there: payloops resolve no-money"
 TO_CANCEL = (
     "a cancellation was requested, but its workflow is gone: cancel it at the processor, then run this again"
 )
@@ -273,7 +278,8 @@ async def _settle_unknown(
         detail = "cancelled as requested: it never reached the processor"
         return finding_of(order, order.payments[payment.attempt], "recorded", theirs=None, detail=detail)
     restarted = await restart_workflows(store, order, payment, None, before=stuck_before)
-    return finding_of(order, payment, "unknown", theirs=None, detail=restarted)
+    detail = restarted or (NO_MONEY if payment.is_under_way else NOT_THERE)
+    return finding_of(order, payment, "unknown", theirs=None, detail=detail)
 
 
 async def _settle_agreed(
@@ -282,6 +288,9 @@ async def _settle_agreed(
     """Deal with a payment that both sides agree on: restart what was requested for it and is not under way there."""
     if await is_stranded(store, order, payment, before=stuck_before):
         return finding_of(order, payment, "differs", theirs=theirs, detail=TO_CANCEL)
+    waiting = waiting_for_a_person(order, payment, theirs, before=stuck_before)
+    if waiting is not None:
+        return finding_of(order, payment, "differs", theirs=theirs, detail=waiting)
     restarted = await restart_workflows(store, order, payment, theirs, before=stuck_before)
     outcome: Outcome = "unknown" if restarted is not None else "waits" if payment.is_open else "agrees"
     return finding_of(order, payment, outcome, theirs=theirs, detail=restarted)

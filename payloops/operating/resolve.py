@@ -1,0 +1,102 @@
+"""`payloops resolve`: shows an order and what would be recorded of it, asks for confirmation, and records it."""
+
+import getpass
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from uuid_utils.compat import uuid7
+
+from payloops.commands.change_order import load_order
+from payloops.commands.resolve_order import Sighting, resolve, resolve_order
+from payloops.events.event_store import EventStore
+from payloops.events.metadata import Metadata
+from payloops.events.money import money_text
+from payloops.events.orders import Order
+from payloops.events.timestamps import utc_now
+from payloops.operating.confirming import confirm
+from payloops.printing import camel_case, make_console, print_plain_json
+from payloops.projections.order_explanation import explain_order
+from payloops.projections.order_trail import event_title
+from payloops.reconcile.lost_workflows import clear_parked
+from payloops.settings import StoreSettings
+from payloops.wiring import open_store
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """The order after what was, or would be, recorded. Amounts in minor units.
+
+    Attributes:
+        events: types of the events.
+    """
+
+    order_id: UUID
+    recorded: bool
+    events: list[str]
+    status: str
+    currency: str
+    amount_captured: int
+    amount_refunded: int
+
+
+async def run_resolve(
+    settings: StoreSettings, *, order_id: UUID, seen: Sighting, ask: bool, dry_run: bool, as_json: bool
+) -> None:
+    """Show the order and what would be recorded, ask for confirmation, record it, and show the order then.
+
+    Raises:
+        NotConfirmed, OrderNotFound, NotResolvable, ContradictsRecord: see there. Others as `EventStore.append`.
+    """
+    by = Metadata(at=utc_now(), actor=f"operator:{getpass.getuser()}", correlation_id=str(uuid7()))
+    async with open_store(settings, application_name="payloops resolve") as store:
+        order = await load_order(store, order_id=order_id)
+        if not as_json:
+            await _print_order(store, order_id)
+        would = _outcome(order, resolve(order, seen, by=by), recorded=False)
+        if dry_run:
+            _print_outcome(would, as_json=as_json)
+            return
+        if not as_json:
+            _print_outcome(would, as_json=False)
+        if ask:
+            confirm("Record it?")
+        done = _outcome(*await resolve_order(store, order_id=order_id, seen=seen, by=by), recorded=True)
+        await clear_parked(store, order_id)
+    _print_outcome(done, as_json=as_json)
+
+
+def _outcome(order: Order, events: list[str], *, recorded: bool) -> Outcome:
+    return Outcome(
+        order_id=order.id,
+        recorded=recorded,
+        events=events,
+        status=order.status.value,
+        currency=order.currency,
+        amount_captured=order.amount_captured,
+        amount_refunded=order.amount_refunded,
+    )
+
+
+async def _print_order(store: EventStore, order_id: UUID) -> None:
+    explanation = explain_order(await store.read_facts(order_id), now=utc_now())
+    console = make_console()
+    console.print(explanation.state, style="bold")
+    for sentence in [*explanation.history, *explanation.pending]:
+        console.print(f"- {sentence}")
+
+
+def _print_outcome(outcome: Outcome, *, as_json: bool) -> None:
+    if as_json:
+        shown: dict[str, Any] = camel_case(outcome)
+        print_plain_json(shown)
+        return
+    console = make_console()
+    captured, refunded = (
+        money_text(each, outcome.currency) for each in (outcome.amount_captured, outcome.amount_refunded)
+    )
+    console.print("\nRecorded" if outcome.recorded else "\nTo be recorded", style="bold")
+    for topic in outcome.events:
+        console.print(f"- {topic}: {event_title(topic)}")
+    then = "is" if outcome.recorded else "is then"
+    console.print(f"The order {then} {outcome.status}: {captured} captured, {refunded} refunded.")
