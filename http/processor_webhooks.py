@@ -31,7 +31,7 @@ from payloops.http.processor_payloads import CLIENT_SECRET, without_client_secre
 from payloops.http.razorpay_events import RAZORPAY_TYPES, razorpay_event, razorpay_labels
 from payloops.http.routing import UUID_FORM, AnswerModel, Call, route
 from payloops.http.stripe_events import STRIPE_TYPES, stripe_event, stripe_labels
-from payloops.projections.daily_volume import find_order_by_reference
+from payloops.projections.payments import find_order_by_reference
 
 STRIPE_SIGNATURE = "Stripe-Signature"
 RAZORPAY_SIGNATURE = "X-Razorpay-Signature"

@@ -16,8 +16,8 @@ from psycopg.rows import class_row
 
 from payloops.events.event_store import EventReader, EventStore
 from payloops.events.orders import PaymentStatus
-from payloops.projections.daily_volume import CHECKPOINT
 from payloops.projections.own_writes import WRITTEN_AND_REACHED, read_own_writes
+from payloops.projections.payments import CHECKPOINT
 
 ENDED = (PaymentStatus.CAPTURED, PaymentStatus.FAILED, PaymentStatus.CANCELLED)
 

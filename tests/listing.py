@@ -19,9 +19,9 @@ from payloops.events.event_store import EventStore
 from payloops.events.orders import References
 from payloops.processors.port import Processor, ProcessorUnreachableError
 from payloops.projections import order_search, staff_orders
-from payloops.projections.daily_volume import find_order_by_reference
 from payloops.projections.order_events import merchant_events, order_events
 from payloops.projections.order_list import list_orders
+from payloops.projections.payments import find_order_by_reference
 from payloops.projections.staff_orders import StaffSearch
 from payloops.projections.stats import figures_by_day, payment_figures
 from payloops.projections.transactions import list_transactions

@@ -18,7 +18,7 @@ from projecting import append, eventually, new_order, one, projector, random_ord
 from payloops.events.event_store import EventStore
 from payloops.events.orders import Order, PaymentCaptured, PaymentRequested
 from payloops.events.timestamps import timestamp_text, utc_now
-from payloops.projections.daily_volume import CHECKPOINT, DAILY_VOLUME, PAYMENTS
+from payloops.projections.payments import CHECKPOINT, DAILY_VOLUME, PAYMENTS
 from payloops.projections.projection import all_projections
 from payloops.projections.stats import figures_query, parts_of
 from payloops.projections.totals import count_all
