@@ -5,8 +5,6 @@ read in batches, so that memory stays bounded however many events there are to s
 """
 
 import asyncio
-import contextlib
-import random
 
 import psycopg
 import structlog
@@ -15,6 +13,7 @@ from psycopg.rows import TupleRow
 from payloops.events.connections import connect, one_line
 from payloops.events.log_rows import COLUMNS, Fault, LogRow, fault_of, row_leaf
 from payloops.events.merkle import merkle_root
+from payloops.events.pauses import pause_seconds, sleep_unless_stopped
 from payloops.events.seals import (
     AuditKeys,
     Seal,
@@ -31,8 +30,8 @@ EVERY_SECONDS = 1.0
 RANGE_EVENTS = 10_000
 """Maximum number of events that a seal covers."""
 BATCH_EVENTS = 1_000
-BACKOFF_SECONDS = (0.5, 10.0)
-"""Pause after an error of the database: the first, and the longest."""
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 10.0
+"""Seconds to wait after an error of the database: at first, and at most."""
 BATCH_TIMEOUT = "60s"
 
 BECOME_ACTIVE = "SELECT pg_try_advisory_lock(hashtextextended('payloops.projector.seals', 0))"
@@ -63,18 +62,17 @@ async def run_sealer(
                         while not stop.is_set() and await seal_next(connection, keys=keys) == RANGE_EVENTS:
                             pass
                     failures = 0
-                    await _wait(stop, every_seconds)
+                    await sleep_unless_stopped(every_seconds, stop=stop)
         except (psycopg.Error, OSError, ChainBroken) as error:
-            first, most = BACKOFF_SECONDS
-            pause = min(first * 2**failures, most) * random.uniform(0.5, 1.0)  # noqa: S311  # jitter
-            failures = min(failures + 1, 10)
+            pause = pause_seconds(attempt=failures, first=FIRST_PAUSE, longest=LONGEST_PAUSE)
+            failures += 1
             known = isinstance(error, ChainBroken)
             (log.error if known else log.warning)(
                 "sealer.chain_broken" if known else "sealer.reconnecting",
                 error=str(error) if known else one_line(error),
-                pause_seconds=round(pause, 2),
+                pause_seconds=pause,
             )
-            await _wait(stop, pause)
+            await sleep_unless_stopped(pause, stop=stop)
 
 
 async def seal_next(
@@ -161,9 +159,3 @@ async def _become_active(connection: psycopg.AsyncConnection[TupleRow]) -> bool:
     if row[0]:
         log.info("sealer.active")
     return bool(row[0])
-
-
-async def _wait(stop: asyncio.Event, seconds: float) -> None:
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            await stop.wait()

@@ -21,6 +21,7 @@ import structlog
 from psycopg.rows import TupleRow
 
 from payloops.events.connections import connect, one_line
+from payloops.events.pauses import pause_seconds, sleep_unless_stopped
 from payloops.events.wakeups import Wakeups
 from payloops.projections.batches import BATCH_EVENTS, project_batch
 from payloops.projections.building import BuildUnderWay, TablesBusy, rebuild
@@ -33,8 +34,8 @@ BATCH_TIMEOUT = "60s"
 GATHER_SECONDS = 0.02
 """Pause after a batch: under load, a batch of many events costs little more than a batch of one. The first event after
 an idle time is not delayed."""
-BACKOFF_SECONDS = (0.1, 2.0)
-"""Pause before retrying after an error of the database, or the death of a build's process: at first, and at most."""
+FIRST_PAUSE, LONGEST_PAUSE = 0.1, 2.0
+"""Seconds before retrying after an error of the database, or the death of a build's process: at first, and at most."""
 
 log = structlog.get_logger()
 
@@ -80,22 +81,21 @@ async def _keep_up(projection: Projection, database_url: str, wakeups: Wakeups, 
                             applied = await project_batch(connection, projection)
                         failures = 0
                         if applied:
-                            await _stopped_within(stop, GATHER_SECONDS)
+                            await sleep_unless_stopped(GATHER_SECONDS, stop=stop)
                         elif await _version(connection, projection) != projection.version:
                             break
                         if stop.is_set():
                             break
         except (psycopg.Error, OSError, BrokenProcessPool) as error:
-            first, most = BACKOFF_SECONDS
-            pause = min(first * 2**failures, most) * (0.5 + random.random() / 2)  # noqa: S311  # jitter
-            failures = min(failures + 1, 10)
+            pause = pause_seconds(attempt=failures, first=FIRST_PAUSE, longest=LONGEST_PAUSE)
+            failures += 1
             log.warning(
                 "projector.reconnecting",
                 projection=projection.name,
                 error=one_line(error),
-                pause_seconds=round(pause, 2),
+                pause_seconds=pause,
             )
-            await _stopped_within(stop, pause)
+            await sleep_unless_stopped(pause, stop=stop)
 
 
 @contextlib.asynccontextmanager
@@ -129,7 +129,7 @@ async def _become_active(
         if not standing_by:
             log.info("projector.standby", projection=projection.name, version=projection.version)
             standing_by = True
-        await _stopped_within(stop, STANDBY_SECONDS * (0.5 + random.random() / 2))  # noqa: S311  # jitter
+        await sleep_unless_stopped(STANDBY_SECONDS * random.uniform(0.5, 1.0), stop=stop)  # noqa: S311  # jitter
     return False
 
 
@@ -163,13 +163,6 @@ async def _take_over_older_version(projection: Projection, database_url: str, st
         return  # the next start resumes it
     except (BuildUnderWay, TablesBusy) as error:
         log.info("projector.build_waits", projection=projection.name, why=str(error))
-        await _stopped_within(stop, STANDBY_SECONDS * (1 + random.random()))  # noqa: S311  # jitter
+        await sleep_unless_stopped(STANDBY_SECONDS * random.uniform(1.0, 2.0), stop=stop)  # noqa: S311  # jitter
     else:
         log.info("projector.built", projection=projection.name, version=projection.version)
-
-
-async def _stopped_within(stop: asyncio.Event, seconds: float) -> bool:
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            return await stop.wait()
-    return False

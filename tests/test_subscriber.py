@@ -22,10 +22,10 @@ from payloops.commands.cancel_order import cancel_order
 from payloops.embedded import EmbeddedServers
 from payloops.events.event_store import EventStore, RecordedEvent
 from payloops.events.metadata import Metadata
+from payloops.events.pauses import pause_seconds
 from payloops.projections.parked import list_subscribers, retry_forwarding
 from payloops.settings import Settings
 from payloops.workflows_client import subscriber
-from payloops.workflows_client.connection import pause_seconds
 from payloops.workflows_client.forwardings import Forwarding, SignalWorkflow, StartWorkflow
 from payloops.workflows_client.payment_subscription import READER, payment_subscription
 from payloops.workflows_client.subscriber import forward

@@ -400,7 +400,7 @@ async def test_the_sealer_tells_at_once_what_is_not_the_services_own(
 async def test_nothing_is_chained_to_a_seal_that_is_not_ours_and_that_is_said_until_it_is_put_right(
     log: EventStore, database_url: str, keys: AuditKeys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sealer, "BACKOFF_SECONDS", (0.01, 0.01))
+    monkeypatch.setattr(sealer, "LONGEST_PAUSE", 0.01)
     change = "UPDATE seals SET last_position = {0} WHERE number = 2"
     await by_hand(database_url, change.format(1_000_000))
     stop = asyncio.Event()

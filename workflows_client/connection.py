@@ -1,8 +1,6 @@
 """Connecting to Temporal: with a deadline for a single try, or patiently where the process cannot do without."""
 
 import asyncio
-import contextlib
-import random
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
@@ -14,10 +12,10 @@ from temporalio.converter import DataConverter
 from temporalio.service import GrpcCompression, RPCError, TLSConfig
 from temporalio.worker import PollerBehaviorSimpleMaximum, UnsandboxedWorkflowRunner, Worker
 
+from payloops.events.pauses import pause_seconds, sleep_unless_stopped
 from payloops.workflows_client.codec import EncryptionCodec
 
 CONNECT_SECONDS = 10.0
-LONGEST_PAUSE_SECONDS = 10.0
 POLLS = PollerBehaviorSimpleMaximum(maximum=20)
 """Of a worker, for workflow tasks and for activities. A task that comes while nobody asks for one is written to
 Temporal's database first, and read from there: under load that takes longer than the task."""
@@ -123,19 +121,3 @@ async def keep_serving(make_worker: Callable[[], Worker], *, stop: asyncio.Event
             log.warning("worker.restarting", task_queue=worker.task_queue, reason=str(error), retry_in=pause)
             await sleep_unless_stopped(pause, stop=stop)
             failures += 1
-
-
-async def sleep_unless_stopped(seconds: float, *, stop: asyncio.Event) -> None:
-    """Sleep, but no longer than until `stop` is set."""
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            await stop.wait()
-
-
-def pause_seconds(*, attempt: int, longest: float = LONGEST_PAUSE_SECONDS) -> float:
-    """How long to wait after failure number `attempt` (from 0): doubling from 0.2 s, half of it jitter.
-
-    The jitter keeps many processes from coming back all at once, on a server that has just recovered.
-    """
-    ceiling = min(longest, 0.2 * 2.0 ** min(attempt, 16))
-    return round(ceiling * random.uniform(0.5, 1.0), 3)  # noqa: S311  (no secret)

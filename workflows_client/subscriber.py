@@ -31,7 +31,7 @@ from payloops.events.connections import connect, is_about_data, one_line
 from payloops.events.crash_points import crash_point
 from payloops.events.errors import StreamUnreadable
 from payloops.events.event_store import EventStore, RecordedEvent
-from payloops.workflows_client.connection import pause_seconds, sleep_unless_stopped
+from payloops.events.pauses import pause_seconds, sleep_unless_stopped
 from payloops.workflows_client.forwardings import Forwarding, SignalWorkflow, StartWorkflow
 
 BATCH = 500

@@ -15,11 +15,11 @@ import aiohttp
 import psycopg
 import structlog
 
+from payloops.events.pauses import sleep_unless_stopped
 from payloops.events.timestamps import utc_now
 from payloops.sandbox import ledger
 from payloops.sandbox.ledger import Charge
 from payloops.sandbox.webhooks import signed_webhook
-from payloops.workflows_client.connection import sleep_unless_stopped
 
 SECONDS = 5.0
 """Timeout for sending a webhook, including DNS and connecting."""

@@ -10,16 +10,11 @@ from temporalio.client import Client
 from temporalio.worker import Worker
 
 from payloops.commands.processors import PROCESSORS
+from payloops.events.pauses import pause_seconds, sleep_unless_stopped
 from payloops.sandbox import ledger
 from payloops.sandbox.activities import SandboxActivities
 from payloops.sandbox.workflows import WORKFLOWS
-from payloops.workflows_client.connection import (
-    POLLS,
-    RUNNER,
-    keep_serving,
-    pause_seconds,
-    sleep_unless_stopped,
-)
+from payloops.workflows_client.connection import POLLS, RUNNER, keep_serving
 
 GRACE = timedelta(seconds=10)
 
