@@ -1,6 +1,6 @@
-"""Times as text: ISO 8601 in UTC with `Z` and microseconds, as in events, answers and logs."""
+"""Times in UTC, and their text in events, answers and logs: ISO 8601 with `Z` and microseconds."""
 
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, time
 
 
 def timestamp_text(moment: datetime) -> str:
@@ -27,3 +27,8 @@ def parse_timestamp(text: str) -> datetime:
 def utc_now() -> datetime:
     """The current time. Read at the edge, and passed on in `Metadata`."""
     return datetime.now(UTC)
+
+
+def midnight(day: date) -> datetime:
+    """The moment at which a day begins in UTC."""
+    return datetime.combine(day, time(), UTC)

@@ -1,16 +1,17 @@
 """The dashboard's figures. `/api/dashboard/stats`, by dashboard token."""
 
 from collections import Counter
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Annotated, Any
 
 from pydantic import Field
 
 from payloops.events.orders import PaymentStatus
+from payloops.events.timestamps import midnight
 from payloops.http.fields import Currency, Moment
 from payloops.http.problems import FieldError, validation_error
 from payloops.http.routing import AnswerModel, Call, RequestModel, route
-from payloops.projections.stats import Figures, average_ticket, payment_figures, success_rate
+from payloops.projections.stats import Figures, average, payment_figures, success_rate
 
 DEFAULT_DAYS = 30
 MAX_DAYS = 366
@@ -119,7 +120,7 @@ def window(*, begin: datetime | None, end: datetime | None, now: datetime) -> tu
         Problem: 400 if it is empty, or longer than 366 days.
     """
     if end is None:
-        end = _midnight(now.date()) + timedelta(days=1)
+        end = midnight(now.date()) + timedelta(days=1)
     if begin is None:
         begin = _days_before(end, DEFAULT_DAYS)
     if begin >= end:
@@ -133,13 +134,9 @@ def _days_before(end: datetime, days: int) -> datetime:
     """The start, in UTC, of a period of that many days, the last of which contains the moment before `end`."""
     try:
         last = (end - timedelta(microseconds=1)).date()
-        return _midnight(last - timedelta(days=days - 1))
+        return midnight(last - timedelta(days=days - 1))
     except OverflowError:
         return datetime.min.replace(tzinfo=UTC)
-
-
-def _midnight(day: date) -> datetime:
-    return datetime.combine(day, time(), UTC)
 
 
 def days_between(begin: datetime, end: datetime) -> list[date]:
@@ -150,10 +147,10 @@ def days_between(begin: datetime, end: datetime) -> list[date]:
 
 def _money(figures: Figures, *, days: list[date]) -> dict[str, Any]:
     """The amounts of `FiguresAnswer`, in JSON's names."""
-    volume, captured = figures.volume.get, figures.captured.get
+    volume, captured, total = figures.volume.get, figures.captured.get, figures.volume.total()
     return {
-        "totalVolume": figures.volume.total(),
-        "averageTicket": average_ticket(figures),
+        "totalVolume": total,
+        "averageTicket": average(total, payments=figures.captured.total()) or 0,
         "volumeByDay": [{"date": day, "volume": volume(day, 0), "count": captured(day, 0)} for day in days],
     }
 

@@ -1,6 +1,6 @@
 """Orders of all merchants, for support staff in a browser. `/support`."""
 
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import date, timedelta
 from typing import Annotated
 from uuid import UUID
 
@@ -13,6 +13,7 @@ from payloops.events.errors import StreamUnreadable
 from payloops.events.event_store import EventReader
 from payloops.events.money import parse_money
 from payloops.events.stream import StreamEvent
+from payloops.events.timestamps import midnight
 from payloops.http.fields import Day, LastDay, QueryNumber, WrittenAmount
 from payloops.http.problems import FieldError, Problem, not_found, validation_error
 from payloops.http.routing import Call, Nothing, page
@@ -58,8 +59,8 @@ async def read_support_orders(call: Call[None, SupportSearch]) -> bytes:
         merchant_id=query.merchant_id,
         amount=minor,
         currency=currency,
-        created_from=None if query.from_ is None else _midnight(query.from_),
-        created_to=None if query.to is None else _midnight(min(query.to, date.max - DAY) + DAY),
+        created_from=None if query.from_ is None else midnight(query.from_),
+        created_to=None if query.to is None else midnight(min(query.to, date.max - DAY) + DAY),
     )
     rows, has_more = await search_orders(call.services.store, search, page=query.page, limit=PER_PAGE)
     names = await merchant_names(call.services.store.pool, merchant_ids={row.merchant_id for row in rows})
@@ -67,10 +68,6 @@ async def read_support_orders(call: Call[None, SupportSearch]) -> bytes:
     return support_page(
         call, "support_orders.html", query=query, asked=asked, rows=rows, has_more=has_more, merchants=names
     )
-
-
-def _midnight(day: date) -> datetime:
-    return datetime.combine(day, time.min, UTC)
 
 
 class MomentQuery(SupportQuery):

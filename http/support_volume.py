@@ -15,7 +15,7 @@ from payloops.http.fields import QueryNumber
 from payloops.http.money import money
 from payloops.http.routing import Call, page
 from payloops.http.support import SupportQuery, support_page
-from payloops.projections.stats import DayFigures, figures_by_day
+from payloops.projections.stats import DayFigures, average, figures_by_day
 
 SPANS = (7, 30, 90, 365)
 """Numbers of days that the page offers."""
@@ -48,8 +48,8 @@ class CurrencyVolume:
 
     @property
     def average(self) -> int | None:
-        """The average captured payment, rounded to the minor unit; None if there was none."""
-        return (2 * self.volume + self.captured) // (2 * self.captured) if self.captured else None
+        """The average captured payment; None if there was none."""
+        return average(self.volume, payments=self.captured)
 
 
 @page(

@@ -6,7 +6,7 @@ when they began.
 
 from collections import Counter
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime, timedelta
 from functools import cache
 from typing import Any, LiteralString
 from uuid import UUID
@@ -16,6 +16,7 @@ from psycopg.rows import class_row
 
 from payloops.events.event_store import EventReader, EventStore
 from payloops.events.orders import PaymentStatus
+from payloops.events.timestamps import midnight
 from payloops.projections.own_writes import WRITTEN_AND_REACHED, read_own_writes
 from payloops.projections.payments import CHECKPOINT
 
@@ -48,10 +49,9 @@ def success_rate(begun: Counter[tuple[str, str]]) -> float:
     return round(captured / ended, 4) if ended else 0.0
 
 
-def average_ticket(figures: Figures) -> int:
-    """The average amount of a captured payment, to the nearest minor unit; 0 if there is none."""
-    count = figures.captured.total()
-    return (2 * figures.volume.total() + count) // (2 * count) if count else 0
+def average(volume: int, *, payments: int) -> int | None:
+    """The average amount of payments, to the nearest minor unit; None if there is none."""
+    return (2 * volume + payments) // (2 * payments) if payments else None
 
 
 # Whole days of the window come from their totals. For the parts of days at its two ends, payments are counted.
@@ -164,20 +164,16 @@ def parts_of(begin: datetime, end: datetime) -> dict[str, date | datetime]:
     Where there is no whole day, all of it is the first end.
     """
     first_day, last_day = begin.astimezone(UTC).date(), end.astimezone(UTC).date()
-    if _midnight(first_day) < begin and first_day < last_day:
+    if midnight(first_day) < begin and first_day < last_day:
         first_day += timedelta(days=1)
     if first_day >= last_day:
         return {"first_day": first_day, "last_day": first_day, "begin_until": end, "end_from": end}
     return {
         "first_day": first_day,
         "last_day": last_day,
-        "begin_until": _midnight(first_day),
-        "end_from": _midnight(last_day),
+        "begin_until": midnight(first_day),
+        "end_from": midnight(last_day),
     }
-
-
-def _midnight(day: date) -> datetime:
-    return datetime.combine(day, time(), UTC)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
