@@ -7,7 +7,8 @@ from payloops.commands.processor_events import Effect, list_processor_events
 from payloops.commands.webhook_endpoints import list_failing_endpoints
 from payloops.http.routing import Call, Nothing, page
 from payloops.http.support import support_page
-from payloops.projections.status import ProjectionStatus, list_parked_events, projections_status
+from payloops.projections.parked import list_parked_events
+from payloops.projections.status import ProjectionStatus, projections_status
 
 SHOWN = 50
 """Maximum number of rows of each table."""

@@ -59,7 +59,8 @@ MOVE = """
 PARK = """
     INSERT INTO parked_events (reader, position, originator_id, originator_version, topic, error)
     VALUES (%s, %s, %s, %s, %s, %s)
-    ON CONFLICT (reader, position) DO UPDATE SET error = excluded.error, parked_at = excluded.parked_at
+    ON CONFLICT (reader, position) DO UPDATE
+    SET error = excluded.error, parked_at = excluded.parked_at, retry = false
 """
 
 
@@ -93,7 +94,7 @@ class Change:
     patches: list[list[Patch]]
 
 
-Parked = list[tuple[LoggedEvent, Exception]]
+Unapplied = list[tuple[LoggedEvent, Exception]]
 """Events that cannot be applied, and why."""
 
 
@@ -102,7 +103,7 @@ class Batch:
     """What the events of a batch change, and those among them that cannot be applied."""
 
     changes: list[Change] = field(default_factory=list)
-    parked: Parked = field(default_factory=list)
+    parked: Unapplied = field(default_factory=list)
 
 
 async def project_batch(
@@ -164,7 +165,7 @@ async def _apply_batch(
     move: tuple[LiteralString, tuple[Any, ...]],
     *,
     one_by_one: bool = False,
-) -> Parked | None:
+) -> Unapplied | None:
     """Apply a batch; return the events that were parked, or None if another process has moved the checkpoint.
 
     Args:
@@ -214,7 +215,7 @@ async def apply(
     connection: psycopg.AsyncConnection[TupleRow],
     projection: Projection,
     changes: Sequence[Change],
-    parked: Parked,
+    parked: Unapplied,
 ) -> None:
     """Write the changes; if the database refuses their data, bisect to find the events to park."""
     if not changes:

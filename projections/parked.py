@@ -1,4 +1,4 @@
-"""Parked events: retrying those of projections, and having subscribers forward theirs again.
+"""The table `parked_events`: retrying what projections parked, and having subscribers forward theirs again.
 
 Later events of the same stream may have changed its rows since. So a projection's rows are made again from all events
 of the stream, up to the projection's position: a parked event is applied in its place, or parked again.
@@ -15,6 +15,7 @@ from uuid import UUID
 import psycopg
 from psycopg import sql
 from psycopg.rows import TupleRow, class_row
+from psycopg_pool import AsyncConnectionPool
 
 from payloops.events.event_store import RecordedEvent
 from payloops.projections.batches import Change, LoggedEvent, apply, decode, park
@@ -50,10 +51,12 @@ AGAIN = """
     INSERT INTO parked_events (reader, position, originator_id, originator_version, topic, error, retry)
     VALUES (%s, %s, %s, %s, %s, %s, true) ON CONFLICT (reader, position) DO UPDATE SET retry = true
 """
-OF_STREAM = """
-    SELECT originator_version, topic, error, parked_at, retry FROM parked_events
-    WHERE reader = %s AND originator_id = %s ORDER BY position
+PARKED = """
+    SELECT reader, position, originator_id AS stream_id, originator_version AS version, topic, error, parked_at, retry
+    FROM parked_events
 """
+NEWEST = PARKED + "ORDER BY parked_at DESC, position DESC LIMIT %s"
+OF_STREAM = PARKED + "WHERE reader = %s AND originator_id = %s ORDER BY position"
 ASK = "UPDATE parked_events SET retry = true WHERE reader = %s"
 COUNT = "SELECT count(*), count(*) FILTER (WHERE retry) FROM parked_events WHERE reader = %s"
 
@@ -76,13 +79,28 @@ class Retried:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parked:
-    """An event that a subscriber parked. `retry`: whether it is marked to be forwarded again."""
+    """A parked event: its reader continued without it.
 
-    originator_version: int
+    Attributes:
+        reader: the projection or subscriber. position: of the event in the log.
+        stream_id, version: the stream, and the event's version in it.
+        retry: whether its subscriber was asked to forward it again.
+    """
+
+    reader: str
+    position: int
+    stream_id: UUID
+    version: int
     topic: str
     error: str
     parked_at: datetime
     retry: bool
+
+
+async def list_parked_events(pool: AsyncConnectionPool, *, limit: int) -> list[Parked]:
+    """Parked events of all readers, newest first."""
+    async with pool.connection() as connection, connection.cursor(row_factory=class_row(Parked)) as cursor:
+        return await (await cursor.execute(NEWEST, (limit,))).fetchall()
 
 
 async def parked_of(
@@ -91,7 +109,7 @@ async def parked_of(
     """A stream's events that a subscriber parked, by version."""
     async with connection.cursor(row_factory=class_row(Parked)) as cursor:
         await cursor.execute(OF_STREAM, (subscriber, stream))
-        return {each.originator_version: each for each in await cursor.fetchall()}
+        return {each.version: each for each in await cursor.fetchall()}
 
 
 async def list_subscribers(

@@ -1,10 +1,7 @@
-"""The position and lag of each reader of the log, and the events that it parked."""
+"""The position and lag of each reader of the log."""
 
 from dataclasses import dataclass
-from datetime import datetime
-from uuid import UUID
 
-from psycopg.rows import class_row
 from psycopg_pool import AsyncConnectionPool
 
 from payloops.projections.projection import all_projections
@@ -59,38 +56,3 @@ async def projections_status(pool: AsyncConnectionPool) -> list[ProjectionStatus
     async with pool.connection() as connection:
         cursor = await connection.execute(STATUS, {"projections": names})
         return [ProjectionStatus(*row) for row in await cursor.fetchall()]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ParkedEvent:
-    """A parked event: its reader continued without it.
-
-    Attributes:
-        reader: the projection or subscriber. position: of the event in the log.
-        stream_id, version: the stream, and the event's version in it.
-        retry: whether its subscriber was asked to forward it again.
-    """
-
-    reader: str
-    position: int
-    stream_id: UUID
-    version: int
-    topic: str
-    error: str
-    parked_at: datetime
-    retry: bool
-
-
-PARKED = """
-    SELECT reader, position, originator_id AS stream_id, originator_version AS version, topic, error, parked_at, retry
-    FROM parked_events ORDER BY parked_at DESC, position DESC LIMIT %s
-"""
-
-
-async def list_parked_events(pool: AsyncConnectionPool, *, limit: int) -> list[ParkedEvent]:
-    """Parked events of all readers, newest first."""
-    async with (
-        pool.connection() as connection,
-        connection.cursor(row_factory=class_row(ParkedEvent)) as cursor,
-    ):
-        return await (await cursor.execute(PARKED, (limit,))).fetchall()

@@ -32,6 +32,7 @@ from payloops.events.crash_points import crash_point
 from payloops.events.errors import StreamUnreadable
 from payloops.events.event_store import EventStore, RecordedEvent
 from payloops.events.pauses import pause_seconds, sleep_unless_stopped
+from payloops.projections.batches import PARK
 from payloops.workflows_client.forwardings import Forwarding, SignalWorkflow, StartWorkflow
 
 BATCH = 500
@@ -395,20 +396,10 @@ async def _park(leader: _Leader, recorded: RecordedEvent, error: Exception) -> N
         topic=recorded.stored.topic,
         error=why,
     )
+    stored = recorded.stored
     await leader.connection.execute(
-        """INSERT INTO parked_events
-               (reader, position, originator_id, originator_version, topic, error)
-           VALUES (%s, %s, %s, %s, %s, %s)
-           ON CONFLICT (reader, position) DO UPDATE
-           SET error = excluded.error, parked_at = excluded.parked_at, retry = false""",
-        (
-            reader,
-            recorded.position,
-            recorded.stored.originator_id,
-            recorded.stored.originator_version,
-            recorded.stored.topic,
-            why,
-        ),
+        PARK,
+        (reader, recorded.position, stored.originator_id, stored.originator_version, stored.topic, why),
     )
 
 

@@ -11,9 +11,9 @@ from payloops.events.connections import command_pool, connect
 from payloops.printing import camel_case, make_console, plain_table, print_plain_json, print_rows
 from payloops.progress import progress
 from payloops.projections.building import rebuild
-from payloops.projections.parked import list_subscribers, retry_forwarding, retry_parked
+from payloops.projections.parked import list_parked_events, list_subscribers, retry_forwarding, retry_parked
 from payloops.projections.projection import all_projections, find_projections
-from payloops.projections.status import ProjectionStatus, list_parked_events, projections_status
+from payloops.projections.status import ProjectionStatus, projections_status
 from payloops.projections.verifying import Difference, Verdict, verify
 
 MAX_PARKED = 100
