@@ -11,7 +11,7 @@ from payloops.events.stream import StreamEvent
 from payloops.projections.order_events import OrderEvent
 from payloops.projections.order_explanation import named
 from payloops.projections.order_history import Step
-from payloops.projections.order_trail import (
+from payloops.projections.order_wording import (
     entity_of,
     event_details,
     event_money,

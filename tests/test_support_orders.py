@@ -28,7 +28,7 @@ from payloops.events.timestamps import utc_now
 from payloops.http.support_orders import DAY, PER_PAGE
 from payloops.projections import order_history
 from payloops.projections.order_history import State, order_state
-from payloops.projections.order_trail import TITLES
+from payloops.projections.order_wording import TITLES
 from payloops.settings import Settings
 
 MARKUP = '"><script>alert(1)</script><img src=x onerror=alert(2)>{{ 7 * 7 }}'

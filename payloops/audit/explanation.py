@@ -15,7 +15,7 @@ from payloops.http.order_history import OrderExplanationAnswer
 from payloops.printing import make_console, print_json, print_plain_json
 from payloops.projections.order_explanation import explain_order
 from payloops.projections.order_history import replay
-from payloops.projections.order_trail import exact_time, field_name, value_text
+from payloops.projections.order_wording import exact_time, field_name, value_text
 
 
 async def show_explanation(*, database_url: str, order_id: UUID, as_json: bool) -> None:

@@ -9,7 +9,7 @@ from payloops.events.connections import command_pool
 from payloops.events.event_store import EventReader
 from payloops.events.stream import StreamEvent
 from payloops.projections.order_history import NoSuchVersion, facts_as_of, order_facts
-from payloops.projections.order_trail import exact_time
+from payloops.projections.order_wording import exact_time
 from payloops.projections.staff_orders import owner_of_order
 
 

@@ -8,7 +8,7 @@ from payloops.audit.reading import reading
 from payloops.events.money import money_text
 from payloops.http.staff import StaffOrderAnswer, staff_order_answer
 from payloops.printing import WIDE, make_console, plain_table, print_json
-from payloops.projections.order_trail import exact_time
+from payloops.projections.order_wording import exact_time
 from payloops.projections.orders import OrderRow
 from payloops.projections.staff_orders import StaffSearch, search_orders
 

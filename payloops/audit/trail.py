@@ -28,7 +28,7 @@ from payloops.projections.order_history import (
     fold,
     order_state,
 )
-from payloops.projections.order_trail import (
+from payloops.projections.order_wording import (
     entity_of,
     event_details,
     event_money,

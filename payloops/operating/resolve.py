@@ -17,7 +17,7 @@ from payloops.events.timestamps import utc_now
 from payloops.operating.confirming import confirm
 from payloops.printing import camel_case, make_console, print_plain_json
 from payloops.projections.order_explanation import explain_order
-from payloops.projections.order_trail import event_title
+from payloops.projections.order_wording import event_title
 from payloops.reconcile.lost_workflows import clear_parked
 from payloops.settings import StoreSettings
 from payloops.wiring import open_store

@@ -15,7 +15,7 @@ from payloops.events.connections import command_pool
 from payloops.events.timestamps import utc_now
 from payloops.http.fields import Email, Password, PresentedEmail
 from payloops.printing import camel_case, make_console, print_plain_json, print_rows
-from payloops.projections.order_trail import exact_time
+from payloops.projections.order_wording import exact_time
 
 BCRYPT_ROUNDS = 12
 """Cost of password hashes."""

@@ -12,7 +12,7 @@ from payloops.http.staff_processor_events import (
     whole_processor_event_answer,
 )
 from payloops.printing import make_console, plain_table, print_json, print_rows
-from payloops.projections.order_trail import exact_time
+from payloops.projections.order_wording import exact_time
 
 
 class NoSuchEvent(Exception):
