@@ -44,9 +44,8 @@ async def settle_checkout_sessions(store: EventStore, *, now: datetime) -> int:
         for session_id, _ in found:
             try:
                 await settle_checkout_session(store, session_id=session_id, merchant_id=None, by=by)
-            except (
-                StreamUnreadable
-            ) as error:  # one that a later version is to settle does not keep others waiting
+            except StreamUnreadable as error:
+                # One that a later version is to settle does not keep others waiting.
                 log.warning("checkout_session.unreadable", session_id=str(session_id), error=str(error))
         count += len(found)
         if len(found) < BATCH:

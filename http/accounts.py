@@ -6,7 +6,7 @@ from uuid import UUID
 from pydantic import Field, StringConstraints
 
 from payloops.commands.change_password import change_password as replace_password
-from payloops.commands.log_in import log_in as check_password
+from payloops.commands.log_in import log_in as sign_in
 from payloops.commands.merchants import MerchantRow
 from payloops.commands.register_merchant import register_merchant
 from payloops.http.fields import Email, Password, PresentedEmail, Timestamp
@@ -89,7 +89,7 @@ async def register(call: Call[Registration]) -> SessionAnswer:
     summary="Log in to a merchant account",
 )
 async def log_in(call: Call[Login]) -> SessionAnswer:
-    merchant = await check_password(
+    merchant = await sign_in(
         call.services.store.pool,
         email=call.body.email,
         password=call.body.password,

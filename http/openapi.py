@@ -10,7 +10,7 @@ from typing import Any
 
 from payloops.http.answers import CORRELATION_HEADER
 from payloops.http.json_schemas import SCHEMAS, UUID_SCHEMA, Json, Schemas, route_key
-from payloops.http.problems import ANSWERS, CONTENT_TYPE, title_of
+from payloops.http.problems import CONTENT_TYPE, REFUSALS, title_of
 from payloops.http.routing import EVENT_STREAM, FORM, HTML, JSON, Route
 
 DESCRIPTION = """\
@@ -70,7 +70,7 @@ INVALID_CREDENTIALS = {
 }
 """By security scheme: the code of a refusal of invalid credentials."""
 
-STATUSES = {answer.code: answer.status for answer in ANSWERS.values()} | {
+STATUSES = {refusal.code: refusal.status for refusal in REFUSALS.values()} | {
     "validation_error": 400,
     "unauthorized": 401,
     "forbidden": 403,

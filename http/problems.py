@@ -138,7 +138,7 @@ def not_found(*errors: FieldError) -> Problem:
     return Problem(404, "not_found", "Not found", errors=errors or None)
 
 
-class Answer(NamedTuple):
+class Refusal(NamedTuple):
     """The response to an exception. `message`: if None, the exception's own."""
 
     status: int
@@ -151,55 +151,55 @@ OUTCOME_UNKNOWN = "Whether it was done is not known; try again, with the same Id
 UNREADABLE = "This was changed by another version of the service; nothing was done, try again"
 BUSY = "The service is busy or a part of it is down; nothing was done, try again"
 
-ANSWERS: dict[type[Exception], Answer] = {
-    InvalidApiKey: Answer(401, "invalid_api_key"),
-    InvalidToken: Answer(401, "invalid_token"),
-    InvalidCredentials: Answer(401, "invalid_credentials"),
-    WrongPassword: Answer(401, "invalid_credentials"),
-    TooManyGuesses: Answer(429, "rate_limit"),
-    KeyCheckUnavailable: Answer(503, "unavailable", BUSY),
-    HashingOverloaded: Answer(503, "unavailable", BUSY),
-    EmailTaken: Answer(400, "email_exists"),
-    MerchantNotFound: Answer(404, "not_found", "Not found"),
-    ApiKeyNotFound: Answer(404, "not_found", "Not found"),
-    TooManyApiKeys: Answer(400, "too_many_api_keys"),
-    ProcessorUnknown: Answer(400, "invalid_processor"),
-    ProcessorNotConfigured: Answer(404, "not_found", "Not found"),
-    StreamNotFound: Answer(404, "not_found", "Not found"),
-    VersionConflict: Answer(409, "conflict", "The resource kept changing meanwhile; try again"),
-    ReceiptConflict: Answer(409, "idempotency_in_progress", IN_PROGRESS),
-    StreamUnreadable: Answer(503, "unavailable", UNREADABLE),
-    EventUnreadable: Answer(503, "unavailable"),
-    StoreUnavailable: Answer(503, "unavailable", BUSY),
-    ProjectionBehind: Answer(503, "unavailable", BUSY),
-    TooManyWaiting: Answer(503, "unavailable", BUSY),
-    OutcomeUnknown: Answer(504, "outcome_unknown", OUTCOME_UNKNOWN),
-    IdempotencyMismatch: Answer(
+REFUSALS: dict[type[Exception], Refusal] = {
+    InvalidApiKey: Refusal(401, "invalid_api_key"),
+    InvalidToken: Refusal(401, "invalid_token"),
+    InvalidCredentials: Refusal(401, "invalid_credentials"),
+    WrongPassword: Refusal(401, "invalid_credentials"),
+    TooManyGuesses: Refusal(429, "rate_limit"),
+    KeyCheckUnavailable: Refusal(503, "unavailable", BUSY),
+    HashingOverloaded: Refusal(503, "unavailable", BUSY),
+    EmailTaken: Refusal(400, "email_exists"),
+    MerchantNotFound: Refusal(404, "not_found", "Not found"),
+    ApiKeyNotFound: Refusal(404, "not_found", "Not found"),
+    TooManyApiKeys: Refusal(400, "too_many_api_keys"),
+    ProcessorUnknown: Refusal(400, "invalid_processor"),
+    ProcessorNotConfigured: Refusal(404, "not_found", "Not found"),
+    StreamNotFound: Refusal(404, "not_found", "Not found"),
+    VersionConflict: Refusal(409, "conflict", "The resource kept changing meanwhile; try again"),
+    ReceiptConflict: Refusal(409, "idempotency_in_progress", IN_PROGRESS),
+    StreamUnreadable: Refusal(503, "unavailable", UNREADABLE),
+    EventUnreadable: Refusal(503, "unavailable"),
+    StoreUnavailable: Refusal(503, "unavailable", BUSY),
+    ProjectionBehind: Refusal(503, "unavailable", BUSY),
+    TooManyWaiting: Refusal(503, "unavailable", BUSY),
+    OutcomeUnknown: Refusal(504, "outcome_unknown", OUTCOME_UNKNOWN),
+    IdempotencyMismatch: Refusal(
         409, "idempotency_mismatch", "This Idempotency-Key was used for another request: use a new one"
     ),
-    OrderNotFound: Answer(404, "not_found", "Not found"),
-    CheckoutSessionNotFound: Answer(404, "not_found", "Not found"),
-    WayToPayNotOffered: Answer(400, "no_processor"),
-    MissingSignature: Answer(400, "missing_signature"),
-    InvalidSignature: Answer(400, "invalid_signature"),
-    NoWebhookSecret: Answer(400, "no_config"),
-    InvalidStatus: Answer(400, "invalid_status"),
-    NoProcessor: Answer(400, "no_processor"),
-    InvalidProcessor: Answer(400, "invalid_processor"),
-    TooManyProcessorEvents: Answer(400, "invalid_status"),
-    RefundExceedsCaptured: Answer(400, "refund_exceeds_captured"),
-    CaptureExceedsAuthorized: Answer(400, "capture_exceeds_authorized"),
-    WebhookNotFound: Answer(404, "not_found", "Not found"),
-    WebhooksOff: Answer(400, "invalid_status"),
-    TooManyRetries: Answer(400, "invalid_status"),
-    SealBroken: Answer(503, "unavailable", BUSY),
+    OrderNotFound: Refusal(404, "not_found", "Not found"),
+    CheckoutSessionNotFound: Refusal(404, "not_found", "Not found"),
+    WayToPayNotOffered: Refusal(400, "no_processor"),
+    MissingSignature: Refusal(400, "missing_signature"),
+    InvalidSignature: Refusal(400, "invalid_signature"),
+    NoWebhookSecret: Refusal(400, "no_config"),
+    InvalidStatus: Refusal(400, "invalid_status"),
+    NoProcessor: Refusal(400, "no_processor"),
+    InvalidProcessor: Refusal(400, "invalid_processor"),
+    TooManyProcessorEvents: Refusal(400, "invalid_status"),
+    RefundExceedsCaptured: Refusal(400, "refund_exceeds_captured"),
+    CaptureExceedsAuthorized: Refusal(400, "capture_exceeds_authorized"),
+    WebhookNotFound: Refusal(404, "not_found", "Not found"),
+    WebhooksOff: Refusal(400, "invalid_status"),
+    TooManyRetries: Refusal(400, "invalid_status"),
+    SealBroken: Refusal(503, "unavailable", BUSY),
     # These include the pool's own exceptions.
-    psycopg.OperationalError: Answer(503, "unavailable", BUSY),
-    psycopg.InterfaceError: Answer(503, "unavailable", BUSY),
+    psycopg.OperationalError: Refusal(503, "unavailable", BUSY),
+    psycopg.InterfaceError: Refusal(503, "unavailable", BUSY),
     # A hosted database becomes read-only when its disk is full, or after a failover.
-    psycopg.errors.ReadOnlySqlTransaction: Answer(503, "unavailable", BUSY),
+    psycopg.errors.ReadOnlySqlTransaction: Refusal(503, "unavailable", BUSY),
     # The database lacks migrations of this version.
-    **dict.fromkeys(SCHEMA_ERRORS, Answer(503, "unavailable", BUSY)),
+    **dict.fromkeys(SCHEMA_ERRORS, Refusal(503, "unavailable", BUSY)),
 }
 
 CHALLENGES = {"invalid_token": "Bearer", "invalid_credentials": None, "invalid_api_key": "ApiKey"}
@@ -222,14 +222,14 @@ def problem_of(error: BaseException) -> Problem | None:
             return Problem(413, "payload_too_large", "The body is larger than 1 MiB")
         case web.HTTPException() if error.status < HTTPStatus.INTERNAL_SERVER_ERROR:
             return Problem(error.status, "bad_request", error.reason)
-    answer = next((ANSWERS[kind] for kind in type(error).__mro__ if kind in ANSWERS), None)
-    if answer is None:
+    refusal = next((REFUSALS[kind] for kind in type(error).__mro__ if kind in REFUSALS), None)
+    if refusal is None:
         return None
-    challenge = CHALLENGES.get(answer.code)
+    challenge = CHALLENGES.get(refusal.code)
     return Problem(
-        answer.status,
-        answer.code,
-        answer.message or str(error),
+        refusal.status,
+        refusal.code,
+        refusal.message or str(error),
         headers={"WWW-Authenticate": challenge} if challenge else None,
     )
 

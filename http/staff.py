@@ -8,7 +8,7 @@ from uuid import UUID
 
 from pydantic import Field, StringConstraints
 
-from payloops.commands.log_in_staff import log_in_staff as check_password
+from payloops.commands.log_in_staff import log_in_staff as sign_in
 from payloops.http.accounts import PresentedPassword
 from payloops.http.fields import Currency, End, Moment, PresentedEmail, QueryAmount, QueryNumber
 from payloops.http.order_history import (
@@ -83,7 +83,7 @@ class StaffOrderList(AnswerModel):
     summary="Log in as support staff",
 )
 async def log_in_staff(call: Call[StaffLogin]) -> StaffSessionAnswer:
-    member = await check_password(
+    member = await sign_in(
         call.services.store.pool,
         email=call.body.email,
         password=call.body.password,

@@ -64,7 +64,7 @@ class TimelineEntry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Field:
+class StateField:
     """A field of an order's state. `before`: its previous value, if the event changed it."""
 
     name: str
@@ -73,7 +73,7 @@ class Field:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Moment:
+class OrderMoment:
     """The order as it was after an event.
 
     Attributes:
@@ -84,8 +84,8 @@ class Moment:
 
     entry: TimelineEntry
     status: str
-    changes: list[tuple[str, list[Field]]]
-    state: list[tuple[str, list[Field]]]
+    changes: list[tuple[str, list[StateField]]]
+    state: list[tuple[str, list[StateField]]]
 
 
 def timeline_entry(event: OrderEvent, *, currency: str) -> TimelineEntry:
@@ -111,7 +111,7 @@ def timeline_entry(event: OrderEvent, *, currency: str) -> TimelineEntry:
     )
 
 
-def moment_of(step: Step, entry: TimelineEntry) -> Moment:
+def moment_of(step: Step, entry: TimelineEntry) -> OrderMoment:
     """The order right after an event.
 
     Args:
@@ -121,9 +121,9 @@ def moment_of(step: Step, entry: TimelineEntry) -> Moment:
     state, currency = step.state, step.state["currency"]
     before = {each.field: value_text(each.field, each.before, currency) for each in step.changes}
 
-    def field(name: str, value: Any) -> Field:
+    def field(name: str, value: Any) -> StateField:
         _, label = entity_of(name)
-        return Field(
+        return StateField(
             name=label.replace("_", " "), value=value_text(name, value, currency), before=before.get(name)
         )
 
@@ -133,7 +133,7 @@ def moment_of(step: Step, entry: TimelineEntry) -> Moment:
         for name, value in state.items()
         if value not in (None, {}, []) and name not in CONSTANT_FIELDS
     }
-    return Moment(
+    return OrderMoment(
         entry=entry,
         status=state["status"],
         changes=_by_entity({name: field(name, value) for name, value in changes.items()}),
@@ -141,7 +141,7 @@ def moment_of(step: Step, entry: TimelineEntry) -> Moment:
     )
 
 
-def _by_entity(fields: dict[str, Field]) -> list[tuple[str, list[Field]]]:
+def _by_entity(fields: dict[str, StateField]) -> list[tuple[str, list[StateField]]]:
     def entity(name: str) -> str:
         return entity_of(name)[0]
 

@@ -66,9 +66,8 @@ def bind(host: str, port: int, *, setting: str = "PORT", shared: bool = False) -
     try:
         first = _bound(family, host, port, shared=False)
         try:
-            first.listen(
-                BACKLOG
-            )  # fails if another socket listens on the address, which `bind` may not notice
+            # Fails if another socket listens on the address, which `bind` may not notice.
+            first.listen(BACKLOG)
         except BaseException:
             first.close()
             raise
