@@ -9,12 +9,7 @@ from typing import Any
 import structlog
 
 from payloops.commands.processor_refunds import may_be_made
-from payloops.commands.workflow_ids import (
-    capture_workflow_id,
-    payment_workflow_id,
-    refund_workflow_id,
-    void_workflow_id,
-)
+from payloops.commands.workflow_ids import payment_workflow_id, started_workflow_id
 from payloops.events.event_store import EventStore, RecordedEvent
 from payloops.events.orders import (
     DUPLICATE_REASON,
@@ -135,26 +130,26 @@ def forwarding_of(fact: StreamEvent, *, reference: str | None = None) -> Forward
     order_id = str(fact.originator_id)
     match fact:
         case PaymentRequested(payment_method=method):
-            return StartWorkflow(
-                workflow="PaymentWorkflow",
-                workflow_id=payment_workflow_id(order_id=order_id, attempt=fact.attempt),
-                task_queue=_queue(fact.processor),
-                input=_without_nulls(
-                    orderId=order_id,
-                    merchantId=fact.merchant_id,
-                    amount=fact.amount,
-                    currency=fact.currency,
-                    returnUrl=fact.return_url,
-                    paymentMethod=None if method is None else _without_nulls(**method),
-                    capture=fact.capture,
-                ),
+            return _start(
+                "PaymentWorkflow",
+                fact,
+                returnUrl=fact.return_url,
+                paymentMethod=None if method is None else _without_nulls(**method),
+                capture=fact.capture,
             )
         case PaymentCaptureRequested():
-            workflow_id = capture_workflow_id(order_id=order_id, sequence=fact.sequence)
-            return _capture_or_void("CaptureWorkflow", workflow_id, fact, reference)
+            return _start("CaptureWorkflow", fact, processorOrderId=_reference(fact, reference))
         case PaymentVoidRequested():
-            workflow_id = void_workflow_id(order_id=order_id, sequence=fact.sequence)
-            return _capture_or_void("VoidWorkflow", workflow_id, fact, reference)
+            return _start("VoidWorkflow", fact, processorOrderId=_reference(fact, reference))
+        case RefundRequested():
+            return _start(
+                "RefundWorkflow",
+                fact,
+                refundId=fact.refund_id,
+                transactionId=fact.capture_id,
+                processorOrderId=_reference(fact, reference),
+                reason=fact.reason,
+            )
         case PaymentCancelRequested():
             return SignalWorkflow(
                 workflow_id=payment_workflow_id(order_id=order_id, attempt=fact.attempt),
@@ -170,44 +165,48 @@ def forwarding_of(fact: StreamEvent, *, reference: str | None = None) -> Forward
                     success=fact.completes, processorTransactionId=fact.processor_transaction_id
                 ),
             )
-        case RefundRequested():
-            return StartWorkflow(
-                workflow="RefundWorkflow",
-                workflow_id=refund_workflow_id(refund_id=fact.refund_id),
-                task_queue=_queue(fact.processor),
-                input=_without_nulls(
-                    refundId=fact.refund_id,
-                    orderId=order_id,
-                    merchantId=fact.merchant_id,
-                    transactionId=fact.capture_id,
-                    processorOrderId=_required_reference(fact.processor_order_id or reference),
-                    amount=fact.amount,
-                    currency=fact.currency,
-                    reason=fact.reason,
-                ),
-            )
         case _:
             raise NothingToForwardError(topic=topic_of(fact))
 
 
-def _capture_or_void(
+def _start(
     workflow: str,
-    workflow_id: str,
-    fact: PaymentCaptureRequested | PaymentVoidRequested,
-    reference: str | None,
+    fact: PaymentRequested | PaymentCaptureRequested | PaymentVoidRequested | RefundRequested,
+    **further: Any,
 ) -> StartWorkflow:
+    """Start the workflow that a fact requests of its processor. `further`: what its input has beside the amount."""
+    workflow_id = started_workflow_id(fact)
+    assert workflow_id is not None
     return StartWorkflow(
         workflow=workflow,
         workflow_id=workflow_id,
-        task_queue=_queue(fact.processor),
-        input={
-            "orderId": str(fact.originator_id),
-            "merchantId": fact.merchant_id,
-            "processorOrderId": _required_reference(fact.processor_order_id or reference),
-            "amount": fact.amount,
-            "currency": fact.currency,
-        },
+        task_queue=f"{fact.processor}-payments",
+        input=_without_nulls(
+            orderId=str(fact.originator_id),
+            merchantId=fact.merchant_id,
+            amount=fact.amount,
+            currency=fact.currency,
+            **further,
+        ),
     )
+
+
+def _reference(
+    fact: PaymentCaptureRequested | PaymentVoidRequested | RefundRequested, later: str | None
+) -> str:
+    """The processor's reference of the payment. `later`: the one that became known after the fact, if there is one.
+
+    Raises:
+        ProcessorReferenceMissingError: it was never reported.
+    """
+    reference = fact.processor_order_id or later
+    if reference is None:
+        raise ProcessorReferenceMissingError
+    return reference
+
+
+def _without_nulls(**fields: Any) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 class ProcessorReferenceMissingError(Exception):
@@ -292,17 +291,3 @@ async def refuse_made_by_hand(store: EventStore, order: Order, fact: RefundReque
         assert requested is not None
         if may_be_made(order, refund, when_requested=requested):
             raise RefundUncertainError
-
-
-def _required_reference(processor_order_id: str | None) -> str:
-    if processor_order_id is None:
-        raise ProcessorReferenceMissingError
-    return processor_order_id
-
-
-def _queue(processor: str) -> str:
-    return f"{processor}-payments"
-
-
-def _without_nulls(**fields: Any) -> dict[str, Any]:
-    return {name: value for name, value in fields.items() if value is not None}
