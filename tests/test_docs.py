@@ -15,7 +15,8 @@ from payloops.http.app import ROUTES
 from payloops.http.routing import Route
 from payloops.settings import Settings
 from payloops.workflows_client import payment_subscription
-from payloops.workflows_client.activities import BackendActivities, Input
+from payloops.workflows_client.activities import BackendActivities
+from payloops.workflows_client.activity_inputs import Input
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()

@@ -39,7 +39,7 @@ from payloops.projections.orders import PROJECTION as ORDERS
 from payloops.projections.orders import row_from_order
 from payloops.projections.verifying import verify
 from payloops.settings import Settings
-from payloops.workflows_client.activities import order_json
+from payloops.workflows_client.order_json import order_json
 
 EMAIL = "Ada.Lovelace@example.com"
 DETAILS = {

@@ -36,7 +36,7 @@ from payloops.http.app import ROUTES
 from payloops.http.openapi import openapi_document
 from payloops.projections.orders import row_from_order
 from payloops.settings import Settings
-from payloops.workflows_client.activities import order_json
+from payloops.workflows_client.order_json import order_json
 from payloops.workflows_client.webhook_subscription import (
     READER,
     details_of,

@@ -6,30 +6,25 @@ retried by Temporal.
 """
 
 import hashlib
-import json
-import math
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any, TypeVar
 from uuid import UUID, uuid5
 
 import orjson
 import structlog
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
-from pydantic.alias_generators import to_camel
+from pydantic import ValidationError
 from temporalio import activity
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
 from payloops.commands.begin_webhook_attempt import begin_webhook_attempt
-from payloops.commands.cards import mask_card_numbers
 from payloops.commands.change_order import load_order
 from payloops.commands.cipher import Cipher
 from payloops.commands.client_secrets import ClientSecrets
 from payloops.commands.credentials import get_processor_credentials
 from payloops.commands.fail_webhook import fail_webhook
-from payloops.commands.processors import recorded_reference
 from payloops.commands.queue_webhook import queue_webhook
 from payloops.commands.record_webhook_attempt import (
     judge_endpoint,
@@ -53,139 +48,29 @@ from payloops.events.event_store import EventStore
 from payloops.events.metadata import Metadata
 from payloops.events.orders import Failure, Order, References
 from payloops.events.timestamps import timestamp_text, utc_now
-from payloops.projections.orders import OrderRow, row_from_order
+from payloops.projections.orders import row_from_order
+from payloops.workflows_client.activity_inputs import (
+    DeliveryInput,
+    FailedWebhookInput,
+    Input,
+    MerchantInput,
+    NewWebhookInput,
+    OrderInput,
+    OrderStatusInput,
+    ProcessorConfigInput,
+    RefundStatusInput,
+    WebhookInput,
+)
 from payloops.workflows_client.endpoint_places import EndpointBusy, EndpointPlaces
 from payloops.workflows_client.interruptions import under_way
+from payloops.workflows_client.order_json import order_json
 from payloops.workflows_client.webhook_delivery import NO_ENDPOINT, SUPERSEDED
 from payloops.workflows_client.webhook_sender import Sender
 
 REFUSALS = (OrderNotFound, UnknownAttempt, UnknownRefund, ContradictsRecord, WebhookNotFound)
-LONGEST_MESSAGE = 1_000
-LONGEST_INTEGER = 63
-"""Bits. A larger number becomes a float."""
-MAX_DEPTH = 200
-"""Objects and lists within each other in a webhook's payload: a little less than can be written as JSON."""
 GRACE_SECONDS = 5.0
 QUEUED_BY_WORKFLOWS = UUID("3f0c7d6e-52a4-5e0b-9d0e-6f6b8f2f4c11")
 """Namespace of the ids of webhooks that workflows queue."""
-
-
-def _storable(value: Any) -> Any:
-    """The value as PostgreSQL can store it: an odd text must not keep a report from being recorded.
-
-    Raises:
-        ValueError: a number that JSON does not have, or nested too deep.
-    """
-    return _storable_within(value, MAX_DEPTH)
-
-
-def _storable_within(value: Any, depth: int) -> Any:
-    match value:
-        case str():
-            return value.replace("\0", "").encode(errors="replace").decode()
-        case dict() | list() if depth == 0:
-            raise ValueError("nested too deep")
-        case dict():
-            return {_storable(name): _storable_within(each, depth - 1) for name, each in value.items()}
-        case list():
-            return [_storable_within(each, depth - 1) for each in value]
-        case int() if value.bit_length() > LONGEST_INTEGER:  # JavaScript writes a large number like this
-            return _storable(float(str(value)))
-        case float() if not math.isfinite(value):
-            raise ValueError("not a finite number")
-        case _:
-            return value
-
-
-def _none_if_empty(value: Any) -> Any:
-    return None if value == "" else value
-
-
-def _written(value: Any) -> Any:
-    """The code or message of an error as text, whatever a worker passes on as such."""
-    return value if value is None or isinstance(value, str) else json.dumps(value)
-
-
-Text = Annotated[str, BeforeValidator(_storable)]
-OptionalText = Annotated[Text | None, AfterValidator(_none_if_empty)]
-Reference = Annotated[
-    OptionalText,
-    AfterValidator(lambda text: text and recorded_reference(text)),
-    BeforeValidator(lambda value: value.get("id") if isinstance(value, dict) else value),
-]
-"""A processor's, or the whole object that it expanded it to."""
-Message = Annotated[Text, AfterValidator(lambda text: mask_card_numbers(text)[:LONGEST_MESSAGE])]
-ErrorText = Annotated[Message | None, AfterValidator(_none_if_empty), BeforeValidator(_written)]
-Payload = Annotated[dict[str, Any], BeforeValidator(_storable)]
-
-
-class Input(BaseModel):
-    """The argument of an activity. Workers may send further fields, which are ignored."""
-
-    model_config = ConfigDict(
-        alias_generator=to_camel,
-        coerce_numbers_to_str=True,
-        extra="ignore",
-        frozen=True,
-        hide_input_in_errors=True,
-    )
-
-
-class ProcessorConfigInput(Input):
-    merchant_id: UUID
-    processor: Text
-
-
-class OrderInput(Input):
-    order_id: UUID
-
-
-class OrderStatusInput(Input):
-    order_id: UUID
-    status: Literal["processing", "requires_action", "authorized", "captured", "failed", "cancelled"]
-    processor_order_id: Reference = None
-    processor_transaction_id: Reference = None
-    redirect_url: OptionalText = None
-    client_secret: OptionalText = None
-    error_code: ErrorText = None
-    error_message: ErrorText = None
-
-
-class RefundStatusInput(Input):
-    order_id: UUID
-    refund_id: UUID
-    status: Literal["success", "failed"]
-    processor_transaction_id: Reference = None
-    error_code: ErrorText = None
-    error_message: ErrorText = None
-
-
-class MerchantInput(Input):
-    merchant_id: UUID
-
-
-class NewWebhookInput(Input):
-    merchant_id: UUID
-    order_id: UUID
-    event_type: Text = Field(min_length=1, max_length=255)
-    payload: Payload
-
-
-class DeliveryInput(Input):
-    """Its `payload` is ignored: the stored one is sent, from which personal data may have been erased."""
-
-    webhook_event_id: UUID
-    webhook_url: Text
-    webhook_secret: OptionalText = None
-
-
-class WebhookInput(Input):
-    webhook_event_id: UUID
-
-
-class FailedWebhookInput(Input):
-    webhook_event_id: UUID
-    error_message: Message
 
 
 log = structlog.get_logger(__name__)
@@ -389,7 +274,7 @@ class BackendActivities:
             return {
                 "success": True,
                 "attempts": delivery.attempts,
-                "deliveredAt": _json_value(delivery.delivered_at),
+                "deliveredAt": delivery.delivered_at and timestamp_text(delivery.delivered_at),
             }
         return None
 
@@ -512,32 +397,6 @@ def _activity_key() -> str:
     """Identifies this activity, also when Temporal runs it again."""
     info = activity.info()
     return f"{info.workflow_id}/{info.workflow_run_id}/{info.activity_id}"
-
-
-ORDER_FIELDS = (
-    *("id", "external_id", "amount", "currency", "status", "processor", "processor_order_id", "metadata"),
-    *("customer_id", "customer_email", "description", "return_url", "cancel_url"),
-    *("amount_captured", "amount_refunded", "attempt", "created_at", "updated_at"),
-)
-"""The columns of an order that workers and merchants see, beside its last error. All others are internal."""
-
-
-def order_json(row: OrderRow) -> dict[str, Any]:
-    """An order in the form of the HTTP API."""
-    code, message = row.last_error_code, row.last_error_message
-    return {to_camel(name): _json_value(getattr(row, name)) for name in ORDER_FIELDS} | {
-        "lastError": None if code is None and message is None else {"code": code, "message": message}
-    }
-
-
-def _json_value(value: Any) -> Any:
-    match value:
-        case UUID():
-            return str(value)
-        case datetime():
-            return timestamp_text(value)
-        case _:
-            return value
 
 
 def _workflow_id() -> str:

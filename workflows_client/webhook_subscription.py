@@ -32,8 +32,8 @@ from payloops.events.orders import (
 from payloops.events.stream import StreamEvent, topic_of
 from payloops.events.timestamps import timestamp_text
 from payloops.projections.orders import row_from_order
-from payloops.workflows_client.activities import order_json
 from payloops.workflows_client.forwardings import Forwarding, StartWorkflow
+from payloops.workflows_client.order_json import order_json
 from payloops.workflows_client.subscriber import Subscription
 from payloops.workflows_client.webhook_delivery import NO_ENDPOINT
 from payloops.workflows_client.worker import TASK_QUEUE
