@@ -1,35 +1,33 @@
 """Filling the new tables of a build with a chunk of streams: the work of the processes that `building.py` starts.
 
-Each row belongs to one stream, so each stream is folded by itself, and its finished rows are written by COPY. A stream
-in which anything is unusual is folded event by event instead, as the projector does it, so that it parks the same
-events.
+Each row belongs to one stream, so each stream is folded by itself (whole_streams.py), and its finished rows are written
+by COPY (csv_rows.py). A stream in which anything is unusual is folded event by event instead, as the projector does it,
+so that it parks the same events.
 """
 
 import ctypes
 import gc
 import os
-import re
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import groupby
 from operator import attrgetter
-from typing import Any, LiteralString
+from typing import LiteralString
 from uuid import UUID
 
-import orjson
 import psycopg
-from psycopg import sql
 from psycopg.rows import TupleRow
 
 from payloops.events.connections import connection_options, is_about_data
-from payloops.events.encoding import Decoder, decoder_of, fact_of
 from payloops.projections.batches import Change, LoggedEvent, decode, park
+from payloops.projections.csv_rows import Csv, copy_rows, empty_row
 from payloops.projections.low_priority import lower_priority, lower_server_priority
-from payloops.projections.patches import Handler, Table, Values, column_names, json_columns, merge
+from payloops.projections.patches import merge
 from payloops.projections.projection import Projection
+from payloops.projections.whole_streams import READ_STREAMS, Fold, StoredStream
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,16 +53,6 @@ class Plan:
     upto: int
 
 
-END_OF_STATE = b"\x1e"
-"""Separates the states of a stream's events: it cannot occur in JSON."""
-# One row for each stream: rows for each event would cost PostgreSQL more to send, and Python more to read.
-READ_STREAMS = r"""
-    SELECT originator_id, count(*), max(originator_version), string_agg(topic, ',' ORDER BY originator_version),
-           string_agg(state, '\x1e' ORDER BY originator_version), string_agg(personal_key, '')
-    FROM readable_events
-    WHERE originator_id > %s AND originator_id <= %s AND notification_id <= %s
-    GROUP BY originator_id
-"""
 READ_EVENTS = """
     SELECT notification_id, originator_id, originator_version, topic,
            CASE WHEN split_part(topic, '.', 1) = ANY(%s) THEN state END, personal_key
@@ -73,9 +61,6 @@ READ_EVENTS = """
     ORDER BY originator_id, originator_version
 """
 DONE = "UPDATE build_chunks SET done = true WHERE number = %s AND NOT done"
-
-Stream = tuple[UUID, int, int, str, bytes, bytes | None]
-"""A row of `READ_STREAMS`."""
 
 _plan: Plan
 
@@ -118,14 +103,14 @@ def fill_chunk(chunk: Chunk) -> int:
     with _connection().transaction():
         cursor = _connection().cursor(binary=True)
         cursor.execute(READ_STREAMS, (chunk.after, chunk.through, _plan.upto))
-        streams: list[Stream] = cursor.fetchall()
+        streams: list[StoredStream] = cursor.fetchall()
         fold = Fold(_plan.projections)
         fold.add(streams)
         for projection in _plan.projections:
             try:
                 with _connection().transaction():
                     for table in projection.tables:
-                        _copy(table, fold.tables[table.name].csv)
+                        copy_rows(_connection(), table, fold.tables[table.name].csv)
             except Exception as refused:
                 if not is_about_data(refused):
                     raise
@@ -135,144 +120,6 @@ def fill_chunk(chunk: Chunk) -> int:
         if _connection().execute(DONE, (chunk.number,)).rowcount != 1:
             raise psycopg.Rollback
     return sum(count for _, count, *_ in streams)
-
-
-# --- folding whole streams -------------------------------------------------------------------------------
-
-
-class StreamRows(dict[Any, Values]):
-    """A table's rows of the current stream, by key.
-
-    Attributes:
-        version: of the event that is being applied; the rows that it changes get it.
-    """
-
-    def __init__(self, table: Table) -> None:
-        super().__init__()
-        self.version = 0
-        self._empty = _empty(table.row)
-
-    def get(self, key: Any, /) -> Values | None:  # type: ignore[override]
-        row = _find(self, key)
-        if row is not None:
-            row["version"] = self.version
-        return row
-
-    def make(self, key: Any, id: UUID | str, new: Values, /) -> Values:
-        row = self[key] = self._empty | new
-        row["id"] = id
-        row["version"] = self.version
-        return row
-
-
-_find: Callable[[dict[Any, Values], Any], Values | None] = dict.get
-"""Faster than `super().get`, which is looked up at each call."""
-
-
-@cache
-def _empty(row: type) -> Values:
-    """A row with all columns, in their order, and no values."""
-    return dict.fromkeys(column_names(row))
-
-
-class FilledTable:
-    """A chunk's finished rows of a table, and the rows of the current stream."""
-
-    def __init__(self, table: Table) -> None:
-        self.rows = StreamRows(table)
-        self.csv = Csv(table)
-
-    def end_stream(self) -> None:
-        for row in self.rows.values():
-            self.csv.add(row)
-        self.rows.clear()
-
-
-Step = tuple[Decoder | None, list[tuple[Handler, StreamRows]]]
-"""An event's decoder, None if no projection needs it, and the handlers to call, each with the rows that it changes."""
-
-
-class Fold:
-    """Folds streams into rows of all tables."""
-
-    def __init__(self, projections: Sequence[Projection]) -> None:
-        self._projections = projections
-        self.tables = {table.name: FilledTable(table) for each in projections for table in each.tables}
-        self.unusual: list[UUID] = []
-        """Streams that have to be folded event by event."""
-        self._paths: dict[str, list[Step] | None] = {}
-        self._steps: dict[str, Step | None] = {}
-
-    def add(self, streams: Sequence[Stream]) -> None:
-        """Fold streams. Whatever is wrong with an event affects only its own stream."""
-        tables = list(self.tables.values())
-        for stream, count, last, topics, states, personal_key in streams:
-            try:
-                path = self._paths[topics]
-            except KeyError:
-                path = self._paths[topics] = self._path(topics.split(","))
-            if path is None or last != count:
-                self.unusual.append(stream)
-                continue
-            try:
-                _apply_events(path, stream, states, personal_key)
-            except Exception:  # noqa: BLE001  # whatever is wrong: see above
-                self.unusual.append(stream)
-                for table in tables:
-                    table.rows.clear()
-            else:
-                for table in tables:
-                    table.end_stream()
-
-    def _path(self, topics: Sequence[str]) -> list[Step] | None:
-        """The steps of a stream with these topics, which many streams share.
-
-        None if one of its events may have to be parked, or does not change a row that every fact of its stream changes.
-        """
-        families = {_family(topic) for topic in topics}
-        for projection in self._projections:
-            concerned = families & projection.families
-            if concerned and concerned != families and any(table.every_fact for table in projection.tables):
-                return None
-        steps = [self._step(topic) for topic in topics]
-        known = [step for step in steps if step is not None]
-        return known if len(known) == len(steps) else None
-
-    def _step(self, topic: str) -> Step | None:
-        """The step of an event with this topic; None if a projection needs it, and its type is not known."""
-        if topic not in self._steps:
-            concerned = [each for each in self._projections if _family(topic) in each.families]
-            fact = fact_of(topic) if concerned else None
-            found = [
-                (table.handler_of(fact), self.tables[table.name].rows)
-                for each in concerned
-                for table in each.tables
-                if fact is not None
-            ]
-            handlers = [(handler, rows) for handler, rows in found if handler is not None]
-            decoder = decoder_of(fact) if fact is not None else None
-            self._steps[topic] = None if concerned and decoder is None else (decoder, handlers)
-        return self._steps[topic]
-
-
-def _apply_events(path: Sequence[Step], stream: UUID, states: bytes, personal_key: bytes | None) -> None:
-    """Apply the events of a stream. Personal data is in the first."""
-    version = 0
-    for (decode_fact, handlers), state in zip(path, states.split(END_OF_STATE), strict=True):
-        version += 1
-        if decode_fact is None:
-            continue
-        fact = decode_fact(state, stream, version, personal_key if version == 1 else None)
-        for handler, rows in handlers:
-            rows.version = version
-            handler(fact, rows)
-
-
-def _family(topic: str) -> str:
-    return topic.partition(".")[0]
-
-
-# --- folding event by event ------------------------------------------------------------------------------
 
 
 def _fill_event_by_event(projection: Projection, streams: Sequence[UUID]) -> None:
@@ -327,78 +174,10 @@ def _refused(projection: Projection, changes: Sequence[Change], *, keep: bool = 
                 pairs = ((each.logged.version, patch) for each in changes for patch in each.patches[place])
                 for row in merge(table, pairs):
                     version = row.upto if row.first == 1 else 0
-                    csv.add(_empty(table.row) | row.new | row.set | {"id": row.id, "version": version})
-                _copy(table, csv)
+                    csv.add(empty_row(table.row) | row.new | row.set | {"id": row.id, "version": version})
+                copy_rows(_connection(), table, csv)
     except Exception as error:
         if not is_about_data(error):
             raise
         return error
     return None
-
-
-# --- rows as lines of COPY -------------------------------------------------------------------------------
-
-COPY = r"COPY {} ({}) FROM STDIN (FORMAT csv, NULL 'null', ESCAPE '\')"
-CONTROL_CHARACTER = re.compile(rb'\\[^"\\]')
-"""As orjson writes it."""
-END_OF_ROW: Values = {"": 0}
-END_OF_LINE = b',{"":0}'
-"""As orjson writes `END_OF_ROW`. It cannot occur in a text, whose quotes are escaped."""
-
-
-class Csv:
-    """Rows as CSV. A JSON array is nearly that, so one call of orjson writes the ids, times and texts of all rows."""
-
-    def __init__(self, table: Table) -> None:
-        self._values: list[Any] = []
-        columns = column_names(table.row)
-        self._width = len(columns) + 1
-        self._json = [columns.index(each) for each in json_columns(table.row)]
-
-    def __bool__(self) -> bool:
-        return bool(self._values)
-
-    def add(self, row: Values) -> None:
-        """Add a row with all columns, in their order."""
-        self._values += row.values()
-        self._values.append(END_OF_ROW)
-
-    def text(self) -> bytes:
-        """
-        Raises:
-            TypeError: a value cannot be written as JSON.
-        """
-        values = self._values
-        for column in self._json:
-            for place in range(column, len(values), self._width):
-                values[place] = orjson.dumps(values[place]).decode()
-        text = orjson.dumps(values)[1 : -len(END_OF_LINE) - 1]
-        if CONTROL_CHARACTER.search(text) is None:
-            return text.replace(END_OF_LINE + b",", b"\n")
-        lines = text.split(END_OF_LINE + b",")
-        return b"\n".join(_unescaped(line) if CONTROL_CHARACTER.search(line) else line for line in lines)
-
-
-def _unescaped(line: bytes) -> bytes:
-    """The line with control characters unescaped: CSV has no escapes for them."""
-    values = orjson.loads(b"[%s]" % line)
-    texts = (_quoted(each) if isinstance(each, str) else orjson.dumps(each) for each in values)
-    return b",".join(texts)
-
-
-def _quoted(text: str) -> bytes:
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{escaped}"'.encode()
-
-
-def _copy(table: Table, csv: Csv) -> None:
-    if not csv:
-        return
-    with _connection().cursor() as cursor, cursor.copy(_copy_statement(table)) as copy:
-        copy.write(csv.text())
-
-
-@cache
-def _copy_statement(table: Table) -> bytes:
-    columns = sql.SQL(", ").join(map(sql.Identifier, column_names(table.row)))
-    return sql.SQL(COPY).format(sql.Identifier(table.name), columns).as_bytes(None)

@@ -61,11 +61,12 @@ class Table:
     """A projected table.
 
     Attributes:
-        name: of the table. Its primary key is `id`; `version` is the stream's version that a row includes. row: the
-        dataclass of a row, whose fields are the columns. handler: what a fact does to the table. every_fact: whether
-        every fact of a stream changes the stream's row, so that a gap in the versions shows a missing
-            fact (parked, or of an unknown type). Later facts still change the row then, but it does not claim their
-            versions, and readers that must not be stale fold the stream.
+        name: of the table. Its primary key is `id`; `version` is the stream's version that a row includes.
+        row: the dataclass of a row, whose fields are the columns.
+        handler: what a fact does to the table.
+        every_fact: whether every fact of a stream changes the stream's row, so that a gap in the versions shows a
+            missing fact (parked, or of an unknown type). Later facts still change the row then, but it does not claim
+            their versions, and readers that must not be stale fold the stream.
     """
 
     name: LiteralString
