@@ -176,9 +176,7 @@ def projector() -> None:
     """
     settings = settings_of_process()
     from payloops.daemons.projector import run_projector  # noqa: PLC0415
-    from payloops.logs import configure_logs  # noqa: PLC0415
 
-    configure_logs(settings, process="projector")
     run_process(run_projector(settings))
 
 
@@ -190,9 +188,9 @@ def subscriber() -> None:
     """
     settings = settings_of_process()
     from payloops.daemons.stopping import exit_now  # noqa: PLC0415
-    from payloops.daemons.subscriber import run_subscriber  # noqa: PLC0415
+    from payloops.daemons.subscriber import run_subscribers  # noqa: PLC0415
 
-    run_process(run_subscriber(settings))
+    run_process(run_subscribers(settings))
     exit_now()
 
 

@@ -8,6 +8,7 @@ from payloops.daemons.garbage_collection import tune_garbage_collector
 from payloops.daemons.metrics import serving_metrics
 from payloops.daemons.stopping import stop_on_signals
 from payloops.events.sealer import run_sealer
+from payloops.logs import configure_logs
 from payloops.projections.projection import all_projections
 from payloops.projections.projector import run_projections
 from payloops.settings import Settings
@@ -21,6 +22,7 @@ async def run_projector(settings: Settings) -> None:
 
     The current batch is finished first. If PostgreSQL is down, waits until it is up.
     """
+    configure_logs(settings, process="projector")
     all_projections()  # imports their modules before the garbage collector is tuned
     tune_garbage_collector()
     database_url, stop = settings.database_url.get_secret_value(), stop_on_signals()

@@ -10,14 +10,14 @@ from payloops.daemons.temporal_client import connect_unless_stopped
 from payloops.logs import configure_logs
 from payloops.settings import Settings
 from payloops.wiring import open_store
-from payloops.workflows_client import subscriber
 from payloops.workflows_client.payment_subscription import payment_subscription
+from payloops.workflows_client.subscriber import run_subscriber
 from payloops.workflows_client.webhook_subscription import webhook_subscription
 
 log = structlog.get_logger()
 
 
-async def run_subscriber(settings: Settings) -> None:
+async def run_subscribers(settings: Settings) -> None:
     """Forward events for payments and webhooks to Temporal, until SIGTERM or SIGINT.
 
     The current batch is finished first. If PostgreSQL or Temporal is down, waits until it is up.
@@ -33,7 +33,7 @@ async def run_subscriber(settings: Settings) -> None:
             async with asyncio.TaskGroup() as group:
                 for subscription in (payment_subscription(store), webhook_subscription(store)):
                     group.create_task(
-                        subscriber.run_subscriber(
+                        run_subscriber(
                             subscription=subscription,
                             store=store,
                             database_url=settings.database_url.get_secret_value(),
