@@ -5,7 +5,7 @@ from datetime import datetime
 from psycopg_pool import AsyncConnectionPool
 
 from payloops.commands.record_webhook_attempt import record_interrupted_attempt
-from payloops.commands.webhook_deliveries import WebhookDelivery
+from payloops.commands.webhooks import Webhook
 from payloops.events.timestamps import timestamp_text
 
 BEGIN = """
@@ -20,7 +20,7 @@ BEGIN_ANEW = """
 
 
 async def begin_webhook_attempt(
-    pool: AsyncConnectionPool, *, delivery: WebhookDelivery, key: str, url: str, at: datetime
+    pool: AsyncConnectionPool, *, webhook: Webhook, key: str, url: str, at: datetime
 ) -> int:
     """Record that an attempt begins, until `record_webhook_attempt` records its end under the same key.
 
@@ -32,18 +32,18 @@ async def begin_webhook_attempt(
     attempt = {"key": key, "url": url, "at": at}
     async with pool.connection() as connection:
         if (await connection.execute(BEGIN, attempt)).rowcount:
-            return delivery.attempts + 1
+            return webhook.attempts + 1
         before = await (await connection.execute(UNENDED, (key,))).fetchone()
     kept = 0
     if before is not None:
         former_url, began_at = before
         kept = await record_interrupted_attempt(
             pool,
-            delivery=delivery,
+            webhook=webhook,
             key=f"{key}/{timestamp_text(began_at)}",
             url=former_url,
             began_at=began_at,
         )
     async with pool.connection() as connection:
         await connection.execute(BEGIN_ANEW, attempt)
-    return delivery.attempts + kept + 1
+    return webhook.attempts + kept + 1

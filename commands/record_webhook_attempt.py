@@ -10,10 +10,10 @@ from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool
 
 from payloops.commands.merchants import change_account
-from payloops.commands.webhook_deliveries import (
+from payloops.commands.webhooks import (
     RecordedAttempt,
+    Webhook,
     WebhookAttempt,
-    WebhookDelivery,
     find_attempt,
 )
 from payloops.events.event_store import EventStore
@@ -71,7 +71,7 @@ SWITCH_OFF = "UPDATE merchants SET webhook_off_at = %s, webhook_off_reason = %s 
 
 
 async def record_webhook_attempt(
-    store: EventStore, *, delivery: WebhookDelivery, key: str, url: str, attempt: WebhookAttempt, by: Metadata
+    store: EventStore, *, webhook: Webhook, key: str, url: str, attempt: WebhookAttempt, by: Metadata
 ) -> RecordedAttempt:
     """Record an attempt, once for its key, and switch the endpoint off if it is gone or has failed for days.
 
@@ -83,21 +83,21 @@ async def record_webhook_attempt(
         What stands in the table: where two came under one key, the first of them.
     """
     async with store.pool.connection() as connection, connection.transaction():
-        values = await _keep(connection, delivery=delivery, key=key, url=url, attempt=attempt)
+        values = await _keep(connection, webhook=webhook, key=key, url=url, attempt=attempt)
         if values is not None:
             await connection.execute(WORKS if attempt.delivered else FAILS, values)
     ATTEMPTS.labels(_outcome(attempt)).inc()
     ATTEMPT_SECONDS.observe(attempt.duration_ms / 1000)
     recorded = await find_attempt(store.pool, key=key)
     assert recorded is not None
-    await judge_endpoint(store, merchant_id=delivery.merchant_id, recorded=recorded, by=by)
+    await judge_endpoint(store, merchant_id=webhook.merchant_id, recorded=recorded, by=by)
     return recorded
 
 
 async def record_interrupted_attempt(
     pool: AsyncConnectionPool,
     *,
-    delivery: WebhookDelivery,
+    webhook: Webhook,
     key: str,
     url: str,
     began_at: datetime,
@@ -111,7 +111,7 @@ async def record_interrupted_attempt(
         attempted_at=began_at, duration_ms=0, status_code=None, error=INTERRUPTED, answer=None
     )
     async with pool.connection() as connection, connection.transaction():
-        values = await _keep(connection, delivery=delivery, key=key, url=url, attempt=attempt)
+        values = await _keep(connection, webhook=webhook, key=key, url=url, attempt=attempt)
     if values is None:
         return 0
     ATTEMPTS.labels("interrupted").inc()
@@ -146,18 +146,18 @@ async def judge_endpoint(
 async def _keep(
     connection: AsyncConnection[TupleRow],
     *,
-    delivery: WebhookDelivery,
+    webhook: Webhook,
     key: str,
     url: str,
     attempt: WebhookAttempt,
 ) -> dict[str, Any] | None:
     """Store an attempt and count it; return what was stored, or None if this key has one already."""
-    row = await (await connection.execute(LOCK, (delivery.id,))).fetchone()
+    row = await (await connection.execute(LOCK, (webhook.id,))).fetchone()
     assert row is not None
     attempts, erased = row
     values: dict[str, Any] = {
-        "id": delivery.id,
-        "merchant": delivery.merchant_id,
+        "id": webhook.id,
+        "merchant": webhook.merchant_id,
         "number": attempts + 1,
         "key": key,
         "url": url,

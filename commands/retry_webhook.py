@@ -6,8 +6,8 @@ from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 
 from payloops.commands.merchants import change_account
-from payloops.commands.webhook_deliveries import find_webhook
 from payloops.commands.webhook_endpoints import find_webhook_endpoint
+from payloops.commands.webhooks import find_webhook
 from payloops.events.errors import VersionConflict
 from payloops.events.event_store import EventStore
 from payloops.events.merchants import Merchant, WebhookRetryRequested

@@ -4,8 +4,13 @@ from typing import Any
 from uuid import UUID
 
 from payloops.commands.retry_webhook import retry_webhook
-from payloops.commands.webhook_deliveries import RecordedAttempt, find_webhook, list_attempts
-from payloops.commands.webhook_events import WebhookStatus, list_webhook_events
+from payloops.commands.webhooks import (
+    RecordedAttempt,
+    WebhookStatus,
+    find_webhook,
+    list_attempts,
+    list_webhooks,
+)
 from payloops.http.fields import Timestamp
 from payloops.http.pagination import PageQuery, Pagination, pagination
 from payloops.http.routing import AnswerModel, Call, Nothing, route
@@ -41,7 +46,7 @@ class WebhookPage(AnswerModel):
     summary="List webhooks and their delivery status, newest first",
 )
 async def read_webhooks(call: Call[None, WebhookQuery]) -> WebhookPage:
-    rows, total = await list_webhook_events(
+    rows, total = await list_webhooks(
         call.services.store.pool,
         merchant_id=call.merchant_id,
         page=call.query.page,

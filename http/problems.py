@@ -38,7 +38,7 @@ from payloops.commands.refusals import (
 from payloops.commands.register_merchant import EmailTaken
 from payloops.commands.retry_webhook import TooManyRetries, WebhooksOff
 from payloops.commands.tokens import InvalidToken
-from payloops.commands.webhook_deliveries import WebhookNotFound
+from payloops.commands.webhooks import WebhookNotFound
 from payloops.events.connections import SCHEMA_ERRORS
 from payloops.events.errors import (
     OutcomeUnknown,

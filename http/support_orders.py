@@ -8,7 +8,7 @@ from pydantic import Field, StringConstraints
 
 from payloops.commands.merchants import merchant_names
 from payloops.commands.processor_events import find_processor_event, list_processor_events
-from payloops.commands.webhook_deliveries import list_attempts_of, list_webhooks_of_order
+from payloops.commands.webhooks import list_attempts_of, list_webhooks_of_order
 from payloops.events.errors import StreamUnreadable
 from payloops.events.event_store import EventReader
 from payloops.events.money import parse_money

@@ -20,7 +20,7 @@ from payloops.commands.record_webhook_attempt import record_webhook_attempt
 from payloops.commands.staff import StaffRow
 from payloops.commands.update_order_status import update_order_status
 from payloops.commands.update_refund_status import update_refund_status
-from payloops.commands.webhook_deliveries import WebhookAttempt, find_webhook
+from payloops.commands.webhooks import WebhookAttempt, find_webhook
 from payloops.events.metadata import Metadata
 from payloops.events.orders import Failure, References
 from payloops.events.timestamps import utc_now
@@ -177,7 +177,7 @@ async def _webhook_failed(api: Api, merchant: Merchant, order_id: UUID) -> None:
         )
         await record_webhook_attempt(
             store,
-            delivery=webhook,
+            webhook=webhook,
             key=f"{webhook_id}/{number}",
             url=URL,
             attempt=attempt,

@@ -13,8 +13,14 @@ from psycopg.rows import tuple_row
 
 from payloops.commands.processor_events import list_processor_events, processor_events_of_order
 from payloops.commands.staff_views import list_staff_views
-from payloops.commands.webhook_deliveries import list_attempts, list_attempts_of, list_webhooks_of_order
-from payloops.commands.webhook_events import WebhookStatus, list_webhook_events, pending_webhooks
+from payloops.commands.webhooks import (
+    WebhookStatus,
+    list_attempts,
+    list_attempts_of,
+    list_webhooks,
+    list_webhooks_of_order,
+    pending_webhooks,
+)
 from payloops.events.event_store import EventStore
 from payloops.events.orders import References
 from payloops.processors.port import Processor, ProcessorUnreachableError
@@ -136,9 +142,7 @@ def _dashboards_lists() -> Iterator[tuple[str, Ask]]:
     for status in statuses:
 
         async def webhooks(store: EventStore, asked: Asked, status: WebhookStatus | None = status) -> None:
-            await list_webhook_events(
-                store.pool, merchant_id=asked.merchant_id, page=3, limit=20, status=status
-            )
+            await list_webhooks(store.pool, merchant_id=asked.merchant_id, page=3, limit=20, status=status)
 
         yield f"webhooks, {status or 'all'}", webhooks
     yield "a webhook's attempts", lambda s, a: list_attempts(s.pool, webhook_id=a.order_id)

@@ -23,13 +23,13 @@ from payloops.commands.pay_order import request_payment
 from payloops.commands.register_merchant import register_merchant
 from payloops.commands.route_payment import Route
 from payloops.commands.update_order_status import update_order_status
-from payloops.commands.webhook_deliveries import (
+from payloops.commands.webhook_secrets import WebhookSecret, get_webhook_secret
+from payloops.commands.webhooks import (
     RecordedAttempt,
-    WebhookDelivery,
+    Webhook,
     find_webhook,
     list_attempts,
 )
-from payloops.commands.webhook_secrets import WebhookSecret, get_webhook_secret
 from payloops.events.event_store import EventStore
 from payloops.events.merchants import ProcessorChoice
 from payloops.events.metadata import Metadata
@@ -135,13 +135,13 @@ class Shop(Orders):
             )
             return [(row[0], row[1]) for row in await cursor.fetchall()]
 
-    async def webhook(self, webhook_id: UUID) -> WebhookDelivery:
+    async def webhook(self, webhook_id: UUID) -> Webhook:
         return await find_webhook(self.store.pool, webhook_id=webhook_id, merchant_id=self.merchant_id)
 
     async def attempts(self, webhook_id: UUID) -> list[RecordedAttempt]:
         return await list_attempts(self.store.pool, webhook_id=webhook_id)
 
-    async def becomes(self, webhook_id: UUID, status: str) -> WebhookDelivery:
+    async def becomes(self, webhook_id: UUID, status: str) -> Webhook:
         async with asyncio.timeout(SECONDS):
             while (webhook := await self.webhook(webhook_id)).status != status:
                 await asyncio.sleep(0.02)

@@ -30,7 +30,7 @@ from payloops.commands.processor_events import (
     note_effect,
 )
 from payloops.commands.record_webhook_attempt import record_webhook_attempt
-from payloops.commands.webhook_deliveries import WebhookAttempt, find_webhook
+from payloops.commands.webhooks import WebhookAttempt, find_webhook
 from payloops.events.connections import connect
 from payloops.events.event_store import EventStore
 from payloops.events.log_rows import Fault
@@ -67,12 +67,12 @@ async def a_webhook(store: EventStore, order: Order) -> None:
                VALUES (%s, %s, %s, 'payment.captured', now(), '{}')""",
             (webhook_id, order.merchant_id, order.id),
         )
-    delivery = await find_webhook(store.pool, webhook_id=webhook_id, merchant_id=None)
+    webhook = await find_webhook(store.pool, webhook_id=webhook_id, merchant_id=None)
     attempt = WebhookAttempt(
         attempted_at=utc_now(), duration_ms=12, status_code=500, error="500", answer="a secret of theirs"
     )
     url = "https://user:password@shop.example/hook?key=theirs"
-    await record_webhook_attempt(store, delivery=delivery, key="k", url=url, attempt=attempt, by=BY)
+    await record_webhook_attempt(store, webhook=webhook, key="k", url=url, attempt=attempt, by=BY)
 
 
 async def sealed(database_url: str, keys: AuditKeys, *, limit: int = 100) -> None:

@@ -28,7 +28,7 @@ from payloops.commands.processor_events import keep_processor_event, note_effect
 from payloops.commands.queue_webhook import queue_webhook
 from payloops.commands.record_webhook_attempt import record_webhook_attempt
 from payloops.commands.staff_views import record_staff_view
-from payloops.commands.webhook_deliveries import WebhookAttempt, find_webhook, list_attempts
+from payloops.commands.webhooks import WebhookAttempt, find_webhook, list_attempts
 from payloops.events.authenticity import content_hash, derive_mac_key, is_authentic
 from payloops.events.event_store import EventStore
 from payloops.events.metadata import Metadata
@@ -109,7 +109,7 @@ async def answer_webhook(store: EventStore, webhook_id: UUID, text: str) -> None
     attempt = WebhookAttempt(attempted_at=utc_now(), duration_ms=5, status_code=200, error=None, answer=text)
     await record_webhook_attempt(
         store,
-        delivery=await find_webhook(store.pool, webhook_id=webhook_id, merchant_id=None),
+        webhook=await find_webhook(store.pool, webhook_id=webhook_id, merchant_id=None),
         key=str(uuid7()),
         url="https://merchant.example",
         attempt=attempt,

@@ -10,7 +10,7 @@ from calling import Api, Merchant
 from psycopg_pool import AsyncConnectionPool
 from uuid_utils.compat import uuid7
 
-from payloops.commands.webhook_events import LIST, OF_MERCHANT, OF_MERCHANT_WITH_STATUS
+from payloops.commands.webhooks import LIST, OF_MERCHANT, OF_MERCHANT_WITH_STATUS
 from payloops.events.timestamps import timestamp_text
 
 BEGIN = datetime(2026, 3, 1, tzinfo=UTC)

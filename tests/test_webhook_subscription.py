@@ -27,7 +27,7 @@ from payloops.commands.refund_outcomes import fail_refund, succeed_refund
 from payloops.commands.refund_payment import refund_payment, request_refund
 from payloops.commands.retry_webhook import WebhooksOff, retry_webhook
 from payloops.commands.update_refund_status import update_refund_status
-from payloops.commands.webhook_deliveries import WebhookNotFound
+from payloops.commands.webhooks import WebhookNotFound
 from payloops.events.event_store import EventStore
 from payloops.events.orders import Failure, Order, TransactionType
 from payloops.events.stream import topic_of

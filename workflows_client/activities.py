@@ -33,15 +33,15 @@ from payloops.commands.record_webhook_attempt import (
 from payloops.commands.refusals import ContradictsRecord, OrderNotFound, UnknownAttempt, UnknownRefund
 from payloops.commands.update_order_status import update_order_status
 from payloops.commands.update_refund_status import update_refund_status
-from payloops.commands.webhook_deliveries import (
+from payloops.commands.webhook_endpoints import WebhookEndpoint, find_webhook_endpoint
+from payloops.commands.webhook_secrets import get_webhook_secret
+from payloops.commands.webhooks import (
     RecordedAttempt,
-    WebhookDelivery,
+    Webhook,
     WebhookNotFound,
     find_attempt,
     find_webhook,
 )
-from payloops.commands.webhook_endpoints import WebhookEndpoint, find_webhook_endpoint
-from payloops.commands.webhook_secrets import get_webhook_secret
 from payloops.commands.workflow_ids import attempt_of, number_of, operation_of
 from payloops.events.crash_points import crash_point
 from payloops.events.event_store import EventStore
@@ -220,15 +220,15 @@ class BackendActivities:
                 WebhookNotFound. With a retry: EndpointBusy.
         """
         request = _parsed(DeliveryInput, given)
-        delivery = await self._load_webhook(request.webhook_event_id)
-        made = await self._earlier_result(delivery)
+        webhook = await self._load_webhook(request.webhook_event_id)
+        made = await self._earlier_result(webhook)
         if made is not None:
             return made
-        endpoint = await find_webhook_endpoint(self._store.pool, merchant_id=delivery.merchant_id)
+        endpoint = await find_webhook_endpoint(self._store.pool, merchant_id=webhook.merchant_id)
         if endpoint is not None and endpoint.off_at is not None and endpoint.url == request.webhook_url:
             why = f"The endpoint is switched off: {endpoint.off_reason}"
-            return {"success": False, "attempts": delivery.attempts, "errorMessage": why}
-        return await self._send(delivery, endpoint, url=request.webhook_url, secret=request.webhook_secret)
+            return {"success": False, "attempts": webhook.attempts, "errorMessage": why}
+        return await self._send(webhook, endpoint, url=request.webhook_url, secret=request.webhook_secret)
 
     @activity.defn(name="attemptDelivery")
     async def attempt_delivery(self, given: Any) -> dict[str, Any]:
@@ -237,75 +237,73 @@ class BackendActivities:
         A member `over` in the result means that there will be no further attempt.
         """
         request = _parsed(WebhookInput, given)
-        delivery = await self._load_webhook(request.webhook_event_id)
-        made = await self._earlier_result(delivery)
+        webhook = await self._load_webhook(request.webhook_event_id)
+        made = await self._earlier_result(webhook)
         if made is not None:
             return made
-        endpoint = await find_webhook_endpoint(self._store.pool, merchant_id=delivery.merchant_id)
+        endpoint = await find_webhook_endpoint(self._store.pool, merchant_id=webhook.merchant_id)
         if endpoint is None or endpoint.url_in_use is None:
             return {
                 "success": False,
-                "attempts": delivery.attempts,
+                "attempts": webhook.attempts,
                 "errorMessage": NO_ENDPOINT,
                 "over": True,
             }
-        return await self._send(delivery, endpoint, url=endpoint.url_in_use, secret=None)
+        return await self._send(webhook, endpoint, url=endpoint.url_in_use, secret=None)
 
-    async def _load_webhook(self, webhook_id: UUID) -> WebhookDelivery:
+    async def _load_webhook(self, webhook_id: UUID) -> Webhook:
         """The webhook that this workflow is to deliver.
 
         Raises:
             ApplicationError: see `deliver_webhook`.
         """
         with _refusals_are_final():
-            delivery = await find_webhook(self._store.pool, webhook_id=webhook_id, merchant_id=None)
-        _refuse_superseded(delivery)
-        return delivery
+            webhook = await find_webhook(self._store.pool, webhook_id=webhook_id, merchant_id=None)
+        _refuse_superseded(webhook)
+        return webhook
 
-    async def _earlier_result(self, delivery: WebhookDelivery) -> dict[str, Any] | None:
+    async def _earlier_result(self, webhook: Webhook) -> dict[str, Any] | None:
         """The result if no attempt is needed: this one was made before, or the webhook was delivered."""
         before = await find_attempt(self._store.pool, key=_activity_key())
         if before is not None:  # the worker died after recording it, or its result was lost
-            await judge_endpoint(
-                self._store, merchant_id=delivery.merchant_id, recorded=before, by=self._by()
-            )
+            await judge_endpoint(self._store, merchant_id=webhook.merchant_id, recorded=before, by=self._by())
             return _delivery_result(before)
-        if delivery.status == "delivered":
+        if webhook.status == "delivered":
             return {
                 "success": True,
-                "attempts": delivery.attempts,
-                "deliveredAt": delivery.delivered_at and timestamp_text(delivery.delivered_at),
+                "attempts": webhook.attempts,
+                "deliveredAt": webhook.delivered_at and timestamp_text(webhook.delivered_at),
             }
         return None
 
     async def _send(
-        self, delivery: WebhookDelivery, endpoint: WebhookEndpoint | None, *, url: str, secret: str | None
+        self, webhook: Webhook, endpoint: WebhookEndpoint | None, *, url: str, secret: str | None
     ) -> dict[str, Any]:
         """Send it once. `secret`: one to sign with, beside the merchant's own."""
         key = _activity_key()
-        with self._place(delivery, endpoint):
-            secrets = await self._secrets_with(secret, delivery.merchant_id, endpoint)
+        with self._place(webhook, endpoint):
+            secrets = await self._secrets_with(secret, webhook.merchant_id, endpoint)
             number = await begin_webhook_attempt(
-                self._store.pool, delivery=delivery, key=key, url=url, at=self._now()
+                self._store.pool, webhook=webhook, key=key, url=url, at=self._now()
             )
             async with under_way(grace=self._grace):
                 attempt = await self._sender.send(
-                    webhook_id=str(delivery.id),
+                    webhook_id=str(webhook.id),
                     url=url,
                     secrets=secrets,
                     turn=number,
-                    payload=delivery.payload,
+                    payload=webhook.payload,
                 )
         crash_point("webhook.sent")
         recorded = await record_webhook_attempt(
-            self._store, delivery=delivery, key=key, url=url, attempt=attempt, by=self._by()
+            self._store, webhook=webhook, key=key, url=url, attempt=attempt, by=self._by()
         )
         crash_point("webhook.recorded")
         log.info(
             "webhook.delivered" if attempt.delivered else "webhook.not_delivered",
-            webhook_id=str(delivery.id),
-            merchant_id=str(delivery.merchant_id),
-            order_id=str(delivery.order_id),
+            webhook_id=str(webhook.id),
+            merchant_id=str(webhook.merchant_id),
+            order_id=str(webhook.order_id),
             attempt=recorded.number,
             status=attempt.status_code,
             error=attempt.error,
@@ -325,7 +323,7 @@ class BackendActivities:
         )
 
     @contextmanager
-    def _place(self, delivery: WebhookDelivery, endpoint: WebhookEndpoint | None) -> Iterator[None]:
+    def _place(self, webhook: Webhook, endpoint: WebhookEndpoint | None) -> Iterator[None]:
         """Hold a place to send from. If none is free, Temporal retries the activity when it is this delivery's turn.
 
         A local activity gets no turn: its workflow has Temporal schedule the activity instead, at once.
@@ -334,7 +332,7 @@ class BackendActivities:
         comes_again = not activity.info().is_local
         try:
             with self._places.place(
-                merchant_id=delivery.merchant_id, suspect=suspect, comes_again=comes_again
+                merchant_id=webhook.merchant_id, suspect=suspect, comes_again=comes_again
             ):
                 yield
         except EndpointBusy as busy:
@@ -370,11 +368,11 @@ def retries_of(workflow_id: str, *, webhook_id: UUID) -> int | None:
     return number_of(workflow_id, first=f"webhook-{webhook_id}", unnumbered=0)
 
 
-def _refuse_superseded(delivery: WebhookDelivery) -> None:
-    retries = retries_of(_workflow_id(), webhook_id=delivery.id)
-    if retries is not None and retries < delivery.retries:
+def _refuse_superseded(webhook: Webhook) -> None:
+    retries = retries_of(_workflow_id(), webhook_id=webhook.id)
+    if retries is not None and retries < webhook.retries:
         raise ApplicationError(
-            f"webhook {delivery.id} is delivered by a later workflow",
+            f"webhook {webhook.id} is delivered by a later workflow",
             type=SUPERSEDED,
             non_retryable=True,
             category=ApplicationErrorCategory.BENIGN,  # expected, so not logged as an error

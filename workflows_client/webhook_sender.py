@@ -33,7 +33,7 @@ from standardwebhooks import Webhook
 from standardwebhooks.webhooks import EmptyWebhookSecretError
 
 from payloops.commands.cards import mask_card_numbers, mask_cut_digits
-from payloops.commands.webhook_deliveries import WebhookAttempt
+from payloops.commands.webhooks import WebhookAttempt
 from payloops.events.timestamps import utc_now
 from payloops.workflows_client.public_sockets import AddressRefused, PublicSockets
 

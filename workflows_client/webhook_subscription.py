@@ -9,8 +9,8 @@ from uuid import UUID, uuid5
 
 from payloops.commands.fail_webhook import fail_webhook
 from payloops.commands.queue_webhook import queue_webhook
-from payloops.commands.webhook_deliveries import WebhookDelivery, find_webhook
 from payloops.commands.webhook_endpoints import find_webhook_endpoint
+from payloops.commands.webhooks import Webhook, find_webhook
 from payloops.events.crash_points import crash_point
 from payloops.events.event_store import EventStore, RecordedEvent
 from payloops.events.merchants import WebhookRetryRequested
@@ -120,7 +120,7 @@ async def _manual_retry(store: EventStore, fact: WebhookRetryRequested) -> Forwa
     return _delivery(webhook, workflow_id=f"webhook-{webhook_id}-{fact.number}", url=endpoint.url_in_use)
 
 
-def _delivery(webhook: WebhookDelivery, *, workflow_id: str, url: str) -> StartWorkflow:
+def _delivery(webhook: Webhook, *, workflow_id: str, url: str) -> StartWorkflow:
     return StartWorkflow(
         workflow="WebhookDeliveryWorkflow",
         workflow_id=workflow_id,

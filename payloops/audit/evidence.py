@@ -21,9 +21,9 @@ from payloops.audit.evidence_format import FORMAT, canonical, file_bytes, signed
 from payloops.audit.masking import masked_body
 from payloops.audit.reading import NotUnderstood, facts_of, reading
 from payloops.commands.processor_events import processor_events_of_order
-from payloops.commands.webhook_deliveries import (
+from payloops.commands.webhooks import (
     RecordedAttempt,
-    WebhookDelivery,
+    Webhook,
     list_attempts_of,
     list_webhooks_of_order,
 )
@@ -187,7 +187,7 @@ def _seal(seal: Seal) -> dict[str, Any]:
     }
 
 
-def _webhook(webhook: WebhookDelivery, attempts: Sequence[RecordedAttempt]) -> dict[str, Any]:
+def _webhook(webhook: Webhook, attempts: Sequence[RecordedAttempt]) -> dict[str, Any]:
     """A webhook with its delivery attempts, without the responses of the merchant's endpoint."""
     return {
         "id": str(webhook.id),

@@ -20,7 +20,7 @@ from prometheus_client.registry import Collector
 from psycopg_pool import AsyncConnectionPool
 
 from payloops.commands.webhook_endpoints import count_switched_off
-from payloops.commands.webhook_events import pending_webhooks
+from payloops.commands.webhooks import pending_webhooks
 from payloops.daemons.listening import bind
 from payloops.daemons.shared_metrics import counted
 from payloops.events.background import in_background, shared

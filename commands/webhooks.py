@@ -1,15 +1,16 @@
-"""One webhook and the attempts to deliver it: the tables `webhook_events` and `webhook_attempts`."""
+"""Webhooks to merchants, and the attempts to deliver them: the tables `webhook_events` and `webhook_attempts`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
+from psycopg import sql
 from psycopg.rows import class_row
 from psycopg_pool import AsyncConnectionPool
 
-from payloops.commands.webhook_events import WebhookStatus
+WebhookStatus = Literal["pending", "delivered", "failed"]
 
 
 class WebhookNotFound(Exception):
@@ -21,7 +22,7 @@ class WebhookNotFound(Exception):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WebhookDelivery:
+class Webhook:
     """A webhook, with the payload that is sent.
 
     Attributes:
@@ -92,9 +93,7 @@ ATTEMPTS_OF_SOME = """
 ATTEMPT_OF_KEY = ATTEMPTS + "WHERE key = %s"
 
 
-async def find_webhook(
-    pool: AsyncConnectionPool, *, webhook_id: UUID, merchant_id: UUID | None
-) -> WebhookDelivery:
+async def find_webhook(pool: AsyncConnectionPool, *, webhook_id: UUID, merchant_id: UUID | None) -> Webhook:
     """One webhook.
 
     Args:
@@ -105,7 +104,7 @@ async def find_webhook(
     """
     async with (
         pool.connection() as connection,
-        connection.cursor(row_factory=class_row(WebhookDelivery)) as cursor,
+        connection.cursor(row_factory=class_row(Webhook)) as cursor,
     ):
         found = await (await cursor.execute(FIND, {"id": webhook_id, "merchant": merchant_id})).fetchone()
     if found is None:
@@ -113,11 +112,11 @@ async def find_webhook(
     return found
 
 
-async def list_webhooks_of_order(pool: AsyncConnectionPool, *, order_id: UUID) -> list[WebhookDelivery]:
+async def list_webhooks_of_order(pool: AsyncConnectionPool, *, order_id: UUID) -> list[Webhook]:
     """The webhooks about an order, delivered or not, oldest first."""
     async with (
         pool.connection() as connection,
-        connection.cursor(row_factory=class_row(WebhookDelivery)) as cursor,
+        connection.cursor(row_factory=class_row(Webhook)) as cursor,
     ):
         return await (await cursor.execute(OF_ORDER, (order_id,))).fetchall()
 
@@ -165,3 +164,65 @@ def _recorded(
         answer=answer,
     )
     return RecordedAttempt(number=number, url=url, attempt=attempt)
+
+
+@dataclass(frozen=True, slots=True)
+class ListedWebhook:
+    """A webhook as lists show it, without what was sent. `attempts`: how many were made to send it."""
+
+    id: UUID
+    order_id: UUID
+    event_type: str
+    status: WebhookStatus
+    attempts: int
+    last_attempt_at: datetime | None
+    delivered_at: datetime | None
+    created_at: datetime
+
+
+LIST = sql.SQL("""
+    SELECT matching.total, w.id, w.order_id, w.event_type, w.status, w.attempts,
+           w.last_attempt_at, w.delivered_at, w.created_at
+    FROM (SELECT count(*) AS total FROM webhook_events WHERE {conditions}) matching
+    LEFT JOIN (
+        SELECT id FROM webhook_events WHERE {conditions}
+        ORDER BY created_at DESC, id DESC LIMIT %(limit)s OFFSET %(skip)s
+    ) page ON true
+    LEFT JOIN webhook_events w ON w.id = page.id
+    ORDER BY w.created_at DESC, w.id DESC
+""")
+PENDING = """
+    SELECT count(*), coalesce(extract(epoch FROM clock_timestamp() - min(created_at)), 0)::float8
+    FROM webhook_events WHERE status = 'pending'
+"""
+OF_MERCHANT = sql.SQL("merchant_id = %(merchant_id)s")
+OF_MERCHANT_WITH_STATUS = sql.SQL("merchant_id = %(merchant_id)s AND status = %(status)s")
+
+
+async def list_webhooks(
+    pool: AsyncConnectionPool,
+    *,
+    merchant_id: UUID,
+    page: int,
+    limit: int,
+    status: WebhookStatus | None = None,
+) -> tuple[list[ListedWebhook], int]:
+    """A page of the merchant's webhooks, newest first, and how many there are in all.
+
+    Args:
+        page: 1 is the first; one behind the last is empty.
+        status: only of this status.
+    """
+    query = LIST.format(conditions=OF_MERCHANT if status is None else OF_MERCHANT_WITH_STATUS)
+    arguments = {"merchant_id": merchant_id, "status": status, "limit": limit, "skip": (page - 1) * limit}
+    async with pool.connection() as connection:
+        found = await (await connection.execute(query, arguments, prepare=False)).fetchall()
+    return [ListedWebhook(*values) for _, *values in found if values[0] is not None], found[0][0]
+
+
+async def pending_webhooks(pool: AsyncConnectionPool) -> tuple[int, float]:
+    """How many webhooks of all merchants are pending, and the age of the oldest in seconds."""
+    async with pool.connection() as connection:
+        row = await (await connection.execute(PENDING)).fetchone()
+    assert row is not None
+    return row[0], row[1]
