@@ -128,7 +128,15 @@ async def test_a_payment_is_reported_refunded_and_read(client: Client, store: Ev
 
 
 async def test_get_order_of_an_unknown_order_is_null(client: Client) -> None:
-    assert await call(client, ("getOrder", {"orderId": str(uuid4())})) == [None]
+    id = f"theirs-{uuid4()}"
+    assert await call(client, ("getOrder", {"orderId": str(uuid4())}), id=id) == [None]
+    history = await client.get_workflow_handle(id).fetch_history()
+    [result] = [
+        payload
+        for event in history.events
+        for payload in event.activity_task_completed_event_attributes.result.payloads
+    ]
+    assert (result.metadata["encoding"], result.data) == (b"json/plain", b"null")
 
 
 async def test_get_merchant_webhook_url(client: Client, shop: Shop, endpoint: Endpoint) -> None:

@@ -89,6 +89,20 @@ async def test_without_a_key_payloads_are_plain_json() -> None:
     assert payloads[0].data == b'{"amount":1}'
 
 
+@pytest.mark.parametrize("key", [None, KEY])
+async def test_null_is_json_too(key: str | None) -> None:
+    """A worker in TypeScript reads the SDK's own form of None as `undefined`."""
+    converter = data_converter(codec_key=key)
+    written = await converter.encode([None, {"a": None}])
+    codec = EncryptionCodec(secret=KEY)
+    assert [(each.metadata["encoding"], each.data) for each in await codec.decode(written)] == [
+        (b"json/plain", b"null"),
+        (b"json/plain", b'{"a":null}'),
+    ]
+    assert await converter.decode(written) == [None, {"a": None}]
+    assert await converter.decode(await DataConverter.default.encode([None])) == [None]
+
+
 @pytest.mark.parametrize(("key", "warned"), [(None, True), (SecretStr(KEY), False)])
 async def test_a_process_without_the_key_says_what_stands_in_histories(
     settings: Settings, *, key: SecretStr | None, warned: bool

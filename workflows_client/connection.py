@@ -8,7 +8,12 @@ from datetime import timedelta
 import structlog
 from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest
 from temporalio.client import Client
-from temporalio.converter import DataConverter
+from temporalio.converter import (
+    BinaryNullPayloadConverter,
+    CompositePayloadConverter,
+    DataConverter,
+    DefaultPayloadConverter,
+)
 from temporalio.service import GrpcCompression, RPCError, TLSConfig
 from temporalio.worker import PollerBehaviorSimpleMaximum, UnsandboxedWorkflowRunner, Worker
 
@@ -36,11 +41,23 @@ class TemporalUnavailableError(Exception):
         self.reason = reason
 
 
+class JsonPayloadConverter(CompositePayloadConverter):
+    """The SDK's converters, but None is written as JSON's null.
+
+    By default it is an empty payload, `binary/null`, which a worker in TypeScript reads as `undefined`.
+    """
+
+    def __init__(self) -> None:
+        converters = DefaultPayloadConverter.default_encoding_payload_converters
+        super().__init__(*sorted(converters, key=lambda each: isinstance(each, BinaryNullPayloadConverter)))
+
+
+PLAIN = DataConverter(payload_converter_class=JsonPayloadConverter)
+
+
 def data_converter(*, codec_key: str | None) -> DataConverter:
     """Plain JSON, as the platform's other workers speak it; encrypted where a codec key is set."""
-    if codec_key is None:
-        return DataConverter.default
-    return replace(DataConverter.default, payload_codec=EncryptionCodec(secret=codec_key))
+    return PLAIN if codec_key is None else replace(PLAIN, payload_codec=EncryptionCodec(secret=codec_key))
 
 
 async def connect(
