@@ -13,6 +13,7 @@ import orjson
 import psycopg
 from prometheus_client import Counter, Gauge
 from psycopg import errors
+from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import TupleRow, tuple_row
 from psycopg.types.json import set_json_loads
 from psycopg_pool import AsyncConnectionPool
@@ -45,6 +46,8 @@ POOL_STALLED = Counter("payloops_pool_requests_stalled", "Those refused because 
 POOL_WAIT = Counter("payloops_pool_wait_seconds", "Total time that those given a connection had waited")
 
 
+PRIMARY = {"target_session_attrs": "primary"}
+
 SCHEMA_ERRORS = (errors.UndefinedTable, errors.UndefinedColumn, errors.UndefinedFunction)
 """Errors of statements if migrations of this version have not been applied."""
 
@@ -72,9 +75,18 @@ class PoolStalled(psycopg.OperationalError):
         super().__init__("no connection was free for a while")
 
 
-def connection_options(application_name: str) -> dict[str, object]:
+def only_primary(database_url: str) -> dict[str, Any]:
+    """Keyword arguments for psycopg's `connect`, so that standbys are passed over: they are behind, and read-only.
+
+    Empty if the URL itself says whom to connect to.
+    """
+    return {} if "target_session_attrs" in conninfo_to_dict(database_url) else PRIMARY
+
+
+def connection_options(database_url: str, *, application_name: str) -> dict[str, object]:
     """Keyword arguments for psycopg's `connect`: autocommit, prepared at first use, and every wait with a timeout."""
     return {
+        **only_primary(database_url),
         "autocommit": True,
         "prepare_threshold": 0,
         "row_factory": tuple_row,
@@ -111,7 +123,9 @@ async def connect(database_url: str, *, application_name: str) -> psycopg.AsyncC
     Raises:
         TooManyConnections: see there.
     """
-    return await _Connection.connect(database_url, **connection_options(application_name))
+    return await _Connection.connect(
+        database_url, **connection_options(database_url, application_name=application_name)
+    )
 
 
 def is_about_data(error: Exception) -> bool:
@@ -165,7 +179,7 @@ def connection_pool(
         "max_waiting": size * 50,
         "timeout": WAIT_SECONDS,
         "reconnect_timeout": 60.0,
-        "kwargs": connection_options(application_name),
+        "kwargs": connection_options(database_url, application_name=application_name),
         "open": False,
         "name": application_name,
     }

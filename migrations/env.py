@@ -6,11 +6,12 @@ ini file.
 
 from typing import Any
 
+import psycopg
 from alembic import context
 from sqlalchemy import create_engine
 from sqlalchemy.pool import NullPool
 
-from payloops.events.connections import CONNECT_TIMEOUT
+from payloops.events.connections import CONNECT_TIMEOUT, only_primary
 
 # Two processes that migrate at once: the second waits here, then finds nothing to do.
 MIGRATION_LOCK = 0x70617901
@@ -20,11 +21,13 @@ def note(*_: Any, **given: Any) -> None:
     context.config.attributes["applied"].append(given["step"].up_revision_id)
 
 
-engine = create_engine(
-    context.config.get_main_option("sqlalchemy.url", ""),
-    poolclass=NullPool,
-    connect_args={"connect_timeout": CONNECT_TIMEOUT},
-)
+def connect() -> "psycopg.Connection[Any]":
+    """By psycopg, as the service does: SQLAlchemy reads URLs differently."""
+    url = context.config.attributes["database_url"]
+    return psycopg.connect(url, connect_timeout=CONNECT_TIMEOUT, **only_primary(url))
+
+
+engine = create_engine("postgresql+psycopg://", creator=connect, poolclass=NullPool)
 
 with engine.connect() as connection:
     connection.exec_driver_sql(f"SELECT pg_advisory_lock({MIGRATION_LOCK})")

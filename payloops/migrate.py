@@ -1,6 +1,5 @@
 """`payloops migrate`: brings a database's schema up to date with this version's migrations."""
 
-import re
 from pathlib import Path
 
 from alembic import command
@@ -23,27 +22,12 @@ def migrate(*, database_url: str) -> list[str]:
     Raises:
         LaterSchemaError: see there.
     """
-    config = _config(database_url)
+    folder = Path(payloops.migrations.__path__[0])
     applied: list[str] = []
-    config.attributes["applied"] = applied
+    config = Config(attributes={"database_url": database_url, "applied": applied})
+    config.set_main_option("script_location", str(folder).replace("%", "%%"))
     try:
         command.upgrade(config, "head")
     except CommandError as error:  # the only reason for it, as our own revisions are consistent
         raise LaterSchemaError(f"the database was migrated by a later version: {error}") from error
     return applied
-
-
-def _folder() -> Path:
-    assert payloops.migrations.__file__ is not None
-    return Path(payloops.migrations.__file__).parent
-
-
-def _config(database_url: str) -> Config:
-    config = Config()
-    config.set_main_option("script_location", str(_folder()).replace("%", "%%"))
-    config.set_main_option("sqlalchemy.url", _sqlalchemy_url(database_url).replace("%", "%%"))
-    return config
-
-
-def _sqlalchemy_url(database_url: str) -> str:
-    return re.sub(r"^postgres(ql)?(\+psycopg)?://", "postgresql+psycopg://", database_url)

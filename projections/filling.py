@@ -78,7 +78,7 @@ def start_worker(plan: Plan, parent: int) -> None:
 @cache
 def _connection() -> psycopg.Connection[TupleRow]:
     """The process's connection, opened with its first chunk: of an error in `start_worker`, nobody would learn why."""
-    options = connection_options("payloops build")
+    options = connection_options(_plan.database_url, application_name="payloops build")
     options["options"] = f"{options['options']} -c search_path={_plan.schema},public -c statement_timeout=0"
     connection = psycopg.Connection.connect(_plan.database_url, **options)  # type: ignore[arg-type]
     connection.execute("SET synchronous_commit = off")

@@ -5,14 +5,19 @@ import gc
 import re
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import psycopg
 import pytest
 from calling import PASSWORD, running_api
 from processes import run_command
+from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import TupleRow
+from pydantic import SecretStr
+from standby import COPYING, standby_of
 
 from payloops.embedded import EmbeddedServers, postgres
+from payloops.embedded.binaries import find_postgres
 from payloops.events import connections
 from payloops.events.connections import TooManyConnections, connect, connection_pool
 from payloops.settings import Settings
@@ -145,3 +150,45 @@ async def test_who_is_cancelled_while_connections_are_looked_at_is_cancelled(dat
         assert checking.cancelled()
         async with pool.connection() as connection:
             await connection.execute("SELECT 1")
+
+
+@pytest.mark.parametrize(
+    "named",
+    [
+        "postgresql://{user}:{password}@127.0.0.1:1,127.0.0.1:{port}/{dbname}",
+        "host=127.0.0.1 port={port} user={user} password={password} dbname={dbname}",
+    ],
+)
+async def test_every_command_takes_what_libpq_takes_for_the_name_of_a_database(
+    settings: Settings, named: str
+) -> None:
+    """Several hosts, the first of which is down, and keywords."""
+    url = named.format(**conninfo_to_dict(settings.database_url.get_secret_value()))
+    for command in (("migrate",), ("projections", "status")):
+        status, _, err = await run_command(
+            settings.model_copy(update={"database_url": SecretStr(url)}), *command
+        )
+        assert (status, err) == (0, "")
+
+
+@pytest.mark.skipif(not (find_postgres() / COPYING).exists(), reason=f"there is no {COPYING}")
+async def test_a_standby_is_passed_over_unless_it_is_asked_for(tmp_path: Path) -> None:
+    """It would refuse whatever is written, and be asked again and again after the primary was away for a moment."""
+    with EmbeddedServers(data_dir=tmp_path / "primary", ephemeral=True, parts=["postgres"]) as primary:
+        standby = standby_of(primary, data_dir=tmp_path / "standby", ephemeral=True)
+        try:
+            await _passes_over(standby, primary)
+        finally:
+            standby.stop()
+
+
+async def _passes_over(standby: EmbeddedServers, primary: EmbeddedServers) -> None:
+    user, _, there = primary.database_url.partition("@")
+    both = f"{user}@127.0.0.1:{standby.postgres.port},{there}"
+    async with await connect(both, application_name="test") as connection:
+        assert connection.info.port == primary.postgres.port
+    with pytest.raises(psycopg.OperationalError, match="hot standby"):
+        await connect(standby.database_url, application_name="test")
+    asked_for = f"{standby.database_url}?target_session_attrs=any"
+    async with await connect(asked_for, application_name="test") as connection:
+        assert connection.info.port == standby.postgres.port

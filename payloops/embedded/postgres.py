@@ -42,6 +42,8 @@ TUNING = {
 }
 FROM_18 = {"io_method": "sync"}
 """Our lists read few, scattered rows, for which handing reads to an I/O worker takes longer than reading."""
+TAKES_CONNECTIONS = {"ready", "standby"}
+"""States in the pid file."""
 NOT_DURABLE = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
 
 
@@ -285,12 +287,12 @@ class Postgres:
         path.unlink(missing_ok=True)
 
     def _is_ready(self, pid: int) -> bool:
-        """Whether the pid file, which the server writes, belongs to this process and says that it is ready."""
+        """Whether the pid file, which the server writes, belongs to this process and says that it takes connections."""
         try:
             lines = (self._cluster / "postmaster.pid").read_text(encoding="utf-8").split("\n")
         except FileNotFoundError:
             return False
-        return len(lines) > 7 and lines[0] == str(pid) and lines[7].strip() == "ready"  # noqa: PLR2004
+        return len(lines) > 7 and lines[0] == str(pid) and lines[7].strip() in TAKES_CONNECTIONS  # noqa: PLR2004
 
     def _create_database(self) -> None:
         """Create the database if it does not exist, after checking that this port belongs to this cluster's server."""

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import aiohttp
 import psycopg
@@ -40,6 +41,8 @@ from payloops.sandbox import ledger
 from payloops.settings import Environment, Settings
 from payloops.wiring import open_store
 from payloops.workflows_client.connection import connect
+
+T = TypeVar("T")
 
 READY_SECONDS = 60.0
 STOP_SECONDS = 60.0
@@ -375,9 +378,9 @@ _OPERATOR = ThreadPoolExecutor(1, thread_name_prefix="operator")
 """Starts servers. A server ends with the thread that started it: this one stays."""
 
 
-async def operate(work: Callable[..., object], *arguments: object, **options: object) -> None:
+async def operate(work: Callable[..., T], *arguments: object, **options: object) -> T:
     """Do something to a server, in the thread that servers are started by."""
-    await asyncio.get_running_loop().run_in_executor(_OPERATOR, partial(work, *arguments, **options))
+    return await asyncio.get_running_loop().run_in_executor(_OPERATOR, partial(work, *arguments, **options))
 
 
 SECRETS = ("jwt_secret", "audit_key", "encryption_key", "temporal_codec_key")
