@@ -115,10 +115,11 @@ async def test_a_process_without_the_key_says_what_stands_in_histories(
 
 
 NODE = shutil.which("node")
-NO_MESSAGES = (
-    "const temporal = { api: { common: { v1: { Payload: { encode: (bytes) => ({ finish: () => bytes }), "
-)
-NO_MESSAGES += "decode: (bytes) => bytes } } } } };"
+NO_MESSAGES = """
+const Payload = { encode: (bytes) => ({ finish: () => bytes }), decode: (bytes) => bytes };
+module.exports = Object.assign({}, { temporal: { api: { common: { v1: { Payload } } } } });
+"""
+"""Has no names to import for Node.js, like the library."""
 
 
 @pytest.mark.skipif(NODE is None, reason="there is no Node.js here")
@@ -129,8 +130,11 @@ async def test_the_codec_that_the_docs_give_to_workers_reads_what_this_one_write
     docs = (Path(__file__).resolve().parent.parent / "docs/workers.md").read_text()
     [code] = re.findall(r"```js\n(.*?)```", docs, re.DOTALL)
     program = tmp_path / "codec.mjs"
+    library = tmp_path / "node_modules" / "@temporalio" / "proto"
+    library.mkdir(parents=True)
+    (library / "index.js").write_text(NO_MESSAGES)
     program.write_text(
-        re.sub("import { temporal }.*", NO_MESSAGES, code)
+        code
         + f"""
 const codec = new EncryptionCodec({json.dumps(KEY)});
 const metadata = {{ encoding: Buffer.from('binary/encrypted'), 'encryption-key-id': Buffer.from('{KEY_ID}') }};
