@@ -145,6 +145,22 @@ def test_where_nobody_says_how_much_was_captured_it_is_what_was_asked_for_of_tha
     assert captures == [("capture", "success", AMOUNT), ("capture", "success", 400)]
 
 
+@pytest.mark.parametrize("kind", [TransactionType.CAPTURE, TransactionType.VOID])
+def test_a_request_that_is_told_to_have_ended_in_a_capture_captured_what_was_asked_for(
+    kind: TransactionType,
+) -> None:
+    """The first request to capture, which was said to be refused; or the void after it, which came too late."""
+    order = authorized()
+    request_capture(order, amount=400, by=BY)
+    report(order, "failed")
+    if kind is TransactionType.CAPTURE:
+        request_capture(order, amount=700, by=BY)
+    else:
+        cancel(order, by=BY)
+    report(order, "captured", asked=order.requested_transaction((kind, 1)))
+    assert order.amount_captured == 400
+
+
 def test_news_of_an_earlier_attempt_does_not_move_an_order_that_is_being_paid_again() -> None:
     order = pay(after("failed"))
     for status in ("failed", "cancelled", "requires_action", "processing"):
@@ -161,6 +177,20 @@ def test_an_earlier_attempt_that_was_captured_late_stops_the_one_under_way() -> 
     assert facts(order)[-2:] == ["payment.captured", "payment.cancel_requested"]
     report(order, "cancelled", attempt=2)
     assert (order.status, order.amount_captured) == (OrderStatus.CAPTURED, AMOUNT)
+
+
+@pytest.mark.parametrize("end", ["failed", "cancelled", None])
+def test_an_earlier_attempt_that_was_captured_late_stops_no_later_one_that_is_over_or_being_cancelled(
+    end: str | None,
+) -> None:
+    order = pay(after("failed"))
+    if end is None:
+        cancel(order, by=BY)
+    else:
+        report(order, end)
+    version = order.version
+    report(order, "captured", attempt=1)
+    assert facts(order, after=version) == ["payment.captured"]
 
 
 def test_money_taken_twice_is_given_back_at_once() -> None:
@@ -269,13 +299,16 @@ def test_an_authorization_is_not_voided_where_another_attempt_was_captured_under
     assert "payment.void_requested" not in facts(order)
 
 
+@pytest.mark.parametrize("latest", [None, "po_1"])
 @pytest.mark.parametrize("elsewhere", [False, True])
 def test_a_late_authorization_is_voided_at_once_where_the_latest_attempt_is_at_another_processor(
-    elsewhere: bool,
+    elsewhere: bool, latest: str | None
 ) -> None:
+    """Whatever reference the latest has there."""
     order = after("failed")
     route = Route("razorpay" if elsewhere else "stripe", "test")
     request_payment(order, route=route, payment_method=None, capture="manual", by=BY)
+    report_processing(order, order.payments[2], processor_order_id=latest, by=BY)
     authorize(order, 1, "po_1")
     assert ("payment.void_requested" in facts(order)) == elsewhere
 
@@ -291,6 +324,14 @@ def test_an_authorization_is_voided_where_the_attempt_that_might_have_had_its_mo
     assert void.cause.correlation_id == "test", "that of the request to pay"
     report(order, "failed", attempt=1, asked=void)
     assert facts(order)[-1] == "payment.void_failed", "it is not requested again and again"
+
+
+def test_an_authorization_is_not_voided_once_the_latest_attempt_is_known_to_share_its_reference() -> None:
+    order = sharing_a_reference(known=False)
+    authorize(order, 1, "po")
+    report_processing(order, order.payments[2], processor_order_id="po", by=BY)
+    release_unwanted(order, by=BY)
+    assert "payment.void_requested" not in facts(order)
 
 
 def test_an_authorization_is_voided_once_that_of_the_latest_attempt_is_known_to_be_another() -> None:
@@ -417,8 +458,9 @@ async def test_a_report_without_a_request_of_its_own_belongs_to_the_request_it_a
     assert (captured.correlation_id, captured.causation_id) == ("the request to pay", f"{order.id}:2")
 
 
+@pytest.mark.parametrize("charge", [None, "pt_2"])
 async def test_a_report_names_a_payment_that_an_event_which_may_be_of_another_one_told_of_first(
-    store: EventStore,
+    store: EventStore, charge: str | None
 ) -> None:
     """Without its reference the authorization could be neither captured nor released."""
     order = pay(new_order(), capture="manual")
@@ -431,7 +473,12 @@ async def test_a_report_names_a_payment_that_an_event_which_may_be_of_another_on
     await store.append(order.collect_events())
     for _ in range(2):
         await update_order_status(
-            store, order_id=order.id, status="authorized", attempt=2, references=References("po_2"), by=BY
+            store,
+            order_id=order.id,
+            status="authorized",
+            attempt=2,
+            references=References("po_2", charge),
+            by=BY,
         )
     loaded = await store.load(Order, order.id)
     assert loaded is not None
