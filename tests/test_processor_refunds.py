@@ -155,9 +155,12 @@ def test_refunds_of_ours_count_once_though_their_workers_report_the_reference_of
     assert refunds(order) == [(300, "failed"), (300, "success")]
 
 
-def test_what_was_told_of_by_a_sum_is_taken_for_a_part_of_refunds_there_once() -> None:
-    order = after(told("captured"), summed(200), refunded("re_1", 300), refunded("re_2", 200))
-    assert order.amount_refunded == 500
+@pytest.mark.parametrize(("total", "first", "second"), [(200, 300, 200), (300, 200, 200)])
+def test_what_was_told_of_by_a_sum_is_taken_for_a_part_of_refunds_there_once(
+    total: int, first: int, second: int
+) -> None:
+    order = after(told("captured"), summed(total), refunded("re_1", first), refunded("re_2", second))
+    assert order.amount_refunded == first + second
 
 
 def test_what_is_told_again_of_a_refund_that_was_a_part_of_a_sum_contradicts_nothing() -> None:
@@ -264,6 +267,18 @@ def test_a_sum_makes_no_refund_of_ours_where_one_failed_that_may_be_in_it() -> N
     later = ours.created_at + timedelta(hours=1)
     complete_pending_refunds(order, order.payments[1], amount_refunded=300, requested_before=later, by=BY)
     assert order.amount_refunded == 0
+
+
+def test_a_sum_makes_all_refunds_of_ours_or_none_while_the_result_of_one_may_be_on_its_way() -> None:
+    order = after(told("captured"))
+    hour = timedelta(hours=1)
+    for amount, by in ((AMOUNT - 300, BY), (300, replace(BY, at=BY.at + hour))):
+        request_refund(order, amount=amount, reason=None, by=by)
+    for asked_at, made in ((BY.at + hour, 0), (BY.at + 2 * hour, AMOUNT)):
+        complete_pending_refunds(
+            order, order.payments[1], amount_refunded=AMOUNT, requested_before=asked_at, by=BY
+        )
+        assert order.amount_refunded == made
 
 
 def test_a_sum_that_exceeds_what_was_captured_makes_no_refund_of_ours() -> None:
@@ -543,6 +558,17 @@ def test_a_refund_besides_one_whose_failure_was_taken_back_counts_where_a_sum_sh
     assert order.amount_refunded == 900
     receive(order, refunded("re_3", 300), by=BY)
     assert order.amount_refunded == 900
+
+
+def test_a_refund_that_came_back_leaves_the_sum_to_one_of_its_amount_that_was_made() -> None:
+    order = after(told("captured"), summed(500), refunded("re_1", 500), came_back("re_2", 500))
+    assert refunds(order) == [(500, "failed"), (500, "success")]
+    assert order.amount_refunded == 500
+
+
+def test_a_refund_of_which_nobody_says_how_much_it_was_is_not_shown_as_one_of_nothing() -> None:
+    order = after(told("captured"), told("refund_failed", refund_reference="re_1"))
+    assert refunds(order) == []
 
 
 def test_a_refund_that_came_back_comes_off_the_sum_that_it_was_partly_known_by() -> None:
