@@ -40,7 +40,7 @@ from payloops.events.orders import (
 )
 from payloops.events.stream import StreamEvent, topic_of
 
-Shows = Literal["one_charge", "no_money", "refund_made", "refund_not_made"]
+Shows = Literal["one_charge", "no_money", "reference", "refund_made", "refund_not_made"]
 
 RECENT = timedelta(minutes=10)
 """What was requested more recently may still be under way: a workflow, or the answer of a processor."""
@@ -55,7 +55,7 @@ class Sighting:
     Attributes:
         attempt: the payment that it is of; None for that of the refund.
         refund_id: ours.
-        reference: the processor's of the refund, if it was made.
+        reference: the processor's, of the payment; or of the refund, if it was made.
         note: why this is said.
     """
 
@@ -136,10 +136,35 @@ def _refuse_recent(what: str, *, since: timedelta) -> None:
 
 
 def _resolve_payment(order: Order, payment: Payment, seen: Sighting, *, by: Metadata) -> None:
-    if seen.shows == "one_charge":
-        _join_charges(order, payment, seen, by=by)
-    else:
-        _end_without_money(order, payment, seen, by=by)
+    match seen.shows:
+        case "one_charge":
+            _join_charges(order, payment, seen, by=by)
+        case "reference":
+            _learn_reference(order, payment, seen, by=by)
+        case _:
+            _end_without_money(order, payment, seen, by=by)
+
+
+def _learn_reference(order: Order, payment: Payment, seen: Sighting, *, by: Metadata) -> None:
+    """By its reference, the processor can be asked about the payment; and captures, voids and refunds need it."""
+    if payment.processor_order_id is not None:
+        raise NotResolvable(
+            f"attempt {payment.attempt} has the reference {payment.processor_order_id} already"
+        )
+    for other in order.other_payments(payment):
+        if other.has_reference(seen.reference):
+            raise NotResolvable(
+                f"{seen.reference} is recorded as the reference of attempt {other.attempt}: if both are captured, say"
+                " one-charge"
+            )
+    by = _record_sighting(order, payment, seen, by=by)
+    order.record(
+        PaymentReferenceFound,
+        by=by,
+        status=order.status.value,
+        attempt=payment.attempt,
+        processor_order_id=seen.reference,
+    )
 
 
 def _end_without_money(order: Order, payment: Payment, seen: Sighting, *, by: Metadata) -> None:

@@ -378,7 +378,9 @@ class PaymentAuthorized(OrderFact):
 
 
 class PaymentReferenceFound(OrderFact):
-    """The processor's reference of a payment became known after its money was authorized or captured."""
+    """The processor's reference of a payment became known after its money was authorized or captured, or from somebody
+    who looked it up.
+    """
 
     TOPIC = "payment.reference_found"
     attempt: int
@@ -490,8 +492,8 @@ class DashboardChecked(OrderFact):
     append.
 
     Attributes:
-        shows: of the payment: `one_charge` (it is that of another captured attempt) or `no_money`; of the refund:
-            `refund_made` or `refund_not_made`.
+        shows: of the payment: `one_charge` (it is that of another captured attempt), `no_money` or `reference`; of the
+            refund: `refund_made` or `refund_not_made`.
         note: why this was said, in words of the one who looked.
     """
 

@@ -237,6 +237,7 @@ class _Explainer:
         """What somebody saw in the processor's dashboard."""
         what = {
             "one_charge": f"the charge of attempt {fact.attempt} is that of another attempt",
+            "reference": f"attempt {fact.attempt} has a reference that nobody had reported",
             "no_money": f"there is no money for attempt {fact.attempt}",
             "refund_made": f"refund {fact.refund_id} was made",
             "refund_not_made": f"refund {fact.refund_id} was not made, or came back",

@@ -6,9 +6,10 @@ from datetime import timedelta
 from uuid import UUID, uuid4
 
 import pytest
-from forwarding import caught_up, exists, parked, subscribing, until_nothing_is_parked
+from forwarding import caught_up, exists, parked, started, subscribing, until_nothing_is_parked
 from masking import CARD
 from processes import begin_command, run_command
+from projecting import project_everything
 from telling import AMOUNT, Orders
 from temporalio.client import Client
 
@@ -17,6 +18,7 @@ from payloops.commands.update_order_status import update_order_status
 from payloops.events.event_store import EventStore
 from payloops.events.metadata import Metadata
 from payloops.events.orders import NO_REFERENCES, Order, References
+from payloops.sandbox import ledger
 from payloops.settings import Settings
 
 
@@ -98,7 +100,7 @@ async def test_what_cannot_be_is_refused_in_one_line_and_recorded_nowhere(
         (("no-money", order, "2"), 1, "has no attempt 2"),
         (("one-charge", order, "1"), 1, "two attempts that are captured"),
         (("refund-made", order, other), 1, "has no refund"),
-        (("refund-made", order, refund.id, "--reference", CARD), 2, "--reference"),
+        (("refund-made", order, refund.id, "--reference", CARD), 2, "card number"),
         (("refund-not-made", order, refund.id, "--json"), 2, "--yes or --dry-run"),
         (("refund-not-made", order, refund.id, "--why", f"as {CARD} says"), 2, "card number"),
         (("refund-not-made", order, refund.id, "--why", " "), 2, "--why"),
@@ -137,3 +139,57 @@ async def test_refunds_and_payments_end(
     status, _, err = await resolving(settings, "no-money", str(waiting), "1", *arguments)
     assert (status, err) == (0, "")
     assert (await load(store, waiting)).status == "failed"
+
+
+async def test_a_reference_is_asked_about_before_it_is_recorded_and_what_waited_for_it_goes_on(
+    settings: Settings, store: EventStore, client: Client, orders: Orders, merchant_id: UUID, by: Metadata
+) -> None:
+    """Money is refunded by it: that of another payment would give away somebody else's."""
+    order_id = await orders.paid()
+    await update_order_status(store, order_id=order_id, status="captured", by=by)
+    refund = await refund_payment(store, order_id=order_id, merchant_id=merchant_id, amount=1_000, by=by)
+    another = await orders.paid()
+    await orders.report(another, "captured")
+    await project_everything(settings.database_url.get_secret_value())
+    await ledger.create_schema(store.pool)
+
+    async def charge(currency: str) -> str:
+        async with store.pool.connection() as connection:
+            await connection.execute("DELETE FROM sandbox.charges")
+        made, _ = await ledger.charge(
+            store.pool,
+            order_id=str(order_id),
+            attempt=1,
+            processor="stripe",
+            amount=AMOUNT,
+            currency=currency,
+            token=None,
+            manual_capture=False,
+        )
+        return made.processor_order_id
+
+    async def say(reference: str) -> tuple[int, str]:
+        arguments = (str(order_id), "1", reference, "--why", "seen", "--yes", "--sandbox")
+        status, _, err = await resolving(settings, "reference", *arguments)
+        return status, err
+
+    async with subscribing(store, settings, client):
+        await caught_up(store)
+        assert [topic for topic, _ in await parked(store)] == ["refund.requested"]
+        version = (await load(store, order_id)).version
+        euros = await charge("EUR")
+        for reference, status, reason in (
+            (f"po_{another}", 1, f"of order {another}"),
+            ("po_unknown", 1, "knows no such payment"),
+            (euros, 1, "50.00 EUR is captured"),
+            (CARD, 2, "card number"),
+        ):
+            found, err = await say(reference)
+            assert (found, reason in err) == (status, True), err
+        assert (await load(store, order_id)).version == version
+        reference = await charge("USD")
+        assert await say(reference) == (0, "")
+        assert (await say(reference))[0] == 1
+        await run_command(settings, "projections", "retry-parked")
+        start = await started(client, f"refund-{refund.id}")
+        assert start["input"]["processorOrderId"] == reference

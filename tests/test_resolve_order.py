@@ -19,6 +19,7 @@ from payloops.commands.cancel_order import cancel
 from payloops.commands.capture_payment import request_capture
 from payloops.commands.payment_outcomes import (
     release_unwanted,
+    report_action_required,
     report_captured,
     report_failed,
     report_references,
@@ -277,6 +278,33 @@ def test_what_may_still_be_under_way_is_not_ended() -> None:
     refund = request_refund(order, amount=300, reason=None, by=BY)
     with pytest.raises(NotResolvable, match="10 minutes"):
         resolve(order, Sighting(shows="refund_not_made", refund_id=refund.id, note="nothing there"), by=BY)
+
+
+@pytest.mark.parametrize("status", [None, "requires_action", "failed", "captured"])
+def test_a_reference_that_nobody_reported_is_learned(status: str | None) -> None:
+    order = pay(new_order())
+    if status == "captured":
+        capture_again(order, 1, NO_REFERENCES)
+    elif status == "failed":
+        report_failed(order, order.payments[1], references=NO_REFERENCES, failure=NO_REASON, by=BY)
+    elif status is not None:
+        report_action_required(order, order.payments[1], processor_order_id=None, redirect_url=None, by=BY)
+    before = order.status
+    seen = Sighting(shows="reference", attempt=1, reference="po_1", note="There is only po_1")
+    resolve(order, seen, by=LATER)
+    assert (order.status, order.payments[1].processor_order_id) == (before, "po_1")
+    with pytest.raises(NotResolvable, match="has the reference po_1 already"):
+        resolve(order, seen, by=LATER)
+
+
+def test_one_reference_is_not_learned_for_two_attempts() -> None:
+    order = twice_captured(NO_REFERENCES, References("po_2"))
+    seen = Sighting(shows="reference", attempt=1, reference="po_2", note="There is only po_2")
+    with pytest.raises(NotResolvable, match=r"of attempt 2.*one-charge"):
+        resolve(order, seen, by=LATER)
+    # Two of them are two charges, and the duplicate is given back without anybody.
+    resolve(order, replace(seen, reference="po_1"), by=LATER)
+    refuse_uncertain(order, order.payments[2])
 
 
 def refunding(*amounts: int) -> tuple[Order, list[Transaction]]:

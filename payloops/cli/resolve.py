@@ -11,6 +11,7 @@ from payloops.cli.options import DEFAULT_DATA_DIR, AsJson, DataDir
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from payloops.commands.cipher import Cipher
     from payloops.commands.resolve_order import Sighting
 
 resolve = typer.Typer(
@@ -80,6 +81,50 @@ def resolve_no_money(
     _run(order_id, seen, yes=yes, dry_run=dry_run, data_dir=data_dir, as_json=as_json)
 
 
+@resolve.command("reference")
+def resolve_reference(
+    order_id: Order,
+    attempt: Attempt,
+    reference: Annotated[
+        str,
+        typer.Argument(help="The processor's, of the payment: pi_…, order_… or pay_….", metavar="REFERENCE"),
+    ],
+    *,
+    why: Why,
+    yes: Yes = False,
+    dry_run: DryRun = False,
+    sandbox: Annotated[
+        bool, typer.Option("--sandbox", help="Ask the sandbox instead of Stripe and Razorpay.")
+    ] = False,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+    as_json: AsJson = False,
+) -> None:
+    """The dashboard shows a payment whose reference was never reported here.
+
+    The processor is asked for it first: refused if it is unknown there, of another order, currency or amount. Then
+    `payloops reconcile` asks by it what became of the payment, and goes on with captures, voids and refunds that waited
+    for it. This cannot be undone.
+
+    Shows the order, and asks for confirmation. Needs the settings of a process, or a running `payloops dev`.
+    """
+    from payloops.commands.resolve_order import Sighting  # noqa: PLC0415
+    from payloops.settings import Settings  # noqa: PLC0415
+    from payloops.wiring import make_cipher  # noqa: PLC0415
+
+    seen = Sighting(shows="reference", attempt=attempt, reference=_reference(reference), note=_note(why))
+    cipher = make_cipher(settings_of(Settings, data_dir))
+    _run(
+        order_id,
+        seen,
+        yes=yes,
+        dry_run=dry_run,
+        data_dir=data_dir,
+        as_json=as_json,
+        cipher=cipher,
+        sandbox=sandbox,
+    )
+
+
 @resolve.command("refund-made")
 def resolve_refund_made(
     order_id: Order,
@@ -101,11 +146,9 @@ def resolve_refund_made(
     Shows the order, and asks for confirmation. Needs DATABASE_URL and AUDIT_KEY, or a running `payloops dev`.
     """
     from payloops.commands.resolve_order import Sighting  # noqa: PLC0415
-    from payloops.http.processor_payloads import reference as recorded  # noqa: PLC0415
 
-    if recorded(reference) != reference:
-        fail("--reference: that is not a processor's reference of a refund", status=WRONG_SETTINGS)
-    seen = Sighting(shows="refund_made", refund_id=str(refund_id), reference=reference, note=_note(why))
+    known = None if reference is None else _reference(reference)
+    seen = Sighting(shows="refund_made", refund_id=str(refund_id), reference=known, note=_note(why))
     _run(order_id, seen, yes=yes, dry_run=dry_run, data_dir=data_dir, as_json=as_json)
 
 
@@ -133,6 +176,14 @@ def resolve_refund_not_made(
     _run(order_id, seen, yes=yes, dry_run=dry_run, data_dir=data_dir, as_json=as_json)
 
 
+def _reference(given: str) -> str:
+    from payloops.http.processor_payloads import reference as recorded  # noqa: PLC0415
+
+    if not given.isprintable() or recorded(given) != given:
+        fail("that is no processor's reference, or it looks like a card number", status=WRONG_SETTINGS)
+    return given
+
+
 def _note(why: str) -> str:
     from payloops.commands.cards import holds_card_number  # noqa: PLC0415
 
@@ -145,7 +196,15 @@ def _note(why: str) -> str:
 
 
 def _run(
-    order_id: UUID, seen: "Sighting", *, yes: bool, dry_run: bool, data_dir: "Path", as_json: bool
+    order_id: UUID,
+    seen: "Sighting",
+    *,
+    yes: bool,
+    dry_run: bool,
+    data_dir: "Path",
+    as_json: bool,
+    cipher: "Cipher | None" = None,
+    sandbox: bool = False,
 ) -> None:
     from payloops.commands.refusals import (  # noqa: PLC0415
         ContradictsRecord,
@@ -160,6 +219,8 @@ def _run(
     )
     from payloops.operating.confirming import NotConfirmed  # noqa: PLC0415
     from payloops.operating.resolve import run_resolve  # noqa: PLC0415
+    from payloops.processors.port import ProcessorUnreachableError  # noqa: PLC0415
+    from payloops.projections.own_writes import ProjectionBehind  # noqa: PLC0415
     from payloops.settings import StoreSettings  # noqa: PLC0415
 
     if as_json and not (yes or dry_run):
@@ -168,11 +229,25 @@ def _run(
     try:
         run_async(
             run_resolve(
-                settings, order_id=order_id, seen=seen, ask=not yes, dry_run=dry_run, as_json=as_json
+                settings,
+                order_id=order_id,
+                seen=seen,
+                ask=not yes,
+                dry_run=dry_run,
+                as_json=as_json,
+                cipher=cipher,
+                sandbox=sandbox,
             ),
             interrupted="it may have been recorded; `payloops audit order` shows it, and running it again is safe",
         )
-    except (OrderNotFound, NotResolvable, ContradictsRecord, StreamUnreadable) as error:
+    except (
+        OrderNotFound,
+        NotResolvable,
+        ContradictsRecord,
+        StreamUnreadable,
+        ProcessorUnreachableError,
+        ProjectionBehind,
+    ) as error:
         fail(f"{error}; nothing was recorded")
     except NotConfirmed:
         fail("nothing was recorded")

@@ -28,7 +28,7 @@ class ReferenceNeededError(ProcessorUnreachableError):
         super().__init__(
             processor=processor,
             reason="it can be asked only by its reference of the payment, which was never reported: look it up in its"
-            " dashboard, and if it has no money there: payloops resolve no-money",
+            " dashboard, and say what is there: payloops resolve reference, or no-money",
         )
 
 
@@ -54,6 +54,7 @@ class ProcessorPayment:
     Attributes:
         processor_order_id, processor_transaction_id: None as well if they look like card numbers, which must not get
             into the log.
+        order_id: ours, if the payment is labelled with one.
         attempt_known: False if it was found by the order's id alone: it may be any attempt of the order.
     """
 
@@ -64,6 +65,7 @@ class ProcessorPayment:
     amount_captured: int
     amount_refunded: int
     failure: Failure = NO_REASON
+    order_id: str | None = None
     attempt_known: bool = True
 
     def __post_init__(self) -> None:

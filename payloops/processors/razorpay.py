@@ -9,6 +9,7 @@ from razorpay import client as library
 from razorpay.errors import BadRequestError, GatewayError, ServerError  # type: ignore[import-untyped]
 
 from payloops.events.orders import Failure
+from payloops.http.processor_payloads import member, text
 from payloops.processors.port import (
     DEADLINE,
     PaymentQuestion,
@@ -67,6 +68,7 @@ class RazorpayProcessor:
             amount_captured=best["amount"] if _status(best) == "captured" else 0,
             amount_refunded=best.get("amount_refunded") or 0,
             failure=Failure(best.get("error_code"), best.get("error_description")),
+            order_id=text(member(best, "notes", "order_id")),
         )
 
     def _payments(self, reference: str) -> list[dict[str, Any]]:

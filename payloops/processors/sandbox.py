@@ -33,4 +33,5 @@ class SandboxProcessor:
             amount_captured=charge.amount_captured,
             amount_refunded=charge.amount_refunded,
             failure=Failure.of(charge),
+            order_id=charge.order_id,
         )

@@ -6,6 +6,7 @@ from typing import Any
 from stripe import AIOHTTPClient, InvalidRequestError, StripeClient, StripeError
 
 from payloops.events.orders import Failure
+from payloops.http.processor_payloads import member, text
 from payloops.processors.port import (
     DEADLINE,
     PaymentQuestion,
@@ -103,6 +104,7 @@ def _payment(intent: dict[str, Any]) -> ProcessorPayment:
         amount_captured=intent["amount_received"] if status == "captured" else 0,
         amount_refunded=charge.get("amount_refunded") or 0,
         failure=Failure((error or {}).get("code"), (error or {}).get("message")),
+        order_id=text(member(intent, "metadata", "order_id")),
     )
 
 

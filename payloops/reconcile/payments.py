@@ -56,7 +56,8 @@ TO_LOOK_AT = """
 
 NOT_ASKED = "not asked about, because the database does not answer: run this again"
 ATTEMPT_UNKNOWN = (
-    "matched by the order alone, so it may be another attempt: look it up in the processor's dashboard"
+    "matched by the order alone, so it may be another attempt: look it up in the processor's dashboard, and say what is"
+    " there: payloops resolve reference, or no-money"
 )
 NOT_THERE = (
     "the processor does not know it: look it up in its dashboard, and in other accounts of the merchant"
