@@ -7,7 +7,7 @@ from pydantic import Field
 
 from payloops.commands.refund_payment import refund_payment as refund
 from payloops.events.orders import Transaction, TransactionStatus
-from payloops.http.fields import Amount, Text
+from payloops.http.fields import Amount, Text, Timestamp
 from payloops.http.problems import not_found
 from payloops.http.routing import AnswerModel, Call, RequestModel, route
 from payloops.projections.transactions import list_refunds
@@ -23,6 +23,8 @@ class RefundAnswer(AnswerModel):
     order_id: UUID
     amount: Annotated[int, Field(examples=[1500])]
     status: TransactionStatus
+    reason: Annotated[str | None, Field(examples=["damaged"])]
+    created_at: Timestamp
 
 
 @route(
@@ -46,6 +48,8 @@ async def refund_payment(call: Call[Refund]) -> RefundAnswer:
             order_id=order_id,
             amount=requested.amount,
             status=requested.status,
+            reason=requested.reason,
+            created_at=requested.created_at,
         )
 
     requested = await refund(
@@ -78,6 +82,8 @@ async def read_refunds(call: Call[None]) -> list[RefundAnswer]:
             order_id=row.order_id,
             amount=row.amount,
             status=TransactionStatus(row.status),
+            reason=row.reason,
+            created_at=row.created_at,
         )
         for row in rows
     ]

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from payloops.events.orders import PaymentStatus
-from payloops.events.timestamps import midnight
-from payloops.http.fields import Currency, Moment
+from payloops.events.timestamps import midnight, timestamp_text
+from payloops.http.fields import Currency, Moment, Timestamp
 from payloops.http.problems import FieldError, validation_error
 from payloops.http.routing import AnswerModel, Call, RequestModel, route
 from payloops.projections.stats import Figures, average, payment_figures, success_rate
@@ -79,6 +79,8 @@ class StatsAnswer(FiguresAnswer):
     """
 
     currency: str | None
+    from_: Annotated[Timestamp, Field(alias="from")]
+    to: Timestamp
     by_currency: list[CurrencyFigures]
 
 
@@ -109,6 +111,8 @@ async def read_stats(call: Call[None, StatsQuery]) -> dict[str, Any]:
         **first,
         **_counts(sum((each.begun for each in figures), Counter())),
         "currency": figures[0].currency if figures else call.query.currency,
+        "from": timestamp_text(begin),
+        "to": timestamp_text(end),
         "byCurrency": by_currency,
     }
 
