@@ -10,6 +10,7 @@ from enum import Enum
 from types import MappingProxyType
 from uuid import UUID
 
+from forking import run_forked
 from pydantic import SecretStr
 
 from payloops.events.event_store import EventStore
@@ -45,15 +46,20 @@ async def process(settings: Settings, *command: str) -> AsyncIterator[asyncio.su
             await child.wait()
 
 
+def without_terminal(settings: Settings, environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a command."""
+    # GNU readline tells of a terminal where there is none, to all processes that pytest starts for its tests.
+    inherited = {name: value for name, value in os.environ.items() if name not in {"COLUMNS", "LINES"}}
+    return {**inherited, **environment_of(settings), **environment}
+
+
 async def begin_command(
     settings: Settings, *arguments: str, environment: Mapping[str, str] = MappingProxyType({})
 ) -> asyncio.subprocess.Process:
     """`payloops …` without a terminal, for tests that follow or interrupt it."""
-    # GNU readline tells of a terminal where there is none, to all processes that pytest starts for its tests.
-    inherited = {name: value for name, value in os.environ.items() if name not in {"COLUMNS", "LINES"}}
     return await asyncio.create_subprocess_exec(
         *(sys.executable, "-P", "-m", "payloops", *arguments),
-        env={**inherited, **environment_of(settings), **environment},
+        env=without_terminal(settings, environment),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
@@ -70,10 +76,8 @@ async def run_command(
     seconds: float = 120,
 ) -> tuple[int, str, str]:
     """`payloops …` to its end, without a terminal: its status, what it printed, and what it complained of."""
-    child = await begin_command(settings, *arguments, environment=environment)
-    out, err = await asyncio.wait_for(child.communicate(stdin.encode()), seconds)
-    assert child.returncode is not None
-    return child.returncode, out.decode(), err.decode()
+    given = without_terminal(settings, environment)
+    return await asyncio.to_thread(run_forked, arguments, environment=given, stdin=stdin, seconds=seconds)
 
 
 def environment_of(settings: Settings) -> dict[str, str]:
