@@ -45,7 +45,7 @@ dev: $(INSTALLED) ## Run the whole service here; ARGS="--fresh --port 3001" and 
 	@$(BIN)/payloops dev --stop-with-parent $(ARGS)
 
 test: lint browser ## Check style, types and layers, and run all tests
-	$(BIN)/pytest --numprocesses 2 --dist loadfile $(ARGS)
+	$(BIN)/pytest --numprocesses 2 --dist worksteal $(ARGS)
 
 browser: ## Install Chromium for the tests, where there is none and apt-get may do it
 	$(call ensure,command -v chromium || command -v chromium-browser || command -v google-chrome,Chromium,chromium,$\
