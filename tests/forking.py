@@ -4,6 +4,7 @@ Of the service itself each imports anew what it needs, as it would by itself. Wh
 signals it, is in `processes.py`.
 """
 
+import asyncio
 import atexit
 import gc
 import importlib
@@ -21,7 +22,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import cache
 from subprocess import Popen
-from typing import IO, NamedTuple
+from typing import IO
 
 LIBRARIES = (
     *("aiohttp.web", "alembic.command", "babel", "bcrypt", "email_validator", "eventsourcing.domain"),
@@ -30,14 +31,6 @@ LIBRARIES = (
     *("pydantic", "pydantic_settings", "razorpay", "redis.asyncio", "rich.console", "rich.table"),
     *("standardwebhooks", "stripe", "structlog", "temporalio.client", "temporalio.worker", "typer"),
 )
-
-
-class Ended(NamedTuple):
-    """What a command came to."""
-
-    status: int
-    out: str
-    err: str
 
 
 @dataclass(frozen=True)
@@ -55,36 +48,31 @@ def _forker() -> _Forker:
         return _Forker(Popen(command, pass_fds=[theirs.fileno()]), ours)
 
 
-def run_forked(
+async def run_forked(
     arguments: Sequence[str], *, environment: Mapping[str, str], stdin: str, seconds: float
-) -> Ended:
-    """`payloops …` to its end.
+) -> tuple[int, str, str]:
+    """`payloops …` to its end: its status, what it printed, and what it complained of.
 
     Raises:
         TimeoutError: it took longer, and was killed.
     """
-    ours, theirs = socket.socketpair()
-    with (
-        closing(ours),
-        tempfile.TemporaryFile() as given,
-        tempfile.TemporaryFile() as out,
-        tempfile.TemporaryFile() as err,
-    ):
+    with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         given.write(stdin.encode())
         given.seek(0)
-        order = {"arguments": list(arguments), "environment": dict(environment), "folder": os.getcwd()}  # noqa: PTH109
+        order = {"arguments": arguments, "environment": environment, "folder": os.getcwd()}  # noqa: PTH109
+        ours, theirs = socket.socketpair()
         with theirs:
             files = [each.fileno() for each in (given, out, err, theirs)]
             socket.send_fds(_forker().orders, [json.dumps(order).encode()], files)
-        ours.settimeout(seconds)
-        with ours.makefile() as told:
-            child = int(told.readline())
+        told, connection = await asyncio.open_connection(sock=ours)
+        with closing(connection):
+            child = int(await told.readline())
             try:
-                status = int(told.readline())
-            except TimeoutError:
+                status = int(await asyncio.wait_for(told.readline(), seconds))
+            except BaseException:
                 os.kill(child, signal.SIGKILL)
                 raise
-        return Ended(status, _written(out), _written(err))
+        return status, _written(out), _written(err)
 
 
 def _written(file: IO[bytes]) -> str:

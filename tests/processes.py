@@ -77,7 +77,7 @@ async def run_command(
 ) -> tuple[int, str, str]:
     """`payloops …` to its end, without a terminal: its status, what it printed, and what it complained of."""
     given = without_terminal(settings, environment)
-    return await asyncio.to_thread(run_forked, arguments, environment=given, stdin=stdin, seconds=seconds)
+    return await run_forked(arguments, environment=given, stdin=stdin, seconds=seconds)
 
 
 def environment_of(settings: Settings) -> dict[str, str]:
