@@ -27,6 +27,7 @@ from payloops.embedded import EmbeddedServers
 from payloops.events.event_store import EventStore
 from payloops.events.orders import Order
 from payloops.events.timestamps import timestamp_text, utc_now
+from payloops.workflows_client import worker
 from payloops.workflows_client.connection import connect
 
 NOBODYS = {"merchantId": str(uuid4()), "orderId": str(uuid4()), "eventType": "t", "payload": {}}
@@ -314,6 +315,22 @@ async def test_a_webhook_about_another_merchants_order_is_not_queued(client: Cli
     assert (error.type, error.non_retryable) == ("OrderNotFound", True)
     async with shop.store.pool.connection() as connection:
         assert not await (await connection.execute("SELECT FROM webhook_events")).fetchall()
+
+
+async def test_what_the_database_does_not_answer_is_given_up_and_tried_again(
+    client: Client, store: EventStore, shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "ANSWER_SECONDS", 0.3)
+    argument = {"merchantId": str(shop.merchant_id), "processor": "stripe"}
+    async with store.pool.connection() as connection, connection.transaction():
+        await connection.execute("LOCK TABLE processor_configs")
+        error = await refused(client, "getProcessorConfig", argument)
+    assert (error.type, error.non_retryable, error.message) == (
+        "DatabaseFailed",
+        False,
+        "no answer within 0.3 s",
+    )
+    assert await call(client, ("getProcessorConfig", argument))
 
 
 async def test_what_the_database_refuses_is_tried_again_and_quotes_nothing(

@@ -5,6 +5,7 @@ from datetime import timedelta
 from typing import Any
 
 import psycopg
+from temporalio import activity
 from temporalio.client import Client
 from temporalio.exceptions import ApplicationError
 from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, Interceptor, Worker
@@ -19,6 +20,10 @@ GRACE = timedelta(seconds=10)
 ACTIVITIES = 500
 """At once. More than webhooks may be under way (`endpoint_places.py`), so that payments always find a slot."""
 
+ANSWER_SECONDS = 20.0
+"""How long an activity that sends nothing may take. PostgreSQL cancels statements after 5, unless it has stalled."""
+SENDING = {"deliverWebhook", "attemptDelivery"}
+
 
 class Failures(Interceptor):
     """How activities fail, beside what each raises itself."""
@@ -31,13 +36,20 @@ class _Failures(ActivityInboundInterceptor):
     async def execute_activity(self, input: ExecuteActivityInput) -> Any:
         """
         Raises:
-            ApplicationError: without a retry: not called with one argument. With a retry: the database failed. Its
-                details, which quote rows, are left out: failures are readable in histories, also with a codec key.
+            ApplicationError: without a retry: not called with one argument. With a retry: the database failed, or did
+                not answer in time. Its details, which quote rows, are left out: failures are readable in histories,
+                also with a codec key.
         """
         if len(input.args) != 1:
             raise refused("InvalidInput", "one argument is needed, an object")
+        sends = activity.info().activity_type in SENDING
         try:
-            return await super().execute_activity(input)
+            async with asyncio.timeout(None if sends else ANSWER_SECONDS) as limit:
+                return await super().execute_activity(input)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise ApplicationError(f"no answer within {ANSWER_SECONDS:g} s", type="DatabaseFailed") from None
         except psycopg.Error as error:
             raise ApplicationError(one_line(error), type="DatabaseFailed").with_traceback(
                 error.__traceback__
