@@ -147,6 +147,14 @@ def one_line(error: BaseException) -> str:
     return " ".join(words)[:1_000]
 
 
+async def try_lock(connection: psycopg.AsyncConnection[TupleRow], name: str) -> bool:
+    """Take an advisory lock, unless another connection has it. It is held until the connection ends."""
+    query = "SELECT pg_try_advisory_lock(hashtextextended(%s, 0))"
+    row = await (await connection.execute(query, (name,))).fetchone()
+    assert row is not None
+    return bool(row[0])
+
+
 async def wait_to_reconnect() -> None:
     """Wait about a second, with jitter: clients that lost the database together should not reconnect together."""
     await asyncio.sleep(RECONNECT_SECONDS * (0.5 + random.random()))  # noqa: S311  # jitter

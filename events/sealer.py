@@ -10,7 +10,7 @@ import psycopg
 import structlog
 from psycopg.rows import TupleRow
 
-from payloops.events.connections import connect, one_line
+from payloops.events.connections import connect, one_line, try_lock
 from payloops.events.log_rows import COLUMNS, Fault, LogRow, fault_of, row_leaf
 from payloops.events.merkle import merkle_root
 from payloops.events.pauses import pause_seconds, sleep_unless_stopped
@@ -34,7 +34,7 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.5, 10.0
 """Seconds to wait after an error of the database: at first, and at most."""
 BATCH_TIMEOUT = "60s"
 
-BECOME_ACTIVE = "SELECT pg_try_advisory_lock(hashtextextended('payloops.projector.seals', 0))"
+LOCK = "payloops.projector.seals"
 NEXT = f"SELECT {COLUMNS} FROM stored_events WHERE notification_id > %s ORDER BY notification_id LIMIT %s"  # noqa: S608
 
 log = structlog.get_logger()
@@ -57,7 +57,9 @@ async def run_sealer(
                 await connection.execute(f"SET statement_timeout = '{BATCH_TIMEOUT}'")
                 active = False
                 while not stop.is_set():
-                    active = active or await _become_active(connection)
+                    if not active and await try_lock(connection, LOCK):
+                        active = True
+                        log.info("sealer.active")
                     if active:
                         while not stop.is_set() and await seal_next(connection, keys=keys) == RANGE_EVENTS:
                             pass
@@ -151,11 +153,3 @@ def _check_signature(seal: Seal | None, keys: AuditKeys) -> None:
         )
     if not is_signed(seal.statement, signature=seal.signature, public=public):
         raise ChainBroken(f"the signature of seal {seal.number} is wrong")
-
-
-async def _become_active(connection: psycopg.AsyncConnection[TupleRow]) -> bool:
-    row = await (await connection.execute(BECOME_ACTIVE)).fetchone()
-    assert row is not None
-    if row[0]:
-        log.info("sealer.active")
-    return bool(row[0])

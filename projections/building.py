@@ -30,7 +30,7 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import TupleRow
 
-from payloops.events.connections import connect
+from payloops.events.connections import connect, try_lock
 from payloops.events.crash_points import crash_point
 from payloops.projections.batches import BATCH_EVENTS, END_OF_LOG, project_batch
 from payloops.projections.filling import Chunk, Plan, fill_chunk, start_worker
@@ -76,7 +76,6 @@ class TablesBusy(Exception):
         )
 
 
-LOCK = "SELECT pg_try_advisory_lock(hashtextextended('payloops.build.' || %s, 0))"
 CREATE_TABLES = """
     CREATE TABLE build (fingerprint text NOT NULL, upto bigint NOT NULL, last_stream uuid, counted boolean NOT NULL);
     CREATE TABLE build_chunks (
@@ -394,8 +393,7 @@ async def open_build(
         BuildUnderWay: another process is building.
     """
     async with await _connect(database_url, schema) as connection:
-        row = await (await connection.execute(LOCK, (schema,))).fetchone()
-        if row is None or not row[0]:
+        if not await try_lock(connection, f"payloops.build.{schema}"):
             raise BuildUnderWay
         fingerprint = await _fingerprint(connection, projections)
         unswapped = [] if restart else await _unswapped(connection, schema, projections)

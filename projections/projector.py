@@ -20,7 +20,7 @@ import psycopg
 import structlog
 from psycopg.rows import TupleRow
 
-from payloops.events.connections import connect, one_line
+from payloops.events.connections import connect, one_line, try_lock
 from payloops.events.pauses import pause_seconds, sleep_unless_stopped
 from payloops.events.wakeups import Wakeups
 from payloops.projections.batches import BATCH_EVENTS, project_batch
@@ -39,7 +39,6 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.1, 2.0
 
 log = structlog.get_logger()
 
-BECOME_ACTIVE = "SELECT pg_try_advisory_lock(hashtextextended('payloops.projector.' || %s, 0))"
 BEGIN_AT_ZERO = "INSERT INTO checkpoints (name, version) VALUES (%s, %s) ON CONFLICT DO NOTHING"
 BY_INDEX = "SET enable_seqscan = off"
 """A batch concerns a few rows of growing tables. A plan made while they are almost empty would be kept, and would scan
@@ -114,18 +113,14 @@ async def _become_active(
     connection: psycopg.AsyncConnection[TupleRow], projection: Projection, stop: asyncio.Event
 ) -> bool:
     """Wait until no other projector is active; False if asked to stop, or if the tables are of an older version."""
-    standing_by = False
+    lock, standing_by = f"payloops.projector.{projection.name}", False
     while not stop.is_set():
         version = await _version(connection, projection)
         if version is not None and version < projection.version:
             return False
-        if version in {None, projection.version}:
-            cursor = await connection.execute(BECOME_ACTIVE, (projection.name,))
-            row = await cursor.fetchone()
-            assert row is not None
-            if row[0]:
-                await connection.execute(BEGIN_AT_ZERO, (projection.name, projection.version))
-                return True
+        if version in {None, projection.version} and await try_lock(connection, lock):
+            await connection.execute(BEGIN_AT_ZERO, (projection.name, projection.version))
+            return True
         if not standing_by:
             log.info("projector.standby", projection=projection.name, version=projection.version)
             standing_by = True

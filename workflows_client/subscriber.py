@@ -27,7 +27,7 @@ from temporalio.common import WorkflowIDReusePolicy
 from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
-from payloops.events.connections import connect, is_about_data, one_line
+from payloops.events.connections import connect, is_about_data, one_line, try_lock
 from payloops.events.crash_points import crash_point
 from payloops.events.errors import StreamUnreadable
 from payloops.events.event_store import EventStore, RecordedEvent
@@ -186,21 +186,13 @@ async def _leadership(
             "SELECT set_config('tcp_keepalives_idle', '5', false),"
             " set_config('tcp_keepalives_interval', '2', false), set_config('tcp_keepalives_count', '3', false)"
         )
-        while not await _locked(connection, name):
+        while not await try_lock(connection, f"payloops.subscriber.{name}"):
             await sleep_unless_stopped(TAKEOVER_SECONDS, stop=stop)
             if stop.is_set():
                 yield None
                 return
         log.info("subscriber.leading", subscription=name)
         yield connection
-
-
-async def _locked(connection: psycopg.AsyncConnection[TupleRow], name: str) -> bool:
-    cursor = await connection.execute(
-        "SELECT pg_try_advisory_lock(hashtextextended('payloops.subscriber.' || %s, 0))", (name,)
-    )
-    row = await cursor.fetchone()
-    return row is not None and bool(row[0])
 
 
 async def _lead(leader: _Leader) -> None:
