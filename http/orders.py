@@ -73,33 +73,6 @@ class OrderAnswer(AnswerModel):
     updated_at: Timestamp
 
 
-def order_answer(row: OrderRow) -> OrderAnswer:
-    failed = row.last_error_code is not None or row.last_error_message is not None
-    return OrderAnswer(
-        id=row.id,
-        external_id=row.external_id,
-        amount=row.amount,
-        currency=row.currency,
-        status=OrderStatus(row.status),
-        processor=row.processor,
-        processor_order_id=row.processor_order_id,
-        metadata=row.metadata,
-        customer_id=row.customer_id,
-        customer_email=row.customer_email,
-        description=row.description,
-        return_url=row.return_url,
-        cancel_url=row.cancel_url,
-        amount_captured=row.amount_captured,
-        amount_refunded=row.amount_refunded,
-        attempt=row.attempt,
-        last_error=LastErrorAnswer(code=row.last_error_code, message=row.last_error_message)
-        if failed
-        else None,
-        created_at=row.created_at,
-        updated_at=row.updated_at,
-    )
-
-
 _COPIED = tuple(
     each for each in OrderAnswer.model_fields if each not in {"last_error", "created_at", "updated_at"}
 )
@@ -108,14 +81,28 @@ _NAMES = tuple(map(to_camel, _COPIED))
 _values = attrgetter(*_COPIED)
 
 
+def order_answer(row: OrderRow) -> OrderAnswer:
+    """The response for an order."""
+    return OrderAnswer(
+        **dict(zip(_COPIED, _values(row), strict=True)),
+        last_error=_last_error(row),
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+    )
+
+
 def plain_order(row: OrderRow) -> dict[str, Any]:
     """As `order_answer`, but as a dict that serializes to the same, in a fifth of the time."""
     plain = dict(zip(_NAMES, _values(row), strict=True))
-    failed = row.last_error_code is not None or row.last_error_message is not None
-    plain["lastError"] = {"code": row.last_error_code, "message": row.last_error_message} if failed else None
+    plain["lastError"] = _last_error(row)
     plain["createdAt"] = plain_timestamp(row.created_at)
     plain["updatedAt"] = plain_timestamp(row.updated_at)
     return plain
+
+
+def _last_error(row: OrderRow) -> dict[str, Any] | None:
+    code, message = row.last_error_code, row.last_error_message
+    return None if code is None and message is None else {"code": code, "message": message}
 
 
 def answer_from(order: Order) -> dict[str, Any]:
