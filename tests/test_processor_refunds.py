@@ -187,6 +187,9 @@ def test_what_was_told_of_a_refund_is_remembered_where_a_later_event_leaves_it_o
     receive(order, told("refunded", event_id="again", refund_reference="re_1"), by=BY)
     receive(order, refunded("re_2", 300), by=BY)
     assert order.amount_refunded == 600
+    ours = request_refund(order, amount=200, reason=None, by=BY)
+    receive(order, told("refunded", event_id="ours", refund_reference="re_3", refund_id=ours.id), by=BY)
+    assert order.amount_refunded == 800
     order, ids = two_of_ours(100)
     receive(order, refunded("re_2", 100, refund_id=ids[1]), by=BY)
     receive(order, came_back("re_2", 100), by=BY)

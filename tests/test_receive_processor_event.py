@@ -120,6 +120,18 @@ def test_what_was_captured_is_as_much_as_the_processor_says(asked: int | None) -
     assert not order.payments[1].capture_pending
 
 
+@pytest.mark.parametrize(
+    ("amount", "effect"), [(400, "applied"), (AMOUNT, "applied"), (300, "contradiction")]
+)
+def test_razorpay_captures_as_much_as_was_asked_for_or_all_of_it(amount: int, effect: str) -> None:
+    order = pay(new_order(), capture="manual")
+    order.payments[1].processor = "razorpay"
+    receive(order, told("authorized", processor="razorpay", amount=AMOUNT), by=BY)
+    request_capture(order, amount=400, by=BY)
+    assert receive(order, told("captured", processor="razorpay", amount=amount), by=BY) == effect
+    assert order.amount_captured == (amount if effect == "applied" else 0)
+
+
 def test_another_amount_than_was_reported_as_captured_is_told_to_people_and_not_recorded_over() -> None:
     order = pay(new_order())
     report(order, "captured")
@@ -176,6 +188,13 @@ def test_a_stream_does_not_grow_without_end_by_events(
     assert (order.version, order.status) == (version, OrderStatus.CAPTURED)
     assert receive(order, told("captured"), by=BY) == "applied"
     assert receive(order, told("captured", event_id="again"), by=BY) == "none"
+
+
+def test_an_authorization_that_an_event_tells_of_after_the_order_was_cancelled_is_voided() -> None:
+    order = after(told("failed"), capture="manual")
+    cancel(order, by=BY)
+    receive(order, told("authorized"), by=BY)
+    assert facts(order)[-2:] == ["payment.authorized", "payment.void_requested"]
 
 
 def test_what_is_late_does_not_bring_back_an_authorization_that_is_over() -> None:
@@ -374,13 +393,18 @@ def test_a_refund_is_that_of_the_charge_whose_capture_was_told_under_its_referen
     assert (order.amount_refunded, order.payments[2].processor_order_id) == (300, "of the worker")
 
 
-def test_a_refund_is_that_of_the_captured_one_of_attempts_that_share_a_reference() -> None:
+@pytest.mark.parametrize(("reported", "charge"), [("pt_1", "pt_1"), (None, "pt_2")])
+def test_a_refund_is_that_of_the_captured_one_of_attempts_that_share_a_reference(
+    reported: str | None, charge: str
+) -> None:
+    """Whether or not its worker reported the charge."""
     order = pay(after(told("failed")))
     report_processing(order, order.payments[2], processor_order_id="po_1", by=BY)
-    known = References("po_1", "pt_1")
+    known = References("po_1", reported)
     report_captured(order, order.payments[1], references=known, by=BY)
     report_captured(order, order.payments[2], references=known, by=BY)
-    assert receive(order, refunded("re_1", 400), by=BY) == "applied"
+    refund = refunded("re_1", 400, references=References("po_1", charge))
+    assert receive(order, refund, by=BY) == "applied"
     assert (order.amount_captured, order.amount_refunded) == (AMOUNT, 400)
 
 
