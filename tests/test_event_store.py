@@ -304,6 +304,16 @@ async def test_what_a_transaction_changed_is_undone_where_its_stream_has_moved_o
         assert await cursor.fetchone() == (0,)
 
 
+async def test_what_goes_wrong_with_the_database_in_a_transaction_is_told(store: EventStore) -> None:
+    async def wait() -> None:
+        async with store.transaction() as connection:
+            await connection.execute("SET LOCAL statement_timeout = 1")
+            await connection.execute("SELECT pg_sleep(60)")
+
+    with pytest.raises(psycopg.errors.QueryCanceled):
+        await wait()
+
+
 async def test_an_append_that_skips_a_version_is_refused(store: EventStore) -> None:
     stream = begun()
     count(stream)
@@ -454,14 +464,20 @@ async def quiet_wakeups(store: EventStore) -> AsyncGenerator[None]:
     return wakeups
 
 
+@pytest.mark.parametrize("in_transaction", [False, True])
 async def test_readers_are_woken_by_an_append_of_another_process(
-    store: EventStore, settings: Settings
+    store: EventStore, settings: Settings, in_transaction: bool
 ) -> None:
     url = settings.database_url.get_secret_value()
     wakeups = await quiet_wakeups(store)
     async with EventStore(url, store.pool, mac_key=MAC_KEY, patience=PATIENCE) as other:
-        await other.append(collected(begun()))
+        if in_transaction:
+            async with other.transaction() as connection:
+                position = await other.append_in(connection, collected(begun()))
+        else:
+            position = await other.append(collected(begun()))
         await asyncio.wait_for(anext(wakeups), 20)
+    assert position == await store.head() == 1
 
 
 # -- faults

@@ -7,6 +7,7 @@ import pytest
 from psycopg_pool import AsyncConnectionPool
 from uuid_utils.compat import uuid7
 
+from payloops.commands import idempotency
 from payloops.commands.create_order import create_order
 from payloops.commands.idempotency import (
     IdempotencyInProgress,
@@ -21,8 +22,10 @@ from payloops.events.event_store import EventStore
 from payloops.events.metadata import Metadata
 
 
-async def take(pool: AsyncConnectionPool, merchant_id: UUID, *, fingerprint: bytes = b"f") -> Reserved:
-    reserved = await reserve(pool, merchant_id=merchant_id, key="key", fingerprint=fingerprint)
+async def take(
+    pool: AsyncConnectionPool, merchant_id: UUID, *, key: str = "key", fingerprint: bytes = b"f"
+) -> Reserved:
+    reserved = await reserve(pool, merchant_id=merchant_id, key=key, fingerprint=fingerprint)
     assert isinstance(reserved, Reserved)
     return reserved
 
@@ -82,16 +85,16 @@ async def test_another_request_under_the_same_key_is_refused(
         await take(pool, merchant_id, fingerprint=b"other")
 
 
-async def test_the_same_key_of_another_merchant_is_another_key_with_another_answer(
+async def test_another_key_and_the_same_key_of_another_merchant_have_answers_of_their_own(
     store: EventStore,
 ) -> None:
-    merchants = [uuid7(), uuid7()]
-    for each in merchants:
-        reserved = await take(store.pool, each)
-        await store.answer(reserved.receipt(200, str(each).encode()))
-    for each in merchants:
-        again = await reserve(store.pool, merchant_id=each, key="key", fingerprint=b"f")
-        assert again == Replay(status=200, body=str(each).encode())
+    given = {(merchant, key): f"{merchant} {key}".encode() for merchant in (uuid7(), uuid7()) for key in "ab"}
+    for (merchant, key), body in given.items():
+        reserved = await take(store.pool, merchant, key=key)
+        await store.answer(reserved.receipt(200, body))
+    for (merchant, key), body in given.items():
+        again = await reserve(store.pool, merchant_id=merchant, key=key, fingerprint=b"f")
+        assert again == Replay(status=200, body=body)
 
 
 @pytest.mark.parametrize("others", [0, 2], ids=["alone", "in_a_batch"])
@@ -185,6 +188,16 @@ async def test_keys_are_kept_for_a_day(store: EventStore, merchant_id: UUID, by:
     await take(store.pool, merchant_id, fingerprint=b"other")
     await age(store.pool, "created_at", "25 hours")
     assert await delete_expired(store.pool) == 1
+
+
+async def test_however_many_keys_have_expired_all_are_deleted(
+    pool: AsyncConnectionPool, merchant_id: UUID, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(idempotency, "DELETE_BATCH", 2)
+    for number in range(5):
+        await take(pool, merchant_id, key=str(number))
+    await age(pool, "created_at", "25 hours")
+    assert await delete_expired(pool) == 5
 
 
 async def test_a_key_that_is_used_again_after_its_day_is_as_good_as_new(
