@@ -199,9 +199,6 @@ def _join_charges(order: Order, payment: Payment, seen: Sighting, *, by: Metadat
             " that were not made first (refund-not-made)"
         )
     by = _record_sighting(order, payment, seen, by=by)
-    for refund in [*_refunds(order, kept), *_refunds(order, dropped)]:
-        if refund.status is TransactionStatus.PENDING and refund.reason == DUPLICATE_REASON:
-            fail_refund(order, refund.id, processor_transaction_id=None, failure=SAME_CHARGE, by=by)
     if kept.processor_order_id is None and dropped.processor_order_id is not None:
         order.record(
             PaymentReferenceFound,
@@ -222,6 +219,10 @@ def _join_charges(order: Order, payment: Payment, seen: Sighting, *, by: Metadat
         amount=capture.amount,
         amount_captured=order.amount_captured - capture.amount,
     )
+    # Afterwards, so that the merchant's webhook about it has the sum of what is captured.
+    for refund in [*_refunds(order, kept), *_refunds(order, dropped)]:
+        if refund.status is TransactionStatus.PENDING and refund.reason == DUPLICATE_REASON:
+            fail_refund(order, refund.id, processor_transaction_id=None, failure=SAME_CHARGE, by=by)
 
 
 def _same_charge(order: Order, payment: Payment) -> Payment:

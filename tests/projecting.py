@@ -177,6 +177,7 @@ def _look_up(chance: random.Random, order: Order, payment: Payment, by: Metadata
         shows=shows,
         attempt=None if is_refund else payment.attempt,
         refund_id=chance.choice([*refunds, "none"]) if is_refund else None,
+        reference=None if is_refund else chance.choice(["pi_1", "pi_3"]),
         note="seen",
     )
     resolve(order, seen, by=replace(by, at=by.at + RECENT))

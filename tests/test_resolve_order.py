@@ -406,8 +406,8 @@ def test_who_said_what_and_why_is_kept_before_what_follows_from_it() -> None:
     see(order, "one_charge", 2)
     assert facts(order, after=version) == [
         "order.dashboard_checked",
-        "refund.failed",
         "payment.capture_retracted",
+        "refund.failed",
     ]
     said, *follow = order.pending_events[version:]
     assert (said.actor, said.shows, said.note) == ("operator:ada", "one_charge", "There is only pi_1")  # type: ignore[attr-defined]

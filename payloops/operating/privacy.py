@@ -47,6 +47,7 @@ STAYS = (
     "Temporal's workflow histories, until the namespace's retention period ends",
     "backups, archives of the write-ahead log, and exports made before",
     "what the merchant put into customerId, externalId, URLs and refund reasons",
+    "what operators wrote as the reason of a payloops resolve",
 )
 """What this command cannot erase."""
 BUILDS = "SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = ANY(%s))"
