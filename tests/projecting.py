@@ -45,7 +45,16 @@ from payloops.events.connections import connect
 from payloops.events.errors import StoreUnavailable
 from payloops.events.event_store import EventStore
 from payloops.events.metadata import Metadata
-from payloops.events.orders import Failure, Order, Payment, References, TransactionType
+from payloops.events.orders import (
+    NO_REASON,
+    NO_REFERENCES,
+    Failure,
+    Order,
+    Payment,
+    PaymentStatus,
+    References,
+    TransactionType,
+)
 from payloops.events.stream import StreamEvent
 from payloops.events.timestamps import utc_now
 from payloops.projections import own_writes
@@ -98,6 +107,8 @@ def random_order(
         description=chance.choice([None, 'Ein "Tisch" \\ 机 \n']),
         metadata=chance.choice([{}, {"b": 1, "a": [1.50, None, {"ü": "\\u0041"}]}]),
     )
+    if chance.random() < 0.05:
+        _capture_twice(order)
     for step in range(chance.randrange(20)):
         by = Metadata(
             at=order.modified_on + chance.randrange(5) * pace,
@@ -109,6 +120,18 @@ def random_order(
         except REFUSALS:
             continue
     return order
+
+
+def _capture_twice(order: Order) -> None:
+    """Two attempts are reported as captured, without references: there may be one charge."""
+    by = Metadata(at=order.modified_on, actor="system", correlation_id="twice")
+    for n in (1, 2):
+        route = Route(processor="stripe", reason="test")
+        request_payment(order, route=route, payment_method=None, capture="automatic", by=by)
+        if n == 1:
+            report_failed(order, order.payments[n], references=NO_REFERENCES, failure=NO_REASON, by=by)
+    for payment in order.payments.values():
+        report_captured(order, payment, references=NO_REFERENCES, by=by)
 
 
 def _step(chance: random.Random, order: Order, by: Metadata) -> None:  # noqa: C901  # one per command
@@ -171,7 +194,8 @@ def _step(chance: random.Random, order: Order, by: Metadata) -> None:  # noqa: C
 def _look_up(chance: random.Random, order: Order, payment: Payment, by: Metadata) -> None:
     """Somebody looks it up in the dashboard."""
     refunds = [t.id for t in order.transactions.values() if t.type is TransactionType.REFUND]
-    shows = chance.choice(get_args(Shows))
+    captured = [each for each in order.payments.values() if each.status is PaymentStatus.CAPTURED]
+    shows: Shows = "one_charge" if len(captured) > 1 else chance.choice(get_args(Shows))
     is_refund = shows.startswith("refund")
     seen = Sighting(
         shows=shows,
