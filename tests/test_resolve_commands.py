@@ -1,8 +1,10 @@
 """`payloops resolve`: shows an order, asks, records what somebody saw, and what was parked for it is parked no more."""
 
+import asyncio
 import json
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from uuid import UUID, uuid4
 
 import pytest
@@ -14,7 +16,10 @@ from telling import AMOUNT, Orders
 from temporalio.client import Client
 
 from payloops.commands.refund_payment import refund_payment
+from payloops.commands.refusals import NotResolvable
+from payloops.commands.resolve_order import Sighting, resolve_order
 from payloops.commands.update_order_status import update_order_status
+from payloops.commands.update_refund_status import update_refund_status
 from payloops.events.event_store import EventStore
 from payloops.events.metadata import Metadata
 from payloops.events.orders import NO_REFERENCES, Order, References
@@ -193,3 +198,27 @@ async def test_a_reference_is_asked_about_before_it_is_recorded_and_what_waited_
         await run_command(settings, "projections", "retry-parked")
         start = await started(client, f"refund-{refund.id}")
         assert start["input"]["processorOrderId"] == reference
+
+
+async def test_what_is_said_by_several_at_once_and_reported_meanwhile_is_recorded_once(
+    store: EventStore, orders: Orders, twice_captured: UUID, merchant_id: UUID, by: Metadata
+) -> None:
+    seen = Sighting(shows="one_charge", attempt=2, note="seen")
+    late = partial(update_order_status, store, order_id=twice_captured, status="captured", by=by)
+    said = (resolve_order(store, order_id=twice_captured, seen=seen, by=by) for _ in range(4))
+    done = await asyncio.gather(*said, late(attempt=1), late(attempt=2), return_exceptions=True)
+    assert [type(each) for each in done if each is not None].count(NotResolvable) == 3
+    order = await load(store, twice_captured)
+    assert (order.amount_captured, order.refundable) == (AMOUNT, AMOUNT)
+    order_id = await orders.paid()
+    await orders.report(order_id, "captured")
+    refund = await refund_payment(store, order_id=order_id, merchant_id=merchant_id, amount=1_000, by=by)
+    seen = Sighting(shows="refund_made", refund_id=refund.id, note="seen")
+    await asyncio.gather(
+        *(resolve_order(store, order_id=order_id, seen=seen, by=by) for _ in range(2)),
+        update_refund_status(store, order_id=order_id, refund_id=refund.id, succeeded=True, by=by),
+        return_exceptions=True,
+    )
+    assert (await load(store, order_id)).amount_refunded == 1_000
+    facts = [each.stored.topic for each in await store.read_stream(order_id)]
+    assert facts.count("refund.succeeded") == 1

@@ -20,6 +20,7 @@ from payloops.commands.capture_payment import request_capture
 from payloops.commands.payment_outcomes import (
     release_unwanted,
     report_action_required,
+    report_authorized,
     report_captured,
     report_failed,
     report_references,
@@ -62,6 +63,11 @@ def capture_again(order: Order, attempt: int, references: References) -> None:
     payment = order.payments[attempt]
     report_captured(order, payment, references=references, by=BY)
     report_references(order, payment, references=references, by=BY)
+    release_unwanted(order, by=BY)
+
+
+def authorize_again(order: Order, attempt: int, references: References) -> None:
+    report_authorized(order, order.payments[attempt], references=references, by=BY)
     release_unwanted(order, by=BY)
 
 
@@ -137,6 +143,7 @@ def test_what_is_told_again_of_a_charge_that_counts_once_changes_nothing(
     again: list[Callable[[Order], Any]] = [
         lambda order: capture_again(order, 1, first),
         lambda order: capture_again(order, 2, second),
+        lambda order: authorize_again(order, 1, first),
         lambda order: report(order, "failed", attempt=1) if first == NO_REFERENCES else None,
     ]
     if known.order_id is not None:
