@@ -16,7 +16,7 @@ from ordering import pay, report
 from projecting import append, eventually, new_order, one, projector, random_order, rows
 
 from payloops.events.event_store import EventStore
-from payloops.events.orders import Order, PaymentCaptured, PaymentRequested
+from payloops.events.orders import Order, PaymentCaptured, PaymentCaptureRetracted, PaymentRequested
 from payloops.events.timestamps import timestamp_text, utc_now
 from payloops.projections.payments import CHECKPOINT, DAILY_VOLUME, PAYMENTS
 from payloops.projections.projection import all_projections
@@ -54,7 +54,12 @@ class Paid:
 
 def payments_of(order: Order) -> list[Paid]:
     events = list(order.pending_events)
-    captures = {event.attempt: event for event in events if isinstance(event, PaymentCaptured)}
+    last = {
+        event.attempt: event
+        for event in events
+        if isinstance(event, PaymentCaptured | PaymentCaptureRetracted)
+    }
+    captures = {attempt: event for attempt, event in last.items() if isinstance(event, PaymentCaptured)}
     return [
         Paid(
             currency=order.currency,
