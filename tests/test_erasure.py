@@ -379,6 +379,8 @@ async def test_an_order_and_the_checkout_session_that_placed_it_are_erased_toget
     shopping = await go_shopping(api, store, **bought)
     await shopping.pay()
     order_id = (await shopping.order()).id
+    other = await go_shopping(api, store, customerEmail="grace@example.com")
+    await other.pay()
     await search(store, EMAIL)
     async with projector(settings.database_url.get_secret_value()):
         await reached(store, await store.head())
@@ -390,6 +392,9 @@ async def test_an_order_and_the_checkout_session_that_placed_it_are_erased_toget
         read = (await shopping.merchant.shop.get(path)).json
         assert (read["customerEmail"], read["metadata"]) == ("[erased]", {"erased": "[erased]"})
     assert (await find_holdings(store.pool, order_id)).is_empty
+    kept = await find_holdings(store.pool, other.id)
+    assert ([each.dropped for each in kept.streams], kept.copies) == ([False, False], Copies())
+    assert not kept.is_empty, "though there are no copies of it"
 
 
 async def test_an_order_that_holds_nothing_stays_as_it_is(store: EventStore, merchant: Merchant) -> None:
