@@ -99,8 +99,6 @@ async def wait_for_position(store: EventStore, *, position: int, projection: str
             row = await (await connection.execute(REACHED, (projection,))).fetchone()
         reached = row[0] if row is not None else 0
         stands = standstills.get(projection) == reached
-        if not stands:
-            standstills.pop(projection, None)
         if reached >= position:
             return True
         first = reached if first is None else first
