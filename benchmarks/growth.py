@@ -118,12 +118,12 @@ async def _search(there: Filled, which: int) -> object:
 
 async def _find(there: Filled, which: int) -> object:
     search = StaffSearch(text=f"order-{there.numbers[which]}")
-    return await staff_orders.search_orders(there.store, search, page=1, limit=20)
+    return await staff_orders.search_all_orders(there.store, search, page=1, limit=20)
 
 
 async def _find_email(there: Filled, which: int) -> object:
     search = StaffSearch(email=f"customer-{there.customers[which]}@example.com")
-    return await staff_orders.search_orders(there.store, search, page=1, limit=20)
+    return await staff_orders.search_all_orders(there.store, search, page=1, limit=20)
 
 
 async def _figures(there: Filled, _: int) -> object:

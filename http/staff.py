@@ -23,7 +23,7 @@ from payloops.http.payments import TransactionAnswer
 from payloops.http.problems import not_found
 from payloops.http.routing import AnswerModel, Call, RequestModel, route
 from payloops.projections.orders import OrderRow, get_order
-from payloops.projections.staff_orders import StaffSearch, owner_of_order, search_orders
+from payloops.projections.staff_orders import StaffSearch, owner_of_order, search_all_orders
 from payloops.projections.transactions import list_transactions
 
 
@@ -107,7 +107,7 @@ async def log_in_staff(call: Call[StaffLogin]) -> StaffSessionAnswer:
 async def read_staff_orders(call: Call[None, StaffOrderQuery]) -> StaffOrderList:
     query = call.query
     call.viewed_merchant = query.merchant_id
-    rows, has_more = await search_orders(
+    rows, has_more = await search_all_orders(
         call.services.store,
         StaffSearch(
             text=query.q,

@@ -24,7 +24,7 @@ from payloops.projections.order_events import OrderEvent, order_events
 from payloops.projections.order_explanation import explain_order
 from payloops.projections.order_history import fold, last_step, order_facts
 from payloops.projections.orders import row_from_order
-from payloops.projections.staff_orders import StaffSearch, search_orders
+from payloops.projections.staff_orders import StaffSearch, search_all_orders
 from payloops.projections.transactions import rows_from_order
 
 DAY = timedelta(days=1)
@@ -62,7 +62,7 @@ async def read_support_orders(call: Call[None, SupportSearch]) -> bytes:
         created_from=None if query.from_ is None else midnight(query.from_),
         created_to=None if query.to is None else midnight(min(query.to, date.max - DAY) + DAY),
     )
-    rows, has_more = await search_orders(call.services.store, search, page=query.page, limit=PER_PAGE)
+    rows, has_more = await search_all_orders(call.services.store, search, page=query.page, limit=PER_PAGE)
     names = await merchant_names(call.services.store.pool, merchant_ids={row.merchant_id for row in rows})
     asked = query.model_dump(mode="json", by_alias=True, exclude_none=True, exclude={"page"})
     return support_page(

@@ -105,7 +105,7 @@ async def owner_of_order(store: EventReader, *, order_id: UUID) -> UUID | None:
     return row[0] if row is not None else None
 
 
-async def search_orders(
+async def search_all_orders(
     store: EventReader, search: StaffSearch, *, page: int, limit: int
 ) -> tuple[list[OrderRow], bool]:
     """A page of orders of every merchant, newest first, and whether there are more.

@@ -164,12 +164,12 @@ def _staffs_lists() -> Iterator[tuple[str, Ask]]:
 
         async def orders(store: EventStore, asked: Asked, name: str = name, value: Value = value) -> None:
             search = StaffSearch(**{name: value(asked)})
-            await staff_orders.search_orders(store, search, page=1, limit=20)
+            await staff_orders.search_all_orders(store, search, page=1, limit=20)
 
         yield f"staff's orders by {name}", orders
     yield (
         "staff's orders by id",
-        lambda s, a: staff_orders.search_orders(s, StaffSearch(text=str(a.order_id)), page=1, limit=20),
+        lambda s, a: staff_orders.search_all_orders(s, StaffSearch(text=str(a.order_id)), page=1, limit=20),
     )
     told: dict[str, Value] = {
         "effect": lambda _: "unmatched",

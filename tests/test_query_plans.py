@@ -89,7 +89,9 @@ PLANNED_ONCE: dict[str, Ask] = {
     "dashboard's page of a state": lambda s, a: search_orders(
         s, merchant_id=a.merchant_id, page=1, limit=20, status=a.status
     ),
-    "staff's email": lambda s, a: staff_orders.search_orders(s, StaffSearch(email=a.email), page=1, limit=20),
+    "staff's email": lambda s, a: staff_orders.search_all_orders(
+        s, StaffSearch(email=a.email), page=1, limit=20
+    ),
     "figures": lambda s, a: payment_figures(
         s, merchant_id=a.merchant_id, begin=_midnight(a.now) - timedelta(days=30), end=_midnight(a.now)
     ),

@@ -10,7 +10,7 @@ from payloops.http.staff import StaffOrderAnswer, staff_order_answer
 from payloops.printing import WIDE, make_console, plain_table, print_json
 from payloops.projections.order_wording import exact_time
 from payloops.projections.orders import OrderRow
-from payloops.projections.staff_orders import StaffSearch, search_orders
+from payloops.projections.staff_orders import StaffSearch, search_all_orders
 
 
 async def show_found(*, database_url: str, search: StaffSearch, limit: int, as_json: bool) -> bool:
@@ -20,7 +20,7 @@ async def show_found(*, database_url: str, search: StaffSearch, limit: int, as_j
         limit: maximum number to print.
     """
     async with reading(database_url) as store:
-        rows, more = await search_orders(store, search, page=1, limit=limit)
+        rows, more = await search_all_orders(store, search, page=1, limit=limit)
     if as_json:
         print_json(TypeAdapter(list[StaffOrderAnswer]), [staff_order_answer(row) for row in rows])
         return bool(rows)
