@@ -48,6 +48,19 @@ POOL_WAIT = Counter("payloops_pool_wait_seconds", "Total time that those given a
 
 PRIMARY = {"target_session_attrs": "primary"}
 
+SESSION = {
+    "search_path": "public",
+    "timezone": "UTC",
+    "datestyle": "ISO",
+    "intervalstyle": "postgres",
+    "default_transaction_isolation": r"read\ committed",
+    "lock_timeout": "0",
+    "idle_session_timeout": "0",
+}
+"""Settings of every session. Search path: tables are rebuilt beside those in `public`. Isolation: where transactions
+could conflict, statements lock. Timeouts: connections that listen or hold an advisory lock are idle for long, and a
+wait for a lock is limited as part of its statement."""
+
 SCHEMA_ERRORS = (errors.UndefinedTable, errors.UndefinedColumn, errors.UndefinedFunction)
 """Errors of statements if migrations of this version have not been applied."""
 
@@ -83,7 +96,22 @@ def only_primary(database_url: str) -> dict[str, Any]:
     return {} if "target_session_attrs" in conninfo_to_dict(database_url) else PRIMARY
 
 
-def connection_options(database_url: str, *, application_name: str) -> dict[str, object]:
+def session_settings(database_url: str, **timeouts: str) -> dict[str, Any]:
+    """Keyword arguments for psycopg's `connect`, so that a session is as statements here need it.
+
+    An operator may have set other defaults for the server, the database or the role. Other settings that the URL names
+    in its `options` apply as well.
+
+    Args:
+        timeouts: settings of PostgreSQL that limit how long something takes.
+    """
+    options = {**SESSION, **timeouts}
+    own = " ".join(f"-c {name}={value}" for name, value in options.items())
+    given = conninfo_to_dict(database_url).get("options")
+    return {"options": f"{given} {own}" if given else own, "client_encoding": "UTF8"}
+
+
+def connection_options(database_url: str, *, application_name: str) -> dict[str, Any]:
     """Keyword arguments for psycopg's `connect`: autocommit, prepared at first use, and every wait with a timeout."""
     return {
         **only_primary(database_url),
@@ -96,8 +124,11 @@ def connection_options(database_url: str, *, application_name: str) -> dict[str,
         "keepalives_interval": 5,
         "keepalives_count": 2,
         "tcp_user_timeout": 8_000,
-        "options": f"-c statement_timeout={STATEMENT_TIMEOUT}s -c idle_in_transaction_session_timeout=30s"
-        " -c timezone=UTC",
+        **session_settings(
+            database_url,
+            statement_timeout=f"{STATEMENT_TIMEOUT}s",
+            idle_in_transaction_session_timeout="30s",
+        ),
     }
 
 

@@ -11,7 +11,7 @@ from alembic import context
 from sqlalchemy import create_engine
 from sqlalchemy.pool import NullPool
 
-from payloops.events.connections import CONNECT_TIMEOUT, only_primary
+from payloops.events.connections import CONNECT_TIMEOUT, only_primary, session_settings
 
 # Two processes that migrate at once: the second waits here, then finds nothing to do.
 MIGRATION_LOCK = 0x70617901
@@ -24,7 +24,8 @@ def note(*_: Any, **given: Any) -> None:
 def connect() -> "psycopg.Connection[Any]":
     """By psycopg, as the service does: SQLAlchemy reads URLs differently."""
     url = context.config.attributes["database_url"]
-    return psycopg.connect(url, connect_timeout=CONNECT_TIMEOUT, **only_primary(url))
+    settings = session_settings(url, statement_timeout="0", idle_in_transaction_session_timeout="0")
+    return psycopg.connect(url, connect_timeout=CONNECT_TIMEOUT, **settings, **only_primary(url))
 
 
 engine = create_engine("postgresql+psycopg://", creator=connect, poolclass=NullPool)

@@ -80,7 +80,7 @@ def _connection() -> psycopg.Connection[TupleRow]:
     """The process's connection, opened with its first chunk: of an error in `start_worker`, nobody would learn why."""
     options = connection_options(_plan.database_url, application_name="payloops build")
     options["options"] = f"{options['options']} -c search_path={_plan.schema},public -c statement_timeout=0"
-    connection = psycopg.Connection.connect(_plan.database_url, **options)  # type: ignore[arg-type]
+    connection = psycopg.Connection.connect(_plan.database_url, **options)
     connection.execute("SET synchronous_commit = off")
     lower_server_priority(connection)
     return connection

@@ -192,3 +192,53 @@ async def _passes_over(standby: EmbeddedServers, primary: EmbeddedServers) -> No
     asked_for = f"{standby.database_url}?target_session_attrs=any"
     async with await connect(asked_for, application_name="test") as connection:
         assert connection.info.port == standby.postgres.port
+
+
+async def test_what_an_operator_set_for_the_database_changes_nothing(settings: Settings) -> None:
+    """Dates that look otherwise, stricter isolation, sessions and waits that end soon: the service sets its own."""
+    url = settings.database_url.get_secret_value()
+    with psycopg.connect(url, autocommit=True) as connection:
+        for setting in (
+            "datestyle = 'SQL, DMY'",
+            "intervalstyle = 'sql_standard'",
+            "timezone = 'America/St_Johns'",
+            "client_encoding = 'LATIN1'",
+            "default_transaction_isolation = 'serializable'",
+            "lock_timeout = '1ms'",
+            "statement_timeout = '1ms'",
+            "idle_session_timeout = '1ms'",
+            "idle_in_transaction_session_timeout = '1ms'",
+        ):
+            connection.execute(f"ALTER DATABASE {connection.info.dbname} SET {setting}")
+    async with await connect(url, application_name="test") as session:
+        isolation = await session.execute("SHOW transaction_isolation")
+        assert await isolation.fetchone() == ("read committed",)
+    async with running_api(settings) as api:
+        merchant = await api.merchant()
+        shown = await merchant.dashboard.get("/api/merchants/me")
+        orders = await asyncio.gather(
+            *(merchant.order(currency="EUR", description="☕") for _ in range(20)),
+        )
+        read = [await merchant.shop.get(f"/v1/orders/{order}") for order in orders]
+    assert shown.status == 200
+    assert [order.json["description"] for order in read] == ["☕"] * len(orders)
+
+
+async def test_migrators_at_once_wait_for_each_other_as_long_as_it_takes(
+    settings: Settings, servers: EmbeddedServers
+) -> None:
+    """And make the tables in the one schema in which all look for them."""
+    with psycopg.connect(servers.database_url, autocommit=True) as connection:
+        connection.execute("CREATE DATABASE impatient")
+        for setting in ("lock_timeout = '1ms'", "statement_timeout = '1ms'", "search_path = shop, public"):
+            connection.execute(f"ALTER DATABASE impatient SET {setting}")
+    url = f"{servers.database_url.rpartition('/')[0]}/impatient?options=-c%20work_mem%3D16MB"
+    own = settings.model_copy(update={"database_url": SecretStr(url)})
+    async with await connect(url, application_name="test") as session:
+        await session.execute("CREATE SCHEMA shop")
+        work_mem = await session.execute("SHOW work_mem")
+        assert await work_mem.fetchone() == ("16MB",)
+    for status, _, err in await asyncio.gather(*(run_command(own, "migrate") for _ in range(2))):
+        assert (status, err) == (0, "")
+    status, _, err = await run_command(own, "projections", "verify")
+    assert status == 0, err
