@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from hypothesis import given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from ordering import AMOUNT, BY, new_order, pay
 from processor_events import REASONABLE, after, came_back, refunded, refunds, summed, told
@@ -270,7 +271,7 @@ def test_a_void_that_was_refused_is_not_meant_where_a_capture_was_requested_sinc
     ),
     named=st.booleans(),
 )
-@REASONABLE
+@hypothesis_settings(REASONABLE, max_examples=600)  # fewer come upon no two charges
 def test_the_only_charge_is_kept_though_attempts_share_its_payments_reference(
     data: st.DataObject, outcomes: tuple[Outcome, ...], named: bool
 ) -> None:
