@@ -81,16 +81,17 @@ async def test_of_two_keys_shown_neither_lets_anybody_in(api: Api) -> None:
 
 
 async def test_a_revoked_key_is_refused_within_a_second_in_every_process(settings: Settings) -> None:
-    async with running_api(settings) as one, running_api(settings) as two:
+    """Also in one that has not met it before."""
+    async with running_api(settings) as one, running_api(settings) as two, running_api(settings) as three:
         merchant = await one.merchant(processors=False)
-        elsewhere = Caller(two.anyone.session, merchant.shop.headers)
+        elsewhere, new = [Caller(each.anyone.session, merchant.shop.headers) for each in (two, three)]
         for shop in (merchant.shop, elsewhere):
             assert (await shop.get("/v1/orders?status=failed")).status == 200
         [key] = (await merchant.dashboard.get("/api/api-keys")).json
         revoked = await merchant.dashboard.call("DELETE", f"/api/api-keys/{key['id']}")
         assert (revoked.status, revoked.raw) == (204, b"")
         await asyncio.sleep(1)
-        for shop in (merchant.shop, elsewhere):
+        for shop in (merchant.shop, elsewhere, new):
             assert (await shop.get("/v1/orders?status=failed")).status == 401
         again = await merchant.dashboard.call("DELETE", f"/api/api-keys/{key['id']}")
         assert (again.status, again.code) == (404, "not_found")
