@@ -17,7 +17,7 @@ from payloops.http.admission import Shed
 from payloops.http.answers import CORRELATION_HEADER, SECURITY_HEADERS, Answer
 from payloops.http.html import refusal_page
 from payloops.http.problems import internal_error, problem_of
-from payloops.http.request_context import CONTEXT, RequestContext, begin_request, log_request
+from payloops.http.request_context import CONTEXT, Level, RequestContext, begin_request, log_request
 from payloops.http.request_metrics import NO_ROUTE, count_answer
 from payloops.http.services import Services
 
@@ -121,7 +121,14 @@ def _record(
             "milliseconds": round(seconds * 1000, 1),
             "remote": request.remote,
         }
-        log_request(context, "error" if status >= 500 else "info", fields)  # noqa: PLR2004  # HTTP
+        log_request(context, _level(status), fields)
+
+
+def _level(status: int) -> Level:
+    """A defect is an error. What is unavailable or late for a while, as `/ready` before each restart, is none."""
+    if status in {503, 504}:
+        return "warning"
+    return "error" if status >= 500 else "info"  # noqa: PLR2004  # HTTP
 
 
 class Cors:

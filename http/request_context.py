@@ -52,7 +52,7 @@ def merge_request(_: Any, __: str, line: EventDict) -> EventDict:
     return line
 
 
-Level = Literal["info", "error"]
+Level = Literal["info", "warning", "error"]
 
 
 class LineWriter(Protocol):
@@ -75,4 +75,4 @@ def log_request(context: RequestContext, level: Level, fields: dict[str, Any]) -
         log.log(_LEVELS[level], REQUEST_EVENT, **fields)
 
 
-_LEVELS: dict[Level, int] = {"info": 20, "error": 40}
+_LEVELS: dict[Level, int] = {"info": 20, "warning": 30, "error": 40}

@@ -153,7 +153,10 @@ class StoreSettings(AuditSettings):
 class Settings(StoreSettings, KeySettings):
     """All settings: one field per environment variable, whose name is the field's in upper case."""
 
-    redis_url: SecretStr = Field(description="Redis or Valkey, `redis://…`, `rediss://…` or `unix://…`")
+    redis_url: SecretStr = Field(
+        description="Redis or Valkey, `redis://…`, `unix://…` or `rediss://…`"
+        " (`…/0?ssl_ca_certs=FILE.pem` for an authority of your own)"
+    )
     temporal_address: str = Field(description="host:port of the Temporal frontend")
     temporal_namespace: str = Field(default="loop", description="Temporal namespace")
     temporal_tls: bool | None = Field(
@@ -171,7 +174,8 @@ class Settings(StoreSettings, KeySettings):
         default=None, description="name in that certificate, if not the host's of `TEMPORAL_ADDRESS`"
     )
     temporal_tls_client_cert_path: FilePath | None = Field(
-        default=None, description="PEM file with the certificate that this service shows (mTLS)"
+        default=None,
+        description="PEM file with the certificate that this service shows (mTLS), of X.509 version 3",
     )
     temporal_tls_client_key_path: FilePath | None = Field(
         default=None, validate_default=True, description="PEM file with its private key"

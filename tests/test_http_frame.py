@@ -349,6 +349,7 @@ async def test_a_bug_is_answered_without_internals_and_logged_with_its_trace(bro
     assert b"Lookup" not in answer.raw
     [failure] = [line for line in lines if line["event"] == "http.internal_error"]
     assert failure["exc_info"]
+    assert [line["log_level"] for line in lines if line["event"] == "http.request"] == ["error"]
 
 
 async def test_a_request_that_takes_too_long_is_ended(broken: Api) -> None:
@@ -493,7 +494,9 @@ async def test_ready_says_which_dependency_is_down(
     monkeypatch.setattr(health, "PROBE_SECONDS", 20.0)
     broken = Settings.model_validate({**settings.model_dump(), "database_patience": 2.0, setting: value})
     async with running_api(broken) as api:
-        ready, alive = await api.anyone.get("/ready"), await api.anyone.get("/health")
+        with structlog.testing.capture_logs() as lines:
+            ready, alive = await api.anyone.get("/ready"), await api.anyone.get("/health")
+    assert "error" not in {line["log_level"] for line in lines if line["event"] == "http.request"}
     assert (ready.status, ready.json["status"], alive.status) == (503, "unavailable", 200)
     down = {each for each, state in ready.json["dependencies"].items() if state == "down"}
     assert down == {name}
