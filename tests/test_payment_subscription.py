@@ -37,6 +37,7 @@ from payloops.events.orders import (
 from payloops.events.stream import StreamEvent, topic_of
 from payloops.projections.parked import forward_again
 from payloops.settings import Settings
+from payloops.workflows_client import payment_subscription as module
 from payloops.workflows_client.forwardings import Forwarding, SignalWorkflow, StartWorkflow
 from payloops.workflows_client.payment_subscription import (
     READER,
@@ -379,11 +380,18 @@ async def test_a_charge_is_given_back_as_a_duplicate_only_where_it_is_certain_th
             await payment_subscription(store).plan(refund)
 
 
-@pytest.mark.parametrize("told", ["by reference", "by a sum", "beside it", "before", "named"])
+@pytest.mark.parametrize("told", ["by reference", "by a sum", "beside it", "before", "named", "just now"])
 async def test_a_refund_that_somebody_may_have_made_in_the_dashboard_is_not_made_again(
-    store: EventStore, orders: Orders, merchant_id: UUID, by: Metadata, told: str
+    store: EventStore,
+    orders: Orders,
+    merchant_id: UUID,
+    by: Metadata,
+    told: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """It waited, for Temporal or for a reference, and the processor reported one that does not name ours."""
+    if told != "just now":
+        monkeypatch.setattr(module, "FRESH", timedelta(0))
     order_id = await orders.paid()
     await orders.report(order_id, "captured")
     first = ProcessorEvent(
@@ -409,7 +417,7 @@ async def test_a_refund_that_somebody_may_have_made_in_the_dashboard_is_not_made
     await refund_payment(store, order_id=order_id, merchant_id=merchant_id, amount=100, by=by)
     plan = payment_subscription(store).plan
     match told:
-        case "beside it" | "before":
+        case "beside it" | "before" | "just now":
             assert isinstance(await plan(request), StartWorkflow)
         case "named":
             assert await plan(request) is None

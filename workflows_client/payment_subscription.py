@@ -31,8 +31,8 @@ from payloops.workflows_client.forwardings import Forwarding, SignalWorkflow, St
 from payloops.workflows_client.subscriber import Subscription
 
 FRESH = timedelta(seconds=10)
-"""A payment requested more recently than this is forwarded without loading its order: it cannot have ended yet. By the
-clocks of two processes, so what seems to be requested later than now may be old."""
+"""What was requested more recently than this nobody can have done by hand yet. By the clocks of two processes, so what
+seems to be requested later than now may be old."""
 
 AT_PROCESSOR = {PaymentStatus.REQUIRES_ACTION, PaymentStatus.AUTHORIZED}
 """Payments that are under way and that their processor certainly has."""
@@ -68,9 +68,8 @@ def payment_subscription(store: EventStore) -> Subscription:
     async def plan(recorded: RecordedEvent) -> Forwarding | None:
         fact = recorded.event
         transaction_id = transaction_of(fact)
-        if transaction_id is None or (
-            isinstance(fact, PaymentRequested) and abs(utc_now() - fact.timestamp) < FRESH
-        ):
+        fresh = abs(utc_now() - fact.timestamp) < FRESH
+        if transaction_id is None or (isinstance(fact, PaymentRequested) and fresh):
             return forwarding_of(fact)
         order = await store.load(Order, fact.originator_id)
         assert order is not None, "orders are never deleted"
@@ -80,7 +79,7 @@ def payment_subscription(store: EventStore) -> Subscription:
             return None
         payment = order.payments[order.transactions[transaction_id].attempt]
         if isinstance(fact, RefundRequested):
-            await refuse_made_by_hand(store, order, fact)
+            await refuse_made_by_hand(store, order, fact, fresh=fresh)
         return forwarding_of(fact, reference=payment.processor_order_id)
 
     async def strands(recorded: RecordedEvent) -> bool:
@@ -275,8 +274,11 @@ def refuse_uncertain(order: Order, duplicate: Payment) -> None:
         raise DuplicateUncertainError(attempt=uncertain[0].attempt, duplicate=duplicate.attempt)
 
 
-async def refuse_made_by_hand(store: EventStore, order: Order, fact: RefundRequested) -> None:
+async def refuse_made_by_hand(store: EventStore, order: Order, fact: RefundRequested, *, fresh: bool) -> None:
     """Refuse a refund that somebody may have made in the processor's dashboard, or that may be of the only charge.
+
+    Args:
+        fresh: it was requested just now. A reported refund that it may be is another one then.
 
     Raises:
         DuplicateUncertainError, OtherGivenBackError, RefundUncertainError.
@@ -285,7 +287,7 @@ async def refuse_made_by_hand(store: EventStore, order: Order, fact: RefundReque
     if fact.reason == DUPLICATE_REASON:
         refuse_uncertain(order, order.payments[refund.attempt])
         refuse_given_back(order, refund)
-    if order.version > fact.originator_version:
+    if not fresh and order.version > fact.originator_version:
         version = fact.originator_version
         requested = await store.load(Order, fact.originator_id, up_to_version=version)
         assert requested is not None
