@@ -25,7 +25,14 @@ def connect() -> "psycopg.Connection[Any]":
     """By psycopg, as the service does: SQLAlchemy reads URLs differently."""
     url = context.config.attributes["database_url"]
     settings = session_settings(url, statement_timeout="0", idle_in_transaction_session_timeout="0")
-    return psycopg.connect(url, connect_timeout=CONNECT_TIMEOUT, **settings, **only_primary(url))
+    opened = psycopg.connect(url, connect_timeout=CONNECT_TIMEOUT, **settings, **only_primary(url))
+    encoding = opened.info.parameter_status("server_encoding")
+    if encoding != "UTF8":
+        opened.close()
+        raise psycopg.NotSupportedError(
+            f"the database is in {encoding}: create it anew, WITH TEMPLATE template0 ENCODING 'UTF8'"
+        )
+    return opened
 
 
 engine = create_engine("postgresql+psycopg://", creator=connect, poolclass=NullPool)

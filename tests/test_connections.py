@@ -242,3 +242,20 @@ async def test_migrators_at_once_wait_for_each_other_as_long_as_it_takes(
         assert (status, err) == (0, "")
     status, _, err = await run_command(own, "projections", "verify")
     assert status == 0, err
+
+
+async def test_a_database_in_another_encoding_is_not_migrated(
+    settings: Settings, servers: EmbeddedServers
+) -> None:
+    """A PostgreSQL that was set up with LANG=C makes them in SQL_ASCII, which takes any bytes for text."""
+    with psycopg.connect(servers.database_url, autocommit=True) as connection:
+        connection.execute(
+            "CREATE DATABASE ascii TEMPLATE template0 ENCODING 'SQL_ASCII' LOCALE_PROVIDER libc LOCALE 'C'"
+        )
+    url = f"{servers.database_url.rpartition('/')[0]}/ascii"
+    own = settings.model_copy(update={"database_url": SecretStr(url)})
+    assert await run_command(own, "migrate") == (
+        1,
+        "",
+        "payloops: migration: the database is in SQL_ASCII: create it anew, WITH TEMPLATE template0 ENCODING 'UTF8'\n",
+    )
