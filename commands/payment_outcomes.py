@@ -52,13 +52,18 @@ def report_reference(order: Order, payment: Payment, *, processor_order_id: str 
         and payment.processor_order_id is None
         and not any(each.has_reference(processor_order_id) for each in order.other_payments(payment))
     ):
-        order.record(
-            PaymentReferenceFound,
-            by=by,
-            status=order.status.value,
-            attempt=payment.attempt,
-            processor_order_id=processor_order_id,
-        )
+        record_reference(order, payment, processor_order_id, by=by)
+
+
+def record_reference(order: Order, payment: Payment, processor_order_id: str, *, by: Metadata) -> None:
+    """Record the processor's reference of a payment."""
+    order.record(
+        PaymentReferenceFound,
+        by=by,
+        status=order.status.value,
+        attempt=payment.attempt,
+        processor_order_id=processor_order_id,
+    )
 
 
 def report_references(order: Order, payment: Payment, *, references: References, by: Metadata) -> None:

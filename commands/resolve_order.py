@@ -3,14 +3,18 @@
 The processor keeps the last word: whatever it reports afterwards is taken as always, and may undo this.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Literal, cast
 from uuid import UUID
 
 from payloops.commands.change_order import change_order
-from payloops.commands.payment_outcomes import fail_payment, release_unwanted, report_cancelled
+from payloops.commands.payment_outcomes import (
+    fail_payment,
+    record_reference,
+    release_unwanted,
+    report_cancelled,
+)
 from payloops.commands.processor_refunds import (
     capture_of,
     complete_refund,
@@ -31,7 +35,6 @@ from payloops.events.orders import (
     Order,
     Payment,
     PaymentCaptureRetracted,
-    PaymentReferenceFound,
     PaymentStatus,
     References,
     Transaction,
@@ -147,6 +150,7 @@ def _resolve_payment(order: Order, payment: Payment, seen: Sighting, *, by: Meta
 
 def _learn_reference(order: Order, payment: Payment, seen: Sighting, *, by: Metadata) -> None:
     """By its reference, the processor can be asked about the payment; and captures, voids and refunds need it."""
+    assert seen.reference is not None
     if payment.processor_order_id is not None:
         raise NotResolvable(
             f"attempt {payment.attempt} has the reference {payment.processor_order_id} already"
@@ -158,13 +162,7 @@ def _learn_reference(order: Order, payment: Payment, seen: Sighting, *, by: Meta
                 " one-charge"
             )
     by = _record_sighting(order, payment, seen, by=by)
-    order.record(
-        PaymentReferenceFound,
-        by=by,
-        status=order.status.value,
-        attempt=payment.attempt,
-        processor_order_id=seen.reference,
-    )
+    record_reference(order, payment, seen.reference, by=by)
 
 
 def _end_without_money(order: Order, payment: Payment, seen: Sighting, *, by: Metadata) -> None:
@@ -200,13 +198,7 @@ def _join_charges(order: Order, payment: Payment, seen: Sighting, *, by: Metadat
         )
     by = _record_sighting(order, payment, seen, by=by)
     if kept.processor_order_id is None and dropped.processor_order_id is not None:
-        order.record(
-            PaymentReferenceFound,
-            by=by,
-            status=order.status.value,
-            attempt=kept.attempt,
-            processor_order_id=dropped.processor_order_id,
-        )
+        record_reference(order, kept, dropped.processor_order_id, by=by)
     capture = capture_of(order, dropped)
     assert capture is not None
     order.record(
@@ -273,8 +265,10 @@ def _wanted_refunds(order: Order, payment: Payment) -> list[Transaction]:
 
 def _resolve_refund(order: Order, refund: Transaction, seen: Sighting, *, by: Metadata) -> None:
     payment = order.payments[refund.attempt]
-    resolve_one: Callable[..., None] = _make_refund if seen.shows == "refund_made" else _end_refund
-    resolve_one(order, refund, payment, seen, by=by)
+    if seen.shows == "refund_made":
+        _make_refund(order, refund, payment, seen, by=by)
+    else:
+        _end_refund(order, refund, payment, seen, by=by)
     record_processor_refunds(order, payment, amount_refunded=None, by=by)
 
 
