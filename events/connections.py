@@ -46,8 +46,6 @@ POOL_STALLED = Counter("payloops_pool_requests_stalled", "Those refused because 
 POOL_WAIT = Counter("payloops_pool_wait_seconds", "Total time that those given a connection had waited")
 
 
-PRIMARY = {"target_session_attrs": "primary"}
-
 SESSION = {
     "search_path": "public",
     "timezone": "UTC",
@@ -88,33 +86,28 @@ class PoolStalled(psycopg.OperationalError):
         super().__init__("no connection was free for a while")
 
 
-def only_primary(database_url: str) -> dict[str, Any]:
-    """Keyword arguments for psycopg's `connect`, so that standbys are passed over: they are behind, and read-only.
-
-    Empty if the URL itself says whom to connect to.
-    """
-    return {} if "target_session_attrs" in conninfo_to_dict(database_url) else PRIMARY
-
-
 def session_settings(database_url: str, **timeouts: str) -> dict[str, Any]:
     """Keyword arguments for psycopg's `connect`, so that a session is as statements here need it.
 
     An operator may have set other defaults for the server, the database or the role. Other settings that the URL names
-    in its `options` apply as well.
+    in its `options` apply as well. Standbys are passed over, unless the URL itself says whom to connect to: they are
+    behind, and read-only.
 
     Args:
         timeouts: settings of PostgreSQL that limit how long something takes.
     """
-    options = {**SESSION, **timeouts}
-    own = " ".join(f"-c {name}={value}" for name, value in options.items())
-    given = conninfo_to_dict(database_url).get("options")
-    return {"options": f"{given} {own}" if given else own, "client_encoding": "UTF8"}
+    given = conninfo_to_dict(database_url)
+    own = " ".join(f"-c {name}={value}" for name, value in {**SESSION, **timeouts}.items())
+    return {
+        "options": f"{given['options']} {own}" if given.get("options") else own,
+        "client_encoding": "UTF8",
+        "target_session_attrs": given.get("target_session_attrs", "primary"),
+    }
 
 
 def connection_options(database_url: str, *, application_name: str) -> dict[str, Any]:
     """Keyword arguments for psycopg's `connect`: autocommit, prepared at first use, and every wait with a timeout."""
     return {
-        **only_primary(database_url),
         "autocommit": True,
         "prepare_threshold": 0,
         "row_factory": tuple_row,

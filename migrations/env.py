@@ -11,7 +11,7 @@ from alembic import context
 from sqlalchemy import create_engine
 from sqlalchemy.pool import NullPool
 
-from payloops.events.connections import CONNECT_TIMEOUT, only_primary, session_settings
+from payloops.events.connections import CONNECT_TIMEOUT, session_settings
 
 # Two processes that migrate at once: the second waits here, then finds nothing to do.
 MIGRATION_LOCK = 0x70617901
@@ -25,7 +25,7 @@ def connect() -> "psycopg.Connection[Any]":
     """By psycopg, as the service does: SQLAlchemy reads URLs differently."""
     url = context.config.attributes["database_url"]
     settings = session_settings(url, statement_timeout="0", idle_in_transaction_session_timeout="0")
-    opened = psycopg.connect(url, connect_timeout=CONNECT_TIMEOUT, **settings, **only_primary(url))
+    opened = psycopg.connect(url, connect_timeout=CONNECT_TIMEOUT, **settings)
     encoding = opened.info.parameter_status("server_encoding")
     if encoding != "UTF8":
         opened.close()
