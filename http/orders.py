@@ -85,7 +85,7 @@ def order_answer(row: OrderRow) -> OrderAnswer:
     """The response for an order."""
     return OrderAnswer(
         **dict(zip(_COPIED, _values(row), strict=True)),
-        last_error=_last_error(row),
+        last_error=row.last_error,
         created_at=row.created_at,
         updated_at=row.updated_at,
     )
@@ -94,15 +94,10 @@ def order_answer(row: OrderRow) -> OrderAnswer:
 def plain_order(row: OrderRow) -> dict[str, Any]:
     """As `order_answer`, but as a dict that serializes to the same, in a fifth of the time."""
     plain = dict(zip(_NAMES, _values(row), strict=True))
-    plain["lastError"] = _last_error(row)
+    plain["lastError"] = row.last_error
     plain["createdAt"] = plain_timestamp(row.created_at)
     plain["updatedAt"] = plain_timestamp(row.updated_at)
     return plain
-
-
-def _last_error(row: OrderRow) -> dict[str, Any] | None:
-    code, message = row.last_error_code, row.last_error_message
-    return None if code is None and message is None else {"code": code, "message": message}
 
 
 def answer_from(order: Order) -> dict[str, Any]:

@@ -92,6 +92,12 @@ class OrderRow:
     cancel_correlation_id: str | None
     version: int
 
+    @property
+    def last_error(self) -> dict[str, str | None] | None:
+        """As everybody outside gets it: `code` and `message`; None if there is neither."""
+        code, message = self.last_error_code, self.last_error_message
+        return None if code is None and message is None else {"code": code, "message": message}
+
 
 PENDING, FAILED = OrderStatus.PENDING.value, OrderStatus.FAILED.value
 ORDER = 0

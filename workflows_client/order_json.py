@@ -19,10 +19,8 @@ ORDER_FIELDS = (
 
 def order_json(row: OrderRow) -> dict[str, Any]:
     """An order in the form of the HTTP API."""
-    code, message = row.last_error_code, row.last_error_message
-    return {to_camel(name): _json_value(getattr(row, name)) for name in ORDER_FIELDS} | {
-        "lastError": None if code is None and message is None else {"code": code, "message": message}
-    }
+    fields = {to_camel(name): _json_value(getattr(row, name)) for name in ORDER_FIELDS}
+    return fields | {"lastError": row.last_error}
 
 
 def _json_value(value: Any) -> Any:
