@@ -9,7 +9,7 @@ from alembic.util import CommandError
 import payloops.migrations
 
 
-class LaterSchemaError(Exception):
+class SchemaAhead(Exception):
     """The database has migrations of a later version, which this one does not know."""
 
 
@@ -20,7 +20,7 @@ def migrate(*, database_url: str) -> list[str]:
     same time, and a killed one may be run again.
 
     Raises:
-        LaterSchemaError: see there.
+        SchemaAhead: see there.
     """
     folder = Path(payloops.migrations.__path__[0])
     applied: list[str] = []
@@ -29,5 +29,5 @@ def migrate(*, database_url: str) -> list[str]:
     try:
         command.upgrade(config, "head")
     except CommandError as error:  # the only reason for it, as our own revisions are consistent
-        raise LaterSchemaError(f"the database was migrated by a later version: {error}") from error
+        raise SchemaAhead(f"the database was migrated by a later version: {error}") from error
     return applied

@@ -375,7 +375,7 @@ def _url_parts(url: str) -> SplitResult | None:
     return parts if parts.scheme and parts.hostname and parts.username is None and url.isprintable() else None
 
 
-class SettingsError(Exception):
+class InvalidSettings(Exception):
     """The environment is not valid; the message names each variable, and what is wrong with it."""
 
 
@@ -396,7 +396,7 @@ def read_settings(kind: type[S], **overrides: Any) -> S:
     """Read and validate the environment. `overrides`: by name of the field, what takes precedence over it.
 
     Raises:
-        SettingsError: one line for each variable that is missing or wrong, without its value.
+        InvalidSettings: one line for each variable that is missing or wrong, without its value.
     """
     try:
         return kind(**overrides)
@@ -405,7 +405,7 @@ def read_settings(kind: type[S], **overrides: Any) -> S:
             f"{'.'.join(str(part) for part in item['loc']).upper() or 'settings'}: {_what_is_wrong(item)}"
             for item in error.errors(include_input=False, include_url=False)
         ]
-        raise SettingsError("\n".join(lines)) from None
+        raise InvalidSettings("\n".join(lines)) from None
 
 
 def _what_is_wrong(item: ErrorDetails) -> str:

@@ -28,7 +28,7 @@ from temporalio.client import Client
 from uuid_utils.compat import uuid7
 
 from payloops.commands import authenticate_api_key
-from payloops.embedded import EmbeddedServers, StartError
+from payloops.embedded import EmbeddedServers, NotStarted
 from payloops.embedded.locks import take_directory
 from payloops.events import connections
 from payloops.events.event_store import EventStore
@@ -71,7 +71,7 @@ def folder_for_servers() -> Path:
     if not os.access(MEMORY, os.W_OK) or shutil.disk_usage(MEMORY).free < ROOM:
         return Path(tempfile.mkdtemp(prefix=PREFIX))
     for left in MEMORY.glob(f"{PREFIX}*/servers"):  # by a run that was killed, which held the lock
-        with suppress(OSError, StartError):
+        with suppress(OSError, NotStarted):
             if time.time() - left.stat().st_mtime > NEW_SECONDS:
                 os.close(take_directory(left))
                 shutil.rmtree(left.parent)

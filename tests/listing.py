@@ -23,7 +23,7 @@ from payloops.commands.webhooks import (
 )
 from payloops.events.event_store import EventStore
 from payloops.events.orders import References
-from payloops.processors.port import Processor, ProcessorUnreachableError
+from payloops.processors.port import Processor, ProcessorUnreachable
 from payloops.projections import order_search, staff_orders
 from payloops.projections.order_events import merchant_events, order_events
 from payloops.projections.order_list import list_orders
@@ -208,7 +208,7 @@ def _subsets(names: list[str]) -> Iterator[tuple[str, ...]]:
 
 def _operators_lists() -> Iterator[tuple[str, Ask]]:
     async def nobody(merchant_id: UUID, processor: str) -> Processor:
-        raise ProcessorUnreachableError(processor=processor, reason=f"{merchant_id} is not asked about")
+        raise ProcessorUnreachable(processor=processor, reason=f"{merchant_id} is not asked about")
 
     for since in (timedelta(0), timedelta(hours=24)):
 

@@ -14,7 +14,7 @@ from temporalio.converter import DataConverter
 
 from payloops.daemons.temporal_client import connect_unless_stopped
 from payloops.settings import Settings
-from payloops.workflows_client.codec import EncryptionCodec, UndecryptablePayloadError
+from payloops.workflows_client.codec import EncryptionCodec, UndecryptablePayload
 from payloops.workflows_client.connection import data_converter
 
 KEY = "a codec key of more than thirty-two characters"
@@ -49,7 +49,7 @@ async def test_unencrypted_payloads_are_read_as_they_are() -> None:
 
 async def test_payloads_of_another_key_are_refused_with_both_key_ids() -> None:
     payloads = await EncryptionCodec(secret=OTHER_KEY).encode([Payload(data=b"1")])
-    with pytest.raises(UndecryptablePayloadError) as refused:
+    with pytest.raises(UndecryptablePayload) as refused:
         await EncryptionCodec(secret=KEY).decode(payloads)
     assert refused.value.key_id == EncryptionCodec(secret=OTHER_KEY).key_id
     assert refused.value.own_key_id == EncryptionCodec(secret=KEY).key_id
@@ -59,7 +59,7 @@ async def test_a_payload_of_a_key_that_has_no_readable_id_is_refused_as_one_of_a
     codec = EncryptionCodec(secret=KEY)
     payloads = await codec.encode([Payload(data=b"1")])
     payloads[0].metadata["encryption-key-id"] = b"\xff"
-    with pytest.raises(UndecryptablePayloadError):
+    with pytest.raises(UndecryptablePayload):
         await codec.decode(payloads)
 
 
@@ -79,7 +79,7 @@ async def test_a_changed_payload_is_refused(cut: slice) -> None:
     codec = EncryptionCodec(secret=KEY)
     payloads = await codec.encode([Payload(metadata={"encoding": b"json/plain"}, data=b'{"amount": 1}')])
     payloads[0].data = payloads[0].data[cut]
-    with pytest.raises(UndecryptablePayloadError):
+    with pytest.raises(UndecryptablePayload):
         await codec.decode(payloads)
 
 

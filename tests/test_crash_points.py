@@ -10,7 +10,7 @@ from typing import Any, get_args
 import pytest
 
 from payloops.events.crash_points import CrashPoint, NoSuchCrashPoint, crash_point, parse
-from payloops.settings import Settings, SettingsError, read_settings
+from payloops.settings import InvalidSettings, Settings, read_settings
 
 ROOT = Path(__file__).resolve().parent.parent
 GIVEN: dict[str, Any] = {
@@ -42,7 +42,7 @@ def test_without_being_told_a_process_passes_every_point() -> None:
 
 
 def test_production_refuses_to_start_with_a_crash_point() -> None:
-    with pytest.raises(SettingsError, match="CRASH_AT: for tests, only with ENVIRONMENT=development"):
+    with pytest.raises(InvalidSettings, match="CRASH_AT: for tests, only with ENVIRONMENT=development"):
         read_settings(Settings, **GIVEN, crash_at="append.committed:1")
     assert read_settings(Settings, **GIVEN, crash_at="append.committed:1", environment="development").crash_at
 
@@ -53,7 +53,7 @@ def test_production_refuses_to_start_with_a_crash_point() -> None:
 def test_what_is_no_crash_point_is_refused_by_name(text: str) -> None:
     with pytest.raises(NoSuchCrashPoint, match=r"<point>:<n>, with one of .*append\.committed"):
         parse(text)
-    with pytest.raises(SettingsError, match="CRASH_AT: write it as"):
+    with pytest.raises(InvalidSettings, match="CRASH_AT: write it as"):
         read_settings(Settings, **GIVEN, crash_at=text, environment="development")
 
 

@@ -19,19 +19,19 @@ import psycopg
 import pytest
 import redis
 
-from payloops.embedded import EmbeddedServers, StartError
+from payloops.embedded import EmbeddedServers, NotStarted
 from payloops.embedded.processes import Launched, end_leftovers, start_time
 
 ROOT = Path(__file__).resolve().parents[1]
 HOLDER = """
 import sys, time
 from pathlib import Path
-from payloops.embedded import EmbeddedServers, StartError
+from payloops.embedded import EmbeddedServers, NotStarted
 try:
     with EmbeddedServers(data_dir=Path(sys.argv[1]), parts=sys.argv[2].split(",")) as servers:
         print(servers.database_url, flush=True)
         sys.stdin.read()
-except StartError as error:
+except NotStarted as error:
     sys.exit(str(error))
 """
 CLONE_NEWUSER = 0x10000000
@@ -138,7 +138,7 @@ def test_a_second_instance_is_refused_in_one_line(data_dir: Path) -> None:
     with holder(data_dir, parts="valkey") as process:
         assert process.stdout is not None
         process.stdout.readline()
-        with pytest.raises(StartError) as refused:
+        with pytest.raises(NotStarted) as refused:
             EmbeddedServers(data_dir=data_dir).start()
         message = str(refused.value)
         assert message == (
@@ -151,7 +151,7 @@ def test_a_second_instance_is_refused_in_one_line(data_dir: Path) -> None:
 def test_a_data_directory_that_cannot_be_made_is_said_in_one_line(data_dir: Path) -> None:
     data_dir.write_text("a file")
     for path, why in ((data_dir, "File exists"), (data_dir / "below", "Not a directory")):
-        with pytest.raises(StartError) as refused:
+        with pytest.raises(NotStarted) as refused:
             EmbeddedServers(data_dir=path, parts=["valkey"]).start()
         assert str(refused.value) == f"data directory: {path}: {why}: choose another with --data-dir"
     data_dir.unlink()
@@ -161,18 +161,18 @@ def test_a_part_that_cannot_start_is_named_and_the_others_are_stopped(
     data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PAYLOOPS_VALKEY_BIN", "/bin/false")
-    with pytest.raises(StartError, match=r"^Valkey: [^\n]+$"):
+    with pytest.raises(NotStarted, match=r"^Valkey: [^\n]+$"):
         EmbeddedServers(data_dir=data_dir, parts=["postgres", "valkey"]).start()
     assert processes_of(data_dir) == []
     monkeypatch.setenv("PAYLOOPS_VALKEY_BIN", "/no/such/program")
-    with pytest.raises(StartError, match="PAYLOOPS_VALKEY_BIN is /no/such/program"):
+    with pytest.raises(NotStarted, match="PAYLOOPS_VALKEY_BIN is /no/such/program"):
         EmbeddedServers(data_dir=data_dir).start()
 
 
 def test_a_given_port_that_is_taken_fails_the_start(data_dir: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
-        with pytest.raises(StartError, match=f"postgres: port {port} is taken"):
+        with pytest.raises(NotStarted, match=f"postgres: port {port} is taken"):
             EmbeddedServers(data_dir=data_dir, parts=["postgres"], postgres_port=port).start()
 
 
@@ -201,7 +201,7 @@ def test_a_long_path_gets_a_short_socket(data_dir: Path) -> None:
 def test_a_directory_of_somebody_else_is_left_alone(data_dir: Path) -> None:
     data_dir.mkdir()
     (data_dir / "logs").mkdir()
-    with pytest.raises(StartError, match="contains other files"):
+    with pytest.raises(NotStarted, match="contains other files"):
         EmbeddedServers(data_dir=data_dir, fresh=True).start()
     assert (data_dir / "logs").exists()
 

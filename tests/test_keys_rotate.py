@@ -24,7 +24,7 @@ from payloops.commands.rotate_keys import OF_MERCHANTS, SEALED, KeyUsage, Rotate
 from payloops.commands.webhook_secrets import get_webhook_secret
 from payloops.daemons.start_checks import check_at_start, opens_nothing
 from payloops.events.timestamps import utc_now
-from payloops.settings import Settings, SettingsError, read_settings
+from payloops.settings import InvalidSettings, Settings, read_settings
 from payloops.wiring import make_audit_keys
 
 NEW = "a newer key of tests, long enough to encrypt"
@@ -374,7 +374,7 @@ async def test_the_command_says_what_it_cannot_open(
 
 @pytest.mark.parametrize("older", ["short", f"{'x' * 40},short", '["short"]', "[", "[1]"])
 def test_an_older_key_that_is_none_is_refused_at_start(settings: Settings, older: str) -> None:
-    with pytest.raises(SettingsError, match="ENCRYPTION_KEYS_OLDER"):
+    with pytest.raises(InvalidSettings, match="ENCRYPTION_KEYS_OLDER"):
         read_settings(Settings, **{**settings.model_dump(), "encryption_keys_older": older})
 
 

@@ -39,7 +39,7 @@ from payloops.events.orders import (
     TransactionStatus,
     TransactionType,
 )
-from payloops.workflows_client.payment_subscription import DuplicateUncertainError, refuse_uncertain
+from payloops.workflows_client.payment_subscription import DuplicateUncertain, refuse_uncertain
 
 HISTORIES: tuple[tuple[Outcome, ...], ...] = (
     ("failed",),
@@ -300,7 +300,7 @@ def test_the_only_charge_is_kept_though_attempts_share_its_payments_reference(
             assert total(order, TransactionType.VOID) == 0, "it would take the money"
         for payment in order.payments.values():
             if total(order, TransactionType.REFUND, of=payment.attempt) and payment.processor_order_id:
-                with pytest.raises(DuplicateUncertainError):
+                with pytest.raises(DuplicateUncertain):
                     refuse_uncertain(order, payment)
     if named:
         assert order.status == outcomes[-1]

@@ -42,10 +42,10 @@ from payloops.workflows_client.forwardings import Forwarding, SignalWorkflow, St
 from payloops.workflows_client.payment_subscription import (
     READER,
     TOPICS,
-    DuplicateUncertainError,
-    OtherGivenBackError,
-    ProcessorReferenceMissingError,
-    RefundUncertainError,
+    DuplicateUncertain,
+    OtherGivenBack,
+    ProcessorReferenceMissing,
+    RefundUncertain,
     forwarding_of,
     is_done,
     payment_subscription,
@@ -191,7 +191,7 @@ def test_whatever_is_asked_for_again_is_started_anew_at_the_processor_that_has_t
         )
     report_captured(order, payment, references=NO_REFERENCES, by=BY)
     refund = request_refund(order, amount=None, reason=None, by=BY)
-    with pytest.raises(ProcessorReferenceMissingError):
+    with pytest.raises(ProcessorReferenceMissing):
         forwarded(order)
     starts = [each for each in forwarded(order, reference="order_1") if isinstance(each, StartWorkflow)]
     kinds = ("void-{}", "capture-{}", "void-{}-2", "capture-{}-2")
@@ -376,7 +376,7 @@ async def test_a_charge_is_given_back_as_a_duplicate_only_where_it_is_certain_th
     if certain:
         assert isinstance(await payment_subscription(store).plan(refund), StartWorkflow)
     else:
-        with pytest.raises(DuplicateUncertainError, match="attempts 2 and 1"):
+        with pytest.raises(DuplicateUncertain, match="attempts 2 and 1"):
             await payment_subscription(store).plan(refund)
 
 
@@ -422,7 +422,7 @@ async def test_a_refund_that_somebody_may_have_made_in_the_dashboard_is_not_made
         case "named":
             assert await plan(request) is None
         case _:
-            with pytest.raises(RefundUncertainError, match="refund-made"):
+            with pytest.raises(RefundUncertain, match="refund-made"):
                 await plan(request)
             seen = Sighting(shows="refund_made", refund_id=refund.id, note="re_1")
             await resolve_order(store, order_id=order_id, seen=seen, by=by)
@@ -454,5 +454,5 @@ async def test_a_duplicate_is_not_given_back_where_somebody_gave_back_the_other_
     assert order is not None
     assert order.payments[1].processor_order_id == "po_1"  # so there are two
     [refund] = [e for e in await store.read_stream(order_id) if e.stored.topic == "refund.requested"]
-    with pytest.raises(OtherGivenBackError, match="refund-not-made"):
+    with pytest.raises(OtherGivenBack, match="refund-not-made"):
         await payment_subscription(store).plan(refund)

@@ -16,8 +16,8 @@ from payloops.processors import opening
 from payloops.processors.port import (
     PaymentQuestion,
     ProcessorPayment,
-    ProcessorUnreachableError,
-    ReferenceNeededError,
+    ProcessorUnreachable,
+    ReferenceNeeded,
 )
 from payloops.processors.razorpay import RazorpayProcessor
 from payloops.processors.stripe import StripeProcessor
@@ -53,7 +53,7 @@ async def test_each_merchants_payments_are_asked_about_in_his_own_name_alone(
             for merchant in (one, two, one):
                 assert await (await find(merchant.id, "stripe")).look_up(asked()) is not None
             for left, why in ((sealed, "cannot be read"), (without, "the merchant has removed it")):
-                with pytest.raises(ProcessorUnreachableError, match=why):
+                with pytest.raises(ProcessorUnreachable, match=why):
                     await find(left.id, "stripe")
     assert keys == [f"Bearer sk_{each.id}" for each in (one, two, one)]
 
@@ -169,9 +169,9 @@ async def test_what_stripe_does_not_know_and_when_it_does_not_answer(unused_tcp_
 
     async with answering(("/v1/payment_intents/pi_1", missing), ("/v1/payment_intents/pi_2", refuse)) as url:
         assert await ask_stripe(url, asked()) is None
-        with pytest.raises(ProcessorUnreachableError):
+        with pytest.raises(ProcessorUnreachable):
             await ask_stripe(url, asked("pi_2"))
-    with pytest.raises(ProcessorUnreachableError):
+    with pytest.raises(ProcessorUnreachable):
         await ask_stripe(f"http://127.0.0.1:{unused_tcp_port}", asked())
 
 
@@ -207,7 +207,7 @@ async def test_razorpay_is_asked_by_its_order() -> None:
     async with answering(("/v1/orders/order_1/payments", payments)) as url:
         razorpay = RazorpayProcessor(key_id="id", key_secret="secret", base_url=url)
         captured, failed, nothing = [await razorpay.look_up(asked("order_1")) for _ in range(3)]
-        with pytest.raises(ReferenceNeededError):
+        with pytest.raises(ReferenceNeeded):
             await razorpay.look_up(asked(None))
     assert captured is not None
     assert (captured.status, captured.processor_transaction_id) == ("captured", "pay_2")
@@ -230,6 +230,6 @@ async def test_what_razorpay_does_not_know_and_when_it_does_not_answer(
         razorpay = RazorpayProcessor(key_id="id", key_secret="secret", base_url=url)
         assert await razorpay.look_up(asked("order_1")) is None
     away = RazorpayProcessor(key_id="id", key_secret="secret", base_url=f"http://127.0.0.1:{unused_tcp_port}")
-    with pytest.raises(ProcessorUnreachableError):
+    with pytest.raises(ProcessorUnreachable):
         await away.look_up(asked("order_1"))
     assert capsys.readouterr() == ("", "")

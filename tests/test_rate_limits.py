@@ -21,7 +21,7 @@ from payloops.embedded import EmbeddedServers
 from payloops.http import rate_limits
 from payloops.http.app import ROUTES
 from payloops.http.rate_limits import LOCAL_DIVISOR, LocalWindows, client_address, fold_case
-from payloops.settings import Settings, SettingsError, read_settings
+from payloops.settings import InvalidSettings, Settings, read_settings
 
 WRONG = "wrong password"
 
@@ -350,7 +350,7 @@ async def test_limits_can_be_switched_off(settings: Settings) -> None:
 
 @pytest.mark.parametrize("limit", ["", "often", "0/minute", "10", "10/fortnight"])
 def test_a_limit_that_is_none_is_refused_at_start(settings: Settings, limit: str) -> None:
-    with pytest.raises(SettingsError, match="LOGIN_LIMIT_PER_ADDRESS"):
+    with pytest.raises(InvalidSettings, match="LOGIN_LIMIT_PER_ADDRESS"):
         read_settings(Settings, **{**settings.model_dump(), "login_limit_per_address": limit})
 
 

@@ -35,8 +35,8 @@ from payloops.processors.port import (
     PaymentQuestion,
     Processor,
     ProcessorPayment,
-    ProcessorUnreachableError,
-    ReferenceNeededError,
+    ProcessorUnreachable,
+    ReferenceNeeded,
 )
 from payloops.processors.sandbox import SandboxProcessor
 from payloops.processors.stripe import StripeProcessor
@@ -332,7 +332,7 @@ def says(status: Any, **fields: Any) -> Saying:
         ("processing", Saying(None), "unknown", "processing"),
         (
             "processing",
-            Saying(ProcessorUnreachableError(processor="stripe", reason="x")),
+            Saying(ProcessorUnreachable(processor="stripe", reason="x")),
             "unreachable",
             "processing",
         ),
@@ -375,7 +375,7 @@ async def test_what_can_only_be_asked_by_a_reference_is_not_taken_for_unknown_th
 ) -> None:
     """It may well have been charged: nothing is forwarded again."""
     order_id = await reported(merchant, store, settings, by, status=status)
-    found = (await reconciled(store, Saying(ReferenceNeededError(processor="razorpay"))))[order_id]
+    found = (await reconciled(store, Saying(ReferenceNeeded(processor="razorpay"))))[order_id]
     assert found.outcome == ("agrees" if status == "failed" else "unknown")
     assert "look it up in its dashboard" in (found.detail or "")
     assert await forwarded_again(store) == []
@@ -430,11 +430,12 @@ async def test_what_razorpay_is_going_to_capture_by_itself_is_not_taken_for_held
 @pytest.mark.parametrize(
     ("known", "error", "parked_for", "retry", "outcome"),
     [
+        (False, "WorkflowGone: x", timedelta(minutes=1), False, "recorded"),
         (False, "WorkflowGoneError: x", timedelta(minutes=1), False, "recorded"),
-        (True, "WorkflowGoneError: x", timedelta(minutes=1), False, "unknown"),
+        (True, "WorkflowGone: x", timedelta(minutes=1), False, "unknown"),
         (False, "StreamUnreadable: x", timedelta(minutes=1), False, "unknown"),
-        (False, "WorkflowGoneError: x", timedelta(minutes=1), True, "unknown"),
-        (False, "WorkflowGoneError: x", -timedelta(hours=1), False, "unknown"),
+        (False, "WorkflowGone: x", timedelta(minutes=1), True, "unknown"),
+        (False, "WorkflowGone: x", -timedelta(hours=1), False, "unknown"),
     ],
 )
 async def test_a_payment_to_be_cancelled_is_over_only_where_nobody_can_have_made_it_nor_will(
@@ -481,7 +482,7 @@ async def test_a_payment_to_be_cancelled_that_may_still_be_begun_is_not_over(
     await project_all(settings.database_url.get_secret_value())
     async with store.pool.connection() as connection:
         for each in (await store.read_stream(UUID(order_id)))[-2:]:
-            await forward_again(connection, subscriber="temporal", event=each, why="WorkflowGoneError: x")
+            await forward_again(connection, subscriber="temporal", event=each, why="WorkflowGone: x")
         await connection.execute(
             "UPDATE parked_events SET retry = false, parked_at = parked_at - interval '1m'"
         )
@@ -498,7 +499,7 @@ async def test_a_payment_to_be_cancelled_that_its_processor_had_is_not_over(
     assert (await merchant.shop.post(f"/v1/orders/{order_id}/cancel", {})).status == 200
     asked = (await store.read_stream(UUID(order_id)))[-1]
     async with store.pool.connection() as connection:
-        await forward_again(connection, subscriber="temporal", event=asked, why="WorkflowGoneError: x")
+        await forward_again(connection, subscriber="temporal", event=asked, why="WorkflowGone: x")
         await connection.execute(
             "UPDATE parked_events SET retry = false, parked_at = parked_at - interval '1m'"
         )
@@ -1063,7 +1064,7 @@ async def test_an_answer_that_was_overtaken_ends_no_payment(
     if answer is None:
         [_, _, asked] = await store.read_stream(UUID(order_id))
         async with store.pool.connection() as connection:
-            await forward_again(connection, subscriber="temporal", event=asked, why="WorkflowGoneError: …")
+            await forward_again(connection, subscriber="temporal", event=asked, why="WorkflowGone: …")
             await connection.execute("UPDATE parked_events SET retry = false")
     await project_all(settings.database_url.get_secret_value())
 

@@ -43,7 +43,7 @@ from payloops.events.orders import (
     TransactionType,
 )
 from payloops.workflows_client.payment_subscription import (
-    DuplicateUncertainError,
+    DuplicateUncertain,
     is_done,
     refuse_uncertain,
 )
@@ -118,7 +118,7 @@ def test_a_charge_that_was_reported_for_two_attempts_counts_once_and_is_not_give
 ) -> None:
     order = twice_captured(first, second)
     [refund] = pending(order)
-    with pytest.raises(DuplicateUncertainError, match="one-charge"):
+    with pytest.raises(DuplicateUncertain, match="one-charge"):
         refuse_uncertain(order, order.payments[refund.attempt])
     see(order, "one_charge", named)
     assert (order.status, order.amount_captured, order.amount_refunded) == ("captured", AMOUNT, 0)

@@ -504,7 +504,7 @@ async def test_a_refund_asked_twice_is_made_once(shop: Shop) -> None:
     answers = await asyncio.gather(*(ledger.operate(shop.pool, **request) for _ in range(4)))
     assert len({answer.processor_transaction_id for answer in answers}) == 1
     assert (await shop.charge(charge.order_id)).amount_refunded == 1_000
-    with pytest.raises(ledger.IdempotencyMismatchError):
+    with pytest.raises(ledger.IdempotencyKeyReused):
         await ledger.operate(shop.pool, **request | {"amount": 1_001})
 
 
@@ -521,7 +521,7 @@ async def test_concurrent_charges_of_one_attempt_are_one_charge(pool: ledger.Poo
     answers = await asyncio.gather(*(ledger.charge(pool, **request) for _ in range(8)))
     assert [made for _, made in answers].count(True) == 1
     assert len({charge.processor_order_id for charge, _ in answers}) == 1
-    with pytest.raises(ledger.IdempotencyMismatchError):
+    with pytest.raises(ledger.IdempotencyKeyReused):
         await ledger.charge(pool, **request | {"amount": 1})
 
 
@@ -537,7 +537,7 @@ async def test_an_operation_in_another_currency_or_of_another_order_is_refused(s
     }
     refused = await ledger.operate(shop.pool, **request, request_id=str(uuid.uuid4()), currency="EUR")
     assert refused.error_code == "currency_mismatch"
-    with pytest.raises(ledger.NoSuchChargeError):
+    with pytest.raises(ledger.NoSuchCharge):
         await ledger.operate(
             shop.pool, **request | {"order_id": "another"}, request_id=str(uuid.uuid4()), currency="USD"
         )

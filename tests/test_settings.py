@@ -10,13 +10,13 @@ import typer
 
 from payloops.cli.execution import database_url_of, settings_of
 from payloops.dev.environment import write_environment
-from payloops.settings import AuditSettings, Settings, SettingsError, read_settings
+from payloops.settings import AuditSettings, InvalidSettings, Settings, read_settings
 
 NAMES = {name.upper() for name in Settings.model_fields}
 
 
 def wrong(settings: Settings, **fields: object) -> str:
-    with pytest.raises(SettingsError) as refusal:
+    with pytest.raises(InvalidSettings) as refusal:
         read_settings(Settings, **{**settings.model_dump(), **fields})
     return str(refusal.value)
 
@@ -113,7 +113,7 @@ def test_an_empty_variable_counts_as_not_set(
     monkeypatch.setenv(name.upper(), "")
     given = {each: value for each, value in settings.model_dump().items() if each != name}
     if Settings.model_fields[name].is_required():
-        with pytest.raises(SettingsError, match=f"^{name.upper()}: required$"):
+        with pytest.raises(InvalidSettings, match=f"^{name.upper()}: required$"):
             read_settings(Settings, **given)
     else:
         assert getattr(read_settings(Settings, **given), name) == Settings.model_fields[name].default

@@ -125,7 +125,7 @@ async def test_an_event_that_cannot_be_forwarded_is_parked_and_stops_nothing(
         await caught_up(store)
     errors = dict(await parked(store))
     assert set(errors) == {"payment.capture_requested", "payment.requested"}
-    assert "ProcessorReferenceMissingError" in errors["payment.capture_requested"]
+    assert "ProcessorReferenceMissing" in errors["payment.capture_requested"]
 
 
 async def test_trouble_with_the_database_parks_nothing_and_what_is_refused_for_good_is_parked(

@@ -22,7 +22,7 @@ ENCODING = b"binary/encrypted"
 NONCE_BYTES = 12
 
 
-class UndecryptablePayloadError(Exception):
+class UndecryptablePayload(Exception):
     """An encrypted payload that this process's key does not open."""
 
     def __init__(self, *, key_id: str, own_key_id: str) -> None:
@@ -49,7 +49,7 @@ class EncryptionCodec(PayloadCodec):
         return [self._encrypted(payload) for payload in payloads]
 
     async def decode(self, payloads: Sequence[Payload]) -> list[Payload]:
-        """Raise UndecryptablePayloadError for a payload of another key, or one that was changed."""
+        """Raise UndecryptablePayload for a payload of another key, or one that was changed."""
         return [
             self._decrypted(payload) if payload.metadata.get("encoding") == ENCODING else payload
             for payload in payloads
@@ -70,7 +70,7 @@ class EncryptionCodec(PayloadCodec):
         try:
             plain = self._cipher.decrypt(nonce, ciphertext, key_id)
         except (InvalidTag, ValueError) as error:
-            raise UndecryptablePayloadError(
+            raise UndecryptablePayload(
                 key_id=key_id.decode(errors="replace"), own_key_id=self.key_id
             ) from error
         return Payload.FromString(plain)

@@ -31,7 +31,7 @@ that they do. That they would run in it, and do the same whenever they are repla
 log = structlog.get_logger(__name__)
 
 
-class TemporalUnavailableError(Exception):
+class TemporalUnavailable(Exception):
     """Temporal did not answer in time, or does not know the namespace."""
 
     def __init__(self, *, address: str, namespace: str, reason: str) -> None:
@@ -77,7 +77,7 @@ async def connect(
         api_key: sent with every call, if any.
 
     Raises:
-        TemporalUnavailableError: it did not answer within the deadline, or has no such namespace.
+        TemporalUnavailable: it did not answer within the deadline, or has no such namespace.
     """
     try:
         async with asyncio.timeout(deadline_seconds):
@@ -94,9 +94,9 @@ async def connect(
             return client
     except TimeoutError as error:
         reason = f"no answer in {deadline_seconds:g} s"
-        raise TemporalUnavailableError(address=address, namespace=namespace, reason=reason) from error
+        raise TemporalUnavailable(address=address, namespace=namespace, reason=reason) from error
     except (RPCError, RuntimeError) as error:  # RuntimeError: what the SDK raises where nothing listens
-        raise TemporalUnavailableError(address=address, namespace=namespace, reason=str(error)) from error
+        raise TemporalUnavailable(address=address, namespace=namespace, reason=str(error)) from error
 
 
 async def connect_when_up(
@@ -109,7 +109,7 @@ async def connect_when_up(
             client = await connect(
                 address=address, namespace=namespace, codec_key=codec_key, tls=tls, api_key=api_key
             )
-        except TemporalUnavailableError as error:
+        except TemporalUnavailable as error:
             pause = pause_seconds(attempt=attempt)
             log.warning(
                 "temporal.unavailable", address=address, reason=error.reason, retry_in=round(pause, 2)

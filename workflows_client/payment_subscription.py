@@ -40,7 +40,7 @@ AT_PROCESSOR = {PaymentStatus.REQUIRES_ACTION, PaymentStatus.AUTHORIZED}
 log = structlog.get_logger(__name__)
 
 
-class NothingToForwardError(Exception):
+class NothingToForward(Exception):
     """A fact of a type that no workflow depends on."""
 
     def __init__(self, *, topic: str) -> None:
@@ -124,7 +124,7 @@ def forwarding_of(fact: StreamEvent, *, reference: str | None = None) -> Forward
         reference: the processor's reference of the payment, if it became known after the fact.
 
     Raises:
-        NothingToForwardError: a fact of any other topic.
+        NothingToForward: a fact of any other topic.
     """
     order_id = str(fact.originator_id)
     match fact:
@@ -165,7 +165,7 @@ def forwarding_of(fact: StreamEvent, *, reference: str | None = None) -> Forward
                 ),
             )
         case _:
-            raise NothingToForwardError(topic=topic_of(fact))
+            raise NothingToForward(topic=topic_of(fact))
 
 
 def _start(
@@ -196,11 +196,11 @@ def _reference(
     """The processor's reference of the payment. `later`: the one that became known after the fact, if there is one.
 
     Raises:
-        ProcessorReferenceMissingError: it was never reported.
+        ProcessorReferenceMissing: it was never reported.
     """
     reference = fact.processor_order_id or later
     if reference is None:
-        raise ProcessorReferenceMissingError
+        raise ProcessorReferenceMissing
     return reference
 
 
@@ -208,7 +208,7 @@ def _without_nulls(**fields: Any) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not None}
 
 
-class ProcessorReferenceMissingError(Exception):
+class ProcessorReferenceMissing(Exception):
     """A capture, void or refund of a payment whose reference at the processor was never reported."""
 
     def __init__(self) -> None:
@@ -219,7 +219,7 @@ class ProcessorReferenceMissingError(Exception):
         )
 
 
-class DuplicateUncertainError(Exception):
+class DuplicateUncertain(Exception):
     """The refund of a duplicate payment, which may be the same charge as the other one."""
 
     def __init__(self, *, attempt: int, duplicate: int) -> None:
@@ -230,7 +230,7 @@ class DuplicateUncertainError(Exception):
         )
 
 
-class RefundUncertainError(Exception):
+class RefundUncertain(Exception):
     """A refund whose workflow was not started, and that somebody may have made in the processor's dashboard."""
 
     def __init__(self) -> None:
@@ -241,7 +241,7 @@ class RefundUncertainError(Exception):
         )
 
 
-class OtherGivenBackError(Exception):
+class OtherGivenBack(Exception):
     """The refund of a duplicate payment, after the other one was refunded in the processor's dashboard."""
 
     def __init__(self, *, attempt: int) -> None:
@@ -255,23 +255,23 @@ def refuse_given_back(order: Order, refund: Transaction) -> None:
     """Refuse the refund of a duplicate payment after somebody refunded another charge of the order by hand.
 
     Raises:
-        OtherGivenBackError.
+        OtherGivenBack.
     """
     for other in order.transactions.values():
         by_hand = other.discovered and other.status is TransactionStatus.SUCCESS
         if by_hand and other.attempt != refund.attempt and other.created_at >= refund.created_at:
-            raise OtherGivenBackError(attempt=other.attempt)
+            raise OtherGivenBack(attempt=other.attempt)
 
 
 def refuse_uncertain(order: Order, duplicate: Payment) -> None:
     """Refuse the refund of a duplicate payment that no reference tells apart from the other captured ones.
 
     Raises:
-        DuplicateUncertainError.
+        DuplicateUncertain.
     """
     uncertain = order.not_told_apart(duplicate)
     if uncertain:
-        raise DuplicateUncertainError(attempt=uncertain[0].attempt, duplicate=duplicate.attempt)
+        raise DuplicateUncertain(attempt=uncertain[0].attempt, duplicate=duplicate.attempt)
 
 
 async def refuse_made_by_hand(store: EventStore, order: Order, fact: RefundRequested, *, fresh: bool) -> None:
@@ -281,7 +281,7 @@ async def refuse_made_by_hand(store: EventStore, order: Order, fact: RefundReque
         fresh: it was requested just now. A reported refund that it may be is another one then.
 
     Raises:
-        DuplicateUncertainError, OtherGivenBackError, RefundUncertainError.
+        DuplicateUncertain, OtherGivenBack, RefundUncertain.
     """
     refund = order.transactions[fact.refund_id]
     if fact.reason == DUPLICATE_REASON:
@@ -292,4 +292,4 @@ async def refuse_made_by_hand(store: EventStore, order: Order, fact: RefundReque
         requested = await store.load(Order, fact.originator_id, up_to_version=version)
         assert requested is not None
         if may_be_made(order, refund, when_requested=requested):
-            raise RefundUncertainError
+            raise RefundUncertain

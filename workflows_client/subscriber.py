@@ -88,7 +88,7 @@ class Subscription:
     strands: Callable[[RecordedEvent], Awaitable[bool]] = _never
 
 
-class WorkflowGoneError(Exception):
+class WorkflowGone(Exception):
     """A workflow ended before it received a signal that still matters."""
 
     def __init__(self, workflow_id: str) -> None:
@@ -140,7 +140,7 @@ async def _serve(
                             stop=stop,
                         )
                     )
-        except* _StoppedError:
+        except* _Stopped:
             log.info("subscriber.stopped_before_temporal_was_back", subscription=subscription.name)
         except* (psycopg.Error, OSError, TimeoutError) as errors:
             failures = 0 if time.monotonic() - began > SETTLED_SECONDS else failures
@@ -171,7 +171,7 @@ class _Leader:
     stop: asyncio.Event
 
 
-class _StoppedError(Exception):
+class _Stopped(Exception):
     """Asked to stop while an event waited for Temporal."""
 
 
@@ -259,7 +259,7 @@ async def _forward_or_park(leader: _Leader, recorded: RecordedEvent) -> None:
     """Forward one event, however long Temporal is unavailable; park it if the event itself is the cause.
 
     Raises:
-        _StoppedError: asked to stop before Temporal answered.
+        _Stopped: asked to stop before Temporal answered.
         psycopg.Error, OSError: the database failed.
     """
     try:
@@ -298,7 +298,7 @@ async def _forward_until_answered(
 
     Raises:
         RPCError: Temporal will never accept it.
-        _StoppedError: asked to stop before Temporal answered.
+        _Stopped: asked to stop before Temporal answered.
     """
     failures = 0
     while True:
@@ -318,7 +318,7 @@ async def _forward_until_answered(
             )
             await sleep_unless_stopped(pause, stop=leader.stop)
             if leader.stop.is_set():
-                raise _StoppedError from error
+                raise _Stopped from error
             failures += 1
 
 
@@ -328,7 +328,7 @@ async def _left_undone(leader: _Leader, recorded: RecordedEvent, forwarding: For
         strands = await leader.subscription.strands(recorded)
     except StreamUnreadable as unreadable:  # so whether something is left undone is not known
         return unreadable
-    return WorkflowGoneError(forwarding.workflow_id) if strands else None
+    return WorkflowGone(forwarding.workflow_id) if strands else None
 
 
 async def forward(forwarding: Forwarding, *, client: Client, correlation_id: str) -> str:

@@ -85,8 +85,8 @@ def dev(
     Where DATABASE_URL, REDIS_URL or TEMPORAL_ADDRESS is set, that server is used instead of an embedded one.
     """
     from payloops.dev.service import DevOptions, run_dev  # noqa: PLC0415
-    from payloops.embedded import StartError  # noqa: PLC0415
-    from payloops.settings import SettingsError  # noqa: PLC0415
+    from payloops.embedded import NotStarted  # noqa: PLC0415
+    from payloops.settings import InvalidSettings  # noqa: PLC0415
 
     options = DevOptions(
         data_dir=data_dir,
@@ -100,9 +100,9 @@ def dev(
     )
     try:
         run_dev(options)
-    except SettingsError as error:
+    except InvalidSettings as error:
         fail(str(error), status=WRONG_SETTINGS)
-    except StartError as error:
+    except NotStarted as error:
         fail(str(error))
 
 
@@ -126,8 +126,8 @@ def demo(
 
     from rich.console import Console  # noqa: PLC0415
 
-    from payloops.dev.client import AnsweredError, ServiceAbsentError  # noqa: PLC0415
-    from payloops.dev.demo import DemoStuckError, run_demo  # noqa: PLC0415
+    from payloops.dev.client import RequestRefused, ServiceAbsent  # noqa: PLC0415
+    from payloops.dev.demo import DemoStuck, run_demo  # noqa: PLC0415
     from payloops.dev.demo_merchant import read_demo_merchant  # noqa: PLC0415
 
     kept = read_demo_merchant(data_dir=data_dir)
@@ -146,9 +146,9 @@ def demo(
                 console=Console(highlight=False),
             )
         )
-    except ServiceAbsentError as error:
+    except ServiceAbsent as error:
         fail(f"{error}: start one with `make dev`, or name another with --url")
-    except (AnsweredError, DemoStuckError) as error:
+    except (RequestRefused, DemoStuck) as error:
         fail(str(error))
 
 
@@ -247,7 +247,7 @@ def migrate() -> None:
     from sqlalchemy.exc import DBAPIError, OperationalError  # noqa: PLC0415
 
     from payloops.events.connections import NO_CONNECTION_LEFT, TooManyConnections  # noqa: PLC0415
-    from payloops.migrate import LaterSchemaError  # noqa: PLC0415
+    from payloops.migrate import SchemaAhead  # noqa: PLC0415
     from payloops.migrate import migrate as apply  # noqa: PLC0415
 
     try:
@@ -258,7 +258,7 @@ def migrate() -> None:
         fail(f"{DATABASE_DOWN}: {error.orig}")
     except DBAPIError as error:
         fail(f"migration: {error.orig}")
-    except LaterSchemaError as error:
+    except SchemaAhead as error:
         fail(str(error))
     typer.echo("\n".join(f"applied {revision}" for revision in applied) or "nothing to apply")
 

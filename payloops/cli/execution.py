@@ -127,13 +127,13 @@ def settings_of(kind: "type[S]", data_dir: Path) -> "S":
 
 def read(kind: "type[S]", *, hint: str = "", **overrides: str) -> "S":
     """Read settings from the environment; warn of names that look misspelled, and exit if one is missing or wrong."""
-    from payloops.settings import SettingsError, misspelled_settings, read_settings  # noqa: PLC0415
+    from payloops.settings import InvalidSettings, misspelled_settings, read_settings  # noqa: PLC0415
 
     for name, setting in misspelled_settings(os.environ).items():
         warn(f"{name} is not a setting, and is ignored: did you mean {setting}?")
     try:
         return read_settings(kind, **overrides)
-    except SettingsError as error:
+    except InvalidSettings as error:
         fail(f"{error}\n{hint}", status=WRONG_SETTINGS)
 
 

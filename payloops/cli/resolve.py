@@ -219,7 +219,7 @@ def _run(
     )
     from payloops.operating.confirming import NotConfirmed  # noqa: PLC0415
     from payloops.operating.resolve import run_resolve  # noqa: PLC0415
-    from payloops.processors.port import ProcessorUnreachableError  # noqa: PLC0415
+    from payloops.processors.port import ProcessorUnreachable  # noqa: PLC0415
     from payloops.projections.own_writes import ProjectionBehind  # noqa: PLC0415
     from payloops.settings import StoreSettings  # noqa: PLC0415
 
@@ -245,7 +245,7 @@ def _run(
         NotResolvable,
         ContradictsRecord,
         StreamUnreadable,
-        ProcessorUnreachableError,
+        ProcessorUnreachable,
         ProjectionBehind,
     ) as error:
         fail(f"{error}; nothing was recorded")

@@ -13,7 +13,7 @@ JSON = dict[str, Any]
 TIMEOUT = aiohttp.ClientTimeout(total=45, connect=5)
 
 
-class ServiceAbsentError(Exception):
+class ServiceAbsent(Exception):
     """The service cannot be reached."""
 
     def __init__(self, *, url: str, why: str) -> None:
@@ -21,7 +21,7 @@ class ServiceAbsentError(Exception):
         self.url = url
 
 
-class AnsweredError(Exception):
+class RequestRefused(Exception):
     """The service answered with an error."""
 
     def __init__(self, *, method: str, path: str, status: int, body: Any) -> None:
@@ -55,13 +55,13 @@ class Client:
         await self._session.close()
 
     async def get(self, path: str, *, headers: dict[str, str] | None = None) -> Answer:
-        """Raises ServiceAbsentError, AnsweredError."""
+        """Raises ServiceAbsent, RequestRefused."""
         return await self._request("GET", path, body=None, headers=headers)
 
     async def post(
         self, path: str, *, body: JSON | None = None, headers: dict[str, str] | None = None
     ) -> Answer:
-        """Raises ServiceAbsentError, AnsweredError."""
+        """Raises ServiceAbsent, RequestRefused."""
         return await self._request("POST", path, body=body, headers=headers)
 
     async def _request(
@@ -72,14 +72,14 @@ class Client:
             async with self._session.request(method, self.url + path, json=body, headers=headers) as response:
                 answered = await _body_of(response)
         except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError) as error:
-            raise ServiceAbsentError(url=self.url, why="that is no URL of http or https") from error
+            raise ServiceAbsent(url=self.url, why="that is no URL of http or https") from error
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:  # ValueError: a part of the URL
-            raise ServiceAbsentError(url=self.url, why=str(error) or type(error).__name__) from error
+            raise ServiceAbsent(url=self.url, why=str(error) or type(error).__name__) from error
         if CORRELATION_HEADER not in response.headers:
             why = f"what answered {response.status} there is another program"
-            raise ServiceAbsentError(url=self.url, why=why)
+            raise ServiceAbsent(url=self.url, why=why)
         if response.status >= 400:  # noqa: PLR2004
-            raise AnsweredError(method=method, path=path, status=response.status, body=answered)
+            raise RequestRefused(method=method, path=path, status=response.status, body=answered)
         return Answer(
             status=response.status, body=answered, milliseconds=(time.perf_counter() - began) * 1000
         )

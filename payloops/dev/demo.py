@@ -18,7 +18,7 @@ STEP_TIMEOUT = 30.0  # seconds, for a step that a workflow performs
 POLL = 0.1
 
 
-class DemoStuckError(Exception):
+class DemoStuck(Exception):
     """A step did not finish in time, or failed."""
 
 
@@ -34,7 +34,7 @@ class Demo:
         """Perform all steps. Returns the order, its transactions and its events.
 
         Raises:
-            ServiceAbsentError, AnsweredError, DemoStuckError.
+            ServiceAbsent, RequestRefused, DemoStuck.
         """
         order = await self._post(
             "An order is created",
@@ -100,7 +100,7 @@ class Demo:
             waited = time.perf_counter() - began
             if order["status"] in {"failed", "cancelled"} or waited > STEP_TIMEOUT:
                 error = order.get("lastError") or {}
-                raise DemoStuckError(
+                raise DemoStuck(
                     f"{title}: expected {' or '.join(sorted(statuses))}, but after {waited:.0f} s the order is "
                     f"{order['status']} {error.get('message', '')}".rstrip()
                 )
@@ -133,7 +133,7 @@ async def run_demo(*, url: str, api_key: str, as_json: bool, console: Console) -
     """Run the demo, and print each step.
 
     Raises:
-        ServiceAbsentError, AnsweredError, DemoStuckError.
+        ServiceAbsent, RequestRefused, DemoStuck.
     """
     steps: list[JSON] = []
 

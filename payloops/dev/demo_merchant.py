@@ -5,7 +5,7 @@ import secrets
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from payloops.dev.client import AnsweredError, Client
+from payloops.dev.client import Client, RequestRefused
 from payloops.files import write_private
 
 FILE_NAME = "demo-merchant.json"
@@ -52,7 +52,7 @@ async def ensure_demo_merchant(*, url: str, data_dir: Path) -> DemoMerchant:
     """The kept merchant if its API key still works, otherwise a new one with an API key and both processors.
 
     Raises:
-        ServiceAbsentError, AnsweredError.
+        ServiceAbsent, RequestRefused.
     """
     kept = read_demo_merchant(data_dir=data_dir)
     if kept is not None and await _key_works(kept, url=url):
@@ -67,7 +67,7 @@ async def _key_works(merchant: DemoMerchant, *, url: str) -> bool:
     try:
         async with Client(url=url, headers={"X-API-Key": merchant.api_key}) as client:
             await client.get("/v1/orders?limit=1")
-    except AnsweredError as error:
+    except RequestRefused as error:
         if error.status == UNAUTHORIZED:  # it was created in another database
             return False
         raise

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from payloops.daemons.start_checks import foreign_sealer, opens_nothing
-from payloops.dev.client import AnsweredError, ServiceAbsentError
+from payloops.dev.client import RequestRefused, ServiceAbsent
 from payloops.dev.demo_merchant import FILE_NAME as DEMO_MERCHANT_FILE
 from payloops.dev.demo_merchant import DemoMerchant, ensure_demo_merchant
 from payloops.dev.demo_staff import FILE_NAME as DEMO_STAFF_FILE
@@ -22,7 +22,7 @@ from payloops.dev.demo_staff import DemoStaff, ensure_demo_staff
 from payloops.dev.environment import ENVIRONMENT_FILE, SECRETS_FILE, load_or_create_secrets, write_environment
 from payloops.dev.parts import Part, how_it_ended, stop_parts
 from payloops.dev.screen import Terminal, show_screen
-from payloops.embedded import EmbeddedServers, StartError
+from payloops.embedded import EmbeddedServers, NotStarted
 from payloops.embedded.locks import choosing_ports, free_ports, port_is_free
 from payloops.embedded.servers import Part as ServerPart
 from payloops.events.connections import command_pool
@@ -58,8 +58,8 @@ def run_dev(options: DevOptions) -> None:
     """Start everything, show how to use it, keep it running until a signal, and stop it in order.
 
     Raises:
-        StartError: a part did not start; the message is one line.
-        SettingsError.
+        NotStarted: a part did not start; the message is one line.
+        InvalidSettings.
     """
     terminal = Terminal()
     began = time.monotonic()
@@ -72,7 +72,7 @@ def run_dev(options: DevOptions) -> None:
 
 def _run(options: DevOptions, *, terminal: Terminal, began: float) -> None:
     if not port_is_free(options.port):
-        raise StartError(
+        raise NotStarted(
             part="API", why=f"port {options.port} is taken by another program: choose one with --port"
         )
     servers = _servers(options)
@@ -152,7 +152,7 @@ def _settings_in(environment: dict[str, str]) -> Settings:
     """The settings that the service's processes will read.
 
     Raises:
-        SettingsError: here, before any process is started that would fail on it again and again.
+        InvalidSettings: here, before any process is started that would fail on it again and again.
     """
     names = {name: name.upper() for name in Settings.model_fields}
     given = {field: environment[name] for field, name in names.items() if name in environment}
@@ -168,14 +168,14 @@ def _url(options: DevOptions, *, port: int | None = None) -> str:
 def _migrate(database_url: str) -> None:
     from sqlalchemy.exc import SQLAlchemyError  # noqa: PLC0415 slow, and wanted while the servers start
 
-    from payloops.migrate import LaterSchemaError, migrate  # noqa: PLC0415
+    from payloops.migrate import SchemaAhead, migrate  # noqa: PLC0415
 
     try:
         migrate(database_url=database_url)
     except SQLAlchemyError as error:
-        raise StartError(part="migrations", why=str(error).split("\n", 1)[0]) from error
-    except LaterSchemaError as error:
-        raise StartError(part="migrations", why=f"{error}; --fresh drops all data") from error
+        raise NotStarted(part="migrations", why=str(error).split("\n", 1)[0]) from error
+    except SchemaAhead as error:
+        raise NotStarted(part="migrations", why=f"{error}; --fresh drops all data") from error
 
 
 async def _check_keys(settings: Settings) -> None:
@@ -184,12 +184,12 @@ async def _check_keys(settings: Settings) -> None:
         unreadable = await opens_nothing(pool, make_cipher(settings))
         sealed_by = await foreign_sealer(pool, make_audit_keys(settings))
     if unreadable:
-        raise StartError(
+        raise NotStarted(
             part="API",
             why="ENCRYPTION_KEY opens nothing that is stored: start with the former one; --fresh drops all data",
         )
     if sealed_by is not None:
-        raise StartError(
+        raise NotStarted(
             part="API",
             why="AUDIT_KEY is not that of the log, which would look tampered with: start with the former one;"
             " --fresh drops all data",
@@ -230,7 +230,7 @@ def _wait_for_api(api: Part, *, url: str) -> None:
         status = api.child.exit_status()
         if status is not None:
             output = api.child.output().strip().splitlines()
-            raise StartError(
+            raise NotStarted(
                 part="API", why=f"{how_it_ended(status)}: {output[-1] if output else 'without output'}"
             )
         try:
@@ -242,14 +242,14 @@ def _wait_for_api(api: Part, *, url: str) -> None:
         except OSError:
             pass
         time.sleep(0.05)
-    raise StartError(part="API", why=f"not ready in {API_SECONDS:.0f} s: {why}; see {api.log.path}")
+    raise NotStarted(part="API", why=f"not ready in {API_SECONDS:.0f} s: {why}; see {api.log.path}")
 
 
 def _demo_merchant(*, url: str, data_dir: Path) -> DemoMerchant:
     try:
         return asyncio.run(ensure_demo_merchant(url=url, data_dir=data_dir))
-    except (AnsweredError, ServiceAbsentError) as error:
-        raise StartError(part="demo merchant", why=str(error)) from error
+    except (RequestRefused, ServiceAbsent) as error:
+        raise NotStarted(part="demo merchant", why=str(error)) from error
 
 
 def _demo_staff(servers: EmbeddedServers) -> DemoStaff | None:
@@ -278,7 +278,7 @@ def _keep_running(
             terminal.say(f"[red]{server} ended; starting it again[/]")
             try:
                 servers.start_part(server)
-            except StartError as error:
+            except NotStarted as error:
                 terminal.say(f"[red]{error}[/]")
         is_starting = False
         time.sleep(POLL_SECONDS)

@@ -4,7 +4,7 @@ The packages of the `embedded` extra are only used for the binaries in them: sta
 is done here.
 """
 
-from payloops.embedded.errors import StartError
+from payloops.embedded.errors import NotStarted
 from payloops.embedded.servers import EmbeddedServers
 
-__all__ = ["EmbeddedServers", "StartError"]
+__all__ = ["EmbeddedServers", "NotStarted"]

@@ -6,7 +6,7 @@ import shutil
 import sysconfig
 from pathlib import Path
 
-from payloops.embedded.errors import StartError
+from payloops.embedded.errors import NotStarted
 
 SYSTEM_POSTGRES = Path("/usr/lib/postgresql")
 
@@ -32,7 +32,7 @@ def find_postgres() -> Path:
 def _checked(directory: Path, part: str, setting: str) -> Path:
     for name in ("initdb", "postgres"):
         if not (directory / name).exists():
-            raise StartError(part=part, why=f"{setting} is set, but there is no {directory / name}")
+            raise NotStarted(part=part, why=f"{setting} is set, but there is no {directory / name}")
     return directory
 
 
@@ -65,7 +65,7 @@ def _set_program(part: str, setting: str) -> Path | None:
         return None
     path = Path(value).absolute()
     if not os.access(path, os.X_OK) or path.is_dir():
-        raise StartError(part=part, why=f"{setting} is {value}, which is no program")
+        raise NotStarted(part=part, why=f"{setting} is {value}, which is no program")
     return path
 
 
@@ -77,8 +77,8 @@ def _on_path(part: str, setting: str, *names: str) -> Path:
     raise _absent(part, setting)
 
 
-def _absent(part: str, setting: str) -> StartError:
-    return StartError(
+def _absent(part: str, setting: str) -> NotStarted:
+    return NotStarted(
         part=part,
         why=f"no server program found: install payloops[embedded], or set {setting} to one of your own",
     )

@@ -1,7 +1,7 @@
 """Errors while the embedded servers start."""
 
 
-class StartError(Exception):
+class NotStarted(Exception):
     """A part did not start. The message is one line: the part, and why."""
 
     def __init__(self, *, part: str, why: str) -> None:
@@ -10,5 +10,5 @@ class StartError(Exception):
         self.why = why
 
 
-class PortTakenError(StartError):
+class PortLost(NotStarted):
     """Another program took the port between choosing it and binding it. Another port may work."""

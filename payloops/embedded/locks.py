@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from payloops.embedded.errors import StartError
+from payloops.embedded.errors import NotStarted
 
 PORTS_LOCK = Path("/tmp/payloops-ports.lock")  # noqa: S108 one per machine: $TMPDIR may differ between users
 PORTS_WAIT = 30.0
@@ -19,7 +19,7 @@ def take_directory(directory: Path) -> int:
     """Lock a data directory for this process. Returns a file descriptor: closing it releases the lock.
 
     Raises:
-        StartError: another process has it.
+        NotStarted: another process has it.
     """
     descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
@@ -27,7 +27,7 @@ def take_directory(directory: Path) -> int:
     except BlockingIOError:
         holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
         os.close(descriptor)
-        raise StartError(
+        raise NotStarted(
             part="data directory",
             why=f"{directory} is in use by another instance (process {holder}): end it, or choose another directory"
             " with --data-dir",
@@ -102,7 +102,7 @@ def _bound(port: int | None) -> socket.socket | None:
 
 
 def _raise_no_port() -> socket.socket:
-    raise StartError(part="ports", why="no free port on 127.0.0.1")
+    raise NotStarted(part="ports", why="no free port on 127.0.0.1")
 
 
 def port_is_free(port: int) -> bool:

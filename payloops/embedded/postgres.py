@@ -17,7 +17,7 @@ import psycopg
 from psycopg import sql
 
 from payloops.embedded.binaries import find_postgres
-from payloops.embedded.errors import PortTakenError, StartError
+from payloops.embedded.errors import NotStarted, PortLost
 from payloops.embedded.processes import Child, Identity, run_to_end
 from payloops.files import remove_tree, write_private
 
@@ -116,19 +116,19 @@ class Postgres:
         """Wait until this server answers, and create the database.
 
         Raises:
-            StartError, PortTakenError.
+            NotStarted, PortLost.
         """
         assert self.child is not None
         while not self._is_ready(self.child.pid):
             self._fail_if_ended()
             if time.monotonic() > deadline:
-                raise StartError(part=PART, why=f"not ready in time; see {self._log}")
+                raise NotStarted(part=PART, why=f"not ready in time; see {self._log}")
             time.sleep(0.01)
         try:
             self._create_database()
         except psycopg.Error as error:
             self._fail_if_ended()
-            raise StartError(part=PART, why=f"it runs, but refuses us: {error}") from error
+            raise NotStarted(part=PART, why=f"it runs, but refuses us: {error}") from error
 
     def stop(self) -> None:
         """Shut down in fast mode: clients are disconnected, what is committed is kept."""
@@ -178,7 +178,7 @@ class Postgres:
         self._bin = _reachable_programs(self._bin)
         tried = self._print_version(self._identity)
         if tried.returncode != 0:
-            raise StartError(part=PART, why=f"cannot run as another user than root: {tried.stderr}")
+            raise NotStarted(part=PART, why=f"cannot run as another user than root: {tried.stderr}")
         if owner is None or owner == 0:
             self._move_out(uid=uid, gid=gid)
         self._cluster = self._link.resolve()
@@ -239,11 +239,11 @@ class Postgres:
         assert self._initdb is not None
         if not self._initdb.wait(seconds=max(0.0, deadline - time.monotonic())):
             self._initdb.kill()
-            raise StartError(part=PART, why=f"initdb did not end in time; see {self._log}")
+            raise NotStarted(part=PART, why=f"initdb did not end in time; see {self._log}")
         new = self._new_cluster()
         new.with_suffix(".password").unlink()
         if self._initdb.exit_status() != 0:
-            raise StartError(part=PART, why=f"initdb: {_error_line(self._initdb.output())}")
+            raise NotStarted(part=PART, why=f"initdb: {_error_line(self._initdb.output())}")
         self._initdb = None
         write_private(self._password_file, self._password)
         if self._cluster.exists():  # an incomplete one
@@ -256,7 +256,7 @@ class Postgres:
     def _check_version(self) -> None:
         made_by, version = self._cluster_version(), self._program_version()
         if version not in (None, made_by):
-            raise StartError(
+            raise NotStarted(
                 part=PART,
                 why=f"{self._link} was made by version {made_by} and the server is {version}: "
                 "point PAYLOOPS_POSTGRES_BIN to the older one, or drop the data with --fresh",
@@ -283,7 +283,7 @@ class Postgres:
         except (FileNotFoundError, ValueError):
             return
         if _serves(pid, self._cluster):
-            raise StartError(part=PART, why=f"process {pid} still serves {self._link}")
+            raise NotStarted(part=PART, why=f"process {pid} still serves {self._link}")
         path.unlink(missing_ok=True)
 
     def _is_ready(self, pid: int) -> bool:
@@ -307,7 +307,7 @@ class Postgres:
         ) as connection:
             serves = connection.execute("SELECT current_setting('data_directory')").fetchone()
             if serves is None or Path(serves[0]).resolve() != self._cluster.resolve():
-                raise StartError(part=PART, why=f"port {self.port} answers for another server: {serves}")
+                raise NotStarted(part=PART, why=f"port {self.port} answers for another server: {serves}")
             if not connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [DATABASE]).fetchone():
                 connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(DATABASE)))
 
@@ -317,8 +317,8 @@ class Postgres:
             return
         output = self.child.output()
         if "could not bind" in output:
-            raise PortTakenError(part=PART, why=f"port {self.port} is taken by another program")
-        raise StartError(part=PART, why=_error_line(output) or f"it ended; see {self._log}")
+            raise PortLost(part=PART, why=f"port {self.port} is taken by another program")
+        raise NotStarted(part=PART, why=_error_line(output) or f"it ended; see {self._log}")
 
 
 def _remove_cluster(link: Path) -> None:
@@ -395,5 +395,5 @@ def _make_shared(place: Path) -> None:
     for each in (SHARED, place):
         each.mkdir(exist_ok=True, parents=True)
         if each.stat().st_uid != 0:
-            raise StartError(part=PART, why=f"{each} belongs to another user")
+            raise NotStarted(part=PART, why=f"{each} belongs to another user")
         each.chmod(0o755)

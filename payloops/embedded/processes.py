@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from payloops.embedded import launch
-from payloops.embedded.errors import StartError
+from payloops.embedded.errors import NotStarted
 
 Identity = Literal["same", "namespace"] | tuple[int, int]
 
@@ -151,7 +151,7 @@ def run_to_end(
     """Run a short program with an identity, and capture its output.
 
     Raises:
-        StartError: it did not end in time.
+        NotStarted: it did not end in time.
     """
     options = {"parent": os.getpid(), "signal": int(signal.SIGKILL), "identity": identity, "alive": None}
     if sys.platform != "linux":
@@ -172,7 +172,7 @@ def run_to_end(
             pass_fds=() if reader < 0 else (reader,),
         )
     except subprocess.TimeoutExpired:
-        raise StartError(
+        raise NotStarted(
             part=part, why=f"{Path(command[0]).name} did not end within {RUN_SECONDS:.0f} s"
         ) from None
     finally:
@@ -224,7 +224,7 @@ def end_leftovers(path: Path) -> list[str]:
     They already have their death signal, so they get some time first.
 
     Raises:
-        StartError: one cannot be ended.
+        NotStarted: one cannot be ended.
     """
     try:
         recorded = [Launched(**each) for each in json.loads(path.read_text(encoding="utf-8"))]
@@ -237,7 +237,7 @@ def end_leftovers(path: Path) -> list[str]:
     stuck = _wait_for(left, seconds=LEFTOVERS_KILLED_SECONDS)
     if stuck:
         first = stuck[0]
-        raise StartError(part=first.name, why=f"process {first.pid} of an earlier run does not end")
+        raise NotStarted(part=first.name, why=f"process {first.pid} of an earlier run does not end")
     path.unlink(missing_ok=True)
     return [each.name for each in left]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
 
-from payloops.embedded.errors import PortTakenError, StartError
+from payloops.embedded.errors import NotStarted, PortLost
 from payloops.embedded.locks import (
     choosing_ports,
     free_ports,
@@ -42,7 +42,7 @@ class EmbeddedServers:
     """PostgreSQL, Valkey and Temporal with a data directory. A context manager, or call `start` and `stop`.
 
     Start it from a thread that lives as long as the servers should. `start` blocks for about a second. If a part fails,
-    it raises StartError with a one-line message, and nothing is left running.
+    it raises NotStarted with a one-line message, and nothing is left running.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class EmbeddedServers:
         """Start the servers; returns when all of them answer.
 
         Raises:
-            StartError.
+            NotStarted.
         """
         deadline = time.monotonic() + START_SECONDS
         try:
@@ -124,7 +124,7 @@ class EmbeddedServers:
             self.stop()
             if isinstance(error, OSError) and error.errno in FILES_FAIL:
                 why = f"{error.filename or self.data_dir}: {error.strerror}"
-                raise StartError(part="data directory", why=why) from error
+                raise NotStarted(part="data directory", why=why) from error
             raise
 
     def stop(self) -> None:
@@ -155,7 +155,7 @@ class EmbeddedServers:
         """Start one server again, at the same address and with the same data.
 
         Raises:
-            StartError.
+            NotStarted.
         """
         deadline = time.monotonic() + START_SECONDS
         if part == "postgres":
@@ -187,19 +187,19 @@ class EmbeddedServers:
             self._make_directory()
         except OSError as error:
             why = f"{error.filename or self.data_dir}: {error.strerror}: choose another with --data-dir"
-            raise StartError(part="data directory", why=why) from error
+            raise NotStarted(part="data directory", why=why) from error
 
     def _make_directory(self) -> None:
         self.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         owner = self.data_dir.stat().st_uid
         if owner != os.geteuid():
-            raise StartError(
+            raise NotStarted(
                 part="data directory",
                 why=f"{self.data_dir} belongs to user {owner}, and we are {os.geteuid()}: "
                 "run as that user, or choose another with --data-dir",
             )
         if not (self.data_dir / "lock").exists() and any(self.data_dir.iterdir()):
-            raise StartError(
+            raise NotStarted(
                 part="data directory", why=f"{self.data_dir} contains other files: choose an empty one"
             )
         self._lock = take_directory(self.data_dir)
@@ -219,7 +219,7 @@ class EmbeddedServers:
             try:
                 with choosing_ports():
                     self._start_on(self._choose_ports(), deadline=deadline)
-            except PortTakenError:
+            except PortLost:
                 if attempt == PORT_TRIES:
                     raise
                 for name in self.parts:
@@ -232,7 +232,7 @@ class EmbeddedServers:
         for part, port in self._given.items():
             if port is not None and not port_is_free(port):
                 option = "--temporal-ui-port" if part == "ui" else f"--{part}-port"
-                raise StartError(
+                raise NotStarted(
                     part=part, why=f"port {port} is taken by another program: choose one with {option}"
                 )
         before = remembered_ports(self.data_dir / "ports.json")

@@ -12,7 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from payloops.embedded.binaries import find_temporal
-from payloops.embedded.errors import PortTakenError, StartError
+from payloops.embedded.errors import NotStarted, PortLost
 from payloops.embedded.processes import Child, Server, run_to_end
 
 PART = "Temporal"
@@ -107,12 +107,12 @@ class Temporal(Server):
         """Wait until this server answers. It is recognized by a namespace that only this data directory has.
 
         Raises:
-            StartError, PortTakenError.
+            NotStarted, PortLost.
         """
         while not _listens(self.port):
             self._fail_if_ended()
             if time.monotonic() > deadline:
-                raise StartError(part=PART, why=f"not ready in time; see {self._log}")
+                raise NotStarted(part=PART, why=f"not ready in time; see {self._log}")
             time.sleep(0.01)
         # Not from a thread of the caller's loop: this has one of its own.
         asyncio.run(self._meet(deadline=deadline))
@@ -135,15 +135,15 @@ class Temporal(Server):
             except RPCError as error:
                 self._fail_if_ended()
                 if error.status == RPCStatusCode.NOT_FOUND:
-                    raise PortTakenError(
+                    raise PortLost(
                         part=PART, why=f"port {self.port} answers for another server: {error.message}"
                     ) from error
                 if time.monotonic() > deadline:
-                    raise StartError(part=PART, why=f"not ready in time: {error.message}") from error
+                    raise NotStarted(part=PART, why=f"not ready in time: {error.message}") from error
             except RuntimeError as error:  # the client's "cannot connect"
                 self._fail_if_ended()
                 if time.monotonic() > deadline:
-                    raise StartError(part=PART, why=f"not ready in time: {error}") from error
+                    raise NotStarted(part=PART, why=f"not ready in time: {error}") from error
             else:
                 return
             await asyncio.sleep(0.02)
@@ -182,8 +182,8 @@ class Temporal(Server):
             (line for line in lines if "rror" in line), lines[-1] if lines else f"it ended; see {self._log}"
         )
         if "address already in use" in why or "can't set frontend port" in why or "can't set UI port" in why:
-            raise PortTakenError(part=PART, why=f"a port is taken by another program: {why}")
-        raise StartError(part=PART, why=why)
+            raise PortLost(part=PART, why=f"a port is taken by another program: {why}")
+        raise NotStarted(part=PART, why=why)
 
 
 def _listens(port: int) -> bool:

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from payloops.embedded.binaries import find_valkey
-from payloops.embedded.errors import StartError
+from payloops.embedded.errors import NotStarted
 from payloops.embedded.processes import Child, Server
 
 PART = "Valkey"
@@ -61,20 +61,20 @@ class Valkey(Server):
         """Wait until this server answers.
 
         Raises:
-            StartError.
+            NotStarted.
         """
         assert self.child is not None
         while True:
             if self.child.exit_status() is not None:
                 lines = [line for line in self.child.output().splitlines() if line.strip()]
-                raise StartError(part=PART, why=lines[-1] if lines else f"it ended; see {self._log}")
+                raise NotStarted(part=PART, why=lines[-1] if lines else f"it ended; see {self._log}")
             pid = _serving_process(self._socket)
             if pid == self.child.pid:
                 return
             if pid is not None:
-                raise StartError(part=PART, why=f"{self._socket} answers for another server (process {pid})")
+                raise NotStarted(part=PART, why=f"{self._socket} answers for another server (process {pid})")
             if time.monotonic() > deadline:
-                raise StartError(part=PART, why=f"not ready in time; see {self._log}")
+                raise NotStarted(part=PART, why=f"not ready in time; see {self._log}")
             time.sleep(0.01)
 
     def remove_socket(self) -> None:
@@ -93,7 +93,7 @@ def _socket_path(run: Path) -> Path:
     folder.mkdir(mode=0o700, exist_ok=True)
     found = folder.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
-        raise StartError(part=PART, why=f"{folder} is not ours alone")
+        raise NotStarted(part=PART, why=f"{folder} is not ours alone")
     return folder / "valkey.sock"
 
 

@@ -63,7 +63,7 @@ async def run_resolve(
         sandbox: asks the sandbox instead.
 
     Raises:
-        ProcessorUnreachableError.
+        ProcessorUnreachable.
         NotConfirmed, OrderNotFound, NotResolvable, ContradictsRecord: see there. Others as `EventStore.append`.
     """
     by = Metadata(at=utc_now(), actor=f"operator:{getpass.getuser()}", correlation_id=str(uuid7()))
@@ -93,7 +93,7 @@ async def _check_reference(store: EventStore, order: Order, seen: Sighting, *, f
 
     Raises:
         NotResolvable: it is not this payment's.
-        ProcessorUnreachableError.
+        ProcessorUnreachable.
     """
     payment = order.payments.get(seen.attempt or 0)
     if payment is None:

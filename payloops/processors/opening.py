@@ -8,13 +8,13 @@ from psycopg_pool import AsyncConnectionPool
 
 from payloops.commands.cipher import Cipher, SealBroken
 from payloops.commands.credentials import get_processor_credentials
-from payloops.processors.port import Processor, ProcessorUnreachableError
+from payloops.processors.port import Processor, ProcessorUnreachable
 from payloops.processors.razorpay import RazorpayProcessor
 from payloops.processors.sandbox import SandboxProcessor
 from payloops.processors.stripe import StripeProcessor
 
 FindProcessor = Callable[[UUID, str], Awaitable[Processor]]
-"""Finds a merchant's processor by its name, or raises ProcessorUnreachableError."""
+"""Finds a merchant's processor by its name, or raises ProcessorUnreachable."""
 
 
 @asynccontextmanager
@@ -53,7 +53,7 @@ async def _credentials(
     try:
         config = await get_processor_credentials(pool, merchant_id=merchant_id, processor=name, cipher=cipher)
     except SealBroken:
-        raise ProcessorUnreachableError(processor=name, reason="its credentials cannot be read") from None
+        raise ProcessorUnreachable(processor=name, reason="its credentials cannot be read") from None
     if config is None:
-        raise ProcessorUnreachableError(processor=name, reason="the merchant has removed it")
+        raise ProcessorUnreachable(processor=name, reason="the merchant has removed it")
     return config.credentials

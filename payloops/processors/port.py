@@ -13,7 +13,7 @@ DEADLINE = 10.0
 """Seconds that a processor has for an answer."""
 
 
-class ProcessorUnreachableError(Exception):
+class ProcessorUnreachable(Exception):
     """The processor did not answer in time, or refused to."""
 
     def __init__(self, *, processor: str, reason: str) -> None:
@@ -21,7 +21,7 @@ class ProcessorUnreachableError(Exception):
         self.processor = processor
 
 
-class ReferenceNeededError(ProcessorUnreachableError):
+class ReferenceNeeded(ProcessorUnreachable):
     """The processor can be asked about a payment only by its own reference, which was never reported."""
 
     def __init__(self, *, processor: str) -> None:
@@ -90,5 +90,5 @@ class Processor(Protocol):
         """The state of a payment; None if the processor does not know it. Its references are given if they are certain.
 
         Raises:
-            ProcessorUnreachableError, ReferenceNeededError.
+            ProcessorUnreachable, ReferenceNeeded.
         """

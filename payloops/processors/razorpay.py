@@ -15,8 +15,8 @@ from payloops.processors.port import (
     PaymentQuestion,
     ProcessorPayment,
     ProcessorStatus,
-    ProcessorUnreachableError,
-    ReferenceNeededError,
+    ProcessorUnreachable,
+    ReferenceNeeded,
 )
 
 STATUSES: dict[str, ProcessorStatus] = {
@@ -46,16 +46,16 @@ class RazorpayProcessor:
     async def look_up(self, question: PaymentQuestion) -> ProcessorPayment | None:
         """See `Processor`. Requires Razorpay's reference of the payment, because Razorpay cannot search by notes."""
         if question.processor_order_id is None:
-            raise ReferenceNeededError(processor="razorpay")
+            raise ReferenceNeeded(processor="razorpay")
         try:
             async with asyncio.timeout(DEADLINE * 1.5):
                 tries = await asyncio.to_thread(self._payments, question.processor_order_id)
         except TimeoutError:
-            raise ProcessorUnreachableError(processor="razorpay", reason="no answer in time") from None
+            raise ProcessorUnreachable(processor="razorpay", reason="no answer in time") from None
         except FAILURES as error:
             if isinstance(error, BadRequestError) and "does not exist" in str(error):
                 return None
-            raise ProcessorUnreachableError(processor="razorpay", reason=type(error).__name__) from error
+            raise ProcessorUnreachable(processor="razorpay", reason=type(error).__name__) from error
         if not tries:
             return None
         # Customers may try several times to pay one Razorpay order: the attempt that got furthest counts.

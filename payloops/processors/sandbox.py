@@ -6,7 +6,7 @@ from payloops.events.orders import Failure
 from payloops.processors.port import (
     PaymentQuestion,
     ProcessorPayment,
-    ProcessorUnreachableError,
+    ProcessorUnreachable,
 )
 from payloops.sandbox.ledger import Pool, find_charge
 
@@ -22,7 +22,7 @@ class SandboxProcessor:
             charge = await find_charge(self._pool, order_id=question.order_id, attempt=question.attempt)
         except psycopg.errors.UndefinedTable:
             reason = "its ledger does not exist; run `payloops worker --sandbox`"
-            raise ProcessorUnreachableError(processor="sandbox", reason=reason) from None
+            raise ProcessorUnreachable(processor="sandbox", reason=reason) from None
         if charge is None:
             return None
         return ProcessorPayment(

@@ -12,7 +12,7 @@ from payloops.processors.port import (
     PaymentQuestion,
     ProcessorPayment,
     ProcessorStatus,
-    ProcessorUnreachableError,
+    ProcessorUnreachable,
 )
 
 STATUSES: dict[str, ProcessorStatus] = {
@@ -108,5 +108,5 @@ def _payment(intent: dict[str, Any]) -> ProcessorPayment:
     )
 
 
-def _unreachable(error: StripeError) -> ProcessorUnreachableError:
-    return ProcessorUnreachableError(processor="stripe", reason=type(error).__name__)
+def _unreachable(error: StripeError) -> ProcessorUnreachable:
+    return ProcessorUnreachable(processor="stripe", reason=type(error).__name__)

@@ -23,7 +23,7 @@ from payloops.events.stream import StreamEvent, topic_of
 from payloops.processors.port import ProcessorPayment
 from payloops.projections.parked import Parked, forward_again, parked_of
 from payloops.workflows_client.payment_subscription import READER, is_done, transaction_of
-from payloops.workflows_client.subscriber import WorkflowGoneError
+from payloops.workflows_client.subscriber import WorkflowGone
 
 UNKNOWN_THERE = "the processor knows nothing of it: payloops reconcile has it forwarded again"
 REFERENCE_MISSING = (
@@ -109,8 +109,8 @@ async def is_stranded(store: EventStore, order: Order, payment: Payment, *, befo
         for each in await store.read_stream(order.id)
         if _is_cancellation(each.event, payment)
     ]
-    return any(
-        each.error.startswith(WorkflowGoneError.__name__) and each.parked_at < before and not each.retry
+    return any(  # a row may be of an earlier version, which wrote WorkflowGoneError
+        each.error.startswith(WorkflowGone.__name__) and each.parked_at < before and not each.retry
         for version, each in parked.items()
         if version in versions
     )

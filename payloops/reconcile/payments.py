@@ -25,8 +25,8 @@ from payloops.processors.opening import FindProcessor, open_processors
 from payloops.processors.port import (
     PaymentQuestion,
     ProcessorPayment,
-    ProcessorUnreachableError,
-    ReferenceNeededError,
+    ProcessorUnreachable,
+    ReferenceNeeded,
 )
 from payloops.reconcile.findings import (
     NEEDS_ATTENTION,
@@ -228,10 +228,10 @@ async def _reconcile_payment(
     try:
         processor = await find(UUID(order.merchant_id), payment.processor)
         theirs = await processor.look_up(question)
-    except ReferenceNeededError as error:
+    except ReferenceNeeded as error:
         outcome: Outcome = "agrees" if payment.is_over else "unknown"
         return finding_of(order, payment, outcome, theirs=None, detail=str(error))
-    except ProcessorUnreachableError as error:
+    except ProcessorUnreachable as error:
         return finding_of(order, payment, "unreachable", theirs=None, detail=str(error))
     if theirs is None:
         return await _settle_unknown(store, order, payment, stuck_before=stuck_before)

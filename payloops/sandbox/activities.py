@@ -67,7 +67,7 @@ class SandboxActivities:
                 return_url=request.get("returnUrl"),
                 bank_url=self._bank_url,
             )
-        except ledger.IdempotencyMismatchError as error:
+        except ledger.IdempotencyKeyReused as error:
             raise ApplicationError(str(error), type="IdempotencyMismatch", non_retryable=True) from error
         crash_point("sandbox.charged")
         if made and token == "tok_lost":  # noqa: S105
@@ -130,11 +130,11 @@ class SandboxActivities:
                 amount=request["amount"],
                 currency=request["currency"],
             )
-        except ledger.NoSuchChargeError as error:
+        except ledger.NoSuchCharge as error:
             return OperationAnswer(
                 processorTransactionId=None, errorCode="no_such_charge", errorMessage=str(error)
             )
-        except ledger.IdempotencyMismatchError as error:
+        except ledger.IdempotencyKeyReused as error:
             raise ApplicationError(str(error), type="IdempotencyMismatch", non_retryable=True) from error
         crash_point("sandbox.operated")
         return OperationAnswer(

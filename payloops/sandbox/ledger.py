@@ -136,7 +136,7 @@ class Operation:
     created_at: datetime
 
 
-class IdempotencyMismatchError(Exception):
+class IdempotencyKeyReused(Exception):
     """An idempotency key was used again for a different request."""
 
     def __init__(self, *, key: str) -> None:
@@ -144,7 +144,7 @@ class IdempotencyMismatchError(Exception):
         self.key = key
 
 
-class NoSuchChargeError(Exception):
+class NoSuchCharge(Exception):
     """There is no charge with this id."""
 
     def __init__(self, *, charge: str) -> None:
@@ -187,7 +187,7 @@ async def charge(
         The charge in its current state, and whether this call created it.
 
     Raises:
-        IdempotencyMismatchError: the attempt was charged before, with another amount or currency.
+        IdempotencyKeyReused: the attempt was charged before, with another amount or currency.
     """
     manual = manual_capture or token == "tok_authorize"  # noqa: S105  (a role, no secret)
     row = _blank_charge(
@@ -218,7 +218,7 @@ async def charge(
     found = await find_charge(pool, order_id=order_id, attempt=attempt)
     assert found is not None, "charges are never deleted"
     if (found.processor, found.amount, found.currency) != (processor, amount, currency):
-        raise IdempotencyMismatchError(key=f"order {order_id}, attempt {attempt}")
+        raise IdempotencyKeyReused(key=f"order {order_id}, attempt {attempt}")
     return found, False
 
 
@@ -308,7 +308,7 @@ async def complete_action(
         at_bank: whether the customer decided at the sandbox's bank, so that the merchant has to be notified.
 
     Raises:
-        NoSuchChargeError: the attempt was never charged.
+        NoSuchCharge: the attempt was never charged.
     """
     async with _cursor(pool, Charge) as cursor:
         await cursor.execute(
@@ -335,7 +335,7 @@ async def complete_action(
         completed = await cursor.fetchone()
     found = completed or await find_charge(pool, order_id=order_id, attempt=attempt)
     if found is None:
-        raise NoSuchChargeError(charge=f"order {order_id}, attempt {attempt}")
+        raise NoSuchCharge(charge=f"order {order_id}, attempt {attempt}")
     return found
 
 
@@ -360,8 +360,8 @@ async def operate(
         The operation, accepted or refused.
 
     Raises:
-        NoSuchChargeError: the processor has no such charge of that order.
-        IdempotencyMismatchError: the request id was used for another request.
+        NoSuchCharge: the processor has no such charge of that order.
+        IdempotencyKeyReused: the request id was used for another request.
     """
     async with pool.connection() as connection, connection.transaction():
         # The lock on the charge serializes operations on it, so that each refund sees the earlier ones.
@@ -372,14 +372,14 @@ async def operate(
         )
         charge = await charges.fetchone()
         if charge is None:
-            raise NoSuchChargeError(charge=processor_order_id)
+            raise NoSuchCharge(charge=processor_order_id)
         operations = connection.cursor(row_factory=class_row(Operation))
         await operations.execute("SELECT * FROM sandbox.operations WHERE request_id = %s", (request_id,))
         earlier = await operations.fetchone()
         if earlier is not None:
             same = (kind, processor_order_id, amount)
             if (earlier.kind, earlier.processor_order_id, earlier.amount) != same:
-                raise IdempotencyMismatchError(key=request_id)
+                raise IdempotencyKeyReused(key=request_id)
             return earlier
         refusal = refusal_of(charge, kind=kind, amount=amount, currency=currency)
         if refusal is None:

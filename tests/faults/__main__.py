@@ -22,7 +22,7 @@ from rich.table import Table
 from faults.cases import CASES
 from faults.running import Report, run_case
 from faults.world import running_servers
-from payloops.embedded import StartError
+from payloops.embedded import NotStarted
 
 NAMES = max(map(len, CASES))
 """Width of the longest name of a case."""
@@ -71,7 +71,7 @@ def main(
     with _folder(keep=keep) as folder:
         try:
             reports = _run_all(runs, folder=folder, console=console, as_json=as_json)
-        except StartError as error:
+        except NotStarted as error:
             console.print(f"[red]{escape(str(error))}[/]")
             raise typer.Exit(1) from error
         wrong = [report for report in reports if report.outcome == "wrong"]
