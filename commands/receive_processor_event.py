@@ -55,6 +55,8 @@ Outcome = Literal[
 
 MAX_RECORDED = 1_000
 """Keys of processors' events that an order has at most: far more than a payment and its refunds ever cause."""
+RAZORPAY_ORDER = "order_"
+"""Every order's id at Razorpay begins with it; other references do not: https://razorpay.com/docs/api/orders/."""
 RANK = {"requires_action": 0, "failed": 0, "authorized": 1, "cancelled": 2, "captured": 3}
 
 log = structlog.get_logger()
@@ -213,6 +215,8 @@ def _find_payment(order: Order, event: ProcessorEvent) -> Payment | None:
     that was captured. If several have none, it is the latest. But an event that ends a payment may be about an earlier
     one, whose charge is not known: then it is not taken for the latest while that is under way. A payment whose capture
     was reported already is not captured again under another reference.
+
+    A label does not count against the order at Razorpay: it may come from the customer's browser.
     """
     payments = [p for p in reversed(order.payments.values()) if p.processor == event.processor]
     charge = event.references.transaction_id
@@ -233,7 +237,7 @@ def _find_payment(order: Order, event: ProcessorEvent) -> Payment | None:
         others = [p for p in referred if p is not meant and not (charge and p.charges)]
         return None if others and _may_end_another(meant, event) else meant
     for payment in payments:
-        if payment.attempt == event.attempt:
+        if payment.attempt == event.attempt and not _pays_another_order(payment, event):
             return payment
     for payment in payments:
         if not payment.capture_references.isdisjoint(event.references):
@@ -242,6 +246,14 @@ def _find_payment(order: Order, event: ProcessorEvent) -> Payment | None:
     if len(unknown) > 1 and _may_end_another(unknown[0], event):
         return None
     return next(iter(unknown), None)
+
+
+def _pays_another_order(payment: Payment, event: ProcessorEvent) -> bool:
+    """Whether an event is about another order at Razorpay than the payment's: what pays that one may not pay this one,
+    too.
+    """
+    named, known = event.references.order_id or "", payment.processor_order_id or ""
+    return named != known and named.startswith(RAZORPAY_ORDER) and known.startswith(RAZORPAY_ORDER)
 
 
 def _may_end_another(payment: Payment, event: ProcessorEvent) -> bool:

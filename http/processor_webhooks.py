@@ -159,11 +159,15 @@ async def _receive(call: Call[None], processor: str, *, named: str | None) -> Re
     if processor == "razorpay":
         event = _with_razorpay_id(event, call)
     event = replace(event, order_id=_uuid(labels.get("order_id")), attempt=_number(labels.get("attempt")))
-    if event.order_id is None and any(event.references):
+    # Razorpay's labels may come from the customer's browser: what pays one order must not pay another that they name.
+    if any(event.references) and (event.order_id is None or processor == "razorpay"):
         found = await find_order_by_reference(
-            services.store, merchant_id=merchant_id, references=event.references
+            services.store,
+            merchant_id=merchant_id,
+            references=event.references,
+            wait=event.order_id is None,
         )
-        event = replace(event, order_id=found)
+        event = replace(event, order_id=found or event.order_id)
     effect = await receive_processor_event(
         services.store,
         merchant_id=merchant_id,

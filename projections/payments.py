@@ -183,14 +183,19 @@ BY_REFERENCE = """
 
 
 async def find_order_by_reference(
-    store: EventStore, *, merchant_id: UUID, references: References
+    store: EventStore, *, merchant_id: UUID, references: References, wait: bool = True
 ) -> UUID | None:
     """The merchant's order with a payment that has one of these references; None unless it is exactly one order.
+
+    Args:
+        wait: for the merchant's latest events, if the projection does not include them.
 
     Raises:
         ProjectionBehind: there is none yet, but the projection does not include the merchant's latest events.
     """
-    is_up_to_date = await wait_for_own_writes(store, merchant_id=merchant_id, projection=CHECKPOINT)
+    is_up_to_date = not wait or await wait_for_own_writes(
+        store, merchant_id=merchant_id, projection=CHECKPOINT
+    )
     async with store.pool.connection() as connection:
         cursor = await connection.execute(BY_REFERENCE, {"merchant_id": merchant_id, **references._asdict()})
         found = await cursor.fetchall()
