@@ -18,6 +18,10 @@ REFUND_OUTCOMES: dict[str, Outcome] = {
     "failed": "refund_failed",
     "canceled": "refund_failed",
 }
+REMAINDER_NOT_REFUNDED = "2025-03-31"
+"""The version of Stripe's API from which on what a partial capture or a cancellation releases is no refund:
+https://docs.stripe.com/changelog/basil/2025-03-31/remove-refund-from-partial-capture-and-payment-cancellation-flow.
+An event has the version of the merchant's account, or of its endpoint there."""
 STRIPE_TYPES = frozenset({*PAYMENT_OUTCOMES, "charge.refunded", "refund.updated"})
 """Types of events that are handled."""
 
@@ -36,7 +40,7 @@ def stripe_event(event: dict[str, Any]) -> ProcessorEvent | None:
         return None
     match kind:
         case "charge.refunded":
-            return _charge_refunded(event_id, subject)
+            return _charge_refunded(event_id, subject, version=text(event.get("api_version")))
         case "refund.updated":
             return _refund(event_id, subject)
         case _ if kind in PAYMENT_OUTCOMES:
@@ -67,8 +71,11 @@ def _payment(event_id: str, kind: str, intent: dict[str, Any]) -> ProcessorEvent
     )
 
 
-def _charge_refunded(event_id: str, charge: dict[str, Any]) -> ProcessorEvent:
-    """`amount_refunded` is the sum of all refunds of the charge."""
+def _charge_refunded(event_id: str, charge: dict[str, Any], *, version: str | None) -> ProcessorEvent:
+    """`amount_refunded` is the sum of all refunds of the charge; in earlier versions with what was never captured."""
+    refunded = amount(charge.get("amount_refunded"))
+    if refunded is not None and (version or "") < REMAINDER_NOT_REFUNDED:
+        refunded = max(0, refunded - _released(charge))
     return ProcessorEvent(
         processor="stripe",
         event_id=event_id,
@@ -76,8 +83,16 @@ def _charge_refunded(event_id: str, charge: dict[str, Any]) -> ProcessorEvent:
         outcome="refunded",
         references=References(reference(charge.get("payment_intent")), reference(charge.get("id"))),
         currency=text(charge.get("currency")),
-        amount_refunded=amount(charge.get("amount_refunded")),
+        amount_refunded=refunded,
     )
+
+
+def _released(charge: dict[str, Any]) -> int:
+    """How much of a charge was authorized, and not captured."""
+    authorized, captured = amount(charge.get("amount")), amount(charge.get("amount_captured"))
+    if captured is None and charge.get("captured") is False:
+        captured = 0
+    return 0 if authorized is None or captured is None else max(0, authorized - captured)
 
 
 def _refund(event_id: str, refund: dict[str, Any]) -> ProcessorEvent:

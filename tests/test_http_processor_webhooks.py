@@ -740,6 +740,37 @@ async def test_a_payment_that_the_order_does_not_have_is_not_taken_for_one_that_
 # -- refunds
 
 
+@pytest.mark.parametrize(
+    ("version", "counted"),
+    [("2020-08-27", 400), ("2025-02-24.acacia", 400), (None, 400), ("2025-03-31.basil", 0)],
+)
+async def test_what_a_partial_capture_releases_is_no_refund(
+    merchant: Merchant, processors: Processors, version: str | None, counted: int
+) -> None:
+    """Earlier versions of Stripe's API count it as one, and report it."""
+    labels = await paying(merchant, capture="manual")
+    await processors.stripe(stripe_payment("amount_capturable_updated", labels))
+    await processors.stripe(stripe_payment("succeeded", labels, amount_received=600))
+    for refunded, status in [(0, "captured"), (100, "partially_refunded"), (600, "refunded")]:
+        event = charge_refunded(labels, counted + refunded, amount_captured=600) | {"api_version": version}
+        await processors.stripe(event)
+        order = await order_of(merchant, labels)
+        assert (order["status"], order["amountCaptured"], order["amountRefunded"]) == (status, 600, refunded)
+
+
+@pytest.mark.parametrize("captured", [0, None])
+async def test_what_a_cancellation_releases_is_no_refund(
+    merchant: Merchant, processors: Processors, captured: int | None
+) -> None:
+    labels = await paying(merchant, capture="manual")
+    await processors.stripe(stripe_payment("amount_capturable_updated", labels))
+    event = charge_refunded(labels, 1_000, amount_captured=captured, captured=False)
+    await processors.stripe(event | {"api_version": "2020-08-27"})
+    assert (await trail(merchant, labels))[-1] == "payment.authorized"  # nothing new was said
+    await processors.stripe(stripe_payment("canceled", labels))
+    assert (await order_of(merchant, labels))["status"] == "failed"
+
+
 async def test_refunds_in_the_dashboard_of_stripe_appear_once(
     merchant: Merchant, processors: Processors
 ) -> None:
