@@ -54,7 +54,7 @@ CUSTOMER_TIME = timedelta(minutes=15)
 OPERATOR = "operator:"
 """How the actors of what somebody recorded by hand begin."""
 RECORD = "an operator can record what you see with `payloops resolve`"
-ASK = "an operator can ask it with `payloops reconcile`"
+ASK = "an operator can ask {} with `payloops reconcile`"
 ROUTED_BY_PRIORITY = re.compile(
     r"priority (?P<priority>\d+); (?P<preferred>\w+), (?P<why>.*), is not enabled"
 )
@@ -260,14 +260,13 @@ class _Explainer:
                 fact = self.latest(payment, PaymentRequested, PaymentProcessing)
                 has = f"{at} has it{referred(payment.processor_order_id)}, and its"
                 what = f"{has} answer" if payment.processor_order_id is not None else f"{at}'s answer"
-                late = f"; that is long, and {ASK}" if self.now - fact.timestamp > CUSTOMER_TIME else ""
-                yield f"{attempt}: {what} has been awaited {self.since(fact)}{late}."
+                yield f"{attempt}: {what} has been awaited {self.since(fact)}{self.long(fact, payment)}."
             case PaymentStatus.REQUIRES_ACTION:
                 fact = self.latest(payment, PaymentActionRequired)
                 minutes = CUSTOMER_TIME // timedelta(minutes=1)
                 yield (
                     f"{attempt}: the customer has been awaited {self.since(fact)}; it fails {minutes} minutes after"
-                    " that, where the customer does nothing."
+                    f" that, where the customer does nothing{self.long(fact, payment)}."
                 )
             case PaymentStatus.AUTHORIZED if not payment.capture_pending:
                 fact = self.latest(payment, PaymentAuthorized)
@@ -275,8 +274,8 @@ class _Explainer:
         if payment.cancel_requested and payment.is_open:
             fact = self.latest(payment, PaymentCancelRequested)
             yield (
-                f"{attempt}: {at} was asked to stop it {self.ago(fact)};"
-                f" should it have taken the money already, the order is captured all the same."
+                f"{attempt}: its cancellation was asked for {self.ago(fact)}; should {at} have taken the money already,"
+                f" the order is captured all the same{self.long(fact, payment)}."
             )
 
     def pending_transaction(self, transaction: Transaction) -> Iterator[str]:
@@ -345,6 +344,11 @@ class _Explainer:
 
     def since(self, fact: StreamEvent) -> str:
         return f"since {time_text(fact.timestamp)}, for {duration_text(self.now - fact.timestamp)}"
+
+    def long(self, fact: StreamEvent, payment: Payment) -> str:
+        """A remark, if the payment should have ended since: its workflow may be gone."""
+        is_long = self.now - fact.timestamp > CUSTOMER_TIME
+        return f"; that is long, and {ASK.format(named(payment.processor))}" if is_long else ""
 
     def ago(self, fact: StreamEvent) -> str:
         return f"on {time_text(fact.timestamp)}, {duration_text(self.now - fact.timestamp)} ago"
