@@ -255,8 +255,6 @@ HEADERS = [
     "Content-Type",
     "X-Other",
 ]
-UNREAD = {"Authorization", "Prefer", "X-Correlation-ID", "X-Other"}
-"""Headers that this route does not read, or not where they do not fit."""
 
 
 async def test_control_characters_in_headers_are_refused_or_without_effect(
