@@ -1,26 +1,28 @@
 """`payloops resolve`: shows an order and what would be recorded of it, asks for confirmation, and records it."""
 
 import getpass
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
 from uuid_utils.compat import uuid7
 
-from payloops.commands.change_order import load_order
 from payloops.commands.cipher import Cipher
-from payloops.commands.refusals import NotResolvable
+from payloops.commands.refusals import NotResolvable, OrderNotFound
 from payloops.commands.resolve_order import Sighting, resolve, resolve_order
 from payloops.events.event_store import EventStore
 from payloops.events.metadata import Metadata
 from payloops.events.money import money_text
 from payloops.events.orders import Order, References, TransactionStatus, TransactionType
+from payloops.events.stream import StreamEvent
 from payloops.events.timestamps import utc_now
 from payloops.operating.confirming import confirm
 from payloops.printing import camel_case, make_console, print_plain_json
 from payloops.processors.opening import FindProcessor, open_processors
 from payloops.processors.port import PaymentQuestion
 from payloops.projections.order_explanation import explain_order
+from payloops.projections.order_history import fold, order_facts
 from payloops.projections.order_wording import event_title
 from payloops.projections.payments import find_order_by_reference
 from payloops.reconcile.lost_workflows import clear_parked
@@ -68,9 +70,12 @@ async def run_resolve(
     """
     by = Metadata(at=utc_now(), actor=f"operator:{getpass.getuser()}", correlation_id=str(uuid7()))
     async with open_store(settings, application_name="payloops resolve") as store:
-        order = await load_order(store, order_id=order_id)
+        facts = await order_facts(store, order_id=order_id)
+        if facts is None:
+            raise OrderNotFound(order_id)
+        order = fold(facts)
         if not as_json:
-            await _print_order(store, order_id)
+            _print_order(facts)
         if seen.shows == "reference":
             assert cipher is not None
             async with open_processors(store.pool, cipher=cipher, sandbox=sandbox) as find:
@@ -133,8 +138,8 @@ def _outcome(order: Order, events: list[str], *, recorded: bool) -> Outcome:
     )
 
 
-async def _print_order(store: EventStore, order_id: UUID) -> None:
-    explanation = explain_order(await store.read_facts(order_id), now=utc_now())
+def _print_order(facts: Sequence[StreamEvent]) -> None:
+    explanation = explain_order(facts, now=utc_now())
     console = make_console()
     console.print(explanation.state, style="bold")
     for sentence in [*explanation.history, *explanation.pending]:
