@@ -16,7 +16,7 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from payloops.control_characters import CONTROL, escaped
+from payloops.control_characters import escaped, replaced
 from payloops.events.timestamps import timestamp_text
 
 if TYPE_CHECKING:
@@ -40,16 +40,12 @@ class PlainConsole(Console):
         self.print(text.replace("\n", "\ufffd"), style=style, soft_wrap=True)
 
     def render_str(self, text: str, **options: Any) -> Text:
-        return super().render_str(_plain(text), **options)  # before a table asks how wide it is
+        return super().render_str(replaced(text), **options)  # before a table asks how wide it is
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         for segment in super().render(renderable, options):
-            shown = segment.text if segment.control else _plain(segment.text)
+            shown = segment.text if segment.control else replaced(segment.text)
             yield Segment(shown, segment.style, segment.control)
-
-
-def _plain(text: str) -> str:
-    return CONTROL.sub("\ufffd", text)
 
 
 def make_console() -> PlainConsole:
@@ -91,8 +87,21 @@ def print_json(adapter: TypeAdapter[Any], value: Any) -> None:
 
 def print_plain_json(value: Any) -> None:
     """Print a value that is no answer of the API: times as there, and what JSON does not know as text."""
-    options = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE | orjson.OPT_PASSTHROUGH_DATETIME
-    _write_json(orjson.dumps(value, option=options, default=_json_text))
+    _write_json(_plain_json(value) + b"\n")
+
+
+def print_plain_json_list(values: Iterable[Any]) -> None:
+    """Print a list, each value as `print_plain_json` does, before the next one is made."""
+    start = b"["
+    for value in values:
+        _write_json(start + b"\n" + _plain_json(value))
+        start = b","
+    _write_json(b"\n]\n")
+
+
+def _plain_json(value: Any) -> bytes:
+    options = orjson.OPT_INDENT_2 | orjson.OPT_PASSTHROUGH_DATETIME
+    return orjson.dumps(value, option=options, default=_json_text)
 
 
 def _write_json(written: bytes) -> None:

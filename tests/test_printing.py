@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from typing import Any
 from uuid import uuid4
@@ -10,8 +11,17 @@ import pytest
 from pydantic import TypeAdapter
 from rich.text import Text
 
+from payloops.cli.execution import warn
 from payloops.commands.staff import StaffRow
-from payloops.printing import camel_case, make_console, plain_table, print_json, print_plain_json, print_rows
+from payloops.printing import (
+    camel_case,
+    make_console,
+    plain_table,
+    print_json,
+    print_plain_json,
+    print_plain_json_list,
+    print_rows,
+)
 
 HOSTILE = "a[/b] [red]c :smile: \x1b[2Jd \x1b]0;title \x9b31m \u202egnp.exe \u2066x"
 
@@ -90,3 +100,31 @@ def test_json_moves_no_terminal_and_says_the_same(capfdbinary: pytest.CaptureFix
         written = capfdbinary.readouterr().out.decode()
         assert not set(written) & set("\x1b\x9b\x7f\t\u202e\u2066")
         assert json.loads(written) == answer
+
+
+def test_a_list_is_written_while_it_is_made(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    written = b""
+
+    def values() -> Iterator[dict[str, Any]]:
+        nonlocal written
+        for each in range(3):
+            yield {"a": each, "b": HOSTILE}
+            sys.stdout.flush()
+            written += capfdbinary.readouterr().out
+            assert f'"a": {each}'.encode() in written
+
+    print_plain_json_list(values())
+    sys.stdout.flush()
+    written += capfdbinary.readouterr().out
+    assert json.loads(written) == [{"a": each, "b": HOSTILE} for each in range(3)]
+    assert b"\x1b" not in written
+
+
+def test_a_message_moves_no_terminal_and_each_of_its_lines_is_ours(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A processor may have written a part of it: "pi_1 is labelled as of order …"."""
+    warn("no\x1b[2J\x9b31m\u202e\npaid\rcaptured\n\n")
+    assert capsys.readouterr().err == (
+        "payloops: no\ufffd[2J\ufffd31m\ufffd\npayloops: paid\npayloops: captured\n"
+    )

@@ -2,6 +2,7 @@
 
 from dataclasses import asdict
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 from pydantic import TypeAdapter
@@ -12,9 +13,9 @@ from payloops.audit.trail import differences_table
 from payloops.events.stream import StreamEvent, topic_of
 from payloops.events.timestamps import timestamp_text, utc_now
 from payloops.http.order_history import OrderExplanationAnswer
-from payloops.printing import make_console, print_json, print_plain_json
+from payloops.printing import make_console, print_json, print_plain_json_list
 from payloops.projections.order_explanation import explain_order
-from payloops.projections.order_history import replay
+from payloops.projections.order_history import Step, replay
 from payloops.projections.order_wording import exact_time, field_name, value_text
 
 
@@ -59,20 +60,7 @@ async def show_replay(
     facts = await _facts(database_url, order_id)
     steps = replay(facts if as_of is None else facts_up_to(facts, as_of))
     if as_json:
-        print_plain_json(
-            [
-                {
-                    "version": step.fact.originator_version,
-                    "type": topic_of(step.fact),
-                    "occurredAt": timestamp_text(step.fact.timestamp),
-                    "actor": step.fact.actor,
-                    "correlationId": step.fact.correlation_id,
-                    "changes": [asdict(each) | {"field": field_name(each.field)} for each in step.changes],
-                    "state": {field_name(name): value for name, value in step.state.items()},
-                }
-                for step in steps
-            ]
-        )
+        print_plain_json_list(_step_json(step) for step in steps)
         return
     console = make_console()
     for step in steps:
@@ -91,6 +79,18 @@ async def show_replay(
             differences_table(step.changes, currency=currency) if step.changes else "   changes nothing"
         )
         console.print()
+
+
+def _step_json(step: Step) -> dict[str, Any]:
+    return {
+        "version": step.fact.originator_version,
+        "type": topic_of(step.fact),
+        "occurredAt": timestamp_text(step.fact.timestamp),
+        "actor": step.fact.actor,
+        "correlationId": step.fact.correlation_id,
+        "changes": [asdict(each) | {"field": field_name(each.field)} for each in step.changes],
+        "state": {field_name(name): value for name, value in step.state.items()},
+    }
 
 
 async def _facts(database_url: str, order_id: UUID) -> list[StreamEvent]:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import typer
 
+from payloops.control_characters import replaced
+
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
@@ -138,8 +140,8 @@ def read(kind: "type[S]", *, hint: str = "", **overrides: str) -> "S":
 
 
 def warn(message: str) -> None:
-    """Print a message on standard error."""
-    lines = [line for line in message.splitlines() if line.strip()]
+    """Print a message on standard error. Processors and clients may have written parts of it."""
+    lines = [replaced(line) for line in message.splitlines() if line.strip()]
     sys.stderr.write("".join(f"payloops: {line}\n" for line in lines))
 
 
