@@ -7,6 +7,7 @@ import time
 from datetime import UTC, datetime, timedelta
 from types import ModuleType
 from typing import Any
+from uuid import UUID
 
 import orjson
 import pytest
@@ -33,8 +34,12 @@ from uuid_utils.compat import uuid7
 
 from payloops.commands import receive_processor_event
 from payloops.commands.authenticate_webhook import is_signed_by_stripe
+from payloops.commands.change_order import change_order
+from payloops.commands.payment_outcomes import report_processing
 from payloops.commands.processor_events import count_processor_events, note_effect
 from payloops.commands.processors import recorded_reference
+from payloops.events.event_store import EventStore
+from payloops.events.metadata import Metadata
 from payloops.events.timestamps import utc_now
 from payloops.http import processor_webhooks, stripe_events
 from payloops.settings import Settings
@@ -473,6 +478,36 @@ async def test_an_event_of_razorpay_counts_once_per_id_and_once_per_body(
     another = razorpay_refund("processed", labels, reference="rfnd_1", amount=400, total=400)
     assert (await processors.razorpay(another, id="evt_1")).status == 200
     assert (await trail(merchant, labels)).count("order.processor_event_received") == 1
+
+
+async def test_a_body_that_is_repeated_under_another_id_keeps_no_event_of_that_id_out(
+    merchant: Merchant, processors: Processors
+) -> None:
+    """Razorpay's signature does not cover the id: whoever repeats a body chooses it."""
+    labels = await paying(merchant, "razorpay")
+    captured = orjson.dumps(razorpay_payment("captured", labels))
+    for id in ("evt_1", "evt_2"):
+        assert (await processors.razorpay(captured, id=id)).status == 200
+    refund = razorpay_refund("processed", labels, reference="rfnd_1", amount=400, total=400)
+    assert (await processors.razorpay(refund, id="evt_2")).status == 200
+    assert await refunds_of(merchant, labels) == [(400, "success")]
+
+
+async def test_an_event_that_said_nothing_new_has_no_effect_when_it_is_repeated(
+    merchant: Merchant, processors: Processors, store: EventStore, by: Metadata
+) -> None:
+    labels = await paying(merchant)
+    again = stripe_payment("requires_action", labels)
+    for event in (stripe_payment("requires_action", labels), again):
+        assert (await processors.stripe(event)).status == 200
+    await change_order(
+        store,
+        order_id=UUID(labels.order_id),
+        merchant_id=None,
+        decide=lambda order: report_processing(order, order.payments[1], processor_order_id=None, by=by),
+    )
+    assert (await processors.stripe(again)).status == 200
+    assert (await order_of(merchant, labels))["status"] == "processing"
 
 
 async def test_an_event_whose_effect_was_not_noted_is_dealt_with_when_it_comes_again(

@@ -403,9 +403,11 @@ def test_a_refund_is_that_of_the_captured_one_of_attempts_that_share_a_reference
     known = References("po_1", reported)
     report_captured(order, order.payments[1], references=known, by=BY)
     report_captured(order, order.payments[2], references=known, by=BY)
-    refund = refunded("re_1", 400, references=References("po_1", charge))
-    assert receive(order, refund, by=BY) == "applied"
+    references = References("po_1", charge)
+    assert receive(order, refunded("re_1", 400, references=references), by=BY) == "applied"
     assert (order.amount_captured, order.amount_refunded) == (AMOUNT, 400)
+    assert receive(order, came_back("re_1", 400, references=references), by=BY) == "applied"
+    assert (order.amount_captured, order.amount_refunded) == (AMOUNT, 0)
 
 
 def test_the_end_of_a_charge_ends_no_later_attempt_that_shares_the_reference_of_its_payment() -> None:
