@@ -1,10 +1,13 @@
 """The files in deploy/ name only what exists."""
 
+import os
 import re
 import shutil
 import subprocess
+import sys
 import sysconfig
 from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -18,6 +21,7 @@ from payloops.settings import Settings
 ROOT = Path(__file__).resolve().parent.parent
 OPERATING = (ROOT / "docs/operating.md").read_text()
 UNITS = ROOT / "deploy/systemd"
+DOCKERFILE = (ROOT / "deploy/Dockerfile").read_text()
 ALERTS = (ROOT / "deploy/prometheus-alerts.yml").read_text().split("- alert: ")[1:]
 COMMANDS = get_command(app).commands  # type: ignore[attr-defined]
 INSTALLED = "/opt/payloops/bin/payloops"
@@ -90,3 +94,34 @@ def test_systemd_takes_the_units(tmp_path: Path) -> None:
 
 def _text_of_units() -> str:
     return "\n".join(unit.read_text() for unit in sorted(UNITS.rglob("*")) if unit.is_file())
+
+
+def test_the_image_has_the_whole_package(tmp_path: Path) -> None:
+    """The Dockerfile copies directories by name: a new one would be missing."""
+    checkout = tmp_path / "checkout"
+    checkout.mkdir()
+    for sources, target in re.findall(r"^COPY (?!--)(.+) (\S+)$", DOCKERFILE, re.MULTILINE):
+        for source in sources.split():
+            if (ROOT / source).is_dir():
+                shutil.copytree(ROOT / source, checkout / target, symlinks=True)
+            else:
+                shutil.copy(ROOT / source, checkout)
+    command = re.findall(r"pip install --no-cache-dir (--no-deps .+ \.)$", DOCKERFILE, re.MULTILINE)
+    [options] = [each.split() for each in command]
+    subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", "--quiet", "--wheel-dir", tmp_path, *options],
+        cwd=checkout,
+        check=True,
+    )
+    [wheel] = tmp_path.glob("*.whl")
+    package = {
+        os.path.relpath(Path(folder, name), ROOT)
+        for folder, _, names in os.walk(ROOT / "payloops", followlinks=True)
+        for name in names
+        if not folder.endswith("__pycache__")
+    }
+    assert package - set(ZipFile(wheel).namelist()) == set()
+
+
+def test_the_image_runs_a_command_that_exists() -> None:
+    assert re.findall(r'^CMD \["(\w+)"\]$', DOCKERFILE, re.MULTILINE)[0] in COMMANDS
