@@ -110,11 +110,10 @@ async def receive_processor_event(
         merchant_id: whose webhook secret it is signed with: only this merchant's orders are considered.
         body: as it arrived, without card numbers.
 
-    Raises:
-        TooManyProcessorEvents: it is stored, and not processed.
-
     Returns:
-        Its effect, of this delivery or of an earlier one.
+        Its effect, of this delivery or of an earlier one. `received` if the order takes no more events: it is stored,
+        and changes nothing. A processor that was told so would only repeat it, and in the end switch off the merchant's
+        address, which a customer must not be able to bring about.
     """
     earlier = await keep_processor_event(
         store.pool,
@@ -143,9 +142,8 @@ async def receive_processor_event(
         except OrderNotFound:
             pass
         except TooManyProcessorEvents:
-            log.warning("processor_event.refused", order_id=str(event.order_id), event_id=event.event_id)
-            raise
-    if effect in {"unknown_order", "contradiction", "unmatched"}:
+            effect, order_id = "received", event.order_id
+    if effect in {"received", "unknown_order", "contradiction", "unmatched"}:
         log.warning("processor_event.without_effect", effect=effect, type=event.type, event_id=event.event_id)
     crash_point("processor_event.recorded")
     await note_effect(

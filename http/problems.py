@@ -32,7 +32,6 @@ from payloops.commands.refusals import (
     NoProcessor,
     OrderNotFound,
     RefundExceedsCaptured,
-    TooManyProcessorEvents,
     WayToPayNotOffered,
 )
 from payloops.commands.register_merchant import EmailTaken
@@ -186,7 +185,6 @@ REFUSALS: dict[type[Exception], Refusal] = {
     InvalidStatus: Refusal(400, "invalid_status"),
     NoProcessor: Refusal(400, "no_processor"),
     InvalidProcessor: Refusal(400, "invalid_processor"),
-    TooManyProcessorEvents: Refusal(400, "invalid_status"),
     RefundExceedsCaptured: Refusal(400, "refund_exceeds_captured"),
     CaptureExceedsAuthorized: Refusal(400, "capture_exceeds_authorized"),
     WebhookNotFound: Refusal(404, "not_found", "Not found"),

@@ -36,7 +36,7 @@ from payloops.projections.payments import find_order_by_reference
 STRIPE_SIGNATURE = "Stripe-Signature"
 RAZORPAY_SIGNATURE = "X-Razorpay-Signature"
 RAZORPAY_EVENT_ID = "X-Razorpay-Event-Id"
-REFUSALS = ("missing_signature", "invalid_signature", "no_config", "invalid_status")
+REFUSALS = ("missing_signature", "invalid_signature", "no_config")
 MAX_EVENT_ID = 255
 OTHER_TYPE = "other"
 """Metric label of types that are not handled: processors have hundreds of types, and add new ones."""

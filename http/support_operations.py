@@ -12,7 +12,7 @@ from payloops.projections.status import ProjectionStatus, projections_status
 
 SHOWN = 50
 """Maximum number of rows of each table."""
-NOT_APPLIED: tuple[Effect, ...] = ("unknown_order", "unmatched", "contradiction")
+NOT_APPLIED: tuple[Effect, ...] = ("unknown_order", "unmatched", "contradiction", "received")
 """Effects of processors' events that fit nothing on record."""
 LATE_SECONDS = 10.0
 
