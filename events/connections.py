@@ -51,13 +51,19 @@ SESSION = {
     "timezone": "UTC",
     "datestyle": "ISO",
     "intervalstyle": "postgres",
-    "default_transaction_isolation": r"read\ committed",
+    "default_transaction_isolation": "read committed",
     "lock_timeout": "0",
     "idle_session_timeout": "0",
 }
 """Settings of every session. Search path: tables are rebuilt beside those in `public`. Isolation: where transactions
 could conflict, statements lock. Timeouts: connections that listen or hold an advisory lock are idle for long, and a
 wait for a lock is limited as part of its statement."""
+
+TIMEOUTS = {
+    "statement_timeout": f"{STATEMENT_TIMEOUT}s",
+    "idle_in_transaction_session_timeout": "30s",
+}
+"""Settings of sessions that do not set their own."""
 
 SCHEMA_ERRORS = (errors.UndefinedTable, errors.UndefinedColumn, errors.UndefinedFunction)
 """Errors of statements if migrations of this version have not been applied."""
@@ -68,14 +74,46 @@ NO_CONNECTION_LEFT = re.compile(
 )
 """Messages of PostgreSQL and PgBouncer: psycopg has no SQLSTATE for a connection that was refused."""
 
+OPTIONS_REFUSED = re.compile("unsupported startup parameter(: options| in options)")
+"""Messages of PgBouncer."""
 
-class TooManyConnections(psycopg.OperationalError):
+KEPT_TRIES = 3
+"""How often a session behind a pooler has to be found unchanged before it is taken to be kept."""
+SESSIONS_KEPT: set[str] = set()
+"""Addresses behind whose pooler sessions have been found to be kept."""
+
+
+class NoUsableConnection(psycopg.OperationalError):
+    """There is no connection of use, and the message says what helps."""
+
+
+class TooManyConnections(NoUsableConnection):
     """PostgreSQL is up, but accepts no more connections."""
 
     def __init__(self) -> None:
         super().__init__(
             "PostgreSQL has no connection left: lower DATABASE_POOL_SIZE, run fewer processes, or raise"
             ' max_connections ("Connections to PostgreSQL" in docs/operating.md has the sum)'
+        )
+
+
+class OptionsRefused(NoUsableConnection):
+    """A pooler accepts no settings at the start of a session."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the pooler before PostgreSQL refuses the options of a session: set ignore_startup_parameters = options and"
+            " pool_mode = session in PgBouncer, or let DATABASE_URL name PostgreSQL itself"
+        )
+
+
+class SessionNotKept(NoUsableConnection):
+    """A pooler takes the session away between transactions, with its locks and settings."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the pooler before PostgreSQL gives sessions to others between transactions: set pool_mode = session"
+            " in PgBouncer, or let DATABASE_URL name PostgreSQL itself"
         )
 
 
@@ -97,12 +135,22 @@ def session_settings(database_url: str, **timeouts: str) -> dict[str, Any]:
         timeouts: settings of PostgreSQL that limit how long something takes.
     """
     given = conninfo_to_dict(database_url)
-    own = " ".join(f"-c {name}={value}" for name, value in {**SESSION, **timeouts}.items())
+    own = " ".join(
+        "-c {}={}".format(name, value.replace(" ", r"\ ")) for name, value in {**SESSION, **timeouts}.items()
+    )
     return {
         "options": f"{given['options']} {own}" if given.get("options") else own,
         "client_encoding": "UTF8",
         "target_session_attrs": given.get("target_session_attrs", "primary"),
     }
+
+
+def session_statement(**settings: str) -> bytes:
+    """A statement that sets what `session_settings` does, and these: poolers ignore the options of a session."""
+    pairs = {**SESSION, **TIMEOUTS, **settings}.items()
+    return (
+        b"SELECT %s" % ", ".join(f"set_config('{name}', '{value}', false)" for name, value in pairs).encode()
+    )
 
 
 def connection_options(database_url: str, *, application_name: str) -> dict[str, Any]:
@@ -117,19 +165,37 @@ def connection_options(database_url: str, *, application_name: str) -> dict[str,
         "keepalives_interval": 5,
         "keepalives_count": 2,
         "tcp_user_timeout": 8_000,
-        **session_settings(
-            database_url,
-            statement_timeout=f"{STATEMENT_TIMEOUT}s",
-            idle_in_transaction_session_timeout="30s",
-        ),
+        **session_settings(database_url, **TIMEOUTS),
     }
 
 
 class _Connection(psycopg.AsyncConnection[TupleRow]):
-    """A psycopg connection that closes its socket if it is not established, and says what to do if none is left."""
+    """A psycopg connection that closes its socket if it is not established, and says what helps.
+
+    By way of a pooler, the session is set up by a statement, and refused if it is not kept.
+    """
 
     @classmethod
     async def connect(cls, conninfo: str = "", **options: Any) -> Self:
+        connection = await cls._established(conninfo, options)
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT):
+                backend = await _backend(connection)
+                if backend != connection.info.backend_pid:  # a pooler makes one up
+                    await connection.execute(session_statement(), prepare=False)
+                    if conninfo not in SESSIONS_KEPT:
+                        await _require_kept(connection, backend, await cls._established(conninfo, options))
+                        SESSIONS_KEPT.add(conninfo)
+        except TimeoutError:
+            await connection.close()
+            raise errors.ConnectionTimeout("the session did not begin in time") from None
+        except BaseException:
+            await connection.close()
+            raise
+        return connection
+
+    @classmethod
+    async def _established(cls, conninfo: str, options: dict[str, Any]) -> Self:
         try:
             return await super().connect(conninfo, **options)
         except BaseException as error:
@@ -138,14 +204,44 @@ class _Connection(psycopg.AsyncConnection[TupleRow]):
             traceback.clear_frames(error.__traceback__)
             if NO_CONNECTION_LEFT.search(str(error)):
                 raise TooManyConnections from None
+            if OPTIONS_REFUSED.search(str(error)):
+                raise OptionsRefused from None
             raise
+
+
+async def _backend(connection: psycopg.AsyncConnection[TupleRow]) -> int:
+    row = await (await connection.execute("SELECT pg_backend_pid()", prepare=False)).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+async def _require_kept(
+    connection: psycopg.AsyncConnection[TupleRow], backend: int, other: psycopg.AsyncConnection[TupleRow]
+) -> None:
+    """Check that a connection keeps its session while another takes one and gives it back, which is closed then.
+
+    Raises:
+        SessionNotKept: see there.
+    """
+    async with other:
+        for _ in range(KEPT_TRIES):
+            try:
+                async with other.transaction():
+                    await _backend(other)
+                    backends = {await _backend(connection)}
+            except errors.ProtocolViolation:  # PgBouncer's, where not even a transaction is kept
+                raise SessionNotKept from None
+            # What the other gave back is the next to be given, or the one after it.
+            backends |= {await _backend(connection), await _backend(connection)}
+            if backends != {backend}:
+                raise SessionNotKept
 
 
 async def connect(database_url: str, *, application_name: str) -> psycopg.AsyncConnection[TupleRow]:
     """A new connection outside any pool.
 
     Raises:
-        TooManyConnections: see there.
+        NoUsableConnection: see its kinds.
     """
     return await _Connection.connect(
         database_url, **connection_options(database_url, application_name=application_name)

@@ -11,10 +11,11 @@ from alembic import context
 from sqlalchemy import create_engine
 from sqlalchemy.pool import NullPool
 
-from payloops.events.connections import CONNECT_TIMEOUT, session_settings
+from payloops.events.connections import CONNECT_TIMEOUT, session_settings, session_statement
 
 # Two processes that migrate at once: the second waits here, then finds nothing to do.
 MIGRATION_LOCK = 0x70617901
+UNLIMITED = {"statement_timeout": "0", "idle_in_transaction_session_timeout": "0"}
 
 
 def note(*_: Any, **given: Any) -> None:
@@ -24,8 +25,10 @@ def note(*_: Any, **given: Any) -> None:
 def connect() -> "psycopg.Connection[Any]":
     """By psycopg, as the service does: SQLAlchemy reads URLs differently."""
     url = context.config.attributes["database_url"]
-    settings = session_settings(url, statement_timeout="0", idle_in_transaction_session_timeout="0")
+    settings = session_settings(url, **UNLIMITED)
     opened = psycopg.connect(url, connect_timeout=CONNECT_TIMEOUT, **settings)
+    opened.execute(session_statement(**UNLIMITED))
+    opened.commit()
     encoding = opened.info.parameter_status("server_encoding")
     if encoding != "UTF8":
         opened.close()

@@ -21,7 +21,7 @@ from uuid import UUID
 import psycopg
 from psycopg.rows import TupleRow
 
-from payloops.events.connections import connection_options, is_about_data
+from payloops.events.connections import connection_options, is_about_data, session_statement
 from payloops.projections.batches import Change, LoggedEvent, decode, park
 from payloops.projections.csv_rows import Csv, copy_rows, empty_row
 from payloops.projections.low_priority import lower_priority, lower_server_priority
@@ -79,8 +79,8 @@ def start_worker(plan: Plan, parent: int) -> None:
 def _connection() -> psycopg.Connection[TupleRow]:
     """The process's connection, opened with its first chunk: of an error in `start_worker`, nobody would learn why."""
     options = connection_options(_plan.database_url, application_name="payloops build")
-    options["options"] = f"{options['options']} -c search_path={_plan.schema},public -c statement_timeout=0"
     connection = psycopg.Connection.connect(_plan.database_url, **options)
+    connection.execute(session_statement(search_path=f"{_plan.schema}, public", statement_timeout="0"))
     connection.execute("SET synchronous_commit = off")
     lower_server_priority(connection)
     return connection

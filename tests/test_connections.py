@@ -10,6 +10,7 @@ from pathlib import Path
 import psycopg
 import pytest
 from calling import PASSWORD, running_api
+from pooling import Mode, pooling
 from processes import run_command
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import TupleRow
@@ -19,7 +20,7 @@ from standby import COPYING, standby_of
 from payloops.embedded import EmbeddedServers, postgres
 from payloops.embedded.binaries import find_postgres
 from payloops.events import connections
-from payloops.events.connections import TooManyConnections, connect, connection_pool
+from payloops.events.connections import NoUsableConnection, TooManyConnections, connect, connection_pool
 from payloops.settings import Settings
 
 REMEDY = "PostgreSQL has no connection left: lower DATABASE_POOL_SIZE, "
@@ -222,6 +223,54 @@ async def test_what_an_operator_set_for_the_database_changes_nothing(settings: S
         read = [await merchant.shop.get(f"/v1/orders/{order}") for order in orders]
     assert shown.status == 200
     assert [order.json["description"] for order in read] == ["☕"] * len(orders)
+
+
+async def test_behind_a_pooler_that_keeps_sessions_they_are_set_up_all_the_same(
+    settings: Settings, database_url: str
+) -> None:
+    """It ignores what a session starts with. What an operator set for the database would hold instead."""
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute("CREATE SCHEMA elsewhere")
+        for setting in ("search_path = elsewhere", "default_transaction_isolation = 'serializable'"):
+            connection.execute(f"ALTER DATABASE {connection.info.dbname} SET {setting}")
+    names = [*connections.SESSION, *connections.TIMEOUTS]
+    async with await connect(database_url, application_name="test") as session:
+        direct = [await shown(session, name) for name in names]
+    async with pooling(database_url, Mode.SESSION) as url:
+        async with await connect(url, application_name="test") as session:
+            assert [await shown(session, name) for name in names] == direct
+        pooled = settings.model_copy(update={"database_url": SecretStr(url)})
+        async with running_api(pooled) as api:
+            merchant = await api.merchant()
+            orders = [await merchant.order() for _ in range(3)]
+            assert [(await merchant.shop.get(f"/v1/orders/{id}")).status for id in orders] == [200] * 3
+        for command in (["migrate"], ["projections", "rebuild", "--workers", "1"], ["projections", "verify"]):
+            status, _, err = await run_command(pooled, *command)
+            assert status == 0, err
+    with psycopg.connect(database_url) as connection:
+        assert connection.execute("SELECT count(*) FROM public.orders").fetchone() == (3,)
+
+
+@pytest.mark.parametrize("mode", [Mode.TRANSACTION, Mode.REFUSES_OPTIONS])
+async def test_a_pooler_behind_which_locks_and_settings_would_be_lost_is_refused(
+    settings: Settings, database_url: str, mode: Mode
+) -> None:
+    """By each connection, and by commands in one line that says what helps."""
+    async with pooling(database_url, mode) as url:
+        for _ in range(2):
+            with pytest.raises(NoUsableConnection, match="pool_mode = session"):
+                await connect(url, application_name="test")
+        pooled = settings.model_copy(update={"database_url": SecretStr(url)})
+        for command in (["migrate"], ["projections", "status"]):
+            status, out, err = await run_command(pooled, *command)
+            assert (status, out) == (1, "")
+            assert re.fullmatch("payloops: the pooler before PostgreSQL .*pool_mode = session.*\n", err)
+
+
+async def shown(connection: psycopg.AsyncConnection[TupleRow], name: str) -> str:
+    row = await (await connection.execute(f"SHOW {name}".encode())).fetchone()
+    assert row is not None
+    return str(row[0])
 
 
 async def test_migrators_at_once_wait_for_each_other_as_long_as_it_takes(

@@ -246,15 +246,14 @@ def migrate() -> None:
     database_url = read(DatabaseSettings).database_url.get_secret_value()
     from sqlalchemy.exc import DBAPIError, OperationalError  # noqa: PLC0415
 
-    from payloops.events.connections import NO_CONNECTION_LEFT, TooManyConnections  # noqa: PLC0415
+    from payloops.events.connections import reach  # noqa: PLC0415
     from payloops.migrate import SchemaAhead  # noqa: PLC0415
     from payloops.migrate import migrate as apply  # noqa: PLC0415
 
+    run_async(reach(database_url, application_name="payloops migrate"))
     try:
         applied = apply(database_url=database_url)
     except OperationalError as error:
-        if NO_CONNECTION_LEFT.search(str(error.orig)):
-            fail(str(TooManyConnections()))
         fail(f"{DATABASE_DOWN}: {error.orig}")
     except DBAPIError as error:
         fail(f"migration: {error.orig}")

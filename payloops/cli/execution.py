@@ -42,7 +42,7 @@ def run_async(work: "Coroutine[Any, Any, T]", *, interrupted: str | None = None)
 
     import psycopg  # noqa: PLC0415
 
-    from payloops.events.connections import SCHEMA_ERRORS, TooManyConnections  # noqa: PLC0415
+    from payloops.events.connections import SCHEMA_ERRORS, NoUsableConnection  # noqa: PLC0415
 
     logging.getLogger("psycopg").addHandler(logging.NullHandler())  # the error below says the same
     try:
@@ -53,7 +53,7 @@ def run_async(work: "Coroutine[Any, Any, T]", *, interrupted: str | None = None)
         _end_interrupted(interrupted, status=TERMINATED)
     except BrokenExecutor:
         fail(f"a worker process was killed: {interrupted}")
-    except TooManyConnections as error:
+    except NoUsableConnection as error:
         fail(str(error))
     except (psycopg.OperationalError, psycopg.InterfaceError) as error:
         fail(f"{DATABASE_DOWN}: {error}\n{HOW_TO_NAME_IT}")
