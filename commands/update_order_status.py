@@ -69,44 +69,18 @@ async def update_order_status(
     def decide(order: Order) -> None:
         _refuse_outdated(order, as_of=as_of)
         payment, requested = _reported_on(order, attempt=attempt, operation=operation, references=references)
-        caused = payment.cause.apply_to(by)
-        match status:
-            case "processing":
-                report_processing(order, payment, processor_order_id=references.order_id, by=caused)
-            case "requires_action":
-                report_action_required(
-                    order,
-                    payment,
-                    processor_order_id=references.order_id,
-                    redirect_url=redirect_url,
-                    by=caused,
-                )
-            case "authorized":
-                report_authorized(order, payment, references=references, by=caused)
-            case "captured":
-                report_captured(
-                    order, payment, references=references, captured=amount, requested=requested, by=caused
-                )
-            case "failed":
-                own = attempt is not None and operation is None and as_of is None
-                report_failed(
-                    order,
-                    payment,
-                    references=references,
-                    failure=failure,
-                    requested=requested,
-                    by_own_workflow=own,
-                    by=caused,
-                )
-            case "expired":
-                fail_payment(order, payment, references=references, failure=failure, by=caused)
-            case "cancelled":
-                report_cancelled(
-                    order, payment, processor_transaction_id=references.transaction_id, by=caused
-                )
-            case _:
-                raise ValueError(f"no such status: {status}")
-        report_references(order, payment, references=references, by=caused)
+        report_status(
+            order,
+            payment,
+            status,
+            references=references,
+            requested=requested,
+            redirect_url=redirect_url,
+            amount=amount,
+            failure=failure,
+            by_own_workflow=attempt is not None and operation is None and as_of is None,
+            by=payment.cause.apply_to(by),
+        )
         release_unwanted(order, by=by)
 
     if client_secret is not None and client_secrets is not None:
@@ -115,6 +89,57 @@ async def update_order_status(
         payment, _ = _reported_on(order, attempt=attempt, operation=operation, references=references)
         await client_secrets.keep(order_id=order_id, attempt=payment.attempt, secret=client_secret)
     await change_order(store, order_id=order_id, merchant_id=None, decide=decide)
+
+
+def report_status(
+    order: Order,
+    payment: Payment,
+    status: str,
+    *,
+    references: References,
+    requested: Transaction | None = None,
+    redirect_url: str | None = None,
+    amount: int | None = None,
+    failure: Failure = NO_REASON,
+    by_own_workflow: bool = False,
+    by: Metadata,
+) -> None:
+    """As `update_order_status`, for a loaded order and its payment. To be followed by `release_unwanted`.
+
+    Args:
+        requested: the capture or void that is reported on, if it is one.
+        by_own_workflow: whether the payment's own workflow reports this: see `report_failed`.
+    """
+    match status:
+        case "processing":
+            report_processing(order, payment, processor_order_id=references.order_id, by=by)
+        case "requires_action":
+            report_action_required(
+                order, payment, processor_order_id=references.order_id, redirect_url=redirect_url, by=by
+            )
+        case "authorized":
+            report_authorized(order, payment, references=references, by=by)
+        case "captured":
+            report_captured(
+                order, payment, references=references, captured=amount, requested=requested, by=by
+            )
+        case "failed":
+            report_failed(
+                order,
+                payment,
+                references=references,
+                failure=failure,
+                requested=requested,
+                by_own_workflow=by_own_workflow,
+                by=by,
+            )
+        case "expired":
+            fail_payment(order, payment, references=references, failure=failure, by=by)
+        case "cancelled":
+            report_cancelled(order, payment, processor_transaction_id=references.transaction_id, by=by)
+        case _:
+            raise ValueError(f"no such status: {status}")
+    report_references(order, payment, references=references, by=by)
 
 
 async def learn_reference(

@@ -5,16 +5,9 @@ from uuid import UUID
 from uuid_utils.compat import uuid7
 
 from payloops.commands.pay_order import request_payment
-from payloops.commands.payment_outcomes import (
-    release_unwanted,
-    report_action_required,
-    report_authorized,
-    report_cancelled,
-    report_captured,
-    report_failed,
-    report_processing,
-)
+from payloops.commands.payment_outcomes import release_unwanted
 from payloops.commands.route_payment import Route
+from payloops.commands.update_order_status import report_status
 from payloops.events.metadata import Metadata
 from payloops.events.orders import CaptureMethod, Failure, Order, References, Transaction
 from payloops.events.stream import topic_of
@@ -53,45 +46,16 @@ def report(
 ) -> Order:
     """What the processor says of an attempt, the latest where none is named, or of a capture or void of it."""
     attempt = attempt or order.attempt
-    payment = order.payments[attempt]
-    references = References(f"po_{attempt}", f"pt_{attempt}")
-    match status:
-        case "processing":
-            report_processing(order, payment, processor_order_id=references.order_id, by=BY)
-        case "requires_action":
-            report_action_required(
-                order,
-                payment,
-                processor_order_id=references.order_id,
-                redirect_url="https://bank.example",
-                by=BY,
-            )
-        case "authorized":
-            report_authorized(
-                order,
-                payment,
-                references=references,
-                by=BY,
-            )
-        case "captured":
-            report_captured(
-                order,
-                payment,
-                references=references,
-                requested=asked,
-                by=BY,
-            )
-        case "failed":
-            report_failed(
-                order,
-                payment,
-                references=references,
-                failure=Failure("card_declined", "The card was declined"),
-                requested=asked,
-                by=BY,
-            )
-        case "cancelled":
-            report_cancelled(order, payment, processor_transaction_id=references.transaction_id, by=BY)
+    report_status(
+        order,
+        order.payments[attempt],
+        status,
+        references=References(f"po_{attempt}", f"pt_{attempt}"),
+        requested=asked,
+        redirect_url="https://bank.example",
+        failure=Failure("card_declined", "The card was declined"),
+        by=BY,
+    )
     release_unwanted(order, by=BY)
     return order
 
