@@ -10,6 +10,8 @@ from aiohttp import HttpVersion11, hdrs, web
 from multidict import CIMultiDict
 
 CORRELATION_HEADER = "X-Correlation-ID"
+METRICS_TYPE = "text/plain; version=0.0.4"
+"""Prometheus' text format: https://prometheus.io/docs/instrumenting/exposition_formats/."""
 SECURITY_HEADERS = {
     "Server": "payloops",
     "Cache-Control": "no-store",

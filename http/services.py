@@ -18,9 +18,6 @@ from payloops.events.timestamps import utc_now
 from payloops.http.admission import Admission
 from payloops.http.rate_limits import RateLimits
 
-Probe = Callable[[], Awaitable[object]]
-"""Returns if a dependency answers, raises if it does not."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Services:

@@ -14,8 +14,9 @@ from psycopg_pool import AsyncConnectionPool
 from structlog.typing import EventDict
 from uuid_utils.compat import uuid7
 
+from payloops.daemons import probes
 from payloops.events.event_store import EventStore
-from payloops.http import connections, endpoint, health
+from payloops.http import connections, endpoint
 from payloops.http.app import ROUTES
 from payloops.http.request_context import merge_request
 from payloops.http.routing import Call, route
@@ -473,7 +474,7 @@ async def test_head_is_answered_like_get_without_a_body(api: Api) -> None:
 
 
 async def test_ready_names_each_dependency(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(health, "PROBE_SECONDS", 20.0)
+    monkeypatch.setattr(probes, "PROBE_SECONDS", 20.0)
     answer = await api.anyone.get("/ready")
     assert answer.status == 200
     assert answer.json["dependencies"] == {"postgres": "up", "redis": "up", "temporal": "up"}
@@ -491,7 +492,7 @@ async def test_ready_names_each_dependency(api: Api, monkeypatch: pytest.MonkeyP
 async def test_ready_says_which_dependency_is_down(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, name: str, setting: str, value: str
 ) -> None:
-    monkeypatch.setattr(health, "PROBE_SECONDS", 20.0)
+    monkeypatch.setattr(probes, "PROBE_SECONDS", 20.0)
     broken = Settings.model_validate({**settings.model_dump(), "database_patience": 2.0, setting: value})
     async with running_api(broken) as api:
         with structlog.testing.capture_logs() as lines:
@@ -506,7 +507,7 @@ async def test_ready_says_which_dependency_is_down(
 async def test_ready_says_whether_the_database_has_the_schema_of_this_version_or_a_later_one(
     settings: Settings, store: EventStore, monkeypatch: pytest.MonkeyPatch, applied: str | None, status: int
 ) -> None:
-    monkeypatch.setattr(health, "PROBE_SECONDS", 20.0)
+    monkeypatch.setattr(probes, "PROBE_SECONDS", 20.0)
     async with store.pool.connection() as connection:
         if applied is None:
             await connection.execute("DROP TABLE alembic_version")
@@ -525,7 +526,7 @@ async def test_however_many_ask_for_readiness_at_a_time_each_dependency_is_asked
         asked += 1
         await answers.wait()
 
-    ready = health.dependencies({"postgres": probe})
+    ready = probes.dependencies({"postgres": probe})
     first, *others = [asyncio.ensure_future(ready()) for _ in range(100)]
     await asyncio.sleep(0)
     first.cancel()  # a client that leaves
@@ -548,10 +549,10 @@ async def test_a_dependency_that_hangs_is_down_when_its_time_is_over_however_lon
             await over.wait()
 
     async with asyncio.timeout(60):
-        asked = await health.ask_all({"postgres": hangs}, seconds=0.01)
+        asked = await probes.ask_all({"postgres": hangs}, seconds=0.01)
         assert isinstance(asked["postgres"], TimeoutError)
         with pytest.raises(TimeoutError):
-            await health.within(hangs(), seconds=0.01)
+            await probes.within(hangs(), seconds=0.01)
     assert not over.is_set()
     over.set()
 

@@ -7,9 +7,9 @@ from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
 from payloops.daemons.outages import log_outages
+from payloops.daemons.probes import dependencies
 from payloops.embedded import EmbeddedServers
 from payloops.events.background import in_background
-from payloops.http.health import dependencies
 
 
 async def test_a_server_that_is_away_is_logged_once_and_once_when_it_is_back(tmp_path: Path) -> None:

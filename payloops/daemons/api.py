@@ -29,6 +29,7 @@ from payloops.daemons.listening import NotOneSocket, PortTaken, accept, bind, ha
 from payloops.daemons.metrics import open_metrics, state_readers
 from payloops.daemons.outages import log_outages
 from payloops.daemons.prefork import keep_running
+from payloops.daemons.probes import Probe, dependencies
 from payloops.daemons.schema_check import require_schema
 from payloops.daemons.start_checks import check_at_start
 from payloops.daemons.stopping import stop_on_signals
@@ -38,11 +39,10 @@ from payloops.events.fair_semaphore import FairSemaphore
 from payloops.http.admission import Admission
 from payloops.http.app import create_app
 from payloops.http.connections import connection_factory, finish_requests
-from payloops.http.health import dependencies
 from payloops.http.plain_requests import PLAIN_ROUTES
 from payloops.http.rate_limits import REDIS_SECONDS, Limit, RateLimits
 from payloops.http.request_metrics import hand_over
-from payloops.http.services import Probe, Services
+from payloops.http.services import Services
 from payloops.logs import configure_logs
 from payloops.settings import Environment, Settings
 from payloops.wiring import make_audit_keys, make_cipher, open_store

@@ -22,12 +22,12 @@ from psycopg_pool import AsyncConnectionPool
 from payloops.commands.webhook_endpoints import count_switched_off
 from payloops.commands.webhooks import pending_webhooks
 from payloops.daemons.listening import bind
+from payloops.daemons.probes import Probe, ask_all, within
 from payloops.daemons.shared_metrics import counted
 from payloops.events.background import in_background, shared
 from payloops.events.event_store import EventStore
+from payloops.http.answers import METRICS_TYPE
 from payloops.http.connections import connection_factory
-from payloops.http.health import METRICS_TYPE, ask_all, within
-from payloops.http.services import Probe
 from payloops.projections.status import projections_status
 
 SAMPLE_SECONDS = 1.0
