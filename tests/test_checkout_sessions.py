@@ -13,17 +13,19 @@ from uuid_utils.compat import uuid7
 from payloops.commands.cancel_order import cancel_order
 from payloops.commands.create_checkout_session import LIFE, new_session_id
 from payloops.commands.pay_checkout_session import pay_checkout_session
+from payloops.commands.refund_payment import refund_payment
 from payloops.commands.refusals import CheckoutSessionNotFound, WayToPayNotOffered
 from payloops.commands.route_payment import EnabledProcessor, ways_to_pay
 from payloops.commands.settle_checkout_session import MAX_ATTEMPTS, Checkout, settle_checkout_session
 from payloops.commands.settle_checkout_sessions import settle_checkout_sessions
 from payloops.commands.update_order_status import update_order_status
+from payloops.commands.update_refund_status import update_refund_status
 from payloops.daemons.housekeeping import keep_house
 from payloops.events.background import in_background
 from payloops.events.checkout_sessions import CheckoutSessionCompleted, CheckoutSessionExpired, SessionStatus
 from payloops.events.event_store import EventStore
 from payloops.events.metadata import Metadata
-from payloops.events.orders import OrderStatus
+from payloops.events.orders import OrderStatus, References
 from payloops.events.timestamps import utc_now
 from payloops.settings import Settings
 
@@ -177,6 +179,31 @@ async def test_a_session_completes_when_its_order_is_paid(shop: Shop, status: st
     assert (await shop.topics()).count("checkout_session.completed") == 1
     await shop.pay(session_id, attempt=2)
     assert (await shop.topics()).count("payment.requested") == 1
+
+
+@pytest.mark.parametrize("amount", [1_000, None])
+async def test_a_session_completes_though_its_order_was_refunded_before_anybody_looked(
+    shop: Shop, amount: int | None
+) -> None:
+    session_id = await shop.session()
+    await shop.pay(session_id)
+    order = (await shop.look(session_id)).order
+    assert order is not None
+    references = References("po_1", "pt_1")
+    await update_order_status(
+        shop.store, order_id=order.id, status="captured", references=references, by=shop.by
+    )
+    refund = await refund_payment(
+        shop.store, order_id=order.id, merchant_id=shop.merchant_id, amount=amount, by=shop.by
+    )
+    await update_refund_status(shop.store, order_id=order.id, refund_id=refund.id, succeeded=True, by=shop.by)
+    assert (await shop.look(session_id, after=LIFE)).session.status is SessionStatus.COMPLETED
+
+
+async def test_a_form_of_a_later_attempt_places_no_order(shop: Shop) -> None:
+    session_id = await shop.session()
+    await shop.pay(session_id, attempt=2)
+    assert await shop.topics() == ["checkout_session.created"]
 
 
 async def test_a_session_expires_after_half_an_hour_and_takes_no_payment_then(shop: Shop) -> None:

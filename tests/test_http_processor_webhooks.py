@@ -13,6 +13,7 @@ import orjson
 import pytest
 from calling import Api, Merchant, running_api
 from masking import CARD, shows_card
+from multidict import CIMultiDict
 from projecting import project_everything
 from psycopg_pool import AsyncConnectionPool
 from signing import (
@@ -251,6 +252,18 @@ async def test_a_wrong_signature_of_razorpay_appends_nothing(
             answer = await api.anyone.call("POST", "/webhooks/razorpay", data=body, headers=headers)
             assert (answer.status, answer.code) == (400, code)
     assert await events_in(pool) == before
+
+
+@pytest.mark.parametrize("others", [stripe_header(b"another body"), ""])
+async def test_of_several_signatures_none_counts(
+    api: Api, merchant: Merchant, pool: AsyncConnectionPool, others: str
+) -> None:
+    body = orjson.dumps(stripe_payment("succeeded", await paying(merchant)))
+    for signatures in ((stripe_header(body), others), (others, stripe_header(body))):
+        headers = CIMultiDict(("Stripe-Signature", signature) for signature in signatures)
+        async with api.anyone.session.post("/webhooks/stripe", data=body, headers=headers) as response:
+            assert (response.status, (await response.json())["code"]) == (400, "invalid_signature")
+    assert await kept(pool) == []
 
 
 async def test_who_has_no_secret_is_never_believed_and_not_told_from_who_does_not_exist(
