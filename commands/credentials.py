@@ -13,6 +13,8 @@ from psycopg_pool import AsyncConnectionPool
 from payloops.commands.cipher import Cipher, SealBroken
 
 WEBHOOK_SECRET = "webhookSecret"  # noqa: S105  # the name of a credential
+TEST_KEYS = ("sk_test_", "rk_test_", "rzp_test_")
+"""What the keys of Stripe's and Razorpay's test modes begin with."""
 PREVIOUS_SECRET_LIFE = timedelta(hours=24)
 """How long a replaced webhook secret is still accepted."""
 
@@ -96,7 +98,8 @@ async def keep_webhook_secret(
     """Before credentials are replaced: keep their webhook secret for a while, where the new ones have another.
 
     Where the new ones have none, no event is to be accepted, and none is kept. Nor is one where nobody can read what
-    is replaced: whoever has lost a key replaces it for that very reason.
+    is replaced: whoever has lost a key replaces it for that very reason. Nor that of a test mode if the new keys are
+    live: whoever pays in test mode, with money that does not exist, must not pay for what is sold from then on.
     """
     cursor = await connection.execute(
         "SELECT credentials FROM processor_configs WHERE merchant_id = %s AND processor = %s FOR UPDATE",
@@ -108,7 +111,10 @@ async def keep_webhook_secret(
     identity = credentials_identity(merchant_id=merchant_id, processor=processor)
     secret = credentials.get(WEBHOOK_SECRET)
     try:
-        replaced = orjson.loads(cipher.open(bytes(row[0]), identity=identity)).get(WEBHOOK_SECRET)
+        former = orjson.loads(cipher.open(bytes(row[0]), identity=identity))
+        replaced = former.get(WEBHOOK_SECRET)
+        if _is_of_test_mode(former) and not _is_of_test_mode(credentials):
+            secret = None
     except SealBroken:
         log.warning("processor.former_credentials_unreadable", processor=processor)
         replaced = secret = None
@@ -123,6 +129,10 @@ async def keep_webhook_secret(
         " WHERE merchant_id = %s AND processor = %s",
         (sealed, expires_at, merchant_id, processor),
     )
+
+
+def _is_of_test_mode(credentials: dict[str, str]) -> bool:
+    return any(credentials.get(name, "").startswith(TEST_KEYS) for name in ("secretKey", "keyId"))
 
 
 async def get_webhook_secrets(

@@ -368,6 +368,36 @@ async def test_the_old_secret_is_accepted_for_24_hours_after_a_change(
     assert [await status(secret) for secret in (STRIPE_SECRET, "whsec_new")] == [400, 400]
 
 
+@pytest.mark.parametrize("again", [False, True])
+async def test_what_test_mode_signs_is_not_accepted_beside_live_keys(
+    merchant: Merchant, processors: Processors, again: bool
+) -> None:
+    """Whoever knows the public key of a test mode can pay in it, and name an order in Razorpay's notes."""
+
+    async def configure(key: str, secret: str) -> None:
+        keys = {"keyId": key, "keySecret": "secret", "webhookSecret": secret}
+        body = {"credentials": keys}
+        assert (await merchant.dashboard.post("/api/processors/razorpay", body)).status == 200
+
+    async def accepted(*secrets: str) -> list[bool]:
+        told = [
+            await processors.razorpay(razorpay_payment("failed", labels), secret=each) for each in secrets
+        ]
+        return [each.status == 200 for each in told]
+
+    labels = await paying(merchant, "razorpay")
+    await configure("rzp_test_1", "of_test")
+    if again:
+        await configure("rzp_test_1", "of_test_2")
+        assert await accepted("of_test", "of_test_2") == [True, True]
+    await configure("rzp_live_1", "of_live")
+    assert await accepted("of_test", "of_test_2", "of_live") == [False, False, True]
+    await configure("rzp_live_2", "of_live_2")
+    assert await accepted("of_live", "of_live_2") == [True, True]
+    await configure("rzp_test_1", "of_test")  # live payments are still under way
+    assert await accepted("of_live_2", "of_test") == [True, True]
+
+
 async def test_a_body_of_another_type_is_read_all_the_same(api: Api, merchant: Merchant) -> None:
     labels = await paying(merchant)
     body = orjson.dumps(stripe_payment("succeeded", labels), option=orjson.OPT_INDENT_2)
