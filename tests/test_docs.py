@@ -1,4 +1,4 @@
-"""What a reader would check in README.md and docs/operating.md is true."""
+"""What a reader would check in README.md and docs/ is true."""
 
 import inspect
 import re
@@ -83,8 +83,16 @@ def test_the_docs_name_every_workflow_with_its_input() -> None:
 def test_links_lead_somewhere() -> None:
     pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
     for page in pages:
-        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
-            assert (page.parent / target).exists(), f"{page.name}: {target}"
+        for file, part in re.findall(r"\]\(([^)#:]*)(?:#([^)]+))?\)", page.read_text()):
+            target = page.parent / file if file else page
+            assert target.exists(), f"{page.name}: {file}"
+            assert not part or part in _parts(target), f"{page.name}: {file}#{part}"
+
+
+def _parts(page: Path) -> set[str]:
+    """What links name the parts of a page by."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", each.lower()).replace(" ", "-") for each in headings}
 
 
 def test_the_map_is_current() -> None:
