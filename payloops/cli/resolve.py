@@ -11,7 +11,6 @@ from payloops.cli.options import DEFAULT_DATA_DIR, AsJson, DataDir
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from payloops.commands.cipher import Cipher
     from payloops.commands.resolve_order import Sighting
 
 resolve = typer.Typer(
@@ -108,21 +107,9 @@ def resolve_reference(
     Shows the order, and asks for confirmation. Needs the settings of a process, or a running `payloops dev`.
     """
     from payloops.commands.resolve_order import Sighting  # noqa: PLC0415
-    from payloops.settings import Settings  # noqa: PLC0415
-    from payloops.wiring import make_cipher  # noqa: PLC0415
 
     seen = Sighting(shows="reference", attempt=attempt, reference=_reference(reference), note=_note(why))
-    cipher = make_cipher(settings_of(Settings, data_dir))
-    _run(
-        order_id,
-        seen,
-        yes=yes,
-        dry_run=dry_run,
-        data_dir=data_dir,
-        as_json=as_json,
-        cipher=cipher,
-        sandbox=sandbox,
-    )
+    _run(order_id, seen, yes=yes, dry_run=dry_run, data_dir=data_dir, as_json=as_json, sandbox=sandbox)
 
 
 @resolve.command("refund-made")
@@ -203,7 +190,6 @@ def _run(
     dry_run: bool,
     data_dir: "Path",
     as_json: bool,
-    cipher: "Cipher | None" = None,
     sandbox: bool = False,
 ) -> None:
     from payloops.commands.refusals import (  # noqa: PLC0415
@@ -221,11 +207,13 @@ def _run(
     from payloops.operating.resolve import run_resolve  # noqa: PLC0415
     from payloops.processors.port import ProcessorUnreachable  # noqa: PLC0415
     from payloops.projections.own_writes import ProjectionBehind  # noqa: PLC0415
-    from payloops.settings import StoreSettings  # noqa: PLC0415
+    from payloops.settings import Settings, StoreSettings  # noqa: PLC0415
+    from payloops.wiring import make_cipher  # noqa: PLC0415
 
     if as_json and not (yes or dry_run):
         fail("--json cannot ask for confirmation: give --yes or --dry-run as well", status=WRONG_SETTINGS)
-    settings = settings_of(StoreSettings, data_dir)
+    # The processor is asked with the merchant's credentials, which the other commands do not open.
+    settings = settings_of(Settings if seen.shows == "reference" else StoreSettings, data_dir)
     try:
         run_async(
             run_resolve(
@@ -235,7 +223,7 @@ def _run(
                 ask=not yes,
                 dry_run=dry_run,
                 as_json=as_json,
-                cipher=cipher,
+                cipher=make_cipher(settings) if isinstance(settings, Settings) else None,
                 sandbox=sandbox,
             ),
             interrupted="it may have been recorded; `payloops audit order` shows it, and running it again is safe",
