@@ -25,6 +25,7 @@ from payloops.commands.cards import holds_card_number, mask_card_numbers
 from payloops.commands.processor_events import EFFECTS
 from payloops.commands.processors import PROCESSORS
 from payloops.commands.receive_processor_event import ProcessorEvent, receive_processor_event
+from payloops.events.event_store import EventStore
 from payloops.http.bodies import read_aside
 from payloops.http.problems import FieldError, not_found, validation_error
 from payloops.http.processor_payloads import CLIENT_SECRET, without_client_secrets
@@ -159,15 +160,7 @@ async def _receive(call: Call[None], processor: str, *, named: str | None) -> Re
     if processor == "razorpay":
         event = _with_razorpay_id(event, call)
     event = replace(event, order_id=_uuid(labels.get("order_id")), attempt=_number(labels.get("attempt")))
-    # Razorpay's labels may come from the customer's browser: what pays one order must not pay another that they name.
-    if any(event.references) and (event.order_id is None or processor == "razorpay"):
-        found = await find_order_by_reference(
-            services.store,
-            merchant_id=merchant_id,
-            references=event.references,
-            wait=event.order_id is None,
-        )
-        event = replace(event, order_id=found or event.order_id)
+    event = await _with_order(services.store, event, merchant_id=merchant_id)
     effect = await receive_processor_event(
         services.store,
         merchant_id=merchant_id,
@@ -186,6 +179,19 @@ async def _receive(call: Call[None], processor: str, *, named: str | None) -> Re
         effect=effect,
     )
     return ReceivedAnswer()
+
+
+async def _with_order(store: EventStore, event: ProcessorEvent, *, merchant_id: UUID) -> ProcessorEvent:
+    """The event with the order that has its references on record, where its label is missing, or not to be trusted.
+
+    Razorpay's labels may come from the customer's browser: what pays one order must not pay another that they name.
+    """
+    if not any(event.references) or (event.order_id is not None and event.processor != "razorpay"):
+        return event
+    found = await find_order_by_reference(
+        store, merchant_id=merchant_id, references=event.references, wait=event.order_id is None
+    )
+    return replace(event, order_id=found or event.order_id)
 
 
 def _parsed(raw: bytes) -> Any:
