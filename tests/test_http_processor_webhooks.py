@@ -824,18 +824,41 @@ async def test_a_payment_that_the_order_does_not_have_is_not_taken_for_one_that_
     ("version", "counted"),
     [("2020-08-27", 400), ("2025-02-24.acacia", 400), (None, 400), ("2025-03-31.basil", 0)],
 )
+@pytest.mark.parametrize("release_first", [False, True])
 async def test_what_a_partial_capture_releases_is_no_refund(
-    merchant: Merchant, processors: Processors, version: str | None, counted: int
+    merchant: Merchant, processors: Processors, version: str | None, counted: int, release_first: bool
 ) -> None:
     """Earlier versions of Stripe's API count it as one, and report it."""
     labels = await paying(merchant, capture="manual")
     await processors.stripe(stripe_payment("amount_capturable_updated", labels))
-    await processors.stripe(stripe_payment("succeeded", labels, amount_received=600))
+    release = stripe_refund("re_0", 400, metadata=labels.json) | {"api_version": version}
+    before, after = ([release], []) if release_first else ([], [release])
+    for event in [*before, stripe_payment("succeeded", labels, amount_received=600), *after]:
+        await processors.stripe(event)
     for refunded, status in [(0, "captured"), (100, "partially_refunded"), (600, "refunded")]:
         event = charge_refunded(labels, counted + refunded, amount_captured=600) | {"api_version": version}
         await processors.stripe(event)
         order = await order_of(merchant, labels)
         assert (order["status"], order["amountCaptured"], order["amountRefunded"]) == (status, 600, refunded)
+
+
+async def test_a_refund_of_as_much_as_a_partial_capture_released_counts_once(
+    merchant: Merchant, processors: Processors
+) -> None:
+    labels = await paying(merchant, capture="manual")
+    await processors.stripe(stripe_payment("amount_capturable_updated", labels))
+    await processors.stripe(stripe_payment("succeeded", labels, amount_received=600))
+    made = [
+        stripe_refund("re_1", 400, metadata=labels.json),
+        charge_refunded(labels, 800, amount_captured=600),
+    ]
+    for event in [*made, *reversed(made)]:
+        assert (await processors.stripe(event)).status == 200
+    assert await refunds_of(merchant, labels) == [(400, "success")]
+    assert (await order_of(merchant, labels))["amountRefunded"] == 400
+    await processors.stripe(stripe_refund("re_1", 400, status="failed", metadata=labels.json))
+    order = await order_of(merchant, labels)
+    assert (order["status"], order["amountRefunded"]) == ("captured", 0)
 
 
 @pytest.mark.parametrize("captured", [0, None])
