@@ -18,7 +18,7 @@ from uuid import UUID
 
 import orjson
 from eventsourcing.persistence import StoredEvent
-from projecting import new_order, random_order
+from random_orders import new_order, random_order
 from uuid_utils.compat import uuid7
 
 from payloops.commands.pay_order import request_payment

@@ -11,7 +11,8 @@ from calling import running_api
 from ordering import BY, pay, report
 from processes import begin_command, run_command
 from processor_events import told
-from projecting import append, new_order, recorded
+from projecting import append
+from random_orders import new_order, recorded
 
 from payloops.audit.reading import NotUnderstood, moment, moment_or_version
 from payloops.commands.receive_processor_event import receive

@@ -14,8 +14,9 @@ import orjson
 import pytest
 from ordering import BY, pay, report
 from processes import run_command
-from projecting import append, new_order
+from projecting import append
 from pydantic import SecretStr
+from random_orders import new_order
 from uuid_utils.compat import uuid7
 
 from payloops.audit import evidence

@@ -11,8 +11,9 @@ import pytest
 from calling import PASSWORD, Api, Caller, running_api
 from ordering import BY, pay, report
 from processes import run_command
-from projecting import append, new_order, project_everything, random_order
+from projecting import append, project_everything
 from psycopg import sql
+from random_orders import new_order, random_order
 from test_staff import EMAIL, hire
 from uuid_utils.compat import uuid7
 

@@ -12,7 +12,7 @@ import psycopg
 import pytest
 from calling import Merchant
 from masking import CARD, shows_card
-from projecting import project_all
+from projecting import project_orders
 from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
 from uuid_utils.compat import uuid7
@@ -338,7 +338,7 @@ async def test_references_that_no_processor_makes_are_recorded_in_a_form_that_ca
     report = {"orderId": str(order_id), "processorOrderId": 17, "processorTransactionId": long}
     for status in ("authorized", "captured"):
         await call(activities.update_order_status, report | {"status": status})
-    await project_all(settings.database_url.get_secret_value())
+    await project_orders(settings.database_url.get_secret_value())
     async with store.pool.connection() as connection:
         found = await connection.execute(
             "SELECT processor_order_id, processor_transaction_id, t.status, o.status"

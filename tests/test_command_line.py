@@ -13,7 +13,8 @@ from uuid import UUID
 import psycopg
 import pytest
 from processes import begin_command, environment_of, run_command
-from projecting import append, eventually, locked, new_order, one, project_everything, rows
+from projecting import append, eventually, locked, one, project_everything, rows
+from random_orders import new_order
 from typer.main import get_command
 
 from payloops.cli.app import app

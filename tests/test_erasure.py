@@ -15,7 +15,7 @@ import pytest
 from calling import Answer, Api, Merchant
 from eventsourcing.persistence import StoredEvent
 from processes import DOOMED, begin_command, environment_of, run_command
-from projecting import eventually, project_all, projector, reached, rows
+from projecting import eventually, project_orders, projector, reached, rows
 from psycopg_pool import AsyncConnectionPool
 from searching import tables_that_hold
 from shopping import go_shopping
@@ -245,10 +245,10 @@ async def test_tables_folded_anew_are_the_same_as_those_that_lived_through_the_e
 ) -> None:
     url = settings.database_url.get_secret_value()
     await order_with_copies(store, merchant)
-    await project_all(url)
+    await project_orders(url)
     await order_with_copies(store, merchant, description=None)  # not folded when its key is dropped
     await erase(store, ada)
-    await project_all(url)
+    await project_orders(url)
     verdicts = await verify(database_url=url, projections=[ORDERS], report=lambda *_: None, workers=1)
     assert {each.table: (each.rows, each.differing) for each in verdicts} == {
         "orders": (2, 0),
@@ -494,7 +494,7 @@ async def test_an_erasure_that_was_killed_is_finished_by_the_next(
     assert await asyncio.wait_for(killed.wait(), 120) == -9
     named = {"email": EMAIL} if whom == "email" else {"customer_id": "cus_ada"}
     await erase(store, Customer(merchant_id=merchant.id, **named))
-    await project_all(settings.database_url.get_secret_value())
+    await project_orders(settings.database_url.get_secret_value())
     assert await traces(store.pool) == ["stored_events"]  # the plain one
     trail = await rows(
         store, "SELECT originator_id FROM stored_events WHERE topic = 'order.personal_data_erased'"
@@ -591,7 +591,7 @@ async def test_an_order_of_a_version_before_keys_reads_erased_and_stands_in_the_
     held = await find_holdings(store.pool, customer)
     assert [(each.stream_id, each.plain) for each in held.streams] == [(order_id, True)]
     await erase(store, customer)
-    await project_all(settings.database_url.get_secret_value())
+    await project_orders(settings.database_url.get_secret_value())
     assert await traces(store.pool) == ["stored_events"]
     assert await personal(await merchant.shop.get(f"/v1/orders/{order_id}")) == ERASED
     trail = (await merchant.shop.get(f"/v1/orders/{order_id}/events")).json
@@ -709,7 +709,7 @@ async def test_who_interrupts_the_question_has_erased_nothing(
     settings: Settings, store: EventStore, merchant: Merchant, database_url: str
 ) -> None:
     order_id = await order_with_copies(store, merchant)
-    await project_all(database_url)
+    await project_orders(database_url)
     child = await begin_command(settings, "privacy", "erase", "--order", str(order_id))  # and nobody answers
     try:
         assert child.stderr is not None

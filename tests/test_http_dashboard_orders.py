@@ -12,8 +12,9 @@ from uuid import UUID
 import orjson
 import pytest
 from calling import Answer, Api, Merchant, running_api
-from projecting import append, new_order, one, project_all, projector, random_order, reached
+from projecting import append, one, project_orders, projector, reached
 from psycopg import sql
+from random_orders import new_order, random_order
 from uuid_utils.compat import uuid7
 
 from payloops.events.event_store import EventStore
@@ -107,7 +108,7 @@ async def test_how_many_there_are_comes_from_sums_once_there_are_any(
     store: EventStore, database_url: str, merchant_id: UUID
 ) -> None:
     await append(store, *(new_order(merchant_id) for _ in range(3)))
-    await project_all(database_url)
+    await project_orders(database_url)
 
     async def total(**filters: Any) -> int:
         return (await search_orders(store, merchant_id=merchant_id, page=1, limit=1, **filters))[1]
@@ -201,7 +202,7 @@ async def test_nobody_finds_anothers_order_by_its_id_where_a_part_of_that_is_com
     orders = [new_order(merchant_id, external_id=str(uuid7())) for _ in range(30)]
     foreign = new_order(uuid7())
     await append(store, *orders, foreign)
-    await project_all(database_url)
+    await project_orders(database_url)
     async with store.pool.connection() as connection:
         await connection.execute("ANALYZE orders")
     for order, found in ((orders[7], 1), (foreign, 0)):

@@ -13,7 +13,8 @@ import pytest
 from aiohttp.test_utils import make_mocked_request
 from calling import Answer, Api, Merchant, running_api
 from masking import shows_card
-from projecting import projector, random_order
+from projecting import projector
+from random_orders import random_order
 from uuid_utils.compat import uuid7
 
 from payloops.commands.cipher import Cipher

@@ -13,7 +13,8 @@ from uuid import UUID
 import pytest
 from calling import Answer, Api, Merchant, running_api
 from ordering import pay, report
-from projecting import append, eventually, new_order, one, projector, random_order, rows
+from projecting import append, eventually, one, projector, rows
+from random_orders import new_order, random_order
 
 from payloops.events.event_store import EventStore
 from payloops.events.orders import Order, PaymentCaptured, PaymentCaptureRetracted, PaymentRequested

@@ -9,7 +9,7 @@ from uuid import UUID
 
 import pytest
 from forwarding import SECONDS, caught_up, exists, parked, started, subscribing, until_nothing_is_parked
-from projecting import project_all
+from projecting import project_orders
 from telling import AMOUNT, Orders
 from temporalio.client import Client
 
@@ -66,7 +66,7 @@ async def test_a_capture_is_forwarded_once_the_reference_of_its_payment_is_known
     store: EventStore, settings: Settings, client: Client, orders: Orders
 ) -> None:
     order_id = await orders.captured_without_reference()
-    await project_all(settings.database_url.get_secret_value())
+    await project_orders(settings.database_url.get_secret_value())
     books = Books({})
 
     async def look() -> str:
@@ -106,7 +106,7 @@ async def test_a_payment_to_be_cancelled_that_nobody_works_on_and_no_processor_k
         await cancel_order(store, order_id=each, merchant_id=merchant_id, by=by)
     async with subscribing(store, settings, client):
         await caught_up(store)
-    await project_all(settings.database_url.get_secret_value())
+    await project_orders(settings.database_url.get_secret_value())
     books = Books({waiting: replace(known(waiting, "authorized"), status="processing")})
 
     async def look(older_than: str = "0s") -> list[str]:
@@ -167,7 +167,7 @@ async def test_what_temporal_has_lost_is_started_again_where_the_processor_knows
     )  # under a reference that the processor does not know any more
     async with subscribing(store, settings, client):
         await caught_up(store)
-    await project_all(settings.database_url.get_secret_value())
+    await project_orders(settings.database_url.get_secret_value())
     books = Books(
         {
             capturing: known(capturing, "authorized"),
@@ -217,7 +217,7 @@ async def test_a_payment_that_was_only_authorized_is_not_made_anew_where_tempora
     for each in (alone, capturing):
         await orders.report(each, "authorized")
     await capture_payment(store, order_id=capturing, merchant_id=merchant_id, by=by)
-    await project_all(settings.database_url.get_secret_value())
+    await project_orders(settings.database_url.get_secret_value())
     books = Books({each: known(each, "authorized") for each in (alone, capturing)})
 
     found = await reconcile(

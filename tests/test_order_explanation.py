@@ -9,8 +9,8 @@ from uuid import uuid4
 
 import pytest
 from ordering import BY, authorized, captured, new_order, pay, report
-from projecting import new_order as an_order
-from projecting import random_order, recorded
+from random_orders import new_order as an_order
+from random_orders import random_order, recorded
 
 from payloops.commands.cancel_order import cancel
 from payloops.commands.capture_payment import request_capture

@@ -6,7 +6,8 @@ from uuid import UUID
 
 import pytest
 from ordering import BY, new_order, pay, report
-from projecting import append, random_order, recorded
+from projecting import append
+from random_orders import random_order, recorded
 from shopping import begun_session
 
 from payloops.events.event_store import EventStore

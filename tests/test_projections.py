@@ -15,14 +15,12 @@ from projecting import (
     eventually,
     insert_raw,
     locked,
-    new_order,
     one,
-    project_all,
-    random_order,
-    recorded,
+    project_orders,
     rows,
 )
 from psycopg.errors import LockNotAvailable
+from random_orders import new_order, random_order, recorded
 
 from payloops.commands.cancel_order import cancel
 from payloops.commands.pay_order import request_payment
@@ -72,7 +70,7 @@ async def test_rows_equal_the_fold_on_every_path(
         unseen -= {type(event) for event in orders[-1].pending_events}
     await append_interleaved(store, chance, orders)
 
-    await project_all(database_url, limit=limit)
+    await project_orders(database_url, limit=limit)
 
     assert await one(store, "SELECT count(*) FROM parked_events") == 0
     for order in orders:
@@ -86,7 +84,7 @@ async def test_a_log_delivered_twice_changes_nothing(
     chance = random.Random(2)
     orders = [random_order(chance, merchant_id) for _ in range(50)]
     head = await append_interleaved(store, chance, orders)
-    await project_all(database_url, limit=10)
+    await project_orders(database_url, limit=10)
     tables = " UNION ALL ".join(
         f"SELECT to_json(t)::text FROM {table} t" for table in ("orders", "transactions", "order_counts")
     )
@@ -95,7 +93,7 @@ async def test_a_log_delivered_twice_changes_nothing(
 
     for again_from in (0, head // 2, head - 3):
         await one(store, "UPDATE checkpoints SET position = %s RETURNING 1", again_from)
-        await project_all(database_url, limit=7)
+        await project_orders(database_url, limit=7)
         assert await rows(store, tables) == before
         assert await checkpoint(store) == head
 
@@ -106,7 +104,7 @@ async def test_metadata_comes_back_as_it_was_given(
     metadata = {"z": 1.5, "a": {"ü": [True, None, "\\u0041\n"]}, "m": 2**53, "": ""}
     order = new_order(merchant_id, metadata=metadata)
     await append(store, order)
-    await project_all(database_url)
+    await project_orders(database_url)
     row = await projected(store, order.id)
     assert row is not None
     assert orjson.dumps(row.metadata) == orjson.dumps(metadata)
@@ -119,7 +117,7 @@ async def test_events_of_other_streams_are_passed_over(
     await insert_raw(store, merchant_id, topic="something.new", state=b"not even JSON")
     order = new_order(merchant_id)
     head = await append(store, order)
-    await project_all(database_url)
+    await project_orders(database_url)
     assert await checkpoint(store) == head == 3
     assert await one(store, "SELECT count(*) FROM parked_events") == 0
     assert await projected(store, order.id) == row_from_order(order)
@@ -138,7 +136,7 @@ async def test_an_event_that_cannot_be_applied_stops_nothing_but_itself(
     await append(store, hurt)
     head = await append(store, after)
 
-    await project_all(database_url, limit=limit)
+    await project_orders(database_url, limit=limit)
 
     assert await checkpoint(store) == head
     for order in (before, after):
@@ -164,7 +162,7 @@ async def test_a_row_with_a_gap_is_not_believed(
     cancel(order, by=by)
     await append(store, order)
     await one(store, "INSERT INTO checkpoints VALUES ('orders', 0) ON CONFLICT DO NOTHING RETURNING 1")
-    await project_all(database_url, limit=1)
+    await project_orders(database_url, limit=1)
     await one(
         store,
         "UPDATE orders SET version = 1, attempt = 0, processor = NULL WHERE id = %s RETURNING 1",
@@ -172,7 +170,7 @@ async def test_a_row_with_a_gap_is_not_believed(
     )
     await one(store, "DELETE FROM transactions WHERE order_id = %s RETURNING 1", order.id)
     await one(store, "UPDATE checkpoints SET position = 2 RETURNING 1")
-    await project_all(database_url)
+    await project_orders(database_url)
 
     row = await projected(store, order.id)
     assert row is not None
@@ -190,7 +188,7 @@ async def test_personal_data_is_not_copied_into_errors(
     state = {**created.__dict__, "amount": None, "timestamp": "2026-11-23T15:40:00Z"}
     del state["originator_id"], state["originator_version"]
     await insert_raw(store, merchant_id, topic="order.created", state=orjson.dumps(state), version=1)
-    await project_all(database_url)
+    await project_orders(database_url)
     [(error,)] = await rows(store, "SELECT error FROM parked_events")
     assert "null value" in error
     assert "secret@example.com" not in error

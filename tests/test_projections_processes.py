@@ -14,14 +14,13 @@ from projecting import (
     checkpoint,
     eventually,
     locked,
-    new_order,
     one,
     projector,
     projector_process,
-    random_order,
     reached,
     rows,
 )
+from random_orders import new_order, random_order
 
 from payloops.embedded import EmbeddedServers
 from payloops.events.errors import OutcomeUnknown, StoreUnavailable

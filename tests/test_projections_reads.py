@@ -8,7 +8,8 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from projecting import append, locked, new_order, one, project_all, projector, random_order, reached
+from projecting import append, locked, one, project_orders, projector, reached
+from random_orders import new_order, random_order
 from uuid_utils.compat import uuid7
 
 from payloops.commands.cancel_order import cancel
@@ -41,14 +42,14 @@ async def test_a_read_by_id_is_fresh_wherever_the_projection_is(
     pay(order, by=by)
     await append(store, order)
     if projected_until >= 1:
-        await project_all(database_url)
+        await project_orders(database_url)
     payment = order.payment
     assert payment is not None
     report_captured(order, payment, references=References("pi_1", "ch_1"), by=by)
     request_refund(order, amount=300, reason="late", by=by)
     await append(store, order)
     if projected_until >= 2:
-        await project_all(database_url)
+        await project_orders(database_url)
 
     row = await get_order(store, order_id=order.id, merchant_id=merchant_id)
     assert row == row_from_order(order)
@@ -74,7 +75,7 @@ async def test_nothing_is_told_about_what_is_not_the_merchants_order(
         for order_id, asking in ((order.id, uuid7()), (uuid7(), merchant_id), (merchant_id, merchant_id)):
             for read in (get_order, list_transactions, list_refunds, order_events):
                 assert await read(store, order_id=order_id, merchant_id=asking) is None
-        await project_all(database_url)
+        await project_orders(database_url)
 
 
 async def test_reads_by_id_are_fresh_while_the_projector_is_stuck(
@@ -107,7 +108,7 @@ async def test_a_list_without_a_projector_answers_what_there_is(
 ) -> None:
     first, second = new_order(merchant_id), new_order(merchant_id)
     await append(store, first)
-    await project_all(database_url)
+    await project_orders(database_url)
     await append(store, second)
     rows, has_more = await list_orders(store, merchant_id=merchant_id, limit=10)
     assert rows == [row_from_order(first)]
@@ -161,7 +162,7 @@ async def test_pages_have_no_gap_and_no_double_while_orders_are_made(
         for event in order.pending_events:
             object.__setattr__(event, "timestamp", order.created_on)
     await append(store, *orders, new_order(uuid7()))
-    await project_all(database_url)
+    await project_orders(database_url)
     expected = [o.id for o in sorted(orders, key=lambda o: (o.created_on, o.id), reverse=True)]
 
     forward: list[OrderRow] = []
@@ -172,7 +173,7 @@ async def test_pages_have_no_gap_and_no_double_while_orders_are_made(
         assert len(page) == 5 or not has_more
         forward += page
         await append(store, new_order(merchant_id))
-        await project_all(database_url)
+        await project_orders(database_url)
     assert [row.id for row in forward] == expected
 
     backward: list[OrderRow] = [forward[-1]]
@@ -199,7 +200,7 @@ async def test_a_page_may_end_exactly_at_the_limit(
     store: EventStore, database_url: str, merchant_id: UUID
 ) -> None:
     await append(store, *(new_order(merchant_id) for _ in range(4)))
-    await project_all(database_url)
+    await project_orders(database_url)
     rows, has_more = await list_orders(store, merchant_id=merchant_id, limit=4)
     assert (len(rows), has_more) == (4, False)
     rows, has_more = await list_orders(store, merchant_id=merchant_id, limit=3)
@@ -211,7 +212,7 @@ async def test_an_order_can_be_paged_from_before_it_is_projected(
 ) -> None:
     older = new_order(merchant_id)
     await append(store, older)
-    await project_all(database_url)
+    await project_orders(database_url)
     newer = new_order(merchant_id)
     await append(store, newer)
     rows, _ = await list_orders(store, merchant_id=merchant_id, limit=5, starting_after=newer.id)
@@ -233,7 +234,7 @@ async def test_lists_are_filtered(store: EventStore, database_url: str, merchant
     chance = random.Random(5)
     orders = [random_order(chance, merchant_id) for _ in range(60)]
     await append(store, *orders)
-    await project_all(database_url)
+    await project_orders(database_url)
     newest_first = [
         row_from_order(o) for o in sorted(orders, key=lambda o: (o.created_on, o.id), reverse=True)
     ]

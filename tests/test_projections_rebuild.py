@@ -25,13 +25,12 @@ from projecting import (
     eventually,
     insert_raw,
     locked,
-    new_order,
     one,
     projector,
-    random_order,
     rows,
 )
 from psycopg.errors import LockNotAvailable
+from random_orders import new_order, random_order
 from uuid_utils.compat import uuid7
 
 from payloops.commands.cancel_order import cancel

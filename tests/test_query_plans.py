@@ -6,7 +6,8 @@ from datetime import UTC, datetime, time, timedelta
 
 import pytest
 from listing import Ask, Asked, ExplainingCursor, lists, read_whole
-from projecting import append, new_order, project_all
+from projecting import append, project_orders
+from random_orders import new_order
 from uuid_utils.compat import uuid7
 
 from payloops.events.connections import connection_pool
@@ -111,7 +112,7 @@ async def test_what_is_asked_most_is_not_planned_each_time(
 ) -> None:
     order = new_order(merchant_id := uuid7())
     await append(store, order)
-    await project_all(database_url)
+    await project_orders(database_url)
     asked = Asked(merchant_id=merchant_id, order_id=order.id, now=utc_now())
     pool = connection_pool(database_url, size=1, application_name="test")
     await pool.open()

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ordering import AMOUNT, BY, captured, facts, new_order, pay, report, transactions
 from processor_events import REASONABLE, after, came_back, refunded, refunds, summed, told
-from projecting import random_order
+from random_orders import random_order
 from uuid_utils.compat import uuid7
 
 from payloops.commands import receive_processor_event

@@ -16,7 +16,7 @@ from answering import answering, intent
 from calling import Merchant
 from masking import CARD
 from processes import begin_command, run_command
-from projecting import insert_raw, project_all
+from projecting import insert_raw, project_orders
 from psycopg_pool import AsyncConnectionPool
 
 from payloops.commands.change_order import change_order
@@ -64,7 +64,7 @@ async def reported(
     """The order of a payment of which a status was reported, projected."""
     order_id = await paying(merchant, store)
     await update_order_status(store, order_id=UUID(order_id), status=status, by=by, **report)
-    await project_all(settings.database_url.get_secret_value())
+    await project_orders(settings.database_url.get_secret_value())
     return order_id
 
 
@@ -132,7 +132,7 @@ async def test_what_the_sandbox_did_without_telling_is_recorded(
             await charged(store, order_id, token)
     orders["manual"] = await paying(merchant, store, capture="manual")
     await charged(store, orders["manual"], manual=True)
-    await project_all(settings.database_url.get_secret_value())
+    await project_orders(settings.database_url.get_secret_value())
     found = await reconciled(store, SandboxProcessor(store.pool))
     ended = {token: (found[id].outcome, await status_of(store, id)) for token, id in orders.items()}
     assert ended == {
@@ -157,7 +157,7 @@ async def test_money_that_a_failed_payment_has_after_all_and_refunds_made_there_
     charge = await charged(store, order_id)
     await update_order_status(store, order_id=UUID(order_id), status="failed", by=by)
     await operate_refund(store, charge, order_id=order_id, amount=400)
-    await project_all(settings.database_url.get_secret_value())
+    await project_orders(settings.database_url.get_secret_value())
     found = (await reconciled(store, SandboxProcessor(store.pool)))[order_id]
     assert (found.outcome, found.ours) == ("recorded", found.theirs)
     order = await store.load(Order, UUID(order_id))
@@ -195,7 +195,7 @@ async def test_refunds_whose_workflows_died_after_they_were_made_are_recorded(
     )
     for amount in (300, 200):
         assert (await merchant.shop.post(f"/v1/orders/{order_id}/refund", {"amount": amount})).status == 201
-    await project_all(settings.database_url.get_secret_value())
+    await project_orders(settings.database_url.get_secret_value())
     processor = says("captured", amount_refunded=at_the_processor)
     found = (await reconciled(store, processor, older_than=older_than))[order_id]
     order = await store.load(Order, UUID(order_id))
@@ -249,7 +249,7 @@ async def test_what_a_sum_showed_and_the_sandbox_does_not_have_is_not_refunded(
         store, order_id=UUID(order_id), merchant_id=None, decide=lambda order: receive(order, event, by=by)
     )
     await operate_refund(store, charge, order_id=order_id, amount=300)
-    await project_all(settings.database_url.get_secret_value())
+    await project_orders(settings.database_url.get_secret_value())
     processor = SandboxProcessor(store.pool)
     another = says("captured", processor_transaction_id="ch_2", amount_refunded=300)
     assert (await reconciled(store, another))[order_id].outcome == "differs"
@@ -285,7 +285,7 @@ async def test_an_authorization_that_nobody_wants_and_whose_release_was_refused_
     await report("failed")
     assert (await merchant.shop.post(f"/v1/orders/{order_id}/cancel")).status == 200
     await report("authorized")
-    await project_all(settings.database_url.get_secret_value())
+    await project_orders(settings.database_url.get_secret_value())
     assert (await reconciled(store, says("authorized")))[order_id].outcome == "unknown"
     await report("failed", operation=(TransactionType.VOID, 1))
     found = (await reconciled(store, says("authorized")))[order_id]
@@ -363,7 +363,7 @@ async def test_each_side_against_the_other(
     order_id = await paying(merchant, store, capture="manual" if before == "authorized" else "automatic")
     if before != "processing":
         await update_order_status(store, order_id=UUID(order_id), status=before, by=by)
-    await project_all(settings.database_url.get_secret_value())
+    await project_orders(settings.database_url.get_secret_value())
     found = (await reconciled(store, processor))[order_id]
     expected = "waits" if outcome == "recorded" and before == after else outcome
     assert (found.outcome, await status_of(store, order_id)) == (expected, after), found
@@ -411,7 +411,7 @@ async def test_a_payment_that_the_processor_has_told_anything_of_is_not_made_aga
     """Also where that contradicts the record, or comes before its capture: the processor had it."""
     order_id = await paying(merchant, store, processor="razorpay")
     await store.change(Order, UUID(order_id), lambda order: receive(order, event, by=by))
-    await project_all(settings.database_url.get_secret_value())
+    await project_orders(settings.database_url.get_secret_value())
     assert (await reconciled(store, Saying(None)))[order_id].outcome == "unknown"
     assert await forwarded_again(store) == []
 
@@ -422,7 +422,7 @@ async def test_what_razorpay_is_going_to_capture_by_itself_is_not_taken_for_held
 ) -> None:
     order_id = await paying(merchant, store, processor="razorpay")
     await update_order_status(store, order_id=UUID(order_id), status=before, by=by)
-    await project_all(settings.database_url.get_secret_value())
+    await project_orders(settings.database_url.get_secret_value())
     found = (await reconciled(store, says("authorized")))[order_id]
     assert (found.outcome, await status_of(store, order_id)) == (outcome, before)
 
@@ -457,7 +457,7 @@ async def test_a_payment_to_be_cancelled_is_over_only_where_nobody_can_have_made
         )
     assert (await merchant.shop.post(f"/v1/orders/{order_id}/cancel", {})).status == 200
     asked = (await store.read_stream(UUID(order_id)))[-1]
-    await project_all(settings.database_url.get_secret_value())
+    await project_orders(settings.database_url.get_secret_value())
     async with store.pool.connection() as connection:
         await forward_again(connection, subscriber="temporal", event=asked, why=error)
         await connection.execute(
@@ -479,7 +479,7 @@ async def test_a_payment_to_be_cancelled_that_may_still_be_begun_is_not_over(
     """Its request waits to be forwarded again: its processor would charge."""
     order_id = await paying(merchant, store)
     assert (await merchant.shop.post(f"/v1/orders/{order_id}/cancel", {})).status == 200
-    await project_all(settings.database_url.get_secret_value())
+    await project_orders(settings.database_url.get_secret_value())
     async with store.pool.connection() as connection:
         for each in (await store.read_stream(UUID(order_id)))[-2:]:
             await forward_again(connection, subscriber="temporal", event=each, why="WorkflowGone: x")
@@ -515,7 +515,7 @@ async def test_a_capture_that_its_processor_works_on_is_not_requested_again(
         store, order_id=UUID(order_id), status="authorized", references=References("pi_1"), by=by
     )
     assert (await merchant.shop.post(f"/v1/orders/{order_id}/capture", {})).status == 200
-    await project_all(settings.database_url.get_secret_value())
+    await project_orders(settings.database_url.get_secret_value())
     assert (await reconciled(store, says("processing")))[order_id].outcome == "agrees"
     assert await forwarded_again(store) == []
     assert (await reconciled(store, says("authorized")))[order_id].outcome == "unknown"
@@ -527,7 +527,7 @@ async def test_a_payment_to_be_cancelled_that_its_processor_does_not_know_is_not
 ) -> None:
     order_id = await paying(merchant, store)
     assert (await merchant.shop.post(f"/v1/orders/{order_id}/cancel", {})).status == 200
-    await project_all(settings.database_url.get_secret_value())
+    await project_orders(settings.database_url.get_secret_value())
     assert (await reconciled(store, Saying(None)))[order_id].outcome == "unknown"
     assert await forwarded_again(store) == ["payment.cancel_requested"]
 
@@ -551,7 +551,7 @@ async def test_a_cancellation_that_came_too_late_is_not_signalled_again(
     await update_order_status(
         store, order_id=UUID(order_id), status="authorized", references=References("pi_1"), by=by
     )
-    await project_all(settings.database_url.get_secret_value())
+    await project_orders(settings.database_url.get_secret_value())
     assert (await reconciled(store, says("authorized")))[order_id].outcome == "unknown"
     assert await forwarded_again(store) == ["payment.void_requested"]
 
@@ -602,7 +602,7 @@ async def test_the_reference_of_a_captured_payment_is_learned_where_it_is_the_sa
     await update_order_status(
         store, order_id=UUID(order_id), status="captured", references=References(None, reported), by=by
     )
-    await project_all(settings.database_url.get_secret_value())
+    await project_orders(settings.database_url.get_secret_value())
     found = (await reconciled(store, says(there)))[order_id]
     assert found.outcome == ("agrees" if there == "captured" else "differs")
     order = await store.load(Order, UUID(order_id))
@@ -671,7 +671,7 @@ async def test_what_is_found_by_the_order_alone_is_not_taken_for_another_attempt
     order_id = await reported(merchant, store, settings, by, status="failed")
     assert (await merchant.shop.post(f"/v1/orders/{order_id}/pay", {"processor": "stripe"})).status == 200
     await update_order_status(store, order_id=UUID(order_id), status=second, by=by)
-    await project_all(settings.database_url.get_secret_value())
+    await project_orders(settings.database_url.get_secret_value())
 
     async def find(_: UUID, __: str) -> Processor:
         return says(found, attempt_known=False)
@@ -691,7 +691,7 @@ async def test_of_two_that_have_money_there_none_is_said_to_be_another_attempts(
     order_id = await reported(merchant, store, settings, by, status="failed")
     assert (await merchant.shop.post(f"/v1/orders/{order_id}/pay", {"processor": "stripe"})).status == 200
     await update_order_status(store, order_id=UUID(order_id), status="captured", by=by)
-    await project_all(settings.database_url.get_secret_value())
+    await project_orders(settings.database_url.get_secret_value())
 
     async def find(_: UUID, __: str) -> Processor:
         return says("captured", processor_order_id=None, attempt_known=False)
@@ -723,7 +723,7 @@ async def test_trouble_with_one_order_keeps_none_of_the_others_from_being_record
 ) -> None:
     orders = [await paying(merchant, store) for _ in range(3)]
     url = settings.database_url.get_secret_value()
-    await project_all(url)
+    await project_orders(url)
     mac_key = derive_mac_key(settings.audit_key.get_secret_value())
     async with Failing(url, store.pool, mac_key=mac_key) as failing:
         failing.failing, failing.error = UUID(orders[0]), error
@@ -739,7 +739,7 @@ async def test_an_answer_that_is_not_as_documented_keeps_none_of_the_others_from
     strange += [intent(amount_received=each) for each in ("1000", 999.5, -1, True)]
     strange += [intent(id=5), intent(latest_charge=7)]
     orders = [await paying(merchant, store) for _ in [*strange, intent()]]
-    await project_all(settings.database_url.get_secret_value())
+    await project_orders(settings.database_url.get_secret_value())
     answers = iter([*strange, intent()])
 
     async def search(_: web.Request) -> web.Response:
@@ -758,7 +758,7 @@ async def test_what_was_recorded_is_reported_although_the_database_fails_afterwa
     merchant: Merchant, store: EventStore, settings: Settings
 ) -> None:
     order_id = await paying(merchant, store)
-    await project_all(settings.database_url.get_secret_value())
+    await project_orders(settings.database_url.get_secret_value())
 
     async def find(_: UUID, __: str) -> Processor:
         async with store.pool.connection() as connection:
@@ -779,7 +779,7 @@ async def test_once_the_database_is_away_no_further_orders_are_asked_about(
 ) -> None:
     for _ in range(AT_ONCE + 2):
         await paying(merchant, store)
-    await project_all(settings.database_url.get_secret_value())
+    await project_orders(settings.database_url.get_secret_value())
     store.pool.timeout = 1.0
     asked: list[int] = []
     held: list[psycopg.AsyncConnection[Any]] = []
@@ -801,7 +801,7 @@ async def test_a_card_number_in_what_a_processor_says_is_not_recorded(
     merchant: Merchant, store: EventStore, settings: Settings
 ) -> None:
     order_id = await paying(merchant, store)
-    await project_all(settings.database_url.get_secret_value())
+    await project_orders(settings.database_url.get_secret_value())
     said = says("failed", failure=Failure(f"{CARD}\0", f"{CARD} was declined\0"))
     assert (await reconciled(store, said))[order_id].outcome == "recorded"
     order = await store.load(Order, UUID(order_id))
@@ -818,7 +818,7 @@ async def test_a_payment_whose_reference_looks_like_a_card_number_is_recorded(
     """What its worker reported stays on record; what the processor answers is not taken over."""
     order_id = await paying(merchant, store)
     await update_order_status(store, order_id=UUID(order_id), status="processing", references=reported, by=by)
-    await project_all(settings.database_url.get_secret_value())
+    await project_orders(settings.database_url.get_secret_value())
     said = says("captured", processor_order_id=CARD, processor_transaction_id=f"ch_{CARD}")
     assert (await reconciled(store, said))[order_id].outcome == "recorded"
     order = await store.load(Order, UUID(order_id))
@@ -851,7 +851,7 @@ async def test_an_order_that_keeps_changing_is_tried_again_and_in_the_end_does_n
 ) -> None:
     order_id = await paying(merchant, store)
     url = settings.database_url.get_secret_value()
-    await project_all(url)
+    await project_orders(url)
     mac_key = derive_mac_key(settings.audit_key.get_secret_value())
     async with Contended(url, store.pool, mac_key=mac_key, patience=60.0) as contended:
         contended.rival, contended.times = store, times
@@ -880,7 +880,7 @@ async def test_attempts_that_share_a_reference_are_money_once(
         await update_order_status(
             store, order_id=UUID(order_id), attempt=1, status="captured", references=References("pi_1"), by=by
         )
-    await project_all(settings.database_url.get_secret_value())
+    await project_orders(settings.database_url.get_secret_value())
     found = (await reconciled(store, says("captured")))[order_id]
     assert (found.attempt, found.outcome) == (captured, "recorded" if captured == 2 else "agrees")
     order = await store.load(Order, UUID(order_id))
@@ -906,7 +906,7 @@ async def test_an_authorization_that_is_over_ends_what_was_asked_for_under_it(
     order_id = await paying(merchant, store, capture="manual")
     await update_order_status(store, order_id=UUID(order_id), status="authorized", by=by)
     assert (await merchant.shop.post(f"/v1/orders/{order_id}/{operation}", {})).status == 200
-    await project_all(settings.database_url.get_secret_value())
+    await project_orders(settings.database_url.get_secret_value())
     found = (await reconciled(store, says("cancelled")))[order_id]
     assert (found.outcome, await status_of(store, order_id)) == ("recorded", after)
     order = await store.load(Order, UUID(order_id))
@@ -962,7 +962,7 @@ async def test_money_that_is_held_for_a_payment_that_failed_can_be_captured_or_g
 ) -> None:
     """Its workflow failed, and the processor's own event was lost."""
     order_id = await failed_attempts(merchant, store, by, "pi_1")
-    await project_all(settings.database_url.get_secret_value())
+    await project_orders(settings.database_url.get_secret_value())
     early = (await reconciled(store, Holding("pi_1"), older_than=DAY))[str(order_id)]
     assert (early.outcome, await status_of(store, str(order_id))) == ("differs", "failed")
     found = (await reconciled(store, Holding("pi_1")))[str(order_id)]
@@ -980,7 +980,7 @@ async def test_money_that_is_held_for_an_order_that_was_cancelled_is_given_back_
 ) -> None:
     order_id = await failed_attempts(merchant, store, by, "pi_1")
     assert (await merchant.shop.post(f"/v1/orders/{order_id}/cancel")).status == 200
-    await project_all(settings.database_url.get_secret_value())
+    await project_orders(settings.database_url.get_secret_value())
     for status in ("pending", "pending", "failed"):
         await reconciled(store, Holding("pi_1"))
         order = await store.load(Order, order_id)
@@ -1016,7 +1016,7 @@ async def test_no_money_is_given_back_that_may_be_another_attempts(
 ) -> None:
     """A worker may use a reference again, and a reference that nobody reported may be the same."""
     order_id = await failed_attempts(merchant, store, by, *references)
-    await project_all(settings.database_url.get_secret_value())
+    await project_orders(settings.database_url.get_secret_value())
     await reconciled(store, Holding(held))
     order = await store.load(Order, order_id)
     assert order is not None
@@ -1040,7 +1040,7 @@ async def test_a_payment_that_is_made_again_meanwhile_keeps_what_its_processor_h
 ) -> None:
     """The second may be made under the reference of the first: a void would take its money."""
     order_id = await failed_attempts(merchant, store, by, "pi_1")
-    await project_all(settings.database_url.get_secret_value())
+    await project_orders(settings.database_url.get_secret_value())
 
     async def pay_again() -> None:
         assert (await merchant.shop.post(f"/v1/orders/{order_id}/pay", {"processor": "stripe"})).status == 200
@@ -1066,7 +1066,7 @@ async def test_an_answer_that_was_overtaken_ends_no_payment(
         async with store.pool.connection() as connection:
             await forward_again(connection, subscriber="temporal", event=asked, why="WorkflowGone: …")
             await connection.execute("UPDATE parked_events SET retry = false")
-    await project_all(settings.database_url.get_secret_value())
+    await project_orders(settings.database_url.get_secret_value())
 
     async def tell() -> None:
         await update_order_status(
@@ -1089,7 +1089,7 @@ async def test_an_answer_that_was_overtaken_does_not_bring_back_how_a_payment_st
 ) -> None:
     """The customer is sent to the bank just now, or the authorization was refused there."""
     order_id = await paying(merchant, store, capture="manual")
-    await project_all(settings.database_url.get_secret_value())
+    await project_orders(settings.database_url.get_secret_value())
 
     async def tell() -> None:
         await update_order_status(
@@ -1107,7 +1107,7 @@ async def test_an_answer_from_before_a_capture_was_asked_for_ends_no_authorizati
 ) -> None:
     order_id = await paying(merchant, store, capture="manual")
     await update_order_status(store, order_id=UUID(order_id), status="authorized", by=by)
-    await project_all(settings.database_url.get_secret_value())
+    await project_orders(settings.database_url.get_secret_value())
 
     async def capture() -> None:
         assert (await merchant.shop.post(f"/v1/orders/{order_id}/capture", {})).status == 200
@@ -1174,7 +1174,7 @@ async def test_the_money_of_one_attempt_is_not_taken_for_anothers(
             references=References(reference),
             by=by,
         )
-    await project_all(settings.database_url.get_secret_value())
+    await project_orders(settings.database_url.get_secret_value())
     failed = Asked(says("failed").answer)
 
     async def find(merchant_id: UUID, name: str) -> Processor:
@@ -1195,13 +1195,13 @@ async def test_the_command_reports_and_says_by_its_status_whether_all_agrees(
     order_id = await paying(merchant, store)
     await charged(store, order_id)
     lost = await paying(merchant, store)
-    await project_all(settings.database_url.get_secret_value())
+    await project_orders(settings.database_url.get_secret_value())
     status, report, _ = await run(settings, "--sandbox", "--json", "--older-than", "0s")
     assert status == 1
     outcomes = {each["orderId"]: each["outcome"] for each in json.loads(report)["payments"]}
     assert outcomes == {order_id: "recorded", lost: "unknown"}
     await charged(store, lost, "tok_chargeDeclined")
-    await project_all(settings.database_url.get_secret_value())
+    await project_orders(settings.database_url.get_secret_value())
     assert (await run(settings, "--sandbox", "--older-than", "0s"))[0] == 0
     status, report, _ = await run(settings, "--sandbox")
     assert (status, "2 payments: 2 agree" in report) == (0, True)
@@ -1223,7 +1223,7 @@ async def test_the_command_says_that_not_all_agrees_where_somebody_has_to_look(
 ) -> None:
     order_id = await paying(merchant, store)
     await charged(store, order_id, currency="EUR")
-    await project_all(settings.database_url.get_secret_value())
+    await project_orders(settings.database_url.get_secret_value())
     if trouble == "unreadable":
         await insert_raw(store, merchant.id, topic="payment.teleported", state=b"{}", stream=UUID(order_id))
     if trouble == "busy":
@@ -1239,7 +1239,7 @@ async def test_the_command_tells_what_it_has_found_where_it_is_interrupted(
 ) -> None:
     unreadable = await paying(merchant, store)
     await charged(store, await paying(merchant, store))
-    await project_all(settings.database_url.get_secret_value())
+    await project_orders(settings.database_url.get_secret_value())
     await insert_raw(store, merchant.id, topic="payment.teleported", state=b"{}", stream=UUID(unreadable))
     async with store.pool.connection() as connection, connection.transaction():
         await connection.execute("LOCK TABLE sandbox.charges")

@@ -13,7 +13,7 @@ from uuid import uuid4
 import pytest
 from ordering import AMOUNT, BY, authorized, captured, facts, new_order, pay, report
 from processor_events import came_back, refunded, summed, told
-from projecting import random_order
+from random_orders import random_order
 
 from payloops.commands.cancel_order import cancel
 from payloops.commands.capture_payment import request_capture

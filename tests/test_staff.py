@@ -15,7 +15,7 @@ import psycopg
 import pytest
 from calling import PASSWORD, Api, Caller, Merchant
 from processes import environment_of, run_command
-from projecting import project_all
+from projecting import project_orders
 from psycopg_pool import AsyncConnectionPool
 from uuid_utils.compat import uuid7
 
@@ -195,7 +195,7 @@ async def test_orders_of_every_merchant_are_found(api: Api, desk: Desk, settings
             ("c", two, "other", "ada@EXAMPLE.com"),
         )
     }
-    await project_all(settings.database_url.get_secret_value())
+    await project_orders(settings.database_url.get_secret_value())
 
     async def found(query: str) -> str:
         answer = await desk.calls.get(f"/api/staff/orders?{query}")

@@ -5,8 +5,9 @@ from uuid import UUID
 
 import psycopg
 import pytest
-from projecting import append, new_order
+from projecting import append
 from psycopg_pool import AsyncConnectionPool
+from random_orders import new_order
 from structlog.testing import capture_logs
 
 from payloops.daemons.start_checks import check_at_start

@@ -10,8 +10,9 @@ from browsing import fits, photograph
 from calling import Api
 from console import eventful_order, open_desk, signed_in
 from playwright.async_api import Browser
-from projecting import POISON, insert_raw, project_all, projector, random_order
+from projecting import POISON, insert_raw, project_orders, projector
 from psycopg_pool import AsyncConnectionPool
+from random_orders import random_order
 from test_http_stats import Paid, keep, payments_of
 from test_staff import hire
 from test_support_orders import text_of
@@ -56,7 +57,7 @@ async def trouble(api: Api, settings: Settings) -> str:
         body="{}",
         by=Metadata(at=utc_now(), actor="processor:stripe", correlation_id="astray"),
     )
-    await project_all(settings.database_url.get_secret_value())
+    await project_orders(settings.database_url.get_secret_value())
     return str(order)
 
 

@@ -13,7 +13,7 @@ from browsing import fits, photograph
 from calling import Api, Merchant, running_api
 from console import by_workflow, eventful_order, open_desk, signed_in
 from playwright.async_api import Browser, Page
-from projecting import insert_raw, project_all
+from projecting import insert_raw, project_orders
 from psycopg_pool import AsyncConnectionPool
 from test_staff import hire
 from uuid_utils.compat import uuid7
@@ -58,7 +58,7 @@ async def test_orders_of_every_merchant_are_found(
         externalId="cart-1", customerEmail="ada@example.com", amount=500, currency="JPY"
     )
     two = await other.order(externalId="cart-2")
-    await project_all(settings.database_url.get_secret_value())
+    await project_orders(settings.database_url.get_secret_value())
     created = (await merchant.shop.get(f"/v1/orders/{one}")).json["createdAt"]
     today, latest = date.fromisoformat(created[:10]), utc_now().date()
     for query, found in (
@@ -83,7 +83,7 @@ async def test_a_search_keeps_what_it_was_asked_for(
     desk = await open_desk(api, pool)
     for _ in range(PER_PAGE + 1):
         await merchant.order(amount=2_599)
-    await project_all(settings.database_url.get_secret_value())
+    await project_orders(settings.database_url.get_secret_value())
     asked = {"amount": "25.99 USD", "from": "2026-01-01", "to": "2099-12-31"}
     first = await desk.page(f"/support?{urlencode(asked)}")
     [older] = re.findall('rel="next" href="([^"]+)"', first)
@@ -249,7 +249,7 @@ async def test_what_merchants_and_processors_write_is_text(
         headers={"X-API-Key": issued.json["secret"]},
     )
     assert made.status == 201, made.raw
-    await project_all(settings.database_url.get_secret_value())
+    await project_orders(settings.database_url.get_secret_value())
     order = made.json["id"]
     for path in (f"/support/orders/{order}", "/support", f"/support?q={MARKUP.replace(' ', '+')}"):
         page = await desk.page(path)
@@ -267,7 +267,7 @@ async def test_what_was_erased_is_shown_as_erased(
     assert "ada@example.com" in await desk.page(f"/support/orders/{order}")
     async for _ in erase_personal_data(store, order, by=by_workflow(order)):
         pass
-    await project_all(settings.database_url.get_secret_value())
+    await project_orders(settings.database_url.get_secret_value())
     for path in (f"/support/orders/{order}", f"/support/orders/{order}?version=1", "/support"):
         page = await desk.page(path)
         assert "[erased]" in page
@@ -298,7 +298,7 @@ async def test_in_a_browser_an_order_is_found_and_told_in_full(
         await merchant.order(
             amount=1_000 + number, externalId=f"cart-{number + 8}", customerEmail="x@example.com"
         )
-    await project_all(settings.database_url.get_secret_value())
+    await project_orders(settings.database_url.get_secret_value())
     async with signed_in(browser, f"{api.url}/support") as (_, page):
         await photograph(page, "support-search")
         await page.get_by_label("Order's id").fill("ADA@example.com")

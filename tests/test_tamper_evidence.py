@@ -14,8 +14,9 @@ import structlog
 from eventsourcing.persistence import StoredEvent
 from ordering import pay, report
 from processes import process, run_command
-from projecting import append, eventually, new_order, project_all
+from projecting import append, eventually, project_orders
 from pydantic import SecretStr
+from random_orders import new_order
 
 from payloops.audit.verdict import Verdict
 from payloops.audit.verification import Anchor, verify_log
@@ -39,7 +40,7 @@ async def log(store: EventStore, database_url: str, merchant_id: UUID, keys: Aud
     """A log of 30 events, projected, the first 20 of them sealed."""
     for _ in range(ORDERS):
         await append(store, report(pay(new_order(merchant_id)), "captured"))
-    await project_all(database_url)
+    await project_orders(database_url)
     async with await connect(database_url, application_name="test") as connection:
         for _ in range(2):
             assert await seal_next(connection, keys=keys, limit=SEALED // 2) == SEALED // 2

@@ -11,7 +11,7 @@ import pytest
 from calling import Merchant
 from eventsourcing.persistence import StoredEvent
 from processes import run_command
-from projecting import insert_raw, project_all, project_everything
+from projecting import insert_raw, project_everything, project_orders
 from shopping import begun_session
 
 from payloops.commands.create_checkout_session import LIFE
@@ -109,7 +109,7 @@ async def test_the_other_payments_are_reconciled(
     for order_id in (unreadable, other):
         assert (await merchant.shop.post(f"/v1/orders/{order_id}/pay", {"processor": "stripe"})).status == 200
     await written_by_a_later_version(store, merchant.id, UUID(unreadable))
-    await project_all(settings.database_url.get_secret_value())
+    await project_orders(settings.database_url.get_secret_value())
 
     async def find(*_: object) -> SandboxProcessor:
         return SandboxProcessor(store.pool)

@@ -13,7 +13,7 @@ import pytest
 import structlog
 from jsonschema import Draft202012Validator
 from ordering import authorized, new_order, pay, report
-from projecting import random_order, recorded
+from random_orders import random_order, recorded
 from receiving import Endpoint, sdk_accepts
 from standardwebhooks import Webhook
 from telling import BY, Shop, caught_up, delivering, open_shop, subscribing
