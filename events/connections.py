@@ -54,10 +54,18 @@ SESSION = {
     "default_transaction_isolation": "read committed",
     "lock_timeout": "0",
     "idle_session_timeout": "0",
+    "standard_conforming_strings": "on",
 }
 """Settings of every session. Search path: tables are rebuilt beside those in `public`. Isolation: where transactions
 could conflict, statements lock. Timeouts: connections that listen or hold an advisory lock are idle for long, and a
 wait for a lock is limited as part of its statement."""
+
+LONG_TRANSACTIONS = """
+    CASE WHEN current_setting('transaction_timeout', true) <> '0' THEN
+        set_config('transaction_timeout', '0', false)
+    END
+"""
+"""Sets this by a statement, because PostgreSQL before 17 refuses a session that names it in its options."""
 
 TIMEOUTS = {
     "statement_timeout": f"{STATEMENT_TIMEOUT}s",
@@ -77,6 +85,7 @@ NO_CONNECTION_LEFT = re.compile(
 OPTIONS_REFUSED = re.compile("unsupported startup parameter(: options| in options)")
 """Messages of PgBouncer."""
 
+BACKEND = f"SELECT pg_backend_pid(), {LONG_TRANSACTIONS}".encode()
 KEPT_TRIES = 3
 """How often a session behind a pooler has to be found unchanged before it is taken to be kept."""
 SESSIONS_KEPT: set[str] = set()
@@ -148,9 +157,8 @@ def session_settings(database_url: str, **timeouts: str) -> dict[str, Any]:
 def session_statement(**settings: str) -> bytes:
     """A statement that sets what `session_settings` does, and these: poolers ignore the options of a session."""
     pairs = {**SESSION, **TIMEOUTS, **settings}.items()
-    return (
-        b"SELECT %s" % ", ".join(f"set_config('{name}', '{value}', false)" for name, value in pairs).encode()
-    )
+    calls = ", ".join(f"set_config('{name}', '{value}', false)" for name, value in pairs)
+    return f"SELECT {calls}, {LONG_TRANSACTIONS}".encode()
 
 
 def connection_options(database_url: str, *, application_name: str) -> dict[str, Any]:
@@ -210,7 +218,8 @@ class _Connection(psycopg.AsyncConnection[TupleRow]):
 
 
 async def _backend(connection: psycopg.AsyncConnection[TupleRow]) -> int:
-    row = await (await connection.execute("SELECT pg_backend_pid()", prepare=False)).fetchone()
+    """The process behind a session, which is set up by the same statement."""
+    row = await (await connection.execute(BACKEND, prepare=False)).fetchone()
     assert row is not None
     return int(row[0])
 
