@@ -219,7 +219,8 @@ class _Connection(psycopg.AsyncConnection[TupleRow]):
 
 async def _backend(connection: psycopg.AsyncConnection[TupleRow]) -> int:
     """The process behind a session, which is set up by the same statement."""
-    row = await (await connection.execute(BACKEND, prepare=False)).fetchone()
+    async with psycopg.AsyncCursor(connection, row_factory=tuple_row) as cursor:  # whatever others use
+        row = await (await cursor.execute(BACKEND, prepare=False)).fetchone()
     assert row is not None
     return int(row[0])
 
