@@ -40,7 +40,7 @@ NEXT = """
     WITH checkpoint AS MATERIALIZED (
         SELECT position FROM checkpoints
         WHERE name = %(name)s AND version = %(version)s
-          AND position < (SELECT max(notification_id) FROM stored_events)
+          AND position < (SELECT notification_id FROM stored_events ORDER BY notification_id DESC LIMIT 1)
     )
     SELECT checkpoint.position, e.notification_id, e.originator_id, e.originator_version, e.topic,
            CASE WHEN split_part(e.topic, '.', 1) = ANY(%(families)s) THEN e.state END, e.personal_key
