@@ -72,10 +72,6 @@ def _payment(event_id: str, kind: str, intent: dict[str, Any]) -> ProcessorEvent
 
 
 def _charge_refunded(event_id: str, charge: dict[str, Any], *, version: str | None) -> ProcessorEvent:
-    """`amount_refunded` is the sum of all refunds of the charge; in earlier versions with what was never captured."""
-    refunded = amount(charge.get("amount_refunded"))
-    if refunded is not None and (version or "") < REMAINDER_NOT_REFUNDED:
-        refunded = max(0, refunded - _released(charge))
     return ProcessorEvent(
         processor="stripe",
         event_id=event_id,
@@ -83,16 +79,26 @@ def _charge_refunded(event_id: str, charge: dict[str, Any], *, version: str | No
         outcome="refunded",
         references=References(reference(charge.get("payment_intent")), reference(charge.get("id"))),
         currency=text(charge.get("currency")),
-        amount_refunded=refunded,
+        amount_refunded=refunded_sum(charge, version=version),
     )
 
 
-def _released(charge: dict[str, Any]) -> int:
-    """How much of a charge was authorized, and not captured."""
-    authorized, captured = amount(charge.get("amount")), amount(charge.get("amount_captured"))
-    if captured is None and charge.get("captured") is False:
-        captured = 0
-    return 0 if authorized is None or captured is None else max(0, authorized - captured)
+def refunded_sum(charge: dict[str, Any], *, version: str | None) -> int | None:
+    """The sum of all refunds of a charge, without what was authorized and never captured, which earlier versions count.
+
+    The version that the charge is written in need not be the one that it was captured by, so the amounts decide where
+    they can: there are no more refunds than were captured, and what was not captured counts whole or not at all.
+
+    Args:
+        version: of Stripe's API, that the charge is written in.
+    """
+    refunded, authorized = amount(charge.get("amount_refunded")), amount(charge.get("amount"))
+    captured = 0 if charge.get("captured") is False else amount(charge.get("amount_captured"))
+    if refunded is None or authorized is None or captured is None:
+        return refunded
+    released = max(0, authorized - captured)
+    counts = refunded >= released and (version or "") < REMAINDER_NOT_REFUNDED
+    return refunded - released if counts or refunded > captured else refunded
 
 
 def _refund(event_id: str, refund: dict[str, Any]) -> ProcessorEvent:

@@ -842,6 +842,25 @@ async def test_what_a_partial_capture_releases_is_no_refund(
         assert (order["status"], order["amountCaptured"], order["amountRefunded"]) == (status, 600, refunded)
 
 
+@pytest.mark.parametrize(
+    ("version", "amounts", "refunded"),
+    [
+        ("2020-08-27", {"amount": 1_000, "amount_captured": 600, "amount_refunded": 399}, 399),
+        ("2025-03-31.basil", {"amount": 1_000, "amount_captured": 600, "amount_refunded": 700}, 300),
+        ("2020-08-27", {"amount": 1_000, "captured": False, "amount_refunded": 1_000}, 0),
+        ("2020-08-27", {"amount": 1_000, "amount_captured": 1_000, "amount_refunded": 300}, 300),
+        ("2020-08-27", {"amount": 1_000, "amount_captured": 600, "amount_refunded": "400"}, 10**15 - 400),
+        ("2020-08-27", {"amount": 1_000, "amount_refunded": 400}, 400),
+        ("2020-08-27", {"amount": 1_000, "amount_captured": 600}, None),
+    ],
+)
+def test_where_amounts_show_whether_a_release_counts_the_version_does_not_matter(
+    version: str, amounts: dict[str, Any], refunded: int | None
+) -> None:
+    """A charge may be captured by another version than it is written in."""
+    assert stripe_events.refunded_sum(amounts, version=version) == refunded
+
+
 async def test_a_refund_of_as_much_as_a_partial_capture_released_counts_once(
     merchant: Merchant, processors: Processors
 ) -> None:

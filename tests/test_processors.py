@@ -71,6 +71,7 @@ async def ask_stripe(url: str, question: PaymentQuestion) -> ProcessorPayment | 
 
 
 async def test_stripe_is_asked_by_reference() -> None:
+    captured_in_part = {"id": "ch_3", "amount": 1_000, "amount_captured": 600, "amount_refunded": 700}
     answers = iter(
         [
             intent(),
@@ -80,6 +81,7 @@ async def test_stripe_is_asked_by_reference() -> None:
                 last_payment_error={"code": "card_declined", "message": "No"},
             ),
             intent(status="requires_capture", latest_charge="ch_2"),
+            intent(amount_received=600, latest_charge=captured_in_part),
         ]
     )
 
@@ -89,7 +91,7 @@ async def test_stripe_is_asked_by_reference() -> None:
         return web.json_response(next(answers))
 
     async with answering(("/v1/payment_intents/pi_1", retrieve)) as url:
-        captured, cancelled, failed, authorized = [await ask_stripe(url, asked()) for _ in range(4)]
+        captured, cancelled, failed, authorized, in_part = [await ask_stripe(url, asked()) for _ in range(5)]
     assert captured == ProcessorPayment(
         status="captured",
         processor_order_id="pi_1",
@@ -104,6 +106,8 @@ async def test_stripe_is_asked_by_reference() -> None:
     assert (cancelled.status, cancelled.amount_captured) == ("cancelled", 0)
     assert (failed.status, failed.failure) == ("failed", Failure("card_declined", "No"))
     assert (authorized.status, authorized.processor_transaction_id) == ("authorized", "ch_2")
+    assert in_part is not None  # what was released counts in this sum
+    assert (in_part.amount_captured, in_part.amount_refunded) == (600, 300)
 
 
 async def test_stripe_is_asked_by_label_where_no_reference_was_reported() -> None:

@@ -3,10 +3,11 @@
 from dataclasses import replace
 from typing import Any
 
-from stripe import AIOHTTPClient, InvalidRequestError, StripeClient, StripeError
+from stripe import AIOHTTPClient, InvalidRequestError, StripeClient, StripeError, api_version
 
 from payloops.events.orders import Failure
 from payloops.http.processor_payloads import member, text
+from payloops.http.stripe_events import refunded_sum
 from payloops.processors.port import (
     DEADLINE,
     PaymentQuestion,
@@ -102,7 +103,7 @@ def _payment(intent: dict[str, Any]) -> ProcessorPayment:
         processor_transaction_id=charge["id"],
         currency=intent["currency"].upper(),
         amount_captured=intent["amount_received"] if status == "captured" else 0,
-        amount_refunded=charge.get("amount_refunded") or 0,
+        amount_refunded=refunded_sum(charge, version=api_version) or 0,
         failure=Failure((error or {}).get("code"), (error or {}).get("message")),
         order_id=text(member(intent, "metadata", "order_id")),
     )
