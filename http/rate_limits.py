@@ -4,6 +4,7 @@ While Redis does not answer, each process counts for itself, and allows a quarte
 """
 
 import asyncio
+import contextlib
 import hashlib
 import hmac
 import ipaddress
@@ -22,6 +23,7 @@ from prometheus_client import Counter
 from redis.asyncio import ConnectionPool
 from redis.exceptions import RedisError
 
+from payloops.events.connections import one_line
 from payloops.http.problems import Problem
 
 REDIS_SECONDS = 0.25
@@ -79,6 +81,7 @@ class RateLimits:
             key_prefix="payloops:limits",
             connection_pool=redis,  # type: ignore[arg-type]  # documented, but not in its type
         )
+        self._redis = redis
         self._shared = MovingWindowRateLimiter(storage)
         self._local = LocalWindows(clock=time.monotonic)
         self._redis_paused_until = -math.inf
@@ -124,14 +127,21 @@ class RateLimits:
             except (RedisError, OSError, TimeoutError) as error:
                 self._redis_paused_until = time.monotonic() + REDIS_PAUSE
                 if not self._is_alone:
-                    log.warning("rate_limits.redis_down", error=type(error).__name__)
+                    log.warning("rate_limits.redis_down", error=one_line(error))
                 self._is_alone = True
+                await self._reconnect()
             else:
                 if self._is_alone:
                     log.info("rate_limits.redis_up")
                 self._is_alone = False
                 return wait
         return self._local.wait(items, key)
+
+    async def _reconnect(self) -> None:
+        """Close connections that nobody uses: a server that has become a replica keeps them, and refuses all."""
+        with contextlib.suppress(RedisError, OSError, TimeoutError):
+            async with asyncio.timeout(REDIS_SECONDS):
+                await self._redis.disconnect(inuse_connections=False)
 
     async def _shared_wait(self, items: Sequence[RateLimitItem], key: Sequence[str]) -> float | None:
         for item in items:

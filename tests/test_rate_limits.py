@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import cast
+from urllib.parse import urlsplit
 
 import pytest
 import structlog
@@ -294,6 +295,38 @@ async def test_a_redis_that_is_away_is_logged_once_and_once_when_it_is_back(
                 await three_tries()
     told = [line["event"] for line in lines if line["event"].startswith("rate_limits.")]
     assert told == ["rate_limits.redis_down", "rate_limits.redis_up"]
+
+
+async def test_a_redis_that_has_become_a_replica_is_left_for_the_one_that_has_its_name(
+    limited: Settings, tmp_path: Path
+) -> None:
+    """It keeps its connections, and refuses what is asked by them."""
+    with (
+        EmbeddedServers(data_dir=tmp_path / "former", parts=["valkey"], ephemeral=True) as former,
+        EmbeddedServers(data_dir=tmp_path / "promoted", parts=["valkey"], ephemeral=True) as promoted,
+    ):
+        name = tmp_path / "name"
+        name.symlink_to(socket_of(former))
+        there = limited.model_copy(update={"redis_url": SecretStr(f"unix://{name}")})
+        async with running_api(there) as api:
+            assert (await try_password(api, "a@example.com")).status == 401
+            async with Redis.from_url(former.redis_url) as redis:
+                await redis.replicaof("127.0.0.1", "1")
+            name.unlink()
+            name.symlink_to(socket_of(promoted))
+            with structlog.testing.capture_logs() as lines:
+                for _ in range(2):
+                    api.services.limits._redis_paused_until = 0
+                    assert (await try_password(api, "a@example.com")).status == 401
+        async with Redis.from_url(promoted.redis_url) as redis:
+            assert len(await redis.keys("*")) == 2
+    [down, up] = [line for line in lines if line["event"].startswith("rate_limits.")]
+    assert (down["event"], up["event"]) == ("rate_limits.redis_down", "rate_limits.redis_up")
+    assert "read only replica" in down["error"]
+
+
+def socket_of(servers: EmbeddedServers) -> str:
+    return urlsplit(servers.redis_url).path
 
 
 async def test_redis_is_asked_again_after_a_while(limited: Settings) -> None:
