@@ -1,5 +1,6 @@
 """One run of a case: a world, the trouble, the rest, the invariants."""
 
+import asyncio
 import random
 import time
 import traceback
@@ -9,7 +10,7 @@ from typing import Literal
 
 from faults.cases import Case, Skipped
 from faults.invariants import come_to_rest, violations
-from faults.world import World, open_world
+from faults.world import World, drop_database, open_world
 from payloops.embedded import EmbeddedServers
 
 
@@ -43,6 +44,7 @@ async def run_case(servers: EmbeddedServers, case: Case, *, seed: int, folder: P
             summary = _summary(world)
         except Skipped as reason:
             wrong, summary, outcome = [], str(reason), "skipped"
+    await asyncio.to_thread(drop_database, servers, name)
     if wrong:
         outcome = "wrong"
         (folder / name).rename(folder / f"wrong-{name}")

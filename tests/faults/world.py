@@ -78,6 +78,12 @@ def copied_database(servers: EmbeddedServers, name: str) -> str:
     return database_url(servers, name)
 
 
+def drop_database(servers: EmbeddedServers, name: str) -> None:
+    """Remove a run's database: when PostgreSQL starts again after a crash, it syncs the files of all."""
+    with psycopg.connect(servers.database_url, autocommit=True) as connection:
+        connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
 @dataclass(kw_only=True)
 class Process:
     """One of the service's processes, through all of its lives.
