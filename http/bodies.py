@@ -195,9 +195,14 @@ def parse_form(model: type[M], raw: bytes) -> M:
     return parse_query(model, MultiDict(fields))
 
 
+def is_blank(raw: bytes) -> bool:
+    """Whether a body has nothing but JSON's white space, so that it counts as none."""
+    return not raw.strip(b" \t\r\n")
+
+
 def fingerprint(method: str, path: str, raw: bytes) -> bytes:
     """A hash that is equal for the same request: of method, path and body, regardless of spacing and order of keys."""
-    canonical = orjson.dumps(orjson.loads(raw), option=orjson.OPT_SORT_KEYS) if raw.strip() else b"{}"
+    canonical = b"{}" if is_blank(raw) else orjson.dumps(orjson.loads(raw), option=orjson.OPT_SORT_KEYS)
     return hashlib.sha256(b"\n".join((method.encode(), path.encode(), canonical))).digest()
 
 

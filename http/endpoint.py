@@ -31,6 +31,7 @@ from payloops.http.bodies import (
     LARGE_BODY,
     empty_query,
     fingerprint,
+    is_blank,
     is_form,
     is_json,
     parse_body,
@@ -358,7 +359,7 @@ async def _read(request: web.Request, route: Route, admission: Admission) -> byt
     if route.form is not None and len(raw) > LARGEST_FORM:
         raise HTTPRequestEntityTooLarge(LARGEST_FORM)
     fits = is_form if route.form is not None else is_json
-    if raw.strip() and not route.signed_by and not fits(request):
+    if not is_blank(raw) and not route.signed_by and not fits(request):
         raise _unsupported_media_type(route)
     return raw
 
@@ -400,9 +401,10 @@ def _parsed(route: Route, request: web.Request, raw: bytes) -> tuple[BaseModel |
         return parse_form(route.form, raw), None
     body = None
     if route.body is not None:
-        if not raw.strip() and route.body_required:
+        blank = is_blank(raw)
+        if blank and route.body_required:
             raise validation_error(FieldError("body", "Required"))
-        body = parse_body(route.body, raw if raw.strip() else b"{}")
+        body = parse_body(route.body, b"{}" if blank else raw)
     keyed = route.idempotent and "Idempotency-Key" in request.headers
     return body, fingerprint(request.method, request.path_qs, raw) if keyed else None
 

@@ -24,7 +24,7 @@ def _position(text: Any) -> Any:
 Position = Annotated[
     int,
     BeforeValidator(_position),
-    Field(ge=0, lt=10**18, description="The `id` of the last event already received; 0 for all"),
+    Field(ge=0, le=10**18 - 1, description="The `id` of the last event already received; 0 for all"),
 ]
 EVENT_TYPES = sorted(topic for topic in fact_types() if topic.startswith(("order.", "payment.", "refund.")))
 

@@ -240,9 +240,9 @@ Currency = TypeAliasType(
         str,
         AfterValidator(_currency),
         Field(
-            description="ISO 4217; lower case is accepted",
+            description="ISO 4217; lower case is accepted, too",
             examples=["USD"],
-            json_schema_extra={"enum": [*sorted(CURRENCIES), *sorted(code.lower() for code in CURRENCIES)]},
+            json_schema_extra={"enum": sorted(CURRENCIES)},
         ),
     ],
 )

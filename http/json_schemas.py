@@ -196,17 +196,9 @@ def route_key(route: Route) -> str:
     return f"{route.method} {route.path}"
 
 
-# The value of a free-form field (`metadata`).
-JSON_VALUE: Json = {
-    "description": "Any JSON, with text and numbers as everywhere, nested at most 32 deep",
-    "type": ["object", "array", "string", "number", "boolean", "null"],
-    "pattern": f"^[^{NOT_IN_BODIES}]*$",
-    "exclusiveMinimum": -BEYOND_NUMBERS,
-    "exclusiveMaximum": BEYOND_NUMBERS,
-    "items": {"$ref": SCHEMAS + "JsonValue"},
-    "propertyNames": {"pattern": f"^[^{NOT_IN_BODIES}]*$"},
-    "additionalProperties": {"$ref": SCHEMAS + "JsonValue"},
-}
+# The value of a free-form field (`metadata`). Without a type, because many generators of clients cannot make one that
+# contains itself.
+JSON_VALUE: Json = {"description": "Any JSON, with text and numbers as everywhere, nested at most 32 deep"}
 
 
 def _narrow(schema: Any, *, excluded: str) -> Any:

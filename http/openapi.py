@@ -215,6 +215,7 @@ ORDER_WEBHOOK: Json = {
     "summary": "Tell the merchant what happened to an order",
     "description": "Sent to the merchant's `webhookUrl`; `data` is the order as of the event. The README says how to"
     " verify the signatures.",
+    "security": [],
     "parameters": [
         {
             "name": name,
@@ -410,7 +411,11 @@ PAGE_CONTENT: Json = {HTML: {"schema": {"type": "string"}}}
 
 
 def _problem_content(status: int, codes: Sequence[str]) -> Json:
-    properties = {"status": {"const": status}, "code": {"enum": list(codes)}}
+    # Generators of clients merge types with `enum`, and none with `const`.
+    properties = {
+        "status": {"type": "integer", "enum": [status]},
+        "code": {"type": "string", "enum": list(codes)},
+    }
     schema = {"allOf": [{"$ref": f"{SCHEMAS}Problem"}, {"type": "object", "properties": properties}]}
     example = {
         "type": "about:blank",

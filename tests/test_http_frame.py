@@ -81,6 +81,20 @@ async def test_only_plain_json_is_read(subtests: pytest.Subtests, api: Api) -> N
             assert (answer.status, answer.code) == (415, "unsupported_media_type")
 
 
+async def test_a_body_of_nothing_but_jsons_white_space_is_none(subtests: pytest.Subtests, api: Api) -> None:
+    shop = (await api.merchant()).shop
+    for data, status in ((b" \t\r\n", 200), (b"\x0c", 400), (b"\x0b", 400), ("\u00a0".encode(), 400)):
+        with subtests.test(data=data):
+            order = (await shop.post("/v1/orders", {"amount": 1})).json
+            paid = await shop.call(
+                "POST",
+                f"/v1/orders/{order['id']}/pay",
+                data=data,
+                headers={"Content-Type": "application/json"},
+            )
+            assert paid.status == status
+
+
 async def test_what_is_not_http_is_answered_with_a_problem(subtests: pytest.Subtests, api: Api) -> None:
     for sent in [
         b"nonsense\r\n\r\n",

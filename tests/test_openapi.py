@@ -97,6 +97,67 @@ def test_what_a_body_may_not_hold_is_said_of_every_text_and_object() -> None:
     assert found == []
 
 
+SCHEMA_KEYWORDS = {
+    *("$ref", "type", "enum", "const", "anyOf", "allOf"),
+    *("properties", "required", "additionalProperties", "propertyNames", "maxProperties"),
+    *("items", "minItems", "maxItems"),
+    *("minLength", "maxLength", "pattern", "format"),
+    *("minimum", "maximum"),
+    *("title", "description", "default", "examples"),
+}
+
+
+def schemas_in(node: Any, at: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every schema of the document, wherever one may stand."""
+    match node:
+        case list():
+            for index, each in enumerate(node):
+                yield from schemas_in(each, f"{at}/{index}")
+        case dict():
+            for name, each in node.items():
+                if name == "schema":
+                    yield from subschemas(each, f"{at}/{name}")
+                elif name == "schemas":
+                    for component, schema in each.items():
+                        yield from subschemas(schema, f"{at}/{name}/{component}")
+                elif name not in ("example", "examples"):
+                    yield from schemas_in(each, f"{at}/{name}")
+
+
+def subschemas(schema: Any, at: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    if not isinstance(schema, dict):
+        return
+    yield at, schema
+    inner = {
+        name: schema[name] for name in ("items", "additionalProperties", "propertyNames") if name in schema
+    }
+    inner |= {f"properties/{name}": each for name, each in schema.get("properties", {}).items()}
+    for name in ("anyOf", "allOf"):
+        inner |= {f"{name}/{index}": each for index, each in enumerate(schema.get(name, ()))}
+    for name, each in inner.items():
+        yield from subschemas(each, f"{at}/{name}")
+
+
+def test_generators_of_clients_can_read_every_schema() -> None:
+    """What some of them stumble over: keywords that are none, values without a type, values that differ only in case
+    (they make names of them), and types that contain themselves.
+    """
+    faults, count = [], 0
+    for at, schema in schemas_in(DOCUMENT):
+        count += 1
+        faults += [f"{at}: {name}" for name in schema.keys() - SCHEMA_KEYWORDS]
+        if schema.keys() & {"enum", "const"} and "type" not in schema:
+            faults.append(f"{at}: no type")
+        values = [each.lower() for each in schema.get("enum", ()) if isinstance(each, str)]
+        if len(values) != len(set(values)):
+            faults.append(f"{at}: values differ only in case")
+        component = at.partition("/schemas/")[2].partition("/")[0]
+        if component and schema.get("$ref", "").endswith(f"/{component}"):
+            faults.append(f"{at}: contains itself")
+    assert count > 500
+    assert faults == []
+
+
 def test_a_code_that_nothing_answers_with_cannot_be_declared() -> None:
     @route("GET", "/typo", auth=None, errors=("not_fuond",), summary="Has a typing mistake")
     async def typo(call: Call[None]) -> None: ...

@@ -72,8 +72,8 @@ def is_page(response: Response) -> bool:
 
 
 def is_beyond_schemas(field: str, message: str) -> bool:
-    # Which credentials fit depends on the processor, which may stand in the path.
-    return message in BEYOND_SCHEMAS or field.startswith("credentials.")
+    # Which credentials fit depends on the processor, which may stand in the path. What is in metadata has no schema.
+    return message in BEYOND_SCHEMAS or field.startswith(("credentials.", "metadata."))
 
 
 def number_of(case: Case[Any]) -> int:
