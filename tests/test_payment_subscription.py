@@ -260,6 +260,29 @@ async def test_a_cancellation_signals_the_attempt_that_runs_after_its_start(
             assert await signals(client, f"payment-{order_id}") == ["cancelPayment"]
 
 
+async def test_a_payment_that_was_cancelled_before_temporal_had_it_knows_so_before_it_charges(
+    store: EventStore, settings: Settings, client: Client, orders: Orders, merchant_id: UUID, by: Metadata
+) -> None:
+    """Temporal was away for longer than a moment. Once the workflow has ended, it is not started again either way."""
+    order_id = await orders.create()
+    orders.by = replace(orders.by, at=orders.by.at - timedelta(hours=1))
+    await orders.pay(order_id)
+    await cancel_order(store, order_id=order_id, merchant_id=merchant_id, by=by)
+    handle = client.get_workflow_handle(f"payment-{order_id}")
+    async with subscribing(store, settings, client):
+        await caught_up(store)
+        first = (await handle.fetch_history()).events[:2]
+        await handle.terminate()
+        async with store.pool.connection() as connection:
+            await connection.execute("UPDATE checkpoints SET position = 0 WHERE name = %s", (READER,))
+    assert first[1].workflow_execution_signaled_event_attributes.signal_name == "cancelPayment"
+    run = (await handle.describe()).run_id
+    async with subscribing(store, settings, client):
+        await caught_up(store)
+    assert (await handle.describe()).run_id == run
+    assert [topic for topic, _ in await parked(store)] == ["payment.cancel_requested"]
+
+
 async def test_a_cancellation_that_came_too_late_is_no_error(
     store: EventStore, settings: Settings, client: Client, orders: Orders, merchant_id: UUID, by: Metadata
 ) -> None:

@@ -6,12 +6,17 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StartWorkflow:
-    """Start a workflow, unless there is, or ever was, one with this id."""
+    """Start a workflow, unless there is, or ever was, one with this id.
+
+    Attributes:
+        signal: a signal without an argument that it has before it does anything; None if there is none.
+    """
 
     workflow: str
     workflow_id: str
     task_queue: str
     input: dict[str, Any]
+    signal: str | None = None
 
     @property
     def target(self) -> str:

@@ -3,6 +3,7 @@
 Inputs are plain JSON in camelCase; optional fields without a value are absent.
 """
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -48,6 +49,7 @@ class NothingToForward(Exception):
         self.topic = topic
 
 
+CANCEL = "cancelPayment"
 READER = "temporal"
 TOPICS = frozenset(
     topic_of(fact)
@@ -80,7 +82,12 @@ def payment_subscription(store: EventStore) -> Subscription:
         payment = order.payments[order.transactions[transaction_id].attempt]
         if isinstance(fact, RefundRequested):
             await refuse_made_by_hand(store, order, fact, fresh=fresh)
-        return forwarding_of(fact, reference=payment.processor_order_id)
+        forwarding = forwarding_of(fact, reference=payment.processor_order_id)
+        if isinstance(fact, PaymentRequested) and payment.cancel_requested:
+            assert isinstance(forwarding, StartWorkflow)
+            # Signalled afterwards, it might have charged by then.
+            return replace(forwarding, signal=CANCEL)
+        return forwarding
 
     async def strands(recorded: RecordedEvent) -> bool:
         """Whether it is a cancellation of a payment that is still open."""
@@ -152,7 +159,7 @@ def forwarding_of(fact: StreamEvent, *, reference: str | None = None) -> Forward
         case PaymentCancelRequested():
             return SignalWorkflow(
                 workflow_id=payment_workflow_id(order_id=order_id, attempt=fact.attempt),
-                signal="cancelPayment",
+                signal=CANCEL,
             )
         case ProcessorEventReceived():
             if fact.attempt is None or fact.completes is None:

@@ -353,6 +353,7 @@ async def _start(start: StartWorkflow, client: Client, *, correlation_id: str) -
             task_queue=start.task_queue,
             id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
             memo={"correlationId": correlation_id},
+            start_signal=start.signal,
             rpc_timeout=RPC_TIMEOUT,
         )
     except WorkflowAlreadyStartedError:
