@@ -66,12 +66,6 @@ def record_reference(order: Order, payment: Payment, processor_order_id: str, *,
     )
 
 
-def report_references(order: Order, payment: Payment, *, references: References, by: Metadata) -> None:
-    """As `report_reference`, but nothing where the charge is another than the payment's on record."""
-    if payment.processor_transaction_id in {None, *references}:
-        report_reference(order, payment, processor_order_id=references.order_id, by=by)
-
-
 def report_processing(
     order: Order, payment: Payment, *, processor_order_id: str | None, by: Metadata
 ) -> None:

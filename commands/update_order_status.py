@@ -17,7 +17,6 @@ from payloops.commands.payment_outcomes import (
     report_failed,
     report_processing,
     report_reference,
-    report_references,
 )
 from payloops.commands.refusals import OrderMovedOn, UnknownAttempt
 from payloops.events.event_store import EventStore
@@ -139,7 +138,8 @@ def report_status(
             report_cancelled(order, payment, processor_transaction_id=references.transaction_id, by=by)
         case _:
             raise ValueError(f"no such status: {status}")
-    report_references(order, payment, references=references, by=by)
+    if payment.processor_transaction_id in {None, *references}:  # else the charge on record is another one
+        report_reference(order, payment, processor_order_id=references.order_id, by=by)
 
 
 async def learn_reference(

@@ -21,14 +21,10 @@ from payloops.commands.cancel_order import cancel
 from payloops.commands.capture_payment import request_capture
 from payloops.commands.payment_outcomes import (
     release_unwanted,
-    report_authorized,
-    report_cancelled,
-    report_captured,
-    report_failed,
-    report_references,
 )
 from payloops.commands.receive_processor_event import Outcome, ProcessorEvent, receive
 from payloops.commands.refund_payment import request_refund
+from payloops.commands.update_order_status import report_status
 from payloops.commands.update_refund_status import report_refund
 from payloops.events.orders import (
     NO_REASON,
@@ -73,24 +69,15 @@ def deliver(order: Order, fact: Fact) -> None:
         return
     payment, references = order.payments[fact.attempt], fact.references
     requested = order.requested_transaction(None if fact.asked is None else (fact.asked, 1))
-    match fact.status:
-        case "captured":
-            report_captured(order, payment, references=references, requested=requested, by=BY)
-        case "authorized":
-            report_authorized(order, payment, references=references, by=BY)
-        case "cancelled":
-            report_cancelled(order, payment, processor_transaction_id=references.transaction_id, by=BY)
-        case _:  # the processor refused, or the workflow has waited too long
-            report_failed(
-                order,
-                payment,
-                references=references,
-                failure=NO_REASON,
-                requested=requested,
-                by_own_workflow=requested is None,
-                by=BY,
-            )
-    report_references(order, payment, references=references, by=BY)
+    report_status(
+        order,
+        payment,
+        "failed" if fact.status == "requires_action" else fact.status,  # the workflow has waited too long
+        references=references,
+        requested=requested,
+        by_own_workflow=requested is None,
+        by=BY,
+    )
     release_unwanted(order, by=BY)
 
 

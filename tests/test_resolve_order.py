@@ -21,15 +21,14 @@ from payloops.commands.payment_outcomes import (
     release_unwanted,
     report_action_required,
     report_authorized,
-    report_captured,
     report_failed,
-    report_references,
 )
 from payloops.commands.processor_refunds import complete_pending_refunds
 from payloops.commands.receive_processor_event import receive
 from payloops.commands.refund_payment import request_refund
 from payloops.commands.refusals import ContradictsRecord, NotResolvable
 from payloops.commands.resolve_order import RECENT, Shows, Sighting, resolve
+from payloops.commands.update_order_status import report_status
 from payloops.commands.update_refund_status import report_refund
 from payloops.events.orders import (
     NO_REASON,
@@ -60,9 +59,7 @@ def see(order: Order, shows: Shows, attempt: int | None = None, refund: Transact
 
 def capture_again(order: Order, attempt: int, references: References) -> None:
     """Its worker says, not for the first time, that it was captured."""
-    payment = order.payments[attempt]
-    report_captured(order, payment, references=references, by=BY)
-    report_references(order, payment, references=references, by=BY)
+    report_status(order, order.payments[attempt], "captured", references=references, by=BY)
     release_unwanted(order, by=BY)
 
 
