@@ -161,20 +161,9 @@ async def reconcile(
                     finding = await _reconcile_payment(store, row.id, n, find=find, stuck_before=stuck_before)
                     findings.append(finding)
                 await clear_parked(store, row.id)
-            except StreamUnreadable as error:
-                findings.append(_finding_of_row(row, "unreadable", str(error)))
-            except OutcomeUnknown:
-                findings.append(_finding_of_row(row, "busy", "whether it was recorded is not known"))
-            except (OrderMovedOn, VersionConflict, StoreUnavailable) as error:
-                findings.append(_finding_of_row(row, "busy", str(error)))
-            except psycopg.Error as error:
+            except Exception as error:  # noqa: BLE001  # whatever it is, the others go on
                 away = away or isinstance(error, PoolTimeout)
-                findings.append(_finding_of_row(row, "busy", one_line(error)))
-            except (
-                Exception
-            ) as error:  # an answer that is not as documented, or whatever else: the others go on
-                log.exception("reconcile.failed", order_id=str(row.id))
-                findings.append(_finding_of_row(row, "busy", f"unforeseen: {type(error).__name__}"))
+                findings.append(_finding_of_trouble(row, error))
 
     rows = await _orders_to_look_at(store, stuck_before=stuck_before, changed_since=now - since)
     try:
@@ -295,6 +284,22 @@ async def _settle_agreed(
     restarted = await restart_workflows(store, order, payment, theirs, before=stuck_before)
     outcome: Outcome = "unknown" if restarted is not None else "waits" if payment.is_open else "agrees"
     return finding_of(order, payment, outcome, theirs=theirs, detail=restarted)
+
+
+def _finding_of_trouble(row: _Row, error: Exception) -> Finding:
+    """The finding for an order with which something failed."""
+    match error:
+        case StreamUnreadable():
+            return _finding_of_row(row, "unreadable", str(error))
+        case OutcomeUnknown():
+            return _finding_of_row(row, "busy", "whether it was recorded is not known")
+        case OrderMovedOn() | VersionConflict() | StoreUnavailable():
+            return _finding_of_row(row, "busy", str(error))
+        case psycopg.Error():
+            return _finding_of_row(row, "busy", one_line(error))
+        case _:  # an answer that is not as documented, for example
+            log.error("reconcile.failed", order_id=str(row.id), exc_info=error)
+            return _finding_of_row(row, "busy", f"unforeseen: {type(error).__name__}")
 
 
 def _finding_of_row(row: _Row, outcome: Outcome, detail: str) -> Finding:
