@@ -91,6 +91,8 @@ SAME_CHARGE = Failure("same_charge", "The charge is that of another attempt")
 """Why an attempt fails that was reported to have money, which is on record for another one."""
 DUPLICATE_REASON = "duplicate payment"
 """Of a refund that nobody requested: another attempt was captured before."""
+SAME_REFUND = "same_refund"
+"""The error code of a discovered refund that turned out to be one that is on record already."""
 
 # How a payment's pending transactions end (`closes`).
 CLOSED_BY_CAPTURE = Failure("already_captured", "The payment was captured already")
@@ -487,6 +489,11 @@ class ProcessorEventReceived(OrderFact):
         )
 
 
+def processor_event_key(processor: str, id: str) -> str:
+    """The key under which an order remembers a processor's event id, or the hash of a body."""
+    return f"{processor}:{id}"
+
+
 class DashboardChecked(OrderFact):
     """Somebody looked an order up in its processor's dashboard. What follows is recorded as further facts in the same
     append.
@@ -503,11 +510,6 @@ class DashboardChecked(OrderFact):
     processor: str
     shows: str
     note: str
-
-
-def processor_event_key(processor: str, id: str) -> str:
-    """The key under which an order remembers a processor's event id, or the hash of a body."""
-    return f"{processor}:{id}"
 
 
 class PaymentCaptured(OrderFact):
@@ -768,10 +770,6 @@ class RefundFailed(OrderFact):
 
     def fold(self, order: "Order") -> None:
         order.fail_transaction(self.refund_id, self)
-
-
-SAME_REFUND = "same_refund"
-"""The error code of a discovered refund that turned out to be one that is on record already."""
 
 
 class RefundReversed(OrderFact):
