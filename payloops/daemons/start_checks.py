@@ -1,4 +1,4 @@
-"""Finds out at start whether PostgreSQL keeps what it confirms, and whether the keys are those of what is stored."""
+"""Finds out at start whether PostgreSQL keeps what it confirms and compares text rightly, and whether the keys fit."""
 
 import psycopg
 import structlog
@@ -13,6 +13,14 @@ UNSAFE_SETTINGS = """
     SELECT name FROM pg_settings
     WHERE name IN ('fsync', 'full_page_writes', 'synchronous_commit') AND setting = 'off' ORDER BY name
 """
+
+FOLDS_CASE = "SELECT lower('IÉ') = 'ié'"
+"""Not in the locale C, which knows no letters but those of ASCII, and not in Turkish, where I has another small one."""
+
+LOCALE_REMEDY = (
+    "move the data to a database in a locale such as C.UTF-8: until then, addresses and search terms in another case"
+    " are not found, and what personal data was copied with them is not erased"
+)
 
 AUDIT_KEY_REMEDY = (
     "start all processes with the AUDIT_KEY of before, or with it in AUDIT_KEYS_OLDER: until then, events are written"
@@ -45,6 +53,7 @@ async def check_at_start(pool: AsyncConnectionPool, *, cipher: Cipher, audit_key
     while True:
         try:
             unsafe = await _unsafe_settings(pool)
+            folds_case = await _folds_case(pool)
             usage = await key_usage(pool, cipher=cipher, columns=OF_MERCHANTS)
             sealed_by = await foreign_sealer(pool, audit_keys)
         except (psycopg.Error, OSError) as error:
@@ -53,6 +62,8 @@ async def check_at_start(pool: AsyncConnectionPool, *, cipher: Cipher, audit_key
             continue
         if unsafe:
             log.error("database.not_durable", settings=unsafe, remedy="switch them on in PostgreSQL")
+        if not folds_case:
+            log.error("database.locale", remedy=LOCALE_REMEDY)
         for each in usage:
             if each.unknown:
                 log.error(
@@ -73,3 +84,10 @@ async def _unsafe_settings(pool: AsyncConnectionPool) -> list[str]:
     """The settings by which PostgreSQL may lose in a crash what it confirmed as committed."""
     async with pool.connection() as connection:
         return [name for [name] in await (await connection.execute(UNSAFE_SETTINGS)).fetchall()]
+
+
+async def _folds_case(pool: AsyncConnectionPool) -> bool:
+    """Whether the database's locale has the small letters that texts are compared by."""
+    async with pool.connection() as connection:
+        [(folds,)] = await (await connection.execute(FOLDS_CASE)).fetchall()
+    return bool(folds)
