@@ -273,7 +273,8 @@ def one_line(error: BaseException) -> str:
     """The error in one line, without PostgreSQL's details, which quote rows and so personal data."""
     text = error.diag.message_primary if isinstance(error, psycopg.Error) else None
     remedy = ": run `payloops migrate`" if isinstance(error, SCHEMA_ERRORS) else ""
-    words = f"{type(error).__name__}: {text or error}{remedy}".replace("\x00", "\\0").split()
+    said = f": {text or error}" if str(error) else ""
+    words = f"{type(error).__name__}{said}{remedy}".replace("\x00", "\\0").split()
     return " ".join(words)[:1_000]
 
 

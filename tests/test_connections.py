@@ -20,7 +20,13 @@ from standby import COPYING, standby_of
 from payloops.embedded import EmbeddedServers, postgres
 from payloops.embedded.binaries import find_postgres
 from payloops.events import connections
-from payloops.events.connections import NoUsableConnection, TooManyConnections, connect, connection_pool
+from payloops.events.connections import (
+    NoUsableConnection,
+    TooManyConnections,
+    connect,
+    connection_pool,
+    one_line,
+)
 from payloops.settings import Settings
 
 END_OTHERS = """
@@ -301,6 +307,11 @@ async def shown(connection: psycopg.AsyncConnection[TupleRow], name: str) -> str
     row = await (await connection.execute(f"SHOW {name}".encode())).fetchone()
     assert row is not None
     return str(row[0])
+
+
+def test_an_error_without_words_is_told_by_its_name() -> None:
+    assert one_line(TimeoutError()) == "TimeoutError"
+    assert one_line(TimeoutError("no answer")) == "TimeoutError: no answer"
 
 
 async def test_migrators_at_once_wait_for_each_other_as_long_as_it_takes(
