@@ -659,15 +659,20 @@ async def test_more_appends_than_may_wait_are_turned_away_at_once(settings: Sett
     assert sorted(type(outcome).__name__ for outcome in outcomes) == ["StoreUnavailable"] * 4 + ["int"] * 5
 
 
+@pytest.mark.parametrize("events", [1, 2])
 async def test_while_another_holds_the_log_appends_end_as_unavailable(
-    store: EventStore, settings: Settings
+    store: EventStore, settings: Settings, events: int
 ) -> None:
+    """One event and several are appended by functions of their own."""
+    stream = begun()
+    for _ in range(events - 1):
+        count(stream)
     store._appender._patience = 0.3
     await store.append(collected(begun()))  # so that there is a connection
     url = settings.database_url.get_secret_value()
     async with await psycopg.AsyncConnection.connect(url) as blocker:
         await blocker.execute(log_lock.TAKE)
-        sent = asyncio.create_task(store.append(collected(begun())))
+        sent = asyncio.create_task(store.append(collected(stream)))
         async with store.pool.connection() as observer:
             await log_lock.an_append_waits(observer)
         queued = asyncio.create_task(store.append(collected(begun())))

@@ -10,6 +10,7 @@ from uuid import UUID
 import pytest
 from forwarding import caught_up, exists, parked, signals, started, subscribing
 from ordering import BY, new_order, pay, report
+from processor_events import came_back, refunded
 from telling import AMOUNT, Orders
 from temporalio.client import Client
 
@@ -49,6 +50,7 @@ from payloops.workflows_client.payment_subscription import (
     forwarding_of,
     is_done,
     payment_subscription,
+    refuse_given_back,
 )
 
 
@@ -479,3 +481,32 @@ async def test_a_duplicate_is_not_given_back_where_somebody_gave_back_the_other_
     [refund] = [e for e in await store.read_stream(order_id) if e.stored.topic == "refund.requested"]
     with pytest.raises(OtherGivenBack, match="refund-not-made"):
         await payment_subscription(store).plan(refund)
+
+
+EARLIER = replace(BY, at=BY.at - timedelta(minutes=1))
+GIVEN_BACK = refunded("re_1", 300)
+
+
+@pytest.mark.parametrize(
+    ("before", "since"),
+    [
+        (GIVEN_BACK, ()),
+        (None, (GIVEN_BACK, came_back("re_1", 300))),
+        (None, (refunded("re_1", 300, references=References("po_2", "pt_2")),)),
+    ],
+    ids=["before there were two", "came back", "of the duplicate"],
+)
+def test_a_duplicate_is_given_back_though_somebody_gave_back_money_that_is_not_in_its_place(
+    before: ProcessorEvent | None, since: tuple[ProcessorEvent, ...]
+) -> None:
+    order = pay(report(pay(new_order()), "failed"))
+    report(order, "captured", attempt=1)
+    if before is not None:
+        assert receive(order, before, by=EARLIER) == "applied"
+    report(order, "captured", attempt=2)
+    for event in since:
+        assert receive(order, event, by=BY) == "applied"
+    [refund] = [
+        t for t in order.transactions.values() if t.type is TransactionType.REFUND and not t.discovered
+    ]
+    refuse_given_back(order, refund)
