@@ -74,7 +74,7 @@ def test_systemd_takes_the_units(tmp_path: Path) -> None:
     shutil.copytree(UNITS, units)
     for unit in filter(Path.is_file, units.rglob("*")):
         here = str(Path(sysconfig.get_path("scripts")) / "payloops")
-        unit.write_text(unit.read_text().replace(INSTALLED, here))
+        unit.write_text(unit.read_text().replace(INSTALLED, f'"{here}"'))
     services = ["serve", "migrate", "worker", "reconcile", "reconcile-daily"]
     timers = [timer.name for timer in UNITS.glob("*.timer")]
     assert len(timers) == 2
