@@ -196,7 +196,10 @@ class _Connection(psycopg.AsyncConnection[TupleRow]):
                         SESSIONS_KEPT.add(conninfo)
         except TimeoutError:
             await connection.close()
-            raise errors.ConnectionTimeout("the session did not begin in time") from None
+            raise errors.ConnectionTimeout(
+                "the session did not begin in time: a pooler before PostgreSQL may have none left, such as"
+                " PgBouncer (default_pool_size)"
+            ) from None
         except BaseException:
             await connection.close()
             raise

@@ -29,6 +29,7 @@ class Mode(Enum):
     SESSION = "session"
     TRANSACTION = "transaction"
     REFUSES_OPTIONS = "refuses options"
+    FULL = "has no session left"
 
 
 @dataclass
@@ -54,7 +55,10 @@ class Pooler:
             for name in (each.encode() for each in REPORTED):
                 writer.write(_message(b"S", b"%s\0%s\0" % (name, parameters(name) or b"")))
             writer.write(_message(b"K", struct.pack("!II", PID, 0)) + _message(b"Z", b"I"))
-            if self.mode is Mode.TRANSACTION:
+            if self.mode is Mode.FULL:
+                while await reader.read(65_536):
+                    pass
+            elif self.mode is Mode.TRANSACTION:
                 self.idle.append(server)
                 await self._lend(reader, writer)
             else:

@@ -303,6 +303,15 @@ async def test_a_pooler_behind_which_locks_and_settings_would_be_lost_is_refused
             assert re.fullmatch("payloops: the pooler before PostgreSQL .*pool_mode = session.*\n", err)
 
 
+async def test_who_waits_for_a_session_in_vain_is_told_where(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "CONNECT_TIMEOUT", 1)
+    async with pooling(database_url, Mode.FULL) as url:
+        with pytest.raises(psycopg.errors.ConnectionTimeout, match="default_pool_size"):
+            await connect(url, application_name="test")
+
+
 async def shown(connection: psycopg.AsyncConnection[TupleRow], name: str) -> str:
     row = await (await connection.execute(f"SHOW {name}".encode())).fetchone()
     assert row is not None
