@@ -328,13 +328,16 @@ class Settings(StoreSettings, KeySettings):
     @field_validator("redis_url")
     @classmethod
     def _redis_url(cls, value: SecretStr) -> SecretStr:
-        from redis.connection import parse_url  # noqa: PLC0415  # as above
+        from redis.asyncio import ConnectionPool  # noqa: PLC0415  # as above
+        from redis.exceptions import RedisError  # noqa: PLC0415
 
         try:
-            parse_url(value.get_secret_value())  # type: ignore[no-untyped-call]
-        except ValueError:
+            pool = ConnectionPool.from_url(value.get_secret_value())
+            pool.make_connection()  # type: ignore[no-untyped-call]  # connects at its first use only
+        except (ValueError, TypeError, RedisError):
             raise ValueError(
-                "write it as redis://user:password@host:6379/0, or with rediss:// or unix://"
+                "write it as redis://user:password@host:6379/0, or with rediss:// or unix://, and behind ? only"
+                " what these take, such as ssl_ca_certs with rediss://"
             ) from None
         return value
 

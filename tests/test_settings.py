@@ -28,7 +28,10 @@ def wrong(settings: Settings, **fields: object) -> str:
         *(("database_url", value) for value in ("postgresql://h:70000/db", "host=h port=0")),
         *(
             ("redis_url", value)
-            for value in ("http://x", "x", "", "redis://h:x/0", "redis://h?socket_timeout=x")
+            for value in (
+                *("http://x", "x", "", "redis://h:x/0", "redis://h?socket_timeout=x", "redis://h?hunter2=1"),
+                *("redis://h?ssl_ca_certs=/ca.pem", "rediss://h?ssl_cert_reqs=sometimes"),
+            )
         ),
         *(
             ("temporal_address", value)
@@ -82,7 +85,10 @@ def test_production_has_no_wildcard_for_origins(settings: Settings) -> None:
             for value in ("postgresql://u:p@[::1]:5432/db?sslmode=require", "host=/run dbname=x")
         ),
         ("database_url", "postgres://u@one:5432,two:5433/db"),
-        *(("redis_url", value) for value in ("redis://:p@h:6379/0", "rediss://h", "unix:///run/valkey.sock")),
+        *(
+            ("redis_url", value)
+            for value in ("redis://:p@h:6379/0", "rediss://h?ssl_ca_certs=/ca.pem", "unix:///run/valkey.sock")
+        ),
         *(
             ("temporal_address", value)
             for value in ("127.0.0.1:7233", "[::1]:7233", "payloops.a1b2.tmprl.cloud:7233")
