@@ -42,11 +42,12 @@ from uuid_utils.compat import uuid7
 from payloops.embedded.binaries import find_postgres
 from payloops.events.appender import Appender, propose
 from payloops.events.authenticity import content_hash, event_mac
-from payloops.events.connections import connect, connection_pool
+from payloops.events.connections import connect
 from payloops.events.encoding import encode
 from payloops.events.event_store import EventStore
 from payloops.events.metadata import Metadata
 from payloops.events.orders import Order
+from payloops.events.pools import connection_pool
 from payloops.events.stream import StreamEvent
 from payloops.events.timestamps import utc_now
 

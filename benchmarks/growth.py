@@ -32,8 +32,8 @@ from listing import Asked, ExplainingCursor, lists, read_whole
 from process_usage import family, run, server_of
 from rebuild import rebuild, sibling
 
-from payloops.events.connections import connection_pool
 from payloops.events.event_store import EventStore
+from payloops.events.pools import connection_pool
 from payloops.migrate import migrate
 from payloops.projections import order_search, staff_orders
 from payloops.projections.order_list import UnknownCursor, list_orders

@@ -37,7 +37,7 @@ from payloops.dev.client import Client
 from payloops.dev.demo_merchant import DemoMerchant, read_demo_merchant
 from payloops.dev.environment import read_environment
 from payloops.embedded.locks import choosing_ports, free_ports
-from payloops.events.connections import Pool, connection_pool
+from payloops.events.pools import Pool, connection_pool
 from payloops.projections.status import projections_status
 from payloops.workflows_client.connection import connect
 

@@ -33,11 +33,11 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from uuid_utils.compat import uuid7
 
 from payloops.daemons.garbage_collection import tune_garbage_collector
-from payloops.events.connections import connection_pool
 from payloops.events.errors import StoreUnavailable
 from payloops.events.event_store import EventStore
 from payloops.events.metadata import Metadata
 from payloops.events.orders import Order
+from payloops.events.pools import connection_pool
 from payloops.events.timestamps import utc_now
 from payloops.migrate import migrate
 from payloops.projections.orders import get_order

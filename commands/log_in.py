@@ -11,8 +11,8 @@ from payloops.commands.merchants import MerchantRow
 from payloops.commands.tokens import InvalidToken, Tokens
 from payloops.events.batch_loader import LOOKUPS
 from payloops.events.columns import uuids
-from payloops.events.connections import Pool
 from payloops.events.lookups import Lookup
+from payloops.events.pools import Pool
 
 ACCOUNT = """
     SELECT id, name, email, webhook_url, token_version, created_at, updated_at, password_hash

@@ -19,7 +19,6 @@ from psycopg.rows import TupleRow
 from payloops.events.appender import APPEND_BATCH, Appender, Receipt, batch_parameters, propose
 from payloops.events.columns import Column, uuids
 from payloops.events.conflicts import retry_on_conflict
-from payloops.events.connections import Pool
 from payloops.events.crash_points import crash_point
 from payloops.events.encoding import decode, encode
 from payloops.events.errors import (
@@ -31,6 +30,7 @@ from payloops.events.errors import (
 )
 from payloops.events.lookups import Lookup
 from payloops.events.personal_data import PersonalKey
+from payloops.events.pools import Pool
 from payloops.events.stream import S, Stream, StreamEvent
 from payloops.events.wakeups import POLL_SECONDS, Notifier, Wakeups
 

@@ -15,7 +15,8 @@ from psycopg.rows import TupleRow
 
 from payloops.events.batch_loader import HELD_UP, BatchLoader, Done, K, V
 from payloops.events.columns import Column
-from payloops.events.connections import Pool, wait_to_reconnect
+from payloops.events.connections import wait_to_reconnect
+from payloops.events.pools import Pool
 from payloops.events.statement import Statement
 
 NAME = "payloops look-ups"

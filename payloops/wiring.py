@@ -5,8 +5,8 @@ from contextlib import asynccontextmanager
 
 from payloops.commands.cipher import Cipher
 from payloops.events.authenticity import derive_mac_key
-from payloops.events.connections import connection_pool
 from payloops.events.event_store import EventStore
+from payloops.events.pools import connection_pool
 from payloops.events.seals import AuditKeys
 from payloops.settings import AuditSettings, KeySettings, StoreSettings
 

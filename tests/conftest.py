@@ -30,7 +30,7 @@ from uuid_utils.compat import uuid7
 from payloops.commands import authenticate_api_key
 from payloops.embedded import EmbeddedServers, NotStarted
 from payloops.embedded.locks import take_directory
-from payloops.events import connections
+from payloops.events import pools
 from payloops.events.event_store import EventStore
 from payloops.events.metadata import Metadata
 from payloops.events.seals import AuditKeys
@@ -63,7 +63,7 @@ hypothesis_settings.load_profile("the same")
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Deadlines of the service that a busy machine would miss: tests that are about them set their own."""
     monkeypatch.setattr(authenticate_api_key, "ROW_DEADLINE", 20.0)
-    monkeypatch.setattr(connections, "WAIT_SECONDS", 20.0)
+    monkeypatch.setattr(pools, "WAIT_SECONDS", 20.0)
 
 
 def folder_for_servers() -> Path:

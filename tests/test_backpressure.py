@@ -17,8 +17,8 @@ from psycopg_pool import AsyncConnectionPool, PoolTimeout
 from test_staff import hire
 
 from payloops.events import appender
-from payloops.events import connections as pools
-from payloops.events.connections import ImpatientPool, PoolStalled, connection_pool
+from payloops.events.connections import TIMEOUTS
+from payloops.events.pools import ImpatientPool, PoolStalled, connection_pool
 from payloops.events.timestamps import utc_now
 from payloops.http import admission, connections
 from payloops.http.app import ROUTES
@@ -442,7 +442,7 @@ async def other(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[psycopg.AsyncConnection[TupleRow]]:
     """Another connection, which may make appends wait for longer than they usually would."""
-    monkeypatch.setattr(pools, "STATEMENT_TIMEOUT", 60)
+    monkeypatch.setitem(TIMEOUTS, "statement_timeout", "60s")
     monkeypatch.setattr(appender, "SEND_SECONDS", 60.0)
     database_url = settings.database_url.get_secret_value()
     async with await psycopg.AsyncConnection.connect(database_url, autocommit=True) as connection:

@@ -20,13 +20,8 @@ from standby import COPYING, standby_of
 from payloops.embedded import EmbeddedServers, postgres
 from payloops.embedded.binaries import find_postgres
 from payloops.events import connections
-from payloops.events.connections import (
-    NoUsableConnection,
-    TooManyConnections,
-    connect,
-    connection_pool,
-    one_line,
-)
+from payloops.events.connections import NoUsableConnection, TooManyConnections, connect, one_line
+from payloops.events.pools import connection_pool
 from payloops.settings import Settings
 
 END_OTHERS = """

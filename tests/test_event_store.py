@@ -19,11 +19,11 @@ from uuid_utils.compat import uuid7
 
 from payloops.events import appender, conflicts, event_store
 from payloops.events.authenticity import content_hash, derive_mac_key, event_mac, is_authentic
-from payloops.events.connections import connection_pool
 from payloops.events.encoding import encode
 from payloops.events.errors import OutcomeUnknown, StoreUnavailable, VersionConflict
 from payloops.events.event_store import EventStore, RecordedEvent
 from payloops.events.metadata import Metadata
+from payloops.events.pools import connection_pool
 from payloops.events.stream import Stream, StreamCreated, StreamEvent, stream_topic
 from payloops.events.timestamps import utc_now
 from payloops.settings import Settings

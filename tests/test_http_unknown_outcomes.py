@@ -164,7 +164,7 @@ async def test_without_a_key_nobody_is_told_to_try_again_what_may_have_been_done
 async def test_a_payment_whose_client_secret_cannot_be_read_is_on_record_all_the_same(
     settings: Settings, store: EventStore, merchant: Merchant, by: Metadata, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connections, "STATEMENT_TIMEOUT", 2)
+    monkeypatch.setitem(connections.TIMEOUTS, "statement_timeout", "2s")
     order_id = await merchant.order()
     async with (
         running_api(settings) as impatient,

@@ -12,8 +12,8 @@ from psycopg.rows import TupleRow
 from payloops.events import connections as events_connections
 from payloops.events import statement
 from payloops.events.columns import ints
-from payloops.events.connections import Pool, connection_pool
 from payloops.events.lookups import NAME, Lookup
+from payloops.events.pools import Pool, connection_pool
 
 THINGS = (
     "SELECT t.id, t.name FROM unnest((SELECT $1::int[])) AS wanted (id) JOIN things t ON t.id = wanted.id"
@@ -137,7 +137,7 @@ async def test_what_is_held_up_holds_up_one_and_the_others_ask_by_the_pool(
 async def test_who_waits_for_longer_than_postgresql_lets_a_statement_take_is_told(
     pool: Pool, observer: psycopg.AsyncConnection, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(events_connections, "STATEMENT_TIMEOUT", 1)
+    monkeypatch.setitem(events_connections.TIMEOUTS, "statement_timeout", "1s")
     lookup = things(pool)
     await by_its_own(lookup, pool)
     [pid] = await connections(observer)

@@ -10,8 +10,8 @@ from projecting import append, project_orders
 from random_orders import new_order
 from uuid_utils.compat import uuid7
 
-from payloops.events.connections import connection_pool
 from payloops.events.event_store import EventStore
+from payloops.events.pools import connection_pool
 from payloops.events.timestamps import utc_now
 from payloops.projections import staff_orders
 from payloops.projections.batches import project_batch

@@ -5,8 +5,8 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from uuid import UUID
 
-from payloops.events.connections import command_pool
 from payloops.events.event_store import EventReader
+from payloops.events.pools import command_pool
 from payloops.events.stream import StreamEvent
 from payloops.projections.order_history import NoSuchVersion, facts_as_of, order_facts
 from payloops.projections.order_wording import exact_time

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from payloops.commands.staff import list_staff
-from payloops.events.connections import command_pool
+from payloops.events.pools import command_pool
 from payloops.files import write_private
 from payloops.operating.staff import add
 

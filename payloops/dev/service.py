@@ -25,7 +25,7 @@ from payloops.dev.screen import Terminal, show_screen
 from payloops.embedded import EmbeddedServers, NotStarted
 from payloops.embedded.locks import choosing_ports, free_ports, port_is_free
 from payloops.embedded.servers import Part as ServerPart
-from payloops.events.connections import command_pool
+from payloops.events.pools import command_pool
 from payloops.settings import HIGHEST_PORT, Settings, read_settings
 from payloops.wiring import make_audit_keys, make_cipher
 

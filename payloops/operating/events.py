@@ -5,8 +5,8 @@ from typing import Any
 
 from rich.text import Text
 
-from payloops.events.connections import command_pool
 from payloops.events.event_types import EventType, count_event_types, fact_types
+from payloops.events.pools import command_pool
 from payloops.printing import make_console, plain_table, print_plain_json
 from payloops.progress import progress
 

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from psycopg_pool import AsyncConnectionPool
 
 from payloops.commands.rotate_keys import KeyUsage, key_usage, rotate_keys
-from payloops.events.connections import command_pool
+from payloops.events.pools import command_pool
 from payloops.printing import make_console, plain_table, print_plain_json
 from payloops.progress import progress
 from payloops.settings import KeySettings

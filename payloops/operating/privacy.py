@@ -19,9 +19,9 @@ from payloops.commands.erase_personal_data import Erased, Holdings, erase_person
 from payloops.commands.merchants import MerchantNotFound, find_merchant
 from payloops.commands.personal_copies import Copies
 from payloops.commands.personal_keys import Customer, HeldStream
-from payloops.events.connections import command_pool
 from payloops.events.event_store import EventStore
 from payloops.events.metadata import Metadata
+from payloops.events.pools import command_pool
 from payloops.events.timestamps import utc_now
 from payloops.operating.confirming import confirm
 from payloops.printing import camel_case, make_console, plain_table, print_plain_json

@@ -7,7 +7,8 @@ from dataclasses import asdict
 from rich.table import Table
 from rich.text import Text
 
-from payloops.events.connections import command_pool, connect
+from payloops.events.connections import connect
+from payloops.events.pools import command_pool
 from payloops.printing import camel_case, make_console, plain_table, print_plain_json, print_rows
 from payloops.progress import progress
 from payloops.projections.building import rebuild

@@ -11,7 +11,7 @@ from payloops.commands.hashing import Hasher
 from payloops.commands.remove_staff import remove_staff
 from payloops.commands.staff import StaffRow, list_staff
 from payloops.commands.staff_views import list_staff_views
-from payloops.events.connections import command_pool
+from payloops.events.pools import command_pool
 from payloops.events.timestamps import utc_now
 from payloops.http.fields import Email, Password, PresentedEmail
 from payloops.printing import camel_case, make_console, print_plain_json, print_rows

@@ -5,7 +5,7 @@ from uuid import UUID
 from pydantic import TypeAdapter
 
 from payloops.commands.processor_events import find_processor_event, list_processor_events
-from payloops.events.connections import command_pool
+from payloops.events.pools import command_pool
 from payloops.http.staff_processor_events import (
     ProcessorEventAnswer,
     WholeProcessorEventAnswer,
