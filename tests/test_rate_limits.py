@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import re
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -24,6 +25,7 @@ from payloops.http.app import ROUTES
 from payloops.http.rate_limits import LOCAL_DIVISOR, LocalWindows, client_address, fold_case
 from payloops.settings import InvalidSettings, Settings, read_settings
 
+OPERATING = Path(__file__).resolve().parent.parent / "docs/operating.md"
 WRONG = "wrong password"
 
 
@@ -323,6 +325,25 @@ async def test_a_redis_that_has_become_a_replica_is_left_for_the_one_that_has_it
     [down, up] = [line for line in lines if line["event"].startswith("rate_limits.")]
     assert (down["event"], up["event"]) == ("rate_limits.redis_down", "rate_limits.redis_up")
     assert "read only replica" in down["error"]
+
+
+async def test_a_user_of_redis_needs_no_more_rights_than_documented(
+    limited: Settings, tmp_path: Path
+) -> None:
+    [rights] = re.findall(r"`ACL SETUSER payloops on >PASSWORD (.+?)`", OPERATING.read_text())
+    with EmbeddedServers(data_dir=tmp_path, parts=["valkey"], ephemeral=True) as servers:
+        async with Redis.from_url(servers.redis_url) as redis:
+            keys = [each[1:] for each in rights.split() if each.startswith("~")]
+            commands = [each for each in rights.split() if each.startswith("+")]
+            await redis.acl_setuser(
+                "payloops", enabled=True, passwords=["+secret"], keys=keys, commands=commands
+            )
+        mine = SecretStr(f"unix://payloops:secret@{socket_of(servers)}")
+        update = {"redis_url": mine, "login_limit_per_account": "3/minute"}
+        async with running_api(limited.model_copy(update=update)) as api:
+            tries = [(await try_password(api, "a@example.com")).status for _ in range(4)]
+            assert tries == [401] * 3 + [429]  # by itself, a process allows one
+            assert (await api.services.dependencies())["redis"] is None
 
 
 def socket_of(servers: EmbeddedServers) -> str:
