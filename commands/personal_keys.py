@@ -44,7 +44,8 @@ BY_STREAM = """
     SELECT e.originator_id AS stream_id, e.merchant_id, e.topic, coalesce(k.key = '', false) AS dropped,
            e.mac IS NULL AS plain
     FROM stored_events e LEFT JOIN personal_keys k ON k.originator_id = e.originator_id
-    WHERE e.originator_version = 1 AND e.originator_id IN (
+    WHERE e.originator_version = 1 AND e.topic IN ('order.created', 'checkout_session.created')
+      AND e.originator_id IN (
         SELECT %(stream_id)s
         UNION SELECT (state ->> 'order_id')::uuid FROM facts WHERE topic = 'checkout_session.order_placed'
         UNION SELECT split_part(state ->> 'causation_id', ':', 1)::uuid FROM facts
@@ -137,7 +138,7 @@ async def streams_of_customer(connection: AsyncConnection[TupleRow], customer: C
 async def streams_of_purchase(connection: AsyncConnection[TupleRow], *, stream_id: UUID) -> list[HeldStream]:
     """An order and the checkout session that placed it, which have the same data, by the id of either.
 
-    They are returned whether or not they have personal data. Empty if there is no such stream.
+    They are returned whether or not they have personal data. Empty if the id is of neither.
     """
     async with connection.cursor(row_factory=class_row(HeldStream)) as cursor:
         return await (await cursor.execute(BY_STREAM, {"stream_id": stream_id})).fetchall()

@@ -695,6 +695,12 @@ async def test_the_command_says_in_one_line_what_is_wrong(
         assert complaint in err
 
 
+async def test_a_merchants_id_is_no_orders(settings: Settings, merchant: Merchant) -> None:
+    for arguments in (["show"], ["erase", "--yes"]):
+        answer = await command(settings, *arguments, "--order", str(merchant.id))
+        assert answer == (1, "", f"payloops: no order {merchant.id}\n")
+
+
 async def test_the_command_asks_for_what_it_needs_first(settings: Settings) -> None:
     order = ("--order", str(UUID(int=1)))
     status, _, err = await command(settings, "erase", *order, "--json")
