@@ -384,19 +384,22 @@ async def test_what_staff_searched_for_is_shown_as_they_typed_it(
 
 
 @pytest.mark.parametrize(
-    ("email", "password", "complaint"),
+    ("email", "name", "password", "complaint"),
     [
-        (EMAIL, "short", "password: Must have at least 8 characters"),
-        (EMAIL, "", "password: Must have at least 8 characters"),
-        (EMAIL, "x" * 73, "password: Must be at most 72 bytes"),
-        ("nobody", PASSWORD, "email: Must be an email address"),
-        ("nobody", "", "email: Must be an email address"),
+        (EMAIL, "x", "short", "password: Must have at least 8 characters"),
+        (EMAIL, "x", "", "password: Must have at least 8 characters"),
+        (EMAIL, "x", "x" * 73, "password: Must be at most 72 bytes"),
+        ("nobody", "x", PASSWORD, "email: Must be an email address"),
+        ("nobody", "x", "", "email: Must be an email address"),
+        (EMAIL, " ", "", "name: Must have 1 to 255 characters, and no control characters"),
+        (EMAIL, "x" * 256, PASSWORD, "name: Must have 1 to 255 characters, and no control characters"),
+        (EMAIL, "x\x1b[2J", PASSWORD, "name: Must have 1 to 255 characters, and no control characters"),
     ],
 )
 async def test_who_cannot_be_added_is_told_why(
-    settings: Settings, email: str, password: str, complaint: str
+    settings: Settings, email: str, name: str, password: str, complaint: str
 ) -> None:
-    answer = await command(settings, "add", email, "--name", "x", stdin=f"{password}\n")
+    answer = await command(settings, "add", email, "--name", name, stdin=f"{password}\n")
     assert answer == (1, "", f"payloops: {complaint}\n")
 
 

@@ -23,11 +23,17 @@ def staff_add(
     Needs only DATABASE_URL, or a running `payloops dev`.
     """
     from payloops.commands.add_staff import StaffEmailTaken  # noqa: PLC0415
-    from payloops.operating.staff import NotAcceptable, add, check_email, read_password  # noqa: PLC0415
+    from payloops.operating.staff import (  # noqa: PLC0415
+        NotAcceptable,
+        add,
+        check_email,
+        check_name,
+        read_password,
+    )
 
     database_url = database_url_of(data_dir)
     try:
-        email = check_email(email)  # before the password is asked for
+        email, name = check_email(email), check_name(name)  # before the password is asked for
         row = run_async(add(database_url=database_url, email=email, name=name, password=read_password()))
     except (NotAcceptable, StaffEmailTaken) as error:
         fail(str(error))

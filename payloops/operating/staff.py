@@ -17,12 +17,13 @@ from payloops.http.fields import Email, Password, PresentedEmail
 from payloops.printing import camel_case, make_console, print_plain_json, print_rows
 from payloops.projections.order_wording import exact_time
 
+LONGEST_NAME = 255
 BCRYPT_ROUNDS = 12
 """Cost of password hashes."""
 
 
 class NotAcceptable(Exception):
-    """An email address or password is not allowed; the message says which rule it breaks."""
+    """An email address, name or password is not allowed; the message says which rule it breaks."""
 
 
 def read_password() -> str:
@@ -47,6 +48,18 @@ def check_email(email: str) -> str:
         NotAcceptable: it is none.
     """
     return _checked("email", TypeAdapter(Email), email)
+
+
+def check_name(name: str) -> str:
+    """The name of a new member, without spaces around it.
+
+    Raises:
+        NotAcceptable: nobody can be recognized by it.
+    """
+    name = name.strip()
+    if not name.isprintable() or not 1 <= len(name) <= LONGEST_NAME:
+        raise NotAcceptable(f"name: Must have 1 to {LONGEST_NAME} characters, and no control characters")
+    return name
 
 
 async def add(*, database_url: str, email: str, name: str, password: str) -> StaffRow:
