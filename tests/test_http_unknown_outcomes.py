@@ -222,24 +222,27 @@ async def test_what_no_key_opens_is_unavailable_and_nothing_was_done(
 
 
 async def test_a_database_that_only_reads_turns_away_who_writes_and_is_used_again_afterwards(
-    merchant: Merchant, database_url: str
+    settings: Settings, database_url: str
 ) -> None:
-    """As those who host databases make it when the disk is full."""
-    order = await merchant.order()
-    await reads_only(database_url, "on")
-    await merchant.order_is(order, "pending")  # connections are there again
-    refused = REGISTRY.get_sample_value(*REFUSED) or 0
-    created = await merchant.shop.post("/v1/orders", {"amount": 1})
-    again = await merchant.shop.post("/v1/orders", {"amount": 1}, **{"Idempotency-Key": "of-this-test"})
-    paid = await merchant.shop.post(f"/v1/orders/{order}/pay", BODY)
-    issued = await merchant.dashboard.post("/api/api-keys", {"name": "another"})
-    for each in (created, again, paid, issued):
-        assert (each.status, each.json["code"]) == (503, "unavailable"), each.raw
-    assert (REGISTRY.get_sample_value(*REFUSED) or 0) > refused
-    await reads_only(database_url, "off")
-    async with asyncio.timeout(SECONDS):
-        while (await merchant.shop.post("/v1/orders", {"amount": 1})).status != 201:
-            await asyncio.sleep(0.1)
+    """As those who host databases make it when the disk is full; and DATABASE_URL says that such sessions will do."""
+    url = f"{database_url}?target_session_attrs=any"
+    async with running_api(settings.model_copy(update={"database_url": SecretStr(url)})) as api:
+        merchant = await api.merchant()
+        order = await merchant.order()
+        await reads_only(url, "on")
+        await merchant.order_is(order, "pending")  # connections are there again
+        refused = REGISTRY.get_sample_value(*REFUSED) or 0
+        created = await merchant.shop.post("/v1/orders", {"amount": 1})
+        again = await merchant.shop.post("/v1/orders", {"amount": 1}, key="of-this-test")
+        paid = await merchant.shop.post(f"/v1/orders/{order}/pay", BODY)
+        issued = await merchant.dashboard.post("/api/api-keys", {"name": "another"})
+        for each in (created, again, paid, issued):
+            assert (each.status, each.json["code"]) == (503, "unavailable"), each.raw
+        assert (REGISTRY.get_sample_value(*REFUSED) or 0) > refused
+        await reads_only(url, "off")
+        async with asyncio.timeout(SECONDS):
+            while (await merchant.shop.post("/v1/orders", {"amount": 1})).status != 201:
+                await asyncio.sleep(0.1)
 
 
 async def reads_only(database_url: str, value: Literal["on", "off"]) -> None:
