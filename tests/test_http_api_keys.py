@@ -3,7 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Hashable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from types import NoneType
 from typing import Any
@@ -98,6 +98,27 @@ async def test_a_revoked_key_is_refused_within_a_second_in_every_process(setting
         assert (await merchant.dashboard.get("/api/api-keys")).json == []
 
 
+async def test_a_row_is_read_again_after_half_a_second_and_a_revoked_key_is_refused_ever_after(
+    api: Api, pool: AsyncConnectionPool
+) -> None:
+    merchant = await api.merchant(processors=False)
+    key = merchant.shop.headers["X-API-Key"]
+    now = 0.0
+    async with CountingHasher() as keys:
+        gate = ApiKeyGate(pool, keys=keys, mode="test", clock=lambda: now)
+        await gate.authenticate(key)
+        for now, reads in ((0.4, 0), (0.5, 1), (0.9, 0), (1.0, 1)):
+            before = pool.get_stats()["requests_num"]
+            await gate.authenticate(key)
+            assert pool.get_stats()["requests_num"] - before == reads, now
+        [row] = (await merchant.dashboard.get("/api/api-keys")).json
+        await merchant.dashboard.call("DELETE", f"/api/api-keys/{row['id']}")
+        now = 2.0
+        for _ in range(2):
+            with pytest.raises(InvalidApiKey):
+                await gate.authenticate(key)
+
+
 async def test_a_key_is_refused_from_the_moment_it_expires(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     merchant = await api.merchant(processors=False)
     expires_at = utc_now() + timedelta(hours=1)
@@ -169,6 +190,25 @@ async def test_bcrypt_checks_a_key_once_also_for_many_requests_at_once(
         assert keys.checks == 1
 
 
+@pytest.mark.parametrize("verified_before", [False, True])
+async def test_a_request_that_is_given_up_does_not_end_the_check_that_others_wait_for(
+    api: Api, pool: AsyncConnectionPool, verified_before: bool
+) -> None:
+    key = (await api.merchant(processors=False)).shop.headers["X-API-Key"]
+    now = 0.0
+    async with CountingHasher() as keys:
+        gate = ApiKeyGate(pool, keys=keys, mode="test", clock=lambda: now)
+        if verified_before:
+            await gate.authenticate(key)
+            now = authenticate_api_key.TRUSTED_FOR
+        keys.held = (key,)
+        asking = [asyncio.create_task(gate.authenticate(key)) for _ in range(3)]
+        await has_checked(keys, 1 + verified_before)
+        asking[0].cancel()
+        keys.released.set()
+        await asyncio.gather(*asking[1:])
+
+
 async def test_a_key_that_is_revoked_while_bcrypt_checks_it_lets_nobody_in(
     api: Api, pool: AsyncConnectionPool
 ) -> None:
@@ -224,6 +264,33 @@ async def test_a_right_key_is_checked_anew_past_all_guesses(api: Api, pool: Asyn
         assert {type(refusal) for refusal in refusals} == {InvalidApiKey, TooManyGuesses}
 
 
+async def test_a_right_key_is_checked_anew_ahead_of_the_guesses_that_wait(
+    api: Api, pool: AsyncConnectionPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = (await api.merchant(processors=False)).shop.headers["X-API-Key"]
+    guesses = [key[:-32] + f"{n:032}" for n in range(authenticate_api_key.WRONG_AT_A_TIME)]
+    now = 0.0
+    answered: list[str] = []
+    async with CountingHasher() as keys:
+        gate = ApiKeyGate(pool, keys=keys, mode="test", clock=lambda: now)
+
+        async def ask(each: str) -> None:
+            with suppress(InvalidApiKey):
+                await gate.authenticate(each)
+            answered.append(each)
+
+        await ask(key)
+        now = authenticate_api_key.TRUSTED_FOR
+        with held_hashing(monkeypatch) as released:
+            asking = [asyncio.create_task(ask(each)) for each in guesses]
+            await has_checked(keys, 1 + len(guesses))
+            asking.append(asyncio.create_task(ask(key)))
+            await has_checked(keys, 2 + len(guesses))
+            released.set()
+            await asyncio.gather(*asking)
+    assert answered[1:].index(key) <= 2
+
+
 class FullHasher(CountingHasher):
     """A hasher with a long queue."""
 
@@ -264,6 +331,7 @@ async def test_many_made_up_keys_take_one_connection_and_few_queries(
         refusals = await asyncio.gather(*flood, return_exceptions=True)
         assert {type(refusal) for refusal in refusals} == {InvalidApiKey}
         after = pool.get_stats()
+        assert not gate._checking, "what is counted of a prefix goes with its last check"
     assert after["requests_num"] - before.get("requests_num", 0) <= 2_000 // LOOKUPS + 2
     assert after.get("requests_queued", 0) == before.get("requests_queued", 0)
 
@@ -281,6 +349,21 @@ async def test_rows_that_cannot_be_read_let_nobody_in_and_are_read_again(
                 await gate.authenticate(key)
         async with pool.connection() as connection:
             await connection.execute("ALTER TABLE elsewhere RENAME TO api_keys")
+        await gate.authenticate(key)
+
+
+async def test_a_row_that_is_locked_is_not_waited_for(
+    api: Api, pool: AsyncConnectionPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = (await api.merchant(processors=False)).shop.headers["X-API-Key"]
+    async with CountingHasher() as keys:
+        gate = ApiKeyGate(pool, keys=keys, mode="test")
+        async with pool.connection() as connection, connection.transaction():
+            await connection.execute("LOCK TABLE api_keys")
+            with monkeypatch.context() as patch:
+                patch.setattr(authenticate_api_key, "ROW_DEADLINE", 0.1)
+                with pytest.raises(KeyCheckUnavailable):
+                    await gate.authenticate(key)
         await gate.authenticate(key)
 
 
