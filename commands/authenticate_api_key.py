@@ -228,7 +228,7 @@ class ApiKeyGate:
         """Read the key's row again; return whether the key is still valid."""
         read_at = self._clock()
         row = await self._rows.find(verified.prefix)
-        verified.read_at = max(verified.read_at, read_at)
+        verified.read_at = read_at
         return row is not None and row.id == verified.owner.api_key_id and row.revoked_at is None
 
 
