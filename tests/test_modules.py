@@ -27,3 +27,14 @@ def test_no_constant_takes_the_place_of_another(module: Path) -> None:
         name for statement in ast.parse(module.read_text()).body for name in names_bound(statement)
     )
     assert [name for name, times in bound.items() if times > 1] == []
+
+
+def test_exceptions_are_named_after_what_is_wrong_by_one_rule() -> None:
+    """`InvalidStatus`, `StoreUnavailable`: of one name with and without `Error`, nobody knows which is meant."""
+    classes = (
+        node
+        for path in MODULES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ClassDef)
+    )
+    assert [each.name for each in classes if each.bases and each.name.endswith(("Error", "Exception"))] == []
