@@ -403,6 +403,8 @@ class Appender:
         """Handle an error reported by the database: nothing of the batch was appended."""
         if isinstance(error, UNAVAILABLE):  # lock timeout, statement timeout, out of disk, read-only, …
             log.warning("appender.refused", error=type(error).__name__, appends=len(batch))
+            if isinstance(error, psycopg.errors.ReadOnlySqlTransaction):  # a session that began so stays so
+                await self._disconnect()
             for append in batch:
                 append.fail(StoreUnavailable(f"the database refused: {type(error).__name__}"))
         elif len(batch) > 1:  # one of them caused it: write each separately, so that only that one fails

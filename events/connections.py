@@ -105,8 +105,8 @@ def session_settings(database_url: str, **timeouts: str) -> dict[str, Any]:
     """Keyword arguments for psycopg's `connect`, so that a session is as statements here need it.
 
     An operator may have set other defaults for the server, the database or the role. Other settings that the URL names
-    in its `options` apply as well. Whoever accepts no writes is passed over, unless the URL itself says whom to connect
-    to: a standby, which is behind, and sessions that begin read-only, which would stay so when that is over.
+    in its `options` apply as well. Standbys are passed over, unless the URL itself says whom to connect to: they are
+    behind, and read-only.
 
     Args:
         timeouts: settings of PostgreSQL that limit how long something takes.
@@ -118,7 +118,7 @@ def session_settings(database_url: str, **timeouts: str) -> dict[str, Any]:
     return {
         "options": f"{given['options']} {own}" if given.get("options") else own,
         "client_encoding": "UTF8",
-        "target_session_attrs": given.get("target_session_attrs", "read-write"),
+        "target_session_attrs": given.get("target_session_attrs", "primary"),
     }
 
 

@@ -81,6 +81,9 @@ class Pool(AsyncConnectionPool):
         connection = await self.getconn(timeout)
         try:
             yield connection
+        except psycopg.errors.ReadOnlySqlTransaction:
+            await connection.close()  # a session that began read-only stays so
+            raise
         finally:
             await self.putconn(connection)
 
