@@ -411,6 +411,7 @@ async def test_without_a_database_it_is_said_in_one_line(settings: Settings) -> 
     assert (status, out) == (1, "")
     assert err.startswith("payloops: the database does not answer: ")
     assert all(line.startswith("payloops: ") for line in err.splitlines())
+    assert "\ufffd" not in err  # of the tab before a line of libpq's
 
 
 async def test_on_a_terminal_the_password_is_asked_for_twice_and_not_shown(

@@ -141,7 +141,7 @@ def read(kind: "type[S]", *, hint: str = "", **overrides: str) -> "S":
 
 def warn(message: str) -> None:
     """Print a message on standard error. Processors and clients may have written parts of it."""
-    lines = [replaced(line) for line in message.splitlines() if line.strip()]
+    lines = [replaced(line.strip()) for line in message.splitlines() if line.strip()]
     sys.stderr.write("".join(f"payloops: {line}\n" for line in lines))
 
 
