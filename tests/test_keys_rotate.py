@@ -346,9 +346,11 @@ async def test_the_command_rotates_tells_how_far_it_came_and_may_run_again(
     assert "client_secrets.secret: 300 of 300" in err
     again = await command(settings, "rotate", **keys)
     assert again[0] == 0
-    assert "0 values are sealed with ENCRYPTION_KEY now" in again[1]
+    assert "re-encrypted 0 values with ENCRYPTION_KEY" in again[1]
     status, shown, _ = await command(settings, "status", COLUMNS="80", **keys)
     assert (status, shown.count("\n")) == (0, len(usage) + 2)  # no line is wrapped
+    narrow = (await command(settings, "status", COLUMNS="40", **keys))[1]
+    assert [line for line in narrow.splitlines() if not line.startswith("   ")] == list(usage)
     for text in (out, err, again[1], again[2]):
         assert NEW not in text
         assert old not in text

@@ -7,7 +7,7 @@ from psycopg_pool import AsyncConnectionPool
 
 from payloops.commands.rotate_keys import KeyUsage, key_usage, rotate_keys
 from payloops.events.pools import command_pool
-from payloops.printing import make_console, plain_table, print_plain_json
+from payloops.printing import make_console, print_plain_json, print_rows
 from payloops.progress import progress
 from payloops.settings import KeySettings
 from payloops.wiring import make_cipher
@@ -60,7 +60,7 @@ async def rotate(settings: KeySettings, *, as_json: bool) -> bool:
             }
         )
         return all_done
-    print(f"{sum(rotated.values())} values are sealed with ENCRYPTION_KEY now")  # noqa: T201
+    print(f"re-encrypted {sum(rotated.values())} values with ENCRYPTION_KEY")  # noqa: T201
     _print_usage(after)
     for identity in unreadable[:SHOWN]:
         print(f"no key opens what is sealed for {identity}")  # noqa: T201
@@ -70,7 +70,5 @@ async def rotate(settings: KeySettings, *, as_json: bool) -> bool:
 
 
 def _print_usage(usage: list[KeyUsage]) -> None:
-    table = plain_table("Column", "ENCRYPTION_KEY", "Older key", "Unknown")
-    for each in usage:
-        table.add_row(each.column, str(each.present), str(each.older), str(each.unknown))
-    make_console().print(table)
+    cells = [(each.column, str(each.present), str(each.older), str(each.unknown)) for each in usage]
+    print_rows(make_console(), "Column", "ENCRYPTION_KEY", "Older key", "Unknown", rows=cells)

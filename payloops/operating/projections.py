@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict
 
-from rich.table import Table
+from rich.console import Console
 from rich.text import Text
 
 from payloops.events.connections import connect
@@ -38,7 +38,7 @@ async def show_projections_status(*, database_url: str, as_json: bool) -> None:
         )
         return
     console = make_console()
-    console.print(status_table(found))
+    _print_status(console, found)
     if parked:
         console.print("\nParked, newest first; `payloops projections retry-parked` tries them again:")
         cells = [
@@ -70,10 +70,9 @@ def show_projections(*, as_json: bool) -> None:
     make_console().print(table)
 
 
-def status_table(found: list[ProjectionStatus]) -> Table:
-    table = plain_table("Reader", "Position", "Head", "Lag, events", "Lag, seconds", "Parked", "Process")
-    for each in found:
-        table.add_row(
+def _print_status(console: Console, found: list[ProjectionStatus]) -> None:
+    cells = [
+        (
             each.name,
             str(each.position),
             str(each.head),
@@ -82,7 +81,10 @@ def status_table(found: list[ProjectionStatus]) -> Table:
             Text(str(each.parked), style="red" if each.parked else ""),
             Text("running") if each.active else Text("none", style="red"),
         )
-    return table
+        for each in found
+    ]
+    columns = ("Reader", "Position", "Head", "Lag, events", "Lag, seconds", "Parked", "Process")
+    print_rows(console, *columns, rows=cells)
 
 
 class UnknownReader(Exception):
