@@ -98,7 +98,7 @@ class Tokens:
         return claims
 
     def _checked(self, token: str) -> TokenClaims:
-        if len(token) > MAX_TOKEN_LENGTH or not token.isascii() or "=" in token:  # PyJWT takes padding
+        if len(token) > MAX_TOKEN_LENGTH or "=" in token:  # PyJWT takes padding
             raise InvalidToken("The token is malformed")
         try:
             claims: dict[str, Any] = jwt.decode(
