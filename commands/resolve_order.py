@@ -229,12 +229,12 @@ def _same_charge(order: Order, payment: Payment) -> Payment:
         if each.processor == payment.processor and each.status is PaymentStatus.CAPTURED
     ]
     if payment.status is not PaymentStatus.CAPTURED or not captured:
-        is_captured = [
-            each.attempt for each in order.payments.values() if each.status is PaymentStatus.CAPTURED
-        ]
+        all_captured = ", ".join(
+            str(each.attempt) for each in order.payments.values() if each.status is PaymentStatus.CAPTURED
+        )
         raise NotResolvable(
-            f"attempt {payment.attempt} is {payment.status}, and captured are {is_captured or 'none'}: only two"
-            " attempts that are captured at one processor can be one charge"
+            f"attempt {payment.attempt} is {payment.status} (captured: {all_captured or 'none'}): only two attempts"
+            " that are captured at one processor can be one charge"
         )
     for other in captured:
         if payment.may_be_charge_of(other) and other.may_be_charge_of(payment):
