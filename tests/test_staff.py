@@ -369,6 +369,12 @@ async def test_the_operator_adds_lists_and_removes(api: Api, settings: Settings)
     assert "GET /api/staff/orders" in out
     assert await command(settings, "remove", EMAIL) == (0, f"removed {EMAIL}\n", "")
     assert (await command(settings, "remove", EMAIL))[0] == 1
+    assert EMAIL in (await command(settings, "views", "--email", EMAIL))[1]
+    for arguments in (["remove"], ["views", "--email"]):
+        assert await command(settings, *arguments, "nobody@example.com") == (
+            *(1, ""),
+            "payloops: nobody on the staff has this email address\n",
+        )
     assert EMAIL in (await command(settings, "list"))[1]
 
 

@@ -68,7 +68,9 @@ def staff_remove(
 @staff.command("views")
 def staff_views(
     *,
-    email: Annotated[str | None, typer.Option("--email", help="Only views by this member.")] = None,
+    email: Annotated[
+        str | None, typer.Option("--email", help="Only views by this present or former member.")
+    ] = None,
     order_id: Annotated[UUID | None, typer.Option("--order", help="Only views of this order.")] = None,
     merchant_id: Annotated[
         UUID | None, typer.Option("--merchant", help="Only views of this merchant's orders.")
@@ -80,15 +82,19 @@ def staff_views(
     as_json: AsJson = False,
 ) -> None:
     """Show what staff viewed, newest first."""
+    from payloops.commands.staff import StaffNotFound  # noqa: PLC0415
     from payloops.operating.staff import show_views  # noqa: PLC0415
 
-    run_async(
-        show_views(
-            database_url=database_url_of(data_dir),
-            as_json=as_json,
-            limit=limit,
-            email=email,
-            order_id=order_id,
-            merchant_id=merchant_id,
+    try:
+        run_async(
+            show_views(
+                database_url=database_url_of(data_dir),
+                as_json=as_json,
+                limit=limit,
+                email=email,
+                order_id=order_id,
+                merchant_id=merchant_id,
+            )
         )
-    )
+    except StaffNotFound as error:
+        fail(str(error))

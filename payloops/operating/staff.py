@@ -9,7 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 from payloops.commands.add_staff import add_staff
 from payloops.commands.hashing import Hasher
 from payloops.commands.remove_staff import remove_staff
-from payloops.commands.staff import StaffRow, list_staff
+from payloops.commands.staff import StaffNotFound, StaffRow, list_staff
 from payloops.commands.staff_views import list_staff_views
 from payloops.events.pools import command_pool
 from payloops.events.timestamps import utc_now
@@ -117,12 +117,21 @@ async def show_views(
     order_id: UUID | None,
     merchant_id: UUID | None,
 ) -> None:
-    """Print the views of staff, newest first."""
+    """Print the views of staff, newest first.
+
+    Raises:
+        StaffNotFound: nobody with this address is or was a member, so that a mistyped one does not look like one who
+            viewed nothing.
+    """
     email = TypeAdapter(PresentedEmail | None).validate_python(email)
     async with command_pool(database_url, application_name="payloops staff") as pool:
         views = await list_staff_views(
             pool, limit=limit, email=email, order_id=order_id, merchant_id=merchant_id
         )
+        if email is not None and not views:
+            known = {each.email.lower() for each in await list_staff(pool)}
+            if email.lower() not in known:
+                raise StaffNotFound
     if as_json:
         print_plain_json([camel_case(view) for view in views])
         return
