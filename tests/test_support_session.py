@@ -7,6 +7,7 @@ from http.cookies import Morsel, SimpleCookie
 from uuid import uuid4
 
 import jwt
+import pytest
 from browsing import fits, photograph, visiting
 from calling import PASSWORD, Answer, Api, Caller, running_api
 from console import COOKIE, fill_in
@@ -15,9 +16,13 @@ from psycopg_pool import AsyncConnectionPool
 from test_staff import EMAIL, hire
 
 from payloops.commands.remove_staff import remove_staff
-from payloops.commands.staff_sessions import forget_ended_staff_sessions
+from payloops.commands.staff_sessions import (
+    end_staff_session,
+    find_staff_session,
+    forget_ended_staff_sessions,
+)
 from payloops.commands.staff_views import list_staff_views
-from payloops.commands.tokens import AUDIENCE, SESSION_AUDIENCE, STAFF_AUDIENCE
+from payloops.commands.tokens import AUDIENCE, SESSION_AUDIENCE, STAFF_AUDIENCE, InvalidToken
 from payloops.events.timestamps import utc_now
 from payloops.http.app import ROUTES
 from payloops.http.routing import SessionForm
@@ -191,6 +196,16 @@ async def test_what_was_signed_out_of_stays_so_where_the_cookie_was_copied(
     assert (await other.get("/support")).status == 200
     assert await forget_ended_staff_sessions(pool, now=utc_now()) == 0
     assert await forget_ended_staff_sessions(pool, now=utc_now() + timedelta(hours=9)) == 1
+
+
+async def test_two_clicks_may_end_a_session_at_once(api: Api, pool: AsyncConnectionPool) -> None:
+    tokens = api.services.staff_sessions
+    token = tokens.issue(await hire(pool), now=utc_now())
+    session = await find_staff_session(pool, token=token, tokens=tokens)
+    for _ in range(2):
+        await end_staff_session(pool, session=session)
+    with pytest.raises(InvalidToken):
+        await find_staff_session(pool, token=token, tokens=tokens)
 
 
 async def test_only_a_form_of_the_same_session_is_taken(api: Api, pool: AsyncConnectionPool) -> None:
