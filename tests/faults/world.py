@@ -343,8 +343,8 @@ class World:
         name = self.settings.temporal_namespace
 
         def empty() -> None:
+            drop_database(self.servers, name)
             with psycopg.connect(self.servers.database_url, autocommit=True) as connection:
-                connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
                 connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
 
         await asyncio.to_thread(empty)
