@@ -101,7 +101,7 @@ def test_the_map_is_current() -> None:
 
 
 def test_the_package_is_built_with_nothing_but_what_is_locked() -> None:
-    for file in ("docs/operating.md", "Makefile"):
+    for file in ("docs/operating.md", "Makefile", "deploy/Dockerfile"):
         commands = re.findall(r"pip install ([^&\n]*) (?:-e )?\.$", (ROOT / file).read_text(), re.MULTILINE)
         assert ["--no-build-isolation" in command for command in commands] == [True], file
 
